@@ -1,0 +1,176 @@
+//! A configuration built in code.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{
+    AttributeSet, BodyMode, ConfigError, FilterConfig, ForwardRules, MetadataOptions,
+    MutationRules, ProcessingMode, RouteCacheAction, Service,
+};
+
+/// Builds a [`FilterConfig`]; see [`FilterConfig::builder`]. What is not set has Envoy's default.
+#[derive(Clone, Debug)]
+pub struct FilterConfigBuilder {
+    config: FilterConfig,
+    request_attributes: Vec<String>,
+    response_attributes: Vec<String>,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident => $($field:ident).+ : $type:ty;)*) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, value: $type) -> Self {
+                self.config.$($field).+ = value;
+                self
+            }
+        )*
+    };
+}
+
+impl FilterConfigBuilder {
+    pub(super) fn new(service: Service) -> Self {
+        Self {
+            config: FilterConfig {
+                service,
+                failure_mode_allow: false,
+                mode: ProcessingMode::default(),
+                request_attributes: AttributeSet::default(),
+                response_attributes: AttributeSet::default(),
+                message_timeout: Duration::from_millis(200),
+                max_message_timeout: None,
+                stat_prefix: String::new(),
+                mutation_rules: MutationRules::default(),
+                forward_rules: ForwardRules::default(),
+                allow_mode_override: false,
+                allowed_override_modes: Vec::new(),
+                disable_immediate_response: false,
+                metadata: MetadataOptions::default(),
+                observability_mode: false,
+                deferred_close_timeout: Duration::from_secs(5),
+                route_cache_action: RouteCacheAction::Default,
+                send_body_without_waiting: false,
+                status_on_error: StatusCode::INTERNAL_SERVER_ERROR,
+                allow_content_length_header: false,
+            },
+            request_attributes: Vec::new(),
+            response_attributes: Vec::new(),
+        }
+    }
+
+    setters! {
+        /// Go on without the processor when it fails. Default false.
+        failure_mode_allow => failure_mode_allow: bool;
+        /// What the processor sees. Default: both header blocks, nothing else.
+        processing_mode => mode: ProcessingMode;
+        /// How long a reply may take, 0 to 3600 s. Default 200 ms.
+        message_timeout => message_timeout: Duration;
+        /// What the processor may change. Default: all but routing headers and `x-envoy-*`.
+        mutation_rules => mutation_rules: MutationRules;
+        /// Which headers the processor sees. Default: all.
+        forward_rules => forward_rules: ForwardRules;
+        /// Let replies change the processing mode. Default false.
+        allow_mode_override => allow_mode_override: bool;
+        /// If not empty, the only modes that a reply may change to.
+        allowed_override_modes => allowed_override_modes: Vec<ProcessingMode>;
+        /// Treat an immediate response as an error. Default false.
+        disable_immediate_response => disable_immediate_response: bool;
+        /// Which dynamic metadata is exchanged. Default: none.
+        metadata_options => metadata: MetadataOptions;
+        /// Send copies and ignore replies. Default false.
+        observability_mode => observability_mode: bool;
+        /// In observability mode, how long the stream outlives the exchange. Default 5 s.
+        deferred_close_timeout => deferred_close_timeout: Duration;
+        /// Whether replies re-select the route. Default: when they say so.
+        route_cache_action => route_cache_action: RouteCacheAction;
+        /// STREAMED only: send the body while the reply to the headers is outstanding. Default false.
+        send_body_without_waiting_for_header_response => send_body_without_waiting: bool;
+        /// The status of a failed exchange (timeouts are always 504). Default 500; codes outside
+        /// 4xx and 5xx mean 500.
+        status_on_error => status_on_error: StatusCode;
+        /// Keep `content-length` in the modes that otherwise remove it. Default false.
+        allow_content_length_header => allow_content_length_header: bool;
+        /// An extra segment of statistics names. Default empty.
+        stat_prefix => stat_prefix: String;
+    }
+
+    /// The longest time that `override_message_timeout` may ask for. Default: it may not.
+    #[must_use]
+    pub fn max_message_timeout(mut self, value: Duration) -> Self {
+        self.config.max_message_timeout = Some(value).filter(|value| !value.is_zero());
+        self
+    }
+
+    /// CEL expressions sent with the first message of the request direction.
+    #[must_use]
+    pub fn request_attributes<I: Into<String>>(
+        mut self,
+        expressions: impl IntoIterator<Item = I>,
+    ) -> Self {
+        self.request_attributes = expressions.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// CEL expressions sent with the first message of the response direction.
+    #[must_use]
+    pub fn response_attributes<I: Into<String>>(
+        mut self,
+        expressions: impl IntoIterator<Item = I>,
+    ) -> Self {
+        self.response_attributes = expressions.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Checks the whole and gives the configuration.
+    ///
+    /// # Errors
+    /// Names the field that is out of its range or at odds with another.
+    pub fn build(mut self) -> Result<FilterConfig, ConfigError> {
+        let compile = |field, list: &[String]| {
+            AttributeSet::compile(field, list.iter().map(|text| (text.clone(), text.as_str())))
+        };
+        self.config.request_attributes = compile("request_attributes", &self.request_attributes)?;
+        self.config.response_attributes =
+            compile("response_attributes", &self.response_attributes)?;
+        self.config.check()
+    }
+}
+
+impl FilterConfig {
+    /// The rules between fields, the same for every way to make a configuration.
+    pub(super) fn check(mut self) -> Result<Self, ConfigError> {
+        const LONGEST: Duration = Duration::from_secs(3600);
+        if matches!(self.service, Service::Http(_)) && self.mode.has_body_or_trailers() {
+            return Err(ConfigError::new(
+                "processing_mode",
+                "with http_service every body mode has to be NONE and no trailer mode SEND",
+            ));
+        }
+        let (request, response) = (self.mode.request(), self.mode.response());
+        for (mode, field) in [
+            (request, "processing_mode.request_trailer_mode"),
+            (response, "processing_mode.response_trailer_mode"),
+        ] {
+            if mode.body == BodyMode::FullDuplexStreamed && !mode.trailers {
+                return Err(ConfigError::new(
+                    field,
+                    "has to be SEND where the body mode is FULL_DUPLEX_STREAMED",
+                ));
+            }
+        }
+        for (field, value) in [
+            ("message_timeout", Some(self.message_timeout)),
+            ("max_message_timeout", self.max_message_timeout),
+        ] {
+            if value.is_some_and(|value| value > LONGEST) {
+                return Err(ConfigError::new(field, "has to be between 0 s and 3600 s"));
+            }
+        }
+        if !(self.status_on_error.is_client_error() || self.status_on_error.is_server_error()) {
+            self.status_on_error = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        Ok(self)
+    }
+}

@@ -1,0 +1,118 @@
+//! Pieces of ProtoJSON: durations as `0.25s`, enums by name or number, wrappers as bare values.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// Reads an enum given by name (any case) or by number.
+pub(crate) fn enum_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    names: &'static [&'static str],
+) -> Result<i32, D::Error> {
+    struct Visitor(&'static [&'static str]);
+
+    impl de::Visitor<'_> for Visitor {
+        type Value = i32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "one of {}", self.0.join(", "))
+        }
+
+        fn visit_str<E: de::Error>(self, name: &str) -> Result<i32, E> {
+            self.0
+                .iter()
+                .position(|known| known.eq_ignore_ascii_case(name))
+                .and_then(|index| i32::try_from(index).ok())
+                .ok_or_else(|| E::unknown_variant(name, self.0))
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<i32, E> {
+            i32::try_from(number).map_err(|_| E::custom("enum number out of range"))
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<i32, E> {
+            i32::try_from(number).map_err(|_| E::custom("enum number out of range"))
+        }
+    }
+
+    deserializer.deserialize_any(Visitor(names))
+}
+
+/// `google.protobuf.Duration` as ProtoJSON writes it. Negative values are kept, for the range
+/// check of the field to refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProtoDuration {
+    pub(crate) seconds: i64,
+    pub(crate) nanos: i32,
+}
+
+impl ProtoDuration {
+    /// The duration, if it is not negative.
+    pub(crate) fn positive(self) -> Option<Duration> {
+        let seconds = u64::try_from(self.seconds).ok()?;
+        let nanos = u32::try_from(self.nanos).ok()?;
+        Some(Duration::new(seconds, nanos))
+    }
+}
+
+impl std::str::FromStr for ProtoDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("invalid duration {text:?}: expected seconds, such as \"0.25s\"");
+        let number = text.strip_suffix('s').ok_or_else(bad)?;
+        let (negative, number) = match number.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, number),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() && fraction.is_empty()
+            || !digits(whole)
+            || !digits(fraction)
+            || fraction.len() > 9
+        {
+            return Err(bad());
+        }
+        let seconds: i64 = match whole {
+            "" => 0,
+            whole => whole.parse().map_err(|_| bad())?,
+        };
+        let nanos: i32 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
+        Ok(match negative {
+            true => Self {
+                seconds: -seconds,
+                nanos: -nanos,
+            },
+            false => Self { seconds, nanos },
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ProtoDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let parse = |s: &str| s.parse::<ProtoDuration>();
+        assert_eq!(
+            parse("0.25s").unwrap().positive(),
+            Some(Duration::from_millis(250))
+        );
+        assert_eq!(parse("3s").unwrap().positive(), Some(Duration::from_secs(3)));
+        assert_eq!(parse("-1s").unwrap().positive(), None);
+        assert_eq!(parse("-0.5s").unwrap().positive(), None);
+        for bad in ["", "s", "1", "1ms", "1.2.3s", "+1s", " 1s", "0.1234567891s"] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

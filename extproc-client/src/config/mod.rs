@@ -1,0 +1,202 @@
+//! The filter's configuration: `envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor`.
+//!
+//! A [`FilterConfig`] is made from one of three forms and checked once, so that an illegal one cannot
+//! be built: from ProtoJSON (serde, as in an Envoy bootstrap file), from the `envoy-types` message
+//! (`TryFrom`), or in code with [`FilterConfig::builder`]. All three go through the same checks.
+//!
+//! ```
+//! use extproc_client::{BodyMode, FilterConfig};
+//!
+//! let config: FilterConfig = serde_json::from_str(r#"{
+//!     "grpc_service": {"envoy_grpc": {"cluster_name": "processor"}},
+//!     "message_timeout": "0.5s",
+//!     "processing_mode": {"request_body_mode": "BUFFERED"}
+//! }"#).unwrap();
+//! assert_eq!(config.processing_mode().request_body_mode, BodyMode::Buffered);
+//!
+//! let error = serde_json::from_str::<FilterConfig>(r#"{"message_timeout": "0.5s"}"#).unwrap_err();
+//! assert!(error.to_string().contains("grpc_service"));
+//! ```
+
+mod builder;
+mod envoy;
+pub(crate) mod json;
+mod matcher;
+mod mode;
+mod raw;
+mod route;
+mod service;
+
+use std::{sync::Arc, time::Duration};
+
+use regex::Regex;
+
+pub use self::{
+    builder::FilterConfigBuilder,
+    matcher::StringMatcher,
+    mode::{BodyMode, ProcessingMode, SendMode},
+    route::{Overrides, PerRoute},
+    service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
+};
+pub(crate) use self::{matcher::whole, mode::DirectionMode, service::Template};
+use crate::attributes::Expression;
+
+/// A configuration that cannot be used, with the field as the user wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct ConfigError {
+    field: &'static str,
+    reason: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            field,
+            reason: reason.into(),
+        }
+    }
+
+    /// The field's name in the proto.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+/// `RouteCacheAction`: what a reply to request headers may do to the selected route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteCacheAction {
+    /// Re-select the route when the reply says so.
+    #[default]
+    Default,
+    /// Re-select it after each reply that mutates headers.
+    Clear,
+    /// Never re-select it.
+    Retain,
+}
+
+/// `HeaderForwardingRules`: which headers the processor gets to see.
+#[derive(Clone, Debug, Default)]
+pub struct ForwardRules {
+    /// If not empty, only these.
+    pub allowed: Vec<StringMatcher>,
+    /// Never these.
+    pub disallowed: Vec<StringMatcher>,
+}
+
+/// `envoy.config.common.mutation_rules.v3.HeaderMutationRules`.
+#[derive(Clone, Debug, Default)]
+pub struct MutationRules {
+    /// `:method`, `:scheme`, `:authority` and `host` may be changed.
+    pub allow_all_routing: bool,
+    /// `x-envoy-*` may be changed.
+    pub allow_envoy: bool,
+    /// Names beginning with `:` may not be changed.
+    pub disallow_system: bool,
+    /// Nothing may be changed but what `allow_expression` matches.
+    pub disallow_all: bool,
+    /// Names that may be changed whatever else is set.
+    pub allow_expression: Option<Regex>,
+    /// Names that may never be changed.
+    pub disallow_expression: Option<Regex>,
+    /// A refused change fails the exchange instead of being skipped.
+    pub disallow_is_error: bool,
+}
+
+/// `MetadataOptions`: which namespaces of dynamic metadata are exchanged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataOptions {
+    /// Sent to the processor as `filter_metadata`.
+    pub forward_untyped: Vec<String>,
+    /// Sent to the processor as `typed_filter_metadata`.
+    pub forward_typed: Vec<String>,
+    /// Taken from `dynamic_metadata`.
+    pub receive_untyped: Vec<String>,
+    /// Taken from `typed_dynamic_metadata`.
+    pub receive_typed: Vec<String>,
+    /// Sent from the selected cluster's metadata.
+    pub cluster_untyped: Vec<String>,
+    /// As `cluster_untyped`, typed.
+    pub cluster_typed: Vec<String>,
+}
+
+/// Everything the filter needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct FilterConfig {
+    pub(crate) service: Service,
+    pub(crate) failure_mode_allow: bool,
+    pub(crate) mode: ProcessingMode,
+    pub(crate) request_attributes: AttributeSet,
+    pub(crate) response_attributes: AttributeSet,
+    pub(crate) message_timeout: Duration,
+    pub(crate) max_message_timeout: Option<Duration>,
+    pub(crate) stat_prefix: String,
+    pub(crate) mutation_rules: MutationRules,
+    pub(crate) forward_rules: ForwardRules,
+    pub(crate) allow_mode_override: bool,
+    pub(crate) allowed_override_modes: Vec<ProcessingMode>,
+    pub(crate) disable_immediate_response: bool,
+    pub(crate) metadata: MetadataOptions,
+    pub(crate) observability_mode: bool,
+    pub(crate) deferred_close_timeout: Duration,
+    pub(crate) route_cache_action: RouteCacheAction,
+    pub(crate) send_body_without_waiting: bool,
+    pub(crate) status_on_error: http::StatusCode,
+    pub(crate) allow_content_length_header: bool,
+}
+
+/// Expressions sent to the processor, each under its name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AttributeSet {
+    pub(crate) entries: Arc<[(String, Expression)]>,
+}
+
+impl FilterConfig {
+    /// A configuration with Envoy's defaults for this service.
+    pub fn builder(service: Service) -> FilterConfigBuilder {
+        FilterConfigBuilder::new(service)
+    }
+
+    /// Where the processor is.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// The mode an exchange begins with.
+    pub fn processing_mode(&self) -> &ProcessingMode {
+        &self.mode
+    }
+
+    /// The extra segment of statistics names; may be empty.
+    pub fn stat_prefix(&self) -> &str {
+        &self.stat_prefix
+    }
+
+    /// How long a reply may take. Default 200 ms, 0 to 3600 s.
+    pub fn message_timeout(&self) -> Duration {
+        self.message_timeout
+    }
+
+    /// Whether an exchange goes on without a processor that failed.
+    pub fn failure_mode_allow(&self) -> bool {
+        self.failure_mode_allow
+    }
+
+    /// Whether the processor only gets copies.
+    pub fn observability_mode(&self) -> bool {
+        self.observability_mode
+    }
+
+    /// This configuration as it holds on a route with these `ExtProcPerRoute`s, least specific
+    /// first (virtual host, route, weighted cluster). `None` if the filter is disabled there.
+    ///
+    /// `processing_mode` and `grpc_service` replace the less specific value as a whole,
+    /// `grpc_initial_metadata` merges by key, each list of `metadata_options` is replaced as a whole.
+    /// A more specific `overrides` cancels a less specific `disabled`.
+    pub fn for_route<'a>(
+        &self,
+        levels: impl IntoIterator<Item = &'a PerRoute>,
+    ) -> Option<Arc<Self>> {
+        route::merge(self, levels)
+    }
+}

@@ -1,0 +1,604 @@
+//! The ProtoJSON form of the filter's configuration, and the checks that turn it into
+//! [`FilterConfig`](super::FilterConfig).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::StatusCode;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::{
+    AttributeSet, ConfigError, FilterConfig, ForwardRules, MetadataOptions,
+    MutationRules, ProcessingMode, RouteCacheAction, Service, StringMatcher,
+    json::{ProtoDuration, enum_number},
+    matcher::{RawMatcher, RawRegex},
+    service::{GrpcService, GrpcTarget, HttpService, MetadataEntry},
+};
+use crate::attributes::Expression;
+
+/// Statuses that `status_on_error` may name: the values of `envoy.type.v3.StatusCode`.
+const NAMED_STATUSES: &[u16] = &[
+    100, 200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 307, 308,
+    400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 421,
+    422, 423, 424, 426, 428, 429, 431, 500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511,
+];
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawFilter {
+    #[serde(alias = "grpcService")]
+    pub(super) grpc_service: Option<RawGrpcService>,
+    #[serde(alias = "httpService")]
+    pub(super) http_service: Option<RawExtProcHttpService>,
+    #[serde(alias = "failureModeAllow")]
+    pub(super) failure_mode_allow: bool,
+    #[serde(alias = "processingMode")]
+    pub(super) processing_mode: ProcessingMode,
+    #[serde(alias = "requestAttributes")]
+    pub(super) request_attributes: Vec<String>,
+    #[serde(alias = "responseAttributes")]
+    pub(super) response_attributes: Vec<String>,
+    #[serde(alias = "messageTimeout")]
+    pub(super) message_timeout: Option<ProtoDuration>,
+    #[serde(alias = "maxMessageTimeout")]
+    pub(super) max_message_timeout: Option<ProtoDuration>,
+    #[serde(alias = "statPrefix")]
+    pub(super) stat_prefix: String,
+    #[serde(alias = "mutationRules")]
+    pub(super) mutation_rules: RawMutationRules,
+    #[serde(alias = "forwardRules")]
+    pub(super) forward_rules: RawForwardRules,
+    #[serde(alias = "filterMetadata")]
+    pub(super) filter_metadata: Option<Value>,
+    #[serde(alias = "allowModeOverride")]
+    pub(super) allow_mode_override: bool,
+    #[serde(alias = "allowedOverrideModes")]
+    pub(super) allowed_override_modes: Vec<ProcessingMode>,
+    #[serde(alias = "disableImmediateResponse")]
+    pub(super) disable_immediate_response: bool,
+    #[serde(alias = "metadataOptions")]
+    pub(super) metadata_options: RawMetadataOptions,
+    #[serde(alias = "observabilityMode")]
+    pub(super) observability_mode: bool,
+    #[serde(alias = "deferredCloseTimeout")]
+    pub(super) deferred_close_timeout: Option<ProtoDuration>,
+    #[serde(alias = "disableClearRouteCache")]
+    pub(super) disable_clear_route_cache: bool,
+    #[serde(alias = "routeCacheAction")]
+    pub(super) route_cache_action: RawRouteCacheAction,
+    #[serde(alias = "sendBodyWithoutWaitingForHeaderResponse")]
+    pub(super) send_body_without_waiting_for_header_response: bool,
+    #[serde(alias = "onProcessingResponse")]
+    pub(super) on_processing_response: Option<Value>,
+    #[serde(alias = "statusOnError")]
+    pub(super) status_on_error: Option<RawHttpStatus>,
+    #[serde(alias = "processingRequestModifier")]
+    pub(super) processing_request_modifier: Option<RawExtension>,
+    #[serde(alias = "allowContentLengthHeader")]
+    pub(super) allow_content_length_header: bool,
+    #[serde(alias = "emitClientSpan")]
+    pub(super) emit_client_span: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawGrpcService {
+    #[serde(alias = "envoyGrpc")]
+    pub(super) envoy_grpc: Option<RawEnvoyGrpc>,
+    #[serde(alias = "googleGrpc")]
+    pub(super) google_grpc: Option<RawGoogleGrpc>,
+    pub(super) timeout: Option<ProtoDuration>,
+    #[serde(alias = "initialMetadata")]
+    pub(super) initial_metadata: Vec<RawHeader>,
+    #[serde(alias = "retryPolicy")]
+    pub(super) retry_policy: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEnvoyGrpc {
+    #[serde(alias = "clusterName")]
+    pub(super) cluster_name: String,
+    pub(super) authority: String,
+    #[serde(alias = "retryPolicy")]
+    pub(super) retry_policy: Option<Value>,
+    #[serde(alias = "maxReceiveMessageLength")]
+    pub(super) max_receive_message_length: Option<u32>,
+    #[serde(alias = "skipEnvoyHeaders")]
+    pub(super) skip_envoy_headers: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawGoogleGrpc {
+    #[serde(alias = "targetUri")]
+    pub(super) target_uri: String,
+    #[serde(alias = "statPrefix")]
+    pub(super) stat_prefix: String,
+    #[serde(alias = "channelCredentials")]
+    pub(super) channel_credentials: Option<Value>,
+    #[serde(alias = "channelArgs")]
+    pub(super) channel_args: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHeader {
+    pub(super) key: String,
+    pub(super) value: String,
+    #[serde(alias = "rawValue")]
+    pub(super) raw_value: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawExtProcHttpService {
+    #[serde(alias = "httpService")]
+    pub(super) http_service: RawHttpService,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHttpService {
+    #[serde(alias = "httpUri")]
+    pub(super) http_uri: RawHttpUri,
+    #[serde(alias = "requestHeadersToAdd")]
+    pub(super) request_headers_to_add: Vec<RawHeaderOption>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHttpUri {
+    pub(super) uri: String,
+    pub(super) cluster: String,
+    pub(super) timeout: Option<ProtoDuration>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHeaderOption {
+    pub(super) header: RawHeader,
+    #[serde(alias = "appendAction")]
+    pub(super) append_action: Option<Value>,
+    #[serde(alias = "keepEmptyValue")]
+    pub(super) keep_empty_value: bool,
+    pub(super) append: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawMutationRules {
+    #[serde(alias = "allowAllRouting")]
+    pub(super) allow_all_routing: bool,
+    #[serde(alias = "allowEnvoy")]
+    pub(super) allow_envoy: bool,
+    #[serde(alias = "disallowSystem")]
+    pub(super) disallow_system: bool,
+    #[serde(alias = "disallowAll")]
+    pub(super) disallow_all: bool,
+    #[serde(alias = "allowExpression")]
+    pub(super) allow_expression: Option<RawRegex>,
+    #[serde(alias = "disallowExpression")]
+    pub(super) disallow_expression: Option<RawRegex>,
+    #[serde(alias = "disallowIsError")]
+    pub(super) disallow_is_error: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawForwardRules {
+    #[serde(alias = "allowedHeaders")]
+    pub(super) allowed_headers: RawMatchers,
+    #[serde(alias = "disallowedHeaders")]
+    pub(super) disallowed_headers: RawMatchers,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawMatchers {
+    pub(super) patterns: Vec<RawMatcher>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawMetadataOptions {
+    #[serde(alias = "forwardingNamespaces")]
+    pub(super) forwarding_namespaces: RawNamespaces,
+    #[serde(alias = "receivingNamespaces")]
+    pub(super) receiving_namespaces: RawNamespaces,
+    #[serde(alias = "clusterMetadataForwardingNamespaces")]
+    pub(super) cluster_metadata_forwarding_namespaces: RawNamespaces,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawNamespaces {
+    pub(super) untyped: Vec<String>,
+    pub(super) typed: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RawRouteCacheAction(pub(super) RouteCacheAction);
+
+impl<'de> Deserialize<'de> for RawRouteCacheAction {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(
+            match enum_number(deserializer, &["DEFAULT", "CLEAR", "RETAIN"])? {
+                1 => RouteCacheAction::Clear,
+                2 => RouteCacheAction::Retain,
+                _ => RouteCacheAction::Default,
+            },
+        ))
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHttpStatus {
+    pub(super) code: StatusNumber,
+}
+
+/// A status given by number, or by the enum's name (`InternalServerError`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StatusNumber(pub(super) u16);
+
+impl<'de> Deserialize<'de> for StatusNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match Value::deserialize(deserializer)? {
+            Value::Number(number) => number
+                .as_u64()
+                .and_then(|n| u16::try_from(n).ok())
+                .map(Self)
+                .ok_or_else(|| Error::custom("invalid status code")),
+            Value::String(name) => NAMED_STATUSES
+                .iter()
+                .copied()
+                .find(|&code| {
+                    StatusCode::from_u16(code)
+                        .ok()
+                        .and_then(|status| status.canonical_reason())
+                        .is_some_and(|reason| {
+                            reason
+                                .chars()
+                                .filter(char::is_ascii_alphanumeric)
+                                .collect::<String>()
+                                .eq_ignore_ascii_case(&name)
+                        })
+                })
+                .map(Self)
+                .ok_or_else(|| Error::custom(format!("unknown status code {name:?}"))),
+            _ => Err(Error::custom("expected a status code")),
+        }
+    }
+}
+
+/// `TypedExtensionConfig`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawExtension {
+    pub(super) name: String,
+    #[serde(alias = "typedConfig")]
+    pub(super) typed_config: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawMappedAttributes {
+    #[serde(rename = "@type")]
+    type_url: String,
+    #[serde(alias = "mappedRequestAttributes")]
+    mapped_request_attributes: BTreeMap<String, String>,
+    #[serde(alias = "mappedResponseAttributes")]
+    mapped_response_attributes: BTreeMap<String, String>,
+}
+
+const MAPPED_ATTRIBUTES: &str = "type.googleapis.com/envoy.extensions.http.ext_proc.\
+                                 processing_request_modifiers.mapped_attribute_builder.v3.\
+                                 MappedAttributeBuilder";
+
+impl TryFrom<RawFilter> for FilterConfig {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawFilter) -> Result<Self, ConfigError> {
+        let mode = raw.processing_mode;
+        let service = match (raw.grpc_service, raw.http_service) {
+            (Some(grpc), None) => Service::Grpc(grpc.try_into()?),
+            (None, Some(http)) => Service::Http(http.http_service.try_into()?),
+            _ => {
+                return Err(ConfigError::new(
+                    "grpc_service",
+                    "one and only one of grpc_service and http_service has to be set",
+                ));
+            }
+        };
+        let route_cache_action = match (raw.disable_clear_route_cache, raw.route_cache_action.0) {
+            (true, RouteCacheAction::Default) => RouteCacheAction::Retain,
+            (true, _) => {
+                return Err(ConfigError::new(
+                    "route_cache_action",
+                    "only one of disable_clear_route_cache and route_cache_action may be set",
+                ));
+            }
+            (false, action) => action,
+        };
+        let (request_attributes, response_attributes) = attributes(
+            &raw.request_attributes,
+            &raw.response_attributes,
+            raw.processing_request_modifier,
+        )?;
+        Self {
+            service,
+            failure_mode_allow: raw.failure_mode_allow,
+            mode,
+            request_attributes,
+            response_attributes,
+            message_timeout: timeout("message_timeout", raw.message_timeout)?
+                .unwrap_or(Duration::from_millis(200)),
+            max_message_timeout: timeout("max_message_timeout", raw.max_message_timeout)?
+                .filter(|max| !max.is_zero()),
+            stat_prefix: raw.stat_prefix,
+            mutation_rules: raw.mutation_rules.try_into()?,
+            forward_rules: raw.forward_rules.try_into()?,
+            allow_mode_override: raw.allow_mode_override,
+            allowed_override_modes: raw.allowed_override_modes,
+            disable_immediate_response: raw.disable_immediate_response,
+            metadata: raw.metadata_options.into(),
+            observability_mode: raw.observability_mode,
+            deferred_close_timeout: match raw.deferred_close_timeout {
+                None => Duration::from_secs(5),
+                Some(given) => given.positive().ok_or_else(|| {
+                    ConfigError::new("deferred_close_timeout", "has to be 0 s or longer")
+                })?,
+            },
+            route_cache_action,
+            send_body_without_waiting: raw.send_body_without_waiting_for_header_response,
+            status_on_error: status_on_error(raw.status_on_error)?,
+            allow_content_length_header: raw.allow_content_length_header,
+        }
+        .check()
+    }
+}
+
+impl<'de> Deserialize<'de> for FilterConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RawFilter::deserialize(deserializer)?
+            .try_into()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+pub(super) fn attributes(
+    request: &[String],
+    response: &[String],
+    modifier: Option<RawExtension>,
+) -> Result<(AttributeSet, AttributeSet), ConfigError> {
+    let plain = |field, list: &[String]| {
+        AttributeSet::compile(field, list.iter().map(|text| (text.clone(), text.as_str())))
+    };
+    let Some(modifier) = modifier else {
+        return Ok((
+            plain("request_attributes", request)?,
+            plain("response_attributes", response)?,
+        ));
+    };
+    const FIELD: &str = "processing_request_modifier";
+    let config: RawMappedAttributes =
+        serde_json::from_value(modifier.typed_config.unwrap_or_default())
+            .map_err(|error| ConfigError::new(FIELD, error.to_string()))?;
+    if config.type_url != MAPPED_ATTRIBUTES {
+        return Err(ConfigError::new(
+            FIELD,
+            format!("unsupported extension {:?}", config.type_url),
+        ));
+    }
+    let mapped = |map: &BTreeMap<String, String>| {
+        AttributeSet::compile(FIELD, map.iter().map(|(n, text)| (n.clone(), text.as_str())))
+    };
+    Ok((
+        mapped(&config.mapped_request_attributes)?,
+        mapped(&config.mapped_response_attributes)?,
+    ))
+}
+
+impl AttributeSet {
+    pub(super) fn compile<'a>(
+        field: &'static str,
+        expressions: impl Iterator<Item = (String, &'a str)>,
+    ) -> Result<Self, ConfigError> {
+        let entries: Result<Vec<_>, _> = expressions
+            .map(|(name, text)| match Expression::compile(text) {
+                Ok(expression) => Ok((name, expression)),
+                Err(error) => Err(ConfigError::new(field, format!("{text:?}: {error}"))),
+            })
+            .collect();
+        Ok(Self {
+            entries: Arc::from(entries?),
+        })
+    }
+}
+
+pub(super) fn timeout(
+    field: &'static str,
+    given: Option<ProtoDuration>,
+) -> Result<Option<Duration>, ConfigError> {
+    given
+        .map(|given| {
+            given
+                .positive()
+                .ok_or_else(|| ConfigError::new(field, "has to be between 0 s and 3600 s"))
+        })
+        .transpose()
+}
+
+pub(super) fn status_on_error(given: Option<RawHttpStatus>) -> Result<StatusCode, ConfigError> {
+    const FIELD: &str = "status_on_error";
+    let Some(RawHttpStatus {
+        code: StatusNumber(code),
+    }) = given
+    else {
+        return Ok(StatusCode::INTERNAL_SERVER_ERROR);
+    };
+    if !NAMED_STATUSES.contains(&code) {
+        return Err(ConfigError::new(
+            FIELD,
+            format!("{code} is not a named status code"),
+        ));
+    }
+    Ok(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+impl TryFrom<RawGrpcService> for GrpcService {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawGrpcService) -> Result<Self, ConfigError> {
+        let target = match (raw.envoy_grpc, raw.google_grpc) {
+            (Some(envoy), None) => {
+                if envoy.cluster_name.is_empty() {
+                    return Err(ConfigError::new(
+                        "grpc_service.envoy_grpc.cluster_name",
+                        "has to be set",
+                    ));
+                }
+                GrpcTarget::Cluster {
+                    name: envoy.cluster_name,
+                    authority: envoy.authority,
+                    skip_envoy_headers: envoy.skip_envoy_headers,
+                    max_receive_message_length: envoy.max_receive_message_length,
+                }
+            }
+            (None, Some(google)) => {
+                if google.target_uri.is_empty() {
+                    return Err(ConfigError::new(
+                        "grpc_service.google_grpc.target_uri",
+                        "has to be set",
+                    ));
+                }
+                GrpcTarget::Uri {
+                    target: google.target_uri,
+                }
+            }
+            _ => {
+                return Err(ConfigError::new(
+                    "grpc_service",
+                    "one and only one of envoy_grpc and google_grpc has to be set",
+                ));
+            }
+        };
+        let mut initial_metadata = Vec::with_capacity(raw.initial_metadata.len());
+        for entry in &raw.initial_metadata {
+            initial_metadata.push(metadata_entry("grpc_service.initial_metadata", entry)?);
+        }
+        Ok(Self {
+            target,
+            initial_metadata,
+        })
+    }
+}
+
+pub(super) fn metadata_entry(
+    field: &'static str,
+    raw: &RawHeader,
+) -> Result<MetadataEntry, ConfigError> {
+    if http::HeaderName::from_bytes(raw.key.as_bytes()).is_err() {
+        return Err(ConfigError::new(
+            field,
+            format!("{:?} is not a header name", raw.key),
+        ));
+    }
+    Ok(MetadataEntry::new(&raw.key, &raw.value))
+}
+
+impl TryFrom<RawHttpService> for HttpService {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawHttpService) -> Result<Self, ConfigError> {
+        const URI: &str = "http_service.http_service.http_uri.uri";
+        let uri: http::Uri = raw
+            .http_uri
+            .uri
+            .parse()
+            .map_err(|error| ConfigError::new(URI, format!("{error}")))?;
+        if uri.authority().is_none() {
+            return Err(ConfigError::new(URI, "has to name a host"));
+        }
+        let mut headers = Vec::with_capacity(raw.request_headers_to_add.len());
+        for option in raw.request_headers_to_add {
+            const HEADERS: &str = "http_service.http_service.request_headers_to_add";
+            let bad = |what| ConfigError::new(HEADERS, format!("{:?}: {what}", option.header.key));
+            headers.push((
+                http::HeaderName::from_bytes(option.header.key.as_bytes())
+                    .map_err(|_| bad("invalid header name"))?,
+                http::HeaderValue::from_str(&option.header.value)
+                    .map_err(|_| bad("invalid header value"))?,
+            ));
+        }
+        Ok(Self {
+            uri,
+            cluster: raw.http_uri.cluster,
+            timeout: timeout("http_service.http_service.http_uri.timeout", raw.http_uri.timeout)?
+                .ok_or_else(|| {
+                    ConfigError::new("http_service.http_service.http_uri.timeout", "has to be set")
+                })?,
+            headers,
+        })
+    }
+}
+
+impl TryFrom<RawMutationRules> for MutationRules {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawMutationRules) -> Result<Self, ConfigError> {
+        let compile = |field, regex: Option<RawRegex>| {
+            regex
+                .map(|regex| regex.compile())
+                .transpose()
+                .map_err(|error| ConfigError::new(field, error))
+        };
+        Ok(Self {
+            allow_all_routing: raw.allow_all_routing,
+            allow_envoy: raw.allow_envoy,
+            disallow_system: raw.disallow_system,
+            disallow_all: raw.disallow_all,
+            allow_expression: compile("mutation_rules.allow_expression", raw.allow_expression)?,
+            disallow_expression: compile(
+                "mutation_rules.disallow_expression",
+                raw.disallow_expression,
+            )?,
+            disallow_is_error: raw.disallow_is_error,
+        })
+    }
+}
+
+impl TryFrom<RawForwardRules> for ForwardRules {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawForwardRules) -> Result<Self, ConfigError> {
+        let compile = |field, matchers: RawMatchers| {
+            matchers
+                .patterns
+                .into_iter()
+                .map(|matcher| {
+                    StringMatcher::try_from(matcher).map_err(|error| ConfigError::new(field, error))
+                })
+                .collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            allowed: compile("forward_rules.allowed_headers", raw.allowed_headers)?,
+            disallowed: compile("forward_rules.disallowed_headers", raw.disallowed_headers)?,
+        })
+    }
+}
+
+impl From<RawMetadataOptions> for MetadataOptions {
+    fn from(raw: RawMetadataOptions) -> Self {
+        Self {
+            forward_untyped: raw.forwarding_namespaces.untyped,
+            forward_typed: raw.forwarding_namespaces.typed,
+            receive_untyped: raw.receiving_namespaces.untyped,
+            receive_typed: raw.receiving_namespaces.typed,
+            cluster_untyped: raw.cluster_metadata_forwarding_namespaces.untyped,
+            cluster_typed: raw.cluster_metadata_forwarding_namespaces.typed,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `ExtProcPerRoute`: what a virtual host, route or weighted cluster changes.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::{
+    AttributeSet, ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
+    raw::{RawExtension, RawGrpcService, RawHeader, RawMetadataOptions, metadata_entry},
+    service::{GrpcService, MetadataEntry},
+};
+
+/// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PerRoute {
+    /// The filter does nothing here.
+    Disabled,
+    /// Some settings differ here.
+    Overrides(Box<Overrides>),
+}
+
+/// `envoy.extensions.filters.http.ext_proc.v3.ExtProcOverrides`; what is unset keeps its value.
+///
+/// `request_attributes`, `response_attributes` and `async_mode` are accepted and have no effect, as
+/// in Envoy.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Replaces the mode as a whole.
+    pub processing_mode: Option<ProcessingMode>,
+    /// Replaces the service.
+    pub grpc_service: Option<GrpcService>,
+    /// Merged by key into the service's metadata.
+    pub grpc_initial_metadata: Vec<MetadataEntry>,
+    /// Lists that are not empty replace the filter's.
+    pub metadata_options: Option<MetadataOptions>,
+    /// Replaces the setting.
+    pub failure_mode_allow: Option<bool>,
+    pub(crate) mapped: Option<(AttributeSet, AttributeSet)>,
+}
+
+pub(super) fn merge<'a>(
+    base: &FilterConfig,
+    levels: impl IntoIterator<Item = &'a PerRoute>,
+) -> Option<Arc<FilterConfig>> {
+    let mut merged = Some(base.clone());
+    for level in levels {
+        match level {
+            PerRoute::Disabled => merged = None,
+            PerRoute::Overrides(overrides) => {
+                apply(merged.get_or_insert_with(|| base.clone()), overrides);
+            }
+        }
+    }
+    merged.map(Arc::new)
+}
+
+fn apply(config: &mut FilterConfig, overrides: &Overrides) {
+    if let Some(mode) = overrides.processing_mode {
+        config.mode = mode;
+    }
+    if let Some(service) = &overrides.grpc_service {
+        config.service = Service::Grpc(service.clone());
+    }
+    if let Service::Grpc(service) = &mut config.service {
+        for entry in &overrides.grpc_initial_metadata {
+            service
+                .initial_metadata
+                .retain(|known| known.key != entry.key);
+            service.initial_metadata.push(entry.clone());
+        }
+    }
+    if let Some(options) = &overrides.metadata_options {
+        let metadata = &mut config.metadata;
+        for (list, given) in [
+            (&mut metadata.forward_untyped, &options.forward_untyped),
+            (&mut metadata.forward_typed, &options.forward_typed),
+            (&mut metadata.receive_untyped, &options.receive_untyped),
+            (&mut metadata.receive_typed, &options.receive_typed),
+            (&mut metadata.cluster_untyped, &options.cluster_untyped),
+            (&mut metadata.cluster_typed, &options.cluster_typed),
+        ] {
+            if !given.is_empty() {
+                list.clone_from(given);
+            }
+        }
+    }
+    if let Some(allow) = overrides.failure_mode_allow {
+        config.failure_mode_allow = allow;
+    }
+    if let Some((request, response)) = &overrides.mapped {
+        config.request_attributes = request.clone();
+        config.response_attributes = response.clone();
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawPerRoute {
+    disabled: Option<bool>,
+    overrides: Option<RawOverrides>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawOverrides {
+    #[serde(alias = "processingMode")]
+    processing_mode: Option<ProcessingMode>,
+    #[serde(alias = "asyncMode")]
+    async_mode: bool,
+    #[serde(alias = "requestAttributes")]
+    request_attributes: Vec<String>,
+    #[serde(alias = "responseAttributes")]
+    response_attributes: Vec<String>,
+    #[serde(alias = "grpcService")]
+    grpc_service: Option<RawGrpcService>,
+    #[serde(alias = "metadataOptions")]
+    metadata_options: Option<RawMetadataOptions>,
+    #[serde(alias = "grpcInitialMetadata")]
+    grpc_initial_metadata: Vec<RawHeader>,
+    #[serde(alias = "failureModeAllow")]
+    failure_mode_allow: Option<bool>,
+    #[serde(alias = "processingRequestModifier")]
+    processing_request_modifier: Option<RawExtension>,
+    #[serde(alias = "emitClientSpan")]
+    emit_client_span: Option<Value>,
+}
+
+impl TryFrom<RawPerRoute> for PerRoute {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawPerRoute) -> Result<Self, ConfigError> {
+        match (raw.disabled, raw.overrides) {
+            (Some(true), None) => Ok(Self::Disabled),
+            (Some(false), None) => Err(ConfigError::new("disabled", "may only be true")),
+            (None, Some(overrides)) => Ok(Self::Overrides(Box::new(overrides.try_into()?))),
+            _ => Err(ConfigError::new(
+                "overrides",
+                "one and only one of disabled and overrides has to be set",
+            )),
+        }
+    }
+}
+
+impl TryFrom<RawOverrides> for Overrides {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawOverrides) -> Result<Self, ConfigError> {
+        Ok(Self {
+            processing_mode: raw.processing_mode,
+            grpc_service: raw.grpc_service.map(GrpcService::try_from).transpose()?,
+            grpc_initial_metadata: raw
+                .grpc_initial_metadata
+                .iter()
+                .map(|entry| metadata_entry("overrides.grpc_initial_metadata", entry))
+                .collect::<Result<_, _>>()?,
+            metadata_options: raw.metadata_options.map(Into::into),
+            failure_mode_allow: raw.failure_mode_allow,
+            mapped: raw
+                .processing_request_modifier
+                .map(|modifier| super::raw::attributes(&[], &[], Some(modifier)))
+                .transpose()?,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for PerRoute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RawPerRoute::deserialize(deserializer)?
+            .try_into()
+            .map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,220 @@
+//! Where the processor is and how a call to it is dressed.
+
+use std::time::Duration;
+
+
+/// The service that processes: gRPC or JSON over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Service {
+    /// `grpc_service`.
+    Grpc(GrpcService),
+    /// `http_service`.
+    Http(HttpService),
+}
+
+/// `envoy.config.core.v3.GrpcService`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrpcService {
+    /// Who is called.
+    pub target: GrpcTarget,
+    /// Metadata of the call; values may hold `%REQ(name)%`.
+    pub initial_metadata: Vec<MetadataEntry>,
+}
+
+/// Who a gRPC call goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GrpcTarget {
+    /// `envoy_grpc`: a named cluster of the host program.
+    Cluster {
+        /// The cluster's name.
+        name: String,
+        /// `:authority`; the cluster's name if empty.
+        authority: String,
+        /// Leave out `x-envoy-internal` and `x-forwarded-for`.
+        skip_envoy_headers: bool,
+        /// Largest message accepted, in bytes; no limit if unset.
+        max_receive_message_length: Option<u32>,
+    },
+    /// `google_grpc`: an address.
+    Uri {
+        /// `host:port`, or a URI.
+        target: String,
+    },
+}
+
+/// One entry of `initial_metadata`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataEntry {
+    /// The key, lower case.
+    pub key: String,
+    /// The value, with its substitutions.
+    pub(crate) value: Template,
+}
+
+/// `envoy.extensions.filters.http.ext_proc.v3.ExtProcHttpService`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpService {
+    /// Where messages are posted to; its path and query are used as they are.
+    pub uri: http::Uri,
+    /// The cluster that carries the request.
+    pub cluster: String,
+    /// Longest wait for the whole answer.
+    pub timeout: Duration,
+    /// Added to each request.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+}
+
+impl GrpcService {
+    /// A service in a cluster, with nothing special.
+    pub fn cluster(name: impl Into<String>) -> Self {
+        Self {
+            target: GrpcTarget::Cluster {
+                name: name.into(),
+                authority: String::new(),
+                skip_envoy_headers: false,
+                max_receive_message_length: None,
+            },
+            initial_metadata: Vec::new(),
+        }
+    }
+
+    /// A service at an address.
+    pub fn uri(target: impl Into<String>) -> Self {
+        Self {
+            target: GrpcTarget::Uri {
+                target: target.into(),
+            },
+            initial_metadata: Vec::new(),
+        }
+    }
+
+    /// The name to show for this service: cluster or target.
+    pub fn destination(&self) -> &str {
+        match &self.target {
+            GrpcTarget::Cluster { name, .. } => name,
+            GrpcTarget::Uri { target } => target,
+        }
+    }
+}
+
+impl MetadataEntry {
+    /// An entry; `value` may hold `%REQ(name)%` and `%REQ(name?other):length%`.
+    pub fn new(key: impl AsRef<str>, value: &str) -> Self {
+        Self {
+            key: key.as_ref().to_ascii_lowercase(),
+            value: Template::parse(value),
+        }
+    }
+}
+
+/// A value with `%REQ(..)%` substitutions; other operators have no value here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Template(Vec<Piece>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Request {
+        name: String,
+        otherwise: Option<String>,
+        limit: usize,
+    },
+}
+
+impl Template {
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        let mut plain = String::new();
+        while let Some(at) = rest.find('%') {
+            let (before, after) = rest.split_at(at);
+            plain.push_str(before);
+            let after = &after[1..];
+            if let Some(after) = after.strip_prefix('%') {
+                plain.push('%');
+                rest = after;
+                continue;
+            }
+            let Some(end) = after.find('%') else {
+                plain.push('%');
+                rest = after;
+                continue;
+            };
+            let (operator, after) = (&after[..end], &after[end + 1..]);
+            if !plain.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut plain)));
+            }
+            pieces.extend(operator_piece(operator));
+            rest = after;
+        }
+        plain.push_str(rest);
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(plain));
+        }
+        Self(pieces)
+    }
+
+    /// The value for a request with these headers; a repeated header gives its first value.
+    pub(crate) fn expand(&self, lookup: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<u8> {
+        let mut out = Vec::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+                Piece::Request {
+                    name,
+                    otherwise,
+                    limit,
+                } => {
+                    let value = lookup(name).or_else(|| otherwise.as_deref().and_then(&lookup));
+                    if let Some(value) = value {
+                        out.extend(value.iter().take(*limit));
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+fn operator_piece(operator: &str) -> Option<Piece> {
+    let inner = operator.strip_prefix("REQ(")?;
+    let (names, limit) = match inner.rsplit_once(')') {
+        Some((names, "")) => (names, usize::MAX),
+        Some((names, limit)) => (names, limit.strip_prefix(':')?.parse().ok()?),
+        None => return None,
+    };
+    let (name, otherwise) = match names.split_once('?') {
+        Some((name, otherwise)) => (name, Some(otherwise.to_ascii_lowercase())),
+        None => (names, None),
+    };
+    Some(Piece::Request {
+        name: name.to_ascii_lowercase(),
+        otherwise,
+        limit,
+    })
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates() {
+        let expand = |text: &str| {
+            let value = Template::parse(text).expand(|name| match name {
+                "x-a" => Some(b"value".to_vec()),
+                _ => None,
+            });
+            String::from_utf8(value).unwrap()
+        };
+        assert_eq!(expand("plain"), "plain");
+        assert_eq!(expand("a%REQ(X-A)%b"), "avalueb");
+        assert_eq!(expand("%REQ(x-none)%"), "");
+        assert_eq!(expand("%REQ(x-none?x-a):3%"), "val");
+        assert_eq!(expand("100%%"), "100%");
+        assert_eq!(expand("50%"), "50%");
+    }
+}

@@ -1,0 +1,430 @@
+//! One exchange with everything it touches.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{request, response};
+use http_body::Body;
+
+use super::{Piece, SideStream, pipe, pipe::pipe as new_pipe};
+use crate::{
+    error::{BoxError, Error},
+    machine::{Action, Exchange, Side},
+    transport::Transport,
+};
+
+/// Pieces kept for a direction before no more replies are read. The machine asks for no more body
+/// while there are any, so only a processor that sends more than it gets comes here.
+const PIECES: usize = 256;
+
+/// One exchange. `B` is the body from the client, `R` the one from the upstream.
+pub(crate) struct Core<T: Transport, B, R> {
+    pub(super) machine: Exchange,
+    side: SideStream<T>,
+    request: Flow<B>,
+    response: Flow<R>,
+    /// Heads that wait to be taken.
+    steps: VecDeque<Step>,
+    /// Bytes of a request body that passes by.
+    passed: Option<Arc<AtomicU64>>,
+}
+
+/// A head that is ready, or its cancellation.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Request { head: request::Parts, end: bool },
+    Cancel,
+    Response { head: response::Parts, end: bool },
+}
+
+/// One direction: where its body comes from and what of it is ready to go on.
+struct Flow<B> {
+    source: Option<Pin<Box<B>>>,
+    out: VecDeque<Piece>,
+    state: State,
+    /// Where pieces go, if not to whom polls.
+    sink: Option<pipe::Sender>,
+}
+
+/// How far a direction's output is.
+enum State {
+    Open,
+    Complete,
+    Failed(Error),
+    /// The one who reads was told the end.
+    Told,
+}
+
+impl<B> Flow<B> {
+    fn new() -> Self {
+        Self {
+            source: None,
+            out: VecDeque::new(),
+            state: State::Open,
+            sink: None,
+        }
+    }
+}
+
+impl<T, B, R> Core<T, B, R>
+where
+    T: Transport,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    pub(crate) fn new(machine: Exchange, side: SideStream<T>) -> Self {
+        Self {
+            machine,
+            side,
+            request: Flow::new(),
+            response: Flow::new(),
+            steps: VecDeque::new(),
+            passed: None,
+        }
+    }
+
+    /// Begins with the request.
+    pub(crate) fn request(&mut self, head: request::Parts, body: B) {
+        let end = body.is_end_stream();
+        if !end {
+            self.request.source = Some(Box::pin(body));
+        }
+        self.machine.request_head(head, end, Instant::now());
+        self.drain();
+    }
+
+    /// The upstream answered.
+    pub(crate) fn response(&mut self, head: response::Parts, body: R) {
+        if let Some(passed) = &self.passed {
+            self.machine.set_request_size(passed.load(Ordering::Relaxed));
+        }
+        let end = body.is_end_stream();
+        if !end {
+            self.response.source = Some(Box::pin(body));
+        }
+        self.machine.response_head(head, end, Instant::now());
+        self.drain();
+    }
+
+    /// Moves everything as far as it goes. `Ready` if there was progress.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut progress = false;
+        loop {
+            let mut moved = self.poll_sinks(cx);
+            self.side.flush(&mut self.machine, cx);
+            self.drain();
+            if self.request.out.len() < PIECES && self.response.out.len() < PIECES {
+                moved |= self.side.poll(&mut self.machine, cx).is_ready();
+                self.drain();
+            }
+            moved |= self.poll_request_body(cx);
+            moved |= self.poll_response_body(cx);
+            if !moved {
+                break;
+            }
+            progress = true;
+            if !self.steps.is_empty() {
+                break;
+            }
+        }
+        match progress {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// The next head that is ready.
+    pub(crate) fn next_step(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    // === the request's way on ===
+
+    /// Whether the request's body passes by unseen; if so, its source is taken out, with what of it
+    /// was read already.
+    pub(crate) fn take_passing_request(&mut self) -> Option<(VecDeque<Piece>, Pin<Box<B>>)> {
+        if !self.machine.passes_by(Side::Request) || !matches!(self.request.state, State::Open) {
+            return None;
+        }
+        let source = self.request.source.take()?;
+        Some((std::mem::take(&mut self.request.out), source))
+    }
+
+    /// Counts the bytes of a body that passes by, if attributes may ask for it.
+    pub(crate) fn counter(&mut self) -> Option<Arc<AtomicU64>> {
+        if self.machine.counts_request() {
+            self.passed = Some(Arc::default());
+        }
+        self.passed.clone()
+    }
+
+    /// The whole request body, if it is ready.
+    pub(crate) fn take_complete_request(&mut self) -> Option<VecDeque<Piece>> {
+        matches!(self.request.state, State::Complete)
+            .then(|| std::mem::take(&mut self.request.out))
+    }
+
+    /// Lets the request's pieces go through a pipe.
+    pub(crate) fn pipe_request(&mut self) -> pipe::Receiver {
+        let (sender, receiver) = new_pipe();
+        self.request.sink = Some(sender);
+        receiver
+    }
+
+    /// Lets the response's pieces go through a pipe.
+    pub(super) fn pipe_response(&mut self) -> pipe::Receiver {
+        let (sender, receiver) = new_pipe();
+        self.response.sink = Some(sender);
+        receiver
+    }
+
+    // === the response's way on ===
+
+    /// Whether the rest of the response passes by and the side stream has nothing left to do; if so,
+    /// its source is taken out, with what of it was read already.
+    pub(crate) fn take_passing_response(&mut self) -> Option<(VecDeque<Piece>, Pin<Box<R>>)> {
+        if !self.machine.is_finished()
+            || !self.machine.passes_by(Side::Response)
+            || !matches!(self.response.state, State::Open)
+            || self.request.sink.is_some()
+        {
+            return None;
+        }
+        let source = self.response.source.take()?;
+        Some((std::mem::take(&mut self.response.out), source))
+    }
+
+    /// The whole response body, if it is ready and the side stream has nothing left to do.
+    pub(crate) fn take_complete_response(&mut self) -> Option<VecDeque<Piece>> {
+        let done = self.machine.is_finished()
+            && self.request.sink.is_none()
+            && matches!(self.response.state, State::Complete);
+        done.then(|| std::mem::take(&mut self.response.out))
+    }
+
+    /// The next piece of the response, for whom polls the exchange.
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Error>>> {
+        loop {
+            if let Some(piece) = self.response.out.pop_front() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            match std::mem::replace(&mut self.response.state, State::Told) {
+                State::Open => self.response.state = State::Open,
+                State::Complete | State::Told => return Poll::Ready(None),
+                State::Failed(error) => return Poll::Ready(Some(Err(error))),
+            }
+            if self.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether the response is over for whom reads it.
+    pub(crate) fn response_is_over(&self) -> bool {
+        self.response.out.is_empty() && matches!(self.response.state, State::Complete | State::Told)
+    }
+
+    /// Whether the exchange is over for its task: the response was given away whole, or nobody wants it.
+    pub(super) fn is_over(&self, cx: &Context<'_>) -> bool {
+        if self.response_is_over() {
+            return true;
+        }
+        let gone = |sink: &pipe::Sender| matches!(sink.poll_ready(cx), Poll::Ready(false));
+        self.response.sink.as_ref().is_some_and(gone)
+    }
+
+    // === bodies in ===
+
+    fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.request.out.is_empty()
+            || self.side.is_full()
+            || !self.machine.wants_frame(Side::Request)
+        {
+            return false;
+        }
+        let Some(source) = &mut self.request.source else {
+            return false;
+        };
+        let Poll::Ready(frame) = source.as_mut().poll_frame(cx) else {
+            return false;
+        };
+        let ended = !matches!(frame, Some(Ok(_))) || source.is_end_stream();
+        match frame.transpose() {
+            Ok(frame) => self.frame(Side::Request, frame, ended),
+            Err(error) => {
+                // The client is gone or broke its message: nobody waits for an answer.
+                let error = Error::body(error.into());
+                self.machine.response_failed("downstream_remote_disconnect");
+                self.drain();
+                self.request.state = State::Failed(error);
+            }
+        }
+        if ended {
+            self.request.source = None;
+        }
+        true
+    }
+
+    fn poll_response_body(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.response.out.is_empty()
+            || self.side.is_full()
+            || !self.machine.wants_frame(Side::Response)
+        {
+            return false;
+        }
+        let Some(source) = &mut self.response.source else {
+            return false;
+        };
+        let Poll::Ready(frame) = source.as_mut().poll_frame(cx) else {
+            return false;
+        };
+        let ended = !matches!(frame, Some(Ok(_))) || source.is_end_stream();
+        match frame.transpose() {
+            Ok(frame) => self.frame(Side::Response, frame, ended),
+            Err(error) => {
+                let error = Error::body(error.into());
+                self.machine
+                    .response_failed("upstream_reset_after_response_started");
+                self.drain();
+                self.response.state = State::Failed(error);
+            }
+        }
+        if ended {
+            self.response.source = None;
+        }
+        true
+    }
+
+    fn frame(&mut self, side: Side, frame: Option<http_body::Frame<Bytes>>, ended: bool) {
+        let now = Instant::now();
+        let Some(frame) = frame else {
+            self.machine.data(side, Bytes::new(), true, now);
+            return self.drain();
+        };
+        match frame.into_data() {
+            Ok(data) => self.machine.data(side, data, ended, now),
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    self.machine.trailers(side, trailers, now);
+                }
+            }
+        }
+        self.drain();
+    }
+
+    // === actions out ===
+
+    fn drain(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::RequestHead { head, end } => {
+                    self.steps.push_back(Step::Request { head, end });
+                }
+                Action::CancelRequest => {
+                    self.steps.retain(|step| !matches!(step, Step::Request { .. }));
+                    self.steps.push_back(Step::Cancel);
+                    self.response.source = None;
+                    self.request.out.clear();
+                    if let Some(sink) = self.request.sink.take() {
+                        sink.fail(Error::cancelled());
+                    }
+                    self.request.state = State::Complete;
+                }
+                Action::ResponseHead { head, end } => {
+                    if end {
+                        self.response.state = State::Complete;
+                    }
+                    self.steps.push_back(Step::Response { head, end });
+                }
+                Action::Data(Side::Request, data) => self.request.out.push_back(Piece::Data(data)),
+                Action::Data(Side::Response, data) => {
+                    self.response.out.push_back(Piece::Data(data));
+                }
+                Action::Trailers(Side::Request, trailers) => {
+                    self.request.out.push_back(Piece::Trailers(trailers));
+                    self.request.state = State::Complete;
+                }
+                Action::Trailers(Side::Response, trailers) => {
+                    self.response.out.push_back(Piece::Trailers(trailers));
+                    self.response.state = State::Complete;
+                }
+                Action::End(Side::Request) => self.request.state = State::Complete,
+                Action::End(Side::Response) => self.response.state = State::Complete,
+                Action::Abort { details } => {
+                    self.response.state = State::Failed(Error::aborted(details));
+                }
+            }
+        }
+    }
+
+    /// Gives pieces to the pipes, as far as they take them.
+    fn poll_sinks(&mut self, cx: &Context<'_>) -> bool {
+        let request = self.request.poll_sink(cx);
+        let response = self.response.poll_sink(cx);
+        request | response
+    }
+}
+
+impl<B> Flow<B> {
+    fn poll_sink(&mut self, cx: &Context<'_>) -> bool {
+        let Some(sink) = &self.sink else {
+            return false;
+        };
+        let mut moved = false;
+        loop {
+            match sink.poll_ready(cx) {
+                Poll::Pending => return moved,
+                Poll::Ready(false) => {
+                    // Nobody reads on: what still comes is dropped.
+                    moved |= !self.out.is_empty();
+                    self.out.clear();
+                    return moved;
+                }
+                Poll::Ready(true) => {}
+            }
+            if let Some(piece) = self.out.pop_front() {
+                sink.send(piece);
+                moved = true;
+                continue;
+            }
+            match std::mem::replace(&mut self.state, State::Told) {
+                State::Open => self.state = State::Open,
+                State::Told => {}
+                State::Complete => {
+                    sink.complete();
+                    moved = true;
+                }
+                State::Failed(error) => {
+                    sink.fail(error);
+                    moved = true;
+                }
+            }
+            return moved;
+        }
+    }
+}
+
+impl<T: Transport, B, R> Drop for Core<T, B, R> {
+    /// The exchange is over, completed or cancelled: the side stream ends at once, unless its close
+    /// is deferred.
+    fn drop(&mut self) {
+        if self.machine.defers_close() {
+            return super::task::linger(&mut self.machine, &mut self.side);
+        }
+        self.machine.end();
+    }
+}

@@ -1,0 +1,28 @@
+//! Moves values between the machine, the side stream and the bodies.
+//!
+//! A [`Core`] is one exchange with everything it touches. It has one owner at a time, so that there is
+//! no lock around it: the response future while heads are exchanged, then the response body; or,
+//! where a request body flows through the processor while the upstream already answers, a task of
+//! its own.
+
+mod core;
+mod pipe;
+mod side;
+mod task;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+pub(crate) use self::{
+    core::{Core, Step},
+    pipe::Receiver,
+    side::SideStream,
+    task::{Handle, spawn},
+};
+
+/// A piece of a body on its way.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}

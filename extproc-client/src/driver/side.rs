@@ -1,0 +1,168 @@
+//! The side stream of one exchange: opening, sending, receiving, and the timer.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::HeaderMap;
+use tokio::time::Sleep;
+
+use crate::{
+    config::{GrpcService, Service},
+    headers,
+    machine::{Exchange, Outbound},
+    transport::{Call, Message, Sidestream, Transport},
+};
+
+/// The side stream, from before it is opened until it is closed.
+pub(crate) struct SideStream<T: Transport> {
+    transport: T,
+    /// Metadata with its substitutions made.
+    metadata: HeaderMap,
+    stream: Option<T::Sidestream>,
+    /// A message that waits for the stream to take it.
+    waiting: Option<Message>,
+    timer: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+}
+
+impl<T: Transport> SideStream<T> {
+    pub(crate) fn new(transport: T, service: &Service, request: &http::request::Parts) -> Self {
+        let metadata = match service {
+            Service::Grpc(service) => expand_metadata(service, request),
+            Service::Http(_) => HeaderMap::new(),
+        };
+        Self {
+            transport,
+            metadata,
+            stream: None,
+            waiting: None,
+            timer: None,
+            deadline: None,
+        }
+    }
+
+    /// Sends what the machine has for the processor, takes one reply or the timer. `Ready` if the
+    /// machine was given something.
+    pub(super) fn poll(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        self.flush(machine, cx);
+        if let Some(stream) = &mut self.stream
+            && let Poll::Ready(received) = stream.poll_recv(cx)
+        {
+            let now = Instant::now();
+            match received {
+                Ok(reply) => machine.handle_reply(reply, now),
+                Err(close) => {
+                    self.stream = None;
+                    self.waiting = None;
+                    machine.handle_close(close, now);
+                }
+            }
+            self.flush(machine, cx);
+            return Poll::Ready(());
+        }
+        self.poll_timer(machine, cx)
+    }
+
+    /// Sends until the machine has nothing more or the stream takes no more.
+    pub(super) fn flush(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
+        loop {
+            if let Some(stream) = &mut self.stream
+                && self.waiting.is_some()
+            {
+                if stream.poll_ready(cx).is_pending() {
+                    return;
+                }
+                if let Some(message) = self.waiting.take() {
+                    stream.send(message);
+                }
+            }
+            match machine.poll_outbound() {
+                None => return,
+                Some(Outbound::Message(_, message)) => self.waiting = Some(message),
+                Some(Outbound::Close) => {
+                    self.stream = None;
+                    self.waiting = None;
+                }
+                Some(Outbound::Open) => {
+                    let call = Call {
+                        service: machine.config().service(),
+                        metadata: std::mem::take(&mut self.metadata),
+                    };
+                    match self.transport.open(call) {
+                        Ok(stream) => {
+                            self.stream = Some(stream);
+                            machine.opened();
+                        }
+                        Err(close) => machine.handle_close(close, Instant::now()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a message waits for the stream to take it: no more body is read meanwhile.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Gives the stream away, for an end that is not now.
+    pub(super) fn take(&mut self) -> (Option<T::Sidestream>, Option<Message>) {
+        (self.stream.take(), self.waiting.take())
+    }
+
+    fn poll_timer(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = machine.next_timeout() else {
+            self.deadline = None;
+            return Poll::Pending;
+        };
+        let sleep = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        if self.deadline != Some(deadline) {
+            sleep.as_mut().reset(deadline.into());
+            self.deadline = Some(deadline);
+        }
+        if sleep.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.deadline = None;
+        machine.handle_timeout(deadline.max(Instant::now()));
+        self.flush(machine, cx);
+        Poll::Ready(())
+    }
+}
+
+/// `initial_metadata` for a request; entries whose value is empty are left out.
+fn expand_metadata(service: &GrpcService, request: &http::request::Parts) -> HeaderMap {
+    let mut metadata = HeaderMap::new();
+    for entry in &service.initial_metadata {
+        let value = entry.value.expand(|name| lookup(request, name));
+        if value.is_empty() {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (
+            http::HeaderName::from_bytes(entry.key.as_bytes()),
+            http::HeaderValue::from_bytes(&value),
+        ) {
+            metadata.append(name, value);
+        }
+    }
+    metadata
+}
+
+fn lookup(request: &http::request::Parts, name: &str) -> Option<Vec<u8>> {
+    match name {
+        ":path" => request
+            .uri
+            .path_and_query()
+            .map(|path| path.as_str().as_bytes().to_vec()),
+        ":method" => Some(request.method.as_str().as_bytes().to_vec()),
+        ":authority" | "host" => headers::authority(request).map(<[u8]>::to_vec),
+        ":scheme" => Some(headers::scheme(request).as_bytes().to_vec()),
+        _ => request.headers.get(name).map(|value| value.as_bytes().to_vec()),
+    }
+}

@@ -1,0 +1,135 @@
+//! Exchanges that need a task of their own.
+
+use std::{future::poll_fn, task::Poll, time::Instant};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use tokio::sync::oneshot;
+
+use super::{Core, Receiver, SideStream, Step};
+use crate::{
+    error::BoxError,
+    machine::{Exchange, Outbound},
+    transport::{Sidestream, Transport},
+};
+
+/// The response future's end of a task.
+pub(crate) struct Handle<R> {
+    /// Where the upstream's response goes, until it was sent.
+    pub(crate) upstream: Option<oneshot::Sender<Response<R>>>,
+    /// Where the head for the client comes from; its body is in the pipe, if there is one.
+    pub(crate) head: oneshot::Receiver<(http::response::Parts, Option<Receiver>)>,
+}
+
+/// Runs the exchange in a task. It ends with the exchange, or when the handle and then the response's
+/// body are dropped.
+pub(crate) fn spawn<T, B, R>(core: Core<T, B, R>) -> Handle<R>
+where
+    T: Transport,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let (upstream, response) = oneshot::channel();
+    let (sender, head) = oneshot::channel();
+    tokio::spawn(run(core, response, sender));
+    Handle {
+        upstream: Some(upstream),
+        head,
+    }
+}
+
+async fn run<T, B, R>(
+    mut core: Core<T, B, R>,
+    response: oneshot::Receiver<Response<R>>,
+    head: oneshot::Sender<(http::response::Parts, Option<Receiver>)>,
+) where
+    T: Transport,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let mut response = Some(response);
+    let mut head = Some(head);
+    poll_fn(|cx| {
+        loop {
+            while let Some(step) = core.next_step() {
+                if let Step::Response { head: parts, end } = step
+                    && let Some(head) = head.take()
+                {
+                    response = None;
+                    let body = (!end).then(|| core.pipe_response());
+                    if head.send((parts, body)).is_err() || end {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            if let Some(head) = &mut head
+                && head.poll_closed(cx).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            if head.is_none() && core.is_over(cx) {
+                return Poll::Ready(());
+            }
+            if let Some(receiver) = &mut response {
+                use std::{future::Future, pin::Pin};
+                if let Poll::Ready(received) = Pin::new(receiver).poll(cx) {
+                    response = None;
+                    if let Ok(upstream) = received {
+                        let (parts, body) = upstream.into_parts();
+                        core.response(parts, body);
+                        continue;
+                    }
+                }
+            }
+            if core.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+}
+
+/// Keeps the side stream of an observed exchange open for its `deferred_close_timeout`, sending what
+/// is left and dropping replies.
+pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream<T>) {
+    let (stream, mut waiting) = side.take();
+    let mut messages = Vec::new();
+    while let Some(outbound) = machine.poll_outbound() {
+        if let Outbound::Message(_, message) = outbound {
+            messages.push(message);
+        }
+    }
+    let (Some(mut stream), Ok(runtime)) = (stream, tokio::runtime::Handle::try_current()) else {
+        return machine.end();
+    };
+    let deadline = Instant::now() + machine.config().deferred_close_timeout;
+    let closed = machine.closed_event();
+    runtime.spawn(async move {
+        let mut messages = messages.into_iter();
+        let flushed = poll_fn(|cx| {
+            loop {
+                if waiting.is_none() {
+                    waiting = messages.next();
+                }
+                if waiting.is_some() && stream.poll_ready(cx).is_ready() {
+                    if let Some(message) = waiting.take() {
+                        stream.send(message);
+                    }
+                    continue;
+                }
+                match stream.poll_recv(cx) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        let ended = tokio::time::timeout_at(deadline.into(), flushed).await.is_ok();
+        closed(ended);
+    });
+}

@@ -1,0 +1,276 @@
+//! The future of one exchange, until the response's head.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header, response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{
+    body::{Drive, RequestBody, ResponseBody},
+    driver::{self, Core, Handle, Piece, Step},
+    error::{BoxError, Error},
+    transport::Transport,
+};
+
+pin_project! {
+    /// The response of a service behind the filter.
+    ///
+    /// Dropping it cancels the exchange: the side stream ends at once.
+    pub struct ResponseFuture<S, T, B, R>
+    where
+        S: Service<Request<RequestBody<B>>>,
+        T: Transport,
+    {
+        #[pin]
+        upstream: Upstream<S::Future>,
+        stage: Stage<S, T, B, R>,
+    }
+}
+
+pin_project! {
+    /// The call of the wrapped service.
+    #[project = UpstreamProj]
+    enum Upstream<F> {
+        Idle,
+        Called { #[pin] future: F },
+    }
+}
+
+/// Who has the exchange.
+///
+/// ```text
+/// Request ──request head is ready──▶ Waiting ──response head is ready──▶ done
+///    │                                   ▲
+///    └─ body flows on two tasks ─▶ Task ─┘ (the task has the exchange from then on)
+/// ```
+enum Stage<S, T: Transport, B, R> {
+    /// The filter does nothing here.
+    Bypass,
+    /// The request is with the processor; the service was not called yet.
+    Request { core: Box<Core<T, B, R>>, service: S },
+    /// The service was called; the exchange is here.
+    Waiting(Box<Core<T, B, R>>),
+    /// The service was called; a task has the exchange.
+    Task(Handle<R>),
+    Done,
+}
+
+impl<S, T, B, R> ResponseFuture<S, T, B, R>
+where
+    S: Service<Request<RequestBody<B>>>,
+    T: Transport,
+{
+    pub(crate) fn bypass(future: S::Future) -> Self {
+        Self {
+            upstream: Upstream::Called { future },
+            stage: Stage::Bypass,
+        }
+    }
+
+    pub(crate) fn request(core: Core<T, B, R>, service: S) -> Self {
+        Self {
+            upstream: Upstream::Idle,
+            stage: Stage::Request {
+                core: Box::new(core),
+                service,
+            },
+        }
+    }
+
+    pub(crate) fn upstream(core: Core<T, B, R>, future: S::Future) -> Self {
+        Self {
+            upstream: Upstream::Called { future },
+            stage: Stage::Waiting(Box::new(core)),
+        }
+    }
+}
+
+impl<S, T, B, R> Future for ResponseFuture<S, T, B, R>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    T: Transport,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match std::mem::replace(this.stage, Stage::Done) {
+                Stage::Bypass => {
+                    let UpstreamProj::Called { future } = this.upstream.as_mut().project() else {
+                        return Poll::Pending;
+                    };
+                    *this.stage = Stage::Bypass;
+                    let response = ready!(future.poll(cx))?;
+                    return Poll::Ready(Ok(bypassed(response)));
+                }
+                Stage::Request { mut core, mut service } => match core.next_step() {
+                    Some(Step::Request { head, end }) => {
+                        let (body, task) = request_body(&mut core, &head, end);
+                        let future = service.call(Request::from_parts(head, body));
+                        this.upstream.set(Upstream::Called { future });
+                        *this.stage = match task {
+                            true => Stage::Task(driver::spawn(*core)),
+                            false => Stage::Waiting(core),
+                        };
+                    }
+                    Some(Step::Cancel) => *this.stage = Stage::Waiting(core),
+                    Some(Step::Response { head, end }) => {
+                        return Poll::Ready(Ok(respond(core, head, end)));
+                    }
+                    None => {
+                        let polled = core.poll(cx);
+                        *this.stage = Stage::Request { core, service };
+                        ready!(polled);
+                    }
+                },
+                Stage::Waiting(mut core) => {
+                    match core.next_step() {
+                        Some(Step::Response { head, end }) => {
+                            this.upstream.set(Upstream::Idle);
+                            return Poll::Ready(Ok(respond(core, head, end)));
+                        }
+                        Some(Step::Cancel) => {
+                            this.upstream.set(Upstream::Idle);
+                            *this.stage = Stage::Waiting(core);
+                            continue;
+                        }
+                        Some(Step::Request { .. }) | None => {}
+                    }
+                    if let UpstreamProj::Called { future } = this.upstream.as_mut().project()
+                        && let Poll::Ready(response) = future.poll(cx)
+                    {
+                        this.upstream.set(Upstream::Idle);
+                        let (head, body) = response?.into_parts();
+                        core.response(head, body);
+                        *this.stage = Stage::Waiting(core);
+                        continue;
+                    }
+                    let polled = core.poll(cx);
+                    *this.stage = Stage::Waiting(core);
+                    ready!(polled);
+                }
+                Stage::Task(mut handle) => {
+                    if let UpstreamProj::Called { future } = this.upstream.as_mut().project()
+                        && let Poll::Ready(response) = future.poll(cx)
+                    {
+                        this.upstream.set(Upstream::Idle);
+                        let response = response?;
+                        if let Some(upstream) = handle.upstream.take() {
+                            // A task that is gone has answered already.
+                            let _ = upstream.send(response);
+                        }
+                    }
+                    let polled = Pin::new(&mut handle.head).poll(cx);
+                    let Poll::Ready(received) = polled else {
+                        *this.stage = Stage::Task(handle);
+                        return Poll::Pending;
+                    };
+                    this.upstream.set(Upstream::Idle);
+                    return Poll::Ready(Ok(match received {
+                        Ok((head, Some(body))) => {
+                            Response::from_parts(head, ResponseBody::piped(body))
+                        }
+                        Ok((head, None)) => Response::from_parts(head, ResponseBody::empty()),
+                        // The task ends without a head only if its runtime shuts down.
+                        Err(_) => unavailable(),
+                    }));
+                }
+                Stage::Done => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// The body that goes with a request's head, and whether it needs a task to flow.
+fn request_body<T, B, R>(
+    core: &mut Core<T, B, R>,
+    head: &http::request::Parts,
+    end: bool,
+) -> (RequestBody<B>, bool)
+where
+    T: Transport,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    if end {
+        return (RequestBody::empty(), false);
+    }
+    if let Some(pieces) = core.take_complete_request() {
+        return (RequestBody::whole(pieces), false);
+    }
+    let sized = head.headers.contains_key(header::CONTENT_LENGTH);
+    if let Some((before, body)) = core.take_passing_request() {
+        let counter = core.counter();
+        return (RequestBody::pass(before, body, counter, sized), false);
+    }
+    (RequestBody::piped(core.pipe_request()), true)
+}
+
+fn respond<T, B, R>(
+    mut core: Box<Core<T, B, R>>,
+    head: response::Parts,
+    end: bool,
+) -> Response<ResponseBody<R>>
+where
+    T: Transport,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let body = if end {
+        ResponseBody::empty()
+    } else if let Some(pieces) = core.take_complete_response() {
+        ResponseBody::whole(pieces)
+    } else if let Some((before, body)) = core.take_passing_response() {
+        let sized = head.headers.contains_key(header::CONTENT_LENGTH);
+        ResponseBody::pass(before, body, sized)
+    } else {
+        ResponseBody::inline(core)
+    };
+    Response::from_parts(head, body)
+}
+
+fn bypassed<R: Body>(response: Response<R>) -> Response<ResponseBody<R>> {
+    response.map(|body| match body.is_end_stream() {
+        true => ResponseBody::empty(),
+        false => ResponseBody::pass(Default::default(), Box::pin(body), true),
+    })
+}
+
+fn unavailable<R>() -> Response<ResponseBody<R>> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
+impl<T, B, R> Drive for Core<T, B, R>
+where
+    T: Transport,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Error>>> {
+        self.poll_response(cx)
+    }
+
+    fn is_over(&self) -> bool {
+        self.response_is_over()
+    }
+}

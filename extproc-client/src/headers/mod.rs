@@ -1,0 +1,15 @@
+//! Header blocks: what of them is sent to the processor, and what it may change.
+
+mod block;
+mod forward;
+mod inline;
+mod mutate;
+mod rules;
+
+pub(crate) use self::{
+    block::{Block, authority, scheme},
+    forward::Forwarded,
+    mutate::{Mutation, Outcome, Rejection, remove_content_length},
+    rules::{Operation, Verdict},
+};
+pub use self::inline::{is_inline_request_header, is_inline_response_header};

@@ -1,0 +1,231 @@
+//! Applies a `HeaderMutation` to a header block: removes first, then sets, each under the rules.
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{Block, Operation, Verdict};
+use crate::{
+    config::MutationRules,
+    host::HeaderLimits,
+    observer::Effect,
+    wire::{HeaderMutation, HeaderOption},
+};
+
+/// A mutation with everything that decides on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mutation<'a> {
+    pub(crate) message: &'a HeaderMutation,
+    pub(crate) rules: &'a MutationRules,
+    /// Bounds on the operations and on the result; none for local replies.
+    pub(crate) limits: Option<HeaderLimits>,
+    /// CONTINUE_AND_REPLACE: `:method` may be set whatever the rules say.
+    pub(crate) replacing: bool,
+    /// The body may change its length: `content-length` is not set.
+    pub(crate) drop_content_length: bool,
+}
+
+/// What came of a mutation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Something changed.
+    pub(crate) applied: bool,
+    /// Changes refused: each counts in `rejected_header_mutations`.
+    pub(crate) rejected: u32,
+    /// The mutation as a whole was refused; changes made until then stay.
+    pub(crate) error: Option<Rejection>,
+}
+
+/// Why a mutation was refused as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    /// Response code details.
+    pub(crate) detail: &'static str,
+    pub(crate) effect: Effect,
+}
+
+impl Outcome {
+    /// For the observer.
+    pub(crate) fn effect(&self) -> Effect {
+        match (self.error, self.applied, self.rejected) {
+            (Some(rejection), ..) => rejection.effect,
+            (None, true, _) => Effect::Applied,
+            (None, false, 0) => Effect::None,
+            (None, false, _) => Effect::Refused,
+        }
+    }
+
+    fn reject(mut self, detail: &'static str, effect: Effect) -> Self {
+        self.rejected += 1;
+        self.error = Some(Rejection { detail, effect });
+        self
+    }
+}
+
+impl Mutation<'_> {
+    /// Changes `block`.
+    pub(crate) fn apply(&self, block: &mut Block<'_>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let HeaderMutation {
+            set_headers,
+            remove_headers,
+        } = self.message;
+        if set_headers.is_empty() && remove_headers.is_empty() {
+            return outcome;
+        }
+        if let Some(limits) = self.limits
+            && (remove_headers.len() > limits.count || set_headers.len() > limits.count)
+        {
+            return outcome.reject(
+                "header_mutation_operation_count_exceeds_limit",
+                Effect::TooLarge,
+            );
+        }
+        for name in remove_headers {
+            if let Err(rejection) = self.remove(block, name, &mut outcome) {
+                return outcome.reject(rejection.detail, rejection.effect);
+            }
+        }
+        for option in set_headers {
+            if let Err(rejection) = self.set(block, option, &mut outcome) {
+                return outcome.reject(rejection.detail, rejection.effect);
+            }
+        }
+        if let Some(limits) = self.limits {
+            let (count, bytes) = block.size();
+            if count > limits.count || bytes > limits.bytes {
+                return outcome.reject("header_mutation_result_exceeds_limit", Effect::TooLarge);
+            }
+        }
+        outcome
+    }
+
+    fn remove(
+        &self,
+        block: &mut Block<'_>,
+        name: &str,
+        outcome: &mut Outcome,
+    ) -> Result<(), Rejection> {
+        if name.is_empty() {
+            return Ok(());
+        }
+        let lower = name.to_ascii_lowercase();
+        let parsed = HeaderName::from_bytes(lower.trim_start_matches(':').as_bytes());
+        let Ok(parsed) = parsed else {
+            return Err(Rejection {
+                detail: "header_mutation_remove_contains_invalid_character",
+                effect: Effect::Invalid,
+            });
+        };
+        match self.rules.check(Operation::Remove, &lower, b"") {
+            Verdict::Allow => {
+                outcome.applied |= block.map_mut().remove(&parsed).is_some();
+            }
+            Verdict::Ignore => outcome.rejected += 1,
+            Verdict::Fail => {
+                return Err(Rejection {
+                    detail: "header_mutation_remove_headers_failed",
+                    effect: Effect::Refused,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn set(
+        &self,
+        block: &mut Block<'_>,
+        option: &HeaderOption,
+        outcome: &mut Outcome,
+    ) -> Result<(), Rejection> {
+        const INVALID: Rejection = Rejection {
+            detail: "header_mutation_set_contains_invalid_character",
+            effect: Effect::Invalid,
+        };
+        let Some(entry) = &option.header else {
+            return Ok(());
+        };
+        let lower = entry.key.to_ascii_lowercase();
+        let value = HeaderValue::from_maybe_shared(entry.raw_value.clone()).map_err(|_| INVALID)?;
+        if lower.is_empty() {
+            // Envoy would write a line without a name; no peer can read that.
+            outcome.rejected += 1;
+            return Ok(());
+        }
+        let pseudo = lower.starts_with(':');
+        let bare = if pseudo { &lower[1..] } else { lower.as_str() };
+        let name = HeaderName::from_bytes(bare.as_bytes()).map_err(|_| INVALID)?;
+        if self.drop_content_length && lower == "content-length" {
+            return Ok(());
+        }
+        let append = option.append.unwrap_or(false);
+        let authority = lower == "host" && block.host_is_authority();
+        let exists = match (pseudo, authority) {
+            (true, _) => block.has_pseudo(&lower),
+            (_, true) => block.has_pseudo(":authority"),
+            _ => block.map().contains_key(&name),
+        };
+        let operation = match append && exists {
+            true => Operation::Append,
+            false => Operation::Set,
+        };
+        let verdict = match self.replacing && lower == ":method" {
+            true => Verdict::Allow,
+            false => self.rules.check(operation, &lower, value.as_bytes()),
+        };
+        match verdict {
+            Verdict::Ignore => outcome.rejected += 1,
+            Verdict::Fail => {
+                return Err(Rejection {
+                    detail: "header_mutation_set_headers_failed",
+                    effect: Effect::Refused,
+                });
+            }
+            Verdict::Allow if pseudo || authority => {
+                let target = if authority { ":authority" } else { lower.as_str() };
+                let joined = match (block, operation) {
+                    (Block::Request(parts), Operation::Append) => {
+                        let mut joined = super::block::authority(parts).unwrap_or_default().to_vec();
+                        joined.push(b',');
+                        joined.extend_from_slice(value.as_bytes());
+                        Block::Request(parts).set_pseudo(target, &joined)
+                    }
+                    (block, _) => block.set_pseudo(target, value.as_bytes()),
+                };
+                match joined {
+                    Ok(()) => outcome.applied = true,
+                    Err(_) => outcome.rejected += 1,
+                }
+            }
+            Verdict::Allow => {
+                set_field(block, name, value, operation);
+                outcome.applied = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_field(block: &mut Block<'_>, name: HeaderName, value: HeaderValue, operation: Operation) {
+    if operation != Operation::Append {
+        block.map_mut().insert(name, value);
+        return;
+    }
+    if !block.is_inline(&name) {
+        block.map_mut().append(name, value);
+        return;
+    }
+    let mut joined = Vec::new();
+    for present in block.map().get_all(&name) {
+        joined.extend_from_slice(present.as_bytes());
+        joined.push(b',');
+    }
+    joined.extend_from_slice(value.as_bytes());
+    // Two valid values and a comma are a valid value.
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        block.map_mut().insert(name, joined);
+    }
+}
+
+/// Removes `content-length`, where a body may change its length.
+pub(crate) fn remove_content_length(block: &mut Block<'_>) {
+    block.map_mut().remove(header::CONTENT_LENGTH);
+}

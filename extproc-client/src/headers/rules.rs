@@ -1,0 +1,137 @@
+//! `HeaderMutationRules`: whether one change is allowed.
+
+use crate::config::MutationRules;
+
+/// What a processor wants to do to a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Set, or add where there was none.
+    Set,
+    /// Add to a value that is there.
+    Append,
+    /// Remove.
+    Remove,
+}
+
+/// What becomes of one change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is made.
+    Allow,
+    /// It is skipped and counted.
+    Ignore,
+    /// It fails the exchange.
+    Fail,
+}
+
+impl MutationRules {
+    /// Judges one change. `name` is lower case; `value` is that of a set or append.
+    pub(crate) fn check(&self, operation: Operation, name: &str, value: &[u8]) -> Verdict {
+        if self.allows(operation, name) && (operation == Operation::Remove || is_valid(name, value)) {
+            Verdict::Allow
+        } else if self.disallow_is_error {
+            Verdict::Fail
+        } else {
+            Verdict::Ignore
+        }
+    }
+
+    fn allows(&self, operation: Operation, name: &str) -> bool {
+        let pseudo = name.starts_with(':');
+        if operation == Operation::Remove && (pseudo || name == "host") {
+            return false;
+        }
+        let matches = |regex: &Option<regex::Regex>| regex.as_ref().is_some_and(|r| r.is_match(name));
+        if matches(&self.disallow_expression) {
+            return false;
+        }
+        if matches(&self.allow_expression) {
+            return true;
+        }
+        if self.disallow_all {
+            return false;
+        }
+        let routing = matches!(name, "host" | ":authority" | ":scheme" | ":method");
+        if routing && !self.allow_all_routing {
+            return false;
+        }
+        if pseudo && (self.disallow_system || operation == Operation::Append) {
+            return false;
+        }
+        self.allow_envoy || !name.starts_with("x-envoy")
+    }
+}
+
+/// Values that some names have rules for.
+fn is_valid(name: &str, value: &[u8]) -> bool {
+    match name {
+        "host" | ":authority" => value.iter().all(|&b| is_authority_byte(b)),
+        ":scheme" => {
+            value.first().is_some_and(u8::is_ascii_alphabetic)
+                && value
+                    .iter()
+                    .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b))
+        }
+        ":status" => std::str::from_utf8(value)
+            .ok()
+            .and_then(|status| status.parse::<u32>().ok())
+            .is_some_and(|status| status >= 200),
+        _ => true,
+    }
+}
+
+/// RFC 3986 §3.2: unreserved, percent-encoded, sub-delims and the brackets, colon and at sign.
+fn is_authority_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Operation::*, Verdict::*, *};
+
+    #[test]
+    fn defaults() {
+        let rules = MutationRules::default();
+        for (operation, name, value, verdict) in [
+            (Set, "x-a", "1", Allow),
+            (Set, ":path", "/", Allow),
+            (Set, ":status", "204", Allow),
+            (Set, ":status", "199", Ignore),
+            (Set, ":status", "abc", Ignore),
+            (Set, ":status", "1000", Allow),
+            (Set, ":method", "POST", Ignore),
+            (Set, "host", "a", Ignore),
+            (Set, "x-envoy-a", "1", Ignore),
+            (Append, ":path", "/", Ignore),
+            (Append, "x-a", "1", Allow),
+            (Remove, ":path", "", Ignore),
+            (Remove, "host", "", Ignore),
+            (Remove, "x-a", "", Allow),
+            (Remove, "x-envoy-a", "", Ignore),
+        ] {
+            assert_eq!(
+                rules.check(operation, name, value.as_bytes()),
+                verdict,
+                "{operation:?} {name}: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn expressions_come_first_and_match_whole_names() {
+        let rules = MutationRules {
+            disallow_all: true,
+            allow_expression: Some(crate::config::whole("x-.*|host").unwrap()),
+            disallow_expression: Some(crate::config::whole("x-secret").unwrap()),
+            disallow_is_error: true,
+            ..MutationRules::default()
+        };
+        assert_eq!(rules.check(Set, "x-a", b""), Allow);
+        assert_eq!(rules.check(Set, "ax-a", b""), Fail);
+        assert_eq!(rules.check(Set, "x-secret", b""), Fail);
+        assert_eq!(rules.check(Set, "x-secret-not", b""), Allow);
+        assert_eq!(rules.check(Set, "host", b"a.example:80"), Allow);
+        assert_eq!(rules.check(Set, "host", b"a b"), Fail);
+        assert_eq!(rules.check(Remove, "host", b""), Fail);
+    }
+}

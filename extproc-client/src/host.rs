@@ -1,0 +1,200 @@
+//! What the program around the layer knows of an exchange, given through request and response extensions.
+//!
+//! All of it is optional: a bare `ExtProcLayer` in a tower stack works without. A gateway puts an
+//! [`ExchangeContext`] into the request's extensions and an [`UpstreamInfo`] into the response's.
+
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{config::FilterConfig, metadata::DynamicMetadata};
+
+/// Request extension: the surroundings of one exchange. Cheap to clone; all layers of a chain see
+/// the same one.
+#[derive(Clone, Debug, Default)]
+pub struct ExchangeContext {
+    /// Configurations that hold on the selected route, per filter name.
+    pub overrides: Option<Arc<RouteOverrides>>,
+    /// Buffer and header limits; Envoy's defaults if unset.
+    pub limits: Limits,
+    /// Dynamic metadata of the exchange, shared with other filters and the access log.
+    pub metadata: DynamicMetadata,
+    /// Facts about connection, route and node, for attributes.
+    pub facts: Arc<HostFacts>,
+    /// Told when a reply clears the route cache.
+    pub route_cache: Option<RouteCache>,
+    /// The request is answered locally before any filter saw it (a malformed request): filters see
+    /// the response alone.
+    pub response_only: bool,
+}
+
+/// Configurations of a route that differ from the filters' own.
+#[derive(Clone, Debug, Default)]
+pub struct RouteOverrides {
+    /// Filter name and configuration; `None` means disabled.
+    pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
+}
+
+impl RouteOverrides {
+    /// What holds for this filter: `None` if the route says nothing of it.
+    pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
+        self.filters
+            .iter()
+            .find(|(name, _)| name == filter)
+            .map(|(_, config)| config.as_ref())
+    }
+}
+
+/// Limits that hold for one exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest buffered request body, in bytes. Default 1 MiB
+    /// (`per_connection_buffer_limit_bytes` of the listener).
+    pub request_buffer: usize,
+    /// Largest buffered response body, in bytes. Default 1 MiB.
+    pub response_buffer: usize,
+    /// Request headers and trailers after a mutation.
+    pub request_headers: HeaderLimits,
+    /// Response headers and trailers after a mutation.
+    pub response_headers: HeaderLimits,
+}
+
+/// Limits of a header map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderLimits {
+    /// Most entries, pseudo-headers included.
+    pub count: usize,
+    /// Most bytes of all names and values.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_buffer: 1024 * 1024,
+            response_buffer: 1024 * 1024,
+            request_headers: HeaderLimits {
+                count: 100,
+                bytes: 60 * 1024,
+            },
+            response_headers: HeaderLimits {
+                count: 100,
+                bytes: 80 * 1024,
+            },
+        }
+    }
+}
+
+/// A handle through which a layer clears the selected route, so that the host selects again with
+/// the headers as they are when the request leaves the last filter.
+#[derive(Clone)]
+pub struct RouteCache(Arc<dyn Fn() + Send + Sync>);
+
+impl RouteCache {
+    /// `clear` is called at most a few times per exchange.
+    pub fn new(clear: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(clear))
+    }
+
+    pub(crate) fn clear(&self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for RouteCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RouteCache")
+    }
+}
+
+/// Facts of connection, route and node that attributes may ask for.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// `connection.id`.
+    pub connection_id: u64,
+    /// `source.address`, `source.port`.
+    pub source: Option<SocketAddr>,
+    /// `destination.address`, `destination.port`.
+    pub destination: Option<SocketAddr>,
+    /// `request.protocol`, such as `HTTP/1.1` or `HTTP/2`.
+    pub protocol: Cow<'static, str>,
+    /// `request.time`: when the first byte of the request arrived.
+    pub start: Option<SystemTime>,
+    /// `connection.requested_server_name`; empty without TLS.
+    pub requested_server_name: String,
+    /// `connection.tls_version`, with TLS only.
+    pub tls_version: Option<String>,
+    /// `connection.mtls`.
+    pub mtls: bool,
+    /// What the selected route is.
+    pub route: Arc<RouteFacts>,
+}
+
+/// Facts of the selected route.
+#[derive(Clone, Debug, Default)]
+pub struct RouteFacts {
+    /// `xds.cluster_name`; empty if the route has none.
+    pub cluster_name: String,
+    /// `xds.route_name`.
+    pub route_name: String,
+    /// `xds.virtual_host_name`.
+    pub virtual_host_name: String,
+    /// `xds.filter_chain_name`.
+    pub filter_chain_name: String,
+    /// `upstream.num_endpoints`.
+    pub endpoints: u64,
+    /// `xds.route_metadata`.
+    pub route_metadata: Metadata,
+    /// `xds.virtual_host_metadata`.
+    pub virtual_host_metadata: Metadata,
+    /// `xds.cluster_metadata`, also the source of `cluster_metadata_forwarding_namespaces`.
+    pub cluster_metadata: Metadata,
+    /// `xds.listener_metadata`.
+    pub listener_metadata: Metadata,
+    /// `xds.node`, as JSON of `envoy.config.core.v3.Node`.
+    pub node: serde_json::Value,
+}
+
+/// `envoy.config.core.v3.Metadata` from configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Namespaces with JSON-like content.
+    pub filter_metadata: std::collections::BTreeMap<String, prost_types::Struct>,
+    /// Namespaces with a typed message.
+    pub typed_filter_metadata: std::collections::BTreeMap<String, prost_types::Any>,
+}
+
+/// Response extension: how the response came about. Absent or without an address: made locally.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamInfo {
+    /// `upstream.address`, `upstream.port`.
+    pub address: Option<SocketAddr>,
+    /// `upstream.local_address`.
+    pub local_address: Option<SocketAddr>,
+    /// `upstream.request_attempt_count`.
+    pub attempts: u64,
+    /// `upstream.cx_pool_ready_duration`.
+    pub pool_ready: Option<Duration>,
+    /// `upstream.transport_failure_reason`.
+    pub transport_failure_reason: String,
+    /// `xds.upstream_host_metadata`.
+    pub host_metadata: Option<Arc<Metadata>>,
+}
+
+/// Response extension: `%RESPONSE_CODE_DETAILS%`, why the response is what it is, such as
+/// `via_upstream`. Set by whoever makes a response; white space is already replaced by `_`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseDetails(pub Cow<'static, str>);
+
+/// Response extension: `%RESPONSE_FLAGS%` as Envoy's bit set, 0 if absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseFlags(pub u64);
+
+/// Response extension: no response can be given, since the upstream's was lost after it had begun and
+/// before its head went out. The host should cut the connection (HTTP/1) or reset the stream
+/// (HTTP/2), as Envoy does; one that does not sends the 502 that carries this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted;

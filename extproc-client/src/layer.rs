@@ -1,0 +1,86 @@
+//! The layer.
+
+use std::{fmt, sync::Arc};
+
+use tower_layer::Layer;
+
+use crate::{config::FilterConfig, observer::Observer, service::ExtProc};
+
+/// Lets an external processor see and change the requests and responses of a service.
+///
+/// Cheap to clone. See the crate's documentation for an example.
+#[derive(Clone)]
+pub struct ExtProcLayer<T> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) transport: T,
+}
+
+/// What all exchanges of a layer share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) config: Arc<FilterConfig>,
+    pub(crate) name: Arc<str>,
+    pub(crate) disabled: bool,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+}
+
+impl<T> ExtProcLayer<T> {
+    /// A layer with this configuration, reaching the processor through `transport`.
+    pub fn new(config: impl Into<Arc<FilterConfig>>, transport: T) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                config: config.into(),
+                name: Arc::from("envoy.filters.http.ext_proc"),
+                disabled: false,
+                observer: None,
+            }),
+            transport,
+        }
+    }
+
+    /// The filter's name: the key under which [`RouteOverrides`](crate::host::RouteOverrides) are
+    /// looked up. Default `envoy.filters.http.ext_proc`.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.change().name = name.into();
+        self
+    }
+
+    /// Does nothing unless a route's configuration says otherwise (`HttpFilter.disabled`).
+    #[must_use]
+    pub fn disabled(mut self, disabled: bool) -> Self {
+        self.change().disabled = disabled;
+        self
+    }
+
+    /// Sees every event of every exchange.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.change().observer = Some(observer);
+        self
+    }
+
+    fn change(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut self.shared)
+    }
+}
+
+impl<S, T: Clone> Layer<S> for ExtProcLayer<T> {
+    type Service = ExtProc<S, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ExtProc {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for ExtProcLayer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExtProcLayer")
+            .field("name", &self.shared.name)
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}

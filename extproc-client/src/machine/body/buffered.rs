@@ -1,0 +1,85 @@
+//! BUFFERED: the whole body in one message, up to the buffer limit.
+//!
+//! The same kind of message is used in every mode when the whole body is here before the reply to the
+//! headers is: then headers are still held, and the reply may change them.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header;
+
+use super::super::{Callback, Exchange, Side, failure::Failure};
+use crate::wire::{BodyMutation, CommonReply};
+
+/// Keeps data until the end, then sends all of it.
+pub(in super::super) fn data(
+    exchange: &mut Exchange,
+    side: Side,
+    data: Bytes,
+    end: bool,
+    now: Instant,
+) {
+    exchange.direction_mut(side).held.push(data);
+    if exchange.check_buffer(side, now) && end {
+        send(exchange, side, true, now);
+    }
+}
+
+/// Sends what is held as the whole body. It stays held: the reply may leave it as it is.
+pub(in super::super) fn send(exchange: &mut Exchange, side: Side, end: bool, now: Instant) {
+    let whole = exchange.direction_mut(side).held.join();
+    exchange.send_body(side, whole, Exchange::flags(end), Callback::BufferedBody, now);
+}
+
+/// The reply to the whole body.
+pub(in super::super) fn reply(
+    exchange: &mut Exchange,
+    side: Side,
+    common: CommonReply,
+    now: Instant,
+) {
+    let Some(effect) = exchange.mutate_head(side, &common, now) else {
+        return;
+    };
+    let mutation = common.body_mutation.clone().map(|message| message.mutation);
+    if let Some(mutation) = &mutation {
+        let size = match mutation {
+            Some(BodyMutation::Body(body)) => body.len(),
+            _ => 0,
+        };
+        if announced_length(exchange, side).is_some_and(|announced| announced != size as u64) {
+            exchange.received(side.body(), None, effect);
+            return exchange.fail(Failure::LengthMismatch, now);
+        }
+    }
+    exchange.accept(side, side.body(), effect, Callback::Idle, now);
+    let held = &mut exchange.direction_mut(side).held;
+    match mutation.flatten() {
+        Some(BodyMutation::Body(body)) => held.replace(body),
+        Some(BodyMutation::Clear(true)) => held.replace(Bytes::new()),
+        Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => {}
+    }
+    if !exchange.check_buffer(side, now) {
+        return;
+    }
+    exchange.clear_route_cache(side, &common);
+    if exchange.trailers_are_due(side) {
+        exchange.send_trailers(side, now);
+    } else {
+        exchange.release(side);
+    }
+}
+
+/// `content-length` of a head that is still held, if it is a number.
+fn announced_length(exchange: &mut Exchange, side: Side) -> Option<u64> {
+    exchange
+        .direction_mut(side)
+        .block()?
+        .map()
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}

@@ -1,0 +1,165 @@
+//! FULL_DUPLEX_STREAMED: chunks are sent and not kept; replies are independent of them in number and
+//! size, and the processor says when the body ends.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::super::{Callback, Exchange, Side, direction::Drain, failure::Failure};
+use crate::{
+    observer::Effect,
+    wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
+};
+
+/// Sends a chunk.
+pub(in super::super) fn data(
+    exchange: &mut Exchange,
+    side: Side,
+    data: Bytes,
+    end: bool,
+    now: Instant,
+) {
+    if data.is_empty() && !end {
+        return;
+    }
+    let callback = callback(exchange, side);
+    exchange.send_body(side, data, Exchange::flags(end), callback, now);
+}
+
+/// What the direction waits for after a chunk: still the reply to the headers, if that is out.
+pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
+    match exchange.direction(side).callback {
+        Callback::Headers => Callback::Headers,
+        _ => Callback::StreamedBody,
+    }
+}
+
+/// The reply to the headers: they go on, bodies are waited for.
+pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
+    exchange.release_head(side);
+    let direction = exchange.direction_mut(side);
+    direction.callback = Callback::StreamedBody;
+    // Held only if the direction became full duplex by an override in this very reply.
+    if !direction.held.is_empty() || direction.received && direction.trailers.is_none() && !direction.has_sent_end {
+        flush_held(exchange, side, now);
+    }
+    let direction = exchange.direction(side);
+    if direction.trailers.is_some() && !direction.trailers_sent {
+        if direction.mode.trailers {
+            exchange.send_trailers(side, now);
+        } else {
+            trailers_pass_by(exchange, side);
+        }
+    }
+}
+
+/// Sends what was held before the direction became full duplex.
+pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
+    let direction = exchange.direction_mut(side);
+    let end = direction.received && direction.trailers.is_none();
+    let held = direction.held.take();
+    data(exchange, side, held, end, now);
+}
+
+/// Trailers that the processor does not want are sent on at once, as in Envoy; body replies that
+/// come after them are dropped.
+pub(in super::super) fn trailers_pass_by(exchange: &mut Exchange, side: Side) {
+    let direction = exchange.direction_mut(side);
+    if direction.is_held() {
+        return;
+    }
+    if let Some(trailers) = direction.trailers.take() {
+        exchange.emit_trailers(side, trailers);
+    }
+}
+
+/// A piece of the new body.
+pub(in super::super) fn reply(
+    exchange: &mut Exchange,
+    side: Side,
+    common: CommonReply,
+    now: Instant,
+) {
+    let Some(streamed) = streamed(exchange, side, &common, now) else {
+        return;
+    };
+    finish_reply(exchange, side, streamed.body.clone(), &streamed, now);
+    exchange.clear_route_cache(side, &common);
+}
+
+/// The `streamed_response` of a reply; anything else is spurious in this mode.
+pub(super) fn streamed(
+    exchange: &mut Exchange,
+    side: Side,
+    common: &CommonReply,
+    now: Instant,
+) -> Option<StreamedBody> {
+    let mutation = common.body_mutation.as_ref().and_then(|message| message.mutation.clone());
+    let Some(BodyMutation::Streamed(streamed)) = mutation else {
+        exchange.fail(
+            Failure::Spurious(
+                "spurious_message:_Normal_body_mutation_response_is_received_while_body_mode__is_FULL_DUPLEX_STREAMED",
+            ),
+            now,
+        );
+        return None;
+    };
+    let direction = exchange.direction(side);
+    if direction.duplex_ended {
+        exchange.fail(Failure::Spurious("spurious_message"), now);
+        return None;
+    }
+    if streamed.drain_complete && direction.drain != Drain::Announced {
+        exchange.fail(Failure::UnaskedDrain, now);
+        return None;
+    }
+    Some(streamed)
+}
+
+/// Sends `data` on and ends the body if the reply says so.
+pub(super) fn finish_reply(
+    exchange: &mut Exchange,
+    side: Side,
+    data: Bytes,
+    streamed: &StreamedBody,
+    now: Instant,
+) {
+    let drained = streamed.drain_complete;
+    let next = match streamed.end_of_stream || drained {
+        true => Callback::Idle,
+        false => Callback::StreamedBody,
+    };
+    exchange.accept(side, side.body(), Effect::Applied, next, now);
+    exchange.emit_data(side, data);
+    if streamed.end_of_stream {
+        exchange.direction_mut(side).duplex_ended = true;
+        exchange.emit_end(side);
+        exchange.close_after_end_of_body(side);
+    } else if drained {
+        let direction = exchange.direction_mut(side);
+        direction.drain = Drain::Done;
+        direction.mode.body = crate::config::BodyMode::None;
+        direction.mode.trailers = false;
+    }
+}
+
+/// `request_drain_requests` and `request_drain_responses`: the processor needs no more of this body.
+/// Reading pauses until it has answered what it has. Ignored once the end was sent.
+pub(in super::super) fn start_drain(exchange: &mut Exchange, side: Side, now: Instant) {
+    let direction = exchange.direction_mut(side);
+    if !direction.mode.body.is_duplex()
+        || direction.received
+        || direction.no_body
+        || direction.drain != Drain::None
+        || !direction.has_head()
+    {
+        return;
+    }
+    direction.drain = Drain::Announced;
+    let flags = BodyFlags {
+        drain_complete: true,
+        ..BodyFlags::default()
+    };
+    let callback = callback(exchange, side);
+    exchange.send_body(side, Bytes::new(), flags, callback, now);
+}

@@ -1,0 +1,120 @@
+//! GRPC: as full duplex, one gRPC message at a time.
+//!
+//! Envoy 1.40 accepts this mode and does not implement it; here it works as its proto describes.
+//! Messages are taken out of their frames (gRPC over HTTP/2, "Length-Prefixed-Message") on the way to
+//! the processor and put into frames on the way back. The compressed flag travels beside the message.
+
+use std::time::Instant;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::{
+    super::{Exchange, Side, failure::Failure},
+    duplex,
+};
+use crate::wire::{CommonReply, encode::BodyFlags};
+
+/// Takes messages out of their frames.
+#[derive(Debug, Default)]
+pub(in super::super) struct Deframer {
+    buffer: BytesMut,
+}
+
+const PREFIX: usize = 5;
+
+/// A message larger than the buffer limit.
+struct TooLarge;
+
+impl Deframer {
+    /// The next whole message and whether it is compressed.
+    fn next(&mut self, limit: usize) -> Result<Option<(Bytes, bool)>, TooLarge> {
+        let Some((&[flag, a, b, c, d], rest)) = self.buffer.split_first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
+        let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| TooLarge)?;
+        if len > limit {
+            return Err(TooLarge);
+        }
+        if rest.len() < len {
+            return Ok(None);
+        }
+        self.buffer.advance(PREFIX);
+        Ok(Some((self.buffer.split_to(len).freeze(), flag != 0)))
+    }
+}
+
+/// Sends each message that is whole now. The end goes by itself, without a message.
+pub(in super::super) fn data(
+    exchange: &mut Exchange,
+    side: Side,
+    data: Bytes,
+    end: bool,
+    now: Instant,
+) {
+    let limit = exchange.direction(side).buffer_limit;
+    exchange.direction_mut(side).deframer.buffer.extend_from_slice(&data);
+    loop {
+        match exchange.direction_mut(side).deframer.next(limit) {
+            Ok(Some(message)) => {
+                send(exchange, side, message, BodyFlags::default(), now);
+            }
+            Ok(None) => break,
+            Err(TooLarge) => return exchange.overflow(side, now),
+        }
+    }
+    if end {
+        let flags = BodyFlags {
+            end_of_stream: true,
+            end_of_stream_without_message: true,
+            ..BodyFlags::default()
+        };
+        send(exchange, side, (Bytes::new(), false), flags, now);
+    }
+}
+
+/// Before trailers nothing is sent that is no whole message.
+pub(in super::super) fn end_before_trailers(exchange: &mut Exchange, side: Side) {
+    exchange.direction_mut(side).deframer.buffer.clear();
+}
+
+fn send(
+    exchange: &mut Exchange,
+    side: Side,
+    (message, compressed): (Bytes, bool),
+    flags: BodyFlags,
+    now: Instant,
+) {
+    let callback = duplex::callback(exchange, side);
+    let flags = BodyFlags {
+        grpc_message_compressed: compressed,
+        ..flags
+    };
+    exchange.send_body(side, message, flags, callback, now);
+}
+
+/// A message of the new body: put into its frame.
+pub(in super::super) fn reply(
+    exchange: &mut Exchange,
+    side: Side,
+    common: CommonReply,
+    now: Instant,
+) {
+    let Some(streamed) = duplex::streamed(exchange, side, &common, now) else {
+        return;
+    };
+    let without_message = streamed.end_of_stream_without_message && streamed.body.is_empty()
+        || streamed.drain_complete && streamed.body.is_empty();
+    let framed = match (without_message, u32::try_from(streamed.body.len())) {
+        (true, _) => Bytes::new(),
+        (false, Ok(len)) => {
+            let mut framed = BytesMut::with_capacity(PREFIX + streamed.body.len());
+            framed.put_u8(u8::from(streamed.grpc_message_compressed));
+            framed.put_u32(len);
+            framed.extend_from_slice(&streamed.body);
+            framed.freeze()
+        }
+        (false, Err(_)) => return exchange.fail(Failure::Spurious("spurious_message"), now),
+    };
+    duplex::finish_reply(exchange, side, framed, &streamed, now);
+    exchange.clear_route_cache(side, &common);
+}

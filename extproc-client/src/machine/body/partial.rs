@@ -1,0 +1,94 @@
+//! BUFFERED_PARTIAL: what fits the buffer limit in one message; the rest passes by.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::super::{Callback, Exchange, Side};
+use crate::wire::{BodyMutation, CommonReply};
+
+/// Keeps data until the end or until there is more than the limit, then sends what is there.
+pub(in super::super) fn data(
+    exchange: &mut Exchange,
+    side: Side,
+    data: Bytes,
+    end: bool,
+    now: Instant,
+) {
+    let direction = exchange.direction_mut(side);
+    if direction.partial_processed {
+        return exchange.pass(side, data, end);
+    }
+    if !data.is_empty() || end {
+        direction.enqueue(data, end);
+    }
+    if direction.callback == Callback::PartialBody {
+        return;
+    }
+    if end || direction.queued > direction.buffer_limit {
+        send(exchange, side, now);
+    }
+}
+
+/// Sends what is there, joined, and keeps it until the reply.
+pub(in super::super) fn send(exchange: &mut Exchange, side: Side, now: Instant) {
+    let direction = exchange.direction_mut(side);
+    let joined = direction.join_queue();
+    let end = joined.end;
+    let data = joined.data.clone();
+    direction.enqueue(joined.data, end);
+    exchange.send_body(side, data, Exchange::flags(end), Callback::PartialBody, now);
+}
+
+/// The reply to the headers: they wait for the body.
+pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
+    let direction = exchange.direction_mut(side);
+    if direction.held.is_empty() {
+        return;
+    }
+    let held = direction.held.take();
+    direction.enqueue(held, false);
+    if direction.queued > direction.buffer_limit {
+        send(exchange, side, now);
+    }
+}
+
+/// The reply to the one message. What was queued behind it follows unseen.
+pub(in super::super) fn reply(
+    exchange: &mut Exchange,
+    side: Side,
+    common: CommonReply,
+    now: Instant,
+) {
+    let Some(head_effect) = exchange.mutate_head(side, &common, now) else {
+        return;
+    };
+    let mutation = common.body_mutation.as_ref().and_then(|message| message.mutation.clone());
+    let effect = match super::effect(&mutation) {
+        crate::observer::Effect::None => head_effect,
+        applied => applied,
+    };
+    exchange.accept(side, side.body(), effect, Callback::Idle, now);
+    exchange.clear_route_cache(side, &common);
+    exchange.release_head(side);
+    let direction = exchange.direction_mut(side);
+    direction.partial_processed = true;
+    let Some(first) = direction.dequeue() else {
+        return;
+    };
+    let rest = direction.join_queue();
+    let data = match mutation {
+        Some(BodyMutation::Body(body)) => body,
+        Some(BodyMutation::Clear(true)) => Bytes::new(),
+        Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => first.data,
+    };
+    exchange.emit_data(side, data);
+    exchange.emit_data(side, rest.data);
+    if first.end || rest.end {
+        exchange.emit_end(side);
+    } else if exchange.trailers_are_due(side) {
+        exchange.send_trailers(side, now);
+    } else if exchange.direction(side).trailers.is_some() {
+        exchange.release(side);
+    }
+}

@@ -1,0 +1,85 @@
+//! STREAMED: chunk by chunk, pipelined, one reply a chunk in order.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::super::{Callback, Exchange, Side, failure::Failure};
+use crate::wire::{BodyMutation, CommonReply};
+
+/// Sends a chunk and keeps it until its reply.
+pub(in super::super) fn data(
+    exchange: &mut Exchange,
+    side: Side,
+    data: Bytes,
+    end: bool,
+    now: Instant,
+) {
+    if data.is_empty() && !end {
+        return;
+    }
+    let callback = match exchange.direction(side).callback {
+        // Only with send_body_without_waiting_for_header_response.
+        Callback::Headers => Callback::Headers,
+        _ => Callback::StreamedBody,
+    };
+    exchange.direction_mut(side).enqueue(data.clone(), end);
+    exchange.send_body(side, data, Exchange::flags(end), callback, now);
+}
+
+/// The reply to the headers: they go on, and what was held is the first chunk.
+pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
+    exchange.release_head(side);
+    let direction = exchange.direction_mut(side);
+    if !direction.queue.is_empty() {
+        direction.callback = Callback::StreamedBody;
+        return;
+    }
+    if !direction.held.is_empty() {
+        let held = direction.held.take();
+        data(exchange, side, held, false, now);
+    }
+}
+
+/// The reply to the oldest chunk.
+pub(in super::super) fn reply(
+    exchange: &mut Exchange,
+    side: Side,
+    common: CommonReply,
+    now: Instant,
+) {
+    let mutation = common.body_mutation.as_ref().and_then(|message| message.mutation.clone());
+    if matches!(mutation, Some(BodyMutation::Streamed(_))) {
+        return exchange.fail(
+            Failure::Spurious(
+                "spurious_message:_streamed_response_is_received_while_body_mode__is_not_FULL_DUPLEX_STREAMED",
+            ),
+            now,
+        );
+    }
+    let Some(chunk) = exchange.direction_mut(side).dequeue() else {
+        return exchange.fail(Failure::Spurious("spurious_message"), now);
+    };
+    let next = match exchange.direction(side).queue.is_empty() {
+        true => Callback::Idle,
+        false => Callback::StreamedBody,
+    };
+    exchange.accept(side, side.body(), super::effect(&mutation), next, now);
+    exchange.clear_route_cache(side, &common);
+    let data = match mutation {
+        Some(BodyMutation::Body(body)) => body,
+        Some(BodyMutation::Clear(true)) => Bytes::new(),
+        Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => chunk.data,
+    };
+    exchange.emit_data(side, data);
+    if chunk.end {
+        exchange.emit_end(side);
+        exchange.close_after_end_of_body(side);
+    } else if next == Callback::Idle && exchange.direction(side).trailers.is_some() {
+        if exchange.trailers_are_due(side) {
+            exchange.send_trailers(side, now);
+        } else {
+            exchange.release(side);
+        }
+    }
+}

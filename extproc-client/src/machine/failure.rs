@@ -1,0 +1,218 @@
+//! Which failure means what.
+//!
+//! | failure | `failure_mode_allow` covers it | otherwise | details |
+//! |---|---|---|---|
+//! | the stream cannot be had, or ends with an error | yes | `status_on_error` | `ext_proc_error_gRPC_error_<code>{..}` |
+//! | no reply in time | yes | 504 | `ext_proc_error_per-message_timeout_exceeded` |
+//! | a reply that does not fit | yes | `status_on_error` | `spurious_message` and others |
+//! | the HTTP service gives no usable answer | yes | `status_on_error` | `ext_proc_error_HTTP_ERROR` |
+//! | a header mutation is refused | no | `status_on_error` | `header_mutation_…` |
+//! | body and `content-length` differ | no | `status_on_error` | `mismatch_between_…` |
+//! | a body is larger than the buffer limit | no | 413, or 500 in a response | `…_payload_too_large` |
+//! | the stream ends cleanly | – | goes on without the processor | – |
+//!
+//! It holds in every phase; only what the client gets depends on it: a response while none was
+//! begun, a cut afterwards. Failing open needs the original bytes: it is refused once data of a full
+//! duplex direction was received, and once the processor began to stream a response itself.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{Action, Callback, Exchange, Side, Stream};
+use crate::{headers::Rejection, observer::Event, transport::Close};
+
+/// What went wrong.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The stream ended with an error, or there is none.
+    Closed(Close),
+    /// No reply in time.
+    Timeout(Side),
+    /// A reply that does not fit.
+    Spurious(&'static str),
+    /// A header mutation was refused as a whole.
+    Rejected(Rejection),
+    /// A new body and the `content-length` of its head differ.
+    LengthMismatch,
+    /// A drain was completed that was not begun.
+    UnaskedDrain,
+}
+
+impl Exchange {
+    /// The side stream ended, or could not be opened.
+    pub(crate) fn handle_close(&mut self, close: Close, now: Instant) {
+        if self.stream != Stream::Open {
+            if !close.is_ok() {
+                self.event(&Event::StreamFailed { close: &close });
+            }
+            return;
+        }
+        self.stream = Stream::Done;
+        self.outbound.clear();
+        if close.http {
+            self.event(&Event::HttpNotOk);
+            return self.fail(Failure::Closed(close), now);
+        }
+        if !close.is_ok() {
+            self.event(&Event::StreamFailed { close: &close });
+            self.event(&Event::ServerHalfClosed);
+            return self.fail(Failure::Closed(close), now);
+        }
+        self.event(&Event::StreamClosed);
+        self.event(&Event::ServerHalfClosed);
+        self.complete = true;
+        if self.local.is_active() {
+            return self.abort("ext_proc_local_response_not_completed");
+        }
+        self.pass_everything();
+    }
+
+    /// Time has passed. Does nothing before [`next_timeout`](Self::next_timeout).
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        for side in [Side::Request, Side::Response] {
+            let due = |deadline: Instant| deadline <= now;
+            if self.direction(side).deadline().is_some_and(due) {
+                return self.fail(Failure::Timeout(side), now);
+            }
+        }
+    }
+
+    /// The table above.
+    pub(super) fn fail(&mut self, failure: Failure, now: Instant) {
+        if self.complete {
+            return;
+        }
+        let covered = match &failure {
+            Failure::Closed(_) | Failure::Timeout(_) | Failure::Spurious(_) | Failure::UnaskedDrain => true,
+            Failure::Rejected(_) | Failure::LengthMismatch => false,
+        };
+        match &failure {
+            Failure::Timeout(side) => {
+                let phase = match self.direction(*side).callback {
+                    Callback::Headers | Callback::Idle => side.headers(),
+                    Callback::BufferedBody | Callback::StreamedBody | Callback::PartialBody => {
+                        side.body()
+                    }
+                    Callback::Trailers => side.trailers(),
+                };
+                self.event(&Event::MessageTimeout { phase });
+            }
+            Failure::Spurious(detail) => self.event(&Event::SpuriousMessage { detail }),
+            Failure::Closed(_)
+            | Failure::Rejected(_)
+            | Failure::LengthMismatch
+            | Failure::UnaskedDrain => {}
+        }
+        let ended_by_processor = matches!(&failure, Failure::Closed(close) if !close.http);
+        self.close_stream();
+        if covered && self.config.failure_mode_allow && self.can_fail_open() {
+            if ended_by_processor {
+                // Envoy counts these once more on this path.
+                self.event(&Event::StreamClosed);
+                self.event(&Event::ServerHalfClosed);
+            }
+            self.event(&Event::FailureModeAllowed);
+            return self.pass_everything();
+        }
+        let (status, details) = self.outcome(&failure);
+        self.respond_error(status, details, now);
+    }
+
+    fn outcome(&self, failure: &Failure) -> (http::StatusCode, String) {
+        let on_error = self.config.status_on_error;
+        match failure {
+            Failure::Timeout(_) => (
+                http::StatusCode::GATEWAY_TIMEOUT,
+                "ext_proc_error_per-message_timeout_exceeded".into(),
+            ),
+            Failure::Closed(close) if close.http => (on_error, "ext_proc_error_HTTP_ERROR".into()),
+            Failure::Closed(close) => (on_error, close_details(close)),
+            Failure::Spurious(detail) => (on_error, (*detail).into()),
+            Failure::Rejected(rejection) => (on_error, rejection.detail.into()),
+            Failure::LengthMismatch => (
+                on_error,
+                "mismatch_between_content_length_and_the_length_of_the_mutated_body".into(),
+            ),
+            Failure::UnaskedDrain => (on_error, "drain_completed_before_it_was_announced".into()),
+        }
+    }
+
+    fn can_fail_open(&self) -> bool {
+        let lost = [&self.request, &self.response]
+            .iter()
+            .any(|direction| direction.mode.body.is_duplex() && direction.has_data);
+        !lost && !self.local.is_active()
+    }
+
+    /// From now on both directions pass by: what is held goes on as it came.
+    pub(super) fn pass_everything(&mut self) {
+        for side in [Side::Request, Side::Response] {
+            let direction = self.direction_mut(side);
+            direction.finish_call(Callback::Idle);
+            if !direction.has_head() || direction.ended {
+                continue;
+            }
+            let queued = direction.join_queue();
+            self.release_head(side);
+            self.emit_data(side, queued.data);
+            self.release(side);
+        }
+    }
+
+    /// Whether what is buffered fits; if not, the exchange is answered so. Gives whether to go on.
+    pub(super) fn check_buffer(&mut self, side: Side, now: Instant) -> bool {
+        let direction = self.direction(side);
+        if direction.held.len() <= direction.buffer_limit {
+            return true;
+        }
+        self.overflow(side, now);
+        false
+    }
+
+    /// A body is larger than the buffer limit. The 413 of a request is an answer like that of an
+    /// upstream, and is processed as one.
+    pub(super) fn overflow(&mut self, side: Side, now: Instant) {
+        match side {
+            Side::Request => {
+                self.request.held.replace(Bytes::new());
+                self.request.clear_queue();
+                self.request.received = true;
+                self.request.ended = true;
+                self.request.head = super::direction::Head::Forwarded;
+                if self.response.has_head() {
+                    return self.abort("request_payload_too_large");
+                }
+                self.actions.push_back(Action::CancelRequest);
+                let (head, body) = self.local_response(
+                    http::StatusCode::PAYLOAD_TOO_LARGE,
+                    Bytes::from_static(b"Payload Too Large"),
+                    None,
+                    "request_payload_too_large".into(),
+                );
+                self.response_head(head, body.is_empty(), now);
+                if !body.is_empty() {
+                    self.data(Side::Response, body, true, now);
+                }
+            }
+            Side::Response => {
+                self.close_stream();
+                self.respond(
+                    http::StatusCode::INTERNAL_SERVER_ERROR,
+                    Bytes::from_static(b"Internal Server Error"),
+                    "response_payload_too_large".into(),
+                );
+            }
+        }
+    }
+}
+
+/// `ext_proc_error_gRPC_error_<code>{<message>{<details>}}`, white space replaced.
+fn close_details(close: &Close) -> String {
+    let inner = match (close.message.is_empty(), close.details.is_empty()) {
+        (false, false) => format!("{}{{{}}}", close.message, close.details),
+        (false, true) => close.message.clone(),
+        (true, _) => close.details.clone(),
+    };
+    super::immediate::without_spaces(&format!("ext_proc_error_gRPC_error_{}{{{inner}}}", close.code))
+}

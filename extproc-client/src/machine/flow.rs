@@ -1,0 +1,272 @@
+//! Events of the HTTP side, and what is sent on.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, header, request, response};
+
+use super::{Action, Callback, Exchange, Side, body, direction::Head};
+use crate::{
+    config::BodyMode,
+    headers::{self, Block},
+    wire::encode::BodyFlags,
+};
+
+impl Exchange {
+    /// The request's head arrived; `end` if nothing follows it.
+    pub(crate) fn request_head(&mut self, head: request::Parts, end: bool, now: Instant) {
+        self.is_grpc = is_grpc(&head.headers);
+        self.is_head = head.method == Method::HEAD;
+        self.remember_request(&head);
+        self.head(Side::Request, Head::Request(Box::new(head)), end, now);
+    }
+
+    /// The request was answered before it came here: only the response is processed.
+    pub(crate) fn skip_request(&mut self, head: &request::Parts) {
+        self.is_grpc = is_grpc(&head.headers);
+        self.is_head = head.method == Method::HEAD;
+        self.remember_request(head);
+        self.request.head = Head::Forwarded;
+        self.request.received = true;
+        self.request.ended = true;
+    }
+
+    /// The response's head arrived; `end` if nothing follows it.
+    pub(crate) fn response_head(&mut self, head: response::Parts, end: bool, now: Instant) {
+        if self.response.has_head() {
+            return;
+        }
+        self.remember_response(&head);
+        self.head(Side::Response, Head::Response(Box::new(head)), end, now);
+    }
+
+    /// A chunk of that side's body arrived; `end` if nothing follows it. Empty data with `end` is the
+    /// end alone.
+    pub(crate) fn data(&mut self, side: Side, data: Bytes, end: bool, now: Instant) {
+        let direction = self.direction_mut(side);
+        if direction.received {
+            return;
+        }
+        direction.received = end;
+        direction.size += data.len() as u64;
+        direction.has_data |= !data.is_empty();
+        if self.local.is_active() {
+            return self.local_request_data(data, end, now);
+        }
+        let direction = self.direction_mut(side);
+        if direction.body_replaced {
+            if end {
+                self.emit_end(side);
+            }
+            return;
+        }
+        if self.complete {
+            return self.pass(side, data, end);
+        }
+        if self.config.observability_mode {
+            return self.observe_data(side, data, end, now);
+        }
+        let direction = self.direction_mut(side);
+        let sends_early = direction.mode.body.is_duplex()
+            || direction.mode.body == BodyMode::Streamed && self.config.send_body_without_waiting;
+        if self.direction(side).callback == Callback::Headers && !sends_early {
+            let direction = self.direction_mut(side);
+            direction.held.push(data);
+            if direction.mode.body == BodyMode::Buffered {
+                self.check_buffer(side, now);
+            }
+            return;
+        }
+        match self.direction(side).mode.body {
+            BodyMode::None => self.pass(side, data, end),
+            BodyMode::Streamed => body::streamed::data(self, side, data, end, now),
+            BodyMode::Buffered => body::buffered::data(self, side, data, end, now),
+            BodyMode::BufferedPartial => body::partial::data(self, side, data, end, now),
+            BodyMode::FullDuplexStreamed => body::duplex::data(self, side, data, end, now),
+            BodyMode::Grpc => body::grpc::data(self, side, data, end, now),
+        }
+    }
+
+    /// The trailers of that side arrived, the last that comes.
+    pub(crate) fn trailers(&mut self, side: Side, trailers: HeaderMap, now: Instant) {
+        let direction = self.direction_mut(side);
+        if direction.received {
+            return;
+        }
+        direction.received = true;
+        if self.local.is_active() {
+            return self.local_request_data(Bytes::new(), true, now);
+        }
+        let direction = self.direction_mut(side);
+        direction.trailers = Some(trailers);
+        if self.complete {
+            return self.release(side);
+        }
+        if self.config.observability_mode {
+            return self.observe_trailers(side, now);
+        }
+        let direction = self.direction_mut(side);
+        let duplex = direction.mode.body.is_duplex();
+        if direction.callback != Callback::Idle && !duplex {
+            return;
+        }
+        match direction.mode.body {
+            BodyMode::Buffered if !direction.held.is_empty() => {
+                return body::buffered::send(self, side, false, now);
+            }
+            BodyMode::BufferedPartial
+                if !direction.partial_processed && !direction.queue.is_empty() =>
+            {
+                return body::partial::send(self, side, now);
+            }
+            BodyMode::Grpc => body::grpc::end_before_trailers(self, side),
+            _ => {}
+        }
+        if self.direction(side).mode.trailers {
+            self.send_trailers(side, now);
+        } else if duplex {
+            // The processor ends the body; the trailers follow its last chunk.
+            body::duplex::trailers_pass_by(self, side);
+        } else {
+            self.release(side);
+        }
+    }
+
+    /// The upstream's body failed, or the upstream gave up in the middle of it: the response is cut.
+    pub(crate) fn response_failed(&mut self, details: impl Into<String>) {
+        self.abort(details);
+    }
+
+    fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {
+        let direction = self.direction_mut(side);
+        direction.no_body = end;
+        direction.received = end;
+        direction.head = head;
+        if self.complete {
+            return self.release_head(side);
+        }
+        if self.config.observability_mode {
+            return self.observe_head(side, now);
+        }
+        if self.direction(side).mode.headers {
+            self.send_head(side, end, now);
+            self.remove_length(side);
+        } else {
+            self.remove_length(side);
+            self.release_head(side);
+        }
+    }
+
+    /// Sends the held head to the processor.
+    pub(super) fn send_head(&mut self, side: Side, end: bool, now: Instant) {
+        let head = std::mem::replace(&mut self.direction_mut(side).head, Head::Awaited);
+        match &head {
+            Head::Request(parts) => self.send_headers(side, &**parts, end, now),
+            Head::Response(parts) => self.send_headers(side, &**parts, end, now),
+            Head::Awaited | Head::Forwarded => {}
+        }
+        self.direction_mut(side).head = head;
+    }
+
+    fn remove_length(&mut self, side: Side) {
+        if !self.drops_length(side) {
+            return;
+        }
+        if let Some(mut block) = self.direction_mut(side).block() {
+            headers::remove_content_length(&mut block);
+        }
+    }
+
+    /// Whether a `content-length` that a processor sets in this direction is dropped.
+    pub(super) fn drops_length(&self, side: Side) -> bool {
+        self.direction(side).changes_length() && !self.config.allow_content_length_header
+    }
+
+    // === what is sent on ===
+
+    /// Sends the head on, if it was held.
+    pub(super) fn release_head(&mut self, side: Side) {
+        let direction = self.direction_mut(side);
+        if !direction.is_held() {
+            return;
+        }
+        let end = direction.no_body && !direction.body_replaced;
+        direction.ended = end;
+        match std::mem::replace(&mut direction.head, Head::Forwarded) {
+            Head::Request(head) => self.actions.push_back(Action::RequestHead { head: *head, end }),
+            Head::Response(head) => {
+                self.committed = true;
+                self.actions.push_back(Action::ResponseHead { head: *head, end });
+            }
+            Head::Awaited | Head::Forwarded => {}
+        }
+    }
+
+    /// Sends everything on that is held, and the end if it was received.
+    pub(super) fn release(&mut self, side: Side) {
+        self.release_head(side);
+        while let Some(data) = self.direction_mut(side).held.pop() {
+            self.emit_data(side, data);
+        }
+        if self.direction(side).received {
+            match self.direction_mut(side).trailers.take() {
+                Some(trailers) => self.emit_trailers(side, trailers),
+                None => self.emit_end(side),
+            }
+        }
+    }
+
+    /// Sends data on as it came.
+    pub(super) fn pass(&mut self, side: Side, data: Bytes, end: bool) {
+        self.emit_data(side, data);
+        if end {
+            self.emit_end(side);
+        }
+    }
+
+    pub(super) fn emit_data(&mut self, side: Side, data: Bytes) {
+        if !data.is_empty() && !self.direction(side).ended {
+            self.actions.push_back(Action::Data(side, data));
+        }
+    }
+
+    pub(super) fn emit_end(&mut self, side: Side) {
+        let direction = self.direction_mut(side);
+        if !direction.ended {
+            direction.ended = true;
+            self.actions.push_back(Action::End(side));
+        }
+    }
+
+    pub(super) fn emit_trailers(&mut self, side: Side, trailers: HeaderMap) {
+        let direction = self.direction_mut(side);
+        if !direction.ended {
+            direction.ended = true;
+            self.actions.push_back(Action::Trailers(side, trailers));
+        }
+    }
+
+    /// Body flags with the end set or not.
+    pub(super) fn flags(end_of_stream: bool) -> BodyFlags {
+        BodyFlags {
+            end_of_stream,
+            ..BodyFlags::default()
+        }
+    }
+
+    /// The header block of trailers that were received.
+    pub(super) fn trailer_block(side: Side, trailers: &mut HeaderMap) -> Block<'_> {
+        match side {
+            Side::Request => Block::RequestTrailers(trailers),
+            Side::Response => Block::ResponseTrailers(trailers),
+        }
+    }
+}
+
+/// `application/grpc` or `application/grpc+…`.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+}

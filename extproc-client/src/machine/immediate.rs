@@ -1,0 +1,234 @@
+//! Answers that end the exchange at once: immediate responses and error replies.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+
+use super::{Action, Exchange, Side, direction::Head, failure::Failure};
+use crate::{
+    headers::{Block, Mutation},
+    host::{Aborted, ResponseDetails},
+    observer::{Effect, Event},
+    wire::{HeaderMutation, ImmediateReply},
+};
+
+impl Exchange {
+    pub(super) fn immediate_reply(&mut self, reply: ImmediateReply, now: Instant) {
+        if self.config.disable_immediate_response {
+            return self.fail(
+                Failure::Spurious("unhandled_immediate_response_due_to_config_disabled_it"),
+                now,
+            );
+        }
+        let details = without_spaces(&reply.details);
+        let status = reply.status.map_or(0, |status| status.code);
+        let status = u16::try_from(status)
+            .ok()
+            .and_then(|code| StatusCode::from_u16(code).ok())
+            .filter(|status| *status >= StatusCode::OK)
+            .unwrap_or(StatusCode::OK);
+        self.event(&Event::MessageReceived {
+            phase: None,
+            latency: None,
+            effect: Effect::Applied,
+        });
+        self.event(&Event::ImmediateResponseSent {
+            status: status.as_u16(),
+            details: &details,
+        });
+        self.close_stream();
+        if self.committed {
+            return self.abort(details);
+        }
+        let grpc_status = reply.grpc_status.map(|grpc| grpc.status);
+        let headers = reply.headers.map(|mutation| self.immediate_headers(&mutation));
+        let (mut head, body) = self.local_response(status, reply.body, grpc_status, details);
+        if let Some(headers) = headers {
+            merge(&mut head.headers, headers, self.is_grpc);
+        }
+        self.answer(head, body);
+    }
+
+    /// An answer to a failure, without a body.
+    pub(super) fn respond_error(&mut self, status: StatusCode, details: String, _now: Instant) {
+        self.event(&Event::ImmediateResponseSent {
+            status: status.as_u16(),
+            details: &details,
+        });
+        self.respond(status, Bytes::new(), details);
+    }
+
+    /// An answer of our own, or a cut if one was begun.
+    pub(super) fn respond(&mut self, status: StatusCode, body: Bytes, details: String) {
+        if self.committed {
+            return self.abort(details);
+        }
+        let (head, body) = self.local_response(status, body, None, details);
+        self.answer(head, body);
+    }
+
+    /// The response cannot be completed. Nothing is sent on any more.
+    pub(super) fn abort(&mut self, details: impl Into<String>) {
+        self.close_stream();
+        if self.response.ended {
+            return;
+        }
+        for side in [Side::Request, Side::Response] {
+            let direction = self.direction_mut(side);
+            direction.received = true;
+            direction.ended = true;
+            direction.head = Head::Forwarded;
+        }
+        let details = details.into();
+        self.actions.retain(|action| !matches!(action, Action::RequestHead { .. }));
+        self.actions.push_back(Action::CancelRequest);
+        if !self.committed {
+            self.committed = true;
+            let (mut head, _) = self.local_response(
+                StatusCode::BAD_GATEWAY,
+                Bytes::new(),
+                None,
+                without_spaces(&details),
+            );
+            head.headers.remove(header::CONTENT_LENGTH);
+            head.extensions.insert(Aborted);
+            self.actions.push_back(Action::ResponseHead { head, end: false });
+        }
+        self.actions.push_back(Action::Abort { details });
+    }
+
+    /// Sends a complete response and nothing else from now on.
+    fn answer(&mut self, head: response::Parts, body: Bytes) {
+        self.actions.clear();
+        self.actions.push_back(Action::CancelRequest);
+        for side in [Side::Request, Side::Response] {
+            let direction = self.direction_mut(side);
+            direction.received = true;
+            direction.ended = true;
+            direction.head = Head::Forwarded;
+        }
+        self.committed = true;
+        let end = body.is_empty();
+        self.actions.push_back(Action::ResponseHead { head, end });
+        if !end {
+            self.actions.push_back(Action::Data(Side::Response, body));
+            self.actions.push_back(Action::End(Side::Response));
+        }
+    }
+
+    /// The head and body of a response made here: for a gRPC request headers alone, with the status
+    /// mapped (gRPC over HTTP/2, "HTTP to gRPC status code mapping").
+    pub(super) fn local_response(
+        &self,
+        status: StatusCode,
+        body: Bytes,
+        grpc_status: Option<u32>,
+        details: String,
+    ) -> (response::Parts, Bytes) {
+        let mut head = http::Response::new(()).into_parts().0;
+        head.extensions.insert(ResponseDetails(details.into()));
+        if self.is_grpc {
+            let code = grpc_status.unwrap_or_else(|| grpc_code(status));
+            head.headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            head.headers
+                .insert(HeaderName::from_static("grpc-status"), code.into());
+            if !body.is_empty()
+                && let Ok(message) = HeaderValue::from_str(&percent_encoded(&body))
+            {
+                head.headers
+                    .insert(HeaderName::from_static("grpc-message"), message);
+            }
+            return (head, Bytes::new());
+        }
+        head.status = status;
+        head.headers
+            .insert(header::CONTENT_LENGTH, (body.len() as u64).into());
+        if !body.is_empty() {
+            head.headers
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        let bodyless = self.is_head
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        (head, if bodyless { Bytes::new() } else { body })
+    }
+
+    /// The headers of an immediate response, after the rules. A bad entry ends the mutation; what was
+    /// set before it stays.
+    fn immediate_headers(&self, message: &HeaderMutation) -> HeaderMap {
+        let mut head = http::Response::new(()).into_parts().0;
+        let outcome = Mutation {
+            message,
+            rules: &self.config.mutation_rules,
+            limits: None,
+            replacing: false,
+            drop_content_length: true,
+        }
+        .apply(&mut Block::Response(&mut head));
+        for _ in 0..outcome.rejected {
+            self.event(&Event::RejectedHeaderMutation);
+        }
+        head.headers
+    }
+}
+
+/// Headers of the processor before those of the local reply, which only `content-type` may replace.
+fn merge(base: &mut HeaderMap, given: HeaderMap, is_grpc: bool) {
+    let mut last = None;
+    for (name, value) in given {
+        let first = name.is_some();
+        let Some(name) = name.or_else(|| last.clone()) else {
+            continue;
+        };
+        last = Some(name.clone());
+        let fixed = name == header::CONTENT_LENGTH
+            || is_grpc && (name == header::CONTENT_TYPE || name == "grpc-status");
+        if fixed {
+            continue;
+        }
+        if first {
+            base.insert(name, value);
+        } else {
+            base.append(name, value);
+        }
+    }
+}
+
+/// HTTP to gRPC, as Envoy maps a local reply.
+fn grpc_code(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+/// gRPC over HTTP/2, `Percent-Encoded`: printable ASCII but `%` stays as it is.
+fn percent_encoded(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => {
+                // Writing to a string does not fail.
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+/// Response code details hold no white space.
+pub(super) fn without_spaces(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_whitespace() { '_' } else { c })
+        .collect()
+}

@@ -1,0 +1,234 @@
+//! `streamed_immediate_response`: a response that the processor streams itself.
+//!
+//! It begins as the answer to request headers; the request goes nowhere. In FULL_DUPLEX_STREAMED the
+//! processor still gets the request's body. Once begun, every failure cuts the response. Where Envoy
+//! leaves the client waiting for ever because the processor ended the stream cleanly, it is cut too.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use super::{Action, Callback, Exchange, Side, direction::Head, failure::Failure};
+use crate::{
+    config::{BodyMode, DirectionMode, MutationRules},
+    headers::{Block, Mutation, Outcome},
+    host::ResponseDetails,
+    observer::{Effect, Event},
+    wire::{HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody},
+};
+
+/// Whether the processor streams the response.
+///
+/// ```text
+/// None ──headers──▶ Begun ──end of stream or trailers──▶ Ended
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Local {
+    None,
+    Begun,
+    Ended,
+}
+
+impl Local {
+    pub(super) fn is_active(self) -> bool {
+        self == Self::Begun
+    }
+}
+
+const STREAMING: &str =
+    "streaming_local_response_body_is_only_supported_in_NONE_or_FULL_DUPLEX_STREAMED_modes";
+
+impl Exchange {
+    pub(super) fn local_reply(&mut self, reply: LocalReply, now: Instant) {
+        match (reply.part, self.local) {
+            (Some(LocalPart::Headers(headers)), Local::None) => self.local_headers(headers, now),
+            (Some(LocalPart::Body(body)), Local::Begun) => self.local_body(body),
+            (Some(LocalPart::Trailers(trailers)), Local::Begun) => self.local_trailers(&trailers, now),
+            (Some(LocalPart::Body(_)), _) => self.fail(
+                Failure::Spurious("local_response_body_received_before_headers"),
+                now,
+            ),
+            (Some(LocalPart::Trailers(_)), _) => self.fail(
+                Failure::Spurious("local_response_trailers_received_before_headers"),
+                now,
+            ),
+            (Some(LocalPart::Headers(_)), _) => {
+                self.fail(Failure::Spurious("spurious_message"), now);
+            }
+            (None, _) => {
+                self.count_local();
+                self.close_stream();
+                self.respond_error(
+                    self.config.status_on_error,
+                    "Invalid_local_response_headers_continue".into(),
+                    now,
+                );
+            }
+        }
+    }
+
+    fn local_headers(&mut self, reply: LocalHeaders, now: Instant) {
+        let LocalHeaders {
+            headers,
+            end_of_stream,
+        } = reply;
+        if self.request.callback != Callback::Headers || self.response.has_head() {
+            return self.fail(Failure::Spurious("spurious_message"), now);
+        }
+        let body_mode = self.request.mode.body;
+        if !end_of_stream && !matches!(body_mode, BodyMode::None | BodyMode::FullDuplexStreamed) {
+            return self.fail(Failure::Spurious(STREAMING), now);
+        }
+        self.count_local();
+        let list = headers.unwrap_or_default();
+        let mut head = http::Response::new(()).into_parts().0;
+        let mut status = None;
+        let mut fields = Vec::with_capacity(list.headers.len());
+        for entry in list.headers {
+            match entry.key.as_str() {
+                ":status" => status = Some(entry.raw_value),
+                _ => fields.push(entry),
+            }
+        }
+        let outcome = self.apply_local(&HeaderList { headers: fields }, &mut Block::Response(&mut head));
+        let parsed = status.as_ref().map(|status| {
+            StatusCode::from_bytes(status)
+                .ok()
+                .filter(|status| *status >= StatusCode::OK)
+        });
+        let rejected = outcome.error.map(|rejection| rejection.detail);
+        match (rejected, parsed) {
+            (None, Some(Some(status))) => head.status = status,
+            (None, None) => {
+                self.close_stream();
+                return self.respond(
+                    StatusCode::BAD_GATEWAY,
+                    Bytes::from_static(b"missing required header: :status"),
+                    "filter_removed_required_response_headers{missing_required_header:_:status}".into(),
+                );
+            }
+            (Some(detail), _) => {
+                self.close_stream();
+                return self.respond_error(self.config.status_on_error, detail.into(), now);
+            }
+            (None, Some(None)) => {
+                self.close_stream();
+                return self.respond_error(
+                    self.config.status_on_error,
+                    "header_mutation_set_headers_failed".into(),
+                    now,
+                );
+            }
+        }
+        if end_of_stream && !head.headers.contains_key(header::CONTENT_LENGTH) {
+            head.headers.insert(header::CONTENT_LENGTH, 0.into());
+        }
+        head.extensions
+            .insert(ResponseDetails("ext_proc_local_response".into()));
+        self.begin_local(head, end_of_stream, now);
+    }
+
+    fn begin_local(&mut self, head: http::response::Parts, end: bool, now: Instant) {
+        self.response.mode = DirectionMode::OFF;
+        self.response.head = Head::Forwarded;
+        self.response.received = true;
+        self.response.ended = end;
+        self.request.head = Head::Forwarded;
+        self.request.ended = true;
+        self.request.finish_call(Callback::Idle);
+        self.committed = true;
+        self.actions.push_back(Action::CancelRequest);
+        self.actions.push_back(Action::ResponseHead { head, end });
+        self.local = if end { Local::Ended } else { Local::Begun };
+        if end {
+            self.request.received = true;
+            return self.close_stream();
+        }
+        // Body bytes that came with the headers and were held are sent now or never.
+        if self.request.mode.body == BodyMode::None {
+            self.request.held.replace(Bytes::new());
+        } else if !self.request.held.is_empty() {
+            super::body::duplex::flush_held(self, Side::Request, now);
+        }
+    }
+
+    fn local_body(&mut self, body: StreamedBody) {
+        self.count_local();
+        let StreamedBody {
+            body,
+            end_of_stream,
+            ..
+        } = body;
+        self.emit_data(Side::Response, body);
+        if end_of_stream {
+            self.emit_end(Side::Response);
+            self.end_local();
+        }
+    }
+
+    fn local_trailers(&mut self, list: &HeaderList, _now: Instant) {
+        self.count_local();
+        let mut trailers = HeaderMap::new();
+        let outcome = self.apply_local(list, &mut Block::ResponseTrailers(&mut trailers));
+        if let Some(rejection) = outcome.error {
+            return self.abort(rejection.detail);
+        }
+        self.emit_trailers(Side::Response, trailers);
+        self.end_local();
+    }
+
+    fn end_local(&mut self) {
+        self.local = Local::Ended;
+        self.request.received = true;
+        self.close_stream();
+    }
+
+    /// The client's body meanwhile: dropped, or sent to the processor in full duplex.
+    pub(super) fn local_request_data(&mut self, data: Bytes, end: bool, now: Instant) {
+        if self.request.mode.body == BodyMode::FullDuplexStreamed && !self.complete {
+            super::body::duplex::data(self, Side::Request, data, end, now);
+        }
+    }
+
+    /// Whether the client's body is read while the processor streams the response.
+    pub(super) fn local_wants_request(&self) -> bool {
+        self.outbound.is_empty()
+    }
+
+    /// Each entry is a set: of duplicates the last one stays.
+    fn apply_local(&self, list: &HeaderList, block: &mut Block<'_>) -> Outcome {
+        let message = HeaderMutation {
+            set_headers: list
+                .headers
+                .iter()
+                .map(|entry| HeaderOption {
+                    header: Some(entry.clone()),
+                    append: None,
+                })
+                .collect(),
+            remove_headers: Vec::new(),
+        };
+        let rules: &MutationRules = &self.config.mutation_rules;
+        let outcome = Mutation {
+            message: &message,
+            rules,
+            limits: None,
+            replacing: false,
+            drop_content_length: false,
+        }
+        .apply(block);
+        for _ in 0..outcome.rejected {
+            self.event(&Event::RejectedHeaderMutation);
+        }
+        outcome
+    }
+
+    fn count_local(&self) {
+        self.event(&Event::MessageReceived {
+            phase: None,
+            latency: None,
+            effect: Effect::Applied,
+        });
+    }
+}

@@ -1,0 +1,319 @@
+//! The protocol: one HTTP request with its response, seen by one processor.
+//!
+//! [`Exchange`] is sans-IO. It never awaits, reads no clock, touches no body and no socket: inputs are
+//! methods, time is an argument, outputs are polled. It builds and is tested without a runtime.
+//!
+//! After **every** input, drain the outputs in this order until both are empty:
+//! 1. [`poll_outbound`](Exchange::poll_outbound): what goes to the processor;
+//! 2. [`poll_action`](Exchange::poll_action): what goes to upstream and client.
+//!
+//! Then wait for the next input: a reply or the end of the side stream, a frame from a body for which
+//! [`wants_frame`](Exchange::wants_frame) is true, the response, or the
+//! [`next_timeout`](Exchange::next_timeout). When the HTTP exchange is over, however it ended, call
+//! [`end`](Exchange::end).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `direction` | the life of one direction: headers, body, trailers |
+//! | `flow` | events of the HTTP side |
+//! | `reply` | replies of the processor, whatever their phase |
+//! | `body/*` | one file per body mode: what data and replies do |
+//! | `mode` | `mode_override` and its rules |
+//! | `failure` | which failure means what |
+//! | `immediate` | replies that end the exchange at once |
+//! | `local` | responses that the processor streams itself |
+//! | `observe` | observability mode |
+
+mod body;
+mod direction;
+mod failure;
+mod flow;
+mod immediate;
+mod local;
+mod mode;
+mod observe;
+mod reply;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, request, response};
+
+use self::direction::{Callback, Direction};
+use crate::{
+    config::{BodyMode, FilterConfig, Service},
+    host::ExchangeContext,
+    observer::{Event, Observer, Phase},
+    transport::Message,
+};
+
+/// One of the two directions of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Request,
+    Response,
+}
+
+/// What goes to the processor.
+#[derive(Debug)]
+pub(crate) enum Outbound {
+    /// Open the side stream; the first output of a stream.
+    Open,
+    /// Send this.
+    Message(Phase, Message),
+    /// Nothing more is sent and nothing more is read.
+    Close,
+}
+
+/// What goes to upstream and client.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Send the request on.
+    RequestHead { head: request::Parts, end: bool },
+    /// The answer of the upstream is not wanted any more: drop it, and the request with it.
+    CancelRequest,
+    /// Answer the client.
+    ResponseHead { head: response::Parts, end: bool },
+    /// Body bytes, after the head of that side.
+    Data(Side, Bytes),
+    /// Trailers; the side is complete.
+    Trailers(Side, HeaderMap),
+    /// The side is complete.
+    End(Side),
+    /// The response cannot be completed: cut it.
+    Abort { details: String },
+}
+
+/// The side stream, as the machine sees it.
+///
+/// ```text
+/// Unopened ──first message──▶ Open ──close by either side──▶ Done
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Unopened,
+    Open,
+    Done,
+}
+
+/// One exchange. See the module's documentation for the order of calls.
+pub(crate) struct Exchange {
+    config: Arc<FilterConfig>,
+    context: ExchangeContext,
+    observer: Option<Arc<dyn Observer>>,
+    request: Direction,
+    response: Direction,
+    stream: Stream,
+    /// No further message is sent and no reply is looked at: everything passes by.
+    complete: bool,
+    first_message_sent: bool,
+    /// A response head was given to the client.
+    committed: bool,
+    /// The processor streams the response itself.
+    local: local::Local,
+    is_grpc: bool,
+    is_head: bool,
+    /// Heads kept for attributes.
+    seen: send::Seen,
+    outbound: VecDeque<Outbound>,
+    actions: VecDeque<Action>,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        config: Arc<FilterConfig>,
+        context: ExchangeContext,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        Self {
+            request: Direction::new(
+                config.mode.request(),
+                context.limits.request_buffer,
+                context.limits.request_headers,
+            ),
+            response: Direction::new(
+                config.mode.response(),
+                context.limits.response_buffer,
+                context.limits.response_headers,
+            ),
+            config,
+            context,
+            observer,
+            stream: Stream::Unopened,
+            complete: false,
+            first_message_sent: false,
+            committed: false,
+            local: local::Local::None,
+            is_grpc: false,
+            is_head: false,
+            seen: send::Seen::default(),
+            outbound: VecDeque::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The next thing for the processor.
+    pub(crate) fn poll_outbound(&mut self) -> Option<Outbound> {
+        let next = self.outbound.pop_front()?;
+        if let Outbound::Message(phase, _) = next {
+            self.event(&Event::MessageSent { phase });
+        }
+        Some(next)
+    }
+
+    /// The next thing for upstream or client.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        match (self.request.deadline(), self.response.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Whether one more frame of that side's body may be given. False is back-pressure, or the side is
+    /// complete or not wanted.
+    pub(crate) fn wants_frame(&self, side: Side) -> bool {
+        let direction = self.direction(side);
+        if direction.is_received() || !direction.has_head() {
+            return false;
+        }
+        if self.local.is_active() {
+            return side == Side::Request && self.local_wants_request();
+        }
+        if self.complete {
+            return true;
+        }
+        // What nobody will ask for stays where it is until the head goes on.
+        let waits = direction.callback == Callback::Headers
+            && direction.mode.body == BodyMode::None
+            && !direction.mode.trailers
+            && !self.config.allow_mode_override;
+        !waits && self.outbound.is_empty() && direction.has_room()
+    }
+
+    /// Body bytes of the request that passed by unseen, for attributes.
+    pub(crate) fn set_request_size(&mut self, bytes: u64) {
+        self.request.size = self.request.size.max(bytes);
+    }
+
+    /// Whether attributes may ask for the size of a body that passes by.
+    pub(crate) fn counts_request(&self) -> bool {
+        !self.config.response_attributes.entries.is_empty()
+    }
+
+    /// Whether bodies of that side pass by without the machine needing to see them.
+    pub(crate) fn passes_by(&self, side: Side) -> bool {
+        let direction = self.direction(side);
+        let unseen = direction.is_forwarded() && direction.is_pass_by();
+        unseen && (self.complete || !direction.mode.trailers && !self.observes_body(side))
+            && !self.local.is_active()
+    }
+
+    /// Whether nothing is left to do for the machine: the rest passes by and no reply is expected.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.complete && self.outbound.is_empty() && self.actions.is_empty()
+    }
+
+    /// Whether the side stream is to stay open after the exchange, for its `deferred_close_timeout`.
+    pub(crate) fn defers_close(&self) -> bool {
+        self.config.observability_mode && self.stream == Stream::Open
+    }
+
+    /// What to do when a deferred close is due: the stream counts as closed, by this side or (if told
+    /// so) because the processor ended it.
+    pub(crate) fn closed_event(&mut self) -> impl FnOnce(bool) + Send + use<> {
+        self.stream = Stream::Done;
+        let observer = self.observer.take();
+        move |ended_by_processor| {
+            if let Some(observer) = observer {
+                observer.on_event(&Event::StreamClosed);
+                if ended_by_processor {
+                    observer.on_event(&Event::ServerHalfClosed);
+                }
+            }
+        }
+    }
+
+    /// The HTTP exchange is over. Closes the side stream.
+    pub(crate) fn end(&mut self) {
+        self.close_stream();
+    }
+
+    /// The configuration of this exchange.
+    pub(crate) fn config(&self) -> &Arc<FilterConfig> {
+        &self.config
+    }
+
+    /// The side stream was opened; counted apart from [`Outbound::Open`], since opening may fail at once.
+    pub(crate) fn opened(&mut self) {
+        if matches!(self.config.service, Service::Grpc(_)) {
+            self.event(&Event::StreamStarted);
+        }
+    }
+
+    fn direction(&self, side: Side) -> &Direction {
+        match side {
+            Side::Request => &self.request,
+            Side::Response => &self.response,
+        }
+    }
+
+    fn direction_mut(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Request => &mut self.request,
+            Side::Response => &mut self.response,
+        }
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.on_event(event);
+        }
+    }
+
+    /// Closes the side stream from this side; everything passes by from now on.
+    fn close_stream(&mut self) {
+        self.complete = true;
+        if self.stream == Stream::Open {
+            self.stream = Stream::Done;
+            self.outbound.push_back(Outbound::Close);
+            if matches!(self.config.service, Service::Grpc(_)) {
+                self.event(&Event::StreamClosed);
+            }
+        }
+        self.stream = Stream::Done;
+        for side in [Side::Request, Side::Response] {
+            self.direction_mut(side).finish_call(Callback::Idle);
+        }
+    }
+}
+
+impl Side {
+    fn headers(self) -> Phase {
+        match self {
+            Self::Request => Phase::RequestHeaders,
+            Self::Response => Phase::ResponseHeaders,
+        }
+    }
+
+    fn body(self) -> Phase {
+        match self {
+            Self::Request => Phase::RequestBody,
+            Self::Response => Phase::ResponseBody,
+        }
+    }
+
+    fn trailers(self) -> Phase {
+        match self {
+            Self::Request => Phase::RequestTrailers,
+            Self::Response => Phase::ResponseTrailers,
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Replies of the processor: which one fits, and what it changes.
+
+use std::time::{Duration, Instant};
+
+use super::{Callback, Exchange, Side, body, failure::Failure};
+use crate::{
+    config::{BodyMode, RouteCacheAction},
+    headers::{self, Mutation, Outcome},
+    metadata,
+    observer::{Effect, Event, Phase},
+    wire::{
+        BodyMutation, BodyReply, CommonReply, HeaderMutation, HeadersReply, Part, Reply,
+        TrailersReply,
+    },
+};
+
+impl Exchange {
+    /// A reply arrived.
+    pub(crate) fn handle_reply(&mut self, mut reply: Reply, now: Instant) {
+        if self.complete || self.config.observability_mode {
+            return;
+        }
+        if let Some(timeout) = reply.override_message_timeout.take() {
+            return self.override_timeout(timeout, now);
+        }
+        if reply.part.is_none()
+            && let Some(message) = &reply.mode_override
+            && self.standalone_override(message, now)
+        {
+            return;
+        }
+        metadata::receive(&self.config.metadata, &mut reply, &self.context.metadata);
+        if reply.request_drain_requests || reply.request_drain {
+            body::duplex::start_drain(self, Side::Request, now);
+        }
+        if reply.request_drain_responses {
+            body::duplex::start_drain(self, Side::Response, now);
+        }
+        if let Some(message) = reply.mode_override.take() {
+            self.override_mode(&message);
+        }
+        let drains =
+            reply.request_drain || reply.request_drain_requests || reply.request_drain_responses;
+        match reply.part {
+            Some(Part::RequestHeaders(part)) => self.headers_reply(Side::Request, part, now),
+            Some(Part::ResponseHeaders(part)) => self.headers_reply(Side::Response, part, now),
+            Some(Part::RequestBody(part)) => self.body_reply(Side::Request, part, now),
+            Some(Part::ResponseBody(part)) => self.body_reply(Side::Response, part, now),
+            Some(Part::RequestTrailers(part)) => self.trailers_reply(Side::Request, part, now),
+            Some(Part::ResponseTrailers(part)) => self.trailers_reply(Side::Response, part, now),
+            Some(Part::Immediate(part)) => self.immediate_reply(part, now),
+            Some(Part::Local(part)) => self.local_reply(part, now),
+            None if drains => {}
+            None => self.fail(Failure::Spurious("unhandled_message"), now),
+        }
+    }
+
+    fn headers_reply(&mut self, side: Side, part: HeadersReply, now: Instant) {
+        if self.direction(side).callback != Callback::Headers || self.local.is_active() {
+            return self.fail(Failure::Spurious("spurious_message"), now);
+        }
+        let common = part.response.unwrap_or_default();
+        let Some(effect) = self.mutate_head(side, &common, now) else {
+            return;
+        };
+        self.accept(side, side.headers(), effect, Callback::Idle, now);
+        self.clear_route_cache(side, &common);
+        if common.is_replace() {
+            self.replace(side, common, now);
+        } else {
+            self.continue_after_headers(side, now);
+        }
+        if !self.complete {
+            self.close_after_headers(side);
+        }
+    }
+
+    fn continue_after_headers(&mut self, side: Side, now: Instant) {
+        let direction = self.direction(side);
+        let has_held_body = !direction.held.is_empty() || direction.trailers.is_none();
+        match direction.mode.body {
+            _ if direction.no_body => return self.release(side),
+            BodyMode::FullDuplexStreamed | BodyMode::Grpc => {
+                return body::duplex::after_headers(self, side, now);
+            }
+            BodyMode::None => {}
+            BodyMode::Streamed if !direction.queue.is_empty() => {
+                return body::streamed::after_headers(self, side, now);
+            }
+            _ if direction.received && has_held_body => {
+                let end = direction.trailers.is_none();
+                return body::buffered::send(self, side, end, now);
+            }
+            _ if direction.received => {}
+            BodyMode::Buffered => return,
+            BodyMode::Streamed => return body::streamed::after_headers(self, side, now),
+            BodyMode::BufferedPartial => return body::partial::after_headers(self, side, now),
+        }
+        if self.trailers_are_due(side) {
+            self.send_trailers(side, now);
+        } else {
+            self.release(side);
+        }
+    }
+
+    /// CONTINUE_AND_REPLACE: the body becomes what the reply says, and this direction is done.
+    fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
+        let direction = self.direction_mut(side);
+        direction.clear_queue();
+        direction.mode.body = BodyMode::None;
+        direction.mode.trailers = false;
+        if let Some(message) = common.body_mutation {
+            direction.body_replaced = true;
+            direction.held.replace(match message.mutation {
+                Some(BodyMutation::Body(body)) => body,
+                Some(BodyMutation::Clear(_) | BodyMutation::Streamed(_)) | None => {
+                    bytes::Bytes::new()
+                }
+            });
+            if let Some(mut block) = direction.block() {
+                headers::remove_content_length(&mut block);
+            }
+            if !self.check_buffer(side, now) {
+                return;
+            }
+        }
+        self.release(side);
+    }
+
+    fn body_reply(&mut self, side: Side, part: BodyReply, now: Instant) {
+        let common = part.response.unwrap_or_default();
+        let direction = self.direction(side);
+        if self.local.is_active() {
+            return self.fail(Failure::Spurious("spurious_message"), now);
+        }
+        match (direction.callback, direction.mode.body) {
+            (Callback::BufferedBody, _) => body::buffered::reply(self, side, common, now),
+            (Callback::PartialBody, _) => body::partial::reply(self, side, common, now),
+            (Callback::StreamedBody, BodyMode::FullDuplexStreamed) => {
+                body::duplex::reply(self, side, common, now);
+            }
+            (Callback::StreamedBody, BodyMode::Grpc) => {
+                body::grpc::reply(self, side, common, now);
+            }
+            (Callback::StreamedBody, _) => body::streamed::reply(self, side, common, now),
+            _ => self.fail(Failure::Spurious("spurious_message"), now),
+        }
+    }
+
+    fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
+        let direction = self.direction_mut(side);
+        let duplex = direction.mode.body.is_duplex();
+        if direction.callback != Callback::Trailers && !duplex {
+            return self.fail(Failure::Spurious("spurious_message"), now);
+        }
+        if !direction.trailers_sent {
+            // Full duplex: there is nothing to change yet, and nothing to wait for.
+            return self.received(side.trailers(), None, Effect::None);
+        }
+        let mut trailers = direction.trailers.take();
+        let mut effect = Effect::None;
+        if let (Some(trailers), Some(message)) = (&mut trailers, &part.header_mutation) {
+            let limits = direction.header_limits;
+            let outcome = Mutation {
+                message,
+                rules: &self.config.mutation_rules,
+                limits: Some(limits),
+                replacing: false,
+                drop_content_length: false,
+            }
+            .apply(&mut Self::trailer_block(side, trailers));
+            if !self.judge(side, side.trailers(), outcome, now) {
+                return;
+            }
+            effect = outcome.effect();
+        }
+        self.accept(side, side.trailers(), effect, Callback::Idle, now);
+        self.direction_mut(side).trailers = trailers;
+        self.release(side);
+        self.close_after_trailers(side);
+    }
+
+    // === header mutation ===
+
+    /// Applies the header mutation of a headers or body reply to a head that is still held. `None` if
+    /// that failed the exchange.
+    pub(super) fn mutate_head(
+        &mut self,
+        side: Side,
+        common: &CommonReply,
+        now: Instant,
+    ) -> Option<Effect> {
+        let Some(message) = &common.header_mutation else {
+            return Some(Effect::None);
+        };
+        let outcome = self.apply_to_head(side, message, common.is_replace());
+        let phase = match self.direction(side).callback {
+            Callback::Headers => side.headers(),
+            _ => side.body(),
+        };
+        self.judge(side, phase, outcome, now)
+            .then(|| outcome.effect())
+    }
+
+    fn apply_to_head(&mut self, side: Side, message: &HeaderMutation, replacing: bool) -> Outcome {
+        let drop_content_length = self.drops_length(side);
+        let direction = match side {
+            Side::Request => &mut self.request,
+            Side::Response => &mut self.response,
+        };
+        let limits = direction.header_limits;
+        let Some(mut block) = direction.block() else {
+            return Outcome::default();
+        };
+        Mutation {
+            message,
+            rules: &self.config.mutation_rules,
+            limits: Some(limits),
+            replacing,
+            drop_content_length,
+        }
+        .apply(&mut block)
+    }
+
+    /// Counts refused changes; a mutation refused as a whole fails the exchange. Gives whether to go on.
+    fn judge(&mut self, side: Side, phase: Phase, outcome: Outcome, now: Instant) -> bool {
+        for _ in 0..outcome.rejected {
+            self.event(&Event::RejectedHeaderMutation);
+        }
+        let Some(rejection) = outcome.error else {
+            return true;
+        };
+        self.direction_mut(side).stop_timer();
+        self.received(phase, None, rejection.effect);
+        self.fail(Failure::Rejected(rejection), now);
+        false
+    }
+
+    // === bookkeeping ===
+
+    /// A reply fits: it is counted, the timer stops, and `next` is what is waited for.
+    pub(super) fn accept(
+        &mut self,
+        side: Side,
+        phase: Phase,
+        effect: Effect,
+        next: Callback,
+        now: Instant,
+    ) {
+        let sent = self.direction_mut(side).finish_call(next);
+        let latency = sent.map(|sent| now.saturating_duration_since(sent));
+        self.received(phase, latency, effect);
+    }
+
+    pub(super) fn received(&self, phase: Phase, latency: Option<Duration>, effect: Effect) {
+        self.event(&Event::MessageReceived {
+            phase: Some(phase),
+            latency,
+            effect,
+        });
+    }
+
+    /// Whether trailers are here, wanted, and not with the processor yet.
+    pub(super) fn trailers_are_due(&self, side: Side) -> bool {
+        let direction = self.direction(side);
+        direction.mode.trailers && direction.trailers.is_some() && !direction.trailers_sent
+    }
+
+    /// Clears the selected route if reply and configuration say so; needs a header mutation, which may be
+    /// empty. Has an effect only while the request is held.
+    pub(super) fn clear_route_cache(&mut self, side: Side, common: &CommonReply) {
+        if side == Side::Response {
+            return;
+        }
+        let clear = match self.config.route_cache_action {
+            RouteCacheAction::Default => common.clear_route_cache,
+            RouteCacheAction::Clear => true,
+            RouteCacheAction::Retain => {
+                if common.clear_route_cache {
+                    self.event(&Event::ClearRouteCacheDisabled);
+                }
+                false
+            }
+        };
+        if !clear {
+            return;
+        }
+        if common.header_mutation.is_none() {
+            return self.event(&Event::ClearRouteCacheIgnored);
+        }
+        if let Some(route) = &self.context.route_cache {
+            route.clear();
+        }
+    }
+
+    fn override_timeout(&mut self, timeout: prost_types::Duration, now: Instant) {
+        let timeout = u64::try_from(timeout.seconds)
+            .ok()
+            .zip(u32::try_from(timeout.nanos).ok())
+            .map(|(seconds, nanos)| {
+                Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanos.into()))
+            })
+            .filter(|timeout| *timeout >= Duration::from_millis(1))
+            .filter(|timeout| self.config.max_message_timeout.is_some_and(|max| *timeout <= max));
+        let accepted = timeout.is_some_and(|timeout| {
+            self.request.override_timeout(now, timeout)
+                || self.response.override_timeout(now, timeout)
+        });
+        self.event(match accepted {
+            true => &Event::OverrideTimeoutReceived,
+            false => &Event::OverrideTimeoutIgnored,
+        });
+    }
+
+    // === early close: no direction can produce another message ===
+
+    fn close_after_headers(&mut self, side: Side) {
+        let direction = self.direction(side);
+        let last = direction.no_body
+            || direction.mode.body == BodyMode::None && !direction.mode.trailers;
+        if last {
+            self.close_if_other_is_done(side);
+        }
+    }
+
+    /// Only for bodies of which the reply to the last chunk is known.
+    pub(super) fn close_after_end_of_body(&mut self, side: Side) {
+        self.close_if_other_is_done(side);
+    }
+
+    fn close_after_trailers(&mut self, side: Side) {
+        self.close_if_other_is_done(side);
+    }
+
+    fn close_if_other_is_done(&mut self, side: Side) {
+        let done = match side {
+            Side::Request => self.response.mode.is_off(),
+            Side::Response => self.request.callback == Callback::Idle,
+        };
+        if done {
+            self.close_stream();
+        }
+    }
+}

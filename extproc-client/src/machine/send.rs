@@ -1,0 +1,181 @@
+//! Messages to the processor.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{request, response};
+
+use super::{Callback, Exchange, Outbound, Side, Stream};
+use crate::{
+    attributes::{self, View},
+    headers::Forwarded,
+    host::UpstreamInfo,
+    metadata,
+    observer::Phase,
+    transport::Message,
+    wire::encode::{self, BodyFlags, Envelope, Fields, ProtocolConfig},
+};
+
+/// What attributes may ask for after it was sent on.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) request: Option<Box<request::Parts>>,
+    pub(super) response: Option<Box<response::Parts>>,
+}
+
+impl Exchange {
+    /// Sends a header block.
+    pub(super) fn send_headers(
+        &mut self,
+        side: Side,
+        fields: &impl Fields,
+        end: bool,
+        now: Instant,
+    ) {
+        let phase = side.headers();
+        let message = self.envelope(side, |exchange, envelope| {
+            let fields = Forwarded::new(fields, &exchange.config.forward_rules);
+            encode::headers(phase, envelope, &fields, end)
+        });
+        self.call(side, phase, message, Callback::Headers, now);
+    }
+
+    /// Sends body bytes.
+    pub(super) fn send_body(
+        &mut self,
+        side: Side,
+        data: Bytes,
+        flags: BodyFlags,
+        callback: Callback,
+        now: Instant,
+    ) {
+        let phase = side.body();
+        self.direction_mut(side).has_sent_end |= flags.end_of_stream;
+        let message = self.envelope(side, |_, envelope| {
+            encode::body(phase, envelope, data, flags)
+        });
+        self.call(side, phase, message, callback, now);
+    }
+
+    /// Sends the trailers that were received. They are kept, and in full duplex the direction goes on
+    /// waiting for what it waited for.
+    pub(super) fn send_trailers(&mut self, side: Side, now: Instant) {
+        let phase = side.trailers();
+        let Some(trailers) = self.direction_mut(side).trailers.take() else {
+            return;
+        };
+        let message = self.envelope(side, |exchange, envelope| {
+            let fields = Forwarded::new(&trailers, &exchange.config.forward_rules);
+            encode::trailers(phase, envelope, &fields)
+        });
+        let direction = self.direction_mut(side);
+        direction.trailers = Some(trailers);
+        direction.trailers_sent = true;
+        let callback = match (direction.mode.body.is_duplex(), direction.callback) {
+            (true, waiting @ (Callback::Headers | Callback::StreamedBody)) => waiting,
+            _ => Callback::Trailers,
+        };
+        self.call(side, phase, message, callback, now);
+    }
+
+    /// Puts what every message carries around `build`.
+    fn envelope(
+        &mut self,
+        side: Side,
+        build: impl FnOnce(&Self, Envelope<'_>) -> Message,
+    ) -> Message {
+        let mut context = Vec::new();
+        metadata::encode_context(
+            &self.config.metadata,
+            &self.context.metadata,
+            &self.context.facts.route.cluster_metadata,
+            &mut context,
+        );
+        let attributes = self.attributes(side);
+        let protocol = (!self.first_message_sent && !self.config.observability_mode).then(|| {
+            ProtocolConfig {
+                request_body_mode: self.config.mode.request_body_mode.number(),
+                response_body_mode: self.config.mode.response_body_mode.number(),
+                send_body_without_waiting: self.config.send_body_without_waiting,
+            }
+        });
+        self.first_message_sent = true;
+        build(
+            self,
+            Envelope {
+                metadata: &context,
+                attributes: attributes.as_deref(),
+                protocol,
+                observability: self.config.observability_mode,
+            },
+        )
+    }
+
+    /// The attributes of a direction, in its first message only.
+    fn attributes(&mut self, side: Side) -> Option<Vec<u8>> {
+        let set = match side {
+            Side::Request => &self.config.request_attributes,
+            Side::Response => &self.config.response_attributes,
+        };
+        if set.entries.is_empty() || self.direction(side).attributes_sent {
+            return None;
+        }
+        let upstream = self
+            .seen
+            .response
+            .as_ref()
+            .and_then(|parts| parts.extensions.get::<UpstreamInfo>());
+        let encoded = attributes::evaluate(
+            set,
+            &View {
+                request: self.seen.request.as_deref(),
+                response: self.seen.response.as_deref(),
+                response_trailers: self.response.trailers.as_ref(),
+                request_size: self.request.size,
+                response_size: self.response.size,
+                facts: &self.context.facts,
+                upstream,
+                metadata: &self.context.metadata,
+            },
+        );
+        self.direction_mut(side).attributes_sent = true;
+        Some(encoded)
+    }
+
+    /// Queues a message, behind the opening of the stream if it is the first.
+    fn call(
+        &mut self,
+        side: Side,
+        phase: Phase,
+        message: Message,
+        callback: Callback,
+        now: Instant,
+    ) {
+        if self.stream == Stream::Unopened {
+            self.stream = Stream::Open;
+            self.outbound.push_back(Outbound::Open);
+        }
+        self.outbound.push_back(Outbound::Message(phase, message));
+        if self.config.observability_mode {
+            return;
+        }
+        let timeout = self.config.message_timeout;
+        self.direction_mut(side).start_call(callback, now, timeout);
+    }
+
+    /// Remembers a head if attributes may ask for it.
+    pub(super) fn remember_request(&mut self, head: &request::Parts) {
+        if !self.config.request_attributes.entries.is_empty()
+            || !self.config.response_attributes.entries.is_empty()
+        {
+            self.seen.request = Some(Box::new(head.clone()));
+        }
+    }
+
+    /// As [`remember_request`](Self::remember_request).
+    pub(super) fn remember_response(&mut self, head: &response::Parts) {
+        if !self.config.response_attributes.entries.is_empty() {
+            self.seen.response = Some(Box::new(head.clone()));
+        }
+    }
+}

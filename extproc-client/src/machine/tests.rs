@@ -1,0 +1,9 @@
+//! The protocol as tables: what goes in, what comes out. Time is a number, sockets are none.
+
+mod bodies;
+mod failures;
+mod headers;
+mod immediate;
+mod modes;
+mod play;
+mod properties;

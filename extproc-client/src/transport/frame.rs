@@ -1,0 +1,265 @@
+//! gRPC over HTTP/2: taking messages out of DATA frames, and reading how a call ended.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+
+use super::Close;
+use crate::wire::{GRPC_PREFIX, Reply};
+
+/// What the end of a call that the peer reported itself carries as details.
+pub(super) const VIA_UPSTREAM: &str = "via_upstream";
+
+/// Splits a byte stream into replies. A message within one DATA frame is not copied.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    /// Bytes not looked at yet, all of one frame.
+    rest: Bytes,
+    /// A message that began in an earlier frame.
+    partial: BytesMut,
+    limit: usize,
+}
+
+impl Decoder {
+    /// `limit` is the largest message accepted, in bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            rest: Bytes::new(),
+            partial: BytesMut::new(),
+            limit,
+        }
+    }
+
+    /// Adds a frame; only after [`next`](Self::next) gave `None`.
+    pub(super) fn push(&mut self, data: Bytes) {
+        if self.rest.is_empty() {
+            self.rest = data;
+        } else {
+            self.partial.extend_from_slice(&self.rest);
+            self.rest = data;
+        }
+    }
+
+    /// The next whole reply and its length with prefix.
+    pub(super) fn next(&mut self) -> Result<Option<(Reply, usize)>, Close> {
+        if self.partial.is_empty() {
+            let Some(length) = self.length(&self.rest)? else {
+                return Ok(None);
+            };
+            if self.rest.len() < GRPC_PREFIX + length {
+                // Copied once at most: into a buffer of its own, beside the frames to come.
+                self.partial = BytesMut::from(std::mem::take(&mut self.rest));
+                return Ok(None);
+            }
+            self.rest.advance(GRPC_PREFIX);
+            let message = self.rest.split_to(length);
+            return decode(message, length);
+        }
+        if self.partial.len() < GRPC_PREFIX {
+            self.fill(GRPC_PREFIX);
+        }
+        let Some(length) = self.length(&self.partial)? else {
+            return Ok(None);
+        };
+        self.fill(GRPC_PREFIX + length);
+        if self.partial.len() < GRPC_PREFIX + length {
+            return Ok(None);
+        }
+        let mut message = std::mem::take(&mut self.partial);
+        message.advance(GRPC_PREFIX);
+        decode(message.freeze(), length)
+    }
+
+    /// Moves bytes over until the partial message has `wanted`.
+    fn fill(&mut self, wanted: usize) {
+        let missing = wanted.saturating_sub(self.partial.len());
+        let taken = self.rest.split_to(missing.min(self.rest.len()));
+        self.partial.extend_from_slice(&taken);
+    }
+
+    /// The length that the prefix announces, once the prefix is whole.
+    fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Close> {
+        let Some(&[flag, a, b, c, d]) = bytes.first_chunk::<GRPC_PREFIX>() else {
+            return Ok(None);
+        };
+        if flag != 0 {
+            let message = match flag {
+                1 => "the processor sent a compressed message",
+                _ => "the processor sent a malformed message prefix",
+            };
+            return Err(Close::status(13, message).with_details(VIA_UPSTREAM));
+        }
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if length > self.limit {
+            return Err(Close::status(8, "").with_details(VIA_UPSTREAM));
+        }
+        Ok(Some(length))
+    }
+}
+
+fn decode(message: Bytes, length: usize) -> Result<Option<(Reply, usize)>, Close> {
+    match Reply::decode(message) {
+        Ok(reply) => Ok(Some((reply, GRPC_PREFIX + length))),
+        Err(_) => Err(Close::status(13, "").with_details(VIA_UPSTREAM)),
+    }
+}
+
+/// How a call ended, from trailers (or from headers that are also the end). Without a
+/// `grpc-status` it is an error whose code follows from the HTTP status.
+pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
+    let message = trailers
+        .get("grpc-message")
+        .map(|value| percent_decode(value.as_bytes()))
+        .unwrap_or_default();
+    let code = match trailers.get("grpc-status") {
+        // As in Envoy, a number outside the enum shows as -1.
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<i32>().ok())
+            .filter(|code| (0..=16).contains(code))
+            .unwrap_or(-1),
+        None => code_of(status),
+    };
+    let close = Close::status(code, message);
+    match code {
+        0 => close,
+        _ => close.with_details(VIA_UPSTREAM),
+    }
+}
+
+/// The code for an answer without `grpc-status` ("HTTP to gRPC Status Code Mapping" of the gRPC
+/// documentation).
+fn code_of(status: StatusCode) -> i32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// Decodes `grpc-message`; what is not a valid escape stays as it is.
+fn percent_decode(bytes: &[u8]) -> String {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        let escaped = match (byte, tail) {
+            (b'%', &[high, low, ref after @ ..]) => hex(high)
+                .zip(hex(low))
+                .map(|(high, low)| (high << 4 | low, after)),
+            _ => None,
+        };
+        match escaped {
+            Some((value, after)) => {
+                out.push(value);
+                rest = after;
+            }
+            None => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        let mut out = vec![0];
+        out.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        out.extend_from_slice(message);
+        out
+    }
+
+    /// `dynamic_metadata: {}` and `request_trailers: {}`.
+    const MESSAGES: [&[u8]; 3] = [&[0x42, 0x00], &[0x2a, 0x00], &[]];
+
+    #[test]
+    fn any_split_gives_the_same_messages() {
+        let whole: Vec<u8> = MESSAGES.iter().flat_map(|m| framed(m)).collect();
+        for size in 1..=whole.len() {
+            let mut decoder = Decoder::new(16);
+            let mut lengths = Vec::new();
+            for chunk in whole.chunks(size) {
+                decoder.push(Bytes::copy_from_slice(chunk));
+                while let Some((_, length)) = decoder.next().unwrap() {
+                    lengths.push(length);
+                }
+            }
+            assert_eq!(lengths, [7, 7, 5], "chunks of {size}");
+            assert!(decoder.rest.is_empty() && decoder.partial.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_large_message_over_many_frames() {
+        // request_body { response { body_mutation { body: 3000 bytes } } }
+        let body = [b'x'; 3000];
+        let mut message = vec![0x0a, 0xb8, 0x17];
+        message.extend_from_slice(&body);
+        for tag in [0x1a, 0x0a, 0x1a] {
+            let mut outer = vec![tag];
+            prost::encoding::encode_varint(message.len() as u64, &mut outer);
+            outer.extend_from_slice(&message);
+            message = outer;
+        }
+        let mut decoder = Decoder::new(4096);
+        let mut count = 0;
+        for chunk in framed(&message).chunks(100) {
+            decoder.push(Bytes::copy_from_slice(chunk));
+            count += usize::from(decoder.next().unwrap().is_some());
+        }
+        assert_eq!(count, 1);
+    }
+
+    #[test]
+    fn refusals() {
+        let code = |bytes: &'static [u8]| {
+            let mut decoder = Decoder::new(2);
+            decoder.push(Bytes::from_static(bytes));
+            decoder.next().unwrap_err().code()
+        };
+        assert_eq!(code(&[1, 0, 0, 0, 1, 0]), 13);
+        assert_eq!(code(&[7, 0, 0, 0, 1, 0]), 13);
+        assert_eq!(code(&[0, 0, 0, 0, 3]), 8);
+        assert_eq!(code(&[0, 0, 0, 0, 2, 0xff, 0xff]), 13);
+    }
+
+    #[test]
+    fn ends() {
+        let end = |status: u16, pairs: &[(&'static str, &'static str)]| {
+            let trailers = pairs
+                .iter()
+                .map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap()))
+                .collect();
+            end(StatusCode::from_u16(status).unwrap(), &trailers)
+        };
+        assert!(end(200, &[("grpc-status", "0")]).is_ok());
+        let close = end(
+            200,
+            &[("grpc-status", "13"), ("grpc-message", "a%20b%zz%C3%A9%")],
+        );
+        assert_eq!((close.code(), close.message.as_str()), (13, "a b%zzé%"));
+        assert_eq!(end(200, &[("grpc-status", "99")]).code(), -1);
+        assert_eq!(end(200, &[]).code(), 2);
+        for (status, code) in [
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (503, 14),
+            (500, 2),
+        ] {
+            assert_eq!(end(status, &[]).code(), code);
+        }
+    }
+}

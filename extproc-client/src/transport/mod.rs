@@ -1,0 +1,146 @@
+//! How messages reach a processor: a [`Transport`] opens side streams, a [`Sidestream`] carries one
+//! exchange.
+//!
+//! A transport knows nothing of HTTP exchanges: it moves encoded messages out and decoded replies in.
+//! `Pool` is the fast one (HTTP/2 straight on `h2`), `GrpcTransport` wraps any tonic-compatible
+//! service, in-process servers among them, and `http` posts JSON.
+
+mod frame;
+pub mod pool;
+mod request;
+
+use std::task::{Context, Poll};
+
+use ::http::HeaderMap;
+use bytes::Bytes;
+
+pub use self::pool::{Connector, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector};
+use crate::{config::Service, wire::Reply};
+
+/// Opens side streams.
+///
+/// Cloned for each exchange, so a transport is a handle.
+pub trait Transport: Clone + Send + Sync + 'static {
+    /// What carries one exchange.
+    type Sidestream: Sidestream;
+
+    /// Opens a side stream at once, or says that none can be had (no such cluster, no healthy
+    /// host). Connecting happens later, in the side stream's polls.
+    ///
+    /// # Errors
+    /// The exchange fails as if the stream had ended with this status.
+    fn open(&self, call: Call<'_>) -> Result<Self::Sidestream, Close>;
+}
+
+/// What a transport is asked to open.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Call<'a> {
+    /// The service of the configuration that holds for this exchange.
+    pub service: &'a Service,
+    /// `initial_metadata`, substitutions made.
+    pub metadata: HeaderMap,
+}
+
+/// One exchange's stream of messages.
+///
+/// Dropping it resets the stream.
+pub trait Sidestream: Send + Unpin + 'static {
+    /// Whether one more message may be sent. Pending is the back-pressure of a slow processor. An
+    /// end of the stream is reported by [`poll_recv`](Self::poll_recv) alone; until then this may
+    /// stay pending or let messages go nowhere.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Sends a message; only after `poll_ready` said ready.
+    fn send(&mut self, message: Message);
+
+    /// The next reply, or the end of the stream.
+    ///
+    /// Also drives connecting, so it has to be polled from the start. After the end it is not
+    /// polled again.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>>;
+
+    /// Half-closes: no more messages follow, replies are still read.
+    fn finish(&mut self);
+}
+
+/// An encoded `ProcessingRequest`.
+///
+/// A body chunk is kept apart, so that it can be sent without a copy: the message is `head`
+/// followed by `chunk`.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub(crate) framed_head: Bytes,
+    pub(crate) chunk: Bytes,
+}
+
+impl Message {
+    /// The encoded message without gRPC framing, as one buffer.
+    pub fn to_bytes(&self) -> Bytes {
+        let head = self.framed_head.slice(crate::wire::GRPC_PREFIX..);
+        if self.chunk.is_empty() {
+            return head;
+        }
+        let mut whole = bytes::BytesMut::with_capacity(head.len() + self.chunk.len());
+        whole.extend_from_slice(&head);
+        whole.extend_from_slice(&self.chunk);
+        whole.freeze()
+    }
+
+    /// The message with its gRPC length prefix, in two parts of which the second may be empty.
+    pub fn framed(self) -> (Bytes, Bytes) {
+        (self.framed_head, self.chunk)
+    }
+}
+
+/// How a side stream ended, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("gRPC status {code}: {message}")]
+pub struct Close {
+    pub(crate) code: i32,
+    pub(crate) message: String,
+    pub(crate) details: String,
+    pub(crate) http: bool,
+}
+
+impl Close {
+    /// The stream ended with this gRPC status; 0 is a clean end.
+    pub fn status(code: i32, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: String::new(),
+            http: false,
+        }
+    }
+
+    /// Status 14: there is no connection to the processor.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::status(14, message)
+    }
+
+    /// The HTTP service gave no usable answer.
+    pub fn http_error(message: impl Into<String>) -> Self {
+        Self {
+            http: true,
+            ..Self::status(10, message)
+        }
+    }
+
+    /// Adds what the transport knows beyond the status, such as `via_upstream`.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// The gRPC status code.
+    pub fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// Whether the processor ended the stream without an error.
+    pub fn is_ok(&self) -> bool {
+        self.code == 0
+    }
+}

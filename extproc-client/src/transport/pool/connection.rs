@@ -1,0 +1,194 @@
+//! One connection: how it is made, and the task that serves it until it ends.
+
+use std::{
+    future::{Future, poll_fn},
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong,
+    client::{Builder, SendRequest},
+};
+use http::HeaderValue;
+use tokio::time::{sleep, timeout};
+
+use super::{Connector, KeepAlive, Settings, set::Set};
+
+/// Receive windows. They are fixed: an adaptive window begins at 64 KiB and costs pings. The
+/// connection's also bounds how many small unread replies `h2` tolerates before it closes the
+/// connection.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
+
+/// Streams that may be opened before the peer has said how many it allows.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
+
+/// What the streams of a connection share.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: u64,
+    /// Open streams. Grows only under the set's lock.
+    pub(super) live: AtomicUsize,
+    /// Streams ever opened.
+    pub(super) opened: AtomicU32,
+    pub(super) forwarded_for: Option<HeaderValue>,
+}
+
+/// Makes connections; a [`Connector`] with its type erased.
+pub(super) trait Dial: Send + Sync {
+    fn dial(
+        &self,
+        settings: &Settings,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Dialed>> + Send + '_>>;
+}
+
+/// A connection just made, not yet served.
+pub(super) struct Dialed {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) local: Option<IpAddr>,
+    pub(super) served: Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>,
+    pub(super) ping: Option<PingPong>,
+}
+
+impl<C: Connector> Dial for C {
+    fn dial(
+        &self,
+        settings: &Settings,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Dialed>> + Send + '_>> {
+        let limit = settings.connect_timeout;
+        Box::pin(async move {
+            let io = timeout(limit, self.connect())
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
+            let local = C::local_addr(&io).map(|address| address.ip());
+            let (sender, mut connection) = Builder::new()
+                .initial_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+                .enable_push(false)
+                .handshake(io)
+                .await
+                .map_err(io::Error::other)?;
+            Ok(Dialed {
+                sender,
+                local,
+                ping: connection.ping_pong(),
+                served: Box::pin(connection),
+            })
+        })
+    }
+}
+
+/// The value of `x-forwarded-for` for this address.
+pub(super) fn forwarded_for(address: IpAddr) -> Option<HeaderValue> {
+    HeaderValue::from_str(&address.to_canonical().to_string()).ok()
+}
+
+/// Serves a connection until it ends: moves its bytes, and takes it out of the set when it is too
+/// old or idle. What the set no longer holds closes by itself after its last stream.
+pub(super) async fn serve(
+    set: Weak<Set>,
+    connection: Arc<Connection>,
+    mut served: Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>,
+    ping: Option<PingPong>,
+    settings: Settings,
+    waiting: Arc<AtomicUsize>,
+) {
+    let io = poll_fn(|cx| {
+        let result = served.as_mut().poll(cx);
+        // Frames were read: the peer may have raised its limit of streams.
+        if waiting.load(Ordering::SeqCst) > 0
+            && let Some(set) = set.upgrade()
+        {
+            set.wake_for_room();
+        }
+        result
+    });
+    tokio::select! {
+        biased;
+        result = io => match result {
+            Ok(()) => tracing::debug!(connection = connection.id, "connection closed"),
+            Err(error) => {
+                tracing::debug!(connection = connection.id, %error, "connection failed");
+            }
+        },
+        () = keep_alive(ping, settings.keep_alive, &connection) => {
+            tracing::debug!(connection = connection.id, "connection does not answer pings");
+        }
+        () = retire_in_time(&set, &connection, &settings) => {}
+    }
+    if let Some(set) = set.upgrade() {
+        set.remove(connection.id);
+    }
+}
+
+/// Ends when a ping was not answered.
+async fn keep_alive(ping: Option<PingPong>, settings: Option<KeepAlive>, connection: &Connection) {
+    let (
+        Some(mut ping),
+        Some(KeepAlive {
+            interval,
+            timeout: limit,
+        }),
+    ) = (ping, settings)
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(interval).await;
+        if connection.live.load(Ordering::SeqCst) > 0
+            && !matches!(timeout(limit, ping.ping(Ping::opaque())).await, Ok(Ok(_)))
+        {
+            return;
+        }
+    }
+}
+
+/// Takes the connection out of the set when its time has come. Never ends.
+async fn retire_in_time(set: &Weak<Set>, connection: &Connection, settings: &Settings) {
+    let old = async {
+        match settings.max_age {
+            Some(age) => sleep(jittered(age)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let idle = async {
+        let Some(period) = settings.idle_timeout else {
+            return std::future::pending().await;
+        };
+        let mut seen = connection.opened.load(Ordering::SeqCst);
+        loop {
+            sleep(period).await;
+            let opened = connection.opened.load(Ordering::SeqCst);
+            let Some(set) = set.upgrade() else { return };
+            if opened == seen && set.remove_if_idle(connection.id) {
+                return;
+            }
+            seen = opened;
+        }
+    };
+    tokio::select! {
+        () = old => if let Some(set) = set.upgrade() {
+            set.remove(connection.id);
+        },
+        () = idle => {}
+    }
+    std::future::pending().await
+}
+
+/// `age` ± 10 %, so that connections made together do not end together.
+fn jittered(age: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 2001;
+    // The remainder fits: it is at most 2000.
+    let factor = u32::try_from(9000 + random).unwrap_or(10_000);
+    age.saturating_mul(factor) / 10_000
+}

@@ -1,0 +1,76 @@
+//! How failures of connections and streams are reported: in Envoy's words, so that response code
+//! details read the same.
+
+use std::{error::Error as _, io};
+
+use h2::Reason;
+
+use crate::transport::Close;
+
+/// The call failed before the response began, for this reason.
+pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
+    let mut details = format!("upstream_reset_before_response_started{{{reason}");
+    if let Some(cause) = cause {
+        details.push('|');
+        details.push_str(cause);
+    }
+    details.push('}');
+    Close::unavailable(format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+    ))
+    .with_details(details.replace(char::is_whitespace, "_"))
+}
+
+/// No connection could be made.
+pub(super) fn of_connect(error: &io::Error) -> Close {
+    if let Some(close) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Close>())
+    {
+        return close.clone();
+    }
+    if error.kind() == io::ErrorKind::TimedOut {
+        return before_response("connection timeout", None);
+    }
+    let text = error.to_string();
+    // `Connection refused (os error 111)` is `Connection refused` there.
+    let text = text.split(" (os error").next().unwrap_or_default();
+    before_response(
+        "remote connection failure",
+        Some(&format!("delayed connect error: {text}")),
+    )
+}
+
+/// A stream failed; `started` tells whether its response headers had come.
+pub(super) fn of_stream(error: &h2::Error, started: bool) -> Close {
+    let reason = if error.is_reset() && error.is_remote() {
+        match error.reason() {
+            Some(Reason::REFUSED_STREAM) => "remote refused stream reset",
+            _ => "remote reset",
+        }
+    } else if error.is_io() || (error.is_go_away() && error.is_remote()) {
+        "connection termination"
+    } else {
+        "protocol error"
+    };
+    if started {
+        let details = format!("upstream_reset_after_response_started{{{reason}}}");
+        return Close::status(13, "").with_details(details.replace(' ', "_"));
+    }
+    let cause = error
+        .get_io()
+        .and_then(|io| io.source())
+        .map(ToString::to_string);
+    before_response(reason, cause.as_deref())
+}
+
+/// Whether the peer says that it never processed the stream, so that it may be sent again
+/// (RFC 9113, sections 6.8 and 8.7).
+pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || is_refused(error))
+}
+
+/// Whether this one stream was refused.
+pub(super) fn is_refused(error: &h2::Error) -> bool {
+    error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)
+}

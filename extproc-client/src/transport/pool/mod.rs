@@ -1,0 +1,255 @@
+//! The fast transport: a pool of HTTP/2 connections, straight on `h2`.
+//!
+//! One pool serves one set of endpoints that are as good as each other. It counts streams itself,
+//! opens connections as they are needed, never uses one that is going away, and repeats a call that
+//! the peer says it never processed. It is not a load balancer: which endpoint a connection goes to
+//! is the [`Connector`]'s choice.
+//!
+//! A connection is served by a task on the runtime that first needed it. On a host with one
+//! `current_thread` runtime per core, give each its own pool.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use extproc_client::transport::{Pool, TcpConnector};
+//!
+//! let pool = Pool::builder(TcpConnector::new("127.0.0.1:18080"))
+//!     .connect_timeout(Duration::from_secs(1))
+//!     .build();
+//! ```
+
+mod connection;
+mod connector;
+mod failure;
+mod set;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use http::HeaderValue;
+
+use self::{connection::Dial, set::Set};
+pub use self::{
+    connector::{Connector, TcpConnector, UnixConnector},
+    stream::PoolStream,
+};
+use super::{
+    Call, Close, Transport,
+    request::{Known, Outline},
+};
+
+/// Connections to the processors behind one name. A handle: clones share the connections.
+#[derive(Clone)]
+pub struct Pool {
+    set: Arc<Set>,
+    names: Arc<Names>,
+}
+
+struct Names {
+    known: Known,
+    authority: Option<String>,
+}
+
+impl Pool {
+    /// A pool whose connections `connector` makes. Nothing is connected before the first call.
+    pub fn builder(connector: impl Connector) -> PoolBuilder {
+        PoolBuilder {
+            dialer: Box::new(connector),
+            settings: Settings::default(),
+            authority: None,
+        }
+    }
+
+    /// How many connections are open and in use for new calls.
+    pub fn connections(&self) -> usize {
+        self.set.connections()
+    }
+
+    /// How many calls are open on those connections.
+    pub fn streams(&self) -> usize {
+        self.set.streams()
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("connections", &self.connections())
+            .field("streams", &self.streams())
+            .finish()
+    }
+}
+
+impl Transport for Pool {
+    type Sidestream = PoolStream;
+
+    fn open(&self, call: Call<'_>) -> Result<PoolStream, Close> {
+        let outline = Outline::new(call, self.names.authority.as_deref(), &self.names.known)?;
+        Ok(PoolStream::new(self.set.clone(), outline))
+    }
+}
+
+/// Builds a [`Pool`].
+pub struct PoolBuilder {
+    dialer: Box<dyn Dial>,
+    settings: Settings,
+    authority: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    connections: Option<usize>,
+    max_connections: usize,
+    max_streams: usize,
+    max_pending: usize,
+    open_timeout: Duration,
+    connect_timeout: Duration,
+    idle_timeout: Option<Duration>,
+    max_age: Option<Duration>,
+    keep_alive: Option<KeepAlive>,
+    max_message: usize,
+    own_address: Option<HeaderValue>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeepAlive {
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            max_connections: 64,
+            max_streams: 1024,
+            max_pending: 1024,
+            open_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_age: None,
+            keep_alive: None,
+            max_message: 64 * 1024 * 1024,
+            own_address: None,
+        }
+    }
+}
+
+/// The shortest interval between keep-alive pings (gRPC proposal A8).
+const SHORTEST_PING_INTERVAL: Duration = Duration::from_secs(10);
+
+impl PoolBuilder {
+    /// How many connections to spread calls over as long as none is crowded. Default: one per
+    /// worker thread of the runtime, at most 4.
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.settings.connections = Some(connections.max(1));
+        self
+    }
+
+    /// The most connections. Another is opened when each has more than 80 % of the streams that it
+    /// may have. Default 64.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.max_connections = connections.max(1);
+        self
+    }
+
+    /// The most streams on a connection at a time; the peer may allow fewer. Default 1024.
+    #[must_use]
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.settings.max_streams = streams.max(1);
+        self
+    }
+
+    /// The most calls that wait for a connection or a stream; more fail at once. Default 1024.
+    #[must_use]
+    pub fn max_pending(mut self, calls: usize) -> Self {
+        self.settings.max_pending = calls;
+        self
+    }
+
+    /// The longest wait of a call for a connection or a stream. Default 5 s.
+    #[must_use]
+    pub fn open_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.open_timeout = timeout;
+        self
+    }
+
+    /// The longest time to connect, TLS included. Default 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// Closes a connection that had no call for this time (noticed within twice the time).
+    /// `None`: never. Default one hour.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.settings.idle_timeout = timeout.filter(|timeout| !timeout.is_zero());
+        self
+    }
+
+    /// Gives no new calls to a connection older than this, ± 10 %. Default: no limit.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: Option<Duration>) -> Self {
+        self.settings.max_age = age;
+        self
+    }
+
+    /// Pings a connection with open calls every `interval` (at least 10 s) and closes it if no
+    /// answer comes within `timeout`. Default off, as in gRPC: servers close connections that ping
+    /// more often than every five minutes, unless they are told otherwise.
+    #[must_use]
+    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.settings.keep_alive = Some(KeepAlive {
+            interval: interval.max(SHORTEST_PING_INTERVAL),
+            timeout,
+        });
+        self
+    }
+
+    /// The largest reply accepted, in bytes, where the service sets no limit of its own; a larger
+    /// one ends the call with status 8. Default 64 MiB.
+    #[must_use]
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.settings.max_message = bytes;
+        self
+    }
+
+    /// What `x-forwarded-for` says. Default: the connection's own address, if it has one.
+    #[must_use]
+    pub fn own_address(mut self, address: IpAddr) -> Self {
+        self.settings.own_address = connection::forwarded_for(address);
+        self
+    }
+
+    /// The `:authority` of calls to an address (`google_grpc`). Default: host and port of the
+    /// target. Calls to a cluster take theirs from the configuration.
+    #[must_use]
+    pub fn authority(mut self, authority: impl Into<String>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
+    /// The pool.
+    pub fn build(self) -> Pool {
+        Pool {
+            set: Arc::new(Set::new(self.settings, self.dialer)),
+            names: Arc::new(Names {
+                known: Known::new(),
+                authority: self.authority,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for PoolBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

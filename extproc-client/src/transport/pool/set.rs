@@ -1,0 +1,464 @@
+//! The connections of a pool and the calls that wait for one.
+//!
+//! A call takes a stream on the connection with the fewest; if none has room it waits, first come
+//! first served, and is woken by whatever makes room: a stream that ends, a new connection, a
+//! raised limit. Whoever finds the connections crowded starts one attempt to make another; all who
+//! wait share it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{
+    Settings,
+    connection::{self, Connection, Dial, Dialed},
+    failure,
+};
+use crate::transport::{Close, request::Outline};
+
+/// A connection is retired before its stream ids end (2^30 for a client).
+const MAX_STREAMS_EVER: u32 = (1 << 30) - 4096;
+
+/// How long no further connection is tried after a failure while others serve.
+const GROWTH_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) struct Set {
+    pub(super) settings: Settings,
+    dialer: Box<dyn Dial>,
+    state: Mutex<State>,
+    /// How many calls wait, so that a stream that ends takes no lock if none does.
+    waiting: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct State {
+    members: Vec<Member>,
+    /// Whether a connection is being made.
+    dialing: bool,
+    /// Attempts begun; the number of the one in progress.
+    attempts: u64,
+    /// The last attempt that failed.
+    failure: Option<(u64, Close)>,
+    no_growth_before: Option<Instant>,
+    waiters: BTreeMap<u64, Waker>,
+    next_ticket: u64,
+}
+
+struct Member {
+    connection: Arc<Connection>,
+    sender: SendRequest<Bytes>,
+}
+
+/// A call's place among those that wait.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    ticket: Option<u64>,
+    /// The attempt whose failure is this call's failure.
+    attempt: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A connection that refused this call.
+    avoid: Option<u64>,
+}
+
+impl Place {
+    /// A new call's place; `avoid` is a connection that refused it.
+    pub(super) fn avoiding(avoid: Option<u64>) -> Self {
+        Self {
+            avoid,
+            ..Self::default()
+        }
+    }
+}
+
+/// A stream just opened.
+pub(super) struct Opened {
+    pub(super) slot: Slot,
+    pub(super) response: ResponseFuture,
+    pub(super) send: SendStream<Bytes>,
+}
+
+/// One stream's share of a connection, given back when dropped.
+pub(super) struct Slot {
+    connection: Arc<Connection>,
+    set: Arc<Set>,
+}
+
+impl Slot {
+    pub(super) fn connection(&self) -> u64 {
+        self.connection.id
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connection.live.fetch_sub(1, Ordering::SeqCst);
+        if self.set.waiting.load(Ordering::SeqCst) > 0 {
+            self.set.wake(1);
+        }
+    }
+}
+
+impl Set {
+    pub(super) fn new(settings: Settings, dialer: Box<dyn Dial>) -> Self {
+        Self {
+            settings,
+            dialer,
+            state: Mutex::default(),
+            waiting: Arc::default(),
+        }
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.lock().members.len()
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.lock().members.iter().map(Member::live).sum()
+    }
+
+    /// Opens a stream, or waits for a chance.
+    pub(super) fn poll_open(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        place: &mut Place,
+        outline: &Outline,
+    ) -> Poll<Result<Opened, Close>> {
+        let mut state = self.lock();
+        if state.is_first(place)
+            && let Some(opened) = self.take(&mut state, place, outline)?
+        {
+            self.leave_locked(&mut state, place);
+            return Poll::Ready(Ok(opened));
+        }
+        if place.ticket.is_some()
+            && state.members.is_empty()
+            && let Some((attempt, close)) = &state.failure
+            && *attempt >= place.attempt
+        {
+            let close = close.clone();
+            self.leave_locked(&mut state, place);
+            return Poll::Ready(Err(close));
+        }
+        self.grow(&mut state, place.avoid);
+        if place.ticket.is_none() {
+            if state.waiters.len() >= self.settings.max_pending {
+                return Poll::Ready(Err(failure::before_response("overflow", None)));
+            }
+            state.next_ticket += 1;
+            place.ticket = Some(state.next_ticket);
+            place.attempt = state.attempts;
+        }
+        self.wait(&mut state, cx, place);
+        // A stream may have ended between the first look and now, and seen nobody waiting.
+        if state.is_first(place)
+            && let Some(opened) = self.take(&mut state, place, outline)?
+        {
+            self.leave_locked(&mut state, place);
+            return Poll::Ready(Ok(opened));
+        }
+        drop(state);
+        let limit = self.settings.open_timeout;
+        let timer = place.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if timer.as_mut().poll(cx).is_ready() {
+            self.leave(place);
+            return Poll::Ready(Err(Close::unavailable(format!(
+                "no stream to the processor became free within {limit:?}"
+            ))));
+        }
+        Poll::Pending
+    }
+
+    /// Gives up waiting. If this call had been chosen to be next, another takes its turn.
+    pub(super) fn leave(&self, place: &mut Place) {
+        if let Some(ticket) = place.ticket.take() {
+            let mut state = self.lock();
+            if state.waiters.remove(&ticket).is_none() {
+                drop(state);
+                self.wake(1);
+            } else {
+                self.count(&mut state);
+            }
+        }
+        place.timer = None;
+    }
+
+    /// Takes a connection out: no new streams on it.
+    pub(super) fn remove(&self, id: u64) {
+        let mut state = self.lock();
+        let found = state.members.iter().position(|m| m.connection.id == id);
+        let removed = found.map(|index| state.members.swap_remove(index));
+        drop(state);
+        drop(removed);
+        // Those who waited for it look for another, or begin to connect.
+        self.wake(usize::MAX);
+    }
+
+    /// Takes a connection out if it has no streams.
+    pub(super) fn remove_if_idle(&self, id: u64) -> bool {
+        let mut state = self.lock();
+        let found = state
+            .members
+            .iter()
+            .position(|m| m.connection.id == id && m.live() == 0);
+        found
+            .map(|index| state.members.swap_remove(index))
+            .is_some()
+    }
+
+    /// Wakes as many as there is room for.
+    pub(super) fn wake_for_room(&self) {
+        let room = self.room(&self.lock());
+        if room > 0 {
+            self.wake(room);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of streams that `member` may have.
+    fn limit(&self, member: &Member) -> usize {
+        member
+            .sender
+            .current_max_send_streams()
+            .min(self.settings.max_streams)
+    }
+
+    fn room(&self, state: &State) -> usize {
+        state
+            .members
+            .iter()
+            .map(|member| self.limit(member).saturating_sub(member.live()))
+            .fold(0, usize::saturating_add)
+    }
+
+    /// Opens a stream on the connection with the fewest, if one has room.
+    fn take(
+        self: &Arc<Self>,
+        state: &mut State,
+        place: &Place,
+        outline: &Outline,
+    ) -> Result<Option<Opened>, Close> {
+        loop {
+            let Some(index) = self.choose(state, place.avoid) else {
+                return Ok(None);
+            };
+            let Some(member) = state.members.get_mut(index) else {
+                return Ok(None);
+            };
+            // Shows a GOAWAY or a failed connection before anything is sent. That it is not ready
+            // only concerns this handle: an earlier stream still waits to be written, which
+            // another handle does not.
+            match member
+                .sender
+                .poll_ready(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(connection = member.connection.id, %error, "not used any more");
+                    state.members.swap_remove(index);
+                    continue;
+                }
+                Poll::Pending => member.sender = member.sender.clone(),
+            }
+            let request = outline.build(member.connection.forwarded_for.as_ref());
+            match member.sender.send_request(request, false) {
+                Ok((response, send)) => {
+                    let connection = member.connection.clone();
+                    connection.live.fetch_add(1, Ordering::SeqCst);
+                    if connection.opened.fetch_add(1, Ordering::SeqCst) >= MAX_STREAMS_EVER {
+                        state.members.swap_remove(index);
+                    }
+                    self.grow(state, None);
+                    return Ok(Some(Opened {
+                        slot: Slot {
+                            connection,
+                            set: self.clone(),
+                        },
+                        response,
+                        send,
+                    }));
+                }
+                Err(error) if error.is_go_away() || error.is_io() => {
+                    state.members.swap_remove(index);
+                }
+                Err(error) => {
+                    return Err(Close::status(
+                        13,
+                        format!("the call cannot be sent: {error}"),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The connection with room and the fewest streams. One to be avoided is taken only if there
+    /// is none beside it and there may be none.
+    fn choose(&self, state: &State, avoid: Option<u64>) -> Option<usize> {
+        let may_grow = state.members.len() < self.settings.max_connections;
+        let best = |avoid: Option<u64>| {
+            state
+                .members
+                .iter()
+                .enumerate()
+                .filter(|(_, member)| Some(member.connection.id) != avoid)
+                .filter(|(_, member)| member.live() < self.limit(member))
+                .min_by_key(|(_, member)| member.live())
+                .map(|(index, _)| index)
+        };
+        match avoid {
+            Some(_) if may_grow => best(avoid),
+            Some(_) => best(avoid).or_else(|| best(None)),
+            None => best(None),
+        }
+    }
+
+    /// Begins another connection if it is needed and allowed and none is being made.
+    fn grow(self: &Arc<Self>, state: &mut State, avoid: Option<u64>) {
+        let count = state.members.len();
+        if state.dialing || count >= self.settings.max_connections {
+            return;
+        }
+        let crowded = state.members.iter().all(|member| {
+            let (live, limit) = (member.live(), self.limit(member));
+            live.saturating_mul(5) > limit.saturating_mul(4)
+                || live >= limit
+                || Some(member.connection.id) == avoid
+        });
+        let spread = count < self.spread() && state.members.iter().all(|m| m.live() > 1);
+        if !(crowded || spread) {
+            return;
+        }
+        if count > 0 && state.no_growth_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        state.dialing = true;
+        state.attempts += 1;
+        tokio::spawn(self.clone().dial(state.attempts));
+    }
+
+    fn spread(&self) -> usize {
+        self.settings.connections.unwrap_or_else(|| {
+            tokio::runtime::Handle::try_current()
+                .map_or(1, |runtime| runtime.metrics().num_workers().min(4))
+        })
+    }
+
+    async fn dial(self: Arc<Self>, attempt: u64) {
+        let result = self.dialer.dial(&self.settings).await;
+        let mut state = self.lock();
+        state.dialing = false;
+        match result {
+            Ok(Dialed {
+                sender,
+                local,
+                served,
+                ping,
+            }) => {
+                tracing::debug!(connection = attempt, "connected");
+                let connection = Arc::new(Connection {
+                    id: attempt,
+                    live: AtomicUsize::new(0),
+                    opened: AtomicU32::new(0),
+                    forwarded_for: self
+                        .settings
+                        .own_address
+                        .clone()
+                        .or_else(|| local.and_then(connection::forwarded_for)),
+                });
+                state.failure = None;
+                state.no_growth_before = None;
+                state.members.push(Member {
+                    connection: connection.clone(),
+                    sender,
+                });
+                let room = self.room(&state);
+                drop(state);
+                tokio::spawn(connection::serve(
+                    Arc::downgrade(&self),
+                    connection,
+                    served,
+                    ping,
+                    self.settings.clone(),
+                    self.waiting.clone(),
+                ));
+                self.wake(room);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot connect");
+                state.failure = Some((attempt, failure::of_connect(&error)));
+                state.no_growth_before = Some(Instant::now() + GROWTH_PAUSE);
+                drop(state);
+                self.wake(usize::MAX);
+            }
+        }
+    }
+
+    fn wait(&self, state: &mut State, cx: &Context<'_>, place: &Place) {
+        if let Some(ticket) = place.ticket {
+            state.waiters.insert(ticket, cx.waker().clone());
+            self.count(state);
+        }
+    }
+
+    fn leave_locked(&self, state: &mut State, place: &mut Place) {
+        if let Some(ticket) = place.ticket.take() {
+            state.waiters.remove(&ticket);
+            self.count(state);
+        }
+        place.timer = None;
+    }
+
+    fn count(&self, state: &mut State) {
+        self.waiting.store(state.waiters.len(), Ordering::SeqCst);
+    }
+
+    /// Wakes the `count` that have waited longest.
+    fn wake(&self, count: usize) {
+        let mut state = self.lock();
+        let mut woken = Vec::new();
+        while woken.len() < count
+            && let Some((_, waker)) = state.waiters.pop_first()
+        {
+            woken.push(waker);
+        }
+        self.count(&mut state);
+        drop(state);
+        for waker in woken {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Whether nobody has waited longer.
+    fn is_first(&self, place: &Place) -> bool {
+        match (self.waiters.first_key_value(), place.ticket) {
+            (None, _) => true,
+            (Some((first, _)), Some(own)) => own <= *first,
+            (Some(_), None) => false,
+        }
+    }
+}
+
+impl Member {
+    fn live(&self) -> usize {
+        self.connection.live.load(Ordering::SeqCst)
+    }
+}

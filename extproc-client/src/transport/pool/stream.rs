@@ -1,0 +1,435 @@
+//! One call on a pool.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, client::ResponseFuture};
+use http::{HeaderMap, Response, StatusCode};
+
+use super::{
+    failure,
+    set::{Opened, Place, Set, Slot},
+};
+use crate::{
+    transport::{
+        Close, Message, Sidestream,
+        frame::{Decoder, end},
+        request::Outline,
+    },
+    wire::Reply,
+};
+
+/// Unsent bytes up to which one more message is taken.
+const BACKLOG: usize = 64 * 1024;
+
+/// Bytes given to `h2` before it has assigned send capacity, so that the first messages leave
+/// together with the headers. The default window of a stream (RFC 9113, section 6.9.2).
+const EAGER: usize = 65_535;
+
+/// Sent bytes kept for a retry until the response begins; a call that sent more is not repeated.
+const REPLAY: usize = 64 * 1024;
+
+/// Retries of a call that the peer says it never processed. One connection after another may go
+/// away during a restart of processors.
+const RETRIES: u8 = 3;
+
+/// A chunk shorter than this is joined to its head: receivers ration DATA frames below 256 bytes.
+const SMALL_CHUNK: usize = 256;
+
+/// A side stream on a [`Pool`](super::Pool).
+///
+/// ```text
+///          poll_recv: stream opened
+/// Waiting ─────────────────────────▶ Open ──── reply, reply, … ───▶ Ended
+///    ▲  │ no connection, no room       │ never processed: retry
+///    │  └────────────▶ Ended           │
+///    └─────────────────────────────────┘
+/// ```
+pub struct PoolStream {
+    state: State,
+    outline: Outline,
+    outbox: Outbox,
+    set: Arc<Set>,
+    retries: u8,
+    refused: bool,
+}
+
+enum State {
+    Waiting(Place),
+    Open(Box<Open>),
+    Ended,
+}
+
+struct Open {
+    send: SendStream<Bytes>,
+    receive: Receive,
+    /// Dropped after the halves above: only then is the stream over for `h2`.
+    slot: Slot,
+}
+
+enum Receive {
+    Head(ResponseFuture),
+    Body {
+        stream: RecvStream,
+        decoder: Decoder,
+        /// Bytes received whose window is not given back yet.
+        owed: usize,
+    },
+}
+
+impl PoolStream {
+    pub(super) fn new(set: Arc<Set>, outline: Outline) -> Self {
+        Self {
+            state: State::Waiting(Place::avoiding(None)),
+            outline,
+            outbox: Outbox::default(),
+            set,
+            retries: 0,
+            refused: false,
+        }
+    }
+
+    fn opened(&mut self, opened: Opened) {
+        let mut open = Box::new(Open {
+            send: opened.send,
+            receive: Receive::Head(opened.response),
+            slot: opened.slot,
+        });
+        self.outbox.restart();
+        self.outbox.flush(&mut open.send, None);
+        self.state = State::Open(open);
+    }
+
+    fn ended(&mut self, close: Close) -> Poll<Result<Reply, Close>> {
+        if let State::Waiting(place) = &mut self.state {
+            self.set.leave(place);
+        }
+        self.state = State::Ended;
+        Poll::Ready(Err(close))
+    }
+
+    /// Whether the call is to be made again after `error`; then it waits for another stream.
+    fn retry(&mut self, error: &h2::Error, connection: u64) -> bool {
+        if !failure::is_unprocessed(error)
+            || !self.outbox.replayable
+            || self.retries >= RETRIES
+            || (self.refused && failure::is_refused(error))
+        {
+            return false;
+        }
+        self.retries += 1;
+        self.refused |= failure::is_refused(error);
+        let avoid = failure::is_refused(error).then_some(connection);
+        self.state = State::Waiting(Place::avoiding(avoid));
+        true
+    }
+}
+
+impl Sidestream for PoolStream {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let State::Open(open) = &mut self.state {
+            self.outbox.flush(&mut open.send, Some(cx));
+        }
+        match self.outbox.unsent < BACKLOG {
+            true => Poll::Ready(()),
+            // While the call waits for a stream, `poll_recv` is what wakes the task.
+            false => Poll::Pending,
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        self.outbox.push(message);
+        if let State::Open(open) = &mut self.state {
+            self.outbox.flush(&mut open.send, None);
+        }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
+        loop {
+            match &mut self.state {
+                State::Ended => return Poll::Pending,
+                State::Waiting(place) => {
+                    match ready!(self.set.poll_open(cx, place, &self.outline)) {
+                        Ok(opened) => self.opened(opened),
+                        Err(close) => return self.ended(close),
+                    }
+                }
+                State::Open(open) => {
+                    self.outbox.flush(&mut open.send, Some(cx));
+                    let limit = self.outline.limit.unwrap_or(self.set.settings.max_message);
+                    match &mut open.receive {
+                        Receive::Head(response) => {
+                            let head = ready!(Pin::new(response).poll(cx));
+                            match head.map(|response| begin(response, limit)) {
+                                Ok(Ok(receive)) => {
+                                    self.outbox.forget();
+                                    open.receive = receive;
+                                }
+                                Ok(Err(close)) => return self.ended(close),
+                                Err(error) => {
+                                    let connection = open.slot.connection();
+                                    if !self.retry(&error, connection) {
+                                        return self.ended(failure::of_stream(&error, false));
+                                    }
+                                }
+                            }
+                        }
+                        body => match ready!(poll_reply(body, cx)) {
+                            Ok(reply) => return Poll::Ready(Ok(reply)),
+                            Err(close) => return self.ended(close),
+                        },
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.outbox.finish();
+        if let State::Open(open) = &mut self.state {
+            self.outbox.flush(&mut open.send, None);
+        }
+    }
+}
+
+impl Drop for PoolStream {
+    fn drop(&mut self) {
+        if let State::Waiting(place) = &mut self.state {
+            self.set.leave(place);
+        }
+    }
+}
+
+impl std::fmt::Debug for PoolStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolStream")
+            .field(
+                "state",
+                &match self.state {
+                    State::Waiting(_) => "waiting",
+                    State::Open(_) => "open",
+                    State::Ended => "ended",
+                },
+            )
+            .finish_non_exhaustive()
+    }
+}
+
+/// Looks at the response headers, which may be the end.
+fn begin(response: Response<RecvStream>, limit: usize) -> Result<Receive, Close> {
+    let (head, stream) = response.into_parts();
+    if head.status != StatusCode::OK || stream.is_end_stream() {
+        return Err(end(head.status, &head.headers));
+    }
+    Ok(Receive::Body {
+        stream,
+        decoder: Decoder::new(limit),
+        owed: 0,
+    })
+}
+
+fn poll_reply(receive: &mut Receive, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
+    let Receive::Body {
+        stream,
+        decoder,
+        owed,
+    } = receive
+    else {
+        return Poll::Pending;
+    };
+    let lost = |error: &h2::Error| Poll::Ready(Err(failure::of_stream(error, true)));
+    loop {
+        if let Some((reply, length)) = decoder.next()? {
+            release(stream, owed, length);
+            return Poll::Ready(Ok(reply));
+        }
+        // The caller asks for a reply of which only a part is here: let the rest come.
+        let all = *owed;
+        release(stream, owed, all);
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                *owed += data.len();
+                decoder.push(data);
+            }
+            Some(Err(error)) => return lost(&error),
+            None => match ready!(stream.poll_trailers(cx)) {
+                Ok(trailers) => {
+                    let trailers = trailers.unwrap_or_else(HeaderMap::new);
+                    return Poll::Ready(Err(end(StatusCode::OK, &trailers)));
+                }
+                Err(error) => return lost(&error),
+            },
+        }
+    }
+}
+
+/// Gives receive window back. It fails only when the stream is over, which its polls report.
+fn release(stream: &mut RecvStream, owed: &mut usize, bytes: usize) {
+    let bytes = bytes.min(*owed);
+    *owed -= bytes;
+    if bytes > 0 {
+        let _ = stream.flow_control().release_capacity(bytes);
+    }
+}
+
+/// Messages on their way out: first those already given to `h2`, kept in case the call has to be
+/// made again, then those that are not.
+struct Outbox {
+    parts: VecDeque<Bytes>,
+    /// How many of `parts` are sent.
+    sent: usize,
+    sent_bytes: usize,
+    unsent: usize,
+    replayable: bool,
+    /// Bytes that may still be sent without capacity.
+    eager: usize,
+    end: End,
+}
+
+/// The half-close.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Asked,
+    Sent,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            parts: VecDeque::new(),
+            sent: 0,
+            sent_bytes: 0,
+            unsent: 0,
+            replayable: true,
+            eager: EAGER,
+            end: End::Open,
+        }
+    }
+}
+
+impl Outbox {
+    fn push(&mut self, message: Message) {
+        if self.end != End::Open {
+            return;
+        }
+        let (head, chunk) = message.framed();
+        self.unsent += head.len() + chunk.len();
+        if chunk.is_empty() {
+            self.parts.push_back(head);
+        } else if chunk.len() < SMALL_CHUNK {
+            let mut joined = bytes::BytesMut::from(head);
+            joined.extend_from_slice(&chunk);
+            self.parts.push_back(joined.freeze());
+        } else {
+            self.parts.push_back(head);
+            self.parts.push_back(chunk);
+        }
+    }
+
+    fn finish(&mut self) {
+        if self.end == End::Open {
+            self.end = End::Asked;
+        }
+    }
+
+    /// Everything is to be sent on a new stream.
+    fn restart(&mut self) {
+        self.unsent += std::mem::take(&mut self.sent_bytes);
+        self.sent = 0;
+        self.eager = EAGER;
+        if self.end == End::Sent {
+            self.end = End::Asked;
+        }
+    }
+
+    /// The response has begun: what is sent is not needed again.
+    fn forget(&mut self) {
+        self.replayable = false;
+        self.parts.drain(..self.sent);
+        self.sent = 0;
+        self.sent_bytes = 0;
+    }
+
+    /// Sends what may be sent. With `cx`, the task is woken when more may. A stream that cannot
+    /// send any more takes everything to nowhere; its end shows in the receiving half.
+    fn flush(&mut self, send: &mut SendStream<Bytes>, mut cx: Option<&mut Context<'_>>) {
+        while self.end != End::Sent {
+            let Some(part) = self.parts.get(self.sent) else {
+                if self.end == End::Asked {
+                    self.end = End::Sent;
+                    let _ = send.send_data(Bytes::new(), true);
+                }
+                return;
+            };
+            let length = part.len();
+            let allowed = if length <= self.eager {
+                self.eager -= length;
+                length
+            } else {
+                self.eager = 0;
+                send.reserve_capacity(self.unsent);
+                match (send.capacity(), cx.as_deref_mut()) {
+                    (0, None) => return,
+                    (0, Some(cx)) => match send.poll_capacity(cx) {
+                        Poll::Pending => return,
+                        Poll::Ready(Some(Ok(_))) => continue,
+                        Poll::Ready(None | Some(Err(_))) => return self.discard(),
+                    },
+                    (capacity, _) => capacity.min(length),
+                }
+            };
+            if !self.send_front(send, allowed) {
+                return self.discard();
+            }
+        }
+    }
+
+    /// Sends `count` bytes of the first unsent part.
+    fn send_front(&mut self, send: &mut SendStream<Bytes>, count: usize) -> bool {
+        let Some(part) = self.parts.get_mut(self.sent) else {
+            return false;
+        };
+        let data = part.split_to(count);
+        let whole = part.is_empty();
+        self.unsent -= count;
+        if self.replayable && self.sent_bytes + count > REPLAY {
+            self.forget();
+        }
+        match (whole, self.replayable) {
+            (true, true) => {
+                if let Some(part) = self.parts.get_mut(self.sent) {
+                    *part = data.clone();
+                }
+            }
+            (false, true) => self.parts.insert(self.sent, data.clone()),
+            (true, false) => drop(self.parts.pop_front()),
+            (false, false) => {}
+        }
+        if self.replayable {
+            self.sent += 1;
+            self.sent_bytes += count;
+        }
+        let last = self.end == End::Asked && self.parts.len() == self.sent;
+        if last {
+            self.end = End::Sent;
+        }
+        send.send_data(data, last).is_ok()
+    }
+
+    /// Drops what cannot be sent; a retry is only for streams that the peer has not processed,
+    /// whose parts are all still here.
+    fn discard(&mut self) {
+        if !self.replayable {
+            self.parts.clear();
+            self.sent = 0;
+            self.unsent = 0;
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `ProcessingResponse`, decoded.
+//!
+//! Only the fields that the filter reads are declared; others are skipped, as a proto parser does.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost_types::{Any, Duration, Struct};
+
+/// A decoded `ProcessingResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reply {
+    #[prost(oneof = "Part", tags = "1, 2, 3, 4, 5, 6, 7, 11")]
+    pub(crate) part: Option<Part>,
+    #[prost(message, optional, tag = "8")]
+    pub(crate) dynamic_metadata: Option<Struct>,
+    #[prost(message, optional, tag = "9")]
+    pub(crate) mode_override: Option<ModeReply>,
+    #[prost(message, optional, tag = "10")]
+    pub(crate) override_message_timeout: Option<Duration>,
+    #[prost(bool, tag = "12")]
+    pub(crate) request_drain: bool,
+    #[prost(map = "string, message", tag = "13")]
+    pub(crate) typed_dynamic_metadata: HashMap<String, Any>,
+    #[prost(bool, tag = "15")]
+    pub(crate) request_drain_requests: bool,
+    #[prost(bool, tag = "16")]
+    pub(crate) request_drain_responses: bool,
+}
+
+impl Reply {
+    /// Decodes one message, without gRPC framing. Body bytes share `message`'s memory.
+    ///
+    /// # Errors
+    /// The bytes are not a `ProcessingResponse`.
+    pub fn decode(message: Bytes) -> Result<Self, prost::DecodeError> {
+        prost::Message::decode(message)
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum Part {
+    #[prost(message, tag = "1")]
+    RequestHeaders(HeadersReply),
+    #[prost(message, tag = "2")]
+    ResponseHeaders(HeadersReply),
+    #[prost(message, tag = "3")]
+    RequestBody(BodyReply),
+    #[prost(message, tag = "4")]
+    ResponseBody(BodyReply),
+    #[prost(message, tag = "5")]
+    RequestTrailers(TrailersReply),
+    #[prost(message, tag = "6")]
+    ResponseTrailers(TrailersReply),
+    #[prost(message, tag = "7")]
+    Immediate(ImmediateReply),
+    #[prost(message, tag = "11")]
+    Local(LocalReply),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HeadersReply {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) response: Option<CommonReply>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct BodyReply {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) response: Option<CommonReply>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TrailersReply {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header_mutation: Option<HeaderMutation>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CommonReply {
+    /// 0 is CONTINUE, 1 is CONTINUE_AND_REPLACE.
+    #[prost(int32, tag = "1")]
+    pub(crate) status: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) header_mutation: Option<HeaderMutation>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) body_mutation: Option<BodyMutationMessage>,
+    #[prost(bool, tag = "5")]
+    pub(crate) clear_route_cache: bool,
+}
+
+impl CommonReply {
+    pub(crate) fn is_replace(&self) -> bool {
+        self.status == 1
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct BodyMutationMessage {
+    #[prost(oneof = "BodyMutation", tags = "1, 2, 3")]
+    pub(crate) mutation: Option<BodyMutation>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum BodyMutation {
+    #[prost(bytes = "bytes", tag = "1")]
+    Body(Bytes),
+    #[prost(bool, tag = "2")]
+    Clear(bool),
+    #[prost(message, tag = "3")]
+    Streamed(StreamedBody),
+}
+
+/// `StreamedBodyResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StreamedBody {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) body: Bytes,
+    #[prost(bool, tag = "2")]
+    pub(crate) end_of_stream: bool,
+    #[prost(bool, tag = "3")]
+    pub(crate) end_of_stream_without_message: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) grpc_message_compressed: bool,
+    #[prost(bool, tag = "5")]
+    pub(crate) drain_complete: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HeaderMutation {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) set_headers: Vec<HeaderOption>,
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) remove_headers: Vec<String>,
+}
+
+/// `HeaderValueOption`. `append_action` and `keep_empty_value` have no effect in Envoy 1.40 and
+/// are not read.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HeaderOption {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<HeaderEntry>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) append: Option<bool>,
+}
+
+/// `HeaderValue`; `value` is not read, as in Envoy.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HeaderEntry {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) raw_value: Bytes,
+}
+
+/// `HeaderMap`, `HttpHeaders` and `HttpTrailers` as a processor sends them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HeaderList {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) headers: Vec<HeaderEntry>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ImmediateReply {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) status: Option<HttpStatus>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) headers: Option<HeaderMutation>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) body: Bytes,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) grpc_status: Option<GrpcStatus>,
+    #[prost(string, tag = "5")]
+    pub(crate) details: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HttpStatus {
+    #[prost(int32, tag = "1")]
+    pub(crate) code: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct GrpcStatus {
+    #[prost(uint32, tag = "1")]
+    pub(crate) status: u32,
+}
+
+/// `StreamedImmediateResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LocalReply {
+    #[prost(oneof = "LocalPart", tags = "1, 2, 3")]
+    pub(crate) part: Option<LocalPart>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum LocalPart {
+    #[prost(message, tag = "1")]
+    Headers(LocalHeaders),
+    #[prost(message, tag = "2")]
+    Body(StreamedBody),
+    #[prost(message, tag = "3")]
+    Trailers(HeaderList),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LocalHeaders {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) headers: Option<HeaderList>,
+    #[prost(bool, tag = "3")]
+    pub(crate) end_of_stream: bool,
+}
+
+/// `ProcessingMode` as numbers; a number that no enum has keeps its default.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ModeReply {
+    #[prost(int32, tag = "1")]
+    pub(crate) request_header_mode: i32,
+    #[prost(int32, tag = "2")]
+    pub(crate) response_header_mode: i32,
+    #[prost(int32, tag = "3")]
+    pub(crate) request_body_mode: i32,
+    #[prost(int32, tag = "4")]
+    pub(crate) response_body_mode: i32,
+    #[prost(int32, tag = "5")]
+    pub(crate) request_trailer_mode: i32,
+    #[prost(int32, tag = "6")]
+    pub(crate) response_trailer_mode: i32,
+}

@@ -1,0 +1,83 @@
+//! Write processors for ext_proc v3 in Rust.
+//!
+//! A processor is a gRPC service that a proxy asks about every HTTP request and response it forwards: it sees their
+//! headers, bodies and trailers and may change them, or answer in the upstream's place. Envoy calls it the external
+//! processing filter. With this crate a processor is a type with up to six methods:
+//!
+//! ```no_run
+//! use extproc_server::{BoxError, Call, Headers, HeadersReply, Processor, Server};
+//!
+//! struct Greeter;
+//!
+//! impl Processor for Greeter {
+//!     type State = ();
+//!
+//!     async fn response_headers(
+//!         &self,
+//!         call: &mut Call<()>,
+//!         _: &Headers,
+//!     ) -> Result<HeadersReply, BoxError> {
+//!         let path = call.request().and_then(Headers::path).unwrap_or("?");
+//!         Ok(HeadersReply::new().set("x-greeting", format!("hello, {path}")))
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), BoxError> {
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:18080").await?;
+//!     Server::new(Greeter).serve(listener, std::future::pending()).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The protocol is the crate's business, not the processor's:
+//!
+//! - Every message is answered, in the form that the body mode of the proxy asks for, and only then. The same handler
+//!   works in `STREAMED`, `BUFFERED`, `BUFFERED_PARTIAL`, `FULL_DUPLEX_STREAMED` and `GRPC`.
+//! - A handler that fails, panics or takes too long has one defined outcome ([`OnFailure`]), which is logged and counted.
+//! - Replies are checked before they are sent ([`validate`]), and a `content-length` follows the body.
+//! - Both value fields of a header are read, only `raw_value` is written.
+//!
+//! # Which part for what
+//!
+//! | for | take |
+//! | --- | --- |
+//! | a processor | [`Processor`], with [`HeadersReply`], [`BodyReply`], [`TrailersReply`] and [`Immediate`] |
+//! | a server around it, with health, reflection and an orderly end | [`Server`] |
+//! | the gRPC service alone, for a server of your own or for a client in the same process | [`ProcessorService`] |
+//! | tests without a proxy | [`testing`] |
+//! | something that runs, to try a proxy with | [`sample`], and the program `extproc-server` |
+//!
+//! # What it is not
+//!
+//! It is not a proxy, and knows nothing of one beyond the protocol. What a proxy sends, how long it waits and what it
+//! lets a processor change is the proxy's configuration; [`Call::modes`] tells a handler what can be known of it.
+#![forbid(unsafe_code)]
+
+mod attributes;
+mod call;
+mod exchange;
+mod failure;
+mod headers;
+mod mode;
+mod processor;
+mod reply;
+pub mod sample;
+mod server;
+mod service;
+mod stats;
+pub mod testing;
+pub mod validate;
+mod wire;
+
+pub use crate::{
+    attributes::{Attributes, Metadata},
+    call::Call,
+    headers::{Body, Headers, Trailers},
+    mode::{BodyMode, ModeOverride, Modes},
+    processor::{BoxError, Processor},
+    reply::{BodyReply, HeadersReply, Immediate, TrailersReply},
+    server::{DRAIN, ServeError, Server},
+    service::{DEADLINE, OnFailure, ProcessorService, RECEIVE_LIMIT},
+    stats::{Phase, Stats},
+};

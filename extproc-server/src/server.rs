@@ -1,0 +1,134 @@
+//! The server kit: a processor on a listening socket, with what a deployment expects around it.
+//!
+//! It serves the processor, the standard gRPC health service and gRPC reflection, and stops in order. Put a
+//! [`ProcessorService`] into a `tonic::transport::Server` of your own where this is not enough.
+
+use std::{io, time::Duration};
+
+use tokio::{net::TcpListener, sync::oneshot, time};
+use tonic::transport::{self, server::TcpIncoming};
+use tonic_health::server::health_reporter;
+use tonic_reflection::server as reflection;
+use tracing::{info, warn};
+
+use crate::{processor::Processor, service::ProcessorService};
+
+/// The descriptors of `envoy.service.ext_proc.v3` and everything that it imports, for reflection.
+///
+/// Made from the protocol definitions that the `envoy-types` crate ships, without source information:
+///
+/// ```text
+/// cd envoy-types-0.7.7/proto
+/// protoc -I data-plane-api -I xds -I protoc-gen-validate -I googleapis -I opentelemetry-proto -I cel-spec/proto \
+///     --include_imports --descriptor_set_out=descriptor.bin envoy/service/ext_proc/v3/external_processor.proto
+/// ```
+const DESCRIPTORS: &[u8] = include_bytes!("descriptor.bin");
+
+/// How long open exchanges may go on after a shutdown has begun, unless set otherwise.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves one processor.
+#[derive(Debug)]
+pub struct Server<P> {
+    service: ProcessorService<P>,
+    drain: Duration,
+    not_serving: Duration,
+}
+
+impl<P: Processor> Server<P> {
+    /// A server around a processor with default settings.
+    pub fn new(processor: P) -> Self {
+        Self::with_service(ProcessorService::new(processor))
+    }
+
+    /// A server around a service with settings of its own.
+    pub fn with_service(service: ProcessorService<P>) -> Self {
+        Self {
+            service,
+            drain: DRAIN,
+            not_serving: Duration::ZERO,
+        }
+    }
+
+    /// How long open exchanges may go on after a shutdown has begun. Default [`DRAIN`].
+    #[must_use]
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
+        self
+    }
+
+    /// How long the server goes on as before, but with its health at `NOT_SERVING`, when a shutdown begins; the time
+    /// that proxies need to notice. Default zero.
+    #[must_use]
+    pub fn announce(mut self, time: Duration) -> Self {
+        self.not_serving = time;
+        self
+    }
+
+    /// Serves until `shutdown` is done, and then stops: health goes to `NOT_SERVING`, the announced time passes, the
+    /// listener closes and connections are told to finish, and when all have, or the drain time is over, it returns.
+    ///
+    /// Connections that are open even then stay with the runtime.
+    ///
+    /// # Errors
+    /// The listener or a connection could not be set up.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let address = listener.local_addr().map_err(ServeError::Listener)?;
+        let (health, health_service) = health_reporter();
+        health.set_serving::<ProcessorService<P>>().await;
+        let reflection = reflection::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|error| ServeError::Setup(error.into()))?;
+
+        let stats = self.service.stats();
+        let (finish, finishing) = oneshot::channel::<()>();
+        let serving = transport::Server::builder()
+            .add_service(self.service)
+            .add_service(health_service)
+            .add_service(reflection)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                async {
+                    // Either way, told or forgotten, the server is to finish.
+                    let _ = finishing.await;
+                },
+            );
+        let stopping = async {
+            shutdown.await;
+            info!(open = stats.open_exchanges(), "shutting down");
+            health
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
+            health.set_not_serving::<ProcessorService<P>>().await;
+            time::sleep(self.not_serving).await;
+            drop(finish);
+            time::sleep(self.drain).await;
+        };
+        info!(%address, "listening");
+        tokio::select! {
+            served = serving => served.map_err(|error| ServeError::Setup(error.into()))?,
+            () = stopping => {
+                warn!(open = stats.open_exchanges(), "drain time is over, leaving exchanges unfinished");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a server could not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The listening socket has no address.
+    #[error("the listening socket cannot be used")]
+    Listener(#[source] io::Error),
+    /// The services or the transport could not be set up.
+    #[error("the server could not be set up")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,5 @@
+//! The SDK through its public API.
+
+mod engine;
+mod sample;
+mod server;

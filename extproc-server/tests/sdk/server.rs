@@ -1,0 +1,145 @@
+//! The server kit over real sockets.
+
+use std::{future::pending, time::Duration};
+
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpBody, HttpHeaders, ProcessingRequest, external_processor_client::ExternalProcessorClient,
+    processing_request::Request, processing_response::Response,
+};
+use extproc_server::{Server, sample, sample::Instructions};
+use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn connect(listener: &TcpListener) -> Channel {
+    let address = listener.local_addr().unwrap();
+    Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy()
+}
+
+fn headers() -> ProcessingRequest {
+    message(Request::RequestHeaders(HttpHeaders::default()))
+}
+
+fn message(request: Request) -> ProcessingRequest {
+    ProcessingRequest {
+        request: Some(request),
+        ..ProcessingRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn answers_over_grpc_and_reports_its_health() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    tokio::spawn(sample::serve(listener, pending()));
+
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "envoy.service.ext_proc.v3.ExternalProcessor"] {
+        let service = service.to_owned();
+        let answer = health.check(HealthCheckRequest { service }).await.unwrap();
+        assert_eq!(answer.get_ref().status, 1);
+    }
+
+    let mut client = ExternalProcessorClient::new(channel);
+    let mut replies = client
+        .process(tokio_stream::iter([headers()]))
+        .await
+        .unwrap()
+        .into_inner();
+    let reply = replies.message().await.unwrap().unwrap();
+    assert!(matches!(reply.response, Some(Response::RequestHeaders(_))));
+    assert!(replies.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn takes_messages_beyond_the_default_of_the_transport() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    tokio::spawn(sample::serve(listener, pending()));
+    let body = HttpBody {
+        body: vec![0; 5 * 1024 * 1024],
+        end_of_stream: true,
+        ..HttpBody::default()
+    };
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(tokio_stream::iter([message(Request::RequestBody(body))]))
+        .await
+        .unwrap()
+        .into_inner();
+    let reply = replies.message().await.unwrap().unwrap();
+    assert!(matches!(reply.response, Some(Response::RequestBody(_))));
+}
+
+#[tokio::test]
+async fn what_it_does_not_know_it_refuses() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    tokio::spawn(sample::serve(listener, pending()));
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(tokio_stream::iter([ProcessingRequest::default()]))
+        .await
+        .unwrap()
+        .into_inner();
+    let status = replies.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn stops_when_open_exchanges_have_finished() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let channel = connect(&listener).await;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(sample::serve(listener, async {
+        let _ = stopped.await;
+    }));
+    let (requests, inbound) = tokio::sync::mpsc::channel(4);
+    requests.send(headers()).await.unwrap();
+    let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(inbound)
+        .await
+        .unwrap()
+        .into_inner();
+    replies.message().await.unwrap().unwrap();
+
+    stop.send(()).unwrap();
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!serving.is_finished());
+    requests
+        .send(message(Request::RequestBody(HttpBody::default())))
+        .await
+        .unwrap();
+    replies.message().await.unwrap().unwrap();
+    drop(requests);
+    assert!(replies.message().await.unwrap().is_none());
+    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn stops_when_the_drain_time_is_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::new(Instructions).drain(Duration::from_millis(100));
+    let serving = tokio::spawn(server.serve(listener, async {
+        let _ = stopped.await;
+    }));
+    let (requests, inbound) = tokio::sync::mpsc::channel(4);
+    requests.send(headers()).await.unwrap();
+    let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(inbound)
+        .await
+        .unwrap()
+        .into_inner();
+    replies.message().await.unwrap().unwrap();
+    stop.send(()).unwrap();
+    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+}

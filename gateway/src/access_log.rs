@@ -1,0 +1,177 @@
+//! Access logs: one line per exchange, written by a thread of its own.
+//!
+//! A worker formats the line and hands it over without waiting. If the sink is so slow that the queue
+//! is full, lines are dropped and counted (`http.<stat_prefix>.access_log_dropped`).
+
+use std::{
+    fs::OpenOptions,
+    io::{self, BufWriter, Write},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use crate::{
+    config::snapshot::{AccessLog, LogFormat, LogSink},
+    exchange::Exchange,
+    format::{Format, Scope},
+};
+
+/// Lines that may wait for a sink.
+const QUEUE: usize = 16 * 1024;
+
+const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
+    %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+    \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \
+    \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER% %ROUTE_NAME%\n";
+
+/// One configured log.
+#[derive(Debug)]
+pub(crate) struct Logger {
+    form: Form,
+    sink: SyncSender<String>,
+}
+
+#[derive(Debug)]
+enum Form {
+    Text(Format),
+    Json(Json),
+}
+
+#[derive(Debug)]
+enum Json {
+    Format(Format),
+    Object(Vec<(String, Json)>),
+    List(Vec<Json>),
+    Value(serde_json::Value),
+}
+
+/// Sinks that are open, one writer thread for each. The threads end with the last logger.
+#[derive(Debug, Default)]
+pub(crate) struct Sinks {
+    open: Vec<(LogSink, SyncSender<String>)>,
+}
+
+impl Sinks {
+    /// Opens what `log` needs.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending, or no thread can be had.
+    pub(crate) fn logger(&mut self, log: &AccessLog) -> io::Result<Arc<Logger>> {
+        let known = self.open.iter().find(|(sink, _)| *sink == log.sink);
+        let sink = match known {
+            Some((_, sender)) => sender.clone(),
+            None => {
+                let sender = open(&log.sink)?;
+                self.open.push((log.sink.clone(), sender.clone()));
+                sender
+            }
+        };
+        let form = match &log.format {
+            LogFormat::Default => Form::Text(Format::parse(DEFAULT)),
+            LogFormat::Text(text) => Form::Text(Format::parse(text)),
+            LogFormat::Json(value) => Form::Json(Json::parse(value)),
+        };
+        Ok(Arc::new(Logger { form, sink }))
+    }
+}
+
+fn open(sink: &LogSink) -> io::Result<SyncSender<String>> {
+    let output: Box<dyn Write + Send> = match sink {
+        LogSink::Stdout => Box::new(io::stdout()),
+        LogSink::Stderr => Box::new(io::stderr()),
+        LogSink::File(path) => Box::new(
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?,
+        ),
+    };
+    let (sender, lines) = sync_channel(QUEUE);
+    thread::Builder::new()
+        .name("access-log".into())
+        .spawn(move || write(BufWriter::with_capacity(64 * 1024, output), &lines))?;
+    Ok(sender)
+}
+
+fn write(mut output: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<String>) {
+    // A failed write (a full disk) loses lines; the gateway goes on.
+    while let Ok(line) = lines.recv() {
+        let _ = output.write_all(line.as_bytes());
+        while let Ok(line) = lines.try_recv() {
+            let _ = output.write_all(line.as_bytes());
+        }
+        let _ = output.flush();
+    }
+}
+
+/// Writes an exchange's line to all logs of its listener.
+pub(crate) fn log(exchange: &Exchange) {
+    for logger in &exchange.listener.logs {
+        let line = exchange.with_log(|head, reply| {
+            logger.line(&Scope {
+                exchange,
+                head,
+                reply,
+            })
+        });
+        if logger.sink.try_send(line).is_err() {
+            exchange.listener.stats.access_log_dropped.add();
+        }
+    }
+}
+
+impl Logger {
+    fn line(&self, scope: &Scope<'_>) -> String {
+        match &self.form {
+            Form::Text(format) => {
+                let mut line = String::with_capacity(256);
+                format.render(scope, "-", &mut line);
+                line
+            }
+            Form::Json(json) => {
+                let mut line = json.render(scope).to_string();
+                line.push('\n');
+                line
+            }
+        }
+    }
+}
+
+impl Json {
+    fn parse(value: &serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::String(text) => Self::Format(Format::parse(text)),
+            serde_json::Value::Array(items) => Self::List(items.iter().map(Self::parse).collect()),
+            serde_json::Value::Object(fields) => Self::Object(
+                fields
+                    .iter()
+                    .map(|(name, value)| (name.clone(), Self::parse(value)))
+                    .collect(),
+            ),
+            value => Self::Value(value.clone()),
+        }
+    }
+
+    fn render(&self, scope: &Scope<'_>) -> serde_json::Value {
+        match self {
+            Self::Format(format) => format.json(scope),
+            Self::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| (name.clone(), value.render(scope)))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+            Self::List(items) => items
+                .iter()
+                .map(|item| item.render(scope))
+                .collect::<Vec<_>>()
+                .into(),
+            Self::Value(value) => value.clone(),
+        }
+    }
+}

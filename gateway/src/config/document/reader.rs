@@ -1,0 +1,134 @@
+//! Reading typed values out of a document.
+
+use std::cell::RefCell;
+
+use serde::de::DeserializeOwned;
+
+use super::{Document, Fault, Kind, NodeId, de::NodeDeserializer};
+
+/// What becomes of a field that a type does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Treatment {
+    /// It may stand there: it has no effect here.
+    Ignore,
+    /// It may stand there, but what it asks for is not done; the user is told, unless it asks for
+    /// nothing (`false`, `0`, an empty value).
+    Note(&'static str),
+    /// It may only stand there if it asks for nothing.
+    Refuse(&'static str),
+}
+
+/// Fields known by name of message and field; `None` for a field that does not exist.
+pub(crate) type Rules = fn(message: &str, field: &str) -> Option<Treatment>;
+
+/// Reads parts of a [`Document`] as typed values.
+///
+/// Names of fields may be in snake case or in lower camel case, as in ProtoJSON; a field whose value
+/// is null counts as absent. Fields that a type does not have are treated by the reader's rules and
+/// refused if those do not know them; so a type needs no `deny_unknown_fields`.
+pub(crate) struct Reader<'d> {
+    document: &'d Document,
+    rules: Rules,
+    notes: RefCell<Vec<Fault>>,
+}
+
+impl<'d> Reader<'d> {
+    pub(crate) fn new(document: &'d Document, rules: Rules) -> Self {
+        Self {
+            document,
+            rules,
+            notes: RefCell::default(),
+        }
+    }
+
+    /// The value at `node`.
+    pub(crate) fn read<T: DeserializeOwned>(&self, node: NodeId) -> Result<T, Fault> {
+        T::deserialize(NodeDeserializer::new(self, node))
+    }
+
+    /// The message at `node`, which is a `google.protobuf.Any`: its `@type` is no field of it.
+    pub(crate) fn read_typed<T: DeserializeOwned>(&self, node: NodeId) -> Result<T, Fault> {
+        T::deserialize(NodeDeserializer::typed(self, node))
+    }
+
+    /// The `@type` of a `google.protobuf.Any`, without what stands before the last slash.
+    pub(crate) fn type_of(&self, node: NodeId) -> Result<&'d str, Fault> {
+        let Kind::Mapping(entries) = self.document.kind(node) else {
+            return Err(Fault::at(node, "expected a mapping with an \"@type\""));
+        };
+        let entry = entries
+            .iter()
+            .find(|(key, _)| self.document.text(*key) == "@type");
+        let Some(&(_, value)) = entry else {
+            return Err(Fault::at(node, "missing field \"@type\""));
+        };
+        match self.document.kind(value) {
+            Kind::Text(url) => Ok(url.rsplit_once('/').map_or(url, |(_, name)| name)),
+            _ => Err(Fault::at(value, "expected a string")),
+        }
+    }
+
+    /// Keeps a remark for the user.
+    pub(crate) fn note(&self, node: NodeId, message: impl Into<String>) {
+        self.notes.borrow_mut().push(Fault::at(node, message));
+    }
+
+    /// The remarks so far.
+    pub(crate) fn into_notes(self) -> Vec<Fault> {
+        self.notes.into_inner()
+    }
+
+    pub(super) fn document(&self) -> &'d Document {
+        self.document
+    }
+
+    /// Whether a field without a place in its type may be skipped.
+    pub(super) fn skip(
+        &self,
+        message: &str,
+        (key, value): (NodeId, NodeId),
+        expected: &'static [&'static str],
+    ) -> Result<(), Fault> {
+        let field = self.document.text(key);
+        let Some(treatment) = (self.rules)(message, field) else {
+            let error: Fault = serde::de::Error::unknown_field(field, expected);
+            return Err(error.or_at(key));
+        };
+        match treatment {
+            Treatment::Note(reason) if !self.asks_for_nothing(value) => self.note(value, reason),
+            Treatment::Refuse(reason) if !self.asks_for_nothing(value) => {
+                return Err(Fault::at(value, reason));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn asks_for_nothing(&self, node: NodeId) -> bool {
+        match self.document.kind(node) {
+            Kind::Null | Kind::Bool(false) | Kind::Unsigned(0) => true,
+            Kind::Float(number) => *number == 0.0,
+            Kind::Text(text) => text.is_empty(),
+            Kind::Sequence(items) => items.is_empty(),
+            Kind::Mapping(entries) => entries.is_empty(),
+            Kind::Bool(true) | Kind::Unsigned(_) | Kind::Negative(_) => false,
+        }
+    }
+}
+
+/// Whether `written` is this field's name: as it is in the proto, or in lower camel case.
+pub(crate) fn is_field(field: &str, written: &str) -> bool {
+    if field == written {
+        return true;
+    }
+    let mut upper = false;
+    let camel = field.chars().filter_map(|c| {
+        if c == '_' {
+            upper = true;
+            return None;
+        }
+        let c = if std::mem::take(&mut upper) { c.to_ascii_uppercase() } else { c };
+        Some(c)
+    });
+    camel.eq(written.chars())
+}

@@ -1,0 +1,172 @@
+//! `HttpFilter`: the filters of a connection manager.
+
+use std::sync::Arc;
+
+use extproc_client::FilterConfig;
+use serde::Deserialize;
+
+use super::{
+    any::{StructValue, any, unsupported},
+    header::HeaderMutation as Mutation,
+};
+use crate::config::{
+    document::{Fault, Located, Reader, Subtree},
+    snapshot::{Filter, FilterKind, HeaderChange, SetMetadata},
+};
+
+const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
+const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+const SET_METADATA: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
+
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter`.
+#[derive(Debug, Deserialize)]
+pub(super) struct HttpFilter {
+    name: String,
+    typed_config: Option<Subtree>,
+    #[serde(default)]
+    is_optional: bool,
+    #[serde(default)]
+    disabled: bool,
+}
+
+/// `envoy.extensions.filters.http.router.v3.Router`.
+#[derive(Debug, Deserialize)]
+struct Router {}
+
+/// `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HeaderMutation {
+    mutations: Mutations,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Mutations {
+    request_mutations: Vec<Located<Mutation>>,
+    response_mutations: Vec<Located<Mutation>>,
+}
+
+/// `envoy.extensions.filters.http.set_metadata.v3.Config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename = "SetMetadataConfig")]
+struct SetMetadataConfig {
+    metadata_namespace: String,
+    value: Option<StructValue>,
+    metadata: Vec<Located<SetMetadataEntry>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SetMetadataEntry {
+    metadata_namespace: String,
+    #[serde(default)]
+    allow_overwrite: bool,
+    value: Option<StructValue>,
+    typed_value: Option<Subtree>,
+}
+
+/// All filters before the router, which has to be there and has to be the last.
+pub(super) fn chain(
+    reader: &Reader<'_>,
+    filters: &Located<Vec<Located<HttpFilter>>>,
+) -> Result<Vec<Filter>, Fault> {
+    let mut chain: Vec<Filter> = Vec::with_capacity(filters.value.len());
+    let mut router = None;
+    for filter in &filters.value {
+        if router.is_some() {
+            return Err(Fault::at(filter.node, "the router has to be the last filter"));
+        }
+        let Some(tree) = &filter.value.typed_config else {
+            return Err(Fault::at(filter.node, "missing field \"typed_config\""));
+        };
+        let node = tree.node;
+        let kind = match reader.type_of(node)? {
+            ROUTER => {
+                let Router {} = reader.read_typed(node)?;
+                if filter.value.disabled {
+                    return Err(Fault::at(filter.node, "the router may not be disabled"));
+                }
+                router = Some(node);
+                continue;
+            }
+            EXT_PROC => {
+                let config: FilterConfig = reader.read_typed(node)?;
+                FilterKind::ExtProc(Arc::new(config))
+            }
+            HEADER_MUTATION => {
+                let config: HeaderMutation = reader.read_typed(node)?;
+                FilterKind::HeaderMutation {
+                    request: mutations(&config.mutations.request_mutations)?,
+                    response: mutations(&config.mutations.response_mutations)?,
+                }
+            }
+            SET_METADATA => {
+                let config: SetMetadataConfig = reader.read_typed(node)?;
+                FilterKind::SetMetadata(config.build(reader)?)
+            }
+            other if filter.value.is_optional => {
+                reader.note(node, format!("optional filter of unsupported type {other} left out"));
+                continue;
+            }
+            other => {
+                return Err(unsupported(
+                    node,
+                    other,
+                    &[EXT_PROC, HEADER_MUTATION, SET_METADATA, ROUTER],
+                ));
+            }
+        };
+        chain.push(Filter {
+            name: filter.value.name.clone(),
+            disabled: filter.value.disabled,
+            kind,
+        });
+    }
+    match router {
+        Some(_) => Ok(chain),
+        None => Err(Fault::at(
+            filters.node,
+            format!("the last filter has to be the router ({ROUTER})"),
+        )),
+    }
+}
+
+fn mutations(list: &[Located<Mutation>]) -> Result<Vec<HeaderChange>, Fault> {
+    list.iter()
+        .filter_map(|mutation| mutation.build().transpose())
+        .collect()
+}
+
+impl SetMetadataConfig {
+    fn build(&self, reader: &Reader<'_>) -> Result<Vec<SetMetadata>, Fault> {
+        let mut entries = Vec::with_capacity(self.metadata.len() + 1);
+        // The deprecated pair comes first and merges.
+        if let Some(value) = &self.value {
+            entries.push(SetMetadata {
+                namespace: self.metadata_namespace.clone(),
+                value: Some(value.build()),
+                typed: None,
+                allow_overwrite: true,
+            });
+        }
+        for entry in &self.metadata {
+            let SetMetadataEntry {
+                metadata_namespace,
+                allow_overwrite,
+                value,
+                typed_value,
+            } = &entry.value;
+            entries.push(SetMetadata {
+                namespace: metadata_namespace.clone(),
+                value: value.as_ref().map(StructValue::build),
+                typed: typed_value
+                    .as_ref()
+                    .map(|tree| any(reader, tree))
+                    .transpose()?,
+                allow_overwrite: *allow_overwrite,
+            });
+        }
+        Ok(entries)
+    }
+}

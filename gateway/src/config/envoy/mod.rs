@@ -1,0 +1,43 @@
+//! Envoy's bootstrap (`envoy.config.bootstrap.v3.Bootstrap`), as YAML or JSON.
+//!
+//! The messages are typed structs that mirror ProtoJSON, in the subset that the gateway serves;
+//! one file a message family. What a struct lacks is looked up in [`fields`]: fields without effect
+//! here may stand in a file, fields that would change what is served are refused. Messages within
+//! `typed_config` are chosen by their `@type`.
+
+mod access_log;
+mod action;
+mod address;
+mod any;
+mod bootstrap;
+mod cluster;
+mod data;
+mod endpoint;
+mod fields;
+mod filter;
+mod header;
+mod listener;
+mod manager;
+mod matcher;
+mod per_filter;
+mod protocol;
+mod route;
+mod tls;
+mod value;
+
+use super::{
+    Error,
+    document::{Document, Reader},
+    snapshot::Snapshot,
+};
+
+/// Reads a bootstrap from `text`; `name` is what errors call it.
+///
+/// # Errors
+/// Names the first thing that is wrong or not supported, with line, column and path.
+pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
+    let document = Document::parse(name, text)?;
+    let root = document.single()?;
+    let reader = Reader::new(&document, fields::treatment);
+    bootstrap::load(&reader, root).map_err(|fault| document.error(fault))
+}

@@ -1,0 +1,592 @@
+//! What the gateway serves, whatever front end it came from.
+//!
+//! A [`Snapshot`] is immutable and checked: names are resolved, regular expressions compiled,
+//! per-route filter configurations merged. It is swapped as a whole; an exchange keeps the one it
+//! began with.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use extproc_client::{FilterConfig, config::StringMatcher, host::{HeaderLimits, Metadata, RouteFacts, RouteOverrides}};
+use http::{HeaderName, HeaderValue, StatusCode};
+use regex::Regex;
+
+/// Everything that is served.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Where `/stats`, `/stats/prometheus` and `/ready` are; no admin server if unset.
+    pub admin: Option<SocketAddr>,
+    /// Listeners, each with one HTTP connection manager.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Clusters by name.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+}
+
+/// `envoy.config.listener.v3.Listener` with its HTTP connection manager.
+#[derive(Debug)]
+pub struct Listener {
+    /// The listener's name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
+    pub buffer_limit: usize,
+    /// `HttpConnectionManager`.
+    pub http: Arc<HttpManager>,
+}
+
+/// `codec_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// By the first bytes of the connection.
+    #[default]
+    Auto,
+    /// HTTP/1 alone.
+    Http1,
+    /// HTTP/2 with prior knowledge alone.
+    Http2,
+}
+
+/// `server_header_transformation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Replace by ours.
+    #[default]
+    Overwrite,
+    /// Add ours if there is none.
+    AppendIfAbsent,
+    /// Leave as it is.
+    PassThrough,
+}
+
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+#[derive(Debug)]
+pub struct HttpManager {
+    /// Prefix of statistics names: `http.<stat_prefix>.`.
+    pub stat_prefix: String,
+    /// Which protocols are spoken.
+    pub codec: Codec,
+    /// Filters before the router, first one nearest to the client.
+    pub filters: Vec<Filter>,
+    /// The route table.
+    pub routes: RouteTable,
+    /// HTTP/1 settings.
+    pub http1: Http1Options,
+    /// HTTP/2 settings.
+    pub http2: Http2Options,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// `max_request_headers_kb` and `common_http_protocol_options.max_headers_count`, in bytes and entries.
+    pub request_headers: HeaderLimits,
+    /// Add `x-request-id` where the client sent none.
+    pub generate_request_id: bool,
+    /// What becomes of the `server` response header.
+    pub server_header: ServerHeader,
+    /// The server name to write.
+    pub server_name: String,
+    /// Pseudonym to append to `via`; empty: none.
+    pub via: String,
+    /// Take the peer's address into `x-forwarded-for`.
+    pub use_remote_address: bool,
+    /// Upgrade types that may pass, lower case (`websocket`, `CONNECT`).
+    pub upgrades: Vec<String>,
+    /// Forward `expect: 100-continue` instead of answering it.
+    pub proxy_100_continue: bool,
+    /// Access logs.
+    pub access_log: Vec<AccessLog>,
+    /// `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`, `headers_with_underscores_action`.
+    pub normalization: Normalization,
+}
+
+/// What is changed or refused in a request's head before routing.
+#[derive(Clone, Debug, Default)]
+pub struct Normalization {
+    /// Resolve dot segments and percent-encoded unreserved characters (RFC 3986 §6.2.2).
+    pub normalize_path: bool,
+    /// Join adjacent slashes.
+    pub merge_slashes: bool,
+    /// What to do with `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+    /// What to do with header names that hold an underscore.
+    pub underscores: Underscores,
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// Leave them.
+    #[default]
+    Keep,
+    /// Answer 400.
+    Reject,
+    /// Decode and redirect.
+    UnescapeAndRedirect,
+    /// Decode and go on.
+    UnescapeAndForward,
+}
+
+/// `headers_with_underscores_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// Let them pass.
+    #[default]
+    Allow,
+    /// Answer 400.
+    Reject,
+    /// Drop the header.
+    Drop,
+}
+
+/// `http_protocol_options`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Http1Options {
+    /// Forward trailers; otherwise they are dropped.
+    pub enable_trailers: bool,
+    /// Accept HTTP/1.0 requests without more ado.
+    pub accept_http_10: bool,
+}
+
+/// `http2_protocol_options`.
+#[derive(Clone, Copy, Debug)]
+pub struct Http2Options {
+    /// Concurrent streams of a connection.
+    pub max_concurrent_streams: u32,
+    /// Bytes.
+    pub initial_stream_window_size: u32,
+    /// Bytes.
+    pub initial_connection_window_size: u32,
+    /// Extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+}
+
+/// Time limits of a connection manager; `None` is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// `request_headers_timeout`: from the first byte of a head to its end.
+    pub request_headers: Option<Duration>,
+    /// `request_timeout`: from the first byte to the end of the request.
+    pub request: Option<Duration>,
+    /// `stream_idle_timeout`.
+    pub stream_idle: Option<Duration>,
+    /// `common_http_protocol_options.idle_timeout`: a connection without requests.
+    pub connection_idle: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration`.
+    pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`.
+    pub max_stream_duration: Option<Duration>,
+    /// `drain_timeout`.
+    pub drain: Duration,
+    /// `delayed_close_timeout`.
+    pub delayed_close: Duration,
+}
+
+/// One HTTP filter.
+#[derive(Debug)]
+pub struct Filter {
+    /// The name it was given, the key of per-route configuration.
+    pub name: String,
+    /// `disabled`: only active where a route's configuration says so.
+    pub disabled: bool,
+    /// What it does.
+    pub kind: FilterKind,
+}
+
+/// Filters that the gateway knows beside the router.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FilterKind {
+    /// `envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor`.
+    ExtProc(Arc<FilterConfig>),
+    /// `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
+    HeaderMutation {
+        /// On requests.
+        request: Vec<HeaderChange>,
+        /// On responses.
+        response: Vec<HeaderChange>,
+    },
+    /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
+    SetMetadata(Vec<SetMetadata>),
+}
+
+/// One entry of a `set_metadata` filter.
+#[derive(Clone, Debug)]
+pub struct SetMetadata {
+    /// The namespace.
+    pub namespace: String,
+    /// Merged or replaced content.
+    pub value: Option<prost_types::Struct>,
+    /// A typed message.
+    pub typed: Option<prost_types::Any>,
+    /// Replace what is there.
+    pub allow_overwrite: bool,
+}
+
+/// One change of a header map.
+#[derive(Clone, Debug)]
+pub enum HeaderChange {
+    /// Remove all values.
+    Remove(HeaderName),
+    /// Add or replace.
+    Set {
+        /// The name.
+        name: HeaderName,
+        /// The value.
+        value: HeaderTemplate,
+        /// How it meets a value that is there.
+        action: AppendAction,
+    },
+}
+
+/// A header value that may hold substitutions such as `%REQ(x)%`.
+#[derive(Clone, Debug)]
+pub struct HeaderTemplate(pub String);
+
+/// `HeaderAppendAction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppendAction {
+    /// Add another value.
+    #[default]
+    AppendIfExistsOrAdd,
+    /// Only if there is none.
+    AddIfAbsent,
+    /// Replace all values or add.
+    OverwriteIfExistsOrAdd,
+    /// Replace all values, if there are any.
+    OverwriteIfExists,
+}
+
+/// `RouteConfiguration`.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: String,
+    /// Virtual hosts; the most specific domain wins.
+    pub virtual_hosts: Vec<VirtualHost>,
+    /// `request_headers_to_remove` then `request_headers_to_add`.
+    pub request_headers: Vec<HeaderChange>,
+    /// The same for responses.
+    pub response_headers: Vec<HeaderChange>,
+}
+
+/// `VirtualHost`.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// Its name.
+    pub name: String,
+    /// `a.example`, `*.example`, `a.*`, `*`; lower case, with or without a port.
+    pub domains: Vec<String>,
+    /// In order of precedence.
+    pub routes: Vec<Arc<Route>>,
+    /// On requests.
+    pub request_headers: Vec<HeaderChange>,
+    /// On responses.
+    pub response_headers: Vec<HeaderChange>,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    /// Which requests.
+    pub matches: RouteMatch,
+    /// What happens to them.
+    pub action: RouteAction,
+    /// On requests.
+    pub request_headers: Vec<HeaderChange>,
+    /// On responses.
+    pub response_headers: Vec<HeaderChange>,
+    /// Filter configurations that differ here, all levels merged (route configuration, virtual host, route).
+    pub overrides: Arc<RouteOverrides>,
+    /// Names and metadata, for attributes.
+    pub facts: Arc<RouteFacts>,
+}
+
+/// Which requests a route takes.
+#[derive(Debug)]
+pub struct RouteMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// All of these.
+    pub headers: Vec<HeaderMatch>,
+    /// All of these.
+    pub query: Vec<QueryMatch>,
+    /// Paths are compared with regard to case.
+    pub case_sensitive: bool,
+}
+
+/// `path_specifier`; the query is no part of the path.
+#[derive(Debug)]
+pub enum PathMatch {
+    /// Begins with this.
+    Prefix(String),
+    /// Is this.
+    Exact(String),
+    /// Is this or lies below it, by whole segments.
+    PathSeparatedPrefix(String),
+    /// Matches as a whole.
+    Regex(Regex),
+    /// CONNECT requests.
+    Connect,
+}
+
+/// `HeaderMatcher`; pseudo-headers by their `:` names.
+#[derive(Debug)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    /// What the value has to be.
+    pub value: ValueMatch,
+    /// The opposite.
+    pub invert: bool,
+    /// Take a missing header for an empty one.
+    pub missing_as_empty: bool,
+}
+
+/// `QueryParameterMatcher`.
+#[derive(Debug)]
+pub struct QueryMatch {
+    /// The parameter.
+    pub name: String,
+    /// What its value has to be.
+    pub value: ValueMatch,
+}
+
+/// A condition on a value.
+#[derive(Debug)]
+pub enum ValueMatch {
+    /// There is one (or, if false, none).
+    Present(bool),
+    /// A string matcher; several values of a header are joined by `,` first.
+    String(StringMatcher),
+    /// An integer in `start..end`.
+    Range(i64, i64),
+}
+
+/// What a route does.
+#[derive(Debug)]
+pub enum RouteAction {
+    /// Forward.
+    Forward(Forward),
+    /// `direct_response`.
+    Direct {
+        /// The status.
+        status: StatusCode,
+        /// The body, `text/plain` if not empty and not said otherwise.
+        body: bytes::Bytes,
+    },
+    /// `redirect`.
+    Redirect(Redirect),
+}
+
+/// `envoy.config.route.v3.RouteAction`.
+#[derive(Debug)]
+pub struct Forward {
+    /// Where to; weights are relative.
+    pub clusters: Vec<WeightedCluster>,
+    /// Take the cluster's name from this header instead.
+    pub cluster_header: Option<HeaderName>,
+    /// From the end of the request to the end of the response. Default 15 s; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// `idle_timeout` of the stream on this route.
+    pub idle_timeout: Option<Duration>,
+    /// How often to try again.
+    pub retry: Option<Retry>,
+    /// Replaces what matched of the path.
+    pub prefix_rewrite: Option<String>,
+    /// Replaces what matches in the path.
+    pub regex_rewrite: Option<(Regex, String)>,
+    /// Replaces the authority.
+    pub host_rewrite: Option<HeaderValue>,
+    /// Replaces the authority by the endpoint's host name.
+    pub auto_host_rewrite: bool,
+    /// Upgrade types that this route allows or not, before the connection manager's.
+    pub upgrades: Vec<(String, bool)>,
+}
+
+/// One target of a route.
+#[derive(Debug)]
+pub struct WeightedCluster {
+    /// The cluster's name; may be missing from the snapshot: 503.
+    pub name: String,
+    /// Relative weight.
+    pub weight: u32,
+    /// On requests.
+    pub request_headers: Vec<HeaderChange>,
+    /// On responses.
+    pub response_headers: Vec<HeaderChange>,
+    /// As in [`Route`], this cluster's level merged in; `None` if it has none of its own.
+    pub overrides: Option<Arc<RouteOverrides>>,
+    /// As in [`Route`].
+    pub facts: Arc<RouteFacts>,
+}
+
+/// `RetryPolicy`.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Conditions, as written in `retry_on`.
+    pub on: Vec<String>,
+    /// Additional attempts.
+    pub count: u32,
+    /// Longest wait for one attempt.
+    pub per_try_timeout: Option<Duration>,
+    /// `retriable_status_codes`.
+    pub status_codes: Vec<u16>,
+}
+
+/// `RedirectAction`.
+#[derive(Clone, Debug, Default)]
+pub struct Redirect {
+    /// `https`.
+    pub https: bool,
+    /// The scheme.
+    pub scheme: Option<String>,
+    /// The host.
+    pub host: Option<String>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The whole path.
+    pub path: Option<String>,
+    /// Replaces what matched.
+    pub prefix_rewrite: Option<String>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+    /// Leave the query out.
+    pub strip_query: bool,
+}
+
+/// `envoy.config.cluster.v3.Cluster`.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// How endpoints are found.
+    pub discovery: Discovery,
+    /// Longest wait for a connection. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Which protocol is spoken.
+    pub protocol: UpstreamProtocol,
+    /// HTTP/1 settings.
+    pub http1: Http1Options,
+    /// HTTP/2 settings.
+    pub http2: Http2Options,
+    /// `max_response_headers_kb` and `max_headers_count`, in bytes and entries.
+    pub response_headers: HeaderLimits,
+    /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
+    pub buffer_limit: usize,
+    /// Idle connections close after this. Default 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// How an endpoint is chosen.
+    pub lb: LbPolicy,
+    /// TLS to the endpoints.
+    pub tls: Option<UpstreamTls>,
+    /// For attributes and `cluster_metadata_forwarding_namespaces`.
+    pub metadata: Arc<Metadata>,
+}
+
+/// How a cluster finds its endpoints.
+#[derive(Debug)]
+pub enum Discovery {
+    /// As written.
+    Static(Vec<Endpoint>),
+    /// All addresses of each name.
+    StrictDns(Vec<Endpoint>),
+    /// The first address of the one name.
+    LogicalDns(Vec<Endpoint>),
+    /// `ORIGINAL_DST` with the address in a request header (default `x-envoy-original-dst-host`).
+    Header(HeaderName),
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// An IP address or, with DNS, a name; or the path of a Unix socket.
+    pub address: EndpointAddress,
+    /// Relative weight. Default 1.
+    pub weight: u32,
+    /// For attributes.
+    pub metadata: Option<Arc<Metadata>>,
+    /// `hostname`, for `auto_host_rewrite`.
+    pub hostname: String,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// An IP address.
+    Socket(SocketAddr),
+    /// A name to resolve, and a port.
+    Name(String, u16),
+    /// A Unix socket.
+    Pipe(PathBuf),
+}
+
+/// The protocol spoken to a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, with prior knowledge unless TLS negotiates it.
+    Http2,
+    /// What the client spoke.
+    Downstream,
+}
+
+/// `lb_policy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LbPolicy {
+    /// In turn, by weight.
+    #[default]
+    RoundRobin,
+    /// The less busy of two.
+    LeastRequest,
+    /// Any.
+    Random,
+    /// Policy `override_host`: the addresses in these headers first, then in turn.
+    OverrideHost(Vec<HeaderName>),
+}
+
+/// `UpstreamTlsContext`.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTls {
+    /// Server name; the authority if empty.
+    pub sni: String,
+    /// PEM of the trusted roots; no validation if unset, as in Envoy.
+    pub trusted_ca: Option<Vec<u8>>,
+    /// PEM of our certificate chain and key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Protocols to offer.
+    pub alpn: Vec<String>,
+    /// Exact subject alternative names of which one has to match; the server name if empty.
+    pub subject_alt_names: Vec<String>,
+}
+
+/// One access log.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    /// Where lines go.
+    pub sink: LogSink,
+    /// What a line holds; Envoy's default format if unset.
+    pub format: LogFormat,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogSink {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// The form of a log line.
+#[derive(Clone, Debug, Default)]
+pub enum LogFormat {
+    /// Envoy's default line.
+    #[default]
+    Default,
+    /// Text with `%..%` operators, line end included.
+    Text(String),
+    /// A JSON object whose strings hold operators.
+    Json(serde_json::Value),
+}

@@ -1,0 +1,217 @@
+//! What the gateway knows of one exchange, shared by ingress, filters, router and access log.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use extproc_client::{
+    host::{ResponseDetails, ResponseFlags, UpstreamInfo},
+    metadata::DynamicMetadata,
+};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
+
+use crate::{
+    body::{BoxError, Watch},
+    config::snapshot::HttpManager,
+    http1::Outgoing,
+    listener::ListenerShared,
+    router::Selected,
+};
+
+/// Facts of a client's connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: u64,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// One request with its response. A request extension, so that the innermost service finds it.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) http: Arc<HttpManager>,
+    pub(crate) listener: Arc<ListenerShared>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) version: Version,
+    pub(crate) start: Instant,
+    pub(crate) time: SystemTime,
+    pub(crate) metadata: DynamicMetadata,
+    /// Where interim responses go.
+    pub(crate) outgoing: Arc<Outgoing>,
+    /// The request asks for a tunnel that the configuration allows.
+    pub(crate) upgrade: bool,
+    pub(crate) request_bytes: AtomicU64,
+    pub(crate) response_bytes: AtomicU64,
+    request_done: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    route: Option<Selected>,
+    route_cleared: bool,
+    head: Option<Head>,
+    reply: Reply,
+}
+
+/// A request head as the access log shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+}
+
+impl Head {
+    pub(crate) fn of(request: &request::Parts) -> Self {
+        Self {
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            headers: request.headers.clone(),
+        }
+    }
+}
+
+/// The response as the access log shows it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reply {
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) details: Option<ResponseDetails>,
+    pub(crate) flags: u64,
+    pub(crate) upstream: Option<UpstreamInfo>,
+}
+
+impl Reply {
+    pub(crate) fn of<B>(response: &http::Response<B>) -> Self {
+        let extensions = response.extensions();
+        Self {
+            status: Some(response.status()),
+            headers: response.headers().clone(),
+            trailers: None,
+            details: extensions.get().cloned(),
+            flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
+            upstream: extensions.get().cloned(),
+        }
+    }
+}
+
+/// What an exchange begins with.
+pub(crate) struct Begin {
+    pub(crate) listener: Arc<ListenerShared>,
+    pub(crate) http: Arc<HttpManager>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) version: Version,
+    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) upgrade: bool,
+    pub(crate) route: Option<Selected>,
+    pub(crate) head: Option<Head>,
+}
+
+impl Exchange {
+    pub(crate) fn new(begin: Begin) -> Self {
+        Self {
+            http: begin.http,
+            listener: begin.listener,
+            peer: begin.peer,
+            version: begin.version,
+            start: Instant::now(),
+            time: SystemTime::now(),
+            metadata: DynamicMetadata::default(),
+            outgoing: begin.outgoing,
+            upgrade: begin.upgrade,
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+            request_done: AtomicBool::new(false),
+            state: Mutex::new(State {
+                route: begin.route,
+                head: begin.head,
+                ..State::default()
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Only assignments run under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The route that holds now.
+    pub(crate) fn route(&self) -> Option<Selected> {
+        self.state().route.clone()
+    }
+
+    /// Takes a new route.
+    pub(crate) fn set_route(&self, route: Option<Selected>) {
+        self.state().route = route;
+    }
+
+    /// A filter wants the route to be selected again.
+    pub(crate) fn clear_route(&self) {
+        self.state().route_cleared = true;
+    }
+
+    /// Whether the route was cleared since this was asked last.
+    pub(crate) fn take_route_cleared(&self) -> bool {
+        std::mem::take(&mut self.state().route_cleared)
+    }
+
+    /// Whether the whole request was received.
+    pub(crate) fn request_done(&self) -> bool {
+        self.request_done.load(Ordering::Acquire)
+    }
+
+    /// Whether heads have to be kept for a log.
+    pub(crate) fn logged(&self) -> bool {
+        !self.listener.logs.is_empty()
+    }
+
+    /// The request head as it stands now.
+    pub(crate) fn set_head(&self, head: Head) {
+        self.state().head = Some(head);
+    }
+
+    /// The response as it goes to the client.
+    pub(crate) fn set_reply(&self, reply: Reply) {
+        self.state().reply = reply;
+    }
+
+    /// Sets flags beside those that the response came with.
+    pub(crate) fn add_flags(&self, flags: ResponseFlags) {
+        self.state().reply.flags |= flags.0;
+    }
+
+    /// The trailers as they go to the client.
+    pub(crate) fn set_trailers(&self, trailers: &HeaderMap) {
+        if self.logged() {
+            self.state().reply.trailers = Some(trailers.clone());
+        }
+    }
+
+    /// What the log shows.
+    pub(crate) fn with_log<R>(&self, show: impl FnOnce(Option<&Head>, &Reply) -> R) -> R {
+        let state = self.state();
+        show(state.head.as_ref(), &state.reply)
+    }
+}
+
+/// Counts the request's body for the exchange.
+pub(crate) struct RequestWatch(pub(crate) Arc<Exchange>);
+
+impl Watch for RequestWatch {
+    fn data(&mut self, len: usize) {
+        self.0.request_bytes.fetch_add(len as u64, Ordering::Relaxed);
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
+        if result.is_ok() {
+            self.0.request_done.store(true, Ordering::Release);
+        }
+    }
+}

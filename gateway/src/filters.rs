@@ -1,0 +1,165 @@
+//! Builds the filter chain of a listener.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tower::Service;
+
+use crate::{
+    body::{Body, BoxError},
+    config::snapshot::{Filter, FilterKind, HeaderChange, HttpManager, SetMetadata},
+    exchange::Exchange,
+    metadata, mutate,
+};
+
+/// A response that always comes.
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// A filter with all that lies behind it.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers a request.
+    fn call(&self, request: Request<Body>) -> HandlerFuture;
+}
+
+/// The chain of a connection manager around `inner`, the first filter outermost.
+pub(crate) fn chain(
+    http: &HttpManager,
+    inner: Arc<dyn Handler>,
+    ext_proc: impl Fn(&Filter, &Arc<extproc_client::FilterConfig>, Arc<dyn Handler>) -> Arc<dyn Handler>,
+) -> Arc<dyn Handler> {
+    http.filters
+        .iter()
+        .rev()
+        .fold(inner, |inner, filter| match &filter.kind {
+            FilterKind::ExtProc(config) => ext_proc(filter, config, inner),
+            // These have no per-route form that could switch them on.
+            _ if filter.disabled => inner,
+            FilterKind::HeaderMutation { request, response } => Arc::new(HeaderMutation {
+                request: request.clone().into(),
+                response: response.clone().into(),
+                inner,
+            }),
+            FilterKind::SetMetadata(entries) => Arc::new(MetadataFilter {
+                entries: entries.clone(),
+                inner,
+            }),
+        })
+}
+
+/// `header_mutation`.
+struct HeaderMutation {
+    request: Arc<[HeaderChange]>,
+    response: Arc<[HeaderChange]>,
+    inner: Arc<dyn Handler>,
+}
+
+impl Handler for HeaderMutation {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
+        let (mut parts, body) = request.into_parts();
+        if let Some(exchange) = &exchange {
+            mutate::request(&mut parts, self.request.iter(), exchange);
+        }
+        let future = self.inner.call(Request::from_parts(parts, body));
+        let changes = self.response.clone();
+        if changes.is_empty() {
+            return future;
+        }
+        Box::pin(async move {
+            let mut response = future.await;
+            if let Some(exchange) = &exchange {
+                mutate::response(&mut response, changes.iter(), exchange, None);
+            }
+            response
+        })
+    }
+}
+
+/// `set_metadata`.
+struct MetadataFilter {
+    entries: Vec<SetMetadata>,
+    inner: Arc<dyn Handler>,
+}
+
+impl Handler for MetadataFilter {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>() {
+            for entry in &self.entries {
+                metadata::set(&exchange.metadata, entry);
+            }
+        }
+        self.inner.call(request)
+    }
+}
+
+/// A handler as the service that a tower layer wraps.
+#[derive(Clone)]
+pub(crate) struct Inner(pub(crate) Arc<dyn Handler>);
+
+impl<B> Service<Request<B>> for Inner
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let response = self.0.call(request.map(|body| {
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(body)
+            }
+        }));
+        Box::pin(async move { Ok(response.await) })
+    }
+}
+
+/// A tower service as a handler.
+pub(crate) struct Outer<S>(pub(crate) S);
+
+impl<S, B> Handler for Outer<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        // The services in use are always ready, so that a fresh clone may be called at once.
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+            let response = match ready {
+                Ok(()) => service.call(request).await,
+                Err(never) => match never {},
+            };
+            match response {
+                Ok(response) => response.map(|body| {
+                    if body.is_end_stream() {
+                        Body::empty()
+                    } else {
+                        Body::new(body)
+                    }
+                }),
+                Err(never) => match never {},
+            }
+        })
+    }
+}

@@ -1,0 +1,388 @@
+//! The innermost service: does what the route says, forwarding above all.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use extproc_client::host::{ResponseDetails, UpstreamInfo};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
+
+use crate::{
+    body::Body,
+    config::snapshot::{Forward, Retry, RouteAction},
+    exchange::{Exchange, Head},
+    filters::{Handler, HandlerFuture},
+    headers::{join_response_lines, strip_hop_by_hop},
+    local, mutate,
+    router::{self, Selected},
+    upstream::{
+        Deadline, Failure, Sending, Upstream, Upstreams,
+        error::flag,
+        send,
+    },
+};
+
+/// Request extension: the request is answered with this and goes nowhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) details: &'static str,
+}
+
+/// Response extension: the route's response headers are in place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RouteHeadersDone;
+
+/// The end of the filter chain.
+#[derive(Clone, Debug)]
+pub(crate) struct RouterHandler {
+    pub(crate) upstreams: Arc<Upstreams>,
+}
+
+impl Handler for RouterHandler {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        let upstreams = self.upstreams.clone();
+        Box::pin(async move { answer(&upstreams, request).await })
+    }
+}
+
+async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    if let Some(refusal) = parts.extensions.remove::<Refusal>() {
+        return local::reply(&parts.headers, refusal.status, "".into(), refusal.details, 0);
+    }
+    let Some(exchange) = parts.extensions.remove::<Arc<Exchange>>() else {
+        // Only reached if a filter makes up requests, which none does.
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return local::reply(&parts.headers, status, "".into(), "no_exchange", 0);
+    };
+    if exchange.take_route_cleared() {
+        exchange.set_route(router::select(&exchange.http, &parts));
+    }
+    let head = exchange.logged().then(|| Head::of(&parts));
+    if let Some(head) = &head {
+        exchange.set_head(head.clone());
+    }
+    let Some(route) = exchange.route() else {
+        exchange.listener.stats.no_route.add();
+        return local::reply(
+            &parts.headers,
+            StatusCode::NOT_FOUND,
+            "".into(),
+            "route_not_found",
+            flag::NO_ROUTE_FOUND,
+        );
+    };
+    let mut response = match &route.route.action {
+        RouteAction::Direct { status, body } => direct(*status, body.clone()),
+        RouteAction::Redirect(redirect) => {
+            let location = router::redirect_location(&parts, &route.route.matches, redirect);
+            redirected(redirect.status, &location)
+        }
+        RouteAction::Forward(forward) => {
+            mutate::request(&mut parts, route.request_headers(), &exchange);
+            proxy(upstreams, &exchange, &route, forward, parts, body).await
+        }
+    };
+    mutate::response(
+        &mut response,
+        route.response_headers(),
+        &exchange,
+        head.as_ref(),
+    );
+    response.extensions_mut().insert(RouteHeadersDone);
+    response
+}
+
+fn direct(status: StatusCode, body: bytes::Bytes) -> Response<Body> {
+    let length = body.len();
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    if length > 0 {
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, length.into());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    let details = ResponseDetails("direct_response".into());
+    response.extensions_mut().insert(details);
+    response
+}
+
+fn redirected(status: StatusCode, location: &str) -> Response<Body> {
+    let mut response = direct(status, bytes::Bytes::new());
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+async fn proxy(
+    upstreams: &Upstreams,
+    exchange: &Arc<Exchange>,
+    route: &Selected,
+    forward: &Forward,
+    parts: Parts,
+    body: Body,
+) -> Response<Body> {
+    let name = route.cluster_name(&parts);
+    let headers = parts.headers.clone_for_reply();
+    let Some(upstream) = upstreams.get(&name) else {
+        tracing::warn!(cluster = %name, "the route's cluster is not configured");
+        return failed(&headers, &Failure::UnknownCluster, 0, 0);
+    };
+    let mut attempts = Attempts {
+        exchange,
+        route,
+        forward,
+        upstream,
+        made: 0,
+        deadline: Deadline::new(forward.timeout),
+        renewed: false,
+    };
+    match attempts.run(parts, body).await {
+        Ok(mut response) => {
+            let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let headers = response.headers_mut();
+            strip_hop_by_hop(headers, upgraded);
+            join_response_lines(headers);
+            response
+                .extensions_mut()
+                .insert(ResponseDetails("via_upstream".into()));
+            response
+        }
+        Err(failure) => {
+            let exhausted = attempts.made > 1 && forward.retry.is_some();
+            let flags = if exhausted {
+                flag::RETRY_LIMIT_EXCEEDED
+            } else {
+                0
+            };
+            failed(&headers, &failure, attempts.made, flags)
+        }
+    }
+}
+
+/// The one header of a request that decides the form of local replies.
+trait CloneForReply {
+    fn clone_for_reply(&self) -> http::HeaderMap;
+}
+
+impl CloneForReply for http::HeaderMap {
+    fn clone_for_reply(&self) -> http::HeaderMap {
+        let mut headers = Self::new();
+        if let Some(kind) = self.get(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, kind.clone());
+        }
+        headers
+    }
+}
+
+fn failed(headers: &http::HeaderMap, failure: &Failure, made: u32, flags: u64) -> Response<Body> {
+    let told = failure.told();
+    let mut response = local::reply(
+        headers,
+        told.status,
+        told.body,
+        told.details,
+        told.flags | flags,
+    );
+    let transport_failure_reason = match failure {
+        Failure::Connect(_) => failure.to_string(),
+        _ => String::new(),
+    };
+    response.extensions_mut().insert(UpstreamInfo {
+        attempts: made.into(),
+        transport_failure_reason,
+        ..UpstreamInfo::default()
+    });
+    response
+}
+
+/// The attempts to get one response.
+struct Attempts<'a> {
+    exchange: &'a Arc<Exchange>,
+    route: &'a Selected,
+    forward: &'a Forward,
+    upstream: &'a Upstream,
+    made: u32,
+    deadline: Deadline,
+    /// A request that a stale connection swallowed was sent again.
+    renewed: bool,
+}
+
+impl Attempts<'_> {
+    async fn run(&mut self, parts: Parts, body: Body) -> Result<Response<Body>, Failure> {
+        let mut request = Some((parts, body));
+        loop {
+            let (parts, body) = request.take().ok_or(Failure::Terminated)?;
+            self.made += 1;
+            let (outcome, again) = self.attempt(parts, body).await;
+            let retry = match &outcome {
+                Ok(response) => self.wants_retry_of(response.status()),
+                Err(failure) => self.wants_retry_after(failure),
+            };
+            match again {
+                Some(again) if retry || again.stale => {
+                    if !again.stale {
+                        self.upstream.shared.stats.upstream_rq_retry.add();
+                        tokio::time::sleep(backoff(self.made)).await;
+                    }
+                    request = Some((again.parts, again.body));
+                }
+                _ => return outcome,
+            }
+        }
+    }
+
+    fn policy(&self) -> Option<&Retry> {
+        self.forward
+            .retry
+            .as_ref()
+            .filter(|retry| self.made <= retry.count)
+    }
+
+    fn wants_retry_after(&self, failure: &Failure) -> bool {
+        self.policy().is_some_and(|retry| failure.retriable(&retry.on))
+    }
+
+    fn wants_retry_of(&self, status: StatusCode) -> bool {
+        let Some(retry) = self.policy() else {
+            return false;
+        };
+        retry.on.iter().any(|on| match on.as_str() {
+            "5xx" => status.is_server_error(),
+            "gateway-error" => matches!(status.as_u16(), 502..=504),
+            "retriable-4xx" => status == StatusCode::CONFLICT,
+            "retriable-status-codes" => retry.status_codes.contains(&status.as_u16()),
+            _ => false,
+        })
+    }
+
+    /// One attempt, and what is needed for another one if that is possible.
+    async fn attempt(
+        &mut self,
+        mut parts: Parts,
+        mut body: Body,
+    ) -> (Result<Response<Body>, Failure>, Option<Again>) {
+        let begun = Instant::now();
+        let tunnel = self.exchange.upgrade;
+        let client_http2 = self.exchange.version == http::Version::HTTP_2;
+        let host = match self.upstream.choose(&parts.headers).await {
+            Ok(host) => host,
+            Err(failure) => return (Err(failure), None),
+        };
+        let lease = match host.lease(client_http2, tunnel || self.renewed).await {
+            Ok(lease) => lease,
+            Err(failure) => return (Err(failure), Some(Again::new(parts, body))),
+        };
+        let pool_ready = begun.elapsed();
+        let reused = lease.reused();
+        let local = lease.local();
+        let empty = body.is_end_stream() && !tunnel;
+        let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
+        let again = (empty && (idempotent || self.policy().is_some()))
+            .then(|| Again::new(parts.clone(), Body::empty()))
+            .or_else(|| reused.then(|| Again::new(parts.clone(), Body::empty())).filter(|_| !empty));
+        let sending = Sending {
+            interim: (self.exchange.version != http::Version::HTTP_10)
+                .then(|| self.exchange.outgoing.clone()),
+            relay_continue: false,
+            tunnel,
+            connect: parts.method == Method::CONNECT,
+        };
+        router::rewrite(
+            &mut parts,
+            &self.route.route.matches,
+            self.forward,
+            Some(&host.hostname),
+        );
+        if empty {
+            body = Body::empty();
+        }
+        let sent = send(
+            &host,
+            lease,
+            Request::from_parts(parts, body),
+            &sending,
+            &mut self.deadline,
+        );
+        let per_try = self
+            .forward
+            .retry
+            .as_ref()
+            .and_then(|retry| retry.per_try_timeout);
+        let sent = match per_try {
+            Some(limit) => tokio::time::timeout(limit, sent)
+                .await
+                .unwrap_or_else(|_| Err(Failure::Timeout.into())),
+            None => sent.await,
+        };
+        match sent {
+            Ok(mut response) => {
+                response.extensions_mut().insert(UpstreamInfo {
+                    address: host.socket(),
+                    local_address: local,
+                    attempts: self.made.into(),
+                    pool_ready: Some(pool_ready),
+                    transport_failure_reason: String::new(),
+                    host_metadata: host.metadata.clone(),
+                });
+                (Ok(response), again.filter(|_| empty))
+            }
+            Err(unsent) => {
+                tracing::debug!(
+                    cluster = %self.upstream.cluster.name,
+                    address = %host.address,
+                    failure = %unsent.failure,
+                    "upstream request failed"
+                );
+                let again = match (again, unsent.returned) {
+                    (Some(again), Some(body)) if reused && !self.renewed => {
+                        self.renewed = true;
+                        Some(Again {
+                            body,
+                            stale: true,
+                            ..again
+                        })
+                    }
+                    (Some(again), None) if empty => {
+                        let stale = idempotent && matches!(unsent.failure, Failure::Terminated);
+                        self.renewed |= stale;
+                        Some(Again { stale, ..again })
+                    }
+                    _ => None,
+                };
+                (Err(unsent.failure), again)
+            }
+        }
+    }
+}
+
+struct Again {
+    parts: Parts,
+    body: Body,
+    /// The connection had been closed by the peer: to send again is no retry.
+    stale: bool,
+}
+
+impl Again {
+    fn new(parts: Parts, body: Body) -> Self {
+        Self {
+            parts,
+            body,
+            stale: false,
+        }
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    method.is_safe() || *method == Method::PUT || *method == Method::DELETE
+}
+
+/// 25 ms doubled with each attempt, at most 250 ms, a random part of it.
+fn backoff(made: u32) -> Duration {
+    let most = 25u64.saturating_mul(1 << made.min(4)).min(250);
+    Duration::from_millis(rand::random_range(0..=most))
+}

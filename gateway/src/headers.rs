@@ -1,0 +1,295 @@
+//! Rules for header maps that hold whatever the configuration says: fields of one hop, fields that
+//! are joined to one line, pseudo-headers.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
+
+/// Fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
+const HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Removes what belongs to the hop a message came on, the fields that any `Connection` line names
+/// included. `te: trailers` stays, because it speaks to the far end (RFC 9110 §10.1.4).
+///
+/// With `upgrade`, `connection: upgrade` and the `upgrade` field stay too.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    if !HOP.iter().any(|name| headers.contains_key(name)) {
+        return;
+    }
+    let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    for name in named {
+        if !(upgrade && name == header::UPGRADE) {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP {
+        if !(upgrade && (name == header::UPGRADE || name == header::CONNECTION)) {
+            headers.remove(name);
+        }
+    }
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The comma-separated tokens of all lines of a field.
+pub(crate) fn tokens<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+const REQUEST_INLINE: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "access-control-request-private-network",
+    "authentication",
+    "authorization",
+    "cache-control",
+    "cdn-loop",
+    "content-encoding",
+    "content-type",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "origin",
+    "pragma",
+    "proxy-status",
+    "referer",
+    "te",
+    "user-agent",
+    "via",
+    "x-client-trace-id",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
+const RESPONSE_INLINE: &[&str] = &[
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-allow-private-network",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "age",
+    "cache-control",
+    "content-encoding",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "grpc-message",
+    "grpc-status",
+    "last-modified",
+    "location",
+    "proxy-status",
+    "server",
+    "vary",
+    "via",
+    "x-request-id",
+];
+
+/// Joins the lines of a request's known list fields with `,`, and crumbs of `cookie` with `; `
+/// (RFC 9113 §8.2.3).
+pub(crate) fn join_request_lines(headers: &mut HeaderMap, cookies: bool) {
+    if headers.len() == headers.keys_len() {
+        return;
+    }
+    join(headers, REQUEST_INLINE);
+    if cookies {
+        join_with(headers, &header::COOKIE, b"; ");
+    }
+}
+
+/// The same for a response.
+pub(crate) fn join_response_lines(headers: &mut HeaderMap) {
+    if headers.len() != headers.keys_len() {
+        join(headers, RESPONSE_INLINE);
+    }
+}
+
+fn join(headers: &mut HeaderMap, names: &[&str]) {
+    let several: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| names.contains(&name.as_str()))
+        .filter(|name| headers.get_all(*name).iter().nth(1).is_some())
+        .cloned()
+        .collect();
+    for name in several {
+        join_with(headers, &name, b",");
+    }
+}
+
+fn join_with(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
+    let mut values = headers.get_all(name).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else {
+        return;
+    };
+    let mut joined = BytesMut::from(first.as_bytes());
+    for value in std::iter::once(second).chain(values) {
+        joined.put_slice(separator);
+        joined.put_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
+        headers.insert(name, value);
+    }
+}
+
+/// A field of a request by name, pseudo-headers by their `:` names; several lines joined by `,`.
+pub(crate) fn request_field<'a>(parts: &'a request::Parts, name: &str) -> Option<Cow<'a, str>> {
+    head_field(&parts.method, &parts.uri, &parts.headers, name)
+}
+
+/// As [`request_field`], of the pieces of a head.
+pub(crate) fn head_field<'a>(
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    name: &str,
+) -> Option<Cow<'a, str>> {
+    match name {
+        ":method" => Some(method.as_str().into()),
+        ":authority" | "host" => uri.authority().map(|authority| authority.as_str().into()),
+        ":path" => uri.path_and_query().map(|path| path.as_str().into()),
+        ":scheme" => uri.scheme_str().map(Into::into),
+        name => field(headers, name),
+    }
+}
+
+/// A field by name; several lines joined by `,`.
+pub(crate) fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
+    let mut values = headers.get_all(name).iter();
+    let first = String::from_utf8_lossy(values.next()?.as_bytes());
+    let mut joined = first;
+    for value in values {
+        let all = joined.to_mut();
+        all.push(',');
+        all.push_str(&String::from_utf8_lossy(value.as_bytes()));
+    }
+    Some(joined)
+}
+
+/// Whether a request is gRPC, so that local replies have to be.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
+}
+
+/// The gRPC status that stands for an HTTP status.
+pub(crate) fn grpc_status(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn every_connection_line_counts() {
+        let mut headers = map(&[
+            ("connection", "X-a , x-B,,"),
+            ("x-a", "1"),
+            ("x-b", "1"),
+            ("connection", "x-c"),
+            ("x-c", "1"),
+            ("x-d", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, Trailers"),
+        ]);
+        strip_hop_by_hop(&mut headers, false);
+        assert_eq!(names(&headers), ["x-d", "te"]);
+        assert_eq!(headers["te"], "trailers");
+    }
+
+    #[test]
+    fn an_upgrade_keeps_its_two_fields() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "timeout=5"),
+        ]);
+        strip_hop_by_hop(&mut headers, true);
+        assert_eq!(headers["connection"], "upgrade");
+        assert_eq!(headers["upgrade"], "websocket");
+        assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn lines_are_joined() {
+        let mut headers = map(&[
+            ("accept", "a"),
+            ("x-a", "1"),
+            ("accept", "b"),
+            ("x-a", "2"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+        ]);
+        join_request_lines(&mut headers, true);
+        assert_eq!(headers["accept"], "a,b");
+        assert_eq!(headers["cookie"], "a=1; b=2");
+        assert_eq!(headers.get_all("x-a").iter().count(), 2);
+        assert_eq!(field(&headers, "x-a").as_deref(), Some("1,2"));
+    }
+
+    #[test]
+    fn grpc_by_content_type() {
+        assert!(is_grpc(&map(&[("content-type", "application/grpc")])));
+        assert!(is_grpc(&map(&[("content-type", "application/grpc+proto")])));
+        assert!(!is_grpc(&map(&[("content-type", "application/grpc-web")])));
+    }
+}

@@ -1,0 +1,227 @@
+//! The adapter between a socket and hyper's HTTP/1 connections, in both roles.
+//!
+//! hyper can neither write an interim response other than 100 nor trailers that no `Trailer` header
+//! announced. This adapter inserts both into what hyper writes. Bytes that need no insertion go
+//! to the socket as they come, in one vectored write.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    framing::{Framer, MessageFacts, Role, Stop},
+    outgoing::{OutgoingQueue, write_interim},
+};
+
+/// A socket under a hyper HTTP/1 connection.
+#[derive(Debug)]
+pub(crate) struct Http1Io<T> {
+    io: T,
+    /// Bytes that were read to find out the protocol.
+    prefix: Bytes,
+    framer: Framer,
+    queue: OutgoingQueue,
+    insert: BytesMut,
+}
+
+impl<T> Http1Io<T> {
+    pub(crate) fn new(io: T, prefix: Bytes, role: Role, queue: OutgoingQueue) -> Self {
+        Self {
+            io,
+            prefix,
+            framer: Framer::new(role),
+            queue,
+            insert: BytesMut::new(),
+        }
+    }
+
+    fn facts(&self, index: usize) -> MessageFacts {
+        self.queue
+            .get(index)
+            .map(|outgoing| outgoing.facts)
+            .unwrap_or_default()
+    }
+
+    /// Whether something has to be inserted at this stop into the message `index` from the front.
+    fn wants(&self, index: usize, stop: Stop) -> bool {
+        match stop {
+            Stop::Head => self.queue.get(index).is_some_and(|m| m.has_interim()),
+            Stop::Trailers => self.queue.get(index).is_some_and(|m| m.has_trailers()),
+            Stop::End | Stop::MessageEnd => false,
+        }
+    }
+
+    /// How many of these bytes may be written before something has to be inserted; if none, what
+    /// has to be is in `insert` now.
+    fn writable(&mut self, bufs: &[IoSlice<'_>]) -> usize {
+        let mut framer = self.framer;
+        let mut index = 0;
+        let mut total = 0;
+        for buf in bufs {
+            let mut at = 0;
+            loop {
+                let (n, stop) =
+                    framer.advance(buf.get(at..).unwrap_or_default(), self.facts(index));
+                at += n;
+                if self.wants(index, stop) {
+                    total += at;
+                    if total == 0 {
+                        self.framer = framer;
+                        self.fill(stop);
+                    }
+                    return total;
+                }
+                match stop {
+                    Stop::End => break,
+                    Stop::MessageEnd => index += 1,
+                    Stop::Head | Stop::Trailers => {}
+                }
+            }
+            total += buf.len();
+        }
+        total
+    }
+
+    fn fill(&mut self, stop: Stop) {
+        if let Some(outgoing) = self.queue.get(0) {
+            match stop {
+                Stop::Head => outgoing.take_interim(&mut self.insert),
+                Stop::Trailers => outgoing.take_trailers(&mut self.insert),
+                Stop::End | Stop::MessageEnd => {}
+            }
+        }
+    }
+
+    /// Takes note of `n` written bytes.
+    fn written(&mut self, bufs: &[IoSlice<'_>], mut n: usize) {
+        for buf in bufs {
+            let mut bytes = buf.get(..n.min(buf.len())).unwrap_or_default();
+            n -= bytes.len();
+            loop {
+                let facts = self.facts(0);
+                let (taken, stop) = self.framer.advance(bytes, facts);
+                bytes = bytes.get(taken..).unwrap_or_default();
+                match stop {
+                    Stop::End => break,
+                    Stop::MessageEnd => self.queue.pop(),
+                    Stop::Trailers | Stop::Head => {}
+                }
+            }
+            if n == 0 {
+                break;
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Http1Io<T> {
+    fn poll_insert(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.insert.has_remaining() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.insert))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.insert.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Interim responses of a message whose final head has not come yet.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_insert(cx))?;
+        if !self.framer.between_messages() {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(outgoing) = self.queue.get(0) else {
+            return Poll::Ready(Ok(()));
+        };
+        while let Poll::Ready((status, headers)) = outgoing.poll_interim(cx) {
+            write_interim(status, &headers, &mut self.insert);
+            ready!(self.poll_insert(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Http1Io<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.prefix.has_remaining() {
+            let n = this.prefix.len().min(buf.remaining());
+            buf.put_slice(&this.prefix.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Http1Io<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        const MOST: usize = 64;
+        let this = self.get_mut();
+        ready!(this.poll_insert(cx))?;
+        let mut limit = this.writable(bufs);
+        if this.insert.has_remaining() {
+            ready!(this.poll_insert(cx))?;
+            limit = this.writable(bufs);
+        }
+        let whole: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let n = if limit == whole {
+            ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?
+        } else {
+            let mut cut = [IoSlice::new(&[]); MOST];
+            let mut used = 0;
+            let mut left = limit;
+            for (place, buf) in cut.iter_mut().zip(bufs) {
+                let part = buf.get(..left.min(buf.len())).unwrap_or_default();
+                *place = IoSlice::new(part);
+                left -= part.len();
+                used += 1;
+                if left == 0 {
+                    break;
+                }
+            }
+            let cut = cut.get(..used).unwrap_or_default();
+            ready!(Pin::new(&mut this.io).poll_write_vectored(cx, cut))?
+        };
+        this.written(bufs, n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_insert(cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}

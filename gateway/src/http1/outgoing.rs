@@ -1,0 +1,220 @@
+//! What is handed over to be inserted into one outgoing message.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use http_body::{Frame, SizeHint};
+
+use super::framing::MessageFacts;
+use crate::body::BoxError;
+
+/// Interim heads and trailers of one outgoing message.
+///
+/// Filled by the exchange, emptied by the connection that writes the message.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    pub(crate) facts: MessageFacts,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    interim: VecDeque<(StatusCode, HeaderMap)>,
+    trailers: Option<HeaderMap>,
+    writer: Option<Waker>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(facts: MessageFacts) -> Self {
+        Self {
+            facts,
+            inner: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that runs under the lock leaves it half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over a 1xx head; it is written if the final head has not gone out.
+    pub(crate) fn interim(&self, status: StatusCode, headers: HeaderMap) {
+        let waker = {
+            let mut inner = self.lock();
+            inner.interim.push_back((status, headers));
+            inner.writer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Hands over the trailers; they are written after the last chunk.
+    pub(crate) fn trailers(&self, trailers: HeaderMap) {
+        self.lock().trailers = Some(trailers);
+    }
+
+    /// The next interim head; without one the task is woken when there is.
+    pub(crate) fn poll_interim(&self, cx: &mut Context<'_>) -> Poll<(StatusCode, HeaderMap)> {
+        let mut inner = self.lock();
+        if let Some(interim) = inner.interim.pop_front() {
+            return Poll::Ready(interim);
+        }
+        match &mut inner.writer {
+            Some(waker) => waker.clone_from(cx.waker()),
+            writer => *writer = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    pub(crate) fn has_interim(&self) -> bool {
+        !self.lock().interim.is_empty()
+    }
+
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.lock().trailers.is_some()
+    }
+
+    /// Takes the trailers as they stand on the wire, without the empty line.
+    pub(crate) fn take_trailers(&self, out: &mut BytesMut) {
+        if let Some(trailers) = self.lock().trailers.take() {
+            write_fields(&trailers, out);
+        }
+    }
+
+    /// Takes all interim heads as they stand on the wire.
+    pub(crate) fn take_interim(&self, out: &mut BytesMut) {
+        for (status, headers) in self.lock().interim.drain(..) {
+            write_interim(status, &headers, out);
+        }
+    }
+}
+
+/// An interim head as it stands on the wire.
+pub(super) fn write_interim(status: StatusCode, headers: &HeaderMap, out: &mut BytesMut) {
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(status.canonical_reason().unwrap_or("Interim").as_bytes());
+    out.put_slice(b"\r\n");
+    write_fields(headers, out);
+    out.put_slice(b"\r\n");
+}
+
+/// Field lines; those that would change the framing are left out (RFC 9110 §6.5.1, RFC 9112 §6.1).
+fn write_fields(fields: &HeaderMap, out: &mut BytesMut) {
+    for (name, value) in fields {
+        if name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING {
+            continue;
+        }
+        out.put_slice(name.as_str().as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+}
+
+/// The messages of a connection that are not completely written, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OutgoingQueue(Arc<Mutex<VecDeque<Arc<Outgoing>>>>);
+
+impl OutgoingQueue {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Outgoing>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces a message, before hyper can write its first byte.
+    pub(crate) fn push(&self, outgoing: Arc<Outgoing>) {
+        self.lock().push_back(outgoing);
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<Arc<Outgoing>> {
+        self.lock().get(index).cloned()
+    }
+
+    pub(super) fn pop(&self) {
+        self.lock().pop_front();
+    }
+}
+
+/// A body whose trailers go to the connection's [`Outgoing`] in place of hyper.
+#[derive(Debug)]
+pub(crate) struct WithTrailers<B> {
+    body: B,
+    outgoing: Option<Arc<Outgoing>>,
+    known_length: bool,
+    failed: Option<BoxError>,
+}
+
+impl<B> WithTrailers<B> {
+    /// Without an `outgoing`, trailers are dropped. `known_length` says that a `content-length`
+    /// header rules the framing, so that hyper does not compare it with the body's own idea.
+    pub(crate) fn new(body: B, outgoing: Option<Arc<Outgoing>>, known_length: bool) -> Self {
+        Self {
+            body,
+            outgoing,
+            known_length,
+            failed: None,
+        }
+    }
+
+    /// The body under the wrapper.
+    pub(crate) fn into_inner(self) -> B {
+        self.body
+    }
+}
+
+impl<B> http_body::Body for WithTrailers<B>
+where
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_trailers() {
+                Ok(trailers) => {
+                    if let Some(outgoing) = &this.outgoing {
+                        outgoing.trailers(trailers);
+                    }
+                    Poll::Ready(None)
+                }
+                Err(frame) => Poll::Ready(Some(Ok(frame))),
+            },
+            Some(Err(error)) => {
+                // An error makes hyper drop what it has not written. One more turn lets it flush
+                // what came before.
+                this.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failed.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.known_length {
+            SizeHint::default()
+        } else {
+            self.body.size_hint()
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! HTTP/2 streams as bodies, on `h2`; used towards clients and towards upstreams.
+//!
+//! `h2` is used without hyper on top because interim responses, reset codes and the peer's stream
+//! limit have to be seen and set.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, header};
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::body::{Body, BoxError};
+
+/// The body of a received message.
+pub(crate) struct Http2Body {
+    stream: RecvStream,
+    data_ended: bool,
+    ended: bool,
+    left: Option<u64>,
+}
+
+impl Http2Body {
+    /// `headers` give the announced length, if any.
+    pub(crate) fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+        let ended = stream.is_end_stream();
+        Self {
+            stream,
+            data_ended: false,
+            ended,
+            left: headers
+                .get(header::CONTENT_LENGTH)
+                .and_then(|value| value.to_str().ok()?.parse().ok()),
+        }
+    }
+}
+
+impl http_body::Body for Http2Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if !this.data_ended {
+            match ready!(this.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // The window is given back as soon as the bytes are handed on: whoever holds
+                    // them bounds what it holds by not polling.
+                    let _ = this.stream.flow_control().release_capacity(data.len());
+                    this.ended = this.stream.is_end_stream();
+                    if let Some(left) = &mut this.left {
+                        *left = left.saturating_sub(data.len() as u64);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                // The peer wants no more of the request, which is not a failure.
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => this.data_ended = true,
+            }
+        }
+        let trailers = ready!(this.stream.poll_trailers(cx));
+        this.ended = true;
+        Poll::Ready(match trailers {
+            Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Ok(None) => None,
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map(SizeHint::with_exact).unwrap_or_default()
+    }
+}
+
+/// Why a body was not sent to its end.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// The peer reset the stream, or the connection is gone.
+    Peer(h2::Error),
+    /// The body failed; the stream was reset.
+    Body(BoxError),
+}
+
+/// Sends a body to its end. Dropping the future resets the stream.
+pub(crate) async fn send_body(
+    mut stream: SendStream<Bytes>,
+    body: &mut Body,
+    on_failure: Reason,
+) -> Result<(), SendError> {
+    let result = send_frames(&mut stream, body).await;
+    if let Err(SendError::Body(_)) = &result {
+        stream.send_reset(on_failure);
+    }
+    result
+}
+
+async fn send_frames(stream: &mut SendStream<Bytes>, body: &mut Body) -> Result<(), SendError> {
+    loop {
+        let frame = poll_fn(|cx| {
+            if let Poll::Ready(reset) = stream.poll_reset(cx) {
+                return Poll::Ready(Err(SendError::Peer(match reset {
+                    Ok(reason) => reason.into(),
+                    Err(error) => error,
+                })));
+            }
+            Pin::new(&mut *body)
+                .poll_frame(cx)
+                .map(|frame| frame.transpose().map_err(SendError::Body))
+        })
+        .await?;
+        let Some(frame) = frame else {
+            return stream
+                .send_data(Bytes::new(), true)
+                .map_err(SendError::Peer);
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let end = body.is_end_stream();
+                if data.is_empty() && !end {
+                    continue;
+                }
+                send_data(stream, data, end).await?;
+                if end {
+                    return Ok(());
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    return stream.send_trailers(trailers).map_err(SendError::Peer);
+                }
+            }
+        }
+    }
+}
+
+async fn send_data(
+    stream: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    end: bool,
+) -> Result<(), SendError> {
+    if data.is_empty() {
+        return stream.send_data(data, end).map_err(SendError::Peer);
+    }
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let window = poll_fn(|cx| {
+            if let Poll::Ready(reset) = stream.poll_reset(cx) {
+                return Poll::Ready(Err(SendError::Peer(match reset {
+                    Ok(reason) => reason.into(),
+                    Err(error) => error,
+                })));
+            }
+            match ready!(stream.poll_capacity(cx)) {
+                Some(Ok(window)) => Poll::Ready(Ok(window)),
+                Some(Err(error)) => Poll::Ready(Err(SendError::Peer(error))),
+                None => Poll::Ready(Err(SendError::Peer(Reason::CANCEL.into()))),
+            }
+        })
+        .await?;
+        let part = data.split_to(window.min(data.len()));
+        if part.is_empty() {
+            continue;
+        }
+        let last = end && data.is_empty();
+        stream.send_data(part, last).map_err(SendError::Peer)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! Responses that the gateway makes itself.
+
+use std::borrow::Cow;
+
+use extproc_client::host::{ResponseDetails, ResponseFlags};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::{
+    body::Body,
+    headers::{grpc_status, is_grpc},
+};
+
+/// What `grpc-message` has to encode.
+const MESSAGE: &AsciiSet = &CONTROLS.add(b'%').add(b'\x7f');
+
+/// A local reply; to a gRPC request it is a trailers-only one (status 200, `grpc-status`).
+pub(crate) fn reply(
+    request: &HeaderMap,
+    status: StatusCode,
+    body: Cow<'static, str>,
+    details: impl Into<Cow<'static, str>>,
+    flags: u64,
+) -> Response<Body> {
+    let mut response = if is_grpc(request) {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        headers.insert("grpc-status", grpc_status(status).into());
+        if !body.is_empty()
+            && let Ok(message) =
+                HeaderValue::try_from(utf8_percent_encode(&body, MESSAGE).to_string())
+        {
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        let length = body.len();
+        let mut response = Response::new(Body::full(body.into_owned()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        if length > 0 {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        response
+    };
+    let extensions = response.extensions_mut();
+    extensions.insert(ResponseDetails(details.into()));
+    if flags != 0 {
+        extensions.insert(ResponseFlags(flags));
+    }
+    response
+}

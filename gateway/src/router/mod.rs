@@ -1,0 +1,146 @@
+//! Selects the route of a request.
+
+mod matching;
+mod rewrite;
+
+use std::sync::Arc;
+
+use extproc_client::host::{RouteFacts, RouteOverrides};
+use http::request::Parts;
+
+pub(crate) use self::rewrite::{redirect_location, rewrite};
+use crate::config::snapshot::{
+    Forward, HeaderChange, HttpManager, Route, RouteAction, VirtualHost, WeightedCluster,
+};
+
+/// The route of an exchange, its weighted cluster picked.
+#[derive(Clone, Debug)]
+pub(crate) struct Selected {
+    http: Arc<HttpManager>,
+    host: usize,
+    pub(crate) route: Arc<Route>,
+    cluster: usize,
+}
+
+/// Selects the route for a request as it stands; `None` if there is none.
+pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selected> {
+    let authority = request
+        .uri
+        .authority()
+        .map_or_else(String::new, |authority| {
+            authority.as_str().to_ascii_lowercase()
+        });
+    let host = matching::virtual_host(&http.routes, &authority)?;
+    let route = http
+        .routes
+        .virtual_hosts
+        .get(host)?
+        .routes
+        .iter()
+        .find(|route| matching::route_matches(&route.matches, request))?;
+    let cluster = match &route.action {
+        RouteAction::Forward(forward) => pick(&forward.clusters),
+        RouteAction::Direct { .. } | RouteAction::Redirect(_) => 0,
+    };
+    Some(Selected {
+        http: http.clone(),
+        host,
+        route: route.clone(),
+        cluster,
+    })
+}
+
+/// An index by weight.
+fn pick(clusters: &[WeightedCluster]) -> usize {
+    let total: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
+    if clusters.len() < 2 || total == 0 {
+        return 0;
+    }
+    let mut at = rand::random_range(0..total);
+    for (index, cluster) in clusters.iter().enumerate() {
+        match at.checked_sub(u64::from(cluster.weight)) {
+            Some(left) => at = left,
+            None => return index,
+        }
+    }
+    0
+}
+
+impl Selected {
+    fn virtual_host(&self) -> Option<&VirtualHost> {
+        self.http.routes.virtual_hosts.get(self.host)
+    }
+
+    fn forward(&self) -> Option<&Forward> {
+        match &self.route.action {
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Direct { .. } | RouteAction::Redirect(_) => None,
+        }
+    }
+
+    /// The weighted cluster, where the route forwards.
+    pub(crate) fn cluster(&self) -> Option<&WeightedCluster> {
+        self.forward()?.clusters.get(self.cluster)
+    }
+
+    /// The cluster's name for this request; empty if there is none.
+    pub(crate) fn cluster_name(&self, request: &Parts) -> String {
+        match self.forward().and_then(|f| f.cluster_header.as_ref()) {
+            Some(header) => request
+                .headers
+                .get(header)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+            None => self
+                .cluster()
+                .map_or_else(String::new, |cluster| cluster.name.clone()),
+        }
+    }
+
+    /// Filter configurations that hold on this route.
+    pub(crate) fn overrides(&self) -> Arc<RouteOverrides> {
+        self.cluster()
+            .and_then(|cluster| cluster.overrides.clone())
+            .unwrap_or_else(|| self.route.overrides.clone())
+    }
+
+    /// Facts for attributes.
+    pub(crate) fn facts(&self) -> Arc<RouteFacts> {
+        self.cluster()
+            .map_or_else(|| self.route.facts.clone(), |cluster| cluster.facts.clone())
+    }
+
+    /// Whether upgrades of this type may pass; `None` if the route says nothing of it.
+    pub(crate) fn allows_upgrade(&self, kind: &str) -> Option<bool> {
+        self.forward()?
+            .upgrades
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(kind))
+            .map(|(_, allowed)| *allowed)
+    }
+
+    /// Changes of request headers, in the order in which they are made.
+    pub(crate) fn request_headers(&self) -> impl Iterator<Item = &HeaderChange> {
+        let cluster = self.cluster().map(|c| c.request_headers.as_slice());
+        let host = self.virtual_host().map(|h| h.request_headers.as_slice());
+        cluster
+            .into_iter()
+            .chain([self.route.request_headers.as_slice()])
+            .chain(host)
+            .chain([self.http.routes.request_headers.as_slice()])
+            .flatten()
+    }
+
+    /// Changes of response headers, in the order in which they are made.
+    pub(crate) fn response_headers(&self) -> impl Iterator<Item = &HeaderChange> {
+        let cluster = self.cluster().map(|c| c.response_headers.as_slice());
+        let host = self.virtual_host().map(|h| h.response_headers.as_slice());
+        cluster
+            .into_iter()
+            .chain([self.route.response_headers.as_slice()])
+            .chain(host)
+            .chain([self.http.routes.response_headers.as_slice()])
+            .flatten()
+    }
+}

@@ -1,0 +1,183 @@
+//! What a route changes in a request's target, and where a redirect points to.
+
+use http::{Uri, request::Parts, uri::Authority};
+
+use crate::config::snapshot::{Forward, PathMatch, Redirect, RouteMatch};
+
+/// Rewrites path and authority of a request as the route says. `hostname` is the endpoint's, for
+/// `auto_host_rewrite`.
+pub(crate) fn rewrite(
+    request: &mut Parts,
+    matches: &RouteMatch,
+    forward: &Forward,
+    hostname: Option<&str>,
+) {
+    let path = request.uri.path();
+    let path = if let Some(prefix) = &forward.prefix_rewrite {
+        Some(replace_match(path, matches, prefix))
+    } else {
+        forward
+            .regex_rewrite
+            .as_ref()
+            .map(|(regex, with)| regex.replace_all(path, with.as_str()).into_owned())
+    };
+    let authority = forward
+        .host_rewrite
+        .as_ref()
+        .and_then(|value| Authority::from_maybe_shared(value.as_bytes().to_vec()).ok())
+        .or_else(|| {
+            let hostname = hostname.filter(|name| forward.auto_host_rewrite && !name.is_empty());
+            hostname.and_then(|name| name.parse().ok())
+        });
+    if path.is_none() && authority.is_none() {
+        return;
+    }
+    let mut parts = std::mem::take(&mut request.uri).into_parts();
+    let before = parts.clone();
+    if let Some(mut path) = path {
+        if let Some(query) = parts.path_and_query.as_ref().and_then(|p| p.query()) {
+            path.push('?');
+            path.push_str(query);
+        }
+        if let Ok(path) = path.parse() {
+            parts.path_and_query = Some(path);
+        }
+    }
+    if authority.is_some() {
+        parts.authority = authority;
+    }
+    // A target that cannot be built stays as it was.
+    request.uri = Uri::from_parts(parts)
+        .or_else(|_| Uri::from_parts(before))
+        .unwrap_or_default();
+}
+
+/// The path with what matched replaced.
+fn replace_match(path: &str, matches: &RouteMatch, with: &str) -> String {
+    let matched = match &matches.path {
+        PathMatch::Prefix(prefix) | PathMatch::PathSeparatedPrefix(prefix) => prefix.len(),
+        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => path.len(),
+    };
+    let rest = path.get(matched..).unwrap_or_default();
+    format!("{with}{rest}")
+}
+
+/// The `location` of a redirect.
+pub(crate) fn redirect_location(
+    request: &Parts,
+    matches: &RouteMatch,
+    redirect: &Redirect,
+) -> String {
+    let scheme = match &redirect.scheme {
+        Some(scheme) => scheme.as_str(),
+        None if redirect.https => "https",
+        None => request.uri.scheme_str().unwrap_or("http"),
+    };
+    let authority = request.uri.authority().map_or("", |a| a.as_str());
+    let own = || {
+        let scheme_changes = request.uri.scheme_str().unwrap_or("http") != scheme;
+        match request.uri.authority() {
+            // The port of the other scheme would lead nowhere.
+            Some(known) if scheme_changes && matches!(known.port_u16(), Some(80 | 443)) => {
+                known.host()
+            }
+            _ => authority,
+        }
+    };
+    let mut host = match &redirect.host {
+        Some(host) => host.clone(),
+        None if redirect.port.is_some() => {
+            request.uri.host().unwrap_or_default().to_owned()
+        }
+        None => own().to_owned(),
+    };
+    if let Some(port) = redirect.port {
+        host.push_str(&format!(":{port}"));
+    }
+    let query = request.uri.query().filter(|_| !redirect.strip_query);
+    let path = match (&redirect.path, &redirect.prefix_rewrite) {
+        // A query in the new path takes the place of the request's.
+        (Some(path), _) if path.contains('?') => {
+            return format!("{scheme}://{host}{path}");
+        }
+        (Some(path), _) => path.clone(),
+        (None, Some(prefix)) => replace_match(request.uri.path(), matches, prefix),
+        (None, None) => request.uri.path().to_owned(),
+    };
+    match query {
+        Some(query) => format!("{scheme}://{host}{path}?{query}"),
+        None => format!("{scheme}://{host}{path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str) -> Parts {
+        http::Request::get(target)
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0
+    }
+
+    fn prefix(path: &str) -> RouteMatch {
+        RouteMatch {
+            path: PathMatch::Prefix(path.into()),
+            headers: Vec::new(),
+            query: Vec::new(),
+            case_sensitive: true,
+        }
+    }
+
+    #[test]
+    fn redirects() {
+        let from = request("http://a.example:80/old/x?q=1");
+        let matches = prefix("/old");
+        let to = |redirect| redirect_location(&from, &matches, &redirect);
+        assert_eq!(
+            to(Redirect {
+                https: true,
+                ..Redirect::default()
+            }),
+            "https://a.example/old/x?q=1"
+        );
+        assert_eq!(
+            to(Redirect {
+                port: Some(8443),
+                path: Some("/new".into()),
+                ..Redirect::default()
+            }),
+            "http://a.example:8443/new?q=1"
+        );
+        assert_eq!(
+            to(Redirect {
+                host: Some("b.example".into()),
+                prefix_rewrite: Some("/new".into()),
+                strip_query: true,
+                ..Redirect::default()
+            }),
+            "http://b.example/new/x"
+        );
+    }
+
+    #[test]
+    fn rewrites_keep_the_query() {
+        let mut from = request("http://a.example/a/b?q=1");
+        let forward = Forward {
+            clusters: Vec::new(),
+            cluster_header: None,
+            timeout: None,
+            idle_timeout: None,
+            retry: None,
+            prefix_rewrite: Some("/z".into()),
+            regex_rewrite: None,
+            host_rewrite: Some(http::HeaderValue::from_static("b.example")),
+            auto_host_rewrite: false,
+            upgrades: Vec::new(),
+        };
+        rewrite(&mut from, &prefix("/a"), &forward, None);
+        assert_eq!(from.uri, "http://b.example/z/b?q=1");
+    }
+}

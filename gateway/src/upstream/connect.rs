@@ -1,0 +1,183 @@
+//! Opens connections to endpoints: TCP, Unix sockets, TLS on top of either.
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Where an endpoint is, its name resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
+    Socket(SocketAddr),
+    Pipe(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Pipe(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// TLS towards a cluster.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) connector: TlsConnector,
+    /// `None` takes the endpoint's name.
+    pub(crate) name: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// An open connection.
+pub(crate) struct Connected {
+    pub(crate) io: Stream,
+    pub(crate) local: Option<SocketAddr>,
+    /// TLS negotiated HTTP/2.
+    pub(crate) http2: bool,
+}
+
+/// Opens a connection within `limit`.
+///
+/// # Errors
+/// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed.
+pub(crate) async fn connect(
+    address: &Address,
+    tls: Option<&Tls>,
+    name: &str,
+    limit: Duration,
+) -> io::Result<Connected> {
+    match timeout(limit, open(address, tls, name)).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "connection timeout",
+        )),
+    }
+}
+
+async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<Connected> {
+    let (plain, local) = match address {
+        Address::Socket(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let local = stream.local_addr().ok();
+            (Plain::Tcp(stream), local)
+        }
+        Address::Pipe(path) => (Plain::Unix(UnixStream::connect(path).await?), None),
+    };
+    let Some(tls) = tls else {
+        return Ok(Connected {
+            io: Stream::Plain(plain),
+            local,
+            http2: false,
+        });
+    };
+    let name = match &tls.name {
+        Some(name) => name.clone(),
+        None => server_name(address, name)?,
+    };
+    let stream = tls.connector.connect(name, plain).await?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(Connected {
+        io: Stream::Tls(Box::new(stream)),
+        local,
+        http2,
+    })
+}
+
+fn server_name(address: &Address, name: &str) -> io::Result<ServerName<'static>> {
+    let name = match (name, address) {
+        ("", Address::Socket(address)) => address.ip().to_string(),
+        (name, _) => name.to_owned(),
+    };
+    ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// A TCP or Unix connection.
+#[derive(Debug)]
+pub(crate) enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(Plain),
+    Tls(Box<TlsStream<Plain>>),
+}
+
+macro_rules! delegate_io {
+    ($type:ty { $($variant:path),* }) => {
+        impl AsyncRead for $type {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant(io) => Pin::new(io).poll_read(cx, buf),)* }
+            }
+        }
+
+        impl AsyncWrite for $type {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() { $($variant(io) => Pin::new(io).poll_write(cx, buf),)* }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $($variant(io) => Pin::new(io).poll_write_vectored(cx, bufs),)*
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self { $($variant(io) => io.is_write_vectored(),)* }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant(io) => Pin::new(io).poll_flush(cx),)* }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant(io) => Pin::new(io).poll_shutdown(cx),)* }
+            }
+        }
+    };
+}
+
+delegate_io!(Plain { Self::Tcp, Self::Unix });
+delegate_io!(Stream { Self::Plain, Self::Tls });
+
+/// A client configuration's connector.
+pub(crate) fn connector(config: rustls::ClientConfig) -> TlsConnector {
+    TlsConnector::from(Arc::new(config))
+}

@@ -1,0 +1,252 @@
+//! Which endpoints a cluster has, and which one a request goes to.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::HeaderMap;
+
+use super::{
+    connect::Address,
+    host::{Host, HostShared},
+};
+use crate::config::snapshot::{Discovery, Endpoint, EndpointAddress, LbPolicy};
+
+/// How long names stay resolved: `dns_refresh_rate`'s default.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// Dynamic hosts that are kept for reuse.
+const MOST_DYNAMIC: usize = 1024;
+
+/// The endpoints of a cluster, as one worker sees them.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    shared: Arc<HostShared>,
+    state: Mutex<State>,
+    next: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hosts: Arc<[Arc<Host>]>,
+    /// Smooth weighted round robin: what each host has in credit.
+    credit: Vec<i64>,
+    resolved: Option<Instant>,
+    resolving: bool,
+}
+
+impl Endpoints {
+    pub(crate) fn new(shared: Arc<HostShared>) -> Self {
+        let hosts = match &shared.cluster.discovery {
+            Discovery::Static(endpoints) => endpoints
+                .iter()
+                .filter_map(|endpoint| {
+                    let address = match &endpoint.address {
+                        EndpointAddress::Socket(address) => Address::Socket(*address),
+                        EndpointAddress::Pipe(path) => Address::Pipe(path.clone()),
+                        // A name needs a cluster type that resolves.
+                        EndpointAddress::Name(..) => return None,
+                    };
+                    Some(host(address, endpoint, &shared))
+                })
+                .collect(),
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Header(_) => {
+                Arc::default()
+            }
+        };
+        Self {
+            shared,
+            state: Mutex::new(State {
+                hosts,
+                ..State::default()
+            }),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Lists are replaced whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint for a request with these headers. Resolves names the first time.
+    pub(crate) async fn choose(self: &Arc<Self>, headers: &HeaderMap) -> Option<Arc<Host>> {
+        if let Discovery::Header(name) = &self.shared.cluster.discovery {
+            let address = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+            return Some(self.dynamic(address));
+        }
+        self.resolve().await;
+        if let LbPolicy::OverrideHost(names) = &self.shared.cluster.lb
+            && let Some(host) = self.overridden(names, headers)
+        {
+            return Some(host);
+        }
+        self.balance()
+    }
+
+    /// The host that a header names, if it is one of the cluster's.
+    fn overridden(&self, names: &[http::HeaderName], headers: &HeaderMap) -> Option<Arc<Host>> {
+        let hosts = self.lock().hosts.clone();
+        names
+            .iter()
+            .filter_map(|name| headers.get(name)?.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|address| address.trim().parse::<SocketAddr>().ok())
+            .find_map(|wanted| {
+                hosts
+                    .iter()
+                    .find(|host| host.socket() == Some(wanted))
+                    .cloned()
+            })
+    }
+
+    fn dynamic(&self, address: SocketAddr) -> Arc<Host> {
+        let mut state = self.lock();
+        if let Some(host) = state
+            .hosts
+            .iter()
+            .find(|host| host.socket() == Some(address))
+        {
+            return host.clone();
+        }
+        let new = Arc::new(Host::new(
+            Address::Socket(address),
+            String::new(),
+            1,
+            None,
+            self.shared.clone(),
+        ));
+        let full = state.hosts.len() >= MOST_DYNAMIC;
+        state.hosts = state
+            .hosts
+            .iter()
+            .filter(|host| !full || host.load() > 0)
+            .cloned()
+            .chain([new.clone()])
+            .collect();
+        new
+    }
+
+    fn balance(&self) -> Option<Arc<Host>> {
+        let mut state = self.lock();
+        let hosts = state.hosts.clone();
+        let first = hosts.first()?;
+        if hosts.len() == 1 {
+            return Some(first.clone());
+        }
+        match self.shared.cluster.lb {
+            LbPolicy::RoundRobin | LbPolicy::OverrideHost(_) => {
+                if hosts.iter().all(|host| host.weight == first.weight) {
+                    let next = self.next.fetch_add(1, Ordering::Relaxed);
+                    return hosts.get(next % hosts.len()).cloned();
+                }
+                state.credit.resize(hosts.len(), 0);
+                smooth(&mut state.credit, &hosts)
+            }
+            LbPolicy::Random => hosts.get(rand::random_range(0..hosts.len())).cloned(),
+            LbPolicy::LeastRequest => {
+                let a = hosts.get(rand::random_range(0..hosts.len()))?;
+                let b = hosts.get(rand::random_range(0..hosts.len()))?;
+                Some(if b.load() < a.load() { b } else { a }.clone())
+            }
+        }
+    }
+
+    async fn resolve(self: &Arc<Self>) {
+        let (endpoints, first_alone) = match &self.shared.cluster.discovery {
+            Discovery::StrictDns(endpoints) => (endpoints, false),
+            Discovery::LogicalDns(endpoints) => (endpoints, true),
+            Discovery::Static(_) | Discovery::Header(_) => return,
+        };
+        let first_time = {
+            let mut state = self.lock();
+            let fresh = state.resolved.is_some_and(|at| at.elapsed() < REFRESH);
+            if fresh || (state.resolving && state.resolved.is_some()) {
+                return;
+            }
+            state.resolving = true;
+            state.resolved.is_none()
+        };
+        if first_time {
+            self.look_up(endpoints, first_alone).await;
+        } else {
+            let this = self.clone();
+            let endpoints = endpoints.clone();
+            tokio::spawn(async move { this.look_up(&endpoints, first_alone).await });
+        }
+    }
+
+    /// Replaces the hosts by what the names mean now. A name that does not resolve keeps the
+    /// addresses that it had.
+    async fn look_up(&self, endpoints: &[Endpoint], first_alone: bool) {
+        let known = self.lock().hosts.clone();
+        let mut hosts: Vec<Arc<Host>> = Vec::new();
+        for endpoint in endpoints {
+            let addresses: Vec<Address> = match &endpoint.address {
+                EndpointAddress::Socket(address) => vec![Address::Socket(*address)],
+                EndpointAddress::Pipe(path) => vec![Address::Pipe(path.clone())],
+                EndpointAddress::Name(name, port) => {
+                    match tokio::net::lookup_host((name.as_str(), *port)).await {
+                        Ok(found) => found
+                            .take(if first_alone { 1 } else { usize::MAX })
+                            .map(Address::Socket)
+                            .collect(),
+                        Err(error) => {
+                            tracing::warn!(
+                                cluster = %self.shared.cluster.name, name, %error,
+                                "cannot resolve upstream"
+                            );
+                            let before = known.iter().filter(|host| host.hostname == *name);
+                            before.map(|host| host.address.clone()).collect()
+                        }
+                    }
+                }
+            };
+            for address in addresses {
+                let same = known.iter().find(|host| host.address == address);
+                hosts.push(match same {
+                    Some(host) => host.clone(),
+                    None => host(address, endpoint, &self.shared),
+                });
+            }
+        }
+        let mut state = self.lock();
+        state.hosts = hosts.into();
+        state.credit.clear();
+        state.resolved = Some(Instant::now());
+        state.resolving = false;
+    }
+}
+
+fn host(address: Address, endpoint: &Endpoint, shared: &Arc<HostShared>) -> Arc<Host> {
+    let hostname = match &endpoint.address {
+        EndpointAddress::Name(name, _) if endpoint.hostname.is_empty() => name.clone(),
+        _ => endpoint.hostname.clone(),
+    };
+    Arc::new(Host::new(
+        address,
+        hostname,
+        endpoint.weight.max(1),
+        endpoint.metadata.clone(),
+        shared.clone(),
+    ))
+}
+
+/// Each host earns its weight, the richest pays for all.
+fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
+    let total: i64 = hosts.iter().map(|host| i64::from(host.weight)).sum();
+    for (credit, host) in credit.iter_mut().zip(hosts) {
+        *credit += i64::from(host.weight);
+    }
+    let (best, host) = credit
+        .iter_mut()
+        .zip(hosts)
+        .max_by_key(|(credit, _)| **credit)?;
+    *best -= total;
+    Some(host.clone())
+}

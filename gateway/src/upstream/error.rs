@@ -1,0 +1,182 @@
+//! Why an upstream gave no response, and what the client is told.
+
+use std::{borrow::Cow, io};
+
+use http::StatusCode;
+
+/// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
+pub(crate) mod flag {
+    pub(crate) const NO_HEALTHY_UPSTREAM: u64 = 0x2;
+    pub(crate) const UPSTREAM_REQUEST_TIMEOUT: u64 = 0x4;
+    pub(crate) const UPSTREAM_REMOTE_RESET: u64 = 0x10;
+    pub(crate) const UPSTREAM_CONNECTION_FAILURE: u64 = 0x20;
+    pub(crate) const UPSTREAM_CONNECTION_TERMINATION: u64 = 0x40;
+    pub(crate) const NO_ROUTE_FOUND: u64 = 0x100;
+    pub(crate) const DOWNSTREAM_TERMINATION: u64 = 0x4000;
+    pub(crate) const RETRY_LIMIT_EXCEEDED: u64 = 0x8000;
+    pub(crate) const STREAM_IDLE_TIMEOUT: u64 = 0x1_0000;
+    pub(crate) const UPSTREAM_PROTOCOL_ERROR: u64 = 0x80_0000;
+    pub(crate) const NO_CLUSTER_FOUND: u64 = 0x100_0000;
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The route's cluster is not configured.
+    #[error("unknown cluster")]
+    UnknownCluster,
+    /// The cluster has no endpoint.
+    #[error("no healthy upstream")]
+    NoHost,
+    /// An endpoint refused, or TLS failed.
+    #[error("delayed connect error: {}", reason(.0))]
+    Connect(#[source] io::Error),
+    /// `connect_timeout` passed.
+    #[error("connection timeout")]
+    ConnectTimeout,
+    /// The connection ended before the response began.
+    #[error("connection termination")]
+    Terminated,
+    /// The peer reset the stream before the response began.
+    #[error("remote reset")]
+    Reset {
+        /// The peer says that it did not look at the request (RFC 9113 §8.7).
+        refused: bool,
+    },
+    /// What came is not HTTP.
+    #[error("protocol error")]
+    Protocol,
+    /// The route's timeout passed.
+    #[error("upstream request timeout")]
+    Timeout,
+    /// The request's own body failed, as its client left or a filter ended it.
+    #[error("the request ended early")]
+    Request,
+}
+
+/// The system's words alone, as `Connection refused`.
+fn reason(error: &io::Error) -> Cow<'static, str> {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "Connection refused".into(),
+        io::ErrorKind::ConnectionReset => "Connection reset by peer".into(),
+        io::ErrorKind::HostUnreachable => "No route to host".into(),
+        io::ErrorKind::NetworkUnreachable => "Network is unreachable".into(),
+        io::ErrorKind::NotFound => "No such file or directory".into(),
+        _ => error.to_string().into(),
+    }
+}
+
+/// What a failure is to the client and to the log.
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Cow<'static, str>,
+    pub(crate) details: Cow<'static, str>,
+    pub(crate) flags: u64,
+}
+
+impl Failure {
+    /// The local reply for this failure, in Envoy's words.
+    pub(crate) fn told(&self) -> Told {
+        const BEFORE: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+        let told = |status, body: Cow<'static, str>, details: Cow<'static, str>, flags| Told {
+            status,
+            body,
+            details,
+            flags,
+        };
+        let before = |reason: &str| Cow::Owned(format!("{BEFORE}{reason}"));
+        let started = |reason: &str| -> Cow<'static, str> {
+            format!("upstream_reset_before_response_started{{{reason}}}").into()
+        };
+        match self {
+            Self::UnknownCluster => told(
+                UNAVAILABLE,
+                "".into(),
+                "cluster_not_found".into(),
+                flag::NO_CLUSTER_FOUND,
+            ),
+            Self::NoHost => told(
+                UNAVAILABLE,
+                "no healthy upstream".into(),
+                "no_healthy_upstream".into(),
+                flag::NO_HEALTHY_UPSTREAM,
+            ),
+            Self::Connect(_) => told(
+                UNAVAILABLE,
+                format!("{BEFORE}remote connection failure, transport failure reason: {self}").into(),
+                started(&format!("remote_connection_failure|{self}").replace(' ', "_")),
+                flag::UPSTREAM_CONNECTION_FAILURE,
+            ),
+            Self::ConnectTimeout => told(
+                UNAVAILABLE,
+                before("connection timeout"),
+                started("connection_timeout"),
+                flag::UPSTREAM_CONNECTION_FAILURE,
+            ),
+            Self::Terminated => told(
+                UNAVAILABLE,
+                before("connection termination"),
+                started("connection_termination"),
+                flag::UPSTREAM_CONNECTION_TERMINATION,
+            ),
+            Self::Reset { refused } => {
+                let reason = if *refused {
+                    "remote refused stream reset"
+                } else {
+                    "remote reset"
+                };
+                told(
+                    UNAVAILABLE,
+                    before(reason),
+                    started(&reason.replace(' ', "_")),
+                    flag::UPSTREAM_REMOTE_RESET,
+                )
+            }
+            Self::Protocol => told(
+                StatusCode::BAD_GATEWAY,
+                before("protocol error"),
+                started("protocol_error"),
+                flag::UPSTREAM_PROTOCOL_ERROR,
+            ),
+            Self::Timeout => told(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout".into(),
+                "response_timeout".into(),
+                flag::UPSTREAM_REQUEST_TIMEOUT,
+            ),
+            Self::Request => told(
+                StatusCode::BAD_REQUEST,
+                "".into(),
+                "request_ended_early".into(),
+                flag::DOWNSTREAM_TERMINATION,
+            ),
+        }
+    }
+
+    /// Whether one of these `retry_on` conditions holds.
+    pub(crate) fn retriable(&self, on: &[String]) -> bool {
+        let any = |names: &[&str]| on.iter().any(|name| names.contains(&name.as_str()));
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => {
+                any(&["5xx", "gateway-error", "connect-failure", "reset", "reset-before-request"])
+            }
+            Self::Reset { refused: true } => {
+                any(&["5xx", "gateway-error", "reset", "refused-stream"])
+            }
+            Self::Terminated | Self::Reset { .. } | Self::Protocol => {
+                any(&["5xx", "gateway-error", "reset"])
+            }
+            Self::Timeout => any(&["5xx", "gateway-error"]),
+            Self::UnknownCluster | Self::NoHost | Self::Request => false,
+        }
+    }
+
+    /// Whether nothing of the request reached the peer's application.
+    pub(crate) fn unprocessed(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_) | Self::ConnectTimeout | Self::Reset { refused: true }
+        )
+    }
+}

@@ -1,0 +1,209 @@
+//! One request to an endpoint and its response, whatever the protocol.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tokio::{task::AbortHandle, time::Sleep};
+
+use super::{
+    error::Failure,
+    host::{Host, Lease},
+    http1,
+    progress::Progress,
+};
+use crate::{
+    body::{Body, BoxError, Watch, Watched},
+    http1::Outgoing,
+};
+
+/// What is to be known for sending beside the request.
+#[derive(Debug, Default)]
+pub(crate) struct Sending {
+    /// Where interim responses go; dropped if there is none.
+    pub(crate) interim: Option<Arc<Outgoing>>,
+    /// Relay `100 Continue` too.
+    pub(crate) relay_continue: bool,
+    /// The request asks for a tunnel.
+    pub(crate) tunnel: bool,
+    /// It does so by CONNECT.
+    pub(crate) connect: bool,
+}
+
+/// A response head with its body, before anybody looks after its end.
+pub(super) struct Sent {
+    pub(super) response: Response<Body>,
+    pub(super) keep: Keep,
+    /// The bodies are the two directions of a tunnel.
+    pub(super) tunnel: bool,
+}
+
+/// What has to live as long as the response.
+pub(super) enum Keep {
+    Nothing,
+    Http1(Box<(Arc<Host>, http1::Connection)>),
+    Http2 {
+        streams: Arc<()>,
+        pipe: Option<AbortHandle>,
+    },
+}
+
+/// A request that got no response.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    pub(crate) failure: Failure,
+    /// Its body, if not a byte was written.
+    pub(crate) returned: Option<Body>,
+}
+
+impl From<Failure> for Unsent {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            returned: None,
+        }
+    }
+}
+
+/// Counts a request as long as it lives.
+struct Active(Arc<Host>);
+
+impl Active {
+    fn new(host: Arc<Host>) -> Self {
+        host.active.fetch_add(1, Ordering::Relaxed);
+        host.shared.stats.upstream_rq_total.add();
+        Self(host)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Sends a request on a leased connection and gives the response, whose body looks after the rest:
+/// it ends the request if it ends first, and gives the connection back.
+///
+/// `deadline` begins to run when the request was sent, and covers the response's body too.
+pub(crate) async fn send(
+    host: &Arc<Host>,
+    lease: Lease,
+    request: Request<Body>,
+    sending: &Sending,
+    deadline: &mut Deadline,
+) -> Result<Response<Body>, Unsent> {
+    let active = Active::new(host.clone());
+    let progress = Arc::new(Progress::default());
+    let sent = {
+        let send = async {
+            match lease {
+                Lease::Http1(lease) => lease.send(request, sending, &progress).await,
+                Lease::Http2(lease) => lease.send(request, sending, &progress).await,
+            }
+        };
+        let mut send = std::pin::pin!(send);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(sent) = send.as_mut().poll(cx) {
+                return Poll::Ready(sent);
+            }
+            deadline
+                .poll(cx, &progress)
+                .map(|()| Err(Failure::Timeout.into()))
+        })
+        .await
+    };
+    let stats = &host.shared.stats;
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(unsent) => {
+            if matches!(unsent.failure, Failure::Timeout) {
+                stats.upstream_rq_timeout.add();
+            }
+            return Err(unsent);
+        }
+    };
+    stats.status(sent.response.status());
+    let watch = ResponseWatch {
+        // A tunnel is no response that could take too long.
+        deadline: if sent.tunnel {
+            Deadline::default()
+        } else {
+            std::mem::take(deadline)
+        },
+        progress,
+        keep: sent.keep,
+        _active: active,
+    };
+    Ok(sent
+        .response
+        .map(|body| Body::new(Watched::new(body, watch))))
+}
+
+/// The time that a response may take, counted from the end of the request.
+#[derive(Debug, Default)]
+pub(crate) struct Deadline {
+    limit: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    /// `None` is no limit.
+    pub(crate) fn new(limit: Option<Duration>) -> Self {
+        Self { limit, sleep: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<()> {
+        let Some(limit) = self.limit else {
+            return Poll::Pending;
+        };
+        if self.sleep.is_none() {
+            ready!(progress.poll_done(cx));
+        }
+        self.sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
+            .as_mut()
+            .poll(cx)
+    }
+}
+
+struct ResponseWatch {
+    progress: Arc<Progress>,
+    keep: Keep,
+    deadline: Deadline,
+    _active: Active,
+}
+
+impl Watch for ResponseWatch {
+    fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
+        match self.deadline.poll(cx, &self.progress) {
+            Poll::Ready(()) => Err("the upstream's response took too long".into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
+        let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
+        let complete = result.is_ok() && self.progress.is_done();
+        if !complete {
+            self.progress.cancel();
+        }
+        match keep {
+            Keep::Http1(kept) if complete => {
+                let (host, connection) = *kept;
+                http1::give_back(&host, connection);
+            }
+            Keep::Http2 { pipe, streams } => {
+                if let (Some(pipe), false) = (pipe, complete) {
+                    pipe.abort();
+                }
+                drop(streams);
+            }
+            Keep::Http1(_) | Keep::Nothing => {}
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! HTTP/1.1 towards endpoints: a keep-alive pool and requests on hyper's client connections.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Frame;
+use hyper::client::conn::http1 as client;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+
+use super::{
+    connect::Connected,
+    error::Failure,
+    exchange::{Keep, Sending, Sent, Unsent},
+    host::Host,
+    progress::{Progress, ProgressWatch},
+};
+use crate::{
+    body::{Body, BoxError, Watched},
+    headers::{strip_hop_by_hop, tokens},
+    http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, Role, WithTrailers},
+    metrics::Held,
+};
+
+type RequestBody = WithTrailers<Watched<Body, ProgressWatch>>;
+
+/// Idle connections, the one used last at the end.
+#[derive(Debug, Default)]
+pub(crate) struct Http1Pool(Mutex<Vec<Idle>>);
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// A connection that carries one request at a time.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: client::SendRequest<RequestBody>,
+    queue: OutgoingQueue,
+    local: Option<SocketAddr>,
+    reused: bool,
+}
+
+/// A connection for one request.
+pub(crate) struct Lease {
+    connection: Connection,
+    host: Arc<Host>,
+}
+
+impl Http1Pool {
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        // Entries are pushed and removed whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The idle connection that was used last.
+    pub(super) fn idle(&self, host: &Arc<Host>) -> Option<Lease> {
+        let limit = host.shared.cluster.idle_timeout;
+        let mut idle = self.lock();
+        idle.retain(|entry| {
+            !entry.connection.sender.is_closed()
+                && limit.is_none_or(|limit| entry.since.elapsed() < limit)
+        });
+        let at = idle
+            .iter()
+            .rposition(|entry| entry.connection.sender.is_ready())?;
+        let mut connection = idle.remove(at).connection;
+        connection.reused = true;
+        Some(Lease {
+            connection,
+            host: host.clone(),
+        })
+    }
+
+    fn put(&self, connection: Connection) {
+        if !connection.sender.is_closed() {
+            self.lock().push(Idle {
+                connection,
+                since: Instant::now(),
+            });
+        }
+    }
+}
+
+/// Gives a connection back after a complete exchange.
+pub(super) fn give_back(host: &Host, connection: Connection) {
+    host.http1().put(connection);
+}
+
+/// Begins HTTP/1 on a new connection.
+pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease, Failure> {
+    let limits = host.shared.cluster.response_headers;
+    let queue = OutgoingQueue::default();
+    let io = Http1Io::new(connected.io, Bytes::new(), Role::Client, queue.clone());
+    let (sender, connection) = client::Builder::new()
+        .max_headers(limits.count)
+        .max_buf_size(limits.bytes.max(8 * 1024) + 16 * 1024)
+        .max_header_size(limits.bytes)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| failure(&error))?;
+    let held = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
+    tokio::spawn(async move {
+        let _held = held;
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Lease {
+        connection: Connection {
+            sender,
+            queue,
+            local: connected.local,
+            reused: false,
+        },
+        host: host.clone(),
+    })
+}
+
+impl Lease {
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.connection.local
+    }
+
+    pub(super) fn reused(&self) -> bool {
+        self.connection.reused
+    }
+
+    /// Sends a request whose target is absolute.
+    pub(super) async fn send(
+        self,
+        request: Request<Body>,
+        sending: &Sending,
+        progress: &Arc<Progress>,
+    ) -> Result<Sent, Unsent> {
+        let Self {
+            mut connection,
+            host,
+        } = self;
+        let trailers = host.shared.cluster.http1.enable_trailers;
+        let (request, tunnel) = prepare(request, sending, trailers, progress, &connection.queue);
+        let response = connection.sender.try_send_request(request).await;
+        let mut response = match response {
+            Ok(response) => response,
+            Err(mut error) => {
+                let back = error.take_message();
+                return Err(Unsent {
+                    failure: failure(error.error()),
+                    returned: back
+                        .and_then(|request| request.into_body().into_inner().into_inner()),
+                });
+            }
+        };
+        if let Some(body) = tunnel {
+            if switched(sending, response.status()) {
+                return open_tunnel(response, body, progress)
+                    .await
+                    .map_err(Into::into);
+            }
+            response.extensions_mut().clear();
+            return Ok(Sent {
+                response: response.map(Body::http1),
+                keep: Keep::Nothing,
+                tunnel: false,
+            });
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::Protocol.into());
+        }
+        response.extensions_mut().clear();
+        Ok(Sent {
+            response: response.map(Body::http1),
+            keep: Keep::Http1(Box::new((host, connection))),
+            tunnel: false,
+        })
+    }
+}
+
+fn switched(sending: &Sending, status: StatusCode) -> bool {
+    if sending.connect {
+        status.is_success()
+    } else {
+        status == StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// Turns a request into what goes on the wire; for a tunnel the body stays back.
+fn prepare(
+    request: Request<Body>,
+    sending: &Sending,
+    trailers: bool,
+    progress: &Arc<Progress>,
+    queue: &OutgoingQueue,
+) -> (Request<RequestBody>, Option<Body>) {
+    let (mut parts, body) = request.into_parts();
+    let host = parts
+        .uri
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    parts.uri = if parts.method == Method::CONNECT {
+        parts.uri
+    } else {
+        origin_form(parts.uri)
+    };
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    parts
+        .headers
+        .insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
+    // RFC 9110 §10.1.4: a TE field is of one hop and has to be named so.
+    if !sending.tunnel && tokens(&parts.headers, &header::TE).next().is_some() {
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    let outgoing = Arc::new(Outgoing::new(MessageFacts {
+        bodyless: false,
+        tunnel: sending.tunnel,
+    }));
+    queue.push(outgoing.clone());
+    let known_length = parts.headers.contains_key(header::CONTENT_LENGTH);
+    let (body, tunnel) = if sending.tunnel {
+        (Body::empty(), Some(body))
+    } else {
+        (body, None)
+    };
+    let body = Watched::new(body, ProgressWatch(progress.clone()));
+    let body = WithTrailers::new(body, trailers.then_some(outgoing), known_length);
+    let mut request = Request::from_parts(parts, body);
+    if let Some(interim) = sending.interim.clone() {
+        let relay_continue = sending.relay_continue;
+        hyper::ext::on_informational(&mut request, move |head| {
+            if head.status() == StatusCode::CONTINUE && !relay_continue {
+                return;
+            }
+            let mut headers = head.headers().clone();
+            strip_hop_by_hop(&mut headers, false);
+            interim.interim(head.status(), headers);
+        });
+    }
+    (request, tunnel)
+}
+
+fn origin_form(uri: Uri) -> Uri {
+    match uri.into_parts().path_and_query {
+        Some(path) => Uri::from(path),
+        None => Uri::from_static("/"),
+    }
+}
+
+/// What hyper's error means.
+fn failure(error: &hyper::Error) -> Failure {
+    if error.is_parse() {
+        Failure::Protocol
+    } else if error.is_user() || error.is_body_write_aborted() {
+        Failure::Request
+    } else {
+        Failure::Terminated
+    }
+}
+
+/// Joins the two bodies to the connection after the switch.
+async fn open_tunnel(
+    mut response: Response<hyper::body::Incoming>,
+    body: Body,
+    progress: &Arc<Progress>,
+) -> Result<Sent, Failure> {
+    let upgraded = hyper::upgrade::on(&mut response)
+        .await
+        .map_err(|error| failure(&error))?;
+    let (read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+    let mut body = Watched::new(body, ProgressWatch(progress.clone()));
+    tokio::spawn(async move {
+        while let Some(frame) =
+            std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
+        {
+            let Ok(frame) = frame else { return };
+            let Ok(mut data) = frame.into_data() else {
+                continue;
+            };
+            if write.write_all_buf(&mut data).await.is_err() {
+                return;
+            }
+        }
+        let _ = write.shutdown().await;
+    });
+    let (mut parts, _) = response.into_parts();
+    parts.extensions.clear();
+    Ok(Sent {
+        response: Response::from_parts(parts, Body::new(TunnelBody::new(read))),
+        keep: Keep::Nothing,
+        tunnel: true,
+    })
+}
+
+/// The bytes that come out of a tunnel, as a body.
+pub(crate) struct TunnelBody<R> {
+    read: R,
+    buffer: BytesMut,
+}
+
+impl<R> TunnelBody<R> {
+    pub(crate) fn new(read: R) -> Self {
+        Self {
+            read,
+            buffer: BytesMut::new(),
+        }
+    }
+}
+
+
+impl<R: AsyncRead + Unpin> http_body::Body for TunnelBody<R> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        const READ: usize = 16 * 1024;
+        let this = self.get_mut();
+        this.buffer.resize(READ, 0);
+        let mut space = ReadBuf::new(&mut this.buffer);
+        let result = Pin::new(&mut this.read).poll_read(cx, &mut space);
+        let n = space.filled().len();
+        match result {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Ok(())) if n == 0 => Poll::Ready(None),
+            Poll::Ready(Ok(())) => {
+                let data = this.buffer.split_to(n).freeze();
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+        }
+    }
+}

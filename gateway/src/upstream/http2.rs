@@ -1,0 +1,269 @@
+//! HTTP/2 towards endpoints: connections that carry as many streams as the peer allows.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use bytes::Bytes;
+use h2::{Reason, client};
+use http::{HeaderMap, Request, StatusCode, Version};
+use http_body::Body as _;
+use tokio::sync::watch;
+
+use super::{
+    connect::Connected,
+    error::Failure,
+    exchange::{Keep, Sending, Sent, Unsent},
+    host::Host,
+    progress::{Progress, ProgressWatch},
+};
+use crate::{
+    body::{Body, Watched},
+    headers::strip_hop_by_hop,
+    http2::{Http2Body, SendError, send_body},
+    metrics::Held,
+};
+
+/// Connections to one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Http2Pool(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    connections: Vec<Connection>,
+    /// Open while somebody connects. What is sent is how that failed.
+    connecting: Option<watch::Receiver<Option<io::ErrorKind>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    sender: client::SendRequest<Bytes>,
+    local: Option<SocketAddr>,
+    /// One count for each stream, beside that of the pool.
+    streams: Arc<()>,
+}
+
+/// A connection for one request.
+pub(crate) struct Lease {
+    connection: Connection,
+    reused: bool,
+}
+
+enum Turn {
+    Use(Connection),
+    Wait(watch::Receiver<Option<io::ErrorKind>>),
+    Connect(watch::Sender<Option<io::ErrorKind>>),
+}
+
+impl Http2Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Entries are pushed and removed whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> Turn {
+        let mut state = self.lock();
+        let free = state.connections.iter().find(|connection| {
+            // The pool's own count is no stream.
+            Arc::strong_count(&connection.streams) <= connection.sender.current_max_send_streams()
+        });
+        if let Some(connection) = free {
+            return Turn::Use(connection.clone());
+        }
+        // A channel whose sender is gone belongs to one who gave up.
+        if let Some(connecting) = &state.connecting
+            && connecting.has_changed().is_ok()
+        {
+            return Turn::Wait(connecting.clone());
+        }
+        let (sender, receiver) = watch::channel(None);
+        state.connecting = Some(receiver);
+        Turn::Connect(sender)
+    }
+
+    /// A connection with room for one more stream. Those who need one at the same time share one
+    /// attempt to connect.
+    pub(super) async fn lease(&self, host: &Arc<Host>) -> Result<Lease, Failure> {
+        loop {
+            match self.turn() {
+                Turn::Use(mut connection) => {
+                    if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
+                        return Ok(Lease {
+                            connection,
+                            reused: true,
+                        });
+                    }
+                    self.remove(&connection);
+                }
+                Turn::Wait(mut receiver) => {
+                    // An error says that the attempt is over.
+                    let _ = receiver.changed().await;
+                    let failed = *receiver.borrow();
+                    if let Some(kind) = failed {
+                        return Err(if kind == io::ErrorKind::TimedOut {
+                            Failure::ConnectTimeout
+                        } else {
+                            Failure::Connect(kind.into())
+                        });
+                    }
+                }
+                Turn::Connect(sender) => {
+                    let result = match host.connect().await {
+                        Ok(connected) => self.adopt(host, connected).await,
+                        Err(failure) => Err(failure),
+                    };
+                    if let Err(failure) = &result {
+                        let kind = match failure {
+                            Failure::Connect(error) => error.kind(),
+                            Failure::ConnectTimeout => io::ErrorKind::TimedOut,
+                            _ => io::ErrorKind::ConnectionReset,
+                        };
+                        let _ = sender.send(Some(kind));
+                    }
+                    self.lock().connecting = None;
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Begins HTTP/2 on a new connection.
+    pub(super) async fn adopt(
+        &self,
+        host: &Arc<Host>,
+        connected: Connected,
+    ) -> Result<Lease, Failure> {
+        let options = &host.shared.cluster.http2;
+        let header_list = u32::try_from(host.shared.cluster.response_headers.bytes);
+        let (sender, connection) = client::Builder::new()
+            .initial_window_size(options.initial_stream_window_size)
+            .initial_connection_window_size(options.initial_connection_window_size)
+            .max_header_list_size(header_list.unwrap_or(u32::MAX).saturating_add(16 * 1024))
+            .enable_push(false)
+            .handshake(connected.io)
+            .await
+            .map_err(|error| failure(&error))?;
+        let held = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
+        tokio::spawn(async move {
+            let _held = held;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        let connection = Connection {
+            sender,
+            local: connected.local,
+            streams: Arc::default(),
+        };
+        self.lock().connections.push(connection.clone());
+        Ok(Lease {
+            connection,
+            reused: false,
+        })
+    }
+
+    fn remove(&self, gone: &Connection) {
+        self.lock()
+            .connections
+            .retain(|known| !Arc::ptr_eq(&known.streams, &gone.streams));
+    }
+}
+
+impl Lease {
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.connection.local
+    }
+
+    pub(super) fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends a request whose target is absolute.
+    pub(super) async fn send(
+        self,
+        request: Request<Body>,
+        sending: &Sending,
+        progress: &Arc<Progress>,
+    ) -> Result<Sent, Unsent> {
+        let Connection {
+            mut sender,
+            streams,
+            ..
+        } = self.connection;
+        let (mut parts, body) = request.into_parts();
+        parts.version = Version::HTTP_2;
+        parts.extensions.clear();
+        let body = Watched::new(body, ProgressWatch(progress.clone()));
+        let end = body.is_end_stream();
+        let sent = sender.send_request(Request::from_parts(parts, ()), end);
+        let (mut response, stream) = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                return Err(Unsent {
+                    failure: failure(&error),
+                    returned: body.into_inner(),
+                });
+            }
+        };
+        let mut pipe = (!end).then(|| {
+            let mut body = Body::new(body);
+            Box::pin(async move { send_body(stream, &mut body, Reason::CANCEL).await })
+        });
+        let response = poll_fn(|cx| {
+            if let Some(sending) = &mut pipe
+                && let Poll::Ready(result) = sending.as_mut().poll(cx)
+            {
+                pipe = None;
+                if let Err(SendError::Body(_)) = result {
+                    return Poll::Ready(Err(Failure::Request));
+                }
+            }
+            while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                relay(sending, head.status(), head.headers());
+            }
+            Pin::new(&mut response)
+                .poll(cx)
+                .map_err(|error| failure(&error))
+        })
+        .await?;
+        let keep = Keep::Http2 {
+            streams,
+            pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
+        };
+        let (parts, stream) = response.into_parts();
+        let body = Http2Body::new(stream, &parts.headers);
+        Ok(Sent {
+            response: http::Response::from_parts(parts, Body::http2(body)),
+            keep,
+            tunnel: false,
+        })
+    }
+}
+
+fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
+    let Some(interim) = &sending.interim else {
+        return;
+    };
+    if status == StatusCode::CONTINUE && !sending.relay_continue {
+        return;
+    }
+    let mut headers = headers.clone();
+    strip_hop_by_hop(&mut headers, false);
+    interim.interim(status, headers);
+}
+
+/// What an error before the response means.
+fn failure(error: &h2::Error) -> Failure {
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) => Failure::Reset { refused: true },
+        _ if error.is_io() || error.is_go_away() => Failure::Terminated,
+        Some(_) if error.is_remote() => Failure::Reset { refused: false },
+        Some(_) => Failure::Protocol,
+        None => Failure::Terminated,
+    }
+}

@@ -1,0 +1,89 @@
+//! Clusters as one worker uses them: endpoints, connection pools, requests.
+
+pub(crate) mod connect;
+mod endpoints;
+pub(crate) mod error;
+mod exchange;
+mod host;
+mod http1;
+mod http2;
+mod progress;
+mod tls;
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::HeaderMap;
+
+pub(crate) use self::{
+    error::Failure,
+    exchange::{Deadline, Sending, send},
+    host::Host,
+    http1::TunnelBody,
+};
+use self::{endpoints::Endpoints, host::HostShared};
+use crate::{
+    config::snapshot::{Cluster, Snapshot},
+    metrics::Metrics,
+};
+
+/// All clusters of a snapshot.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    clusters: HashMap<String, Upstream>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) shared: Arc<HostShared>,
+    endpoints: Arc<Endpoints>,
+}
+
+impl Upstreams {
+    /// # Errors
+    /// A cluster's TLS settings cannot be used; the text names the cluster.
+    pub(crate) fn new(snapshot: &Snapshot, metrics: &Metrics) -> Result<Self, String> {
+        let mut clusters = HashMap::new();
+        for (name, cluster) in &snapshot.clusters {
+            let tls = cluster
+                .tls
+                .as_ref()
+                .map(|tls| tls::client(tls, cluster.protocol))
+                .transpose()
+                .map_err(|error| format!("cluster {name}: {error}"))?;
+            let shared = Arc::new(HostShared {
+                cluster: cluster.clone(),
+                tls,
+                stats: metrics.cluster(name),
+            });
+            clusters.insert(
+                name.clone(),
+                Upstream {
+                    cluster: cluster.clone(),
+                    shared: shared.clone(),
+                    endpoints: Arc::new(Endpoints::new(shared)),
+                },
+            );
+        }
+        Ok(Self { clusters })
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Upstream> {
+        self.clusters.get(name)
+    }
+}
+
+impl Upstream {
+    /// The endpoint for a request with these headers.
+    pub(crate) async fn choose(&self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        match self.endpoints.choose(headers).await {
+            Some(host) => Ok(host),
+            None => {
+                self.shared.stats.upstream_cx_none_healthy.add();
+                tracing::warn!(cluster = %self.cluster.name, "no healthy upstream");
+                Err(Failure::NoHost)
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! How far a request's body has been sent, seen from the response.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use crate::body::{BoxError, Watch};
+
+/// Shared by the request body that an upstream connection reads and by the exchange's response.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    done: bool,
+    cancelled: bool,
+    reader: Option<Waker>,
+    waiter: Option<Waker>,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Only assignments run under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the whole body was handed to the connection.
+    pub(crate) fn is_done(&self) -> bool {
+        self.lock().done
+    }
+
+    /// Ready when the whole body was handed to the connection.
+    pub(crate) fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.done {
+            return Poll::Ready(());
+        }
+        state.waiter = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The response is over: what is left of the body is not wanted.
+    pub(crate) fn cancel(&self) {
+        let reader = {
+            let mut state = self.lock();
+            state.cancelled = true;
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+/// Follows a request body for its [`Progress`].
+pub(crate) struct ProgressWatch(pub(crate) Arc<Progress>);
+
+impl Watch for ProgressWatch {
+    fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
+        let mut state = self.0.lock();
+        if state.cancelled {
+            return Err("the response ended before the request".into());
+        }
+        match &mut state.reader {
+            Some(waker) => waker.clone_from(cx.waker()),
+            reader => *reader = Some(cx.waker().clone()),
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
+        if result.is_err() {
+            return;
+        }
+        let waiter = {
+            let mut state = self.0.lock();
+            state.done = true;
+            state.waiter.take()
+        };
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The table in `docs/conformance.md`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// How a scenario came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Processor, upstream and client saw the same, and the counters agree.
+    Equal,
+    /// As [`Outcome::Equal`] where Envoy agrees with itself.
+    EqualWhereStable,
+    /// Different on purpose, for the reason under this anchor.
+    Deliberate(String),
+    /// Different.
+    Different(String),
+}
+
+/// The outcomes of a group's scenarios.
+#[derive(Debug, Clone, Default)]
+pub struct GroupOutcomes {
+    /// What the group is about.
+    pub about: String,
+    /// Outcomes by scenario.
+    pub outcomes: BTreeMap<String, Outcome>,
+}
+
+/// The document.
+#[must_use]
+pub fn document(groups: &[(String, GroupOutcomes)]) -> String {
+    let mut out = String::from(HEAD);
+    let _ = writeln!(
+        out,
+        "| Group | What it is about | Scenarios | Equal | Deliberate difference | Different |"
+    );
+    let _ = writeln!(out, "|---|---|--:|--:|--:|--:|");
+    let mut total = [0usize; 4];
+    for (name, group) in groups {
+        let counts = counts(group);
+        for (sum, count) in total.iter_mut().zip(counts) {
+            *sum += count;
+        }
+        let [all, equal, deliberate, different] = counts;
+        let about = &group.about;
+        let _ = writeln!(
+            out,
+            "| {name} | {about} | {all} | {equal} | {deliberate} | {different} |"
+        );
+    }
+    let [all, equal, deliberate, different] = total;
+    let _ = writeln!(
+        out,
+        "| **all** | | **{all}** | **{equal}** | **{deliberate}** | **{different}** |"
+    );
+    list(&mut out, groups, "Deliberate differences", |outcome| match outcome {
+        Outcome::Deliberate(anchor) => Some(format!(
+            "[{anchor}](differences-from-envoy.md#{anchor})"
+        )),
+        _ => None,
+    });
+    list(&mut out, groups, "Differences", |outcome| match outcome {
+        Outcome::Different(first) => Some(format!("`{}`", first.replace('`', "'"))),
+        _ => None,
+    });
+    list(
+        &mut out,
+        groups,
+        "Compared only in part, since Envoy does not do the same twice",
+        |outcome| match outcome {
+            Outcome::EqualWhereStable => Some("equal where Envoy agrees with itself".to_owned()),
+            _ => None,
+        },
+    );
+    out
+}
+
+fn counts(group: &GroupOutcomes) -> [usize; 4] {
+    let count = |wanted: fn(&Outcome) -> bool| group.outcomes.values().filter(|o| wanted(o)).count();
+    [
+        group.outcomes.len(),
+        count(|o| matches!(o, Outcome::Equal | Outcome::EqualWhereStable)),
+        count(|o| matches!(o, Outcome::Deliberate(_))),
+        count(|o| matches!(o, Outcome::Different(_))),
+    ]
+}
+
+fn list(
+    out: &mut String,
+    groups: &[(String, GroupOutcomes)],
+    title: &str,
+    show: impl Fn(&Outcome) -> Option<String>,
+) {
+    let mut lines = Vec::new();
+    for (name, group) in groups {
+        for (scenario, outcome) in &group.outcomes {
+            if let Some(text) = show(outcome) {
+                lines.push(format!("- `{name}/{scenario}`: {text}"));
+            }
+        }
+    }
+    if !lines.is_empty() {
+        let _ = writeln!(out, "\n## {title}\n\n{}", lines.join("\n"));
+    }
+}
+
+const HEAD: &str = "# Conformance with Envoy
+
+The same bootstrap file, the same scripted client, processor and upstream, once with Envoy 1.40.0 and once with our
+gateway. A scenario is *equal* when processor, upstream and client saw the same (headers and how often each is there,
+bodies, trailers, ends of stream, reset codes, the order of messages, attributes, metadata) and the `ext_proc` counters
+agree. What is not compared is listed at the top of `tests/src/conformance/normalise.rs`.
+
+This page is written by the suite itself:
+
+```sh
+EXTPROC_CONFORMANCE_REPORT=1 cargo test -p tests --test conformance
+```
+
+A normal run compares with what Envoy did when the files in `tests/golden/` were recorded;
+`EXTPROC_CONFORMANCE=live` runs Envoy beside the gateway, `EXTPROC_CONFORMANCE=record` records again.
+
+";

@@ -1,0 +1,9 @@
+//! Support for the suites that run whole flows with real parts.
+//!
+//! [`support`] has scripted peers and child processes, [`provision`] fetches the real parts (Envoy, httpbin, a processor
+//! in another language), [`conformance`] compares the gateway with Envoy, scenario by scenario. The suites themselves
+//! are in `tests/tests/`. This crate is not a library for others.
+
+pub mod conformance;
+pub mod provision;
+pub mod support;

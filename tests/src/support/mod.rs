@@ -1,0 +1,14 @@
+//! Parts that the suites share: scripted peers that see and send exact HTTP, child processes, ports.
+//!
+//! Nothing here knows the gateway or the layer: the peers speak HTTP and gRPC by themselves, so that a mistake in the
+//! code under test cannot hide behind the same mistake in its test.
+
+pub mod activity;
+pub mod client;
+pub mod exchange;
+pub mod http1;
+pub mod ports;
+pub mod process;
+pub mod processor;
+pub mod script;
+pub mod upstream;

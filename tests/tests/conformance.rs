@@ -1,0 +1,333 @@
+//! The differential conformance suite: one test per scenario in `tests/scenarios/`.
+//!
+//! | Environment | Effect |
+//! |---|---|
+//! | (nothing) | our gateway against the recorded observations in `tests/golden/` |
+//! | `EXTPROC_CONFORMANCE=live` | our gateway against an Envoy that runs beside it |
+//! | `EXTPROC_CONFORMANCE=record` | runs Envoy twice and records; arguments filter as usual |
+//! | `EXTPROC_CONFORMANCE_REPORT=1` | writes `docs/conformance.md` after a full run |
+//! | `EXTPROC_ENVOY=path` | this Envoy, in place of the provisioned one |
+//! | `EXTPROC_TARGET=command` | this proxy in place of our gateway; `{config}` is the configuration file |
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use serde::Deserialize;
+use serde_json::Value;
+use tests::conformance::compare::{Difference, differences};
+use tests::conformance::golden::{self, Golden};
+use tests::conformance::normalise::observation;
+use tests::conformance::report::{self, GroupOutcomes, Outcome};
+use tests::conformance::run::{Target, run};
+use tests::conformance::scenario::{self, Scenario};
+use tests::provision;
+use tokio::runtime::Runtime;
+
+/// Scenarios at a time. They wait more than they work, so this is well above the number of cores.
+const AT_ONCE: usize = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Golden,
+    Live,
+    Record,
+}
+
+struct Suite {
+    mode: Mode,
+    runtime: Runtime,
+    /// Files of runs: configurations, logs.
+    directory: PathBuf,
+    golden: BTreeMap<String, golden::Group>,
+    recorded: Mutex<BTreeMap<String, golden::Group>>,
+    outcomes: Mutex<BTreeMap<String, BTreeMap<String, Outcome>>>,
+}
+
+/// A change of the gateway's configuration that the suite must notice.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutation {
+    name: String,
+    /// Merged into the configuration of every ext_proc filter.
+    change: Value,
+    /// The scenarios to run, as `group/name`; every one of them must come out different.
+    scenarios: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match suite() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn suite() -> anyhow::Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let mode = match std::env::var("EXTPROC_CONFORMANCE").as_deref() {
+        Err(_) | Ok("") => Mode::Golden,
+        Ok("live") => Mode::Live,
+        Ok("record") => Mode::Record,
+        Ok(other) => anyhow::bail!("EXTPROC_CONFORMANCE={other}: neither live nor record"),
+    };
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let groups = scenario::load(&root.join("scenarios"))?;
+    let golden_directory = root.join("golden");
+    let golden = groups
+        .iter()
+        .map(|g| Ok((g.name.clone(), golden::read(&golden_directory, &g.name)?)))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let suite = Arc::new(Suite {
+        mode,
+        runtime: tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?,
+        directory: provision::target_directory().join("conformance"),
+        golden: golden.clone(),
+        recorded: Mutex::new(golden),
+        outcomes: Mutex::default(),
+    });
+    let mut trials = Vec::new();
+    for group in &groups {
+        for scenario in &group.scenarios {
+            let name = format!("{}/{}", group.name, scenario.spec.name);
+            let suite = Arc::clone(&suite);
+            let scenario = scenario.clone();
+            trials.push(Trial::ignorable_test(name, move || suite.trial(&scenario)));
+        }
+    }
+    if mode == Mode::Golden {
+        for mutation in mutations(&root)? {
+            let scenarios = find(&groups, &mutation)?;
+            let suite = Arc::clone(&suite);
+            let name = format!("mutation/{}", mutation.name);
+            trials.push(Trial::ignorable_test(name, move || {
+                suite.mutated(&mutation, &scenarios)
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if mode == Mode::Record && !arguments.list {
+        suite.write_recorded(&golden_directory, &groups, &arguments)?;
+    }
+    let everything = conclusion.num_filtered_out == 0 && !arguments.list;
+    if std::env::var_os("EXTPROC_CONFORMANCE_REPORT").is_some() && everything {
+        let outcomes = suite.outcomes.lock().map(|o| o.clone()).unwrap_or_default();
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|group| {
+                let entry = GroupOutcomes {
+                    about: group.about.clone(),
+                    outcomes: outcomes.get(&group.name).cloned().unwrap_or_default(),
+                };
+                (group.name.clone(), entry)
+            })
+            .collect();
+        let path = root.join("../docs/conformance.md");
+        std::fs::write(path, report::document(&groups))?;
+    }
+    Ok(conclusion.exit_code())
+}
+
+fn mutations(root: &std::path::Path) -> anyhow::Result<Vec<Mutation>> {
+    let text = std::fs::read_to_string(root.join("mutations.yaml"))?;
+    Ok(serde_saphyr::from_str(&text)?)
+}
+
+fn find(groups: &[scenario::Group], mutation: &Mutation) -> anyhow::Result<Vec<Scenario>> {
+    let all = || groups.iter().flat_map(|g| &g.scenarios);
+    mutation
+        .scenarios
+        .iter()
+        .map(|wanted| {
+            all()
+                .find(|s| format!("{}/{}", s.group, s.spec.name) == *wanted)
+                .cloned()
+                .ok_or_else(|| anyhow::anyhow!("mutations.yaml: no scenario {wanted}"))
+        })
+        .collect()
+}
+
+impl Suite {
+    fn trial(&self, scenario: &Scenario) -> Result<Completion, Failed> {
+        match self.mode {
+            Mode::Golden => self.compare_with_golden(scenario),
+            Mode::Live => self.compare_live(scenario),
+            Mode::Record => self.record(scenario),
+        }
+    }
+
+    fn compare_with_golden(&self, scenario: &Scenario) -> Result<Completion, Failed> {
+        let golden = self.golden(scenario)?;
+        let seen = self.observe(scenario, &target()?, None)?;
+        self.judge(scenario, &golden.observation, &seen, &golden.unstable)
+    }
+
+    fn compare_live(&self, scenario: &Scenario) -> Result<Completion, Failed> {
+        let envoy = match provision::envoy() {
+            Ok(envoy) => Target::envoy(&envoy),
+            Err(missing) => return missing.completion(),
+        };
+        let unstable = self.golden(scenario).map(|g| g.unstable.clone()).unwrap_or_default();
+        let want = self.observe(scenario, &envoy, None)?;
+        let seen = self.observe(scenario, &target()?, None)?;
+        self.judge(scenario, &want, &seen, &unstable)
+    }
+
+    fn record(&self, scenario: &Scenario) -> Result<Completion, Failed> {
+        let envoy = match provision::envoy() {
+            Ok(envoy) => Target::envoy(&envoy),
+            Err(missing) => return missing.completion(),
+        };
+        let first = self.observe(scenario, &envoy, None)?;
+        let second = self.observe(scenario, &envoy, None)?;
+        let mut unstable: Vec<String> = differences(&first, &second, &scenario.spec.compare.skip)
+            .iter()
+            .map(|d| d.path.join("/"))
+            .collect();
+        if let Ok(old) = self.golden(scenario) {
+            // what was unstable once stays marked, until the file is removed
+            let seen = differences(&old.observation, &second, &scenario.spec.compare.skip);
+            let seen = seen.iter().map(|d| d.path.join("/"));
+            unstable.extend(old.unstable.iter().cloned().chain(seen));
+        }
+        unstable.sort();
+        unstable.dedup();
+        let golden = Golden {
+            digest: scenario.digest.clone(),
+            unstable,
+            observation: first,
+        };
+        if let Ok(mut recorded) = self.recorded.lock() {
+            let group = recorded.entry(scenario.group.clone()).or_default();
+            group.insert(scenario.spec.name.clone(), golden);
+        }
+        Ok(Completion::Completed)
+    }
+
+    fn golden(&self, scenario: &Scenario) -> Result<&Golden, Failed> {
+        let name = &scenario.spec.name;
+        let golden = self.golden.get(&scenario.group).and_then(|g| g.get(name));
+        match golden {
+            None => Err("no recorded observation: run with EXTPROC_CONFORMANCE=record".into()),
+            Some(golden) if golden.digest != scenario.digest => {
+                Err("changed since it was recorded: run with EXTPROC_CONFORMANCE=record".into())
+            }
+            Some(golden) => Ok(golden),
+        }
+    }
+
+    fn observe(
+        &self,
+        scenario: &Scenario,
+        target: &Target,
+        change: Option<&Value>,
+    ) -> Result<Value, Failed> {
+        let run = self
+            .runtime
+            .block_on(run(scenario, target, &self.directory, change))
+            .map_err(|error| Failed::from(format!("{error:#}")))?;
+        let mut seen = observation(scenario, &run);
+        if !run.output.is_empty() && !scenario.spec.rejected {
+            seen["output"] = run.output.into();
+        }
+        Ok(seen)
+    }
+
+    fn judge(
+        &self,
+        scenario: &Scenario,
+        want: &Value,
+        seen: &Value,
+        unstable: &[String],
+    ) -> Result<Completion, Failed> {
+        let mut skip = scenario.spec.compare.skip.clone();
+        skip.extend(unstable.iter().cloned());
+        let found = differences(want, seen, &skip);
+        let outcome = match (&scenario.spec.differs, found.first()) {
+            (Some(anchor), _) => Outcome::Deliberate(anchor.clone()),
+            (None, Some(first)) => Outcome::Different(first.to_string()),
+            (None, None) if unstable.is_empty() => Outcome::Equal,
+            (None, None) => Outcome::EqualWhereStable,
+        };
+        if let Ok(mut outcomes) = self.outcomes.lock() {
+            let group = outcomes.entry(scenario.group.clone()).or_default();
+            group.insert(scenario.spec.name.clone(), outcome);
+        }
+        match (&scenario.spec.differs, found.is_empty()) {
+            (None, true) | (Some(_), false) => Ok(Completion::Completed),
+            (Some(anchor), true) => Err(format!(
+                "no difference any more: remove `differs: {anchor}` and its entry in the list"
+            )
+            .into()),
+            (None, false) => Err(message(scenario, &found).into()),
+        }
+    }
+
+    fn mutated(&self, mutation: &Mutation, scenarios: &[Scenario]) -> Result<Completion, Failed> {
+        let target = target()?;
+        let mut unnoticed = Vec::new();
+        for scenario in scenarios {
+            let golden = self.golden(scenario)?;
+            let seen = self.observe(scenario, &target, Some(&mutation.change))?;
+            let mut skip = scenario.spec.compare.skip.clone();
+            skip.extend(golden.unstable.iter().cloned());
+            if differences(&golden.observation, &seen, &skip).is_empty() {
+                unnoticed.push(format!("{}/{}", scenario.group, scenario.spec.name));
+            }
+        }
+        if unnoticed.is_empty() {
+            Ok(Completion::Completed)
+        } else {
+            Err(format!("not noticed in {}", unnoticed.join(", ")).into())
+        }
+    }
+
+    fn write_recorded(
+        &self,
+        directory: &std::path::Path,
+        groups: &[scenario::Group],
+        arguments: &Arguments,
+    ) -> anyhow::Result<()> {
+        let recorded = self.recorded.lock().map(|r| r.clone()).unwrap_or_default();
+        for group in groups {
+            let mut goldens = recorded.get(&group.name).cloned().unwrap_or_default();
+            goldens.retain(|name, _| group.scenarios.iter().any(|s| s.spec.name == *name));
+            golden::write(directory, &group.name, &goldens)?;
+            for (name, golden) in &goldens {
+                let full = format!("{}/{name}", group.name);
+                let chosen = arguments.filter.as_ref().is_none_or(|f| full.contains(f.as_str()));
+                if chosen && !golden.unstable.is_empty() {
+                    println!("unstable: {full}: {}", golden.unstable.join(", "));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn message(scenario: &Scenario, found: &[Difference]) -> String {
+    let mut lines = vec![scenario.spec.about.clone()];
+    lines.extend(found.iter().take(12).map(ToString::to_string));
+    if found.len() > 12 {
+        lines.push(format!("… and {} more", found.len() - 12));
+    }
+    lines.retain(|line| !line.is_empty());
+    lines.join("\n")
+}
+
+fn target() -> Result<Target, Failed> {
+    if let Ok(line) = std::env::var("EXTPROC_TARGET") {
+        return Ok(Target::command("target", &line));
+    }
+    let gateway = provision::workspace_binary("gateway", "gateway")
+        .map_err(|error| Failed::from(format!("{error:#}")))?;
+    Ok(Target::gateway(&gateway))
+}
