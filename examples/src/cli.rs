@@ -2,10 +2,10 @@
 //!
 //! A newcomer's first error is a port that is already taken, so [`bind`] names the flag that changes it.
 
-use std::{fmt, io, process::ExitCode, str::FromStr};
+use std::{fmt, io, net::SocketAddr, process::ExitCode, str::FromStr};
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, lookup_host};
 
 /// An address to listen on as typed on the command line: `HOST:PORT`, or `:PORT` for the loopback interface.
 ///
@@ -46,18 +46,39 @@ impl FromStr for ListenAddr {
     }
 }
 
+impl ListenAddr {
+    /// The address as a number; the first one where a name has several.
+    ///
+    /// # Errors
+    /// The name is not known; the text names `flag`, which chose the address.
+    pub async fn resolve(&self, flag: &str) -> anyhow::Result<SocketAddr> {
+        let found = lookup_host(&self.0).await.and_then(|mut found| {
+            found
+                .next()
+                .ok_or_else(|| io::Error::other("the name has no address"))
+        });
+        found.map_err(|error| refused(&self.0, flag, &error))
+    }
+}
+
 /// Binds a listening socket; `flag` is the command line flag that chose `addr`.
 ///
 /// # Errors
 /// The system's error, in a sentence that says which flag to change.
 pub async fn bind(addr: &ListenAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(&addr.0).await.map_err(|error| {
-        let cause = match error.kind() {
-            io::ErrorKind::AddrInUse => "the port is already in use".to_owned(),
-            _ => error.to_string(),
-        };
-        anyhow::anyhow!("cannot listen on {addr}: {cause}; choose another address with {flag} HOST:PORT (port 0 picks a free one)")
-    })
+    let bound = TcpListener::bind(&addr.0).await;
+    bound.map_err(|error| refused(&addr.0, flag, &error))
+}
+
+/// The error of an address that cannot be listened on.
+pub fn refused(addr: impl fmt::Display, flag: &str, error: &io::Error) -> anyhow::Error {
+    let cause = match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is already in use".to_owned(),
+        _ => error.to_string(),
+    };
+    anyhow::anyhow!(
+        "cannot listen on {addr}: {cause}; choose another address with {flag} HOST:PORT (port 0 picks a free one)"
+    )
 }
 
 /// Ends a program: an error goes to stderr in one line, and the exit code is 1.

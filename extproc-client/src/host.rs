@@ -198,3 +198,8 @@ pub struct ResponseFlags(pub u64);
 /// (HTTP/2), as Envoy does; one that does not sends the 502 that carries this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aborted;
+
+/// Response extension: a filter made this response while another one was already on its way back.
+/// As in Envoy, filters nearer to the client do not see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectReply;

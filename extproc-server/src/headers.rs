@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde::Deserialize;
 
 /// The header block of a request or of a response, pseudo-headers included.
 #[derive(Debug, Default)]
@@ -98,6 +99,16 @@ pub struct Body {
     /// [`BodyMode::Grpc`](crate::BodyMode::Grpc) only: the stream ended without another message, so the empty
     /// [`data`](Self::data) is not an empty message (`HttpBody.end_of_stream_without_message`).
     pub without_message: bool,
+}
+
+impl Body {
+    /// The piece as JSON; sensible where it is the whole body.
+    ///
+    /// # Errors
+    /// The bytes are not JSON, or not of this type.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.data)
+    }
 }
 
 /// The trailers of a request or of a response.

@@ -43,8 +43,10 @@
 //! | for | take |
 //! | --- | --- |
 //! | a processor | [`Processor`], with [`HeadersReply`], [`BodyReply`], [`TrailersReply`] and [`Immediate`] |
+//! | a processor that leads the conversation, for full duplex and streamed responses | [`StreamProcessor`] |
 //! | a server around it, with health, reflection and an orderly end | [`Server`] |
 //! | the gRPC service alone, for a server of your own or for a client in the same process | [`ProcessorService`] |
+//! | whole bodies, JSON, compression, server-sent events, gRPC messages | [`bodies`] |
 //! | tests without a proxy | [`testing`] |
 //! | something that runs, to try a proxy with | [`sample`], and the program `extproc-server` |
 //!
@@ -54,11 +56,15 @@
 //! lets a processor change is the proxy's configuration; [`Call::modes`] tells a handler what can be known of it.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod attributes;
+pub mod bodies;
 mod call;
+mod conversation;
 mod exchange;
 mod failure;
 mod headers;
+mod metrics;
 mod mode;
 mod processor;
 mod reply;
@@ -73,11 +79,14 @@ mod wire;
 pub use crate::{
     attributes::{Attributes, Metadata},
     call::Call,
+    conversation::{Conversation, ConversationError, Event, StreamProcessor, Streaming},
     headers::{Body, Headers, Trailers},
+    metrics::serve_metrics,
     mode::{BodyMode, ModeOverride, Modes},
     processor::{BoxError, Processor},
     reply::{BodyReply, HeadersReply, Immediate, TrailersReply},
     server::{DRAIN, ServeError, Server},
     service::{DEADLINE, OnFailure, ProcessorService, RECEIVE_LIMIT},
     stats::{Phase, Stats},
+    wire::Side,
 };

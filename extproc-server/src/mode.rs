@@ -8,6 +8,8 @@ use envoy_types::pb::envoy::{
     service::ext_proc::v3::ProtocolConfiguration,
 };
 
+use crate::wire::Side;
+
 /// How a proxy sends the body of a message (`ProcessingMode.BodySendMode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BodyMode {
@@ -69,6 +71,14 @@ pub struct Modes {
 }
 
 impl Modes {
+    /// How the bodies of one side are sent.
+    pub fn of(self, side: Side) -> BodyMode {
+        match side {
+            Side::Request => self.request_body,
+            Side::Response => self.response_body,
+        }
+    }
+
     /// # Errors
     /// The number of a body mode that this SDK does not know.
     pub(crate) fn from_wire(config: &ProtocolConfiguration) -> Result<Self, i32> {

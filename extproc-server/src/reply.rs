@@ -24,6 +24,7 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Struct},
 };
 use http::StatusCode;
+use serde::Serialize;
 
 use crate::{attributes, mode::ModeOverride};
 
@@ -105,6 +106,14 @@ impl BodyReply {
             content: Content::Replace(body.into()),
             ..Self::default()
         }
+    }
+
+    /// Sends this value as JSON in place of the piece. Does not touch the `content-type`.
+    ///
+    /// # Errors
+    /// The value has no form in JSON.
+    pub fn json(value: &impl Serialize) -> serde_json::Result<Self> {
+        serde_json::to_vec(value).map(Self::replace)
     }
 
     /// Sends nothing in place of the piece.
@@ -252,6 +261,14 @@ impl Mutation {
 
     pub(crate) fn removes(&self) -> impl Iterator<Item = &str> {
         self.wire.remove_headers.iter().map(String::as_str)
+    }
+
+    /// What is to be set, as plain entries.
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = HeaderValue> {
+        self.wire
+            .set_headers
+            .into_iter()
+            .filter_map(|option| option.header)
     }
 
     /// The message, or nothing if there is nothing to change.

@@ -6,12 +6,15 @@
 use std::{io, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, time};
-use tonic::transport::{self, server::TcpIncoming};
+use tonic::transport::{self, ServerTlsConfig, server::TcpIncoming};
 use tonic_health::server::health_reporter;
 use tonic_reflection::server as reflection;
 use tracing::{info, warn};
 
-use crate::{processor::Processor, service::ProcessorService};
+use crate::{
+    processor::Processor,
+    service::{ProcessorService, Run},
+};
 
 /// The descriptors of `envoy.service.ext_proc.v3` and everything that it imports, for reflection.
 ///
@@ -33,6 +36,9 @@ pub struct Server<P> {
     service: ProcessorService<P>,
     drain: Duration,
     not_serving: Duration,
+    tls: Option<ServerTlsConfig>,
+    keep_alive: Option<Duration>,
+    max_connection_age: Option<Duration>,
 }
 
 impl<P: Processor> Server<P> {
@@ -40,13 +46,18 @@ impl<P: Processor> Server<P> {
     pub fn new(processor: P) -> Self {
         Self::with_service(ProcessorService::new(processor))
     }
+}
 
+impl<P: Run> Server<P> {
     /// A server around a service with settings of its own.
     pub fn with_service(service: ProcessorService<P>) -> Self {
         Self {
             service,
             drain: DRAIN,
             not_serving: Duration::ZERO,
+            tls: None,
+            keep_alive: None,
+            max_connection_age: None,
         }
     }
 
@@ -62,6 +73,29 @@ impl<P: Processor> Server<P> {
     #[must_use]
     pub fn announce(mut self, time: Duration) -> Self {
         self.not_serving = time;
+        self
+    }
+
+    /// Serves with TLS; with `client_ca_root` in it, clients must have a certificate of that authority.
+    #[must_use]
+    pub fn tls(mut self, config: ServerTlsConfig) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Asks each connection at this interval whether it is alive (HTTP/2 PING), and closes it if no answer comes within
+    /// 20 s. Default: not.
+    #[must_use]
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = Some(interval);
+        self
+    }
+
+    /// Has connections of this age finish (HTTP/2 GOAWAY), so that clients connect again and may reach another server.
+    /// Open exchanges go on. Default: no limit.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_connection_age = Some(age);
         self
     }
 
@@ -88,7 +122,16 @@ impl<P: Processor> Server<P> {
 
         let stats = self.service.stats();
         let (finish, finishing) = oneshot::channel::<()>();
-        let serving = transport::Server::builder()
+        let mut builder = transport::Server::builder().http2_keepalive_interval(self.keep_alive);
+        if let Some(age) = self.max_connection_age {
+            builder = builder.max_connection_age(age);
+        }
+        if let Some(tls) = self.tls {
+            builder = builder
+                .tls_config(tls)
+                .map_err(|error| ServeError::Tls(error.into()))?;
+        }
+        let serving = builder
             .add_service(self.service)
             .add_service(health_service)
             .add_service(reflection)
@@ -128,6 +171,9 @@ pub enum ServeError {
     /// The listening socket has no address.
     #[error("the listening socket cannot be used")]
     Listener(#[source] io::Error),
+    /// The certificate, the key or the authority cannot be used.
+    #[error("the TLS configuration cannot be used")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The services or the transport could not be set up.
     #[error("the server could not be set up")]
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -15,12 +15,19 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
 };
 use futures_core::Stream;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Request, Response, Status,
     codegen::{Body, BoxFuture, Service, StdError},
+    metadata::MetadataMap,
     server::NamedService,
 };
 
-use crate::{exchange, processor::Processor, stats::Stats, validate::Limits};
+use crate::{
+    conversation::{self, StreamProcessor, Streaming},
+    exchange,
+    processor::Processor,
+    stats::Stats,
+    validate::Limits,
+};
 
 /// The largest message that a service takes by default: 64 MiB. A proxy sends a buffered body in one message.
 pub const RECEIVE_LIMIT: usize = 64 * 1024 * 1024;
@@ -42,6 +49,19 @@ pub struct ProcessorService<P> {
 impl<P: Processor> ProcessorService<P> {
     /// A service with the default settings.
     pub fn new(processor: P) -> Self {
+        Self::around(processor)
+    }
+}
+
+impl<P: StreamProcessor> ProcessorService<Streaming<P>> {
+    /// A service with the default settings around a [`StreamProcessor`].
+    pub fn streaming(processor: P) -> Self {
+        Self::around(Streaming(processor))
+    }
+}
+
+impl<P: Run> ProcessorService<P> {
+    fn around(processor: P) -> Self {
         Self {
             engine: Arc::new(Engine {
                 processor: Arc::new(processor),
@@ -114,8 +134,40 @@ pub enum OnFailure {
     PassThrough,
 }
 
+/// What a service can be made around: a [`Processor`], or a [`StreamProcessor`].
+pub trait Run: Send + Sync + Sized + 'static {
+    /// The replies to the messages of one exchange. Ends when the proxy ends its side, or when there is nothing more to
+    /// say.
+    #[doc(hidden)]
+    fn run(
+        engine: Engine<Self>,
+        initial_metadata: MetadataMap,
+        inbound: impl Stream<Item = Result<ProcessingRequest, Status>> + Send + 'static,
+    ) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static;
+}
+
+impl<P: Processor> Run for P {
+    fn run(
+        engine: Engine<Self>,
+        initial_metadata: MetadataMap,
+        inbound: impl Stream<Item = Result<ProcessingRequest, Status>> + Send + 'static,
+    ) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static {
+        exchange::run(engine, initial_metadata, inbound)
+    }
+}
+
+impl<P: StreamProcessor> Run for Streaming<P> {
+    fn run(
+        engine: Engine<Self>,
+        initial_metadata: MetadataMap,
+        inbound: impl Stream<Item = Result<ProcessingRequest, Status>> + Send + 'static,
+    ) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static {
+        conversation::run(engine, initial_metadata, inbound)
+    }
+}
+
 /// What one service shares among its exchanges.
-pub(crate) struct Engine<P> {
+pub struct Engine<P> {
     pub(crate) processor: Arc<P>,
     pub(crate) settings: Settings,
     pub(crate) stats: Arc<Stats>,
@@ -149,22 +201,22 @@ impl Default for Settings {
 }
 
 #[tonic::async_trait]
-impl<P: Processor> ExternalProcessor for Engine<P> {
+impl<P: Run> ExternalProcessor for Engine<P> {
     type ProcessStream = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>;
 
     async fn process(
         &self,
-        request: Request<Streaming<ProcessingRequest>>,
+        request: Request<tonic::Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let (initial_metadata, _, inbound) = request.into_parts();
-        let replies = exchange::run(self.clone(), initial_metadata, inbound);
+        let replies = P::run(self.clone(), initial_metadata, inbound);
         Ok(Response::new(Box::pin(replies)))
     }
 }
 
 impl<P, B> Service<http::Request<B>> for ProcessorService<P>
 where
-    P: Processor,
+    P: Run,
     B: Body + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
 {

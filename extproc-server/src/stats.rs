@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use crate::metrics;
+
 /// The kinds of message that a proxy sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -116,6 +118,12 @@ impl Stats {
     /// Exchanges that ended because the proxy used a message or a body mode that this SDK does not know.
     pub fn unknown_messages(&self) -> u64 {
         self.unknown.value()
+    }
+
+    /// All of it in the Prometheus text format, for an endpoint of your own; or see
+    /// [`serve_metrics`](crate::serve_metrics).
+    pub fn prometheus(&self) -> String {
+        metrics::render(self)
     }
 
     pub(crate) fn received(&self, phase: Phase) {

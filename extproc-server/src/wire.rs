@@ -5,15 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
+        config::core::v3::HeaderMap,
         service::ext_proc::v3::{
-            BodyMutation, BodyResponse, CommonResponse, GrpcStatus, HeadersResponse,
-            ImmediateResponse, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
-            body_mutation, common_response::ResponseStatus, processing_response::Response,
+            BodyMutation, BodyResponse, CommonResponse, GrpcStatus, HeadersResponse, HttpHeaders,
+            ImmediateResponse, ProcessingResponse, StreamedBodyResponse, StreamedImmediateResponse,
+            TrailersResponse, body_mutation, common_response::ResponseStatus,
+            processing_response::Response, streamed_immediate_response,
         },
         r#type::v3::HttpStatus,
     },
     google::protobuf::Duration as WireDuration,
 };
+use http::StatusCode;
 
 use crate::{
     headers::Body,
@@ -26,10 +29,12 @@ use crate::{
 /// The largest piece of a body in a duplex mode. The protocol recommends at most 64 kB per message.
 pub(crate) const PIECE: usize = 62 * 1024;
 
-/// A direction of an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+/// A side of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The request, on its way to the upstream.
     Request,
+    /// The response, on its way to the client.
     Response,
 }
 
@@ -204,6 +209,44 @@ pub(crate) fn same_message(body: Body) -> StreamedBodyResponse {
         grpc_message_compressed: body.grpc_compressed,
         ..StreamedBodyResponse::default()
     }
+}
+
+/// The head of a streamed response.
+pub(crate) fn response_head(status: StatusCode, headers: Mutation) -> ProcessingResponse {
+    let mut all = Mutation::default();
+    all.set(":status", status.as_str().as_bytes());
+    let headers = HttpHeaders {
+        headers: Some(HeaderMap {
+            headers: all.into_entries().chain(headers.into_entries()).collect(),
+        }),
+        ..HttpHeaders::default()
+    };
+    streamed_response(streamed_immediate_response::Response::HeadersResponse(
+        headers,
+    ))
+}
+
+pub(crate) fn response_data(piece: StreamedBodyResponse) -> ProcessingResponse {
+    streamed_response(streamed_immediate_response::Response::BodyResponse(piece))
+}
+
+pub(crate) fn response_end() -> ProcessingResponse {
+    response_data(end_of_body(BodyMode::FullDuplexStreamed))
+}
+
+pub(crate) fn response_trailers(trailers: Mutation) -> ProcessingResponse {
+    let headers = trailers.into_entries().collect();
+    streamed_response(streamed_immediate_response::Response::TrailersResponse(
+        HeaderMap { headers },
+    ))
+}
+
+fn streamed_response(part: streamed_immediate_response::Response) -> ProcessingResponse {
+    respond(Response::StreamedImmediateResponse(
+        StreamedImmediateResponse {
+            response: Some(part),
+        },
+    ))
 }
 
 fn whole(body: Bytes) -> BodyMutation {

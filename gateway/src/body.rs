@@ -14,30 +14,33 @@ use hyper::body::Incoming;
 use crate::http2::Http2Body;
 
 /// Any error.
-pub type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A request or response body, whatever its origin.
 #[derive(Default)]
-pub struct Body(Kind);
+pub(crate) struct Body(Kind);
 
 #[derive(Default)]
 enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Http1(Incoming),
+    Http1 {
+        body: Incoming,
+        trailers: bool,
+    },
     Http2(Http2Body),
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>),
 }
 
 impl Body {
     /// No bytes and no trailers.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self(Kind::Empty)
     }
 
     /// These bytes and no trailers.
-    pub fn full(bytes: impl Into<Bytes>) -> Self {
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         if bytes.is_empty() {
             Self::empty()
@@ -47,7 +50,7 @@ impl Body {
     }
 
     /// Any other body.
-    pub fn new<B>(body: B) -> Self
+    pub(crate) fn new<B>(body: B) -> Self
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -55,11 +58,12 @@ impl Body {
         Self(Kind::Boxed(Box::pin(Erased { body })))
     }
 
-    pub(crate) fn http1(body: Incoming) -> Self {
+    /// Without `trailers`, those that come are dropped, as by a codec that does not know them.
+    pub(crate) fn http1(body: Incoming, trailers: bool) -> Self {
         if body.is_end_stream() {
             Self::empty()
         } else {
-            Self(Kind::Http1(body))
+            Self(Kind::Http1 { body, trailers })
         }
     }
 
@@ -77,7 +81,7 @@ impl std::fmt::Debug for Body {
         f.write_str(match &self.0 {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(full)",
-            Kind::Http1(_) => "Body(http1)",
+            Kind::Http1 { .. } => "Body(http1)",
             Kind::Http2(_) => "Body(http2)",
             Kind::Boxed(_) => "Body(boxed)",
         })
@@ -100,9 +104,13 @@ impl http_body::Body for Body {
                 this.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Http1(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            Kind::Http1 { body, trailers } => {
+                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(match frame {
+                    Some(Ok(frame)) if frame.is_trailers() && !*trailers => None,
+                    frame => frame.map(|frame| frame.map_err(Into::into)),
+                })
+            }
             Kind::Http2(body) => Pin::new(body).poll_frame(cx),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
@@ -112,7 +120,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Empty => true,
             Kind::Full(_) => false,
-            Kind::Http1(body) => body.is_end_stream(),
+            Kind::Http1 { body, .. } => body.is_end_stream(),
             Kind::Http2(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
@@ -122,7 +130,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Http1(body) => body.size_hint(),
+            Kind::Http1 { body, .. } => body.size_hint(),
             Kind::Http2(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
@@ -190,6 +198,30 @@ pub(crate) trait Watch: Send + Unpin + 'static {
     }
     /// The body ended: completely (`Ok`), or not.
     fn end(&mut self, result: Result<(), &BoxError>);
+}
+
+impl<W: Watch> Watch for Option<W> {
+    fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
+        self.as_mut().map_or(Ok(()), |watch| watch.before(cx))
+    }
+
+    fn data(&mut self, len: usize) {
+        if let Some(watch) = self {
+            watch.data(len);
+        }
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(watch) = self {
+            watch.trailers(trailers);
+        }
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
+        if let Some(watch) = self {
+            watch.end(result);
+        }
+    }
 }
 
 impl<B: http_body::Body, W: Watch> Watched<B, W> {

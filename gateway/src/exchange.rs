@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use extproc_client::{
@@ -48,6 +48,8 @@ pub(crate) struct Exchange {
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
     request_done: AtomicBool,
+    /// Milliseconds from the start to the last movement of either body.
+    moved: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -129,6 +131,7 @@ impl Exchange {
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             request_done: AtomicBool::new(false),
+            moved: AtomicU64::new(0),
             state: Mutex::new(State {
                 route: begin.route,
                 head: begin.head,
@@ -160,6 +163,18 @@ impl Exchange {
     /// Whether the route was cleared since this was asked last.
     pub(crate) fn take_route_cleared(&self) -> bool {
         std::mem::take(&mut self.state().route_cleared)
+    }
+
+    /// A piece of a body passed.
+    pub(crate) fn touch(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// How long nothing has passed.
+    pub(crate) fn quiet_for(&self) -> Duration {
+        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(moved)
     }
 
     /// Whether the whole request was received.
@@ -206,12 +221,16 @@ pub(crate) struct RequestWatch(pub(crate) Arc<Exchange>);
 
 impl Watch for RequestWatch {
     fn data(&mut self, len: usize) {
-        self.0.request_bytes.fetch_add(len as u64, Ordering::Relaxed);
+        self.0
+            .request_bytes
+            .fetch_add(len as u64, Ordering::Relaxed);
+        self.0.touch();
     }
 
     fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_ok() {
             self.0.request_done.store(true, Ordering::Release);
+            self.0.touch();
         }
     }
 }

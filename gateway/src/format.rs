@@ -157,9 +157,7 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
             head_field(&head.method, &head.uri, &head.headers, name)
         }),
         "RESP" => two_names(argument, |name| response_field(scope.reply, name)),
-        "TRAILER" => two_names(argument, |name| {
-            field(scope.reply.trailers.as_ref()?, name)
-        }),
+        "TRAILER" => two_names(argument, |name| field(scope.reply.trailers.as_ref()?, name)),
         "START_TIME" => text(start_time(exchange.time, argument)),
         "DURATION" => millis(exchange.start.elapsed()),
         "BYTES_RECEIVED" => Value::Number(exchange.request_bytes.load(Ordering::Relaxed)),
@@ -201,9 +199,7 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => {
             optional(upstream.map(|info| info.transport_failure_reason.clone()))
         }
-        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => {
-            Value::Number(upstream.map_or(0, |info| info.attempts))
-        }
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Value::Number(upstream.map_or(0, |info| info.attempts)),
         "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => text(show(peer.remote)),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT"
         | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => text(peer.remote.ip().to_string()),
@@ -237,10 +233,7 @@ fn millis<'a>(duration: Duration) -> Value<'a> {
 }
 
 /// `first?second`: the first that there is.
-fn two_names<'a>(
-    argument: &str,
-    lookup: impl Fn(&str) -> Option<Cow<'a, str>>,
-) -> Value<'a> {
+fn two_names<'a>(argument: &str, lookup: impl Fn(&str) -> Option<Cow<'a, str>>) -> Value<'a> {
     argument
         .split('?')
         .find_map(|name| lookup(&name.to_ascii_lowercase()))
@@ -292,16 +285,12 @@ fn flags(bits: u64) -> String {
     names.join(",")
 }
 
-/// A time in UTC; `pattern` knows `%Y %m %d %H %M %S %s %3f %6f %f`.
+/// A time in UTC; `pattern` knows `%Y %m %d %H %M %S %s %3f %6f %f %.3f %.6f`.
 fn start_time(time: SystemTime, pattern: &str) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs();
     let (year, month, day) = date(seconds / 86_400);
-    let (hour, minute, second) = (
-        seconds / 3600 % 24,
-        seconds / 60 % 60,
-        seconds % 60,
-    );
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     if pattern.is_empty() {
         return format!(
             "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
@@ -316,6 +305,8 @@ fn start_time(time: SystemTime, pattern: &str) -> String {
         .replace("%M", &format!("{minute:02}"))
         .replace("%S", &format!("{second:02}"))
         .replace("%s", &seconds.to_string())
+        .replace("%.3f", &format!(".{:03}", since.subsec_millis()))
+        .replace("%.6f", &format!(".{:06}", since.subsec_micros()))
         .replace("%3f", &format!("{:03}", since.subsec_millis()))
         .replace("%6f", &format!("{:06}", since.subsec_micros()))
         .replace("%f", &format!("{:09}", since.subsec_nanos()))

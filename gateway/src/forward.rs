@@ -14,21 +14,18 @@ use crate::{
     config::snapshot::{Forward, Retry, RouteAction},
     exchange::{Exchange, Head},
     filters::{Handler, HandlerFuture},
-    headers::{join_response_lines, strip_hop_by_hop},
+    headers::{is_grpc, join_response_lines, strip_hop_by_hop},
     local, mutate,
     router::{self, Selected},
-    upstream::{
-        Deadline, Failure, Sending, Upstream, Upstreams,
-        error::flag,
-        send,
-    },
+    upstream::{Deadline, Failure, Sending, Upstream, Upstreams, error::flag, send},
 };
 
 /// Request extension: the request is answered with this and goes nowhere.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) details: &'static str,
+    pub(crate) location: Option<HeaderValue>,
 }
 
 /// Response extension: the route's response headers are in place.
@@ -51,13 +48,21 @@ impl Handler for RouterHandler {
 async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     if let Some(refusal) = parts.extensions.remove::<Refusal>() {
-        return local::reply(&parts.headers, refusal.status, "".into(), refusal.details, 0);
+        let grpc = is_grpc(&parts.headers) && refusal.location.is_none();
+        let mut response = local::reply(grpc, refusal.status, "".into(), refusal.details, 0);
+        if let Some(location) = refusal.location {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        return response;
     }
     let Some(exchange) = parts.extensions.remove::<Arc<Exchange>>() else {
         // Only reached if a filter makes up requests, which none does.
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return local::reply(&parts.headers, status, "".into(), "no_exchange", 0);
+        return local::reply(false, status, "".into(), "no_exchange", 0);
     };
+    // A filter must not set what belongs to a hop either.
+    strip_hop_by_hop(&mut parts.headers, exchange.upgrade);
+    parts.headers.remove(header::HOST);
     if exchange.take_route_cleared() {
         exchange.set_route(router::select(&exchange.http, &parts));
     }
@@ -68,7 +73,7 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
     let Some(route) = exchange.route() else {
         exchange.listener.stats.no_route.add();
         return local::reply(
-            &parts.headers,
+            is_grpc(&parts.headers),
             StatusCode::NOT_FOUND,
             "".into(),
             "route_not_found",
@@ -127,10 +132,10 @@ async fn proxy(
     body: Body,
 ) -> Response<Body> {
     let name = route.cluster_name(&parts);
-    let headers = parts.headers.clone_for_reply();
+    let grpc = is_grpc(&parts.headers);
     let Some(upstream) = upstreams.get(&name) else {
         tracing::warn!(cluster = %name, "the route's cluster is not configured");
-        return failed(&headers, &Failure::UnknownCluster, 0, 0);
+        return failed(grpc, &Failure::UnknownCluster, 0, 0);
     };
     let mut attempts = Attempts {
         exchange,
@@ -159,30 +164,15 @@ async fn proxy(
             } else {
                 0
             };
-            failed(&headers, &failure, attempts.made, flags)
+            failed(grpc, &failure, attempts.made, flags)
         }
     }
 }
 
-/// The one header of a request that decides the form of local replies.
-trait CloneForReply {
-    fn clone_for_reply(&self) -> http::HeaderMap;
-}
-
-impl CloneForReply for http::HeaderMap {
-    fn clone_for_reply(&self) -> http::HeaderMap {
-        let mut headers = Self::new();
-        if let Some(kind) = self.get(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, kind.clone());
-        }
-        headers
-    }
-}
-
-fn failed(headers: &http::HeaderMap, failure: &Failure, made: u32, flags: u64) -> Response<Body> {
+fn failed(grpc: bool, failure: &Failure, made: u32, flags: u64) -> Response<Body> {
     let told = failure.told();
     let mut response = local::reply(
-        headers,
+        grpc,
         told.status,
         told.body,
         told.details,
@@ -244,7 +234,8 @@ impl Attempts<'_> {
     }
 
     fn wants_retry_after(&self, failure: &Failure) -> bool {
-        self.policy().is_some_and(|retry| failure.retriable(&retry.on))
+        self.policy()
+            .is_some_and(|retry| failure.retriable(&retry.on))
     }
 
     fn wants_retry_of(&self, status: StatusCode) -> bool {
@@ -284,7 +275,11 @@ impl Attempts<'_> {
         let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
         let again = (empty && (idempotent || self.policy().is_some()))
             .then(|| Again::new(parts.clone(), Body::empty()))
-            .or_else(|| reused.then(|| Again::new(parts.clone(), Body::empty())).filter(|_| !empty));
+            .or_else(|| {
+                reused
+                    .then(|| Again::new(parts.clone(), Body::empty()))
+                    .filter(|_| !empty)
+            });
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),

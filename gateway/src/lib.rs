@@ -1,5 +1,37 @@
 //! A minimal HTTP gateway around the ext_proc layer.
+//!
+//! It routes HTTP/1.1 and HTTP/2 from listeners to clusters, through filters of which ext_proc is
+//! the one that matters, and is configured in Envoy's own bootstrap language. It is a program
+//! (`gateway --config envoy.yaml`) and a library: [`Gateway::start`] serves a
+//! [`Snapshot`](config::snapshot::Snapshot) on threads of its own.
+//!
+//! It is no general proxy: there is no xDS, no HTTP/3, no downstream TLS.
 
 #![forbid(unsafe_code)]
 
+mod access_log;
+mod admin;
+mod body;
+pub mod cli;
 pub mod config;
+mod connection;
+mod drain;
+mod exchange;
+mod ext_proc;
+mod filters;
+mod format;
+mod forward;
+mod gateway;
+mod headers;
+mod http1;
+mod http2;
+mod listener;
+mod local;
+mod metadata;
+mod metrics;
+mod mutate;
+mod router;
+mod upstream;
+mod worker;
+
+pub use self::gateway::{Gateway, Options, Running};

@@ -3,33 +3,30 @@
 use std::borrow::Cow;
 
 use extproc_client::host::{ResponseDetails, ResponseFlags};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::{
-    body::Body,
-    headers::{grpc_status, is_grpc},
-};
+use crate::{body::Body, headers::grpc_status};
 
 /// What `grpc-message` has to encode.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%').add(b'\x7f');
 
-/// A local reply; to a gRPC request it is a trailers-only one (status 200, `grpc-status`).
+/// A local reply; to a `grpc` request it is a trailers-only one (status 200, `grpc-status`).
 pub(crate) fn reply(
-    request: &HeaderMap,
+    grpc: bool,
     status: StatusCode,
     body: Cow<'static, str>,
     details: impl Into<Cow<'static, str>>,
     flags: u64,
 ) -> Response<Body> {
-    let mut response = if is_grpc(request) {
+    let mut response = if grpc {
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        headers.insert("grpc-status", grpc_status(status).into());
+        headers.insert("grpc-status", u16::from(grpc_status(status)).into());
         if !body.is_empty()
             && let Ok(message) =
                 HeaderValue::try_from(utf8_percent_encode(&body, MESSAGE).to_string())

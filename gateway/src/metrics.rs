@@ -174,7 +174,11 @@ impl Metrics {
     }
 
     pub(crate) fn http(&self, prefix: &str) -> Arc<HttpStats> {
-        self.lock().http.entry(prefix.to_owned()).or_default().clone()
+        self.lock()
+            .http
+            .entry(prefix.to_owned())
+            .or_default()
+            .clone()
     }
 
     pub(crate) fn cluster(&self, name: &str) -> Arc<ClusterStats> {

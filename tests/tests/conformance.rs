@@ -175,7 +175,10 @@ impl Suite {
             Ok(envoy) => Target::envoy(&envoy),
             Err(missing) => return missing.completion(),
         };
-        let unstable = self.golden(scenario).map(|g| g.unstable.clone()).unwrap_or_default();
+        let unstable = self
+            .golden(scenario)
+            .map(|g| g.unstable.clone())
+            .unwrap_or_default();
         let want = self.observe(scenario, &envoy, None)?;
         let seen = self.observe(scenario, &target()?, None)?;
         self.judge(scenario, &want, &seen, &unstable)
@@ -234,11 +237,13 @@ impl Suite {
             .runtime
             .block_on(run(scenario, target, &self.directory, change))
             .map_err(|error| Failed::from(format!("{error:#}")))?;
-        let mut seen = observation(scenario, &run);
         if !run.output.is_empty() && !scenario.spec.rejected {
-            seen["output"] = run.output.into();
+            eprintln!(
+                "{}/{}: {}: {}",
+                scenario.group, scenario.spec.name, target.name, run.output
+            );
         }
-        Ok(seen)
+        Ok(observation(scenario, &run))
     }
 
     fn judge(
@@ -303,7 +308,10 @@ impl Suite {
             golden::write(directory, &group.name, &goldens)?;
             for (name, golden) in &goldens {
                 let full = format!("{}/{name}", group.name);
-                let chosen = arguments.filter.as_ref().is_none_or(|f| full.contains(f.as_str()));
+                let chosen = arguments
+                    .filter
+                    .as_ref()
+                    .is_none_or(|f| full.contains(f.as_str()));
                 if chosen && !golden.unstable.is_empty() {
                     println!("unstable: {full}: {}", golden.unstable.join(", "));
                 }

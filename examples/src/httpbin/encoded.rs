@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use axum::{
     extract::Path,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use base64::{
@@ -69,7 +69,7 @@ fn document(mut seen: Seen, coding: &str) -> Result<String, Refusal> {
 fn respond(coding: &'static str, body: io::Result<Vec<u8>>) -> Result<Response, Refusal> {
     let body = body.map_err(|error| {
         Refusal::new(
-            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::INTERNAL_SERVER_ERROR,
             format!("cannot encode: {error}"),
         )
     })?;

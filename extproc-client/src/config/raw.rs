@@ -188,9 +188,9 @@ pub(super) struct RawMutationRules {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawForwardRules {
     #[serde(alias = "allowedHeaders")]
-    pub(super) allowed_headers: RawMatchers,
+    pub(super) allowed_headers: Option<RawMatchers>,
     #[serde(alias = "disallowedHeaders")]
-    pub(super) disallowed_headers: RawMatchers,
+    pub(super) disallowed_headers: Option<RawMatchers>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -574,7 +574,13 @@ impl TryFrom<RawForwardRules> for ForwardRules {
     type Error = ConfigError;
 
     fn try_from(raw: RawForwardRules) -> Result<Self, ConfigError> {
-        let compile = |field, matchers: RawMatchers| {
+        let compile = |field, matchers: Option<RawMatchers>| {
+            let Some(matchers) = matchers else {
+                return Ok(Vec::new());
+            };
+            if matchers.patterns.is_empty() {
+                return Err(ConfigError::new(field, "has to hold at least one pattern"));
+            }
             matchers
                 .patterns
                 .into_iter()

@@ -130,11 +130,11 @@ where
             }
             moved |= self.poll_request_body(cx);
             moved |= self.poll_response_body(cx);
-            if !moved {
-                break;
-            }
-            progress = true;
+            progress |= moved;
             if !self.steps.is_empty() {
+                return Poll::Ready(());
+            }
+            if !moved {
                 break;
             }
         }
@@ -240,7 +240,7 @@ where
 
     /// Whether the exchange is over for its task: the response was given away whole, or nobody wants it.
     pub(super) fn is_over(&self, cx: &Context<'_>) -> bool {
-        if self.response_is_over() {
+        if self.response.out.is_empty() && matches!(self.response.state, State::Told) {
             return true;
         }
         let gone = |sink: &pipe::Sender| matches!(sink.poll_ready(cx), Poll::Ready(false));
@@ -268,7 +268,7 @@ where
             Err(error) => {
                 // The client is gone or broke its message: nobody waits for an answer.
                 let error = Error::body(error.into());
-                self.machine.response_failed("downstream_remote_disconnect");
+                self.machine.request_failed();
                 self.drain();
                 self.request.state = State::Failed(error);
             }
@@ -297,10 +297,11 @@ where
             Ok(frame) => self.frame(Side::Response, frame, ended),
             Err(error) => {
                 let error = Error::body(error.into());
-                self.machine
-                    .response_failed("upstream_reset_after_response_started");
+                self.machine.response_failed();
                 self.drain();
-                self.response.state = State::Failed(error);
+                if matches!(self.response.state, State::Failed(_)) {
+                    self.response.state = State::Failed(error);
+                }
             }
         }
         if ended {

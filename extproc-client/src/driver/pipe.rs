@@ -20,6 +20,8 @@ pub(crate) struct Receiver(Arc<Mutex<State>>);
 struct State {
     piece: Option<Piece>,
     end: End,
+    /// Something was read: a body that turns out empty is framed as a body all the same.
+    started: bool,
     receiver_gone: bool,
     sender: Option<Waker>,
     receiver: Option<Waker>,
@@ -110,6 +112,7 @@ impl Receiver {
     pub(crate) fn poll_piece(&self, cx: &Context<'_>) -> Poll<Option<Result<Piece, Error>>> {
         let mut state = lock(&self.0);
         if let Some(piece) = state.piece.take() {
+            state.started = true;
             wake(state.sender.take());
             return Poll::Ready(Some(Ok(piece)));
         }
@@ -127,7 +130,7 @@ impl Receiver {
     /// Whether nothing more comes.
     pub(crate) fn is_complete(&self) -> bool {
         let state = lock(&self.0);
-        state.piece.is_none() && matches!(state.end, End::Complete | End::Told)
+        state.started && state.piece.is_none() && matches!(state.end, End::Complete | End::Told)
     }
 }
 

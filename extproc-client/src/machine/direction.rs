@@ -29,8 +29,8 @@ use crate::{
 ///  └──────────▶ Trailers     ◀── trailers sent ───── reply ──▶ Idle
 /// ```
 ///
-/// In a full duplex direction `StreamedBody` lasts from the headers reply to the reply that carries the
-/// end of the stream, and trailers are sent without leaving it.
+/// In a full duplex direction `StreamedBody` lasts to the reply that carries the end of the stream, and
+/// trailers are sent without leaving it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callback {
     Idle,
@@ -103,6 +103,8 @@ pub(super) struct Direction {
     /// Full duplex: the processor ended its body.
     pub(super) duplex_ended: bool,
     pub(super) drain: Drain,
+    /// The processor has some of the body.
+    pub(super) body_sent: bool,
     /// The processor was told the end of the body.
     pub(super) has_sent_end: bool,
     /// Attributes were sent.
@@ -145,6 +147,7 @@ impl Direction {
             partial_processed: false,
             duplex_ended: false,
             drain: Drain::None,
+            body_sent: false,
             has_sent_end: false,
             attributes_sent: false,
             standalone_override: false,

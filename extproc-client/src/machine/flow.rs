@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header, request, response};
+use http::{HeaderMap, Method, StatusCode, header, request, response};
 
 use super::{Action, Callback, Exchange, Side, body, direction::Head};
 use crate::{
     config::BodyMode,
     headers::{self, Block},
+    host::DirectReply,
     wire::encode::BodyFlags,
 };
 
@@ -35,6 +36,9 @@ impl Exchange {
     pub(crate) fn response_head(&mut self, head: response::Parts, end: bool, now: Instant) {
         if self.response.has_head() {
             return;
+        }
+        if head.extensions.get::<DirectReply>().is_some() {
+            self.close_stream();
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
@@ -132,9 +136,23 @@ impl Exchange {
         }
     }
 
-    /// The upstream's body failed, or the upstream gave up in the middle of it: the response is cut.
-    pub(crate) fn response_failed(&mut self, details: impl Into<String>) {
-        self.abort(details);
+    /// The client's body failed: the client is gone, or broke its message.
+    pub(crate) fn request_failed(&mut self) {
+        self.abort("downstream_remote_disconnect");
+    }
+
+    /// The upstream's body failed. The response is cut, or answered with 502 while its head is held.
+    pub(crate) fn response_failed(&mut self) {
+        const DETAILS: &str = "upstream_reset_after_response_started";
+        if self.committed {
+            return self.abort(DETAILS);
+        }
+        self.close_stream();
+        self.respond(
+            StatusCode::BAD_GATEWAY,
+            Bytes::from_static(b"upstream disconnected before its response was complete"),
+            DETAILS.into(),
+        );
     }
 
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {
@@ -193,7 +211,10 @@ impl Exchange {
         let end = direction.no_body && !direction.body_replaced;
         direction.ended = end;
         match std::mem::replace(&mut direction.head, Head::Forwarded) {
-            Head::Request(head) => self.actions.push_back(Action::RequestHead { head: *head, end }),
+            Head::Request(head) => {
+                self.remember_request(&head);
+                self.actions.push_back(Action::RequestHead { head: *head, end });
+            }
             Head::Response(head) => {
                 self.committed = true;
                 self.actions.push_back(Action::ResponseHead { head: *head, end });
@@ -239,6 +260,9 @@ impl Exchange {
     }
 
     pub(super) fn emit_trailers(&mut self, side: Side, trailers: HeaderMap) {
+        if trailers.is_empty() {
+            return self.emit_end(side);
+        }
         let direction = self.direction_mut(side);
         if !direction.ended {
             direction.ended = true;

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use super::{Action, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
     headers::{Block, Mutation},
-    host::{Aborted, ResponseDetails},
+    host::{Aborted, DirectReply, ResponseDetails},
     observer::{Effect, Event},
     wire::{HeaderMutation, ImmediateReply},
 };
@@ -99,7 +99,10 @@ impl Exchange {
     }
 
     /// Sends a complete response and nothing else from now on.
-    fn answer(&mut self, head: response::Parts, body: Bytes) {
+    fn answer(&mut self, mut head: response::Parts, body: Bytes) {
+        if self.response.has_head() {
+            head.extensions.insert(DirectReply);
+        }
         self.actions.clear();
         self.actions.push_back(Action::CancelRequest);
         for side in [Side::Request, Side::Response] {
@@ -145,9 +148,9 @@ impl Exchange {
             return (head, Bytes::new());
         }
         head.status = status;
-        head.headers
-            .insert(header::CONTENT_LENGTH, (body.len() as u64).into());
         if !body.is_empty() {
+            head.headers
+                .insert(header::CONTENT_LENGTH, (body.len() as u64).into());
             head.headers
                 .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }

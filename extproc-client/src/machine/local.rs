@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 
 use super::{Action, Callback, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
@@ -113,6 +113,7 @@ impl Exchange {
                 return self.respond_error(self.config.status_on_error, detail.into(), now);
             }
             (None, Some(None)) => {
+                self.event(&Event::RejectedHeaderMutation);
                 self.close_stream();
                 return self.respond_error(
                     self.config.status_on_error,
@@ -120,9 +121,6 @@ impl Exchange {
                     now,
                 );
             }
-        }
-        if end_of_stream && !head.headers.contains_key(header::CONTENT_LENGTH) {
-            head.headers.insert(header::CONTENT_LENGTH, 0.into());
         }
         head.extensions
             .insert(ResponseDetails("ext_proc_local_response".into()));

@@ -272,21 +272,15 @@ impl Exchange {
         if side == Side::Response {
             return;
         }
-        let clear = match self.config.route_cache_action {
-            RouteCacheAction::Default => common.clear_route_cache,
-            RouteCacheAction::Clear => true,
-            RouteCacheAction::Retain => {
-                if common.clear_route_cache {
-                    self.event(&Event::ClearRouteCacheDisabled);
-                }
-                false
-            }
-        };
-        if !clear {
+        let action = self.config.route_cache_action;
+        if !common.clear_route_cache && action != RouteCacheAction::Clear {
             return;
         }
         if common.header_mutation.is_none() {
             return self.event(&Event::ClearRouteCacheIgnored);
+        }
+        if action == RouteCacheAction::Retain {
+            return self.event(&Event::ClearRouteCacheDisabled);
         }
         if let Some(route) = &self.context.route_cache {
             route.clear();

@@ -50,7 +50,9 @@ impl Exchange {
         now: Instant,
     ) {
         let phase = side.body();
-        self.direction_mut(side).has_sent_end |= flags.end_of_stream;
+        let direction = self.direction_mut(side);
+        direction.body_sent = true;
+        direction.has_sent_end |= flags.end_of_stream;
         let message = self.envelope(side, |_, envelope| {
             encode::body(phase, envelope, data, flags)
         });

@@ -9,6 +9,9 @@ use crate::wire::{GRPC_PREFIX, Reply};
 /// What the end of a call that the peer reported itself carries as details.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
+/// Most bytes reserved at once for a message that is still coming.
+const RESERVED: usize = 256 * 1024;
+
 /// Splits a byte stream into replies. A message within one DATA frame is not copied.
 #[derive(Debug)]
 pub(super) struct Decoder {
@@ -73,6 +76,8 @@ impl Decoder {
     fn fill(&mut self, wanted: usize) {
         let missing = wanted.saturating_sub(self.partial.len());
         let taken = self.rest.split_to(missing.min(self.rest.len()));
+        // The announced length is the peer's word: no more than this is reserved on it.
+        self.partial.reserve(missing.min(RESERVED));
         self.partial.extend_from_slice(&taken);
     }
 
@@ -118,7 +123,7 @@ pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
             .and_then(|text| text.parse::<i32>().ok())
             .filter(|code| (0..=16).contains(code))
             .unwrap_or(-1),
-        None => code_of(status),
+        None => grpc_code(status),
     };
     let close = Close::status(code, message);
     match code {
@@ -129,7 +134,7 @@ pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
 
 /// The code for an answer without `grpc-status` ("HTTP to gRPC Status Code Mapping" of the gRPC
 /// documentation).
-fn code_of(status: StatusCode) -> i32 {
+pub(crate) fn grpc_code(status: StatusCode) -> i32 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

@@ -2,10 +2,12 @@
 //! exchange.
 //!
 //! A transport knows nothing of HTTP exchanges: it moves encoded messages out and decoded replies in.
-//! `Pool` is the fast one (HTTP/2 straight on `h2`), `GrpcTransport` wraps any tonic-compatible
-//! service, in-process servers among them, and `http` posts JSON.
+//! [`Pool`] is the fast one (HTTP/2 straight on `h2`), [`GrpcTransport`] wraps any tonic-compatible
+//! service, in-process servers among them, and [`HttpTransport`] posts JSON.
 
 mod frame;
+pub mod grpc;
+pub mod http;
 pub mod pool;
 mod request;
 
@@ -14,6 +16,9 @@ use std::task::{Context, Poll};
 use ::http::HeaderMap;
 use bytes::Bytes;
 
+pub(crate) use self::frame::grpc_code;
+pub use self::grpc::{GrpcStream, GrpcTransport};
+pub use self::http::{HttpStream, HttpTransport};
 pub use self::pool::{Connector, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector};
 use crate::{config::Service, wire::Reply};
 
@@ -139,8 +144,21 @@ impl Close {
         self.code
     }
 
+    /// The message beside the status; may be empty.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What the transport knows beyond the status; may be empty.
+    pub fn details(&self) -> &str {
+        &self.details
+    }
+
     /// Whether the processor ended the stream without an error.
     pub fn is_ok(&self) -> bool {
         self.code == 0
     }
 }
+
+#[cfg(test)]
+mod tests;

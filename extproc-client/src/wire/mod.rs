@@ -15,7 +15,7 @@ pub(crate) use self::reply::{
     TrailersReply,
 };
 #[cfg(test)]
-pub(crate) use self::reply::{BodyMutationMessage, HeaderEntry, HttpStatus};
+pub(crate) use self::reply::{BodyMutationMessage, GrpcStatus, HeaderEntry, HttpStatus};
 
 /// Bytes of the gRPC length prefix before each message.
 pub const GRPC_PREFIX: usize = 5;

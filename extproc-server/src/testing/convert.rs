@@ -114,6 +114,25 @@ pub(super) fn streamed_piece(common: CommonResponse) -> Result<StreamedBodyRespo
     }
 }
 
+/// The head of a streamed response; its status is among its headers.
+pub(super) fn response_head(head: HttpHeaders) -> Result<Message, ProxyError> {
+    let message = Message {
+        headers: entries(head.headers.unwrap_or_default()),
+        ..Message::default()
+    };
+    if message.status() < 200 {
+        return Err(spurious("no final status", &message));
+    }
+    Ok(message)
+}
+
+pub(super) fn entries(map: HeaderMap) -> Vec<(String, Vec<u8>)> {
+    map.headers
+        .into_iter()
+        .map(|header| (header.key, header.raw_value))
+        .collect()
+}
+
 pub(super) fn immediate_response(immediate: ImmediateResponse) -> Result<Message, ProxyError> {
     let code = immediate.status.map_or(200, |status| status.code);
     let code = u16::try_from(code).unwrap_or_default().max(200);

@@ -8,8 +8,8 @@ use envoy_types::pb::envoy::{
     extensions::filters::http::ext_proc::v3::{ProcessingMode, processing_mode::HeaderSendMode},
     service::ext_proc::v3::{
         HttpBody, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
-        common_response::ResponseStatus, processing_request::Request,
-        processing_response::Response,
+        StreamedImmediateResponse, common_response::ResponseStatus, processing_request::Request,
+        processing_response::Response, streamed_immediate_response::Response as Part,
     },
 };
 use futures_core::Stream;
@@ -22,14 +22,18 @@ use tonic::{Status, metadata::MetadataMap};
 use super::{
     Message, Outcome, ProxyError, Settings,
     convert::{
-        body, body_reply, body_request, duration, headers, headers_reply, immediate_response,
-        spurious, streamed_piece, to_struct, trailers, trailers_reply, whole,
+        body, body_reply, body_request, duration, entries, headers, headers_reply,
+        immediate_response, response_head, spurious, streamed_piece, to_struct, trailers,
+        trailers_reply, whole,
     },
     mutate::{self, Rules},
 };
 use crate::{
-    attributes, exchange, mode::BodyMode, processor::Processor, service::ProcessorService,
-    stats::Phase, wire::Side,
+    attributes,
+    mode::BodyMode,
+    service::{ProcessorService, Run},
+    stats::Phase,
+    wire::Side,
 };
 
 /// One exchange: a request and its response, one after the other.
@@ -51,10 +55,10 @@ enum Event {
 }
 
 impl FakeExchange {
-    pub(super) fn new<P: Processor>(service: &ProcessorService<P>, settings: Settings) -> Self {
+    pub(super) fn new<P: Run>(service: &ProcessorService<P>, settings: Settings) -> Self {
         let (to_processor, inbound) = mpsc::unbounded_channel();
         let inbound = UnboundedReceiverStream::new(inbound);
-        let replies = exchange::run(service.engine(), MetadataMap::new(), inbound);
+        let replies = P::run(service.engine(), MetadataMap::new(), inbound);
         Self {
             settings,
             to_processor: Some(to_processor),
@@ -461,6 +465,47 @@ impl FakeExchange {
         }
     }
 
+    /// A response that the processor streams, from its head to its end.
+    async fn streamed_response(
+        &mut self,
+        phase: Phase,
+        head: StreamedImmediateResponse,
+    ) -> Result<Message, ProxyError> {
+        if phase != Phase::RequestHeaders {
+            return Err(spurious("no reply to request headers", &head));
+        }
+        let mut message = match head.response {
+            Some(Part::HeadersResponse(head)) => response_head(head)?,
+            other => return Err(spurious("no head of a response", &other)),
+        };
+        let mut body = Vec::new();
+        loop {
+            let next = timeout(self.settings.timeout, self.replies.next()).await;
+            let reply = match next.map_err(|_| ProxyError::Timeout(phase))? {
+                // No proxy ends the response then.
+                None => return Err(ProxyError::Timeout(phase)),
+                Some(reply) => reply.map_err(ProxyError::Stream)?,
+            };
+            let part = match reply.response {
+                Some(Response::StreamedImmediateResponse(part)) => part.response,
+                other => return Err(spurious("no part of a response", &other)),
+            };
+            match part {
+                Some(Part::BodyResponse(piece)) => {
+                    body.push(Bytes::from(piece.body));
+                    if piece.end_of_stream {
+                        return Ok(message.pieces(body));
+                    }
+                }
+                Some(Part::TrailersResponse(trailers)) => {
+                    message.trailers = entries(trailers);
+                    return Ok(message.pieces(body));
+                }
+                other => return Err(spurious("no part of a response", &other)),
+            }
+        }
+    }
+
     async fn next(&mut self, phase: Phase) -> Result<Event, ProxyError> {
         loop {
             let next = timeout(self.settings.timeout, self.replies.next()).await;
@@ -485,6 +530,11 @@ impl FakeExchange {
                 Some(Response::ImmediateResponse(immediate)) => {
                     self.to_processor = None;
                     Ok(Event::Responded(immediate_response(immediate)?))
+                }
+                Some(Response::StreamedImmediateResponse(part)) => {
+                    let response = self.streamed_response(phase, part).await?;
+                    self.to_processor = None;
+                    Ok(Event::Responded(response))
                 }
                 Some(response) => Ok(Event::Reply(response, reply.mode_override)),
             };

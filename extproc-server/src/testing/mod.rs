@@ -35,7 +35,7 @@ pub use self::{exchange::FakeExchange, message::Message};
 use crate::{
     mode::{BodyMode, Modes},
     processor::Processor,
-    service::ProcessorService,
+    service::{ProcessorService, Run},
     wire::Side,
 };
 
@@ -52,7 +52,9 @@ impl<P: Processor> FakeProxy<P> {
     pub fn new(processor: P) -> Self {
         Self::with_service(ProcessorService::new(processor))
     }
+}
 
+impl<P: Run> FakeProxy<P> {
     /// A proxy in front of a service with settings of its own.
     pub fn with_service(service: ProcessorService<P>) -> Self {
         Self {

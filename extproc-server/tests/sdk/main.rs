@@ -1,5 +1,6 @@
 //! The SDK through its public API.
 
+mod conversation;
 mod engine;
 mod sample;
 mod server;

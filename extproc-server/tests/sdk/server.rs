@@ -6,9 +6,22 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpBody, HttpHeaders, ProcessingRequest, external_processor_client::ExternalProcessorClient,
     processing_request::Request, processing_response::Response,
 };
-use extproc_server::{Server, sample, sample::Instructions};
-use tokio::{net::TcpListener, sync::oneshot, time::timeout};
-use tonic::{Code, transport::Channel};
+use extproc_server::{
+    ProcessorService, ServeError, Server, sample,
+    sample::Instructions,
+    serve_metrics,
+    testing::{FakeProxy, Message},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    time::timeout,
+};
+use tonic::{
+    Code,
+    transport::{Channel, Identity, ServerTlsConfig},
+};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,7 +121,7 @@ async fn stops_when_open_exchanges_have_finished() {
     replies.message().await.unwrap().unwrap();
 
     stop.send(()).unwrap();
-    while tokio::net::TcpStream::connect(address).await.is_ok() {
+    while TcpStream::connect(address).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(!serving.is_finished());
@@ -142,4 +155,62 @@ async fn stops_when_the_drain_time_is_over() {
     replies.message().await.unwrap().unwrap();
     stop.send(()).unwrap();
     timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_served() {
+    let service = ProcessorService::new(Instructions);
+    let mut exchange = FakeProxy::with_service(service.clone()).exchange();
+    exchange
+        .request(Message::request("GET", "/"))
+        .await
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_metrics(listener, service.stats()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    for line in [
+        "extproc_exchanges_total 1\n",
+        "extproc_open_exchanges 1\n",
+        "extproc_messages_total{phase=\"request_headers\"} 1\n",
+        "extproc_failures_total{kind=\"panic\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn connections_finish_at_their_age() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    let server = Server::new(Instructions)
+        .max_connection_age(Duration::from_millis(50))
+        .keep_alive(Duration::from_secs(1));
+    tokio::spawn(server.serve(listener, pending()));
+    let mut client = ExternalProcessorClient::new(channel);
+    for _ in 0..3 {
+        let mut replies = client
+            .process(tokio_stream::iter([headers()]))
+            .await
+            .unwrap()
+            .into_inner();
+        replies.message().await.unwrap().unwrap();
+        drop(replies);
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_certificate_is_an_error_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem("no", "pem"));
+    let served = Server::new(Instructions)
+        .tls(tls)
+        .serve(listener, pending())
+        .await;
+    assert!(matches!(served, Err(ServeError::Tls(_))), "{served:?}");
 }

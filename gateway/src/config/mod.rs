@@ -1,14 +1,19 @@
-//! Front ends (flags, Envoy bootstrap) that build one [`Snapshot`](snapshot::Snapshot).
+//! Front ends (flags, Envoy bootstrap) that build one [`Snapshot`].
+//!
+//! [`load_file`] and [`parse_envoy`] read Envoy's bootstrap, [`from_flags`] serves the command line
+//! that needs no file. Whatever comes back is checked as a whole: nothing starts on a configuration
+//! that is half understood.
 
 mod document;
 mod envoy;
 mod error;
+mod flags;
 pub mod snapshot;
 
 use std::path::Path;
 
-pub use self::{envoy::parse as parse_envoy, error::Error};
 use self::snapshot::Snapshot;
+pub use self::{envoy::parse as parse_envoy, error::Error, flags::from_flags};
 
 /// Reads an Envoy bootstrap, YAML or JSON, from a file.
 ///
@@ -21,3 +26,6 @@ pub fn load_file(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
         .map_err(|error| Error::whole(&name, format!("cannot be read: {error}")))?;
     parse_envoy(&name, &text)
 }
+
+#[cfg(test)]
+mod tests;

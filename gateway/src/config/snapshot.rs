@@ -4,11 +4,22 @@
 //! per-route filter configurations merged. It is swapped as a whole; an exchange keeps the one it
 //! began with.
 
+mod cluster;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use extproc_client::{FilterConfig, config::StringMatcher, host::{HeaderLimits, Metadata, RouteFacts, RouteOverrides}};
+use extproc_client::{
+    FilterConfig,
+    config::StringMatcher,
+    host::{HeaderLimits, RouteFacts, RouteOverrides},
+};
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
+
+pub use self::cluster::{
+    Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, UpstreamProtocol,
+    UpstreamTls,
+};
 
 /// Everything that is served.
 #[derive(Debug, Default)]
@@ -19,6 +30,9 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters by name.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// What the configuration asks for and this gateway does not do, one line each with its place;
+    /// to be logged once.
+    pub warnings: Vec<String>,
 }
 
 /// `envoy.config.listener.v3.Listener` with its HTTP connection manager.
@@ -362,6 +376,10 @@ pub enum ValueMatch {
 
 /// What a route does.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the largest kind, each behind the pointer of its route"
+)]
 pub enum RouteAction {
     /// Forward.
     Forward(Forward),
@@ -385,7 +403,7 @@ pub struct Forward {
     pub cluster_header: Option<HeaderName>,
     /// From the end of the request to the end of the response. Default 15 s; `None` is no limit.
     pub timeout: Option<Duration>,
-    /// `idle_timeout` of the stream on this route.
+    /// `idle_timeout` of the stream on this route; zero is no limit. Unset: the connection manager's.
     pub idle_timeout: Option<Duration>,
     /// How often to try again.
     pub retry: Option<Retry>,
@@ -450,113 +468,6 @@ pub struct Redirect {
     pub status: StatusCode,
     /// Leave the query out.
     pub strip_query: bool,
-}
-
-/// `envoy.config.cluster.v3.Cluster`.
-#[derive(Debug)]
-pub struct Cluster {
-    /// Its name.
-    pub name: String,
-    /// How endpoints are found.
-    pub discovery: Discovery,
-    /// Longest wait for a connection. Default 5 s.
-    pub connect_timeout: Duration,
-    /// Which protocol is spoken.
-    pub protocol: UpstreamProtocol,
-    /// HTTP/1 settings.
-    pub http1: Http1Options,
-    /// HTTP/2 settings.
-    pub http2: Http2Options,
-    /// `max_response_headers_kb` and `max_headers_count`, in bytes and entries.
-    pub response_headers: HeaderLimits,
-    /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
-    pub buffer_limit: usize,
-    /// Idle connections close after this. Default 1 h.
-    pub idle_timeout: Option<Duration>,
-    /// How an endpoint is chosen.
-    pub lb: LbPolicy,
-    /// TLS to the endpoints.
-    pub tls: Option<UpstreamTls>,
-    /// For attributes and `cluster_metadata_forwarding_namespaces`.
-    pub metadata: Arc<Metadata>,
-}
-
-/// How a cluster finds its endpoints.
-#[derive(Debug)]
-pub enum Discovery {
-    /// As written.
-    Static(Vec<Endpoint>),
-    /// All addresses of each name.
-    StrictDns(Vec<Endpoint>),
-    /// The first address of the one name.
-    LogicalDns(Vec<Endpoint>),
-    /// `ORIGINAL_DST` with the address in a request header (default `x-envoy-original-dst-host`).
-    Header(HeaderName),
-}
-
-/// One endpoint.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// An IP address or, with DNS, a name; or the path of a Unix socket.
-    pub address: EndpointAddress,
-    /// Relative weight. Default 1.
-    pub weight: u32,
-    /// For attributes.
-    pub metadata: Option<Arc<Metadata>>,
-    /// `hostname`, for `auto_host_rewrite`.
-    pub hostname: String,
-}
-
-/// Where an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum EndpointAddress {
-    /// An IP address.
-    Socket(SocketAddr),
-    /// A name to resolve, and a port.
-    Name(String, u16),
-    /// A Unix socket.
-    Pipe(PathBuf),
-}
-
-/// The protocol spoken to a cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UpstreamProtocol {
-    /// HTTP/1.1.
-    #[default]
-    Http1,
-    /// HTTP/2, with prior knowledge unless TLS negotiates it.
-    Http2,
-    /// What the client spoke.
-    Downstream,
-}
-
-/// `lb_policy`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LbPolicy {
-    /// In turn, by weight.
-    #[default]
-    RoundRobin,
-    /// The less busy of two.
-    LeastRequest,
-    /// Any.
-    Random,
-    /// Policy `override_host`: the addresses in these headers first, then in turn.
-    OverrideHost(Vec<HeaderName>),
-}
-
-/// `UpstreamTlsContext`.
-#[derive(Clone, Debug, Default)]
-pub struct UpstreamTls {
-    /// Server name; the authority if empty.
-    pub sni: String,
-    /// PEM of the trusted roots; no validation if unset, as in Envoy.
-    pub trusted_ca: Option<Vec<u8>>,
-    /// PEM of our certificate chain and key.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// Protocols to offer.
-    pub alpn: Vec<String>,
-    /// Exact subject alternative names of which one has to match; the server name if empty.
-    pub subject_alt_names: Vec<String>,
 }
 
 /// One access log.

@@ -38,18 +38,26 @@ pub(crate) enum Stop {
 /// ```text
 /// Start ──head──▶ Head ──▶ Length ─────────────┐
 ///   ▲               ├────▶ ChunkSize ⇄ Chunk   │
-///   │               │          └─▶ LastChunk ──┤
+///   │               │          └─▶ Trailers ───┤
 ///   └───────────────┴──────────────────────────┘
 ///                   └────▶ Opaque (tunnel, or until close)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Start,
-    Head { left: usize, then: Framing },
+    Head {
+        left: usize,
+        then: Framing,
+    },
     Length(u64),
     ChunkSize(u64),
+    /// After the size, up to the line's end.
+    ChunkExtension(u64),
     Chunk(u64),
-    LastChunk(u8),
+    /// Trailer lines; whether the current one is empty so far.
+    Trailers {
+        empty: bool,
+    },
     Opaque,
 }
 
@@ -141,20 +149,26 @@ impl Framer {
                     self.state = State::Length(left);
                 }
                 State::ChunkSize(size) => {
+                    let Some(byte) = rest.first().copied() else {
+                        continue;
+                    };
                     at += 1;
-                    self.state = match rest.first().copied() {
-                        Some(b'\n') if size == 0 => State::LastChunk(0),
-                        // The line end after the data is counted with it.
-                        Some(b'\n') => State::Chunk(size.saturating_add(2)),
-                        Some(digit) => match (digit as char).to_digit(16) {
-                            Some(digit) => {
-                                State::ChunkSize(size.saturating_mul(16) + u64::from(digit))
-                            }
-                            None => State::ChunkSize(size),
-                        },
-                        None => State::ChunkSize(size),
+                    self.state = match (byte as char).to_digit(16) {
+                        Some(digit) => {
+                            let size = size.saturating_mul(16);
+                            State::ChunkSize(size.saturating_add(digit.into()))
+                        }
+                        None if byte == b'\n' => Self::after_size(size),
+                        None => State::ChunkExtension(size),
                     };
                 }
+                State::ChunkExtension(size) => match rest.iter().position(|b| *b == b'\n') {
+                    Some(end) => {
+                        at += end + 1;
+                        self.state = Self::after_size(size);
+                    }
+                    None => at += rest.len(),
+                },
                 State::Chunk(left) => {
                     let n = bounded(left, rest.len());
                     at += n;
@@ -163,23 +177,36 @@ impl Framer {
                         left => State::Chunk(left),
                     };
                 }
-                State::LastChunk(seen) => {
-                    if seen == 0 && !self.announced {
+                State::Trailers { empty } => {
+                    if !self.announced {
                         self.announced = true;
                         return (at, Stop::Trailers);
                     }
-                    self.announced = false;
+                    let Some(byte) = rest.first().copied() else {
+                        continue;
+                    };
                     at += 1;
-                    if seen == 1 {
+                    if byte == b'\n' && empty {
+                        self.announced = false;
                         self.state = State::Start;
                         return (at, Stop::MessageEnd);
                     }
-                    self.state = State::LastChunk(seen + 1);
+                    self.state = State::Trailers {
+                        empty: byte == b'\n' || (empty && byte == b'\r'),
+                    };
                 }
                 State::Opaque => return (bytes.len(), Stop::End),
             }
         }
         (at, Stop::End)
+    }
+
+    fn after_size(size: u64) -> State {
+        match size {
+            0 => State::Trailers { empty: true },
+            // The line end after the data is counted with it.
+            size => State::Chunk(size.saturating_add(2)),
+        }
     }
 }
 
@@ -188,21 +215,27 @@ fn bounded(left: u64, available: usize) -> usize {
 }
 
 /// The few facts of a head that decide its framing.
-struct Head {
-    len: usize,
+pub(super) struct Head {
+    pub(super) len: usize,
     status: u16,
     length: Option<u64>,
     chunked: bool,
+    /// Two rules for the length of one message, a transfer coding other than `chunked` alone, or a
+    /// line that ends without CR: what two parsers could understand differently.
+    pub(super) ambiguous: bool,
 }
 
 impl Head {
-    fn read(bytes: &[u8]) -> Option<Self> {
+    /// The head that `bytes` begin with; `None` if its end is not there.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut head = Self {
             len: 0,
             status: 0,
             length: None,
             chunked: false,
+            ambiguous: false,
         };
+        let (mut lengths, mut codings) = (0, 0);
         let mut rest = bytes;
         let mut first = true;
         loop {
@@ -210,17 +243,28 @@ impl Head {
             let (line, after) = rest.split_at_checked(end + 1)?;
             head.len += line.len();
             rest = after;
+            head.ambiguous |= !line.ends_with(b"\r\n");
             let line = line.trim_ascii_end();
             if line.is_empty() {
-                return (!first).then_some(head);
+                // Empty lines before a request are skipped (RFC 9112 §2.2).
+                if first {
+                    continue;
+                }
+                head.ambiguous |= lengths > 0 && codings > 0 || codings > 1;
+                return Some(head);
             }
             if first {
                 head.status = status(line);
                 first = false;
             } else if let Some(value) = field(line, b"content-length:") {
-                head.length = std::str::from_utf8(value).ok()?.parse().ok();
-            } else if field(line, b"transfer-encoding:").is_some() {
+                lengths += 1;
+                head.length = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.parse().ok());
+            } else if let Some(coding) = field(line, b"transfer-encoding:") {
+                codings += 1;
                 head.chunked = true;
+                head.ambiguous |= !coding.eq_ignore_ascii_case(b"chunked");
             }
         }
     }
@@ -254,9 +298,7 @@ fn status(line: &[u8]) -> u16 {
 
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (start, value) = line.split_at_checked(name.len())?;
-    start
-        .eq_ignore_ascii_case(name)
-        .then(|| value.trim_ascii())
+    start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
 #[cfg(test)]
@@ -324,6 +366,47 @@ mod tests {
     }
 
     #[test]
+    fn extensions_and_trailers_of_peers() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let body = "3;a=b\r\nabc\r\n0;c\r\nx-t: 1\r\nx-u: 2\r\n\r\n";
+        let trailers = "x-t: 1\r\nx-u: 2\r\n\r\n".len();
+        let whole = head.len() + body.len();
+        for step in 1..body.len() {
+            assert_eq!(
+                stops(Role::Client, MessageFacts::default(), &[head, body], step),
+                [
+                    (0, Stop::Head),
+                    (whole - trailers, Stop::Trailers),
+                    (whole, Stop::MessageEnd)
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn ambiguous_heads() {
+        let ambiguous = |lines: &str| {
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\n{lines}\r\n");
+            Head::read(head.as_bytes()).unwrap().ambiguous
+        };
+        assert!(!ambiguous("content-length: 5\r\n"));
+        assert!(!ambiguous("transfer-encoding: Chunked\r\n"));
+        assert!(ambiguous(
+            "content-length: 5\r\ntransfer-encoding: chunked\r\n"
+        ));
+        assert!(ambiguous(
+            "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"
+        ));
+        assert!(ambiguous("transfer-encoding: gzip, chunked\r\n"));
+        assert!(ambiguous(
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n"
+        ));
+        assert!(ambiguous("x: a\n"));
+        assert!(Head::read(b"GET / HTTP/1.1\r\nhost: a\r\n").is_none());
+        assert!(Head::read(b"\r\nGET / HTTP/1.1\r\n\r\n").is_some());
+    }
+
+    #[test]
     fn length_then_next_message() {
         let first = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n";
         let second = "HTTP/1.1 204 No Content\r\n\r\n";
@@ -367,12 +450,7 @@ mod tests {
         let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
         let tunnel = "0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
         assert_eq!(
-            stops(
-                Role::Server,
-                MessageFacts::default(),
-                &[switch, tunnel],
-                1
-            ),
+            stops(Role::Server, MessageFacts::default(), &[switch, tunnel], 1),
             [(0, Stop::Head)]
         );
     }

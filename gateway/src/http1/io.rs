@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     framing::{Framer, MessageFacts, Role, Stop},
+    inbound::Inbound,
     outgoing::{OutgoingQueue, write_interim},
 };
 
@@ -22,21 +23,51 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Http1Io<T> {
     io: T,
-    /// Bytes that were read to find out the protocol.
-    prefix: Bytes,
+    /// Bytes that were read and are to be given to hyper.
+    ready: Bytes,
+    /// Checks requests; `None` towards upstreams.
+    inbound: Option<Inbound>,
     framer: Framer,
     queue: OutgoingQueue,
     insert: BytesMut,
 }
 
 impl<T> Http1Io<T> {
-    pub(crate) fn new(io: T, prefix: Bytes, role: Role, queue: OutgoingQueue) -> Self {
+    /// Towards an upstream.
+    pub(crate) fn client(io: T, queue: OutgoingQueue) -> Self {
         Self {
             io,
-            prefix,
-            framer: Framer::new(role),
+            ready: Bytes::new(),
+            inbound: None,
+            framer: Framer::new(Role::Client),
             queue,
             insert: BytesMut::new(),
+        }
+    }
+
+    /// Towards a client. `read` was read to find out the protocol; heads are at most `limit` bytes
+    /// long.
+    pub(crate) fn server(io: T, read: Bytes, limit: usize, queue: OutgoingQueue) -> Self {
+        let mut inbound = Inbound::new(limit);
+        let ready = inbound.filter(&read).unwrap_or(read);
+        Self {
+            io,
+            ready,
+            inbound: Some(inbound),
+            framer: Framer::new(Role::Server),
+            queue,
+            insert: BytesMut::new(),
+        }
+    }
+
+    /// What is read from now on is no HTTP.
+    pub(crate) fn open_tunnel(&mut self) {
+        if let Some(inbound) = &mut self.inbound {
+            let held = inbound.open();
+            // hyper has read all that was ready: it stops only where nothing is left to read.
+            let mut ready = BytesMut::from(self.ready.as_ref());
+            ready.extend_from_slice(&held);
+            self.ready = ready.freeze();
         }
     }
 
@@ -155,12 +186,32 @@ impl<T: AsyncRead + Unpin> AsyncRead for Http1Io<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.prefix.has_remaining() {
-            let n = this.prefix.len().min(buf.remaining());
-            buf.put_slice(&this.prefix.split_to(n));
-            return Poll::Ready(Ok(()));
+        loop {
+            if this.ready.has_remaining() {
+                let n = this.ready.len().min(buf.remaining());
+                buf.put_slice(&this.ready.split_to(n));
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let Some(inbound) = &mut this.inbound else {
+                return Poll::Ready(Ok(()));
+            };
+            let read = buf.filled().get(before..).unwrap_or_default();
+            let end = read.is_empty();
+            let instead = match end {
+                true => Some(inbound.end()),
+                false => inbound.filter(read),
+            };
+            let Some(bytes) = instead else {
+                return Poll::Ready(Ok(()));
+            };
+            buf.set_filled(before);
+            this.ready = bytes;
+            if end && this.ready.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
         }
-        Pin::new(&mut this.io).poll_read(cx, buf)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What HTTP/1 needs beyond hyper: interim responses other than 100, and trailers that were not
-//! announced.
+//! announced, and checks of request heads that it leaves to others.
 
 mod framing;
+mod inbound;
 mod io;
 mod outgoing;
 
 pub(crate) use self::{
-    framing::{MessageFacts, Role},
+    framing::MessageFacts,
     io::Http1Io,
     outgoing::{Outgoing, OutgoingQueue, WithTrailers},
 };

@@ -189,10 +189,7 @@ mod tests {
         assert!(!route_matches(&folded, &request("/ab")));
         folded.case_sensitive = false;
         assert!(route_matches(&folded, &request("/ab")));
-        assert!(!route_matches(
-            &route(PathMatch::Connect),
-            &request("/")
-        ));
+        assert!(!route_matches(&route(PathMatch::Connect), &request("/")));
     }
 
     #[test]

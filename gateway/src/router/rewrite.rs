@@ -32,8 +32,7 @@ pub(crate) fn rewrite(
     if path.is_none() && authority.is_none() {
         return;
     }
-    let mut parts = std::mem::take(&mut request.uri).into_parts();
-    let before = parts.clone();
+    let mut parts = request.uri.clone().into_parts();
     if let Some(mut path) = path {
         if let Some(query) = parts.path_and_query.as_ref().and_then(|p| p.query()) {
             path.push('?');
@@ -47,9 +46,9 @@ pub(crate) fn rewrite(
         parts.authority = authority;
     }
     // A target that cannot be built stays as it was.
-    request.uri = Uri::from_parts(parts)
-        .or_else(|_| Uri::from_parts(before))
-        .unwrap_or_default();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.uri = uri;
+    }
 }
 
 /// The path with what matched replaced.
@@ -86,9 +85,7 @@ pub(crate) fn redirect_location(
     };
     let mut host = match &redirect.host {
         Some(host) => host.clone(),
-        None if redirect.port.is_some() => {
-            request.uri.host().unwrap_or_default().to_owned()
-        }
+        None if redirect.port.is_some() => request.uri.host().unwrap_or_default().to_owned(),
         None => own().to_owned(),
     };
     if let Some(port) = redirect.port {
@@ -115,11 +112,7 @@ mod tests {
     use super::*;
 
     fn request(target: &str) -> Parts {
-        http::Request::get(target)
-            .body(())
-            .unwrap()
-            .into_parts()
-            .0
+        http::Request::get(target).body(()).unwrap().into_parts().0
     }
 
     fn prefix(path: &str) -> RouteMatch {

@@ -52,7 +52,6 @@ impl fmt::Debug for Tls {
 /// An open connection.
 pub(crate) struct Connected {
     pub(crate) io: Stream,
-    pub(crate) local: Option<SocketAddr>,
     /// TLS negotiated HTTP/2.
     pub(crate) http2: bool,
 }
@@ -77,19 +76,17 @@ pub(crate) async fn connect(
 }
 
 async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<Connected> {
-    let (plain, local) = match address {
+    let plain = match address {
         Address::Socket(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            let local = stream.local_addr().ok();
-            (Plain::Tcp(stream), local)
+            Plain::Tcp(stream)
         }
-        Address::Pipe(path) => (Plain::Unix(UnixStream::connect(path).await?), None),
+        Address::Pipe(path) => Plain::Unix(UnixStream::connect(path).await?),
     };
     let Some(tls) = tls else {
         return Ok(Connected {
             io: Stream::Plain(plain),
-            local,
             http2: false,
         });
     };
@@ -101,7 +98,6 @@ async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<Co
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Connected {
         io: Stream::Tls(Box::new(stream)),
-        local,
         http2,
     })
 }
@@ -126,6 +122,20 @@ pub(crate) enum Plain {
 pub(crate) enum Stream {
     Plain(Plain),
     Tls(Box<TlsStream<Plain>>),
+}
+
+impl Stream {
+    /// Our address, with TCP.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        let plain = match self {
+            Self::Plain(plain) => plain,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        match plain {
+            Plain::Tcp(stream) => stream.local_addr().ok(),
+            Plain::Unix(_) => None,
+        }
+    }
 }
 
 macro_rules! delegate_io {

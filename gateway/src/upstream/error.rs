@@ -77,7 +77,8 @@ pub(crate) struct Told {
 impl Failure {
     /// The local reply for this failure, in Envoy's words.
     pub(crate) fn told(&self) -> Told {
-        const BEFORE: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        const BEFORE: &str =
+            "upstream connect error or disconnect/reset before headers. reset reason: ";
         const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         let told = |status, body: Cow<'static, str>, details: Cow<'static, str>, flags| Told {
             status,
@@ -104,7 +105,8 @@ impl Failure {
             ),
             Self::Connect(_) => told(
                 UNAVAILABLE,
-                format!("{BEFORE}remote connection failure, transport failure reason: {self}").into(),
+                format!("{BEFORE}remote connection failure, transport failure reason: {self}")
+                    .into(),
                 started(&format!("remote_connection_failure|{self}").replace(' ', "_")),
                 flag::UPSTREAM_CONNECTION_FAILURE,
             ),
@@ -158,9 +160,13 @@ impl Failure {
     pub(crate) fn retriable(&self, on: &[String]) -> bool {
         let any = |names: &[&str]| on.iter().any(|name| names.contains(&name.as_str()));
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => {
-                any(&["5xx", "gateway-error", "connect-failure", "reset", "reset-before-request"])
-            }
+            Self::Connect(_) | Self::ConnectTimeout => any(&[
+                "5xx",
+                "gateway-error",
+                "connect-failure",
+                "reset",
+                "reset-before-request",
+            ]),
             Self::Reset { refused: true } => {
                 any(&["5xx", "gateway-error", "reset", "refused-stream"])
             }
@@ -170,13 +176,5 @@ impl Failure {
             Self::Timeout => any(&["5xx", "gateway-error"]),
             Self::UnknownCluster | Self::NoHost | Self::Request => false,
         }
-    }
-
-    /// Whether nothing of the request reached the peer's application.
-    pub(crate) fn unprocessed(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect(_) | Self::ConnectTimeout | Self::Reset { refused: true }
-        )
     }
 }

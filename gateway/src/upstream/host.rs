@@ -1,6 +1,7 @@
 //! One endpoint of a cluster, with the connections that a worker has to it.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -127,19 +128,17 @@ impl Host {
         &self.http1
     }
 
-    pub(super) async fn connect(&self) -> Result<Connected, Failure> {
+    /// Opens a connection, and counts and logs it if that fails.
+    pub(crate) async fn connect_raw(&self) -> io::Result<Connected> {
         let stats = &self.shared.stats;
         let limit = self.shared.cluster.connect_timeout;
         let tls = self.shared.tls.as_ref();
-        match connect::connect(&self.address, tls, &self.hostname, limit).await {
-            Ok(connected) => {
-                stats.upstream_cx_total.add();
-                Ok(connected)
-            }
+        let connected = connect::connect(&self.address, tls, &self.hostname, limit).await;
+        match &connected {
+            Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {
                 stats.upstream_cx_connect_fail.add();
-                let timed_out = error.kind() == std::io::ErrorKind::TimedOut;
-                if timed_out {
+                if error.kind() == io::ErrorKind::TimedOut {
                     stats.upstream_cx_connect_timeout.add();
                 }
                 tracing::warn!(
@@ -148,12 +147,18 @@ impl Host {
                     %error,
                     "cannot connect to upstream"
                 );
-                Err(if timed_out {
-                    Failure::ConnectTimeout
-                } else {
-                    Failure::Connect(error)
-                })
             }
         }
+        connected
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connected, Failure> {
+        self.connect_raw().await.map_err(|error| {
+            if error.kind() == io::ErrorKind::TimedOut {
+                Failure::ConnectTimeout
+            } else {
+                Failure::Connect(error)
+            }
+        })
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     body::{Body, BoxError, Watched},
     headers::{strip_hop_by_hop, tokens},
-    http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, Role, WithTrailers},
+    http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
     metrics::Held,
 };
 
@@ -100,7 +100,8 @@ pub(super) fn give_back(host: &Host, connection: Connection) {
 pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease, Failure> {
     let limits = host.shared.cluster.response_headers;
     let queue = OutgoingQueue::default();
-    let io = Http1Io::new(connected.io, Bytes::new(), Role::Client, queue.clone());
+    let local = connected.io.local_addr();
+    let io = Http1Io::client(connected.io, queue.clone());
     let (sender, connection) = client::Builder::new()
         .max_headers(limits.count)
         .max_buf_size(limits.bytes.max(8 * 1024) + 16 * 1024)
@@ -119,7 +120,7 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
         connection: Connection {
             sender,
             queue,
-            local: connected.local,
+            local,
             reused: false,
         },
         host: host.clone(),
@@ -168,7 +169,7 @@ impl Lease {
             }
             response.extensions_mut().clear();
             return Ok(Sent {
-                response: response.map(Body::http1),
+                response: response.map(|body| Body::http1(body, trailers)),
                 keep: Keep::Nothing,
                 tunnel: false,
             });
@@ -178,7 +179,7 @@ impl Lease {
         }
         response.extensions_mut().clear();
         Ok(Sent {
-            response: response.map(Body::http1),
+            response: response.map(|body| Body::http1(body, trailers)),
             keep: Keep::Http1(Box::new((host, connection))),
             tunnel: false,
         })
@@ -303,20 +304,19 @@ async fn open_tunnel(
 }
 
 /// The bytes that come out of a tunnel, as a body.
-pub(crate) struct TunnelBody<R> {
+struct TunnelBody<R> {
     read: R,
     buffer: BytesMut,
 }
 
 impl<R> TunnelBody<R> {
-    pub(crate) fn new(read: R) -> Self {
+    fn new(read: R) -> Self {
         Self {
             read,
             buffer: BytesMut::new(),
         }
     }
 }
-
 
 impl<R: AsyncRead + Unpin> http_body::Body for TunnelBody<R> {
     type Data = Bytes;

@@ -138,6 +138,7 @@ impl Http2Pool {
         host: &Arc<Host>,
         connected: Connected,
     ) -> Result<Lease, Failure> {
+        let local = connected.io.local_addr();
         let options = &host.shared.cluster.http2;
         let header_list = u32::try_from(host.shared.cluster.response_headers.bytes);
         let (sender, connection) = client::Builder::new()
@@ -157,7 +158,7 @@ impl Http2Pool {
         });
         let connection = Connection {
             sender,
-            local: connected.local,
+            local,
             streams: Arc::default(),
         };
         self.lock().connections.push(connection.clone());

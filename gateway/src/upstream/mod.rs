@@ -14,13 +14,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderMap;
 
+use self::{endpoints::Endpoints, host::HostShared};
 pub(crate) use self::{
     error::Failure,
     exchange::{Deadline, Sending, send},
     host::Host,
-    http1::TunnelBody,
 };
-use self::{endpoints::Endpoints, host::HostShared};
 use crate::{
     config::snapshot::{Cluster, Snapshot},
     metrics::Metrics,

@@ -36,10 +36,12 @@ pub(super) fn client(settings: &UpstreamTls, protocol: UpstreamProtocol) -> Resu
                 WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                     .build()
                     .map_err(|error| format!("trusted_ca: {error}"))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Names {
-                verifier,
-                allowed: allowed(&settings.subject_alt_names)?,
-            }))
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Names {
+                    verifier,
+                    allowed: allowed(&settings.subject_alt_names)?,
+                }))
         }
         None => builder
             .dangerous()
@@ -70,9 +72,7 @@ pub(super) fn client(settings: &UpstreamTls, protocol: UpstreamProtocol) -> Resu
     config.enable_sni = !settings.sni.is_empty();
     let name = match settings.sni.as_str() {
         "" => None,
-        sni => Some(
-            ServerName::try_from(sni.to_owned()).map_err(|error| format!("sni: {error}"))?,
-        ),
+        sni => Some(ServerName::try_from(sni.to_owned()).map_err(|error| format!("sni: {error}"))?),
     };
     Ok(Tls {
         connector: connector(config),
@@ -123,9 +123,9 @@ impl ServerCertVerifier for Names {
         let Some((first, others)) = self.allowed.split_first() else {
             return verify(server_name);
         };
-        others
-            .iter()
-            .fold(verify(first), |result, name| result.or_else(|_| verify(name)))
+        others.iter().fold(verify(first), |result, name| {
+            result.or_else(|_| verify(name))
+        })
     }
 
     fn verify_tls12_signature(
@@ -173,7 +173,12 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -182,7 +187,12 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -70,10 +70,13 @@ pub fn change_filters(bootstrap: &mut Value, change: &Value) {
             if is_filter {
                 merge(bootstrap, change.clone());
             } else {
-                map.values_mut().for_each(|value| change_filters(value, change));
+                map.values_mut()
+                    .for_each(|value| change_filters(value, change));
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| change_filters(item, change)),
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| change_filters(item, change)),
         _ => {}
     }
 }
@@ -160,7 +163,10 @@ fn route_config(scenario: &Scenario) -> Value {
         routes.push(route);
     }
     for route in &mut routes {
-        if let Some(config) = route.as_object_mut().and_then(|r| r.shift_remove("per_route")) {
+        if let Some(config) = route
+            .as_object_mut()
+            .and_then(|r| r.shift_remove("per_route"))
+        {
             route["typed_per_filter_config"] = json!({name: per_route(&config)});
         }
     }

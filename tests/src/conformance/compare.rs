@@ -15,7 +15,13 @@ pub struct Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: want {}, got {}", self.path.join("."), self.want, self.got)
+        write!(
+            f,
+            "{}: want {}, got {}",
+            self.path.join("."),
+            self.want,
+            self.got
+        )
     }
 }
 

@@ -15,7 +15,8 @@
 //! 4. In attributes, addresses' ports become `<listener>`, `<cluster name>` or `<port>`, times, durations and
 //!    `connection.id` become `*`.
 //! 5. Messages that arrived after the processor's script had ended the stream.
-//! 6. Of the side stream's request head: `x-forwarded-for` (Envoy puts its own address there), unless named.
+//! 6. Addresses in `x-forwarded-for` that the scenario does not mention become `*` (proxies put their own there, which is
+//!    another one on every machine). Of the side stream's request head the field is dropped altogether, unless named.
 //! 7. How the proxy ends a side stream that is over (half-close or reset): only that it ended.
 //! 8. With `compare.split` the interleaving of the two directions of a side stream; with `parallel` the order of
 //!    upstream requests and side streams (they are sorted by path).
@@ -55,7 +56,11 @@ pub fn observation(scenario: &Scenario, run: &Run) -> Value {
     }
     let clients = run.clients.iter().map(|c| normaliser.client(c)).collect();
     out.insert("client".into(), Value::Array(clients));
-    let mut upstream: Vec<Value> = run.upstream.iter().map(|a| normaliser.upstream(a)).collect();
+    let mut upstream: Vec<Value> = run
+        .upstream
+        .iter()
+        .map(|a| normaliser.upstream(a))
+        .collect();
     let mut streams: Vec<Value> = run.processor.iter().map(|s| normaliser.stream(s)).collect();
     if scenario.spec.parallel {
         upstream.sort_by_key(|u| u["head"][":path"].to_string());
@@ -275,6 +280,9 @@ impl<'a> Normaliser<'a> {
                     value = MASK.into();
                 }
             }
+            if lower == "x-forwarded-for" {
+                value = self.mask_addresses(&value);
+            }
             if value.len() > LONG {
                 value = body(&value).to_string();
             }
@@ -286,6 +294,15 @@ impl<'a> Normaliser<'a> {
         };
         let map = map.into_iter().map(|(n, v)| (n, one_or_many(v)));
         Value::Object(map.collect())
+    }
+
+    fn mask_addresses(&self, list: &str) -> String {
+        let source = self.scenario.source.to_string();
+        let shown = list.split(',').map(|address| {
+            let known = source.contains(address.trim());
+            if known { address } else { MASK }
+        });
+        shown.collect::<Vec<_>>().join(",")
     }
 
     fn is_local_error(&self, message: &Map<String, Value>, head: &str) -> bool {

@@ -52,12 +52,17 @@ pub fn document(groups: &[(String, GroupOutcomes)]) -> String {
         out,
         "| **all** | | **{all}** | **{equal}** | **{deliberate}** | **{different}** |"
     );
-    list(&mut out, groups, "Deliberate differences", |outcome| match outcome {
-        Outcome::Deliberate(anchor) => Some(format!(
-            "[{anchor}](differences-from-envoy.md#{anchor})"
-        )),
-        _ => None,
-    });
+    list(
+        &mut out,
+        groups,
+        "Deliberate differences",
+        |outcome| match outcome {
+            Outcome::Deliberate(anchor) => {
+                Some(format!("[{anchor}](differences-from-envoy.md#{anchor})"))
+            }
+            _ => None,
+        },
+    );
     list(&mut out, groups, "Differences", |outcome| match outcome {
         Outcome::Different(first) => Some(format!("`{}`", first.replace('`', "'"))),
         _ => None,
@@ -75,7 +80,8 @@ pub fn document(groups: &[(String, GroupOutcomes)]) -> String {
 }
 
 fn counts(group: &GroupOutcomes) -> [usize; 4] {
-    let count = |wanted: fn(&Outcome) -> bool| group.outcomes.values().filter(|o| wanted(o)).count();
+    let count =
+        |wanted: fn(&Outcome) -> bool| group.outcomes.values().filter(|o| wanted(o)).count();
     [
         group.outcomes.len(),
         count(|o| matches!(o, Outcome::Equal | Outcome::EqualWhereStable)),

@@ -189,7 +189,10 @@ pub async fn run(
         out.output = process.log_tail(800);
     }
     process.kill().await;
-    out.processor = processor.as_ref().map(Processor::streams).unwrap_or_default();
+    out.processor = processor
+        .as_ref()
+        .map(Processor::streams)
+        .unwrap_or_default();
     out.upstream = upstreams.iter().flat_map(Upstream::arrived).collect();
     out.upstream.sort_by_key(|a| a.at);
     Ok(out)

@@ -199,7 +199,11 @@ fn parse(text: &str) -> anyhow::Result<Group> {
     let mut names = BTreeSet::new();
     let mut scenarios = Vec::new();
     for raw in file.scenarios {
-        let template = raw.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
+        let template = raw
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or("?")
+            .to_owned();
         for spec in expand(raw).with_context(|| template.clone())? {
             let mut merged = Value::Object(file.defaults.clone());
             merge(&mut merged, spec);
@@ -410,7 +414,11 @@ mod tests {
         let group = parse(
             "group: g\ndefaults: {client: {path: /d}}\nscenarios:\n- name: s-<m.name>-<c>\n  vary: {m: [{name: a, code: 401}, {name: b, code: 402}], c: [h1, h2]}\n  client: {protocol: <c>}\n  upstream: {status: <m.code>}\n",
         )?;
-        let names: Vec<_> = group.scenarios.iter().map(|s| s.spec.name.as_str()).collect();
+        let names: Vec<_> = group
+            .scenarios
+            .iter()
+            .map(|s| s.spec.name.as_str())
+            .collect();
         assert_eq!(names, ["s-a-h1", "s-a-h2", "s-b-h1", "s-b-h2"]);
         assert_eq!(group.scenarios[3].clients[0].path, "/d");
         assert_eq!(group.scenarios[3].upstreams["upstream"].status, 402);
@@ -423,7 +431,9 @@ mod tests {
             .map(|_| ())
             .map_err(|e| format!("{e:#}"));
         assert!(
-            error.as_ref().is_err_and(|e| e.contains("bad") && e.contains("procesor")),
+            error
+                .as_ref()
+                .is_err_and(|e| e.contains("bad") && e.contains("procesor")),
             "{error:?}"
         );
     }

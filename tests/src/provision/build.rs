@@ -16,14 +16,28 @@ static BUILT: Mutex<BTreeMap<String, Result<PathBuf, String>>> = Mutex::new(BTre
 /// # Errors
 /// When it does not build.
 pub fn workspace_binary(package: &str, name: &str) -> anyhow::Result<PathBuf> {
-    let mut built = BUILT.lock().map_err(|_| anyhow::anyhow!("an earlier build panicked"))?;
+    once(package, "--bin", name)
+}
+
+/// The same for an example program of the package `examples`.
+///
+/// # Errors
+/// When it does not build.
+pub fn workspace_example(name: &str) -> anyhow::Result<PathBuf> {
+    once("examples", "--example", name)
+}
+
+fn once(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let mut built = BUILT
+        .lock()
+        .map_err(|_| anyhow::anyhow!("an earlier build panicked"))?;
     let entry = built
-        .entry(name.to_owned())
-        .or_insert_with(|| build(package, name).map_err(|error| format!("{error:#}")));
+        .entry(format!("{kind} {name}"))
+        .or_insert_with(|| build(package, kind, name).map_err(|error| format!("{error:#}")));
     entry.clone().map_err(anyhow::Error::msg)
 }
 
-fn build(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+fn build(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let own = std::env::current_exe()?;
     let profile_directory = own
@@ -35,7 +49,7 @@ fn build(package: &str, name: &str) -> anyhow::Result<PathBuf> {
         Some(other) => other,
     };
     let output = Command::new(cargo)
-        .args(["build", "--quiet", "--package", package, "--bin", name])
+        .args(["build", "--quiet", "--package", package, kind, name])
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(target_directory())
@@ -47,5 +61,8 @@ fn build(package: &str, name: &str) -> anyhow::Result<PathBuf> {
         "cargo build -p {package}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(profile_directory.join(name))
+    Ok(match kind {
+        "--example" => profile_directory.join("examples").join(name),
+        _ => profile_directory.join(name),
+    })
 }

@@ -30,7 +30,10 @@ pub(super) fn once(
 }
 
 /// The program's path when `PATH` has it.
-pub(super) fn program(name: &str) -> Result<PathBuf, Missing> {
+///
+/// # Errors
+/// When it has not.
+pub fn program(name: &str) -> Result<PathBuf, Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|directory| directory.join(name))

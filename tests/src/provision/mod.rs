@@ -13,8 +13,9 @@ use std::path::PathBuf;
 
 use libtest_mimic::{Completion, Failed};
 
-pub use build::workspace_binary;
+pub use build::{workspace_binary, workspace_example};
 pub use go::go_httpbin;
+pub use lock::program;
 pub use python::{PythonPart, envoy, httpbin, third_party_processor};
 
 /// A part that cannot be had, and why.
@@ -28,7 +29,10 @@ impl Missing {
     /// With `EXTPROC_PEERS=require`.
     pub fn completion(&self) -> Result<Completion, Failed> {
         if std::env::var("EXTPROC_PEERS").as_deref() == Ok("require") {
-            Err(Failed::from(format!("EXTPROC_PEERS=require, but {}", self.0)))
+            Err(Failed::from(format!(
+                "EXTPROC_PEERS=require, but {}",
+                self.0
+            )))
         } else {
             Ok(Completion::ignored_with(&self.0))
         }

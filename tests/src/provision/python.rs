@@ -26,12 +26,20 @@ impl PythonPart {
             let python = program("python3")?;
             execute(
                 &format!("virtual environment {name}"),
-                Command::new(python).args(["-m", "venv", "--clear"]).arg(directory),
+                Command::new(python)
+                    .args(["-m", "venv", "--clear"])
+                    .arg(directory),
             )?;
             execute(
                 &format!("pip install {}", packages.join(" ")),
                 Command::new(directory.join("bin/python"))
-                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+                    .args([
+                        "-m",
+                        "pip",
+                        "install",
+                        "--quiet",
+                        "--disable-pip-version-check",
+                    ])
                     .args(packages),
             )
         })?;
@@ -74,12 +82,20 @@ pub fn httpbin() -> Result<PythonPart, Missing> {
         .clone()
 }
 
+/// What the SDK needs beside itself: its own requirements leave versions open that it does not work with.
+const PROCESSOR: &[&str] = &[
+    "envoy-extproc-sdk==0.1.1",
+    "ddtrace<3",
+    "xds-protos==1.85.0",
+    "grpcio-health-checking==1.85.1",
+];
+
 /// The processor SDK of somebody else.
 ///
 /// # Errors
 /// When it cannot be provisioned.
 pub fn third_party_processor() -> Result<PythonPart, Missing> {
     static SDK: OnceLock<Result<PythonPart, Missing>> = OnceLock::new();
-    SDK.get_or_init(|| PythonPart::provision("processor", &["envoy-extproc-sdk==0.1.1"]))
+    SDK.get_or_init(|| PythonPart::provision("processor", PROCESSOR))
         .clone()
 }

@@ -44,9 +44,7 @@ pub enum Piece {
 ///
 /// # Errors
 /// When the connection closes inside it or a line is not HTTP.
-pub async fn read_head<R: AsyncBufRead + Unpin>(
-    reader: &mut R,
-) -> Result<Option<Head>, Truncated> {
+pub async fn read_head<R: AsyncBufRead + Unpin>(reader: &mut R) -> Result<Option<Head>, Truncated> {
     let mut first = String::new();
     while first.is_empty() {
         match read_line(reader).await? {
@@ -213,9 +211,7 @@ async fn read_fields<R: AsyncBufRead + Unpin>(reader: &mut R) -> Result<Fields, 
     }
 }
 
-async fn read_line<R: AsyncBufRead + Unpin>(
-    reader: &mut R,
-) -> Result<Option<Vec<u8>>, Truncated> {
+async fn read_line<R: AsyncBufRead + Unpin>(reader: &mut R) -> Result<Option<Vec<u8>>, Truncated> {
     let mut line = Vec::new();
     let n = reader
         .read_until(b'\n', &mut line)

@@ -5,8 +5,10 @@
 
 pub mod activity;
 pub mod client;
+pub mod curl;
 pub mod exchange;
 pub mod http1;
+pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod processor;

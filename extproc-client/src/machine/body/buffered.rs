@@ -55,12 +55,14 @@ pub(in super::super) fn reply(
     exchange.accept(side, side.body(), effect, Callback::Idle, now);
     let held = &mut exchange.direction_mut(side).held;
     match mutation.flatten() {
-        Some(BodyMutation::Body(body)) => held.replace(body),
+        Some(BodyMutation::Body(body)) => {
+            held.replace(body);
+            if !exchange.check_buffer(side, now) {
+                return;
+            }
+        }
         Some(BodyMutation::Clear(true)) => held.replace(Bytes::new()),
         Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => {}
-    }
-    if !exchange.check_buffer(side, now) {
-        return;
     }
     exchange.clear_route_cache(side, &common);
     if exchange.trailers_are_due(side) {

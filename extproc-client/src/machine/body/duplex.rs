@@ -38,7 +38,10 @@ pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
 pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
     exchange.release_head(side);
     let direction = exchange.direction_mut(side);
-    direction.callback = Callback::StreamedBody;
+    // A reply to a body fits once a body message was sent.
+    if direction.body_sent {
+        direction.callback = Callback::StreamedBody;
+    }
     // Held only if the direction became full duplex by an override in this very reply.
     if !direction.held.is_empty() || direction.received && direction.trailers.is_none() && !direction.has_sent_end {
         flush_held(exchange, side, now);
@@ -132,7 +135,12 @@ pub(super) fn finish_reply(
     exchange.accept(side, side.body(), Effect::Applied, next, now);
     exchange.emit_data(side, data);
     if streamed.end_of_stream {
-        exchange.direction_mut(side).duplex_ended = true;
+        let direction = exchange.direction_mut(side);
+        direction.duplex_ended = true;
+        if direction.trailers.is_some() {
+            // They end the message once they are answered.
+            return;
+        }
         exchange.emit_end(side);
         exchange.close_after_end_of_body(side);
     } else if drained {

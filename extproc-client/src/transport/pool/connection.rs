@@ -29,6 +29,10 @@ use super::{Connector, KeepAlive, Settings, set::Set};
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
 
+/// Largest frame accepted. A reply with a body chunk of 16 KiB is a little longer than a frame of
+/// the default size; in one frame it need not be put together.
+const FRAME: u32 = 64 * 1024;
+
 /// Streams that may be opened before the peer has said how many it allows.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
 
@@ -73,6 +77,7 @@ impl<C: Connector> Dial for C {
             let (sender, mut connection) = Builder::new()
                 .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_frame_size(FRAME)
                 .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
                 .enable_push(false)
                 .handshake(io)

@@ -5,7 +5,8 @@
 //! the peer says it never processed. It is not a load balancer: which endpoint a connection goes to
 //! is the [`Connector`]'s choice.
 //!
-//! A connection is served by a task on the runtime that first needed it. On a host with one
+//! A connection is served by a task on the tokio runtime that first needed it; the runtime's timer
+//! has to be enabled. On a host with one
 //! `current_thread` runtime per core, give each its own pool.
 //!
 //! ```no_run

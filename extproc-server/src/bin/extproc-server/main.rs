@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
     process::ExitCode,
     task::Poll,
     time::Duration,
@@ -10,11 +11,12 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, ValueEnum};
-use extproc_server::{Server, sample::Instructions};
+use extproc_server::{ProcessorService, Server, sample::Instructions, serve_metrics};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +37,22 @@ struct Flags {
     /// How long open exchanges may go on after SIGTERM or SIGINT, such as 10s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     drain_time: Duration,
+
+    /// Address for Prometheus metrics, at /metrics.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
+
+    /// File with the server's certificate chain (PEM); serves with TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// File with the private key of the certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// File with the authority (PEM) that clients need a certificate of.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -66,16 +84,37 @@ async fn main() -> ExitCode {
 
 async fn run(flags: Flags) -> anyhow::Result<()> {
     let shutdown = shutdown().context("cannot handle signals")?;
-    let listener = TcpListener::bind(&flags.listen).await.map_err(|error| {
-        let address = &flags.listen;
-        anyhow!("cannot listen on {address}: {error}; choose another address with --listen")
-    })?;
-    Server::new(Instructions)
-        .drain(flags.drain_time)
-        .serve(listener, shutdown)
-        .await?;
+    let listener = bind(&flags.listen, "--listen").await?;
+    let service = ProcessorService::new(Instructions);
+    let metrics = match &flags.metrics {
+        None => None,
+        Some(address) => Some(bind(address, "--metrics").await?),
+    };
+    if let Some(listener) = metrics {
+        tokio::spawn(serve_metrics(listener, service.stats()));
+    }
+    let mut server = Server::with_service(service).drain(flags.drain_time);
+    if let (Some(cert), Some(key)) = (&flags.tls_cert, &flags.tls_key) {
+        let identity = Identity::from_pem(read(cert, "--tls-cert")?, read(key, "--tls-key")?);
+        let mut tls = ServerTlsConfig::new().identity(identity);
+        if let Some(authority) = &flags.client_ca {
+            tls = tls.client_ca_root(Certificate::from_pem(read(authority, "--client-ca")?));
+        }
+        server = server.tls(tls);
+    }
+    server.serve(listener, shutdown).await?;
     info!("stopped");
     Ok(())
+}
+
+async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        anyhow!("cannot listen on {address}: {error}; choose another address with {flag}")
+    })
+}
+
+fn read(path: &Path, flag: &str) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {} ({flag})", path.display()))
 }
 
 /// Ready with the first SIGTERM or SIGINT; they are caught from now on.

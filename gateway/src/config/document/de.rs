@@ -68,7 +68,7 @@ fn describe(kind: &Kind) -> Unexpected<'_> {
         Kind::Bool(value) => Unexpected::Bool(*value),
         Kind::Unsigned(value) => Unexpected::Unsigned(*value),
         Kind::Negative(value) => Unexpected::Signed(*value),
-        Kind::Float(value) => Unexpected::Float(*value),
+        Kind::Float(value, _) => Unexpected::Float(*value),
         Kind::Text(text) => Unexpected::Str(text),
         Kind::Sequence(_) => Unexpected::Seq,
         Kind::Mapping(_) => Unexpected::Map,
@@ -87,7 +87,7 @@ macro_rules! integers {
                         (_, Ok(number)) => visitor.visit_i64(number),
                         _ => visitor.visit_borrowed_str(text),
                     },
-                    Kind::Float(number) if number.fract() == 0.0 && number.abs() <= EXACT => {
+                    Kind::Float(number, _) if number.fract() == 0.0 && number.abs() <= EXACT => {
                         visitor.visit_i64(*number as i64)
                     }
                     _ => return self.deserialize_any(visitor),
@@ -103,15 +103,18 @@ macro_rules! strings {
         $(
             fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
                 match self.kind() {
-                    kind @ (Kind::Bool(_) | Kind::Unsigned(_) | Kind::Negative(_) | Kind::Float(_)) => {
+                    // Envoy's reader knows no fractions, so that `1.10` is a string there.
+                    Kind::Float(_, text) => visitor.visit_borrowed_str(text),
+                    kind @ (Kind::Bool(_) | Kind::Unsigned(_) | Kind::Negative(_)) => {
                         let fault = expected("a string", kind);
                         Err(Fault::at(
                             self.node,
                             format!("{}; put it in quotes", fault.message()),
                         ))
                     }
-                    _ => self.deserialize_any(visitor),
+                    _ => return self.deserialize_any(visitor),
                 }
+                .map_err(|fault: Fault| fault.or_at(self.node))
             }
         )*
     };
@@ -126,7 +129,7 @@ impl<'de, 'd: 'de> Deserializer<'de> for NodeDeserializer<'_, 'd> {
             Kind::Bool(value) => visitor.visit_bool(*value),
             Kind::Unsigned(value) => visitor.visit_u64(*value),
             Kind::Negative(value) => visitor.visit_i64(*value),
-            Kind::Float(value) => visitor.visit_f64(*value),
+            Kind::Float(value, _) => visitor.visit_f64(*value),
             Kind::Text(text) => visitor.visit_borrowed_str(text),
             Kind::Sequence(items) => visitor.visit_seq(Items {
                 reader: self.reader,
@@ -238,7 +241,10 @@ impl<'de, 'd: 'de> SeqAccess<'de> for Items<'_, 'd> {
     ) -> Result<Option<S::Value>, Fault> {
         self.items
             .next()
-            .map(|&item| seed.deserialize(NodeDeserializer::new(self.reader, item)))
+            .map(|&item| {
+                seed.deserialize(NodeDeserializer::new(self.reader, item))
+                    .map_err(|fault| fault.or_at(item))
+            })
             .transpose()
     }
 
@@ -287,7 +293,9 @@ impl<'de, 'd: 'de> MapAccess<'de> for Entries<'_, 'd> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
         match self.value.take() {
-            Some(value) => seed.deserialize(NodeDeserializer::new(self.reader, value)),
+            Some(value) => seed
+                .deserialize(NodeDeserializer::new(self.reader, value))
+                .map_err(|fault| fault.or_at(value)),
             None => Err(Fault::new("value asked for before its key")),
         }
     }

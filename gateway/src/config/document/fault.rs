@@ -58,7 +58,11 @@ impl de::Error for Fault {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!("expected {}, found {}", wanted(expected), given(found)))
+        Self::new(format!(
+            "expected {}, found {}",
+            wanted(expected),
+            given(found)
+        ))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -66,11 +70,17 @@ impl de::Error for Fault {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("unknown value {variant:?}, expected {}", one_of(expected)))
+        Self::new(format!(
+            "unknown value {variant:?}, expected {}",
+            one_of(expected)
+        ))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("unknown field {field:?}, expected {}", one_of(expected)))
+        Self::new(format!(
+            "unknown field {field:?}, expected {}",
+            one_of(expected)
+        ))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -118,7 +128,11 @@ fn one_of(names: &[&str]) -> String {
         name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.contains(|c: char| c.is_ascii_uppercase())
     };
-    let names: Vec<&str> = names.iter().copied().filter(|name| !is_camel(name)).collect();
+    let names: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|name| !is_camel(name))
+        .collect();
     match names.as_slice() {
         [] => "nothing".into(),
         [one] => (*one).into(),

@@ -67,7 +67,8 @@ enum Kind {
     Bool(bool),
     Unsigned(u64),
     Negative(i64),
-    Float(f64),
+    /// The number, and how it was written.
+    Float(f64, Box<str>),
     Text(Box<str>),
     Sequence(Vec<NodeId>),
     Mapping(Vec<(NodeId, NodeId)>),
@@ -103,7 +104,8 @@ impl Document {
 
     /// Line and column, counted from 1.
     fn position(&self, node: NodeId) -> (u32, u32) {
-        self.node(node).map_or((1, 1), |node| (node.line, node.column))
+        self.node(node)
+            .map_or((1, 1), |node| (node.line, node.column))
     }
 
     /// `a.b[0]`; names with other characters than letters, digits, `_` and `-` as `a["b.c"]`. The
@@ -153,3 +155,5 @@ impl Document {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -45,19 +45,22 @@ pub(super) fn document(name: &str, text: &str) -> Result<Document, Error> {
             )
         })?;
         let at = place(&span.start);
-        builder
-            .event(event, at)
-            .map_err(|(parent, message)| {
-                let path = parent.map(|node| builder.document.path(node)).unwrap_or_default();
-                Error::at(name, at, path, message)
-            })?;
+        builder.event(event, at).map_err(|(parent, message)| {
+            let path = parent
+                .map(|node| builder.document.path(node))
+                .unwrap_or_default();
+            Error::at(name, at, path, message)
+        })?;
     }
     Ok(builder.document)
 }
 
 fn place(marker: &Marker) -> (u32, u32) {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    (number(marker.line()), number(marker.col()).saturating_add(1))
+    (
+        number(marker.line()),
+        number(marker.col()).saturating_add(1),
+    )
 }
 
 /// The mapping or sequence in which something is wrong, and what.
@@ -83,10 +86,9 @@ struct Frame {
 impl Builder {
     fn event(&mut self, event: Event<'_>, at: (u32, u32)) -> Result<(), Refusal> {
         match event {
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_) => Ok(()),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) => {
+                Ok(())
+            }
             Event::DocumentEnd => {
                 self.anchors.clear();
                 Ok(())
@@ -146,12 +148,7 @@ impl Builder {
             .is_some_and(|frame| frame.is_mapping && frame.key.is_none())
     }
 
-    fn scalar(
-        &self,
-        text: &str,
-        style: ScalarStyle,
-        tag: Option<&Tag>,
-    ) -> Result<Kind, Refusal> {
+    fn scalar(&self, text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Kind, Refusal> {
         match tag {
             None if style == ScalarStyle::Plain => Ok(scalar::plain(text)),
             None => Ok(Kind::Text(text.into())),

@@ -43,12 +43,12 @@ impl<'d> Reader<'d> {
 
     /// The value at `node`.
     pub(crate) fn read<T: DeserializeOwned>(&self, node: NodeId) -> Result<T, Fault> {
-        T::deserialize(NodeDeserializer::new(self, node))
+        T::deserialize(NodeDeserializer::new(self, node)).map_err(|fault| fault.or_at(node))
     }
 
     /// The message at `node`, which is a `google.protobuf.Any`: its `@type` is no field of it.
     pub(crate) fn read_typed<T: DeserializeOwned>(&self, node: NodeId) -> Result<T, Fault> {
-        T::deserialize(NodeDeserializer::typed(self, node))
+        T::deserialize(NodeDeserializer::typed(self, node)).map_err(|fault| fault.or_at(node))
     }
 
     /// The `@type` of a `google.protobuf.Any`, without what stands before the last slash.
@@ -95,8 +95,8 @@ impl<'d> Reader<'d> {
             return Err(error.or_at(key));
         };
         match treatment {
-            Treatment::Note(reason) if !self.asks_for_nothing(value) => self.note(value, reason),
-            Treatment::Refuse(reason) if !self.asks_for_nothing(value) => {
+            Treatment::Note(reason) if !self.is_empty(value) => self.note(value, reason),
+            Treatment::Refuse(reason) if !self.is_empty(value) => {
                 return Err(Fault::at(value, reason));
             }
             _ => {}
@@ -104,10 +104,11 @@ impl<'d> Reader<'d> {
         Ok(())
     }
 
-    fn asks_for_nothing(&self, node: NodeId) -> bool {
+    /// Whether the value asks for nothing: `false`, 0, or something empty.
+    pub(crate) fn is_empty(&self, node: NodeId) -> bool {
         match self.document.kind(node) {
             Kind::Null | Kind::Bool(false) | Kind::Unsigned(0) => true,
-            Kind::Float(number) => *number == 0.0,
+            Kind::Float(number, _) => *number == 0.0,
             Kind::Text(text) => text.is_empty(),
             Kind::Sequence(items) => items.is_empty(),
             Kind::Mapping(entries) => entries.is_empty(),
@@ -127,7 +128,11 @@ pub(crate) fn is_field(field: &str, written: &str) -> bool {
             upper = true;
             return None;
         }
-        let c = if std::mem::take(&mut upper) { c.to_ascii_uppercase() } else { c };
+        let c = if std::mem::take(&mut upper) {
+            c.to_ascii_uppercase()
+        } else {
+            c
+        };
         Some(c)
     });
     camel.eq(written.chars())

@@ -22,9 +22,9 @@ pub(super) fn tagged(suffix: &str, text: &str) -> Option<Kind> {
         ("null", Kind::Null) => Some(Kind::Null),
         ("bool", kind @ Kind::Bool(_)) => Some(kind),
         ("int", kind @ (Kind::Unsigned(_) | Kind::Negative(_))) => Some(kind),
-        ("float", kind @ Kind::Float(_)) => Some(kind),
-        ("float", Kind::Unsigned(number)) => Some(Kind::Float(number as f64)),
-        ("float", Kind::Negative(number)) => Some(Kind::Float(number as f64)),
+        ("float", kind @ Kind::Float(..)) => Some(kind),
+        ("float", Kind::Unsigned(number)) => Some(Kind::Float(number as f64, text.into())),
+        ("float", Kind::Negative(number)) => Some(Kind::Float(number as f64, text.into())),
         _ => None,
     }
 }
@@ -44,7 +44,7 @@ fn number(text: &str) -> Option<Kind> {
                 Err(_) => None,
             },
         };
-        return integer.or_else(|| text.parse().ok().map(Kind::Float));
+        return integer.or_else(|| float(text));
     }
     for (prefix, radix) in [("0x", 16), ("0o", 8)] {
         // `from_str_radix` takes a sign, which may not stand after the prefix.
@@ -57,12 +57,23 @@ fn number(text: &str) -> Option<Kind> {
     }
     match digits {
         ".inf" | ".Inf" | ".INF" => {
-            return Some(Kind::Float(if negative { -f64::INFINITY } else { f64::INFINITY }));
+            let sign = if negative { -1.0 } else { 1.0 };
+            return Some(Kind::Float(sign * f64::INFINITY, text.into()));
         }
-        ".nan" | ".NaN" | ".NAN" if digits == text => return Some(Kind::Float(f64::NAN)),
+        ".nan" | ".NaN" | ".NAN" if digits == text => {
+            return Some(Kind::Float(f64::NAN, text.into()));
+        }
         _ => {}
     }
-    is_decimal(digits).then(|| text.parse().ok().map(Kind::Float))?
+    if is_decimal(digits) {
+        float(text)
+    } else {
+        None
+    }
+}
+
+fn float(text: &str) -> Option<Kind> {
+    Some(Kind::Float(text.parse().ok()?, text.into()))
 }
 
 /// `( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{any::unsupported, data::DataSource};
+use super::{any::unsupported, data::DataSource, template};
 use crate::config::{
     document::{Fault, Located, Reader, Subtree},
     snapshot::{AccessLog as Model, LogFormat, LogSink},
@@ -53,11 +53,11 @@ impl Located<AccessLog> {
             return Err(Fault::at(self.node, "missing field \"typed_config\""));
         };
         let node = tree.node;
-        match reader.type_of(node)? {
-            FILE => reader.read_typed::<Located<FileAccessLog>>(node)?.build(),
+        let log = match reader.type_of(node)? {
+            FILE => reader.read_typed::<Located<FileAccessLog>>(node)?.build()?,
             name @ (STDOUT | STDERR) => {
                 let log: StreamAccessLog = reader.read_typed(node)?;
-                Ok(Model {
+                Model {
                     sink: match name {
                         STDOUT => LogSink::Stdout,
                         _ => LogSink::Stderr,
@@ -66,10 +66,17 @@ impl Located<AccessLog> {
                         Some(format) => format.build()?,
                         None => LogFormat::Default,
                     },
-                })
+                }
             }
-            other => Err(unsupported(node, other, &[FILE, STDOUT, STDERR])),
+            other => return Err(unsupported(node, other, &[FILE, STDOUT, STDERR])),
+        };
+        match &log.format {
+            LogFormat::Default => Ok(()),
+            LogFormat::Text(text) => template::check(text),
+            LogFormat::Json(json) => template::check_json(json),
         }
+        .map_err(|reason| Fault::at(node, reason))?;
+        Ok(log)
     }
 }
 

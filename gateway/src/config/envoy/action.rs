@@ -33,7 +33,7 @@ pub(super) struct RouteAction {
     timeout: Option<Time>,
     idle_timeout: Option<Time>,
     retry_policy: Option<RetryPolicy>,
-    upgrade_configs: Vec<UpgradeConfig>,
+    upgrade_configs: Vec<Located<UpgradeConfig>>,
 }
 
 /// `envoy.config.route.v3.WeightedCluster`.
@@ -70,9 +70,10 @@ struct RegexMatchAndSubstitute {
     substitution: String,
 }
 
-/// `envoy.config.route.v3.RouteAction.UpgradeConfig`.
+/// `envoy.config.route.v3.RouteAction.UpgradeConfig`, and that of `HttpConnectionManager`, which has
+/// `filters` in place of `connect_config`.
 #[derive(Debug, Deserialize)]
-struct UpgradeConfig {
+pub(super) struct UpgradeConfig {
     upgrade_type: String,
     enabled: Option<bool>,
     #[serde(default)]
@@ -114,11 +115,23 @@ impl Default for RedirectCode {
 
 impl ProtoEnum for RedirectCode {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        ("MOVED_PERMANENTLY", 0, Ok(Self(StatusCode::MOVED_PERMANENTLY))),
+        (
+            "MOVED_PERMANENTLY",
+            0,
+            Ok(Self(StatusCode::MOVED_PERMANENTLY)),
+        ),
         ("FOUND", 1, Ok(Self(StatusCode::FOUND))),
         ("SEE_OTHER", 2, Ok(Self(StatusCode::SEE_OTHER))),
-        ("TEMPORARY_REDIRECT", 3, Ok(Self(StatusCode::TEMPORARY_REDIRECT))),
-        ("PERMANENT_REDIRECT", 4, Ok(Self(StatusCode::PERMANENT_REDIRECT))),
+        (
+            "TEMPORARY_REDIRECT",
+            3,
+            Ok(Self(StatusCode::TEMPORARY_REDIRECT)),
+        ),
+        (
+            "PERMANENT_REDIRECT",
+            4,
+            Ok(Self(StatusCode::PERMANENT_REDIRECT)),
+        ),
     ];
 }
 
@@ -144,7 +157,10 @@ impl Located<RouteAction> {
                 "one and only one of cluster, cluster_header and weighted_clusters has to be set",
             ));
         }
-        if action.prefix_rewrite.as_ref().is_some_and(|path| !path.is_empty())
+        if action
+            .prefix_rewrite
+            .as_ref()
+            .is_some_and(|path| !path.is_empty())
             && action.regex_rewrite.is_some()
         {
             return Err(Fault::at(
@@ -162,23 +178,29 @@ impl Located<RouteAction> {
         Ok(Forward {
             clusters: Vec::new(),
             cluster_header: action.cluster_header.as_ref().map(|name| name.0.clone()),
-            timeout: action
-                .timeout
-                .map_or(Some(DEFAULT_TIMEOUT), Time::limit),
+            timeout: action.timeout.map_or(Some(DEFAULT_TIMEOUT), Time::limit),
             idle_timeout: action.idle_timeout.map(|time| time.0),
-            retry: action.retry_policy.as_ref().or(inherited).and_then(RetryPolicy::build),
-            prefix_rewrite: action.prefix_rewrite.clone().filter(|path| !path.is_empty()),
-            regex_rewrite: action
-                .regex_rewrite
+            retry: action
+                .retry_policy
                 .as_ref()
-                .map(|rewrite| (rewrite.pattern.0.clone(), substitution(&rewrite.substitution))),
-            host_rewrite: action.host_rewrite_literal.as_ref().map(|host| host.0.clone()),
+                .or(inherited)
+                .and_then(RetryPolicy::build),
+            prefix_rewrite: action
+                .prefix_rewrite
+                .clone()
+                .filter(|path| !path.is_empty()),
+            regex_rewrite: action.regex_rewrite.as_ref().map(|rewrite| {
+                (
+                    rewrite.pattern.0.clone(),
+                    substitution(&rewrite.substitution),
+                )
+            }),
+            host_rewrite: action
+                .host_rewrite_literal
+                .as_ref()
+                .map(|host| host.0.clone()),
             auto_host_rewrite,
-            upgrades: action
-                .upgrade_configs
-                .iter()
-                .map(UpgradeConfig::build)
-                .collect::<Result<_, _>>()?,
+            upgrades: upgrades(&action.upgrade_configs)?,
         })
     }
 }
@@ -206,25 +228,36 @@ fn substitution(text: &str) -> String {
     out
 }
 
-impl UpgradeConfig {
-    fn build(&self) -> Result<(String, bool), Fault> {
-        match &self.connect_config {
+/// Upgrade types and whether they may pass. They are compared without regard to case; the name of
+/// the method CONNECT keeps its own.
+pub(super) fn upgrades(configs: &[Located<UpgradeConfig>]) -> Result<Vec<(String, bool)>, Fault> {
+    let mut upgrades: Vec<(String, bool)> = Vec::with_capacity(configs.len());
+    for config in configs {
+        let UpgradeConfig {
+            upgrade_type,
+            enabled,
+            connect_config,
+        } = &config.value;
+        if let Some(connect) = connect_config {
             // Our end of a CONNECT would be a bare TCP connection to the endpoint.
-            Some(config) => Err(Fault::at(
-                config.node,
+            return Err(Fault::at(
+                connect.node,
                 "ending CONNECT here is not supported, it can only be forwarded",
-            )),
-            None => Ok((upgrade_type(&self.upgrade_type), self.enabled.unwrap_or(true))),
+            ));
         }
+        let name = match upgrade_type.eq_ignore_ascii_case("CONNECT") {
+            true => "CONNECT".into(),
+            false => upgrade_type.to_ascii_lowercase(),
+        };
+        if upgrades.iter().any(|(known, _)| *known == name) {
+            return Err(Fault::at(
+                config.node,
+                format!("the upgrade {upgrade_type:?} is given twice"),
+            ));
+        }
+        upgrades.push((name, enabled.unwrap_or(true)));
     }
-}
-
-/// Upgrade types are compared without regard to case; the method's name keeps its own.
-pub(super) fn upgrade_type(text: &str) -> String {
-    match text.eq_ignore_ascii_case("CONNECT") {
-        true => "CONNECT".into(),
-        false => text.to_ascii_lowercase(),
-    }
+    Ok(upgrades)
 }
 
 impl RetryPolicy {

@@ -96,7 +96,10 @@ pub(super) fn any(reader: &Reader<'_>, tree: &Subtree) -> Result<Any, Fault> {
     let name = reader.type_of(node)?;
     macro_rules! encode {
         ($type:ty) => {
-            reader.read_typed::<WellKnown<$type>>(node)?.value.encode_to_vec()
+            reader
+                .read_typed::<WellKnown<$type>>(node)?
+                .value
+                .encode_to_vec()
         };
     }
     let content = match name {

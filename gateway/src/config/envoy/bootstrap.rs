@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{address::Address, cluster::Cluster, listener::Listener};
 use crate::config::{
@@ -13,11 +14,28 @@ use crate::config::{
 /// `envoy.config.bootstrap.v3.Bootstrap`.
 #[derive(Debug, Deserialize)]
 struct Bootstrap {
-    /// `envoy.config.core.v3.Node`, kept as it is for the attribute `xds.node`.
-    #[serde(default)]
-    node: serde_json::Value,
+    node: Option<Node>,
     static_resources: StaticResources,
     admin: Option<Admin>,
+}
+
+/// `envoy.config.core.v3.Node`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Node {
+    id: String,
+    cluster: String,
+    metadata: serde_json::Map<String, Value>,
+    locality: Option<Locality>,
+}
+
+/// `envoy.config.core.v3.Locality`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Locality {
+    region: String,
+    zone: String,
+    sub_zone: String,
 }
 
 /// `envoy.config.bootstrap.v3.Bootstrap.StaticResources`.
@@ -35,11 +53,33 @@ struct Admin {
     address: Option<Located<Address>>,
 }
 
+impl Node {
+    /// ProtoJSON with the names of the proto; for the attribute `xds.node`.
+    fn build(self) -> Value {
+        let mut node = json!({ "id": self.id, "cluster": self.cluster });
+        if let Value::Object(fields) = &mut node {
+            if !self.metadata.is_empty() {
+                fields.insert("metadata".into(), self.metadata.into());
+            }
+            if let Some(Locality {
+                region,
+                zone,
+                sub_zone,
+            }) = self.locality
+            {
+                let locality = json!({ "region": region, "zone": zone, "sub_zone": sub_zone });
+                fields.insert("locality".into(), locality);
+            }
+        }
+        node
+    }
+}
+
 /// What listeners are built with.
 pub(super) struct Loaded<'a> {
     pub(super) reader: &'a Reader<'a>,
     pub(super) clusters: BTreeMap<String, Arc<ClusterModel>>,
-    pub(super) node: serde_json::Value,
+    pub(super) node: Value,
 }
 
 /// The bootstrap at `root`.
@@ -63,7 +103,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
     let loaded = Loaded {
         reader,
         clusters,
-        node,
+        node: node.map_or(Value::Null, |node| node.build()),
     };
     let mut listeners = Vec::with_capacity(static_resources.listeners.len());
     for listener in &static_resources.listeners {
@@ -77,5 +117,6 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         },
         listeners,
         clusters: loaded.clusters,
+        warnings: Vec::new(),
     })
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{Cluster as Model, Discovery, LbPolicy, UpstreamProtocol},
+    snapshot::{Cluster as Model, Discovery, DnsFamily, LbPolicy, UpstreamProtocol},
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -39,6 +39,8 @@ pub(super) struct Cluster {
     r#type: Enum<DiscoveryType>,
     connect_timeout: Option<Located<Time>>,
     per_connection_buffer_limit_bytes: Option<u32>,
+    #[serde(default)]
+    dns_lookup_family: Enum<DnsFamily>,
     #[serde(default)]
     lb_policy: Enum<Policy>,
     load_balancing_policy: Option<Located<LoadBalancingPolicy>>,
@@ -72,6 +74,16 @@ impl ProtoEnum for DiscoveryType {
         ("LOGICAL_DNS", 2, Ok(Self::LogicalDns)),
         ("EDS", 3, Err("discovery services (xDS) are not supported")),
         ("ORIGINAL_DST", 4, Ok(Self::OriginalDst)),
+    ];
+}
+
+impl ProtoEnum for DnsFamily {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("AUTO", 0, Ok(Self::Auto)),
+        ("V4_ONLY", 1, Ok(Self::V4Only)),
+        ("V6_ONLY", 2, Ok(Self::V6Only)),
+        ("V4_PREFERRED", 3, Ok(Self::V4Preferred)),
+        ("ALL", 4, Ok(Self::All)),
     ];
 }
 
@@ -142,7 +154,7 @@ struct TypedExtensionConfig {
 #[derive(Debug, Deserialize)]
 struct OverrideHost {
     override_host_sources: Located<Vec<OverrideHostSource>>,
-    fallback_policy: Option<Located<LoadBalancingPolicy>>,
+    fallback_policy: Located<LoadBalancingPolicy>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,6 +236,7 @@ impl Located<Cluster> {
         } = cluster.spoken(reader, node)?;
         Ok(Model {
             discovery: cluster.discovery(reader, node)?,
+            dns: cluster.dns_lookup_family.0,
             connect_timeout,
             protocol,
             http1: http1.build()?,
@@ -260,14 +273,12 @@ impl Cluster {
                 ));
             }
             return match &self.original_dst_lb_config {
-                Some(config) if config.use_http_header => Ok(Discovery::Header(
-                    config
-                        .http_header_name
-                        .as_ref()
-                        .map_or(HeaderName::from_static(ORIGINAL_DST_HEADER), |name| {
-                            name.0.clone()
-                        }),
-                )),
+                Some(config) if config.use_http_header => {
+                    Ok(Discovery::Header(config.http_header_name.as_ref().map_or(
+                        HeaderName::from_static(ORIGINAL_DST_HEADER),
+                        |name| name.0.clone(),
+                    )))
+                }
                 _ => Err(Fault::at(
                     node,
                     "type ORIGINAL_DST needs original_dst_lb_config with use_http_header: true",
@@ -275,11 +286,9 @@ impl Cluster {
             };
         }
         let endpoints = match &self.load_assignment {
-            Some(assignment) => {
-                assignment
-                    .value
-                    .build(reader, kind != DiscoveryType::Static)?
-            }
+            Some(assignment) => assignment
+                .value
+                .build(reader, kind != DiscoveryType::Static)?,
             None => Vec::new(),
         };
         match kind {
@@ -452,10 +461,11 @@ impl OverrideHost {
                 "at least one source has to be a header",
             ));
         }
-        if let Some(fallback) = &self.fallback_policy
-            && fallback.build(reader)? != LbPolicy::RoundRobin
-        {
-            reader.note(fallback.node, "requests without an override go round robin");
+        if self.fallback_policy.build(reader)? != LbPolicy::RoundRobin {
+            reader.note(
+                self.fallback_policy.node,
+                "requests without an override go round robin",
+            );
         }
         Ok(LbPolicy::OverrideHost(headers))
     }

@@ -29,11 +29,13 @@ impl Located<DataSource> {
                 .map_err(|error| Fault::at(self.node, format!("cannot read {path:?}: {error}"))),
             (None, Some(bytes), None, None) => Ok(bytes.0.clone()),
             (None, None, Some(text), None) => Ok(text.clone().into_bytes()),
-            (None, None, None, Some(name)) => std::env::var(name)
-                .map(String::into_bytes)
-                .map_err(|error| {
-                    Fault::at(self.node, format!("environment variable {name:?}: {error}"))
-                }),
+            (None, None, None, Some(name)) => {
+                std::env::var(name)
+                    .map(String::into_bytes)
+                    .map_err(|error| {
+                        Fault::at(self.node, format!("environment variable {name:?}: {error}"))
+                    })
+            }
             _ => Err(Fault::at(
                 self.node,
                 "one and only one of filename, inline_bytes, inline_string and \

@@ -15,9 +15,10 @@ use crate::config::{
 };
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
 pub(super) struct ClusterLoadAssignment {
+    cluster_name: Located<String>,
+    #[serde(default)]
     endpoints: Vec<LocalityLbEndpoints>,
 }
 
@@ -71,6 +72,9 @@ impl ProtoEnum for Health {
 impl ClusterLoadAssignment {
     /// All endpoints but those said to be unhealthy; `names` says whether addresses may be names.
     pub(super) fn build(&self, reader: &Reader<'_>, names: bool) -> Result<Vec<Model>, Fault> {
+        if self.cluster_name.value.is_empty() {
+            return Err(Fault::at(self.cluster_name.node, "may not be empty"));
+        }
         let mut endpoints = Vec::new();
         for locality in &self.endpoints {
             if let Some(priority) = &locality.priority

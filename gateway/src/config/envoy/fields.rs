@@ -55,6 +55,10 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Admin", Note(NOT_DONE), &["access_log"]),
 
     // envoy.config.core.v3
+    ("Node", Ignore, &[
+        "dynamic_parameters", "user_agent_name", "user_agent_version", "user_agent_build_version",
+        "extensions", "client_features", "listening_addresses",
+    ]),
     ("SocketAddress", Ignore, &["ipv4_compat"]),
     ("SocketAddress", Refuse(UNSUPPORTED), &[
         "named_port", "resolver_name", "network_namespace_filepath",
@@ -130,7 +134,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "strip_any_host_port", "strip_trailing_host_dot", "path_normalization_options",
         "proxy_status_config", "forward_client_cert_matcher",
     ]),
-    ("ManagerUpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
+    ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
     ("HttpFilter", Refuse(NO_XDS), &["config_discovery"]),
 
     // envoy.extensions.filters.http
@@ -249,7 +253,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("UpstreamFilter", Refuse(UNSUPPORTED), &["config_discovery", "disabled"]),
 
     // envoy.config.endpoint.v3
-    ("ClusterLoadAssignment", Ignore, &["cluster_name"]),
     ("ClusterLoadAssignment", Note(NOT_DONE), &["policy"]),
     ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
     ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity", "metadata"]),

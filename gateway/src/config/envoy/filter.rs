@@ -75,7 +75,10 @@ pub(super) fn chain(
     let mut router = None;
     for filter in &filters.value {
         if router.is_some() {
-            return Err(Fault::at(filter.node, "the router has to be the last filter"));
+            return Err(Fault::at(
+                filter.node,
+                "the router has to be the last filter",
+            ));
         }
         let Some(tree) = &filter.value.typed_config else {
             return Err(Fault::at(filter.node, "missing field \"typed_config\""));
@@ -106,7 +109,10 @@ pub(super) fn chain(
                 FilterKind::SetMetadata(config.build(reader)?)
             }
             other if filter.value.is_optional => {
-                reader.note(node, format!("optional filter of unsupported type {other} left out"));
+                reader.note(
+                    node,
+                    format!("optional filter of unsupported type {other} left out"),
+                );
                 continue;
             }
             other => {

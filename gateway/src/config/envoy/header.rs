@@ -3,7 +3,10 @@
 use http::HeaderName;
 use serde::Deserialize;
 
-use super::value::{Bytes, Enum, Name, ProtoEnum};
+use super::{
+    template,
+    value::{Bytes, Enum, Name, ProtoEnum},
+};
 use crate::config::{
     document::{Fault, Located},
     snapshot::{AppendAction, HeaderChange, HeaderTemplate},
@@ -74,7 +77,10 @@ impl Changes<'_> {
             changeable(&name.value.0).map_err(|fault| fault.or_at(name.node))?;
             Ok(HeaderChange::Remove(name.value.0.clone()))
         });
-        let added = self.add.iter().filter_map(|option| option.build().transpose());
+        let added = self
+            .add
+            .iter()
+            .filter_map(|option| option.build().transpose());
         removed.chain(added).collect()
     }
 }
@@ -115,6 +121,7 @@ impl Located<HeaderValueOption> {
                 format!("{value:?} is not a value of a header"),
             ));
         }
+        template::check(&value).map_err(|reason| Fault::at(option.header.node, reason))?;
         let action = match (option.append, option.append_action) {
             (None, action) => action.unwrap_or_default().0.0,
             (Some(true), None) => AppendAction::AppendIfExistsOrAdd,

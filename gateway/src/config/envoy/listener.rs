@@ -92,7 +92,10 @@ impl Located<Listener> {
         let listener = &self.value;
         let reader = loaded.reader;
         if let Some(Located { node, value: false }) = listener.bind_to_port {
-            return Err(Fault::at(node, "a listener without a port is not supported"));
+            return Err(Fault::at(
+                node,
+                "a listener without a port is not supported",
+            ));
         }
         for filter in &listener.listener_filters {
             if let Some(tree) = &filter.typed_config {
@@ -103,7 +106,10 @@ impl Located<Listener> {
                 let _: Whatever = reader.read_typed(tree.node)?;
             }
         }
-        let chain = match (listener.filter_chains.as_slice(), &listener.default_filter_chain) {
+        let chain = match (
+            listener.filter_chains.as_slice(),
+            &listener.default_filter_chain,
+        ) {
             ([chain], None) => chain,
             ([], Some(chain)) => chain,
             ([], None) => return Err(Fault::at(self.node, "filter_chains may not be empty")),
@@ -147,7 +153,10 @@ impl Located<Listener> {
             }
         };
         let http = Arc::new(manager.build(loaded, &chain.value.name, &metadata)?);
-        let additional = listener.additional_addresses.iter().map(|more| &more.address);
+        let additional = listener
+            .additional_addresses
+            .iter()
+            .map(|more| &more.address);
         std::iter::once(&listener.address)
             .chain(additional)
             .map(|address| {

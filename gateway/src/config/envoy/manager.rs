@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     access_log::AccessLog,
-    action::upgrade_type,
+    action::{UpgradeConfig, upgrades},
     bootstrap::Loaded,
     filter::{self, HttpFilter},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
@@ -61,20 +61,12 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     proxy_100_continue: bool,
     #[serde(default)]
-    upgrade_configs: Vec<UpgradeConfig>,
+    upgrade_configs: Vec<Located<UpgradeConfig>>,
     normalize_path: Option<bool>,
     #[serde(default)]
     merge_slashes: bool,
     #[serde(default)]
     path_with_escaped_slashes_action: Enum<EscapedSlashes>,
-}
-
-/// `HttpConnectionManager.UpgradeConfig`.
-#[derive(Debug, Deserialize)]
-#[serde(rename = "ManagerUpgradeConfig")]
-struct UpgradeConfig {
-    upgrade_type: String,
-    enabled: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,6 +120,7 @@ impl Located<HttpConnectionManager> {
         if manager.stat_prefix.is_empty() {
             return Err(Fault::at(self.node, "stat_prefix may not be empty"));
         }
+        let Enum(ForwardClientCert) = manager.forward_client_cert_details;
         let filters = filter::chain(loaded.reader, &manager.http_filters)?;
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
@@ -161,11 +154,9 @@ impl Located<HttpConnectionManager> {
             },
             via: manager.via.clone(),
             use_remote_address: manager.use_remote_address.unwrap_or_default(),
-            upgrades: manager
-                .upgrade_configs
-                .iter()
-                .filter(|upgrade| upgrade.enabled.unwrap_or(true))
-                .map(|upgrade| upgrade_type(&upgrade.upgrade_type))
+            upgrades: upgrades(&manager.upgrade_configs)?
+                .into_iter()
+                .filter_map(|(name, enabled)| enabled.then_some(name))
                 .collect(),
             proxy_100_continue: manager.proxy_100_continue,
             access_log: manager
@@ -195,7 +186,9 @@ impl HttpConnectionManager {
             connection_idle: limit(common.idle_timeout, Some(60 * MINUTE)),
             max_connection_duration: limit(common.max_connection_duration, None),
             max_stream_duration: limit(common.max_stream_duration, None),
-            drain: self.drain_timeout.map_or(Duration::from_secs(5), |time| time.0),
+            drain: self
+                .drain_timeout
+                .map_or(Duration::from_secs(5), |time| time.0),
             delayed_close: self
                 .delayed_close_timeout
                 .map_or(Duration::from_secs(1), |time| time.0),

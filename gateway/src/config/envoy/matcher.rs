@@ -111,10 +111,10 @@ impl Located<RouteMatch> {
             (None, None, None, Some(Whatever), None) => Ok(PathMatch::Connect),
             (None, None, None, None, Some(prefix)) => {
                 let text = &prefix.value;
-                if text.is_empty() || text.ends_with('/') || text.contains(['?', '#']) {
+                if text.len() < 2 || text.ends_with('/') || text.contains(['?', '#']) {
                     return Err(Fault::at(
                         prefix.node,
-                        "may not be empty, end in / or contain ? or #",
+                        "needs two characters or more, may not end in / or contain ? or #",
                     ));
                 }
                 Ok(PathMatch::PathSeparatedPrefix(text.clone()))

@@ -22,6 +22,7 @@ mod matcher;
 mod per_filter;
 mod protocol;
 mod route;
+mod template;
 mod tls;
 mod value;
 
@@ -39,5 +40,11 @@ pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
     let document = Document::parse(name, text)?;
     let root = document.single()?;
     let reader = Reader::new(&document, fields::treatment);
-    bootstrap::load(&reader, root).map_err(|fault| document.error(fault))
+    let mut snapshot = bootstrap::load(&reader, root).map_err(|fault| document.error(fault))?;
+    let notes = reader.into_notes().into_iter();
+    snapshot.warnings = notes.map(|note| document.error(note).to_string()).collect();
+    Ok(snapshot)
 }
+
+#[cfg(test)]
+mod tests;

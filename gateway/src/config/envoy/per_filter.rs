@@ -1,17 +1,10 @@
 //! `typed_per_filter_config`: what a route configuration, virtual host, route or weighted cluster
 //! says of the filters.
 
-use extproc_client::{
-    PerRoute,
-    config::Overrides,
-    host::RouteOverrides,
-};
+use extproc_client::{PerRoute, config::Overrides, host::RouteOverrides};
 use serde::Deserialize;
 
-use super::{
-    any::unsupported,
-    value::ByName,
-};
+use super::{any::unsupported, value::ByName};
 use crate::config::{
     document::{Fault, NodeId, Reader, Subtree},
     snapshot::{Filter, FilterKind},
@@ -29,7 +22,7 @@ pub(super) type PerFilterConfig = ByName<Subtree>;
 #[derive(Debug, Default)]
 pub(super) struct Level(Vec<(String, PerRoute)>);
 
-/// `envoy.config.route.v3.FilterConfig`.
+/// `envoy.config.route.v3.FilterConfig`; an empty `config` switches a disabled filter on.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct FilterConfig {
@@ -100,7 +93,10 @@ fn entry(reader: &Reader<'_>, node: NodeId) -> Result<Option<PerRoute>, Fault> {
                 return Ok(Some(PerRoute::Disabled));
             }
             match wrapper.config {
-                None => Ok(Some(PerRoute::Overrides(Box::<Overrides>::default()))),
+                None => Err(Fault::at(node, "one of config and disabled has to be set")),
+                Some(config) if reader.is_empty(config.node) => {
+                    Ok(Some(PerRoute::Overrides(Box::<Overrides>::default())))
+                }
                 Some(config) => match reader.type_of(config.node)? {
                     EXT_PROC => reader.read_typed(config.node).map(Some),
                     _ if wrapper.is_optional => Ok(None),

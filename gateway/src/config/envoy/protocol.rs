@@ -77,7 +77,10 @@ pub(super) fn header_bytes(kib: &Located<u32>) -> Result<usize, Fault> {
 impl Http1ProtocolOptions {
     pub(super) fn build(&self) -> Result<Http1Options, Fault> {
         if let Some(Located { node, value: false }) = self.allow_absolute_url {
-            return Err(Fault::at(node, "absolute URLs are always allowed (RFC 9112 §3.2.2)"));
+            return Err(Fault::at(
+                node,
+                "absolute URLs are always allowed (RFC 9112 §3.2.2)",
+            ));
         }
         Ok(Http1Options {
             enable_trailers: self.enable_trailers,

@@ -144,16 +144,9 @@ impl RouteConfiguration {
             reader, filters, ..
         } = surroundings;
         let level = Level::read(reader, filters, &self.typed_per_filter_config)?;
-        let mut names = BTreeSet::new();
         let mut domains = BTreeSet::new();
         let mut virtual_hosts = Vec::with_capacity(self.virtual_hosts.len());
         for host in &self.virtual_hosts {
-            if !names.insert(host.value.name.as_str()) {
-                return Err(Fault::at(
-                    host.node,
-                    format!("another virtual host is named {:?}, too", host.value.name),
-                ));
-            }
             let own = Level::read(reader, filters, &host.value.typed_per_filter_config)?;
             let position = Position {
                 surroundings,
@@ -188,6 +181,7 @@ impl Located<VirtualHost> {
         if host.domains.is_empty() {
             return Err(Fault::at(self.node, "domains may not be empty"));
         }
+        let Enum(RequireTls) = host.require_tls;
         let mut domains = Vec::with_capacity(host.domains.len());
         for domain in &host.domains {
             let name = domain.value.to_ascii_lowercase();
@@ -203,7 +197,10 @@ impl Located<VirtualHost> {
                 ));
             }
             if !taken.insert(name.clone()) {
-                return Err(Fault::at(domain.node, format!("the domain {name:?} is given twice")));
+                return Err(Fault::at(
+                    domain.node,
+                    format!("the domain {name:?} is given twice"),
+                ));
             }
             domains.push(name);
         }
@@ -234,8 +231,7 @@ impl Located<Route> {
         let action = match (&route.route, &route.redirect, &route.direct_response) {
             (Some(action), None, None) => {
                 let mut forward = action.build(position.retry)?;
-                forward.clusters =
-                    position.targets(&action.value, &[table, host, &own], &facts)?;
+                forward.clusters = position.targets(&action.value, &[table, host, &own], &facts)?;
                 if let Some(only) = sole(&forward) {
                     position.about_cluster(&mut facts, only);
                 }
@@ -289,9 +285,9 @@ impl Position<'_> {
         if let Some(cluster) = self.surroundings.clusters.get(name) {
             facts.cluster_metadata = (*cluster.metadata).clone();
             facts.endpoints = match &cluster.discovery {
-                Discovery::Static(list) | Discovery::StrictDns(list) | Discovery::LogicalDns(list) => {
-                    list.len() as u64
-                }
+                Discovery::Static(list)
+                | Discovery::StrictDns(list)
+                | Discovery::LogicalDns(list) => list.len() as u64,
                 Discovery::Header(_) => 0,
             };
         }

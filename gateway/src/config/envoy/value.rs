@@ -37,7 +37,11 @@ fn duration(text: &str) -> Option<Duration> {
     {
         return None;
     }
-    let seconds: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let seconds: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let nanos: u32 = format!("{fraction:0<9}").parse().ok()?;
     (seconds <= LONGEST_SECONDS).then(|| Duration::new(seconds, nanos))
 }
@@ -77,7 +81,9 @@ impl<'de, T: ProtoEnum> Deserialize<'de> for Enum<T> {
                 found: impl fmt::Debug,
                 is_it: impl Fn(&str, i64) -> bool,
             ) -> Result<Enum<T>, E> {
-                let entry = T::VALUES.iter().find(|(name, number, _)| is_it(name, *number));
+                let entry = T::VALUES
+                    .iter()
+                    .find(|(name, number, _)| is_it(name, *number));
                 match entry {
                     Some((_, _, Ok(value))) => Ok(Enum(*value)),
                     Some((name, _, Err(reason))) => Err(E::custom(format!("{name}: {reason}"))),
@@ -215,8 +221,12 @@ impl<'de> Deserialize<'de> for PartRegex {
 }
 
 fn compile<E: Error>(pattern: &str) -> Result<regex::Regex, E> {
-    regex::Regex::new(pattern)
-        .map_err(|error| E::custom(format!("invalid regular expression: {}", regex_reason(&error))))
+    regex::Regex::new(pattern).map_err(|error| {
+        E::custom(format!(
+            "invalid regular expression: {}",
+            regex_reason(&error)
+        ))
+    })
 }
 
 /// The last line of the report, which says what is wrong.
@@ -241,8 +251,8 @@ impl<'de> Deserialize<'de> for Bytes {
 
 /// Both alphabets, with or without padding, as ProtoJSON asks of readers.
 pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
-    const ANY_PADDING: GeneralPurposeConfig = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const ANY_PADDING: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let alphabet = match text.contains(['-', '_']) {
         true => &alphabet::URL_SAFE,
         false => &alphabet::STANDARD,
@@ -273,7 +283,17 @@ mod tests {
         assert_eq!(duration("3s"), Some(Duration::from_secs(3)));
         assert_eq!(duration(".5s"), Some(Duration::from_millis(500)));
         assert_eq!(duration("0.000000001s"), Some(Duration::from_nanos(1)));
-        for bad in ["", "s", "1", "1ms", "1.2.3s", "+1s", " 1s", "0.1234567891s", "9e9s"] {
+        for bad in [
+            "",
+            "s",
+            "1",
+            "1ms",
+            "1.2.3s",
+            "+1s",
+            " 1s",
+            "0.1234567891s",
+            "9e9s",
+        ] {
             assert_eq!(duration(bad), None, "{bad:?}");
         }
         assert_eq!(duration("315576000001s"), None);

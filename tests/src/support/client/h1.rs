@@ -162,7 +162,10 @@ async fn read_response(
     };
     if status == "101" {
         let _ = progress.send(Progress::Upgraded);
-        let want = script.upgrade_send.as_ref().map_or(0, |t| t.len() + "echo:".len());
+        let want = script
+            .upgrade_send
+            .as_ref()
+            .map_or(0, |t| t.len() + "echo:".len());
         let mut got = 0;
         while got < want {
             let data = http1::read_some(reader, u64::MAX).await?.ok_or(Truncated)?;

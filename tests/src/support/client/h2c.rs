@@ -55,7 +55,10 @@ async fn stream(
     let request = match request(script) {
         Ok(request) => request,
         Err(error) => {
-            seen.change(|r| r.informational.push(vec![("invalid".into(), error.into_bytes())]));
+            seen.change(|r| {
+                r.informational
+                    .push(vec![("invalid".into(), error.into_bytes())])
+            });
             return Ok(());
         }
     };

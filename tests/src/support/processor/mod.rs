@@ -130,7 +130,12 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) {
     loop {
         tokio::select! {
             accepted = connection.accept() => {
-                let Some(Ok((request, respond))) = accepted else { return };
+                let Some(Ok((request, respond))) = accepted else {
+                    // the streams still have to note how they ended
+                    let ends = async { while streams.join_next().await.is_some() {} };
+                    let _ = tokio::time::timeout(Duration::from_millis(100), ends).await;
+                    return;
+                };
                 let shared = Arc::clone(&shared);
                 let order = Arc::clone(&order);
                 streams.spawn(async move {
@@ -338,7 +343,8 @@ impl Talk<'_> {
                 Step::Word(Word::Silence) => {}
                 Step::Word(Word::Continue) => {
                     if let Some(message) = message
-                        && let Some(reply) = reply::unchanged(message, self.echo.request, self.echo.response)
+                        && let Some(reply) =
+                            reply::unchanged(message, self.echo.request, self.echo.response)
                     {
                         self.send(&reply.encode_to_vec())?;
                     }

@@ -9,7 +9,6 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::ProcessingM
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::{
     BodySendMode, HeaderSendMode,
 };
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
 use envoy_types::pb::envoy::service::ext_proc::v3::common_response::ResponseStatus;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
@@ -17,11 +16,14 @@ use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response
 use envoy_types::pb::envoy::service::ext_proc::v3::streamed_immediate_response::Response as LocalPart;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     BodyMutation, BodyResponse, CommonResponse, GrpcStatus, HeaderMutation, HeadersResponse,
-    HttpHeaders, ImmediateResponse, ProcessingRequest, ProcessingResponse,
-    StreamedBodyResponse, StreamedImmediateResponse, TrailersResponse,
+    HttpHeaders, ImmediateResponse, ProcessingRequest, ProcessingResponse, StreamedBodyResponse,
+    StreamedImmediateResponse, TrailersResponse,
 };
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind as ProtoKind;
-use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, ListValue, Struct, Value as ProtoValue};
+use envoy_types::pb::google::protobuf::{
+    Any, BoolValue, Duration, ListValue, Struct, Value as ProtoValue,
+};
 use serde_json::Value;
 
 use super::Kind;

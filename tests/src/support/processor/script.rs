@@ -107,7 +107,9 @@ impl<'de> Deserialize<'de> for Answer {
             match value {
                 Value::Array(items) => items.into_iter().try_for_each(|i| collect(i, into)),
                 Value::String(_) => {
-                    into.push(Step::Word(serde_json::from_value(value).map_err(E::custom)?));
+                    into.push(Step::Word(
+                        serde_json::from_value(value).map_err(E::custom)?,
+                    ));
                     Ok(())
                 }
                 other => {

@@ -38,7 +38,9 @@ pub(super) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         streams.spawn(async move { stream(request, respond, &shared).await });
     }
-    streams.shutdown().await;
+    // the streams still have to note how they ended
+    let ends = async { while streams.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_millis(100), ends).await;
 }
 
 async fn stream(

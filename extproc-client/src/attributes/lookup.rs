@@ -1,0 +1,375 @@
+//! The attributes by name.
+
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, Version, header};
+
+use super::{Encoded, Headers, View, print, text};
+use crate::{
+    headers::{authority, scheme},
+    host::{Metadata, ResponseDetails, ResponseFlags},
+    wire::encode::Fields,
+};
+
+/// A value.
+#[derive(Debug)]
+pub(super) enum Item<'a> {
+    Bool(bool),
+    Number(f64),
+    Text(Cow<'a, str>),
+    Time(SystemTime),
+    Duration(Duration),
+    Headers(Headers),
+    /// A message, which prints as text.
+    Metadata(Cow<'a, Metadata>),
+    Node(&'a serde_json::Value),
+    Null,
+    /// A map whose content does not matter.
+    Map,
+}
+
+impl<'a> Item<'a> {
+    /// The value as it is sent.
+    pub(super) fn encoded(self) -> Encoded<'a> {
+        Encoded::Text(match self {
+            Self::Bool(value) => return Encoded::Bool(value),
+            Self::Number(value) => return Encoded::Number(value),
+            Self::Text(text) => text,
+            Self::Time(time) => print::time(time.into()).into(),
+            Self::Duration(duration) => {
+                print::duration(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)).into()
+            }
+            Self::Metadata(metadata) => text::metadata(&metadata).into(),
+            Self::Node(node) => text::node(node).into(),
+            Self::Null => Cow::Borrowed("NULL"),
+            Self::Headers(_) | Self::Map => Cow::Borrowed(print::MAP),
+        })
+    }
+}
+
+/// The fields of each root, in the order of Envoy's documentation.
+pub(super) fn fields(root: &str) -> &'static [&'static str] {
+    match root {
+        "request" => &[
+            "path",
+            "url_path",
+            "host",
+            "scheme",
+            "method",
+            "headers",
+            "referer",
+            "useragent",
+            "time",
+            "id",
+            "protocol",
+            "query",
+            "size",
+            "total_size",
+            "headers_bytes",
+        ],
+        "response" => &[
+            "code",
+            "code_details",
+            "flags",
+            "grpc_status",
+            "headers",
+            "trailers",
+            "size",
+            "total_size",
+            "headers_bytes",
+        ],
+        "source" | "destination" => &["address", "port"],
+        "connection" => &[
+            "id",
+            "mtls",
+            "requested_server_name",
+            "tls_version",
+            "peer_certificate_valid",
+        ],
+        "upstream" => &[
+            "address",
+            "port",
+            "local_address",
+            "transport_failure_reason",
+            "request_attempt_count",
+            "cx_pool_ready_duration",
+            "locality",
+            "num_endpoints",
+        ],
+        "xds" => &[
+            "node",
+            "cluster_name",
+            "cluster_metadata",
+            "listener_direction",
+            "listener_metadata",
+            "route_name",
+            "route_metadata",
+            "virtual_host_name",
+            "virtual_host_metadata",
+            "upstream_host_metadata",
+            "upstream_host_locality_metadata",
+            "filter_chain_name",
+        ],
+        _ => &[],
+    }
+}
+
+impl<'a> View<'a> {
+    /// The value of `root.field`, or of `root` alone.
+    pub(super) fn lookup(&'a self, root: &str, field: Option<&str>) -> Option<Item<'a>> {
+        let Some(field) = field else {
+            return match root {
+                "metadata" => Some(Item::Metadata(Cow::Owned(self.metadata.snapshot()))),
+                "upstream_filter_state" => self.upstream.map(|_| Item::Map),
+                root => super::ROOTS.contains(&root).then_some(Item::Map),
+            };
+        };
+        match root {
+            "request" => self.request(field),
+            "response" => self.response(field),
+            "source" => address(self.facts.source, field),
+            "destination" => address(self.facts.destination, field),
+            "connection" => self.connection(field),
+            "upstream" => self.upstream(field),
+            "xds" => self.xds(field),
+            "metadata" => match field {
+                "filter_metadata" | "typed_filter_metadata" => Some(Item::Map),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// A header's value; repeated ones are joined by commas. Pseudo-headers have their names.
+    pub(super) fn header(&self, headers: Headers, name: &str) -> Option<Cow<'a, str>> {
+        match headers {
+            Headers::Request => {
+                let request = self.request?;
+                match name {
+                    ":path" => request.uri.path_and_query().map(|p| p.as_str().into()),
+                    ":method" => Some(request.method.as_str().into()),
+                    ":scheme" => Some(scheme(request).into()),
+                    ":authority" | "host" => authority(request).map(String::from_utf8_lossy),
+                    name => joined(&request.headers, name),
+                }
+            }
+            Headers::Response => {
+                let response = self.response?;
+                match name {
+                    ":status" => Some(response.status.as_str().to_owned().into()),
+                    name => joined(&response.headers, name),
+                }
+            }
+            Headers::ResponseTrailers => joined(self.response_trailers?, name),
+        }
+    }
+
+    /// Every header as name and value.
+    pub(super) fn each_header(&self, headers: Headers, mut f: impl FnMut(&[u8], &[u8])) {
+        match headers {
+            Headers::Request => self.request.iter().for_each(|parts| parts.each(&mut f)),
+            Headers::Response => self.response.iter().for_each(|parts| parts.each(&mut f)),
+            Headers::ResponseTrailers => {
+                self.response_trailers
+                    .iter()
+                    .for_each(|map| map.each(&mut f));
+            }
+        }
+    }
+
+    fn bytes(&self, headers: Headers) -> u64 {
+        let mut bytes = 0;
+        self.each_header(headers, |name, value| {
+            bytes += (name.len() + value.len()) as u64;
+        });
+        bytes
+    }
+
+    fn request(&'a self, field: &str) -> Option<Item<'a>> {
+        let path = || {
+            let request = self.request?;
+            request.uri.path_and_query().map(|path| path.as_str())
+        };
+        let header = |name| self.header(Headers::Request, name);
+        Some(Item::Text(match field {
+            "path" => path()?.into(),
+            "url_path" => {
+                let path = path()?;
+                path.split('?').next().unwrap_or(path).into()
+            }
+            "query" => path()?
+                .split_once('?')
+                .map_or("", |(_, query)| query)
+                .into(),
+            "host" => header(":authority")?,
+            "scheme" => scheme(self.request?).into(),
+            "method" => self.request?.method.as_str().into(),
+            "referer" => header("referer")?,
+            "useragent" => header("user-agent")?,
+            "id" => header("x-request-id")?,
+            "protocol" => self.protocol()?.into(),
+            "time" => return self.facts.start.map(Item::Time),
+            "headers" => return Some(Item::Headers(Headers::Request)),
+            "headers_bytes" => return Some(count(self.bytes(Headers::Request))),
+            "size" => {
+                let declared = self
+                    .request
+                    .and_then(|request| request.headers.get(header::CONTENT_LENGTH))
+                    .and_then(|value| value.to_str().ok())
+                    .and_then(|value| value.parse().ok());
+                return Some(count(declared.unwrap_or(self.request_size)));
+            }
+            "total_size" => {
+                return Some(count(self.request_size + self.bytes(Headers::Request)));
+            }
+            _ => return None,
+        }))
+    }
+
+    fn protocol(&'a self) -> Option<&'a str> {
+        if !self.facts.protocol.is_empty() {
+            return Some(&self.facts.protocol);
+        }
+        match self.request?.version {
+            Version::HTTP_10 => Some("HTTP/1.0"),
+            Version::HTTP_11 => Some("HTTP/1.1"),
+            Version::HTTP_2 => Some("HTTP/2"),
+            Version::HTTP_3 => Some("HTTP/3"),
+            _ => None,
+        }
+    }
+
+    fn response(&'a self, field: &str) -> Option<Item<'a>> {
+        Some(match field {
+            "code" => count(self.response?.status.as_u16().into()),
+            "code_details" => {
+                let response = self.response?;
+                match response.extensions.get::<ResponseDetails>() {
+                    Some(details) => Item::Text(details.0.as_ref().into()),
+                    None => {
+                        self.upstream?.address?;
+                        Item::Text("via_upstream".into())
+                    }
+                }
+            }
+            "flags" => count(
+                self.response
+                    .and_then(|response| response.extensions.get::<ResponseFlags>())
+                    .map_or(0, |flags| flags.0),
+            ),
+            "grpc_status" => Item::Number(self.grpc_status()?),
+            "headers" => Item::Headers(Headers::Response),
+            "trailers" => Item::Headers(Headers::ResponseTrailers),
+            "size" => count(self.response_size),
+            "headers_bytes" => count(self.bytes(Headers::Response)),
+            "total_size" => count(
+                self.response_size
+                    + self.bytes(Headers::Response)
+                    + self.bytes(Headers::ResponseTrailers),
+            ),
+            _ => return None,
+        })
+    }
+
+    /// From trailers, headers, or the HTTP status, in this order.
+    fn grpc_status(&self) -> Option<f64> {
+        let response = self.response?;
+        let given = [self.response_trailers, Some(&response.headers)]
+            .into_iter()
+            .flatten()
+            .find_map(|map| map.get("grpc-status"))
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse::<u32>().ok());
+        Some(given.map_or_else(
+            || crate::transport::grpc_code(response.status).into(),
+            f64::from,
+        ))
+    }
+
+    fn connection(&'a self, field: &str) -> Option<Item<'a>> {
+        let facts = self.facts;
+        Some(match field {
+            "id" => count(facts.connection_id),
+            "mtls" | "peer_certificate_valid" => Item::Bool(facts.mtls),
+            "requested_server_name" => Item::Text(facts.requested_server_name.as_str().into()),
+            "tls_version" => Item::Text(facts.tls_version.as_deref()?.into()),
+            _ => return None,
+        })
+    }
+
+    fn upstream(&'a self, field: &str) -> Option<Item<'a>> {
+        // Without a response there is no upstream yet; a response made locally has none.
+        let upstream = self.upstream.filter(|_| self.response.is_some());
+        let reached = || upstream.filter(|upstream| upstream.address.is_some());
+        Some(match field {
+            "num_endpoints" => count(self.facts.route.endpoints),
+            "request_attempt_count" => count(upstream.map_or(0, |upstream| upstream.attempts)),
+            "address" | "port" => address(reached()?.address, field)?,
+            "local_address" => Item::Text(reached()?.local_address?.to_string().into()),
+            "cx_pool_ready_duration" => Item::Duration(reached()?.pool_ready?),
+            "transport_failure_reason" => {
+                Item::Text(upstream?.transport_failure_reason.as_str().into())
+            }
+            "locality" => reached().map(|_| Item::Text("".into()))?,
+            _ => return None,
+        })
+    }
+
+    fn xds(&'a self, field: &str) -> Option<Item<'a>> {
+        let route = &self.facts.route;
+        let of_cluster = |item| (!route.cluster_name.is_empty()).then_some(item);
+        let metadata = |metadata| Item::Metadata(Cow::Borrowed(metadata));
+        let reached = || {
+            self.upstream
+                .filter(|upstream| self.response.is_some() && upstream.address.is_some())
+        };
+        Some(match field {
+            "cluster_name" => of_cluster(Item::Text(route.cluster_name.as_str().into()))?,
+            "cluster_metadata" => of_cluster(metadata(&route.cluster_metadata))?,
+            "route_name" => Item::Text(route.route_name.as_str().into()),
+            "route_metadata" => metadata(&route.route_metadata),
+            "virtual_host_name" => Item::Text(route.virtual_host_name.as_str().into()),
+            "virtual_host_metadata" => metadata(&route.virtual_host_metadata),
+            "filter_chain_name" => Item::Text(route.filter_chain_name.as_str().into()),
+            "listener_metadata" => metadata(&route.listener_metadata),
+            "listener_direction" => Item::Number(0.0),
+            "node" => Item::Node(&route.node),
+            "upstream_host_metadata" => match &reached()?.host_metadata {
+                Some(of_host) => metadata(of_host),
+                None => Item::Null,
+            },
+            "upstream_host_locality_metadata" => reached().map(|_| Item::Null)?,
+            _ => return None,
+        })
+    }
+}
+
+fn joined<'a>(map: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
+    let mut values = map.get_all(name).iter();
+    let first = String::from_utf8_lossy(values.next()?.as_bytes());
+    Some(values.fold(first, |mut all, value| {
+        let all_owned = all.to_mut();
+        all_owned.push(',');
+        all_owned.push_str(&String::from_utf8_lossy(value.as_bytes()));
+        all
+    }))
+}
+
+fn address<'a>(address: Option<SocketAddr>, field: &str) -> Option<Item<'a>> {
+    let address = address?;
+    match field {
+        "address" => Some(Item::Text(address.to_string().into())),
+        "port" => Some(count(address.port().into())),
+        _ => None,
+    }
+}
+
+/// A count as the double that protobuf's JSON-like values have.
+fn count<'a>(value: u64) -> Item<'a> {
+    // Exact up to 2^53, which no count reaches.
+    Item::Number(value as f64)
+}

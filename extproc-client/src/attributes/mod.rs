@@ -1,0 +1,293 @@
+//! What a processor may ask for beside the message: CEL expressions over the exchange.
+//!
+//! An [`Expression`] is nearly always the name of an attribute (`request.path`) or one header
+//! (`request.headers['x-a']`). Those are looked up directly; anything else is evaluated as CEL over
+//! maps that are built for it. Attribute names, presence and kinds are Envoy's.
+//!
+//! Beyond Envoy, comprehensions (`exists`, `map`, …), `string()` and `+` on strings work. Not
+//! available: `filter_state` (always empty), and the certificate attributes of `connection`.
+
+mod lookup;
+mod print;
+mod text;
+mod value;
+
+use std::sync::{Arc, LazyLock};
+
+use cel::{
+    Context, Env, IdedExpr, Value,
+    common::ast::{CallExpr, Expr, LiteralValue, operators},
+};
+use prost::encoding::{
+    WireType::{LengthDelimited, SixtyFourBit, Varint},
+    encode_key, encode_varint, encoded_len_varint, key_len,
+};
+
+use self::lookup::Item;
+use crate::{
+    config::AttributeSet,
+    host::{HostFacts, UpstreamInfo},
+    metadata::DynamicMetadata,
+};
+
+/// A compiled CEL expression.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    form: Form,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    /// `root.field`, or `root` alone.
+    Name(Box<str>, Option<Box<str>>),
+    /// A header by its lower-case name.
+    Header(Headers, Box<str>),
+    /// Anything else.
+    Cel(Arc<Compiled>),
+}
+
+/// A header map that expressions may index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Headers {
+    Request,
+    Response,
+    ResponseTrailers,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    expression: IdedExpr,
+    /// The variables it mentions, among those that exist.
+    roots: Vec<&'static str>,
+}
+
+/// The names that an expression may begin with.
+const ROOTS: &[&str] = &[
+    "request",
+    "response",
+    "source",
+    "destination",
+    "connection",
+    "upstream",
+    "xds",
+    "metadata",
+    "filter_state",
+    "upstream_filter_state",
+];
+
+/// Functions that may be called; operators have names of punctuation.
+const FUNCTIONS: &[&str] = &[
+    "size",
+    "startsWith",
+    "endsWith",
+    "contains",
+    "matches",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "bool",
+    "dyn",
+    "type",
+    "duration",
+    "timestamp",
+    "getFullYear",
+    "getMonth",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getHours",
+    "getMinutes",
+    "getSeconds",
+    "getMilliseconds",
+];
+
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+impl Expression {
+    /// Compiles `text`. An unknown name is no error: the expression then has no value.
+    ///
+    /// # Errors
+    /// `text` is not CEL, or calls a function that does not exist.
+    pub fn compile(text: &str) -> Result<Self, String> {
+        let program = ENV.compile(text).map_err(|errors| {
+            let text = errors.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            format!("not a CEL expression: {line}")
+        })?;
+        let references = program.references();
+        if let Some(unknown) = references.functions().into_iter().find(|name| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic()) && !FUNCTIONS.contains(name)
+        }) {
+            return Err(format!("unknown function {unknown:?}"));
+        }
+        let form = match plain(program.expression()) {
+            Some(form) => form,
+            None => {
+                let roots = ROOTS
+                    .iter()
+                    .copied()
+                    .filter(|root| references.has_variable(root))
+                    .collect();
+                let mut expression = program.expression().clone();
+                lower_header_names(&mut expression);
+                Form::Cel(Arc::new(Compiled { expression, roots }))
+            }
+        };
+        Ok(Self { form })
+    }
+
+    fn evaluate<'a>(&'a self, view: &'a View<'a>) -> Option<Item<'a>> {
+        match &self.form {
+            Form::Name(root, field) => view.lookup(root, field.as_deref()),
+            Form::Header(headers, name) => view.header(*headers, name).map(Item::Text),
+            Form::Cel(compiled) => {
+                let mut context = Context::with_env(ENV.clone());
+                for root in &compiled.roots {
+                    if let Some(value) = value::of_root(view, root) {
+                        context.add_variable_from_value(*root, value);
+                    }
+                }
+                let value = Value::resolve(&compiled.expression, &context).ok()?;
+                Some(print::item(value))
+            }
+        }
+    }
+}
+
+/// The direct form of an expression that has one.
+fn plain(expression: &IdedExpr) -> Option<Form> {
+    match &expression.expr {
+        Expr::Ident(root) => Some(Form::Name(root.as_str().into(), None)),
+        Expr::Select(select) if !select.test => {
+            let Expr::Ident(root) = &select.operand.expr else {
+                return None;
+            };
+            Some(Form::Name(
+                root.as_str().into(),
+                Some(select.field.as_str().into()),
+            ))
+        }
+        Expr::Call(call) => {
+            let (headers, name) = header_index(call)?;
+            Some(Form::Header(headers, name.to_ascii_lowercase().into()))
+        }
+        _ => None,
+    }
+}
+
+/// `request.headers['name']` and its like.
+fn header_index(call: &CallExpr) -> Option<(Headers, &str)> {
+    let (operators::INDEX, None, [map, index]) =
+        (call.func_name.as_str(), &call.target, call.args.as_slice())
+    else {
+        return None;
+    };
+    let (Expr::Select(select), Expr::Literal(LiteralValue::String(name))) =
+        (&map.expr, &index.expr)
+    else {
+        return None;
+    };
+    let Expr::Ident(root) = &select.operand.expr else {
+        return None;
+    };
+    let headers = match (root.as_str(), select.field.as_str(), select.test) {
+        ("request", "headers", false) => Headers::Request,
+        ("response", "headers", false) => Headers::Response,
+        ("response", "trailers", false) => Headers::ResponseTrailers,
+        _ => return None,
+    };
+    Some((headers, name.inner()))
+}
+
+/// Header names match in any case; the maps that expressions see hold lower case.
+fn lower_header_names(expression: &mut IdedExpr) {
+    match &mut expression.expr {
+        Expr::Call(call) => {
+            if let Some((_, name)) = header_index(call) {
+                let lower = name.to_ascii_lowercase();
+                if let Some(index) = call.args.get_mut(1) {
+                    index.expr = Expr::Literal(LiteralValue::String(lower.into()));
+                }
+            }
+            call.target.iter_mut().for_each(|e| lower_header_names(e));
+            call.args.iter_mut().for_each(lower_header_names);
+        }
+        Expr::Select(select) => lower_header_names(&mut select.operand),
+        Expr::List(list) => list.elements.iter_mut().for_each(lower_header_names),
+        _ => {}
+    }
+}
+
+/// What expressions are evaluated over: the exchange as it is now.
+pub(crate) struct View<'a> {
+    pub(crate) request: Option<&'a http::request::Parts>,
+    pub(crate) response: Option<&'a http::response::Parts>,
+    pub(crate) response_trailers: Option<&'a http::HeaderMap>,
+    /// Body bytes seen so far.
+    pub(crate) request_size: u64,
+    pub(crate) response_size: u64,
+    pub(crate) facts: &'a HostFacts,
+    pub(crate) upstream: Option<&'a UpstreamInfo>,
+    pub(crate) metadata: &'a DynamicMetadata,
+}
+
+/// Encodes the values of `set` as a `google.protobuf.Struct`; what has no value is left out.
+pub(crate) fn evaluate(set: &AttributeSet, view: &View<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(set.entries.len() * 48);
+    for (name, expression) in set.entries.iter() {
+        if let Some(item) = expression.evaluate(view) {
+            put_field(&mut out, name, &item.encoded());
+        }
+    }
+    out
+}
+
+/// The three kinds that Envoy encodes a value as.
+#[derive(Debug, PartialEq)]
+enum Encoded<'a> {
+    Bool(bool),
+    Number(f64),
+    Text(std::borrow::Cow<'a, str>),
+}
+
+/// One entry of `Struct.fields`, a `map<string, Value>`.
+fn put_field(out: &mut Vec<u8>, name: &str, value: &Encoded<'_>) {
+    /// Fields of `google.protobuf.Value`.
+    const NUMBER: u32 = 2;
+    const STRING: u32 = 3;
+    const BOOL: u32 = 4;
+    let length = |bytes: usize| key_len(1) + encoded_len_varint(bytes as u64) + bytes;
+    let value_length = match value {
+        Encoded::Bool(_) => 2,
+        Encoded::Number(_) => 9,
+        Encoded::Text(text) => length(text.len()),
+    };
+    encode_key(1, LengthDelimited, out);
+    encode_varint((length(name.len()) + length(value_length)) as u64, out);
+    encode_key(1, LengthDelimited, out);
+    encode_varint(name.len() as u64, out);
+    out.extend_from_slice(name.as_bytes());
+    encode_key(2, LengthDelimited, out);
+    encode_varint(value_length as u64, out);
+    match value {
+        Encoded::Bool(value) => {
+            encode_key(BOOL, Varint, out);
+            out.push(u8::from(*value));
+        }
+        Encoded::Number(value) => {
+            encode_key(NUMBER, SixtyFourBit, out);
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        Encoded::Text(text) => {
+            encode_key(STRING, LengthDelimited, out);
+            encode_varint(text.len() as u64, out);
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

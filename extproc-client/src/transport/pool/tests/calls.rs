@@ -1,0 +1,310 @@
+//! Single calls: what is sent, what is received, how they end.
+
+use super::*;
+
+#[tokio::test]
+async fn call_over_tcp() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (io, _) = listener.accept().await.unwrap();
+        let mut server = h2::server::handshake(io).await.unwrap();
+        let (mut request, respond) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let head = request.headers().clone();
+        let uri = request.uri().clone();
+        let mut body = Vec::new();
+        while body.len() < 7 {
+            body.extend(request.body_mut().data().await.unwrap().unwrap());
+        }
+        let mut respond = respond;
+        let mut send = respond.send_response(grpc_head(), false).unwrap();
+        send.send_data(framed(&[0x0a, 0x00], 0), false).unwrap();
+        assert!(request.body_mut().data().await.unwrap().unwrap().is_empty());
+        assert!(request.body().is_end_stream());
+        send.send_trailers(trailers("0")).unwrap();
+        (head, uri, body)
+    });
+    let pool = Pool::builder(TcpConnector::new(address.to_string())).build();
+    let mut stream = call(&pool);
+    let reply = recv(&mut stream).await.unwrap();
+    assert!(reply.part.is_some());
+    stream.finish();
+    assert!(recv(&mut stream).await.unwrap_err().is_ok());
+    let (head, uri, body) = server.await.unwrap();
+    assert_eq!(uri.authority().unwrap(), "processor");
+    assert_eq!(uri.path(), crate::wire::METHOD);
+    assert_eq!(head["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(body, framed(&[0x12, 0x00], 0));
+    drop(stream);
+    assert_eq!(pool.streams(), 0);
+}
+
+#[tokio::test]
+async fn call_over_unix_socket() {
+    let path = std::env::temp_dir().join(format!("extproc-pool-{}.sock", std::process::id()));
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        let (io, _) = listener.accept().await.unwrap();
+        let mut server = h2::server::handshake(io).await.unwrap();
+        while let Some(Ok(accepted)) = server.accept().await {
+            tokio::spawn(answer(accepted));
+        }
+    });
+    let pool = Pool::builder(UnixConnector::new(&path)).build();
+    assert!(recv(&mut call(&pool)).await.is_ok());
+    std::fs::remove_file(path).unwrap();
+}
+
+/// Each way in which one call can fail: what the server does, before or after its response began,
+/// and what the caller is told.
+#[tokio::test]
+async fn failures_of_a_stream() {
+    // A stream that is given back is reset a little later.
+    type Do = fn(Accepted) -> Option<SendStream<Bytes>>;
+    let rows: &[(&str, Do, i32, &str)] = &[
+        (
+            "reset before the response",
+            |(_, mut respond)| {
+                respond.send_reset(Reason::CANCEL);
+                None
+            },
+            14,
+            "upstream_reset_before_response_started{remote_reset}",
+        ),
+        (
+            "reset with INTERNAL_ERROR after headers",
+            |(_, mut respond)| Some(respond.send_response(grpc_head(), false).unwrap()),
+            13,
+            "upstream_reset_after_response_started{remote_reset}",
+        ),
+        (
+            "end without trailers",
+            |(_, mut respond)| {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                send.send_data(Bytes::new(), true).unwrap();
+                None
+            },
+            2,
+            "via_upstream",
+        ),
+        (
+            "503",
+            |(_, mut respond)| {
+                let head = Response::builder().status(503).body(()).unwrap();
+                Some(respond.send_response(head, false).unwrap())
+            },
+            14,
+            "via_upstream",
+        ),
+        (
+            "only trailers",
+            |(_, mut respond)| {
+                let mut head = grpc_head();
+                *head.headers_mut() = trailers("7");
+                respond.send_response(head, true).unwrap();
+                None
+            },
+            7,
+            "via_upstream",
+        ),
+        (
+            "200 without a status",
+            |(_, mut respond)| {
+                respond.send_response(grpc_head(), true).unwrap();
+                None
+            },
+            2,
+            "via_upstream",
+        ),
+        (
+            "a message that is none",
+            |(_, mut respond)| {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                send.send_data(framed(&[0xff], 0), false).unwrap();
+                Some(send)
+            },
+            13,
+            "via_upstream",
+        ),
+        (
+            "a message over the limit",
+            |(_, mut respond)| {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                send.send_data(framed(&[0; 101], 0), false).unwrap();
+                Some(send)
+            },
+            8,
+            "via_upstream",
+        ),
+        (
+            "trailers with an error",
+            |(_, mut respond)| {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                send.send_trailers(trailers("16")).unwrap();
+                None
+            },
+            16,
+            "via_upstream",
+        ),
+    ];
+    for (name, act, code, details) in rows {
+        let act = *act;
+        let (builder, mut far) = pipes();
+        let pool = builder.max_message(100).build();
+        let mut stream = call(&pool);
+        let (close, ()) = tokio::join!(recv(&mut stream), async {
+            serve(server(&mut far).await, move |accepted| async move {
+                if let Some(mut send) = act(accepted) {
+                    settle().await;
+                    send.send_reset(Reason::INTERNAL_ERROR);
+                }
+            });
+        });
+        let close = close.unwrap_err();
+        assert_eq!(
+            (close.code(), close.details.as_str()),
+            (*code, *details),
+            "{name}"
+        );
+        drop(stream);
+        assert_eq!(pool.streams(), 0, "{name}");
+    }
+}
+
+/// Ten thousand replies below 20 bytes are sent before one is read.
+#[tokio::test]
+async fn many_small_replies() {
+    const REPLIES: usize = 10_000;
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let (first, ()) = tokio::join!(recv(&mut stream), async {
+        serve(server(&mut far).await, |(_, mut respond)| async move {
+            let mut send = respond.send_response(grpc_head(), false).unwrap();
+            for _ in 0..REPLIES {
+                send.send_data(framed(&[0x0a, 0x00], 0), false).unwrap();
+            }
+            send.send_trailers(trailers("0")).unwrap();
+        });
+    });
+    first.unwrap();
+    settle().await;
+    for _ in 1..REPLIES {
+        recv(&mut stream).await.unwrap();
+    }
+    assert!(recv(&mut stream).await.unwrap_err().is_ok());
+}
+
+/// Messages larger than every window, both ways; a server that does not read is back-pressure.
+#[tokio::test]
+async fn large_messages_and_back_pressure() {
+    const SIZE: usize = 3 * 1024 * 1024;
+    static CHUNK: [u8; SIZE] = [7; SIZE];
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = open(&pool);
+    let head = {
+        // request_body { body: CHUNK }
+        let mut inner = vec![0x0a];
+        prost::encoding::encode_varint(SIZE as u64, &mut inner);
+        let mut head = vec![0x22];
+        prost::encoding::encode_varint((inner.len() + SIZE) as u64, &mut head);
+        head.extend(inner);
+        head
+    };
+    let total = 5 + head.len() + SIZE;
+    stream.send(message(&head, &CHUNK));
+    let gate = Arc::new(Notify::new());
+    let ready = poll_fn(|cx| Poll::Ready(stream.poll_ready(cx).is_ready())).await;
+    assert!(!ready, "3 MiB wait for a connection");
+    let (reply, ()) = tokio::join!(
+        async {
+            tokio::time::timeout(Duration::from_millis(50), recv(&mut stream))
+                .await
+                .unwrap_err();
+            assert!(poll_fn(|cx| Poll::Ready(stream.poll_ready(cx).is_pending())).await);
+            gate.notify_one();
+            recv(&mut stream).await
+        },
+        async {
+            let gate = gate.clone();
+            serve(server(&mut far).await, move |(mut request, mut respond)| {
+                let gate = gate.clone();
+                async move {
+                    gate.notified().await;
+                    let mut size = 0;
+                    let mut body = BytesMut::new();
+                    while size < total {
+                        let data = request.body_mut().data().await.unwrap().unwrap();
+                        request
+                            .body_mut()
+                            .flow_control()
+                            .release_capacity(data.len())
+                            .unwrap();
+                        size += data.len();
+                        body.extend_from_slice(&data);
+                    }
+                    // The same message back, under a field that replies are not read for.
+                    let mut send = respond.send_response(grpc_head(), false).unwrap();
+                    body[5] = 0x72;
+                    send.send_data(body.freeze(), false).unwrap();
+                    send.send_trailers(trailers("0")).unwrap();
+                }
+            });
+        }
+    );
+    reply.unwrap();
+    assert!(recv(&mut stream).await.unwrap_err().is_ok());
+}
+
+#[tokio::test]
+async fn dropping_resets_and_frees() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let (reply, (reset,)) = tokio::join!(recv(&mut stream), async {
+        let (told, told_by) = tokio::sync::oneshot::channel();
+        let told = std::sync::Mutex::new(Some(told));
+        serve(server(&mut far).await, move |(_request, mut respond)| {
+            let told = told.lock().unwrap().take();
+            async move {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                send.send_data(framed(&[], 0), false).unwrap();
+                let reason = poll_fn(|cx| send.poll_reset(cx)).await;
+                let _ = told.unwrap().send(reason.unwrap());
+            }
+        });
+        (told_by,)
+    });
+    reply.unwrap();
+    drop(stream);
+    assert_eq!(pool.streams(), 0);
+    assert_eq!(reset.await.unwrap(), Reason::CANCEL);
+}
+
+/// A short chunk travels in the frame of its head, a long one in its own.
+#[tokio::test]
+async fn chunks_and_frames() {
+    static LONG: [u8; 1000] = [1; 1000];
+    for (chunk, frames) in [(&LONG[..10], vec![17]), (&LONG[..], vec![7, 1000])] {
+        let (builder, mut far) = pipes();
+        let pool = builder.build();
+        let mut stream = open(&pool);
+        stream.send(message(&[0x12, 0x00], chunk));
+        stream.finish();
+        let (reply, seen) = tokio::join!(recv(&mut stream), async {
+            let mut server = server(&mut far).await;
+            let (mut request, respond) = server.accept().await.unwrap().unwrap();
+            tokio::spawn(async move { while server.accept().await.is_some() {} });
+            let mut seen = Vec::new();
+            while let Some(data) = request.body_mut().data().await {
+                seen.push(data.unwrap().len());
+            }
+            answer((request, respond)).await;
+            seen
+        });
+        reply.unwrap();
+        assert_eq!(seen, frames);
+    }
+}

@@ -1,0 +1,370 @@
+//! Connections: made, full, lost, going away, closed.
+
+use super::*;
+
+#[tokio::test]
+async fn connection_lost() {
+    for started in [false, true] {
+        let (builder, mut far) = pipes();
+        let pool = builder.build();
+        let mut stream = call(&pool);
+        let (close, ()) = tokio::join!(recv(&mut stream), async {
+            let mut server = server(&mut far).await;
+            let (_request, mut respond) = server.accept().await.unwrap().unwrap();
+            if started {
+                let _send = respond.send_response(grpc_head(), false).unwrap();
+                poll_fn(|cx| {
+                    let _ = server.poll_closed(cx);
+                    Poll::Ready(())
+                })
+                .await;
+            }
+        });
+        let close = close.unwrap_err();
+        match started {
+            false => assert_eq!(
+                (close.code(), close.details.as_str()),
+                (
+                    14,
+                    "upstream_reset_before_response_started{connection_termination}"
+                )
+            ),
+            true => assert_eq!(close.code(), 13),
+        }
+    }
+}
+
+#[tokio::test]
+async fn connection_refused() {
+    let (builder, far) = pipes();
+    drop(far);
+    let pool = builder.build();
+    let mut streams = [call(&pool), call(&pool)];
+    for stream in &mut streams {
+        let close = recv(stream).await.unwrap_err();
+        assert_eq!(close.code(), 14);
+        assert_eq!(
+            close.message,
+            "upstream connect error or disconnect/reset before headers. reset reason: remote \
+             connection failure"
+        );
+        assert_eq!(
+            close.details,
+            "upstream_reset_before_response_started{remote_connection_failure|\
+             delayed_connect_error:_Connection_refused}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_timeout() {
+    struct Never;
+    impl Connector for Never {
+        type Io = DuplexStream;
+        async fn connect(&self) -> io::Result<DuplexStream> {
+            std::future::pending().await
+        }
+    }
+    let pool = Pool::builder(Never)
+        .connect_timeout(Duration::from_secs(1))
+        .build();
+    let close = recv(&mut call(&pool)).await.unwrap_err();
+    assert!(close.message.ends_with("connection timeout"), "{close}");
+}
+
+/// What a host's connector knows better is passed on.
+#[tokio::test]
+async fn connector_says_why() {
+    struct Empty;
+    impl Connector for Empty {
+        type Io = DuplexStream;
+        async fn connect(&self) -> io::Result<DuplexStream> {
+            Err(io::Error::other(Close::unavailable("no healthy upstream")))
+        }
+    }
+    let close = recv(&mut call(&Pool::builder(Empty).build()))
+        .await
+        .unwrap_err();
+    assert_eq!(close, Close::unavailable("no healthy upstream"));
+}
+
+#[tokio::test]
+async fn graceful_goaway_loses_no_call() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let (shutdown, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let mut old = call(&pool);
+    let old = tokio::spawn(async move { recv(&mut old).await });
+    serve_until(server(&mut far).await, shutdown.clone(), gate.clone());
+    settle().await;
+    shutdown.notify_one();
+    settle().await;
+    let mut new = call(&pool);
+    let (reply, ()) = tokio::join!(recv(&mut new), async {
+        serve(server(&mut far).await, answer);
+    });
+    reply.unwrap();
+    assert_eq!(pool.connections(), 1);
+    gate.notify_one();
+    old.await.unwrap().unwrap();
+}
+
+/// The server has not seen the call when it goes away (its last stream id is 0): another connection
+/// serves it.
+#[tokio::test]
+async fn goaway_below_the_call() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let (reply, ()) = tokio::join!(recv(&mut stream), async {
+        let mut io = far.recv().await.unwrap();
+        io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut seen = [0; 60];
+        io.read_exact(&mut seen).await.unwrap();
+        io.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        serve(server(&mut far).await, answer);
+        settle().await;
+    });
+    reply.unwrap();
+}
+
+#[tokio::test]
+async fn refused_once_is_repeated_elsewhere() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let refuse = |(_, mut respond): Accepted| async move {
+        respond.send_reset(Reason::REFUSED_STREAM);
+    };
+    let (reply, ()) = tokio::join!(recv(&mut stream), async {
+        serve(server(&mut far).await, refuse);
+        serve(server(&mut far).await, answer);
+    });
+    reply.unwrap();
+    assert_eq!(pool.connections(), 2);
+    // Both refuse: the second refusal is the answer.
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let (reply, ()) = tokio::join!(recv(&mut stream), async {
+        serve(server(&mut far).await, refuse);
+        serve(server(&mut far).await, refuse);
+    });
+    let close = reply.unwrap_err();
+    assert!(
+        close.message.ends_with("remote refused stream reset"),
+        "{close}"
+    );
+    // With no other connection allowed the same one is asked again.
+    let (builder, mut far) = pipes();
+    let pool = builder.max_connections(1).build();
+    let mut stream = call(&pool);
+    let refused = AtomicUsize::new(0);
+    let (reply, ()) = tokio::join!(recv(&mut stream), async {
+        let mut server = server(&mut far).await;
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        respond.send_reset(Reason::REFUSED_STREAM);
+        refused.fetch_add(1, Ordering::SeqCst);
+        serve(server, answer);
+    });
+    reply.unwrap();
+}
+
+#[tokio::test]
+async fn limit_of_the_peer() {
+    let (builder, mut far) = pipes();
+    let pool = builder.max_connections(1).build();
+    let gate = Arc::new(Notify::new());
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = call(&pool);
+            tokio::spawn(async move { recv(&mut stream).await })
+        })
+        .collect();
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(1);
+    let server = server_with(&mut far, &settings).await;
+    serve_until(server, Arc::new(Notify::new()), gate.clone());
+    for _ in 0..3 {
+        settle().await;
+        gate.notify_one();
+    }
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // The limit is known now: only one stream is opened at a time, the others wait here.
+    let gate_calls: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = call(&pool);
+            tokio::spawn(async move { recv(&mut stream).await })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(pool.streams(), 1);
+    for _ in 0..2 {
+        settle().await;
+        gate.notify_one();
+    }
+    for call in gate_calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!((pool.streams(), pool.connections()), (0, 1));
+}
+
+#[tokio::test]
+async fn limit_of_zero_and_its_end() {
+    let (builder, mut far) = pipes();
+    let pool = builder
+        .max_connections(1)
+        .max_pending(1)
+        .open_timeout(Duration::from_millis(60))
+        .build();
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(0);
+    let (started, server) = tokio::join!(recv_for(&pool, Duration::from_millis(1)), async {
+        server_with(&mut far, &settings).await
+    });
+    assert!(started.is_none());
+    let server = tokio::spawn(async move {
+        let mut server = server;
+        poll_fn(|cx| server.poll_closed(cx)).await
+    });
+    settle().await;
+    let mut waits = call(&pool);
+    let mut excess = call(&pool);
+    let (waits, excess) = tokio::join!(recv(&mut waits), recv(&mut excess));
+    assert!(waits.unwrap_err().message.contains("60ms"));
+    assert!(excess.unwrap_err().message.ends_with("overflow"));
+    server.abort();
+}
+
+/// Calls and gives up after `time`.
+async fn recv_for(pool: &Pool, time: Duration) -> Option<Result<Reply, Close>> {
+    let mut stream = call(pool);
+    tokio::time::timeout(time, recv(&mut stream)).await.ok()
+}
+
+#[tokio::test]
+async fn grows_before_it_is_full() {
+    let (builder, mut far) = pipes();
+    let pool = builder.max_streams(5).build();
+    let gate = Arc::new(Notify::new());
+    tokio::spawn({
+        let gate = gate.clone();
+        async move {
+            loop {
+                let server = server(&mut far).await;
+                serve_until(server, Arc::new(Notify::new()), gate.clone());
+            }
+        }
+    });
+    let mut calls = Vec::new();
+    for (count, connections) in [(1, 1), (4, 1), (5, 2), (9, 2), (10, 3)] {
+        while calls.len() < count {
+            let mut stream = call(&pool);
+            calls.push(tokio::spawn(async move { recv(&mut stream).await }));
+            settle().await;
+        }
+        assert_eq!(pool.connections(), connections, "with {count} calls");
+    }
+    for call in calls {
+        gate.notify_one();
+        settle().await;
+        call.abort();
+    }
+    settle().await;
+    assert_eq!(pool.streams(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_and_old_connections_close() {
+    for (idle, age) in [(Some(10), None), (None, Some(10))] {
+        let (builder, mut far) = pipes();
+        let pool = builder
+            .idle_timeout(idle.map(Duration::from_secs))
+            .max_connection_age(age.map(Duration::from_secs))
+            .build();
+        let mut stream = call(&pool);
+        let (reply, (ended,)) = tokio::join!(recv(&mut stream), async {
+            let mut server = server(&mut far).await;
+            let accepted = server.accept().await.unwrap().unwrap();
+            let ended = tokio::spawn(async move {
+                tokio::spawn(answer(accepted));
+                server.accept().await.is_none()
+            });
+            (ended,)
+        });
+        reply.unwrap();
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        // A stream is open: it is never idle, and an old one finishes what it has.
+        assert_eq!(pool.connections(), usize::from(idle.is_some()));
+        assert!(recv(&mut stream).await.unwrap_err().is_ok());
+        drop(stream);
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        assert_eq!(pool.connections(), 0);
+        assert!(ended.await.unwrap(), "the connection is closed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_alive_finds_a_dead_connection() {
+    let (builder, mut far) = pipes();
+    let pool = builder
+        .keep_alive(Duration::ZERO, Duration::from_secs(2))
+        .build();
+    let mut stream = call(&pool);
+    let start = tokio::time::Instant::now();
+    let (close, _io) = tokio::join!(recv(&mut stream), async {
+        let mut io = far.recv().await.unwrap();
+        io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        io
+    });
+    assert_eq!(close.unwrap_err().code(), 14);
+    assert_eq!(start.elapsed().as_secs(), 12);
+}
+
+/// Far more calls than streams, on several threads, some given up while they wait: everyone else
+/// gets a turn, and nothing is left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn waiting_in_turn() {
+    let (builder, mut far) = pipes();
+    let pool = builder
+        .connections(2)
+        .max_connections(2)
+        .max_streams(3)
+        .max_pending(usize::MAX)
+        .open_timeout(Duration::from_secs(60))
+        .build();
+    tokio::spawn(async move {
+        while let Some(io) = far.recv().await {
+            tokio::spawn(async move {
+                let mut settings = h2::server::Builder::new();
+                settings.max_concurrent_streams(2);
+                serve(settings.handshake(io).await.unwrap(), answer);
+            });
+        }
+    });
+    let calls: Vec<_> = (0..1000)
+        .map(|number| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mut stream = call(&pool);
+                if number % 7 == 0 {
+                    let patience = Duration::from_micros(number * 20);
+                    let _ = tokio::time::timeout(patience, recv(&mut stream)).await;
+                    return;
+                }
+                recv(&mut stream).await.unwrap();
+            })
+        })
+        .collect();
+    for call in calls {
+        tokio::time::timeout(Duration::from_secs(30), call)
+            .await
+            .expect("a call was forgotten")
+            .unwrap();
+    }
+    assert_eq!((pool.streams(), pool.connections()), (0, 2));
+}

@@ -1,0 +1,88 @@
+//! Texts with `%OPERATOR%` substitutions: only their form is checked here.
+
+use serde_json::Value;
+
+/// Checks that every `%` begins an operator, such as `%REQ(name?other):10%`, or is doubled.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('%') {
+        rest = match after.strip_prefix('%') {
+            Some(after) => after,
+            None => operator(after).ok_or_else(|| {
+                let shown: String = after.chars().take(20).collect();
+                format!(
+                    "%{shown} is no operator such as %REQ(name)%; a percent sign is written as %%"
+                )
+            })?,
+        };
+    }
+    Ok(())
+}
+
+/// As [`check`], for every string within `value`.
+pub(super) fn check_json(value: &Value) -> Result<(), String> {
+    match value {
+        Value::String(text) => check(text),
+        Value::Array(items) => items.iter().try_for_each(check_json),
+        Value::Object(map) => map.values().try_for_each(check_json),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
+/// `NAME`, `NAME(argument)`, each with `:length` or not, and the closing `%`. Gives what follows.
+fn operator(text: &str) -> Option<&str> {
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let mut rest = text.trim_start_matches(is_name);
+    if rest.len() == text.len() {
+        return None;
+    }
+    if let Some(argument) = rest.strip_prefix('(') {
+        // An argument may hold parentheses and percent signs, as in `START_TIME(%H:%M)`.
+        let end = argument.match_indices(')').find(|(at, _)| {
+            let after = argument.get(at + 1..).unwrap_or_default();
+            after.starts_with('%') || after.starts_with(':')
+        });
+        let (at, _) = end?;
+        rest = argument.get(at + 1..)?;
+    }
+    if let Some(length) = rest.strip_prefix(':') {
+        rest = length.trim_start_matches(|c: char| c.is_ascii_digit());
+        if rest.len() == length.len() {
+            return None;
+        }
+    }
+    rest.strip_prefix('%')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        for good in [
+            "",
+            "plain",
+            "100%%",
+            "%PROTOCOL%",
+            "%REQ(x)% %REQ(x?y):10%",
+            "%START_TIME(%H:%M:%S%.3f)% next",
+            "%DYNAMIC_METADATA(my.ns:k)%",
+            "%RESPONSE_CODE%%RESPONSE_FLAGS%",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            "50%",
+            "%",
+            "%req%",
+            "%REQ(x%",
+            "%REQ(x):%",
+            "%NAME",
+            "a %b% c",
+            "%()%",
+        ] {
+            assert!(check(bad).is_err(), "{bad:?}");
+        }
+    }
+}

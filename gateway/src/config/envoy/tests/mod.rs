@@ -1,0 +1,4 @@
+//! Files that load, and what they load as; files that do not, and the line that says why.
+
+mod bad;
+mod good;

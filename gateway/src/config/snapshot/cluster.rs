@@ -1,0 +1,178 @@
+//! Clusters: who requests are sent to, and how.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use extproc_client::host::{HeaderLimits, Metadata};
+use http::HeaderName;
+
+use super::{Http1Options, Http2Options};
+
+/// `envoy.config.cluster.v3.Cluster`.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// How endpoints are found.
+    pub discovery: Discovery,
+    /// Which of the addresses of a name are used.
+    pub dns: DnsFamily,
+    /// Longest wait for a connection. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Which protocol is spoken.
+    pub protocol: UpstreamProtocol,
+    /// HTTP/1 settings.
+    pub http1: Http1Options,
+    /// HTTP/2 settings.
+    pub http2: Http2Options,
+    /// `max_response_headers_kb` and `max_headers_count`, in bytes and entries.
+    pub response_headers: HeaderLimits,
+    /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
+    pub buffer_limit: usize,
+    /// Idle connections close after this. Default 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// How an endpoint is chosen.
+    pub lb: LbPolicy,
+    /// TLS to the endpoints.
+    pub tls: Option<UpstreamTls>,
+    /// For attributes and `cluster_metadata_forwarding_namespaces`.
+    pub metadata: Arc<Metadata>,
+}
+
+/// How a cluster finds its endpoints.
+#[derive(Debug)]
+pub enum Discovery {
+    /// As written.
+    Static(Vec<Endpoint>),
+    /// All addresses of each name.
+    StrictDns(Vec<Endpoint>),
+    /// The first address of the one name.
+    LogicalDns(Vec<Endpoint>),
+    /// `ORIGINAL_DST` with the address in a request header (default `x-envoy-original-dst-host`).
+    Header(HeaderName),
+}
+
+/// `dns_lookup_family`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFamily {
+    /// The family that the system puts first.
+    #[default]
+    Auto,
+    /// IPv4 alone.
+    V4Only,
+    /// IPv6 alone.
+    V6Only,
+    /// IPv4, or IPv6 if there is no IPv4.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+impl DnsFamily {
+    /// The addresses to use, out of all that a name has, in the system's order.
+    pub fn choose(self, found: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+        let mut found: Vec<SocketAddr> = found.into_iter().collect();
+        let has_v4 = found.iter().any(SocketAddr::is_ipv4);
+        let first_is_v4 = found.first().is_some_and(SocketAddr::is_ipv4);
+        found.retain(|address| match self {
+            Self::Auto => address.is_ipv4() == first_is_v4,
+            Self::V4Only => address.is_ipv4(),
+            Self::V6Only => address.is_ipv6(),
+            Self::V4Preferred => address.is_ipv4() == has_v4,
+            Self::All => true,
+        });
+        found
+    }
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// An IP address or, with DNS, a name; or the path of a Unix socket.
+    pub address: EndpointAddress,
+    /// Relative weight. Default 1.
+    pub weight: u32,
+    /// For attributes.
+    pub metadata: Option<Arc<Metadata>>,
+    /// `hostname`, for `auto_host_rewrite`.
+    pub hostname: String,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// An IP address.
+    Socket(SocketAddr),
+    /// A name to resolve, and a port.
+    Name(String, u16),
+    /// A Unix socket.
+    Pipe(PathBuf),
+}
+
+/// The protocol spoken to a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, with prior knowledge unless TLS negotiates it.
+    Http2,
+    /// What the client spoke.
+    Downstream,
+}
+
+/// `lb_policy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LbPolicy {
+    /// In turn, by weight.
+    #[default]
+    RoundRobin,
+    /// The less busy of two.
+    LeastRequest,
+    /// Any.
+    Random,
+    /// Policy `override_host`: the addresses in these headers first, then in turn.
+    OverrideHost(Vec<HeaderName>),
+}
+
+/// `UpstreamTlsContext`.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTls {
+    /// Server name; the authority if empty.
+    pub sni: String,
+    /// PEM of the trusted roots; no validation if unset, as in Envoy.
+    pub trusted_ca: Option<Vec<u8>>,
+    /// PEM of our certificate chain and key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Protocols to offer.
+    pub alpn: Vec<String>,
+    /// Exact subject alternative names of which one has to match; the server name if empty.
+    pub subject_alt_names: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families() {
+        let six: SocketAddr = "[::1]:1".parse().unwrap();
+        let four: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        for (family, found, used) in [
+            (DnsFamily::Auto, vec![six, four], vec![six]),
+            (DnsFamily::Auto, vec![four, six], vec![four]),
+            (DnsFamily::V4Only, vec![six, four], vec![four]),
+            (DnsFamily::V4Only, vec![six], vec![]),
+            (DnsFamily::V6Only, vec![six, four], vec![six]),
+            (DnsFamily::V4Preferred, vec![six, four], vec![four]),
+            (DnsFamily::V4Preferred, vec![six], vec![six]),
+            (DnsFamily::All, vec![six, four], vec![six, four]),
+            (DnsFamily::Auto, vec![], vec![]),
+        ] {
+            assert_eq!(
+                family.choose(found.clone()),
+                used,
+                "{family:?} of {found:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! From a response as the chain gave it to one that goes on the wire.
+
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::Ordering},
+    task::Context,
+    time::SystemTime,
+};
+
+use extproc_client::host::{ResponseFlags, UpstreamInfo};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+
+use super::{idle::Idle, ingress::append_to_list};
+use crate::{
+    access_log,
+    body::{Body, BoxError, Watch, Watched},
+    config::snapshot::ServerHeader,
+    exchange::{Exchange, Head, Reply},
+    forward::RouteHeadersDone,
+    headers::strip_hop_by_hop,
+    metrics::{Held, HttpStats},
+    mutate,
+    upstream::error::flag,
+};
+
+/// Ends the exchange when it is dropped: counts and logs.
+pub(super) struct Finish {
+    exchange: Arc<Exchange>,
+    _active: Held<HttpStats>,
+    idle: Option<Idle>,
+    complete: bool,
+}
+
+impl Finish {
+    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
+        let stats = &exchange.listener.stats;
+        stats.downstream_rq_total.add();
+        if exchange.version == Version::HTTP_2 {
+            stats.downstream_rq_http2_total.add();
+        } else {
+            stats.downstream_rq_http1_total.add();
+        }
+        Self {
+            _active: Held::new(stats, |stats| &stats.downstream_rq_active),
+            exchange,
+            idle: None,
+            complete: false,
+        }
+    }
+
+    /// Ends the response if nothing moves for a while.
+    pub(super) fn watch_idle(mut self, idle: Option<Idle>) -> Self {
+        self.idle = idle;
+        self
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.exchange
+                .add_flags(ResponseFlags(flag::DOWNSTREAM_TERMINATION));
+            self.exchange.listener.stats.downstream_rq_rx_reset.add();
+        }
+        access_log::log(&self.exchange);
+    }
+}
+
+impl Watch for Finish {
+    fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
+        if let Some(idle) = &mut self.idle
+            && idle.poll(cx).is_ready()
+        {
+            let flags = ResponseFlags(flag::STREAM_IDLE_TIMEOUT);
+            self.exchange.add_flags(flags);
+            return Err("nothing moved for too long".into());
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, len: usize) {
+        self.exchange
+            .response_bytes
+            .fetch_add(len as u64, Ordering::Relaxed);
+        self.exchange.touch();
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.exchange.set_trailers(trailers);
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
+        self.complete = result.is_ok();
+        if let Err(error) = result {
+            tracing::debug!(%error, "response cut short");
+        }
+    }
+}
+
+/// A response body that ends its exchange.
+pub(super) type FinalBody = Watched<Body, Option<Finish>>;
+
+/// The empty body of a head that opens a tunnel, which is what ends the exchange.
+pub(super) fn nothing() -> FinalBody {
+    Watched::new(Body::empty(), None)
+}
+
+/// Does to a response what holds for all of them.
+pub(super) fn finish(
+    mut response: Response<Body>,
+    exchange: &Arc<Exchange>,
+    finish: Finish,
+    bodyless: bool,
+) -> Response<FinalBody> {
+    let http = &exchange.http;
+    if response.extensions().get::<RouteHeadersDone>().is_none()
+        && let Some(route) = exchange.route()
+    {
+        // A filter answered: the route's headers are not in it yet.
+        let head = exchange.with_log(|head, _| head.cloned());
+        let head: Option<&Head> = head.as_ref();
+        mutate::response(&mut response, route.response_headers(), exchange, head);
+    }
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let http2 = exchange.version == Version::HTTP_2;
+    let local = response
+        .extensions()
+        .get::<UpstreamInfo>()
+        .is_none_or(|info| info.address.is_none());
+    let headers = response.headers_mut();
+    strip_hop_by_hop(headers, upgraded && !http2);
+    match http.server_header {
+        ServerHeader::Overwrite => set_server(headers, &http.server_name),
+        ServerHeader::AppendIfAbsent if !headers.contains_key(header::SERVER) => {
+            set_server(headers, &http.server_name);
+        }
+        ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+    if !http.via.is_empty() {
+        append_to_list(headers, "via", &http.via);
+    }
+    if http2 && !headers.contains_key(header::DATE) {
+        headers.insert(header::DATE, date());
+    }
+    if local && !http2 && !upgraded && !exchange.request_done() {
+        // Nobody is going to read the rest of the request.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.listener.stats.status(response.status());
+    if exchange.logged() {
+        exchange.set_reply(Reply::of(&response));
+    }
+    *response.version_mut() = if http2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    response.map(|body| {
+        let body = if bodyless { Body::empty() } else { body };
+        Watched::new(body, Some(finish))
+    })
+}
+
+fn set_server(headers: &mut HeaderMap, name: &str) {
+    if let Ok(name) = HeaderValue::from_str(name) {
+        headers.insert(header::SERVER, name);
+    }
+}
+
+/// Whether a response to this request has no body, whatever its head says (RFC 9112 §6.3).
+pub(super) fn is_bodyless(head_request: bool, status: StatusCode) -> bool {
+    head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// The `date` field for now; made once a second.
+fn date() -> HeaderValue {
+    thread_local! {
+        static NOW: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    NOW.with_borrow_mut(|known| match known {
+        Some((at, value)) if *at == second => value.clone(),
+        _ => {
+            let value = HeaderValue::try_from(httpdate::fmt_http_date(now))
+                .unwrap_or(HeaderValue::from_static(""));
+            *known = Some((second, value.clone()));
+            value
+        }
+    })
+}

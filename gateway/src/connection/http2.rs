@@ -1,0 +1,288 @@
+//! HTTP/2 clients, on `h2`.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use extproc_client::host::ResponseFlags;
+use h2::{
+    Reason, RecvStream,
+    server::{self, SendResponse},
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Context, egress,
+    idle::{self, Idle},
+    ingress,
+};
+use crate::{
+    body::{Body, BoxError},
+    http1::{MessageFacts, Outgoing},
+    http2::{Http2Body, SendError, send_body},
+    upstream::error::flag,
+};
+
+/// Serves a connection; `read` was read from it already.
+pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
+    if let Err(error) = run(stream, read, &context).await {
+        if !error.is_io() {
+            context.stats().downstream_cx_protocol_error.add();
+        }
+        tracing::debug!(peer = %context.peer.remote, %error, "client connection ended");
+    }
+}
+
+async fn run(stream: TcpStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
+    let http = context.http().clone();
+    let header_list = u32::try_from(http.request_headers.bytes).unwrap_or(u32::MAX);
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(http.http2.initial_stream_window_size)
+        .initial_connection_window_size(http.http2.initial_connection_window_size)
+        .max_concurrent_streams(http.http2.max_concurrent_streams)
+        .max_header_list_size(header_list.saturating_add(16 * 1024))
+        .max_send_buffer_size(1024 * 1024);
+    if http.http2.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let mut connection = builder.handshake(Prefixed { read, stream }).await?;
+    let mut drain = context.drain.clone();
+    let born = Instant::now();
+    let far = Duration::from_secs(365 * 24 * 3600);
+    let old = born + http.timeouts.max_connection_duration.unwrap_or(far);
+    let idle_limit = http.timeouts.connection_idle.unwrap_or(far);
+    let mut closing = false;
+    let mut last = born;
+    loop {
+        let idle = if connection.has_streams() {
+            Instant::now() + idle_limit
+        } else {
+            last + idle_limit
+        };
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    last = Instant::now();
+                    tokio::spawn(exchange(context.clone(), request, respond));
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+            () = drain.signaled(), if !closing => {
+                closing = true;
+                connection.graceful_shutdown();
+            }
+            () = sleep_until(old.min(idle)), if !closing => {
+                if Instant::now() >= old || !connection.has_streams() {
+                    closing = true;
+                    connection.graceful_shutdown();
+                }
+                last = Instant::now();
+            }
+        }
+    }
+}
+
+/// Answers one request.
+async fn exchange(
+    context: Context,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (parts, stream) = request.into_parts();
+    let head_request = parts.method == Method::HEAD;
+    let outgoing = Arc::new(Outgoing::new(MessageFacts::default()));
+    let has_body = !stream.is_end_stream();
+    let wants_continue = has_body && expects_continue(&parts.headers);
+    let ingress = ingress::begin(
+        &context,
+        parts,
+        outgoing.clone(),
+        |parts, _| {
+            let body = Http2Body::new(stream, &parts.headers);
+            if !wants_continue {
+                return Body::http2(body);
+            }
+            Body::new(ContinueBody {
+                body,
+                outgoing: Some(outgoing.clone()),
+            })
+        },
+        has_body,
+    );
+    let exchange = ingress.exchange;
+    let end = egress::Finish::new(exchange.clone());
+    let mut idle = Idle::new(&exchange);
+    let chain = idle::call(&context, ingress.request, &exchange, &mut idle);
+    let Some(response) = respond_to(chain, &mut respond, &outgoing).await else {
+        return;
+    };
+    let bodyless = egress::is_bodyless(head_request, response.status());
+    let response = egress::finish(response, &exchange, end, bodyless);
+    let (parts, body) = response.into_parts();
+    let ended = body.is_end_stream();
+    let stream = match respond.send_response(Response::from_parts(parts, ()), ended) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "cannot send response");
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return;
+        }
+    };
+    if ended {
+        return;
+    }
+    let mut body = Body::new(body);
+    let mut sent = pin!(send_body(stream, &mut body, Reason::INTERNAL_ERROR));
+    let sent = poll_fn(|cx| {
+        if let Poll::Ready(sent) = sent.as_mut().poll(cx) {
+            return Poll::Ready(Some(sent));
+        }
+        // A client that does not open its window is idle too.
+        idle.as_mut()
+            .map_or(Poll::Pending, |idle| idle.poll(cx).map(|()| None))
+    })
+    .await;
+    let Some(sent) = sent else {
+        exchange.add_flags(ResponseFlags(flag::STREAM_IDLE_TIMEOUT));
+        return;
+    };
+    match sent {
+        Ok(()) => {}
+        Err(SendError::Peer(error)) => tracing::debug!(%error, "client left"),
+        Err(SendError::Body(error)) => tracing::debug!(%error, "response cut short"),
+    }
+}
+
+/// Runs the chain, sending interim responses meanwhile; `None` if the client reset the stream.
+async fn respond_to(
+    chain: impl Future<Output = Response<Body>>,
+    respond: &mut SendResponse<Bytes>,
+    outgoing: &Outgoing,
+) -> Option<Response<Body>> {
+    let mut response = pin!(chain);
+    poll_fn(|cx| {
+        let done = response.as_mut().poll(cx);
+        while let Poll::Ready((status, headers)) = outgoing.poll_interim(cx) {
+            send_interim(respond, status, headers);
+        }
+        if let Poll::Ready(response) = done {
+            return Poll::Ready(Some(response));
+        }
+        respond.poll_reset(cx).map(|_| None)
+    })
+    .await
+}
+
+fn send_interim(respond: &mut SendResponse<Bytes>, status: StatusCode, headers: HeaderMap) {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = headers;
+    if let Err(error) = respond.send_informational(head) {
+        tracing::debug!(%error, "cannot send interim response");
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Sends `100 Continue` when somebody wants the body (RFC 9110 §10.1.1).
+struct ContinueBody {
+    body: Http2Body,
+    outgoing: Option<Arc<Outgoing>>,
+}
+
+impl http_body::Body for ContinueBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(outgoing) = this.outgoing.take()
+            && frame.is_pending()
+        {
+            outgoing.interim(StatusCode::CONTINUE, HeaderMap::new());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection of which something was read already.
+struct Prefixed {
+    read: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read.has_remaining() {
+            let n = this.read.len().min(buf.remaining());
+            buf.put_slice(&this.read.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

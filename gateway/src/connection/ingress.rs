@@ -1,0 +1,380 @@
+//! From a request as it was read to one that filters and router can work with.
+
+use std::{borrow::Cow, sync::Arc};
+
+use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use super::{
+    Context,
+    normalize::{self, Path},
+};
+use crate::{
+    body::{Body, Watched},
+    config::snapshot::HttpManager,
+    exchange::{Begin, Exchange, Head, RequestWatch},
+    format::protocol,
+    forward::Refusal,
+    headers::{join_request_lines, strip_hop_by_hop, tokens},
+    http1::Outgoing,
+    router,
+};
+
+/// Fields by which programs inside a mesh steer retries and timeouts. They mean nothing here, and a
+/// client must not pass them on to a proxy that they mean something to.
+const CONTROLS: &[&str] = &[
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+];
+
+/// A request on its way into the chain.
+pub(super) struct Ingress {
+    pub(super) request: Request<Body>,
+    pub(super) exchange: Arc<Exchange>,
+}
+
+/// Whether a request asks for another protocol on this connection: `Upgrade` with HTTP/1.1, or
+/// CONNECT. Not so if it has a body of its own, which would have to end first.
+pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>> {
+    if has_body || parts.version != Version::HTTP_11 {
+        return None;
+    }
+    if parts.method == Method::CONNECT {
+        return Some("CONNECT".into());
+    }
+    let asked = tokens(&parts.headers, &header::CONNECTION)
+        .any(|token| token.eq_ignore_ascii_case("upgrade"));
+    // RFC 9113 §3.1: an upgrade to HTTP/2 is ignored.
+    tokens(&parts.headers, &header::UPGRADE)
+        .next()
+        .filter(|kind| asked && !kind.eq_ignore_ascii_case("h2c"))
+        .map(|kind| kind.to_ascii_lowercase().into())
+}
+
+/// Prepares a request. `body` is given the exchange, so that it can be watched.
+pub(super) fn begin(
+    context: &Context,
+    mut parts: Parts,
+    outgoing: Arc<Outgoing>,
+    body: impl FnOnce(&mut Parts, bool) -> Body,
+    has_body: bool,
+) -> Ingress {
+    let http = context.http();
+    let version = parts.version;
+    let mut refusal = None;
+    let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
+
+    let target = target(&parts);
+    match target {
+        Ok(uri) => parts.uri = uri,
+        Err(details) => refusal = Some(bad(details)),
+    }
+    if version < Version::HTTP_11 && !http.http1.accept_http_10 && refusal.is_none() {
+        refusal = Some(Refusal {
+            status: StatusCode::UPGRADE_REQUIRED,
+            details: "low_version",
+            location: None,
+        });
+    }
+    // One line more than the limit is one too many; the authority was one of them.
+    if parts.headers.len() > http.request_headers.count {
+        refusal = Some(Refusal {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            details: "too_many_headers",
+            location: None,
+        });
+    }
+    // Host has become the authority: hop-by-hop rules cannot take that away any more.
+    parts.headers.remove(header::HOST);
+
+    let allowed = |route: Option<&router::Selected>, kind: &str| {
+        route
+            .and_then(|route| route.allows_upgrade(kind))
+            .unwrap_or_else(|| http.upgrades.iter().any(|u| u.eq_ignore_ascii_case(kind)))
+    };
+    strip_hop_by_hop(&mut parts.headers, kind.is_some());
+    for name in CONTROLS {
+        parts.headers.remove(*name);
+    }
+    add_forwarded(context, http, &mut parts, version);
+    if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
+        refusal = refusal.or_else(|| Some(bad("unexpected_underscore")));
+    }
+    if refusal.is_none() {
+        refusal = normalize_target(http, &mut parts);
+    }
+    let route = match refusal {
+        None => router::select(http, &parts),
+        Some(_) => None,
+    };
+    let upgrade = match &kind {
+        Some(kind) if allowed(route.as_ref(), kind) => true,
+        Some(_) if refusal.is_none() && route.is_some() => {
+            refusal = Some(Refusal {
+                status: StatusCode::FORBIDDEN,
+                details: "upgrade_failed",
+                location: None,
+            });
+            false
+        }
+        _ => false,
+    };
+    let body = body(&mut parts, upgrade);
+    let logged = !context.listener.shared.logs.is_empty();
+    let exchange = Arc::new(Exchange::new(Begin {
+        listener: context.listener.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        version,
+        outgoing,
+        upgrade,
+        head: logged.then(|| Head::of(&parts)),
+        route,
+    }));
+    let extensions = &mut parts.extensions;
+    extensions.clear();
+    extensions.insert(exchange_context(context, &exchange, refusal.is_some()));
+    extensions.insert(exchange.clone());
+    if let Some(refusal) = refusal {
+        extensions.insert(refusal);
+    }
+    let body = Watched::new(body, RequestWatch(exchange.clone()));
+    let body = if http_body::Body::is_end_stream(&body) {
+        Body::empty()
+    } else {
+        Body::new(body)
+    };
+    Ingress {
+        request: Request::from_parts(parts, body),
+        exchange,
+    }
+}
+
+fn bad(details: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        details,
+        location: None,
+    }
+}
+
+/// The absolute target: the authority of the request line, else that of the one `host` line
+/// (RFC 9112 §3.2).
+fn target(parts: &Parts) -> Result<Uri, &'static str> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err("http1.codec_error");
+    }
+    let authority = match (parts.uri.authority(), host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) if !host.is_empty() => {
+            Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes()))
+                .map_err(|_| "invalid_authority")?
+        }
+        (None, _) => return Err("missing_host_header"),
+    };
+    if !normalize::valid_authority(authority.as_str()) {
+        return Err("invalid_authority");
+    }
+    if parts.method == Method::CONNECT {
+        return Uri::builder()
+            .authority(authority)
+            .build()
+            .map_err(|_| "invalid_authority");
+    }
+    let path = parts.uri.path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if path.as_str() == "*" && parts.method != Method::OPTIONS {
+        return Err("path_normalization_failed");
+    }
+    let mut uri = http::uri::Parts::default();
+    // A client on a connection without TLS speaks of http, whatever it writes.
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority);
+    uri.path_and_query = Some(path);
+    Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
+}
+
+/// Fields that the gateway adds to requests; after what the client sent was stripped.
+fn add_forwarded(context: &Context, http: &HttpManager, parts: &mut Parts, version: Version) {
+    const FOR: &str = "x-forwarded-for";
+    const PROTO: &str = "x-forwarded-proto";
+    const REQUEST_ID: &str = "x-request-id";
+    let headers = &mut parts.headers;
+    join_request_lines(headers, version == Version::HTTP_2);
+    if !http.proxy_100_continue {
+        headers.remove(header::EXPECT);
+    }
+    if http.use_remote_address {
+        append_to_list(headers, FOR, &context.peer.remote.ip().to_string());
+        headers.insert(PROTO, HeaderValue::from_static("http"));
+    } else if !headers.contains_key(PROTO) {
+        headers.insert(PROTO, HeaderValue::from_static("http"));
+    }
+    if http.generate_request_id
+        && !headers.contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
+    {
+        headers.insert(REQUEST_ID, id);
+    }
+    if !http.via.is_empty() {
+        append_to_list(headers, "via", &http.via);
+    }
+}
+
+/// Adds an element to a comma-separated list of one line.
+pub(super) fn append_to_list(headers: &mut HeaderMap, name: &'static str, element: &str) {
+    let mut line = headers
+        .get(name)
+        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
+    if !line.is_empty() {
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(element.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, value);
+    }
+}
+
+fn normalize_target(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
+    let redirected = match normalize::path(parts.uri.path(), &http.normalization) {
+        Path::Same => return None,
+        Path::Refuse => return Some(bad("path_normalization_failed")),
+        Path::New(path) => (path, false),
+        Path::Redirect(path) => (path, true),
+    };
+    let (mut path, redirect) = redirected;
+    if let Some(query) = parts.uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    let Ok(path) = path.parse::<PathAndQuery>() else {
+        return Some(bad("path_normalization_failed"));
+    };
+    let location = path.as_str().to_owned();
+    uri.path_and_query = Some(path);
+    match Uri::from_parts(uri) {
+        Ok(uri) => parts.uri = uri,
+        Err(_) => return Some(bad("path_normalization_failed")),
+    }
+    if !redirect {
+        return None;
+    }
+    Some(Refusal {
+        status: StatusCode::TEMPORARY_REDIRECT,
+        details: "path_normalization_failed",
+        location: HeaderValue::try_from(location).ok(),
+    })
+}
+
+fn exchange_context(
+    context: &Context,
+    exchange: &Arc<Exchange>,
+    response_only: bool,
+) -> ExchangeContext {
+    let listener = &context.listener.config;
+    let route = exchange.route();
+    let cluster = route
+        .as_ref()
+        .and_then(|route| context.listener.cluster_limits(route));
+    let mut limits = Limits {
+        request_buffer: listener.buffer_limit,
+        response_buffer: listener.buffer_limit,
+        request_headers: listener.http.request_headers,
+        ..Limits::default()
+    };
+    if let Some(cluster) = cluster {
+        limits.response_headers = cluster;
+    }
+    // The exchange holds no context, so that this is no circle.
+    let handle = Arc::downgrade(exchange);
+    ExchangeContext {
+        overrides: route.as_ref().map(router::Selected::overrides),
+        limits,
+        metadata: exchange.metadata.clone(),
+        facts: Arc::new(HostFacts {
+            connection_id: context.peer.id,
+            source: Some(context.peer.remote),
+            destination: Some(context.peer.local),
+            protocol: protocol(exchange.version).into(),
+            start: Some(exchange.time),
+            route: route
+                .as_ref()
+                .map(|route| route.facts())
+                .unwrap_or_default(),
+            ..HostFacts::default()
+        }),
+        route_cache: Some(RouteCache::new(move || {
+            if let Some(exchange) = handle.upgrade() {
+                exchange.clear_route();
+            }
+        })),
+        response_only,
+        ..ExchangeContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(request: http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn the_request_line_wins_over_host() {
+        let from = parts(Request::get("http://x.example/a?b").header("host", "y.example"));
+        assert_eq!(target(&from).unwrap(), "http://x.example/a?b");
+        let from = parts(Request::get("/a").header("host", "y.example:81"));
+        assert_eq!(target(&from).unwrap(), "http://y.example:81/a");
+    }
+
+    #[test]
+    fn bad_targets() {
+        let refused = |request: http::request::Builder| target(&parts(request)).is_err();
+        assert!(refused(Request::get("/")));
+        assert!(refused(Request::get("/").header("host", "")));
+        assert!(refused(
+            Request::get("/").header("host", "a").header("host", "a")
+        ));
+        assert!(refused(Request::get("/").header("host", "a b")));
+        assert!(refused(Request::get("/").header("host", "a/b")));
+        assert!(refused(Request::get("/").header("host", "u:p@a")));
+        assert!(refused(Request::get("*").header("host", "a")));
+        assert!(!refused(Request::options("*").header("host", "a")));
+    }
+
+    #[test]
+    fn upgrades() {
+        let ask = |kind: &'static str| {
+            Request::get("/")
+                .header("connection", "keep-alive, Upgrade")
+                .header("upgrade", kind)
+        };
+        let request = parts(ask("WebSocket"));
+        assert_eq!(upgrade_kind(&request, false).as_deref(), Some("websocket"));
+        assert_eq!(upgrade_kind(&request, true), None);
+        assert_eq!(upgrade_kind(&parts(ask("h2c")), false), None);
+        let old = parts(ask("websocket").version(Version::HTTP_10));
+        assert_eq!(upgrade_kind(&old, false), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! A client's connection: which protocol it speaks, and serving it.
+
+mod egress;
+mod http1;
+mod http2;
+mod idle;
+mod ingress;
+mod normalize;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    config::snapshot::{Codec, HttpManager},
+    drain::Drain,
+    exchange::Peer,
+    listener::ListenerRuntime,
+    metrics::{Held, HttpStats},
+};
+
+/// What a connection needs of its surroundings.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) listener: Arc<ListenerRuntime>,
+    pub(crate) drain: Drain,
+    pub(crate) peer: Arc<Peer>,
+    _active: Arc<Held<HttpStats>>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        listener: Arc<ListenerRuntime>,
+        drain: Drain,
+        remote: SocketAddr,
+        stream: &TcpStream,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let stats = &listener.shared.stats;
+        stats.downstream_cx_total.add();
+        Self {
+            peer: Arc::new(Peer {
+                id: NEXT.fetch_add(1, Ordering::Relaxed),
+                remote,
+                local: stream
+                    .local_addr()
+                    .unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
+            }),
+            _active: Arc::new(Held::new(stats, |stats| &stats.downstream_cx_active)),
+            listener,
+            drain,
+        }
+    }
+
+    pub(crate) fn http(&self) -> &Arc<HttpManager> {
+        &self.listener.config.http
+    }
+
+    fn stats(&self) -> &HttpStats {
+        &self.listener.shared.stats
+    }
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(mut stream: TcpStream, context: Context) {
+    let first = match context.http().codec {
+        Codec::Http1 => Ok((false, Bytes::new())),
+        Codec::Http2 => Ok((true, Bytes::new())),
+        Codec::Auto => detect(&mut stream, &context).await,
+    };
+    match first {
+        Ok((true, read)) => {
+            context.stats().downstream_cx_http2_total.add();
+            http2::serve(stream, read, context).await;
+        }
+        Ok((false, read)) => {
+            context.stats().downstream_cx_http1_total.add();
+            http1::serve(stream, read, context).await;
+        }
+        Err(error) => {
+            tracing::debug!(peer = %context.peer.remote, %error, "connection ended before a request");
+        }
+    }
+}
+
+/// Whether the connection begins with the preface of HTTP/2, and what was read to know it.
+async fn detect(stream: &mut TcpStream, context: &Context) -> io::Result<(bool, Bytes)> {
+    let timeouts = &context.http().timeouts;
+    let limit = timeouts
+        .connection_idle
+        .unwrap_or(Duration::from_secs(3600));
+    let deadline = Instant::now() + limit;
+    let mut drain = context.drain.clone();
+    let mut read = BytesMut::with_capacity(16 * 1024);
+    loop {
+        let n = tokio::select! {
+            n = timeout_at(deadline, stream.read_buf(&mut read)) => {
+                n.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+            }
+            () = drain.signaled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let known = read.len().min(PREFACE.len());
+        if read.get(..known) != PREFACE.get(..known) {
+            return Ok((false, read.freeze()));
+        }
+        if read.len() >= PREFACE.len() {
+            return Ok((true, read.freeze()));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Processors as clusters: the transport that the gateway gives to its ext_proc layers.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+
+use extproc_client::{
+    ExtProcLayer, FilterConfig,
+    config::{GrpcTarget, Service},
+    transport::{
+        Call, Close, Connector, HttpStream, HttpTransport, Message, Pool, PoolStream, Sidestream,
+        TcpConnector, Transport,
+    },
+    wire::Reply,
+};
+use http::{HeaderMap, Request, Response, header};
+use http_body_util::Full;
+use tower::{Layer, Service as TowerService};
+
+use crate::{
+    body::Body,
+    config::snapshot::{Filter, HttpManager, Snapshot},
+    filters::{Handler, Inner, Outer},
+    metrics::Metrics,
+    upstream::{Deadline, Failure, Sending, Upstream, Upstreams, connect::Stream, send},
+};
+
+/// The ext_proc filter `filter` around `inner`.
+pub(crate) fn handler(
+    http: &HttpManager,
+    filter: &Filter,
+    config: &Arc<FilterConfig>,
+    transport: &ClusterTransport,
+    metrics: &Metrics,
+    inner: Arc<dyn Handler>,
+) -> Arc<dyn Handler> {
+    let layer = ExtProcLayer::new(config.clone(), transport.clone())
+        .named(filter.name.as_str())
+        .disabled(filter.disabled)
+        .observer(metrics.ext_proc(&http.stat_prefix, config.stat_prefix()));
+    Arc::new(Outer(layer.layer(Inner(inner))))
+}
+
+/// One worker's connections to processors.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterTransport(Arc<Pools>);
+
+/// Both ways to speak to a cluster's processors.
+#[derive(Debug)]
+struct Processor {
+    grpc: Pool,
+    http: HttpTransport<ClusterClient>,
+}
+
+#[derive(Debug)]
+struct Pools {
+    clusters: HashMap<String, Processor>,
+    /// Processors that are named by address, made when first used.
+    addresses: Mutex<HashMap<String, Pool>>,
+}
+
+impl ClusterTransport {
+    pub(crate) fn new(snapshot: &Snapshot, upstreams: &Upstreams) -> Self {
+        let clusters = snapshot
+            .clusters
+            .iter()
+            .filter_map(|(name, cluster)| {
+                let upstream = upstreams.get(name)?.clone();
+                let grpc = Pool::builder(ClusterConnector(upstream.clone()))
+                    .connections(1)
+                    .connect_timeout(cluster.connect_timeout)
+                    .idle_timeout(cluster.idle_timeout)
+                    .build();
+                let http = HttpTransport::new(ClusterClient(upstream));
+                Some((name.clone(), Processor { grpc, http }))
+            })
+            .collect();
+        Self(Arc::new(Pools {
+            clusters,
+            addresses: Mutex::default(),
+        }))
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<String, Pool>> {
+        // Entries are only ever added.
+        self.0
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, target: &str) -> Pool {
+        let address = target
+            .split_once("://")
+            .map_or(target, |(_, rest)| rest)
+            .trim_end_matches('/');
+        self.addresses()
+            .entry(address.to_owned())
+            .or_insert_with(|| {
+                Pool::builder(TcpConnector::new(address))
+                    .connections(1)
+                    .build()
+            })
+            .clone()
+    }
+}
+
+impl Transport for ClusterTransport {
+    type Sidestream = ClusterStream;
+
+    fn open(&self, call: Call<'_>) -> Result<ClusterStream, Close> {
+        let clusters = &self.0.clusters;
+        let unknown = || Close::unavailable("Cluster not available");
+        match call.service {
+            Service::Grpc(service) => match &service.target {
+                GrpcTarget::Cluster { name, .. } => {
+                    let processor = clusters.get(name).ok_or_else(unknown)?;
+                    processor.grpc.open(call).map(ClusterStream::Grpc)
+                }
+                GrpcTarget::Uri { target } => self.at(target).open(call).map(ClusterStream::Grpc),
+                _ => Err(unknown()),
+            },
+            Service::Http(service) => match clusters.get(&service.cluster) {
+                Some(processor) => processor
+                    .http
+                    .open(call)
+                    .map(|stream| ClusterStream::Http(Box::new(stream))),
+                None => Err(Close::http_error("Cluster not available")),
+            },
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// A side stream of either kind.
+pub(crate) enum ClusterStream {
+    Grpc(PoolStream),
+    Http(Box<HttpStream<ClusterClient, Body>>),
+}
+
+impl Sidestream for ClusterStream {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Grpc(stream) => stream.poll_ready(cx),
+            Self::Http(stream) => stream.poll_ready(cx),
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        match self {
+            Self::Grpc(stream) => stream.send(message),
+            Self::Http(stream) => stream.send(message),
+        }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
+        match self {
+            Self::Grpc(stream) => stream.poll_recv(cx),
+            Self::Http(stream) => stream.poll_recv(cx),
+        }
+    }
+
+    fn finish(&mut self) {
+        match self {
+            Self::Grpc(stream) => stream.finish(),
+            Self::Http(stream) => stream.finish(),
+        }
+    }
+}
+
+/// Requests to a cluster, as an HTTP client.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterClient(Upstream);
+
+impl TowerService<Request<Full<Bytes>>> for ClusterClient {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        let upstream = self.0.clone();
+        Box::pin(async move {
+            let mut request = request.map(Body::new);
+            // The authority of the URI says the same.
+            request.headers_mut().remove(header::HOST);
+            let host = upstream.choose(request.headers()).await?;
+            let lease = host.lease(false, false).await?;
+            // The caller has a time limit of its own.
+            let mut deadline = Deadline::new(None);
+            send(&host, lease, request, &Sending::default(), &mut deadline)
+                .await
+                .map_err(|unsent| unsent.failure)
+        })
+    }
+}
+
+/// Connects to an endpoint of a cluster.
+#[derive(Debug)]
+struct ClusterConnector(Upstream);
+
+impl Connector for ClusterConnector {
+    type Io = Stream;
+
+    async fn connect(&self) -> io::Result<Stream> {
+        let host = self.0.choose(&HeaderMap::new()).await.map_err(|_| {
+            io::Error::other(
+                Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
+            )
+        })?;
+        host.connect_raw().await.map(|connected| connected.io)
+    }
+
+    fn local_addr(io: &Stream) -> Option<SocketAddr> {
+        io.local_addr()
+    }
+}
