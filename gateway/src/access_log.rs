@@ -48,13 +48,19 @@ enum Json {
     Value(serde_json::Value),
 }
 
-/// Sinks that are open, one writer thread for each. The threads end with the last logger.
+/// Sinks that are open, one writer thread for each.
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
     open: Vec<(LogSink, SyncSender<String>)>,
+    writers: Vec<thread::JoinHandle<()>>,
 }
 
 impl Sinks {
+    /// The writer threads. They end, everything written, when the last logger is dropped.
+    pub(crate) fn into_writers(self) -> Vec<thread::JoinHandle<()>> {
+        self.writers
+    }
+
     /// Opens what `log` needs.
     ///
     /// # Errors
@@ -64,7 +70,8 @@ impl Sinks {
         let sink = match known {
             Some((_, sender)) => sender.clone(),
             None => {
-                let sender = open(&log.sink)?;
+                let (sender, writer) = open(&log.sink)?;
+                self.writers.push(writer);
                 self.open.push((log.sink.clone(), sender.clone()));
                 sender
             }
@@ -78,7 +85,7 @@ impl Sinks {
     }
 }
 
-fn open(sink: &LogSink) -> io::Result<SyncSender<String>> {
+fn open(sink: &LogSink) -> io::Result<(SyncSender<String>, thread::JoinHandle<()>)> {
     let output: Box<dyn Write + Send> = match sink {
         LogSink::Stdout => Box::new(io::stdout()),
         LogSink::Stderr => Box::new(io::stderr()),
@@ -93,10 +100,10 @@ fn open(sink: &LogSink) -> io::Result<SyncSender<String>> {
         ),
     };
     let (sender, lines) = sync_channel(QUEUE);
-    thread::Builder::new()
+    let writer = thread::Builder::new()
         .name("access-log".into())
         .spawn(move || write(BufWriter::with_capacity(64 * 1024, output), &lines))?;
-    Ok(sender)
+    Ok((sender, writer))
 }
 
 fn write(mut output: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<String>) {
@@ -112,15 +119,17 @@ fn write(mut output: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<String>)
 
 /// Writes an exchange's line to all logs of its listener.
 pub(crate) fn log(exchange: &Exchange) {
+    if !exchange.logged() {
+        return;
+    }
+    let (head, reply) = exchange.take_log();
+    let scope = Scope {
+        exchange,
+        head: head.as_ref(),
+        reply: &reply,
+    };
     for logger in &exchange.listener.logs {
-        let line = exchange.with_log(|head, reply| {
-            logger.line(&Scope {
-                exchange,
-                head,
-                reply,
-            })
-        });
-        if logger.sink.try_send(line).is_err() {
+        if logger.sink.try_send(logger.line(&scope)).is_err() {
             exchange.listener.stats.access_log_dropped.add();
         }
     }

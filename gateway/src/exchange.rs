@@ -209,10 +209,15 @@ impl Exchange {
         }
     }
 
-    /// What the log shows.
-    pub(crate) fn with_log<R>(&self, show: impl FnOnce(Option<&Head>, &Reply) -> R) -> R {
-        let state = self.state();
-        show(state.head.as_ref(), &state.reply)
+    /// The request head, if it is kept.
+    pub(crate) fn head(&self) -> Option<Head> {
+        self.state().head.clone()
+    }
+
+    /// Takes what the log shows, when the exchange is over.
+    pub(crate) fn take_log(&self) -> (Option<Head>, Reply) {
+        let mut state = self.state();
+        (state.head.take(), std::mem::take(&mut state.reply))
     }
 }
 

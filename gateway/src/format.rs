@@ -169,13 +169,11 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
                 .status
                 .map_or(0, |status| u64::from(status.as_u16())),
         ),
-        "RESPONSE_CODE_DETAILS" => optional(
-            scope
-                .reply
-                .details
-                .as_ref()
-                .map(|details| details.0.clone().into_owned()),
-        ),
+        // Empty if a processor gave none, which is not the same as having no details.
+        "RESPONSE_CODE_DETAILS" => match &scope.reply.details {
+            Some(details) => text(details.0.clone().into_owned()),
+            None => Value::None,
+        },
         "RESPONSE_FLAGS" => optional(Some(flags(scope.reply.flags))),
         "ROUTE_NAME" => optional(
             exchange

@@ -41,7 +41,19 @@ pub(crate) struct RouterHandler {
 impl Handler for RouterHandler {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let upstreams = self.upstreams.clone();
-        Box::pin(async move { answer(&upstreams, request).await })
+        Box::pin(async move {
+            let head = request.method() == Method::HEAD;
+            let response = answer(&upstreams, request).await;
+            let is_local = response
+                .extensions()
+                .get::<UpstreamInfo>()
+                .is_none_or(|info| info.address.is_none());
+            // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
+            match head && is_local {
+                true => response.map(|_| Body::empty()),
+                false => response,
+            }
+        })
     }
 }
 
@@ -148,9 +160,9 @@ async fn proxy(
     };
     match attempts.run(parts, body).await {
         Ok(mut response) => {
-            let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
-            strip_hop_by_hop(headers, upgraded);
+            headers.remove("keep-alive");
             join_response_lines(headers);
             response
                 .extensions_mut()

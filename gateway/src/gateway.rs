@@ -69,7 +69,8 @@ impl Gateway {
         let snapshot = snapshot.into();
         let count = options.concurrency.get();
         let metrics = Arc::new(Metrics::default());
-        let served = Arc::new(Served::new(snapshot.clone(), metrics.clone())?);
+        let (served, writers) = Served::new(snapshot.clone(), metrics.clone())?;
+        let served = Arc::new(served);
 
         let mut per_worker: Vec<Vec<std::net::TcpListener>> = Vec::new();
         per_worker.resize_with(count, Vec::new);
@@ -109,6 +110,8 @@ impl Gateway {
             let state = Admin::new(metrics.clone(), count);
             threads.push(admin::start(socket, state, stop.subscribe())?);
         }
+        // Writers end when those who log have ended.
+        threads.extend(writers);
         Ok(Running {
             addresses,
             admin,

@@ -29,6 +29,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| token.parse().ok())
         .collect();
+    // As the peer spelt it.
+    let spelling = tokens(headers, &header::CONNECTION)
+        .find(|token| token.eq_ignore_ascii_case("upgrade"))
+        .and_then(|token| HeaderValue::from_str(token).ok());
     for name in named {
         if !(upgrade && name == header::UPGRADE) {
             headers.remove(name);
@@ -40,7 +44,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
         }
     }
     if upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        let token = spelling.unwrap_or(HeaderValue::from_static("upgrade"));
+        headers.insert(header::CONNECTION, token);
     }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));

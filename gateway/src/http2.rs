@@ -103,6 +103,8 @@ pub(crate) async fn send_body(
 ) -> Result<(), SendError> {
     let result = send_frames(&mut stream, body).await;
     if let Err(SendError::Body(_)) = &result {
+        // A reset drops what is queued: the connection's task gets to write that first.
+        tokio::task::yield_now().await;
         stream.send_reset(on_failure);
     }
     result

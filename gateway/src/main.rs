@@ -54,9 +54,13 @@ fn run(cli: &Cli) -> Result<(), String> {
         let mut signals = Signals::new().map_err(|error| error.to_string())?;
         signals.recv().await;
         tracing::info!("finishing what is under way; another signal ends at once");
-        tokio::select! {
-            () = running.drain() => {}
-            () = signals.recv() => {}
+        let finished = tokio::select! {
+            () = running.drain() => true,
+            () = signals.recv() => false,
+        };
+        if !finished {
+            // Not even the threads are waited for.
+            std::process::exit(0);
         }
         Ok(())
     })

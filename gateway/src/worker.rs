@@ -26,9 +26,14 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// Gives the access logs' threads too; they end after this and all workers.
+    ///
     /// # Errors
     /// An access log cannot be opened, or a cluster cannot be used as it is configured.
-    pub(crate) fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<(Self, Vec<thread::JoinHandle<()>>)> {
         let mut sinks = Sinks::default();
         let listeners = snapshot
             .listeners
@@ -51,11 +56,12 @@ impl Served {
             .collect::<io::Result<_>>()?;
         // Builds every cluster once, so that what cannot work is known before anything starts.
         Upstreams::new(&snapshot, &metrics).map_err(io::Error::other)?;
-        Ok(Self {
+        let served = Self {
             snapshot,
             metrics,
             listeners,
-        })
+        };
+        Ok((served, sinks.into_writers()))
     }
 }
 

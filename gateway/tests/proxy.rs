@@ -471,3 +471,37 @@ fn shutdown_finishes_what_is_under_way() {
     assert!(TcpStream::connect(gateway).is_err());
     drop(idle);
 }
+
+#[test]
+fn every_exchange_is_logged() {
+    let (address, _seen) = scripted("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    let path = std::env::temp_dir().join(format!("gateway-log-{}", std::process::id()));
+    let manager = format!(
+        r#"access_log: [{{name: file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: {{json_format: {{path: "%REQ(:PATH)%", code: "%RESPONSE_CODE%", why: "%RESPONSE_CODE_DETAILS%", cluster: "%UPSTREAM_CLUSTER%", host: "%UPSTREAM_HOST%", none: "%REQ(x-none)%"}}}}}}}}]"#,
+        path.display()
+    );
+    let (running, gateway) = gateway(address, "timeout: 5s", &manager);
+    for target in ["/a", "/direct"] {
+        exchange(
+            gateway,
+            &format!("GET {target} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"),
+        );
+    }
+    drop(running);
+    let mut log = String::new();
+    for _ in 0..50 {
+        log = std::fs::read_to_string(&path).unwrap_or_default();
+        if log.lines().count() == 2 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let _ = std::fs::remove_file(&path);
+    let wanted = format!(
+        r#"{{"path":"/a","code":200,"why":"via_upstream","cluster":"upstream","host":"{address}","none":null}}"#
+    );
+    let mut lines = log.lines();
+    assert_eq!(lines.next(), Some(wanted.as_str()), "{log}");
+    let direct = lines.next().unwrap_or_default();
+    assert!(direct.contains(r#""why":"direct_response""#), "{log}");
+}

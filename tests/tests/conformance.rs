@@ -10,7 +10,7 @@
 //! | `EXTPROC_TARGET=command` | this proxy in place of our gateway; `{config}` is the configuration file |
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -53,7 +53,7 @@ struct Mutation {
     name: String,
     /// Merged into the configuration of every ext_proc filter.
     change: Value,
-    /// The scenarios to run, as `group/name`; every one of them must come out different.
+    /// The scenarios to run, as `group/name`; in every one of them the change must be seen.
     scenarios: Vec<String>,
 }
 
@@ -136,7 +136,7 @@ fn suite() -> anyhow::Result<ExitCode> {
     Ok(conclusion.exit_code())
 }
 
-fn mutations(root: &std::path::Path) -> anyhow::Result<Vec<Mutation>> {
+fn mutations(root: &Path) -> anyhow::Result<Vec<Mutation>> {
     let text = std::fs::read_to_string(root.join("mutations.yaml"))?;
     Ok(serde_saphyr::from_str(&text)?)
 }
@@ -166,7 +166,7 @@ impl Suite {
 
     fn compare_with_golden(&self, scenario: &Scenario) -> Result<Completion, Failed> {
         let golden = self.golden(scenario)?;
-        let seen = self.observe(scenario, &target()?, None)?;
+        let seen = self.observe(scenario, &target()?, &self.directory, None)?;
         self.judge(scenario, &golden.observation, &seen, &golden.unstable)
     }
 
@@ -179,8 +179,8 @@ impl Suite {
             .golden(scenario)
             .map(|g| g.unstable.clone())
             .unwrap_or_default();
-        let want = self.observe(scenario, &envoy, None)?;
-        let seen = self.observe(scenario, &target()?, None)?;
+        let want = self.observe(scenario, &envoy, &self.directory, None)?;
+        let seen = self.observe(scenario, &target()?, &self.directory, None)?;
         self.judge(scenario, &want, &seen, &unstable)
     }
 
@@ -189,8 +189,8 @@ impl Suite {
             Ok(envoy) => Target::envoy(&envoy),
             Err(missing) => return missing.completion(),
         };
-        let first = self.observe(scenario, &envoy, None)?;
-        let second = self.observe(scenario, &envoy, None)?;
+        let first = self.observe(scenario, &envoy, &self.directory, None)?;
+        let second = self.observe(scenario, &envoy, &self.directory, None)?;
         let mut unstable: Vec<String> = differences(&first, &second, &scenario.spec.compare.skip)
             .iter()
             .map(|d| d.path.join("/"))
@@ -231,11 +231,12 @@ impl Suite {
         &self,
         scenario: &Scenario,
         target: &Target,
+        directory: &Path,
         change: Option<&Value>,
     ) -> Result<Value, Failed> {
         let run = self
             .runtime
-            .block_on(run(scenario, target, &self.directory, change))
+            .block_on(run(scenario, target, directory, change))
             .map_err(|error| Failed::from(format!("{error:#}")))?;
         if !run.output.is_empty() && !scenario.spec.rejected {
             eprintln!(
@@ -276,15 +277,19 @@ impl Suite {
         }
     }
 
+    /// Runs the scenarios with the change and without it: the gateway must serve both times, and be seen to differ.
     fn mutated(&self, mutation: &Mutation, scenarios: &[Scenario]) -> Result<Completion, Failed> {
         let target = target()?;
+        let directory = self.directory.join("mutation").join(&mutation.name);
         let mut unnoticed = Vec::new();
         for scenario in scenarios {
             let golden = self.golden(scenario)?;
-            let seen = self.observe(scenario, &target, Some(&mutation.change))?;
+            let plain = self.observe(scenario, &target, &directory, None)?;
+            let changed = self.observe(scenario, &target, &directory, Some(&mutation.change))?;
             let mut skip = scenario.spec.compare.skip.clone();
             skip.extend(golden.unstable.iter().cloned());
-            if differences(&golden.observation, &seen, &skip).is_empty() {
+            let served = plain["proxy"] == "ran" && changed["proxy"] == "ran";
+            if !served || differences(&plain, &changed, &skip).is_empty() {
                 unnoticed.push(format!("{}/{}", scenario.group, scenario.spec.name));
             }
         }
@@ -297,7 +302,7 @@ impl Suite {
 
     fn write_recorded(
         &self,
-        directory: &std::path::Path,
+        directory: &Path,
         groups: &[scenario::Group],
         arguments: &Arguments,
     ) -> anyhow::Result<()> {

@@ -37,6 +37,7 @@ impl FilterConfigBuilder {
                 service,
                 failure_mode_allow: false,
                 mode: ProcessingMode::default(),
+                filter_mode: ProcessingMode::default(),
                 request_attributes: AttributeSet::default(),
                 response_attributes: AttributeSet::default(),
                 message_timeout: Duration::from_millis(200),
@@ -141,6 +142,7 @@ impl FilterConfigBuilder {
 impl FilterConfig {
     /// The rules between fields, the same for every way to make a configuration.
     pub(super) fn check(mut self) -> Result<Self, ConfigError> {
+        self.filter_mode = self.mode;
         const LONGEST: Duration = Duration::from_secs(3600);
         if matches!(self.service, Service::Http(_)) && self.mode.has_body_or_trailers() {
             return Err(ConfigError::new(

@@ -38,7 +38,9 @@ pub use self::{
     route::{Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
 };
-pub(crate) use self::{matcher::whole, mode::DirectionMode, service::Template};
+#[cfg(test)]
+pub(crate) use self::matcher::whole;
+pub(crate) use self::mode::DirectionMode;
 use crate::attributes::Expression;
 
 /// A configuration that cannot be used, with the field as the user wrote it.
@@ -126,6 +128,8 @@ pub struct FilterConfig {
     pub(crate) service: Service,
     pub(crate) failure_mode_allow: bool,
     pub(crate) mode: ProcessingMode,
+    /// The filter's own mode, whatever a route says: what an override leaves at its default.
+    pub(crate) filter_mode: ProcessingMode,
     pub(crate) request_attributes: AttributeSet,
     pub(crate) response_attributes: AttributeSet,
     pub(crate) message_timeout: Duration,

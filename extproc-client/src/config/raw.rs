@@ -331,6 +331,7 @@ impl TryFrom<RawFilter> for FilterConfig {
             service,
             failure_mode_allow: raw.failure_mode_allow,
             mode,
+            filter_mode: mode,
             request_attributes,
             response_attributes,
             message_timeout: timeout("message_timeout", raw.message_timeout)?

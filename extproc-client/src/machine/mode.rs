@@ -66,7 +66,7 @@ impl Exchange {
     /// Header and trailer modes that the message leaves at their default keep the configured value;
     /// body modes are taken as they are. `None` if the allow-list does not have the result.
     fn merged_mode(&self, message: &ModeReply) -> Option<ProcessingMode> {
-        let base = &self.config.mode;
+        let base = &self.config.filter_mode;
         let send = |number: i32, configured: SendMode| match SendMode::from_number(number) {
             Some(SendMode::Default) | None => configured,
             Some(given) => given,

@@ -30,17 +30,16 @@ impl Exchange {
             return;
         }
         metadata::receive(&self.config.metadata, &mut reply, &self.context.metadata);
+        let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {
-            body::duplex::start_drain(self, Side::Request, now);
+            drains |= body::duplex::start_drain(self, Side::Request, now);
         }
         if reply.request_drain_responses {
-            body::duplex::start_drain(self, Side::Response, now);
+            drains |= body::duplex::start_drain(self, Side::Response, now);
         }
         if let Some(message) = reply.mode_override.take() {
             self.override_mode(&message);
         }
-        let drains =
-            reply.request_drain || reply.request_drain_requests || reply.request_drain_responses;
         match reply.part {
             Some(Part::RequestHeaders(part)) => self.headers_reply(Side::Request, part, now),
             Some(Part::ResponseHeaders(part)) => self.headers_reply(Side::Response, part, now),
@@ -66,7 +65,7 @@ impl Exchange {
         self.accept(side, side.headers(), effect, Callback::Idle, now);
         self.clear_route_cache(side, &common);
         if common.is_replace() {
-            self.replace(side, common, now);
+            self.replace(side, common);
         } else {
             self.continue_after_headers(side, now);
         }
@@ -104,7 +103,7 @@ impl Exchange {
     }
 
     /// CONTINUE_AND_REPLACE: the body becomes what the reply says, and this direction is done.
-    fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
+    fn replace(&mut self, side: Side, common: CommonReply) {
         let direction = self.direction_mut(side);
         direction.clear_queue();
         direction.mode.body = BodyMode::None;
@@ -119,9 +118,6 @@ impl Exchange {
             });
             if let Some(mut block) = direction.block() {
                 headers::remove_content_length(&mut block);
-            }
-            if !self.check_buffer(side, now) {
-                return;
             }
         }
         self.release(side);

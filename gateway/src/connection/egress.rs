@@ -15,7 +15,7 @@ use crate::{
     access_log,
     body::{Body, BoxError, Watch, Watched},
     config::snapshot::ServerHeader,
-    exchange::{Exchange, Head, Reply},
+    exchange::{Exchange, Reply},
     forward::RouteHeadersDone,
     headers::strip_hop_by_hop,
     metrics::{Held, HttpStats},
@@ -117,12 +117,13 @@ pub(super) fn finish(
         && let Some(route) = exchange.route()
     {
         // A filter answered: the route's headers are not in it yet.
-        let head = exchange.with_log(|head, _| head.cloned());
-        let head: Option<&Head> = head.as_ref();
-        mutate::response(&mut response, route.response_headers(), exchange, head);
+        let head = exchange.head();
+        let changes = route.response_headers();
+        mutate::response(&mut response, changes, exchange, head.as_ref());
     }
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let http2 = exchange.version == Version::HTTP_2;
+    let response_status = response.status();
     let local = response
         .extensions()
         .get::<UpstreamInfo>()
@@ -142,8 +143,9 @@ pub(super) fn finish(
     if http2 && !headers.contains_key(header::DATE) {
         headers.insert(header::DATE, date());
     }
-    if local && !http2 && !upgraded && !exchange.request_done() {
-        // Nobody is going to read the rest of the request.
+    let bad_request = response_status == StatusCode::BAD_REQUEST;
+    if local && !http2 && !upgraded && (bad_request || !exchange.request_done()) {
+        // Nobody is going to read the rest of the request, or a client that errs is sent away.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.listener.stats.status(response.status());

@@ -80,7 +80,7 @@ pub(super) fn begin(
     let mut refusal = None;
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
 
-    let target = target(&parts);
+    let target = target(&parts, !http.use_remote_address);
     match target {
         Ok(uri) => parts.uri = uri,
         Err(details) => refusal = Some(bad(details)),
@@ -176,7 +176,7 @@ fn bad(details: &'static str) -> Refusal {
 
 /// The absolute target: the authority of the request line, else that of the one `host` line
 /// (RFC 9112 §3.2).
-fn target(parts: &Parts) -> Result<Uri, &'static str> {
+fn target(parts: &Parts, trusted: bool) -> Result<Uri, &'static str> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -205,8 +205,14 @@ fn target(parts: &Parts) -> Result<Uri, &'static str> {
         return Err("path_normalization_failed");
     }
     let mut uri = http::uri::Parts::default();
-    // A client on a connection without TLS speaks of http, whatever it writes.
-    uri.scheme = Some(Scheme::HTTP);
+    // A client on a connection without TLS speaks of http, whatever it writes, unless a proxy in front
+    // of us says otherwise.
+    let forwarded = trusted
+        && parts
+            .headers
+            .get("x-forwarded-proto")
+            .is_some_and(|proto| proto.as_bytes() == b"https");
+    uri.scheme = Some(if forwarded { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(authority);
     uri.path_and_query = Some(path);
     Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
@@ -343,14 +349,14 @@ mod tests {
     #[test]
     fn the_request_line_wins_over_host() {
         let from = parts(Request::get("http://x.example/a?b").header("host", "y.example"));
-        assert_eq!(target(&from).unwrap(), "http://x.example/a?b");
+        assert_eq!(target(&from, true).unwrap(), "http://x.example/a?b");
         let from = parts(Request::get("/a").header("host", "y.example:81"));
-        assert_eq!(target(&from).unwrap(), "http://y.example:81/a");
+        assert_eq!(target(&from, true).unwrap(), "http://y.example:81/a");
     }
 
     #[test]
     fn bad_targets() {
-        let refused = |request: http::request::Builder| target(&parts(request)).is_err();
+        let refused = |request: http::request::Builder| target(&parts(request), true).is_err();
         assert!(refused(Request::get("/")));
         assert!(refused(Request::get("/").header("host", "")));
         assert!(refused(

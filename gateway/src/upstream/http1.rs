@@ -223,6 +223,9 @@ fn prepare(
             .headers
             .insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+    if !sending.tunnel {
+        frame_body(&mut parts, &body);
+    }
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
         bodyless: false,
         tunnel: sending.tunnel,
@@ -249,6 +252,25 @@ fn prepare(
         });
     }
     (request, tunnel)
+}
+
+/// Says how the body is framed where no `content-length` does. hyper would drop a body of unknown length
+/// from methods that rarely have one, and would leave other requests without a body unframed
+/// (RFC 9112 §6.3; RFC 9110 §8.6).
+fn frame_body(parts: &mut http::request::Parts, body: &Body) {
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return;
+    }
+    let rarely = matches!(
+        parts.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    );
+    if !http_body::Body::is_end_stream(body) {
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(header::TRANSFER_ENCODING, chunked);
+    } else if !rarely {
+        parts.headers.insert(header::CONTENT_LENGTH, 0.into());
+    }
 }
 
 fn origin_form(uri: Uri) -> Uri {

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::header;
 
 use super::super::{Callback, Exchange, Side, failure::Failure};
-use crate::wire::{BodyMutation, CommonReply};
+use crate::{
+    config::BodyMode,
+    wire::{BodyMutation, CommonReply},
+};
 
 /// Keeps data until the end, then sends all of it.
 pub(in super::super) fn data(
@@ -57,7 +60,8 @@ pub(in super::super) fn reply(
     match mutation.flatten() {
         Some(BodyMutation::Body(body)) => {
             held.replace(body);
-            if !exchange.check_buffer(side, now) {
+            let buffered = exchange.direction(side).mode.body == BodyMode::Buffered;
+            if buffered && !exchange.check_buffer(side, now) {
                 return;
             }
         }

@@ -152,16 +152,19 @@ pub(super) fn finish_reply(
 }
 
 /// `request_drain_requests` and `request_drain_responses`: the processor needs no more of this body.
-/// Reading pauses until it has answered what it has. Ignored once the end was sent.
-pub(in super::super) fn start_drain(exchange: &mut Exchange, side: Side, now: Instant) {
+/// Reading pauses until it has answered what it has. Ignored once the end was sent. Gives whether this
+/// direction can be drained at all.
+pub(in super::super) fn start_drain(exchange: &mut Exchange, side: Side, now: Instant) -> bool {
     let direction = exchange.direction_mut(side);
-    if !direction.mode.body.is_duplex()
-        || direction.received
+    if !direction.mode.body.is_duplex() {
+        return false;
+    }
+    if direction.received
         || direction.no_body
         || direction.drain != Drain::None
         || !direction.has_head()
     {
-        return;
+        return true;
     }
     direction.drain = Drain::Announced;
     let flags = BodyFlags {
@@ -170,4 +173,5 @@ pub(in super::super) fn start_drain(exchange: &mut Exchange, side: Side, now: In
     };
     let callback = callback(exchange, side);
     exchange.send_body(side, Bytes::new(), flags, callback, now);
+    true
 }

@@ -243,7 +243,7 @@ impl Located<Cluster> {
             http2: http2.build()?,
             response_headers: HeaderLimits {
                 count: common.header_count()?,
-                bytes: common.response_header_bytes()?,
+                bytes: common.response_header_bytes(protocol == UpstreamProtocol::Http2)?,
             },
             buffer_limit: cluster
                 .per_connection_buffer_limit_bytes

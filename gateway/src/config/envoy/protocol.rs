@@ -57,9 +57,10 @@ impl HttpProtocolOptions {
         }
     }
 
-    /// Most bytes of response headers. Default 80 KiB.
-    pub(super) fn response_header_bytes(&self) -> Result<usize, Fault> {
+    /// Most bytes of response headers. Default 80 KiB for HTTP/1, 60 KiB for HTTP/2.
+    pub(super) fn response_header_bytes(&self, http2: bool) -> Result<usize, Fault> {
         match &self.max_response_headers_kb {
+            None if http2 => Ok(60 * 1024),
             None => Ok(80 * 1024),
             Some(size) => header_bytes(size),
         }
