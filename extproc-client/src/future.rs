@@ -54,7 +54,10 @@ enum Stage<S, T: Transport, B, R> {
     /// The filter does nothing here.
     Bypass,
     /// The request is with the processor; the service was not called yet.
-    Request { core: Box<Core<T, B, R>>, service: S },
+    Request {
+        core: Box<Core<T, B, R>>,
+        service: S,
+    },
     /// The service was called; the exchange is here.
     Waiting(Box<Core<T, B, R>>),
     /// The service was called; a task has the exchange.
@@ -115,7 +118,10 @@ where
                     let response = ready!(future.poll(cx))?;
                     return Poll::Ready(Ok(bypassed(response)));
                 }
-                Stage::Request { mut core, mut service } => match core.next_step() {
+                Stage::Request {
+                    mut core,
+                    mut service,
+                } => match core.next_step() {
                     Some(Step::Request { head, end }) => {
                         let (body, task) = request_body(&mut core, &head, end);
                         let future = service.call(Request::from_parts(head, body));

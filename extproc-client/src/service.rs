@@ -90,7 +90,11 @@ where
 impl Shared {
     /// The configuration of one exchange: the route's, or the filter's own. `None` if disabled.
     fn effective(&self, context: &ExchangeContext) -> Option<Arc<FilterConfig>> {
-        match context.overrides.as_ref().and_then(|routes| routes.of(&self.name)) {
+        match context
+            .overrides
+            .as_ref()
+            .and_then(|routes| routes.of(&self.name))
+        {
             Some(config) => config.cloned(),
             None => (!self.disabled).then(|| self.config.clone()),
         }

@@ -209,7 +209,9 @@ async fn upstream(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, I
 }
 
 fn post(body: &'static str) -> Request<Full<Bytes>> {
-    Request::post("http://test.local/p").body(Full::from(body)).unwrap()
+    Request::post("http://test.local/p")
+        .body(Full::from(body))
+        .unwrap()
 }
 
 // === tests ===
@@ -225,15 +227,23 @@ async fn headers_are_mutated_both_ways() {
         })],
         other => echo(other),
     });
-    let config = FilterConfig::builder(Target::Grpc(GrpcService::cluster("p"))).build().unwrap();
+    let config = FilterConfig::builder(Target::Grpc(GrpcService::cluster("p")))
+        .build()
+        .unwrap();
     let stats = Arc::new(Stats::default());
     let layer = ExtProcLayer::new(config, memory.clone()).observer(stats.clone());
-    let service = ServiceBuilder::new().layer(layer).service(service_fn(upstream));
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service(service_fn(upstream));
 
     let response = service.oneshot(post("hello")).await.unwrap();
     assert_eq!(response.headers()["x-request"], "1");
     assert_eq!(response.headers()["x-response"], "2");
-    assert_eq!(memory.open.load(Ordering::SeqCst), 0, "closed before the body was read");
+    assert_eq!(
+        memory.open.load(Ordering::SeqCst),
+        0,
+        "closed before the body was read"
+    );
     assert_eq!(response.collect().await.unwrap().to_bytes(), "hello");
     assert_eq!(stats.streams_started.get(), 1);
     assert_eq!(stats.streams_closed.get(), 1);
@@ -318,17 +328,26 @@ async fn dropping_a_streamed_response_ends_the_task_and_the_upload() {
     let memory = Memory::new(duplex_echo);
     let (mut upload, body) = Channel::<Bytes, Infallible>::new(1);
     let service = ServiceBuilder::new()
-        .layer(ExtProcLayer::new(config(BodyMode::FullDuplexStreamed), memory.clone()))
-        .service(service_fn(|request: Request<extproc_client::RequestBody<_>>| async {
-            // Answers at once and hands the request's body back as the response's.
-            Ok::<_, Infallible>(Response::new(request.into_body()))
-        }));
+        .layer(ExtProcLayer::new(
+            config(BodyMode::FullDuplexStreamed),
+            memory.clone(),
+        ))
+        .service(service_fn(
+            |request: Request<extproc_client::RequestBody<_>>| async {
+                // Answers at once and hands the request's body back as the response's.
+                Ok::<_, Infallible>(Response::new(request.into_body()))
+            },
+        ));
     let request = Request::post("http://test.local/").body(body).unwrap();
     let response = service.oneshot(request).await.unwrap();
     let mut body = response.into_body();
     upload.send_data(Bytes::from_static(b"one")).await.unwrap();
     let frame = body.frame().await.unwrap().unwrap();
-    assert_eq!(frame.into_data().unwrap(), "one", "bidirectional, one piece at a time");
+    assert_eq!(
+        frame.into_data().unwrap(),
+        "one",
+        "bidirectional, one piece at a time"
+    );
     drop(body);
     // The task notices and drops the body it reads: the sender is refused.
     let refused = async {
@@ -336,7 +355,9 @@ async fn dropping_a_streamed_response_ends_the_task_and_the_upload() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), refused)
+        .await
+        .unwrap();
     assert_eq!(memory.open.load(Ordering::SeqCst), 0);
 }
 
@@ -347,7 +368,10 @@ async fn a_slow_service_stops_the_upload() {
     let counter = sent.clone();
     let chunks = async_chunks(10_000, counter);
     let service = ServiceBuilder::new()
-        .layer(ExtProcLayer::new(config(BodyMode::FullDuplexStreamed), memory))
+        .layer(ExtProcLayer::new(
+            config(BodyMode::FullDuplexStreamed),
+            memory,
+        ))
         .service(service_fn(|request: Request<_>| async move {
             let (_, body) = request.into_parts();
             let response = Response::new(Full::<Bytes>::default());
@@ -360,7 +384,11 @@ async fn a_slow_service_stops_the_upload() {
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
-    assert!(sent.load(Ordering::SeqCst) < 10, "{} chunks were read", sent.load(Ordering::SeqCst));
+    assert!(
+        sent.load(Ordering::SeqCst) < 10,
+        "{} chunks were read",
+        sent.load(Ordering::SeqCst)
+    );
     drop(response);
 }
 
@@ -383,7 +411,9 @@ fn async_chunks(
             }
             self.0 -= 1;
             self.1.fetch_add(1, Ordering::SeqCst);
-            Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[0; 1024])))))
+            Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(
+                &[0; 1024],
+            )))))
         }
     }
     Chunks(count, sent)
@@ -393,7 +423,10 @@ fn async_chunks(
 async fn trailers_pass_and_are_processed() {
     let memory = Memory::new(echo);
     let service = ServiceBuilder::new()
-        .layer(ExtProcLayer::new(config(BodyMode::Streamed), memory.clone()))
+        .layer(ExtProcLayer::new(
+            config(BodyMode::Streamed),
+            memory.clone(),
+        ))
         .service(service_fn(|_: Request<Incoming>| async {
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", "0".parse().unwrap());
@@ -410,7 +443,9 @@ async fn trailers_pass_and_are_processed() {
     assert_eq!(memory.seen().last().unwrap(), "response trailers");
 }
 
-fn tokio_stream_iter<T>(items: impl IntoIterator<Item = T>) -> futures_util::stream::Iter<std::vec::IntoIter<T>> {
+fn tokio_stream_iter<T>(
+    items: impl IntoIterator<Item = T>,
+) -> futures_util::stream::Iter<std::vec::IntoIter<T>> {
     futures_util::stream::iter(items.into_iter().collect::<Vec<_>>())
 }
 

@@ -43,8 +43,8 @@ enum Form {
 #[derive(Debug)]
 enum Json {
     Format(Format),
-    Object(Vec<(String, Json)>),
-    List(Vec<Json>),
+    Object(Vec<(String, Self)>),
+    List(Vec<Self>),
     Value(serde_json::Value),
 }
 

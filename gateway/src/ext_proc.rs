@@ -141,6 +141,10 @@ impl Transport for ClusterTransport {
 }
 
 /// A side stream of either kind.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the common one, and a box would cost each exchange an allocation"
+)]
 pub(crate) enum ClusterStream {
     Grpc(PoolStream),
     Http(Box<HttpStream<ClusterClient, Body>>),

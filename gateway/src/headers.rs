@@ -269,7 +269,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
         ]);
         strip_hop_by_hop(&mut headers, true);
-        assert_eq!(headers["connection"], "upgrade");
+        assert_eq!(headers["connection"], "Upgrade");
         assert_eq!(headers["upgrade"], "websocket");
         assert_eq!(headers.len(), 2);
     }

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -28,7 +28,7 @@ fn upstream(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
 /// on. Connections stay open until the peer closes them.
 fn scripted(answer: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
     let (sender, seen) = mpsc::channel();
-    let sender = std::sync::Mutex::new(sender);
+    let sender = Mutex::new(sender);
     let address = upstream(move |mut stream| {
         loop {
             let request = read_until(&mut stream, "\r\n\r\n");
@@ -155,7 +155,7 @@ fn forwards_and_reuses_connections() {
 #[test]
 fn trailers_pass_unannounced() {
     let (sender, seen) = mpsc::channel();
-    let sender = std::sync::Mutex::new(sender);
+    let sender = Mutex::new(sender);
     let address = upstream(move |mut stream| {
         let request = read_until(&mut stream, "x-t: 1\r\n\r\n");
         sender.lock().unwrap().send(request).unwrap();
@@ -402,7 +402,8 @@ fn local_replies() {
 fn slow_upstreams_time_out() {
     let address = upstream(|mut stream| {
         read_until(&mut stream, "\r\n\r\n");
-        thread::sleep(Duration::from_secs(2));
+        // Silent until the gateway gives up.
+        let _ = stream.read_to_end(&mut Vec::new());
     });
     let (_running, gateway) = gateway(address, "timeout: 0.1s", "");
     let answer = exchange(
@@ -448,9 +449,13 @@ fn an_address_in_use_is_named() {
 
 #[test]
 fn shutdown_finishes_what_is_under_way() {
-    let address = upstream(|mut stream| {
+    let (arrived, arrival) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let address = upstream(move |mut stream| {
         read_until(&mut stream, "\r\n\r\n");
-        thread::sleep(Duration::from_millis(200));
+        arrived.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
             .unwrap();
@@ -461,9 +466,15 @@ fn shutdown_finishes_what_is_under_way() {
     client
         .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
         .unwrap();
-    thread::sleep(Duration::from_millis(50));
+    arrival.recv().unwrap();
     let begun = std::time::Instant::now();
-    running.shutdown();
+    let ending = thread::spawn(move || running.shutdown());
+    while TcpStream::connect(gateway).is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(3), "still accepts");
+        thread::yield_now();
+    }
+    release.send(()).unwrap();
+    ending.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(3));
     let answer = read_until(&mut client, "ok");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -489,12 +500,13 @@ fn every_exchange_is_logged() {
     }
     drop(running);
     let mut log = String::new();
-    for _ in 0..50 {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
         log = std::fs::read_to_string(&path).unwrap_or_default();
         if log.lines().count() == 2 {
             break;
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::yield_now();
     }
     let _ = std::fs::remove_file(&path);
     let wanted = format!(

@@ -47,7 +47,9 @@ enum Inner<B> {
 
 impl<B> RequestBody<B> {
     pub(crate) fn empty() -> Self {
-        Self { inner: Inner::Empty }
+        Self {
+            inner: Inner::Empty,
+        }
     }
 
     /// `sized` if the headers hold a `content-length`, so that the size may be told.

@@ -34,7 +34,7 @@ enum Inner<R> {
     /// Here as a whole.
     Whole(VecDeque<Piece>),
     /// Driven by polling this body.
-    Inline(Box<dyn Drive>),
+    Inline { drive: Box<dyn Drive>, started: bool },
     /// As the exchange's task gives it.
     Piped(Receiver),
 }
@@ -47,7 +47,9 @@ pub(crate) trait Drive: Send {
 
 impl<R> ResponseBody<R> {
     pub(crate) fn empty() -> Self {
-        Self { inner: Inner::Empty }
+        Self {
+            inner: Inner::Empty,
+        }
     }
 
     pub(crate) fn pass(before: VecDeque<Piece>, body: Pin<Box<R>>, sized: bool) -> Self {
@@ -68,7 +70,10 @@ impl<R> ResponseBody<R> {
 
     pub(crate) fn inline(drive: Box<dyn Drive>) -> Self {
         Self {
-            inner: Inner::Inline(drive),
+            inner: Inner::Inline {
+                drive,
+                started: false,
+            },
         }
     }
 
@@ -98,7 +103,8 @@ where
                 None => body.as_mut().poll_frame(cx).map_err(Into::into),
             },
             Inner::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(frame(piece)))),
-            Inner::Inline(drive) => {
+            Inner::Inline { drive, started } => {
+                *started = true;
                 let polled = drive.poll_piece(cx).map_ok(frame).map_err(BoxError::from);
                 if matches!(polled, Poll::Ready(None | Some(Err(_)))) || drive.is_over() {
                     // The exchange ends with its last piece, not when the body is dropped.
@@ -106,7 +112,10 @@ where
                 }
                 polled
             }
-            Inner::Piped(receiver) => receiver.poll_piece(cx).map_ok(frame).map_err(BoxError::from),
+            Inner::Piped(receiver) => receiver
+                .poll_piece(cx)
+                .map_ok(frame)
+                .map_err(BoxError::from),
         }
     }
 
@@ -115,7 +124,8 @@ where
             Inner::Empty => true,
             Inner::Pass { before, body, .. } => before.is_empty() && body.is_end_stream(),
             Inner::Whole(_) => false,
-            Inner::Inline(drive) => drive.is_over(),
+            // An empty body is framed as a body, as in `Whole`.
+            Inner::Inline { drive, started } => *started && drive.is_over(),
             Inner::Piped(receiver) => receiver.is_complete(),
         }
     }
@@ -128,7 +138,7 @@ where
                 body,
                 sized: true,
             } if before.is_empty() => body.size_hint(),
-            Inner::Pass { .. } | Inner::Whole(_) | Inner::Inline(_) | Inner::Piped(_) => {
+            Inner::Pass { .. } | Inner::Whole(_) | Inner::Inline { .. } | Inner::Piped(_) => {
                 SizeHint::default()
             }
         }
@@ -141,7 +151,7 @@ impl<R> std::fmt::Debug for ResponseBody<R> {
             Inner::Empty => "ResponseBody::Empty",
             Inner::Pass { .. } => "ResponseBody::Pass",
             Inner::Whole(_) => "ResponseBody::Whole",
-            Inner::Inline(_) => "ResponseBody::Inline",
+            Inner::Inline { .. } => "ResponseBody::Inline",
             Inner::Piped(_) => "ResponseBody::Piped",
         })
     }

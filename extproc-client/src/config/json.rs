@@ -108,7 +108,10 @@ mod tests {
             parse("0.25s").unwrap().positive(),
             Some(Duration::from_millis(250))
         );
-        assert_eq!(parse("3s").unwrap().positive(), Some(Duration::from_secs(3)));
+        assert_eq!(
+            parse("3s").unwrap().positive(),
+            Some(Duration::from_secs(3))
+        );
         assert_eq!(parse("-1s").unwrap().positive(), None);
         assert_eq!(parse("-0.5s").unwrap().positive(), None);
         for bad in ["", "s", "1", "1ms", "1.2.3s", "+1s", " 1s", "0.1234567891s"] {

@@ -31,6 +31,9 @@ use std::{sync::Arc, time::Duration};
 
 use regex::Regex;
 
+#[cfg(test)]
+pub(crate) use self::matcher::whole;
+pub(crate) use self::mode::DirectionMode;
 pub use self::{
     builder::FilterConfigBuilder,
     matcher::StringMatcher,
@@ -38,9 +41,6 @@ pub use self::{
     route::{Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
 };
-#[cfg(test)]
-pub(crate) use self::matcher::whole;
-pub(crate) use self::mode::DirectionMode;
 use crate::attributes::Expression;
 
 /// A configuration that cannot be used, with the field as the user wrote it.

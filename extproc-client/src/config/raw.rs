@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{
-    AttributeSet, ConfigError, FilterConfig, ForwardRules, MetadataOptions,
-    MutationRules, ProcessingMode, RouteCacheAction, Service, StringMatcher,
+    AttributeSet, ConfigError, FilterConfig, ForwardRules, MetadataOptions, MutationRules,
+    ProcessingMode, RouteCacheAction, Service, StringMatcher,
     json::{ProtoDuration, enum_number},
     matcher::{RawMatcher, RawRegex},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry},
@@ -394,7 +394,10 @@ pub(super) fn attributes(
         ));
     }
     let mapped = |map: &BTreeMap<String, String>| {
-        AttributeSet::compile(FIELD, map.iter().map(|(n, text)| (n.clone(), text.as_str())))
+        AttributeSet::compile(
+            FIELD,
+            map.iter().map(|(n, text)| (n.clone(), text.as_str())),
+        )
     };
     Ok((
         mapped(&config.mapped_request_attributes)?,
@@ -537,10 +540,16 @@ impl TryFrom<RawHttpService> for HttpService {
         Ok(Self {
             uri,
             cluster: raw.http_uri.cluster,
-            timeout: timeout("http_service.http_service.http_uri.timeout", raw.http_uri.timeout)?
-                .ok_or_else(|| {
-                    ConfigError::new("http_service.http_service.http_uri.timeout", "has to be set")
-                })?,
+            timeout: timeout(
+                "http_service.http_service.http_uri.timeout",
+                raw.http_uri.timeout,
+            )?
+            .ok_or_else(|| {
+                ConfigError::new(
+                    "http_service.http_service.http_uri.timeout",
+                    "has to be set",
+                )
+            })?,
             headers,
         })
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-
 /// The service that processes: gRPC or JSON over HTTP.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -195,7 +194,6 @@ fn operator_piece(operator: &str) -> Option<Piece> {
         limit,
     })
 }
-
 
 #[cfg(test)]
 mod tests {

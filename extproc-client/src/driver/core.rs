@@ -107,7 +107,8 @@ where
     /// The upstream answered.
     pub(crate) fn response(&mut self, head: response::Parts, body: R) {
         if let Some(passed) = &self.passed {
-            self.machine.set_request_size(passed.load(Ordering::Relaxed));
+            self.machine
+                .set_request_size(passed.load(Ordering::Relaxed));
         }
         let end = body.is_end_stream();
         if !end {
@@ -171,8 +172,7 @@ where
 
     /// The whole request body, if it is ready.
     pub(crate) fn take_complete_request(&mut self) -> Option<VecDeque<Piece>> {
-        matches!(self.request.state, State::Complete)
-            .then(|| std::mem::take(&mut self.request.out))
+        matches!(self.request.state, State::Complete).then(|| std::mem::take(&mut self.request.out))
     }
 
     /// Lets the request's pieces go through a pipe.
@@ -336,7 +336,8 @@ where
                     self.steps.push_back(Step::Request { head, end });
                 }
                 Action::CancelRequest => {
-                    self.steps.retain(|step| !matches!(step, Step::Request { .. }));
+                    self.steps
+                        .retain(|step| !matches!(step, Step::Request { .. }));
                     self.steps.push_back(Step::Cancel);
                     self.response.source = None;
                     self.request.out.clear();

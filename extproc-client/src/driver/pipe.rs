@@ -55,7 +55,10 @@ fn wake(waker: Option<Waker>) {
 }
 
 fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    if !slot.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+    if !slot
+        .as_ref()
+        .is_some_and(|known| known.will_wake(cx.waker()))
+    {
         *slot = Some(cx.waker().clone());
     }
 }

@@ -163,6 +163,9 @@ fn lookup(request: &http::request::Parts, name: &str) -> Option<Vec<u8>> {
         ":method" => Some(request.method.as_str().as_bytes().to_vec()),
         ":authority" | "host" => headers::authority(request).map(<[u8]>::to_vec),
         ":scheme" => Some(headers::scheme(request).as_bytes().to_vec()),
-        _ => request.headers.get(name).map(|value| value.as_bytes().to_vec()),
+        _ => request
+            .headers
+            .get(name)
+            .map(|value| value.as_bytes().to_vec()),
     }
 }

@@ -129,7 +129,9 @@ pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream
                 }
             }
         });
-        let ended = tokio::time::timeout_at(deadline.into(), flushed).await.is_ok();
+        let ended = tokio::time::timeout_at(deadline.into(), flushed)
+            .await
+            .is_ok();
         stream.finish();
         closed(ended);
     });

@@ -64,7 +64,9 @@ mod tests {
         let text = format!(
             r#"{{"grpc_service": {{"envoy_grpc": {{"cluster_name": "c"}}}}, "forward_rules": {json}}}"#
         );
-        serde_json::from_str::<FilterConfig>(&text).unwrap().forward_rules
+        serde_json::from_str::<FilterConfig>(&text)
+            .unwrap()
+            .forward_rules
     }
 
     #[test]

@@ -6,10 +6,10 @@ mod inline;
 mod mutate;
 mod rules;
 
+pub use self::inline::{is_inline_request_header, is_inline_response_header};
 pub(crate) use self::{
     block::{Block, authority, scheme},
     forward::Forwarded,
     mutate::{Mutation, Outcome, Rejection, remove_content_length},
     rules::{Operation, Verdict},
 };
-pub use self::inline::{is_inline_request_header, is_inline_response_header};

@@ -180,10 +180,15 @@ impl Mutation<'_> {
                 });
             }
             Verdict::Allow if pseudo || authority => {
-                let target = if authority { ":authority" } else { lower.as_str() };
+                let target = if authority {
+                    ":authority"
+                } else {
+                    lower.as_str()
+                };
                 let joined = match (block, operation) {
                     (Block::Request(parts), Operation::Append) => {
-                        let mut joined = super::block::authority(parts).unwrap_or_default().to_vec();
+                        let mut joined =
+                            super::block::authority(parts).unwrap_or_default().to_vec();
                         joined.push(b',');
                         joined.extend_from_slice(value.as_bytes());
                         Block::Request(parts).set_pseudo(target, &joined)

@@ -27,7 +27,8 @@ pub(crate) enum Verdict {
 impl MutationRules {
     /// Judges one change. `name` is lower case; `value` is that of a set or append.
     pub(crate) fn check(&self, operation: Operation, name: &str, value: &[u8]) -> Verdict {
-        if self.allows(operation, name) && (operation == Operation::Remove || is_valid(name, value)) {
+        if self.allows(operation, name) && (operation == Operation::Remove || is_valid(name, value))
+        {
             Verdict::Allow
         } else if self.disallow_is_error {
             Verdict::Fail
@@ -41,7 +42,8 @@ impl MutationRules {
         if operation == Operation::Remove && (pseudo || name == "host") {
             return false;
         }
-        let matches = |regex: &Option<regex::Regex>| regex.as_ref().is_some_and(|r| r.is_match(name));
+        let matches =
+            |regex: &Option<regex::Regex>| regex.as_ref().is_some_and(|r| r.is_match(name));
         if matches(&self.disallow_expression) {
             return false;
         }

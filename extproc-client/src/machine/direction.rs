@@ -128,7 +128,11 @@ struct Timer {
 }
 
 impl Direction {
-    pub(super) fn new(mode: DirectionMode, buffer_limit: usize, header_limits: HeaderLimits) -> Self {
+    pub(super) fn new(
+        mode: DirectionMode,
+        buffer_limit: usize,
+        header_limits: HeaderLimits,
+    ) -> Self {
         Self {
             mode,
             callback: Callback::Idle,
@@ -194,8 +198,7 @@ impl Direction {
         if self.callback == Callback::PartialBody {
             return self.queued <= self.buffer_limit;
         }
-        self.held.len() <= self.buffer_limit && !self.paused
-            || self.mode.body == BodyMode::Buffered
+        self.held.len() <= self.buffer_limit && !self.paused || self.mode.body == BodyMode::Buffered
     }
 
     /// The head as a block that can be mutated, while it is here.

@@ -84,7 +84,10 @@ impl Exchange {
             return;
         }
         let covered = match &failure {
-            Failure::Closed(_) | Failure::Timeout(_) | Failure::Spurious(_) | Failure::UnaskedDrain => true,
+            Failure::Closed(_)
+            | Failure::Timeout(_)
+            | Failure::Spurious(_)
+            | Failure::UnaskedDrain => true,
             Failure::Rejected(_) | Failure::LengthMismatch => false,
         };
         match &failure {
@@ -214,5 +217,8 @@ fn close_details(close: &Close) -> String {
         (false, true) => close.message.clone(),
         (true, _) => close.details.clone(),
     };
-    super::immediate::without_spaces(&format!("ext_proc_error_gRPC_error_{}{{{inner}}}", close.code))
+    super::immediate::without_spaces(&format!(
+        "ext_proc_error_gRPC_error_{}{{{inner}}}",
+        close.code
+    ))
 }

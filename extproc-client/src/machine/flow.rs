@@ -213,11 +213,13 @@ impl Exchange {
         match std::mem::replace(&mut direction.head, Head::Forwarded) {
             Head::Request(head) => {
                 self.remember_request(&head);
-                self.actions.push_back(Action::RequestHead { head: *head, end });
+                self.actions
+                    .push_back(Action::RequestHead { head: *head, end });
             }
             Head::Response(head) => {
                 self.committed = true;
-                self.actions.push_back(Action::ResponseHead { head: *head, end });
+                self.actions
+                    .push_back(Action::ResponseHead { head: *head, end });
             }
             Head::Awaited | Head::Forwarded => {}
         }

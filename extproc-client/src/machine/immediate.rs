@@ -42,7 +42,9 @@ impl Exchange {
             return self.abort(details);
         }
         let grpc_status = reply.grpc_status.map(|grpc| grpc.status);
-        let headers = reply.headers.map(|mutation| self.immediate_headers(&mutation));
+        let headers = reply
+            .headers
+            .map(|mutation| self.immediate_headers(&mutation));
         let (mut head, body) = self.local_response(status, reply.body, grpc_status, details);
         if let Some(headers) = headers {
             merge(&mut head.headers, headers, self.is_grpc);
@@ -81,7 +83,8 @@ impl Exchange {
             direction.head = Head::Forwarded;
         }
         let details = details.into();
-        self.actions.retain(|action| !matches!(action, Action::RequestHead { .. }));
+        self.actions
+            .retain(|action| !matches!(action, Action::RequestHead { .. }));
         self.actions.push_back(Action::CancelRequest);
         if !self.committed {
             self.committed = true;
@@ -93,7 +96,8 @@ impl Exchange {
             );
             head.headers.remove(header::CONTENT_LENGTH);
             head.extensions.insert(Aborted);
-            self.actions.push_back(Action::ResponseHead { head, end: false });
+            self.actions
+                .push_back(Action::ResponseHead { head, end: false });
         }
         self.actions.push_back(Action::Abort { details });
     }
@@ -154,9 +158,8 @@ impl Exchange {
             head.headers
                 .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        let bodyless = self.is_head
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
+        let bodyless =
+            self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         (head, if bodyless { Bytes::new() } else { body })
     }
 

@@ -15,7 +15,9 @@ use crate::{
     headers::{Block, Mutation, Outcome},
     host::ResponseDetails,
     observer::{Effect, Event},
-    wire::{HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody},
+    wire::{
+        HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody,
+    },
 };
 
 /// Whether the processor streams the response.
@@ -44,7 +46,9 @@ impl Exchange {
         match (reply.part, self.local) {
             (Some(LocalPart::Headers(headers)), Local::None) => self.local_headers(headers, now),
             (Some(LocalPart::Body(body)), Local::Begun) => self.local_body(body),
-            (Some(LocalPart::Trailers(trailers)), Local::Begun) => self.local_trailers(&trailers, now),
+            (Some(LocalPart::Trailers(trailers)), Local::Begun) => {
+                self.local_trailers(&trailers, now)
+            }
             (Some(LocalPart::Body(_)), _) => self.fail(
                 Failure::Spurious("local_response_body_received_before_headers"),
                 now,
@@ -91,7 +95,10 @@ impl Exchange {
                 _ => fields.push(entry),
             }
         }
-        let outcome = self.apply_local(&HeaderList { headers: fields }, &mut Block::Response(&mut head));
+        let outcome = self.apply_local(
+            &HeaderList { headers: fields },
+            &mut Block::Response(&mut head),
+        );
         let parsed = status.as_ref().map(|status| {
             StatusCode::from_bytes(status)
                 .ok()
@@ -105,7 +112,8 @@ impl Exchange {
                 return self.respond(
                     StatusCode::BAD_GATEWAY,
                     Bytes::from_static(b"missing required header: :status"),
-                    "filter_removed_required_response_headers{missing_required_header:_:status}".into(),
+                    "filter_removed_required_response_headers{missing_required_header:_:status}"
+                        .into(),
                 );
             }
             (Some(detail), _) => {

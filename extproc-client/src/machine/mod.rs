@@ -212,7 +212,8 @@ impl Exchange {
     pub(crate) fn passes_by(&self, side: Side) -> bool {
         let direction = self.direction(side);
         let unseen = direction.is_forwarded() && direction.is_pass_by();
-        unseen && (self.complete || !direction.mode.trailers && !self.observes_body(side))
+        unseen
+            && (self.complete || !direction.mode.trailers && !self.observes_body(side))
             && !self.local.is_active()
     }
 

@@ -291,7 +291,11 @@ impl Exchange {
                 Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanos.into()))
             })
             .filter(|timeout| *timeout >= Duration::from_millis(1))
-            .filter(|timeout| self.config.max_message_timeout.is_some_and(|max| *timeout <= max));
+            .filter(|timeout| {
+                self.config
+                    .max_message_timeout
+                    .is_some_and(|max| *timeout <= max)
+            });
         let accepted = timeout.is_some_and(|timeout| {
             self.request.override_timeout(now, timeout)
                 || self.response.override_timeout(now, timeout)
@@ -306,8 +310,8 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        let last = direction.no_body
-            || direction.mode.body == BodyMode::None && !direction.mode.trailers;
+        let last =
+            direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers;
         if last {
             self.close_if_other_is_done(side);
         }

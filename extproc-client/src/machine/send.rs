@@ -94,13 +94,12 @@ impl Exchange {
             &mut context,
         );
         let attributes = self.attributes(side);
-        let protocol = (!self.first_message_sent && !self.config.observability_mode).then(|| {
-            ProtocolConfig {
+        let protocol =
+            (!self.first_message_sent && !self.config.observability_mode).then(|| ProtocolConfig {
                 request_body_mode: self.config.mode.request_body_mode.number(),
                 response_body_mode: self.config.mode.response_body_mode.number(),
                 send_body_without_waiting: self.config.send_body_without_waiting,
-            }
-        });
+            });
         self.first_message_sent = true;
         build(
             self,

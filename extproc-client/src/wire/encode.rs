@@ -126,13 +126,18 @@ fn tag(phase: Phase) -> u32 {
 
 /// Starts a message: room for the prefix, then everything that all phases share.
 fn start(envelope: Envelope<'_>, phase_len: usize) -> BytesMut {
-    let attributes = envelope
-        .attributes
-        .map(|encoded| (encoded, field_len(1, ATTRIBUTES_KEY.len()) + field_len(2, encoded.len())));
+    let attributes = envelope.attributes.map(|encoded| {
+        (
+            encoded,
+            field_len(1, ATTRIBUTES_KEY.len()) + field_len(2, encoded.len()),
+        )
+    });
     let shared = field_len(8, envelope.metadata.len())
         + attributes.map_or(0, |(_, entry)| field_len(9, entry))
         + if envelope.observability { 2 } else { 0 }
-        + envelope.protocol.map_or(0, |config| field_len(11, config.len()));
+        + envelope
+            .protocol
+            .map_or(0, |config| field_len(11, config.len()));
     let mut out = BytesMut::with_capacity(GRPC_PREFIX + shared + phase_len);
     out.put_bytes(0, GRPC_PREFIX);
     put_bytes(&mut out, 8, envelope.metadata);
@@ -240,7 +245,9 @@ fn put_bool(out: &mut BytesMut, field: u32) {
 
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, processing_request::Request};
+    use envoy_types::pb::envoy::service::ext_proc::v3::{
+        ProcessingRequest, processing_request::Request,
+    };
     use prost::Message as _;
 
     use super::*;
@@ -265,7 +272,9 @@ mod tests {
     #[test]
     fn headers_decode_as_the_official_message() {
         let mut attributes = Vec::new();
-        prost_types::Struct::default().encode(&mut attributes).unwrap();
+        prost_types::Struct::default()
+            .encode(&mut attributes)
+            .unwrap();
         let envelope = Envelope {
             attributes: Some(&attributes),
             protocol: Some(ProtocolConfig {
@@ -293,7 +302,11 @@ mod tests {
             .collect();
         assert_eq!(
             got,
-            [(":path", &b"/"[..], ""), ("x-a", b"", ""), ("x-b", b"v", "")]
+            [
+                (":path", &b"/"[..], ""),
+                ("x-a", b"", ""),
+                ("x-b", b"v", "")
+            ]
         );
     }
 
@@ -306,7 +319,10 @@ mod tests {
             };
             let message = decode(&body(
                 Phase::ResponseBody,
-                Envelope { observability: true, ..Envelope::default() },
+                Envelope {
+                    observability: true,
+                    ..Envelope::default()
+                },
                 Bytes::from_static(chunk.as_bytes()),
                 flags,
             ));

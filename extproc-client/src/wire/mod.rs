@@ -1,6 +1,6 @@
 //! Our header maps and byte strings to and from ext_proc messages.
 //!
-//! Requests are encoded by hand, straight from a [`HeaderMap`](http::HeaderMap) ([`encode`]); replies
+//! Requests are encoded by hand, straight from a [`HeaderMap`](http::HeaderMap) (`encode`); replies
 //! are decoded by `prost` into lean structs of ours whose byte fields are `Bytes`, so that a body
 //! chunk is never copied. Field numbers are those of
 //! `envoy/service/ext_proc/v3/external_processor.proto`.
@@ -10,8 +10,8 @@ mod reply;
 
 pub use self::reply::Reply;
 pub(crate) use self::reply::{
-    BodyMutation, BodyReply, CommonReply, HeaderList, HeaderMutation, HeaderOption,
-    HeadersReply, ImmediateReply, LocalHeaders, LocalPart, LocalReply, ModeReply, Part, StreamedBody,
+    BodyMutation, BodyReply, CommonReply, HeaderList, HeaderMutation, HeaderOption, HeadersReply,
+    ImmediateReply, LocalHeaders, LocalPart, LocalReply, ModeReply, Part, StreamedBody,
     TrailersReply,
 };
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub(super) fn finish(
     }
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let http2 = exchange.version == Version::HTTP_2;
-    let response_status = response.status();
+    let status = response.status();
     let local = response
         .extensions()
         .get::<UpstreamInfo>()
@@ -143,9 +143,12 @@ pub(super) fn finish(
     if http2 && !headers.contains_key(header::DATE) {
         headers.insert(header::DATE, date());
     }
-    let bad_request = response_status == StatusCode::BAD_REQUEST;
-    if local && !http2 && !upgraded && (bad_request || !exchange.request_done()) {
-        // Nobody is going to read the rest of the request, or a client that errs is sent away.
+    // Nobody is going to read the rest of the request, a client that errs is sent away, and HTTP/1.0
+    // has no persistence here.
+    let closes = !exchange.request_done()
+        || local && status == StatusCode::BAD_REQUEST
+        || exchange.version == Version::HTTP_10;
+    if closes && !http2 && !upgraded {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.listener.stats.status(response.status());

@@ -212,7 +212,11 @@ fn target(parts: &Parts, trusted: bool) -> Result<Uri, &'static str> {
             .headers
             .get("x-forwarded-proto")
             .is_some_and(|proto| proto.as_bytes() == b"https");
-    uri.scheme = Some(if forwarded { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.scheme = Some(if forwarded {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    });
     uri.authority = Some(authority);
     uri.path_and_query = Some(path);
     Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
@@ -334,7 +338,6 @@ fn exchange_context(
             }
         })),
         response_only,
-        ..ExchangeContext::default()
     }
 }
 

@@ -57,7 +57,7 @@ impl Context {
                 remote,
                 local: stream
                     .local_addr()
-                    .unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
+                    .unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
             }),
             _active: Arc::new(Held::new(stats, |stats| &stats.downstream_cx_active)),
             listener,

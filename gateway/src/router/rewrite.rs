@@ -24,7 +24,7 @@ pub(crate) fn rewrite(
     let authority = forward
         .host_rewrite
         .as_ref()
-        .and_then(|value| Authority::from_maybe_shared(value.as_bytes().to_vec()).ok())
+        .and_then(|value| Authority::try_from(value.as_bytes()).ok())
         .or_else(|| {
             let hostname = hostname.filter(|name| forward.auto_host_rewrite && !name.is_empty());
             hostname.and_then(|name| name.parse().ok())

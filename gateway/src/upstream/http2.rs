@@ -213,7 +213,7 @@ impl Lease {
         };
         let mut pipe = (!end).then(|| {
             let mut body = Body::new(body);
-            Box::pin(async move { send_body(stream, &mut body, Reason::CANCEL).await })
+            Box::pin(async move { send_body(stream, &mut body, Reason::INTERNAL_ERROR).await })
         });
         let response = poll_fn(|cx| {
             if let Some(sending) = &mut pipe

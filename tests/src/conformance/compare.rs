@@ -25,7 +25,7 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// All differences outside of the paths in `skip` (see [`matches`]).
+/// All differences outside of the paths in `skip` (see [`matches()`]).
 #[must_use]
 pub fn differences(want: &Value, got: &Value, skip: &[String]) -> Vec<Difference> {
     let mut out = Vec::new();

@@ -21,7 +21,9 @@
 //! 8. With `compare.split` the interleaving of the two directions of a side stream; with `parallel` the order of
 //!    upstream requests and side streams (they are sorted by path).
 //! 9. Requests with `content-type: application/json` (what an HTTP service gets) are compared as JSON values.
-//! 10. Bodies longer than 400 bytes are represented by length, hash and first bytes.
+//! 10. The code with which the proxy resets a request to an HTTP/2 upstream that it no longer needs (Envoy writes
+//!     INTERNAL_ERROR, we write CANCEL where RFC 9113 §7 has that for it): only that it did.
+//! 11. Bodies longer than 400 bytes are represented by length, hash and first bytes.
 
 use std::collections::BTreeSet;
 
@@ -165,7 +167,9 @@ impl<'a> Normaliser<'a> {
         {
             out.insert("body".into(), json);
         }
-        out.insert("end".into(), received.end.name().into());
+        let end = received.end.name();
+        let end = if end.starts_with("reset ") { "reset" } else { end.as_str() };
+        out.insert("end".into(), end.into());
         Value::Object(out)
     }
 

@@ -43,7 +43,9 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
         direction.callback = Callback::StreamedBody;
     }
     // Held only if the direction became full duplex by an override in this very reply.
-    if !direction.held.is_empty() || direction.received && direction.trailers.is_none() && !direction.has_sent_end {
+    if !direction.held.is_empty()
+        || direction.received && direction.trailers.is_none() && !direction.has_sent_end
+    {
         flush_held(exchange, side, now);
     }
     let direction = exchange.direction(side);
@@ -97,7 +99,10 @@ pub(super) fn streamed(
     common: &CommonReply,
     now: Instant,
 ) -> Option<StreamedBody> {
-    let mutation = common.body_mutation.as_ref().and_then(|message| message.mutation.clone());
+    let mutation = common
+        .body_mutation
+        .as_ref()
+        .and_then(|message| message.mutation.clone());
     let Some(BodyMutation::Streamed(streamed)) = mutation else {
         exchange.fail(
             Failure::Spurious(

@@ -52,7 +52,11 @@ pub(in super::super) fn data(
     now: Instant,
 ) {
     let limit = exchange.direction(side).buffer_limit;
-    exchange.direction_mut(side).deframer.buffer.extend_from_slice(&data);
+    exchange
+        .direction_mut(side)
+        .deframer
+        .buffer
+        .extend_from_slice(&data);
     loop {
         match exchange.direction_mut(side).deframer.next(limit) {
             Ok(Some(message)) => {

@@ -63,7 +63,10 @@ pub(in super::super) fn reply(
     let Some(head_effect) = exchange.mutate_head(side, &common, now) else {
         return;
     };
-    let mutation = common.body_mutation.as_ref().and_then(|message| message.mutation.clone());
+    let mutation = common
+        .body_mutation
+        .as_ref()
+        .and_then(|message| message.mutation.clone());
     let effect = match super::effect(&mutation) {
         crate::observer::Effect::None => head_effect,
         applied => applied,

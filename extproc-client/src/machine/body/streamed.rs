@@ -48,7 +48,10 @@ pub(in super::super) fn reply(
     common: CommonReply,
     now: Instant,
 ) {
-    let mutation = common.body_mutation.as_ref().and_then(|message| message.mutation.clone());
+    let mutation = common
+        .body_mutation
+        .as_ref()
+        .and_then(|message| message.mutation.clone());
     if matches!(mutation, Some(BodyMutation::Streamed(_))) {
         return exchange.fail(
             Failure::Spurious(

@@ -28,7 +28,10 @@ fn limited(json: &str, request_buffer: usize) -> Play {
 fn streamed_chunks_are_pipelined_and_answered_in_order() {
     let mut p = Play::new(mode(r#"{"request_body_mode": "STREAMED"}"#));
     p.request(&[], false);
-    assert_eq!(p.part(rh(nothing())), ["upstream: POST http://test.local/p"]);
+    assert_eq!(
+        p.part(rh(nothing())),
+        ["upstream: POST http://test.local/p"]
+    );
     assert_eq!(p.data(Request, "aaa", false), ["RB \"aaa\""]);
     assert_eq!(p.data(Request, "bbb", false), ["RB \"bbb\""]);
     assert_eq!(p.data(Request, "", true), ["RB \"\" end"]);
@@ -69,10 +72,18 @@ fn a_whole_body_held_for_the_headers_reply_is_processed_as_buffered() {
     let mut p = Play::new(mode(r#"{"request_body_mode": "STREAMED"}"#));
     p.request(&[], false);
     assert!(p.data(Request, "aaa", true).is_empty());
-    assert_eq!(p.part(rh(nothing())), ["RB \"aaa\" end"], "the head is still held");
+    assert_eq!(
+        p.part(rh(nothing())),
+        ["RB \"aaa\" end"],
+        "the head is still held"
+    );
     assert_eq!(
         p.part(rb(common(Some(set(&[("x-b", "1")])), body("B")))),
-        ["upstream: POST http://test.local/p x-b=1", "upstream: \"B\"", "upstream: END"]
+        [
+            "upstream: POST http://test.local/p x-b=1",
+            "upstream: \"B\"",
+            "upstream: END"
+        ]
     );
 }
 
@@ -100,13 +111,22 @@ fn streamed_without_waiting() {
     let mut p = Play::new(config.clone());
     p.request(&[], false);
     assert_eq!(p.data(Request, "aaa", false), ["RB \"aaa\""]);
-    assert_eq!(p.part(rh(nothing())), ["upstream: POST http://test.local/p"]);
+    assert_eq!(
+        p.part(rh(nothing())),
+        ["upstream: POST http://test.local/p"]
+    );
     assert_eq!(p.part(rb(common(None, body("A")))), ["upstream: \"A\""]);
 
     let mut p = Play::new(config);
     p.request(&[], false);
     p.data(Request, "aaa", false);
-    assert!(p.part(rb(nothing())).last().unwrap().starts_with("client: 500"), "too early");
+    assert!(
+        p.part(rb(nothing()))
+            .last()
+            .unwrap()
+            .starts_with("client: 500"),
+        "too early"
+    );
 }
 
 #[test]
@@ -116,7 +136,11 @@ fn streamed_response_in_the_wrong_mode_is_spurious() {
     p.part(rh(nothing()));
     p.data(Request, "aaa", false);
     p.part(rb(stream("A", false)));
-    assert!(p.details.starts_with("spurious_message:_streamed_response"), "{}", p.details);
+    assert!(
+        p.details.starts_with("spurious_message:_streamed_response"),
+        "{}",
+        p.details
+    );
 }
 
 #[test]
@@ -129,7 +153,10 @@ fn a_full_queue_stops_reading_until_it_is_half_empty() {
     p.data(Request, "123456", false);
     assert!(!p.exchange.wants_frame(Request));
     p.part(rb(nothing()));
-    assert!(!p.exchange.wants_frame(Request), "6 of 10 are more than half");
+    assert!(
+        !p.exchange.wants_frame(Request),
+        "6 of 10 are more than half"
+    );
     p.part(rb(nothing()));
     assert!(p.exchange.wants_frame(Request));
 }
@@ -142,12 +169,19 @@ fn buffered_body_is_one_message() {
     p.request(&[], true);
     p.part(rh(nothing()));
     p.response(&[("content-length", "6")], false);
-    assert!(p.part(sh(nothing())).is_empty(), "the head waits for the body");
+    assert!(
+        p.part(sh(nothing())).is_empty(),
+        "the head waits for the body"
+    );
     assert!(p.data(Response, "aaa", false).is_empty());
     assert_eq!(p.data(Response, "bbb", true), ["SB \"aaabbb\" end"]);
     assert_eq!(
         p.part(sb(nothing())),
-        ["client: 200 content-length=6", "client: \"aaabbb\"", "client: END"]
+        [
+            "client: 200 content-length=6",
+            "client: \"aaabbb\"",
+            "client: END"
+        ]
     );
 }
 
@@ -158,7 +192,11 @@ fn buffered_body_and_content_length_have_to_agree() {
         (vec![], body("1234"), "500"),
         (vec![("content-length", "4")], body("1234"), "200"),
         (vec![], Some(BodyMutation::Clear(true)), "500"),
-        (vec![("content-length", "0")], Some(BodyMutation::Clear(true)), "200"),
+        (
+            vec![("content-length", "0")],
+            Some(BodyMutation::Clear(true)),
+            "200",
+        ),
         (vec![("content-length", "4")], None, "200"),
     ] {
         let mut p = Play::new(config(
@@ -171,7 +209,10 @@ fn buffered_body_and_content_length_have_to_agree() {
         p.data(Response, "hello", true);
         let lines = p.part(sb(common(Some(set(&mutation)), reply.clone())));
         let head = lines.iter().find_map(|line| line.strip_prefix("client: "));
-        assert!(head.unwrap().starts_with(status), "{mutation:?} {reply:?}: {lines:?}");
+        assert!(
+            head.unwrap().starts_with(status),
+            "{mutation:?} {reply:?}: {lines:?}"
+        );
     }
 }
 
@@ -199,7 +240,11 @@ fn buffered_trailers() {
     assert_eq!(p.part(rb(common(None, body("B")))), ["RT"]);
     assert_eq!(
         p.part(rt(None)),
-        ["upstream: POST http://test.local/p", "upstream: \"B\"", "upstream: TRAILERS x-t=1"]
+        [
+            "upstream: POST http://test.local/p",
+            "upstream: \"B\"",
+            "upstream: TRAILERS x-t=1"
+        ]
     );
 }
 
@@ -210,7 +255,10 @@ fn buffered_body_over_the_limit_is_413_that_the_processor_sees() {
     p.part(rh(nothing()));
     assert_eq!(p.data(Request, "12345", false), ["SH", "upstream: CANCEL"]);
     let lines = p.part(sh(nothing()));
-    assert_eq!(lines[1], "client: 413 content-length=17 content-type=text/plain");
+    assert_eq!(
+        lines[1],
+        "client: 413 content-length=17 content-type=text/plain"
+    );
     assert_eq!(p.details, "request_payload_too_large");
 }
 
@@ -222,7 +270,10 @@ fn buffered_response_over_the_limit_is_500() {
     p.response(&[], false);
     p.part(sh(nothing()));
     let lines = p.data(Response, "12345", false);
-    assert_eq!(lines[2], "client: 500 content-length=21 content-type=text/plain");
+    assert_eq!(
+        lines[2],
+        "client: 500 content-length=21 content-type=text/plain"
+    );
     assert_eq!(p.details, "response_payload_too_large");
 }
 
@@ -233,14 +284,27 @@ fn partial_sends_what_exceeds_the_limit_once() {
     let mut p = limited(r#"{"request_body_mode": "BUFFERED_PARTIAL"}"#, 4);
     p.request(&[], false);
     assert!(p.part(rh(nothing())).is_empty());
-    assert!(p.data(Request, "1234", false).is_empty(), "equal is not more");
+    assert!(
+        p.data(Request, "1234", false).is_empty(),
+        "equal is not more"
+    );
     assert_eq!(p.data(Request, "5", false), ["RB \"12345\""]);
-    assert!(p.data(Request, "6", false).is_empty(), "queued behind the reply");
+    assert!(
+        p.data(Request, "6", false).is_empty(),
+        "queued behind the reply"
+    );
     assert_eq!(
         p.part(rb(common(Some(set(&[("x-b", "1")])), body("NEW")))),
-        ["upstream: POST http://test.local/p x-b=1", "upstream: \"NEW\"", "upstream: \"6\""]
+        [
+            "upstream: POST http://test.local/p x-b=1",
+            "upstream: \"NEW\"",
+            "upstream: \"6\""
+        ]
     );
-    assert_eq!(p.data(Request, "7", true), ["upstream: \"7\"", "upstream: END"]);
+    assert_eq!(
+        p.data(Request, "7", true),
+        ["upstream: \"7\"", "upstream: END"]
+    );
 }
 
 #[test]
@@ -254,7 +318,11 @@ fn partial_under_the_limit_is_buffered() {
     assert_eq!(p.trailers(Request, &[("x-t", "1")]), ["RB \"aaa\""]);
     assert_eq!(
         p.part(rb(nothing())),
-        ["RT", "upstream: POST http://test.local/p", "upstream: \"aaa\""]
+        [
+            "RT",
+            "upstream: POST http://test.local/p",
+            "upstream: \"aaa\""
+        ]
     );
     assert_eq!(p.part(rt(None)), ["upstream: TRAILERS x-t=1"]);
 }
@@ -265,13 +333,29 @@ fn partial_under_the_limit_is_buffered() {
 fn duplex_replies_are_independent_in_number_and_size() {
     let mut p = Play::new(mode(DUPLEX));
     p.request(&[], false);
-    assert_eq!(p.data(Request, "aaa", false), ["RB \"aaa\""], "before the headers reply");
+    assert_eq!(
+        p.data(Request, "aaa", false),
+        ["RB \"aaa\""],
+        "before the headers reply"
+    );
     assert_eq!(p.data(Request, "bbb", true), ["RB \"bbb\" end"]);
-    assert_eq!(p.part(rh(nothing())), ["upstream: POST http://test.local/p"]);
+    assert_eq!(
+        p.part(rh(nothing())),
+        ["upstream: POST http://test.local/p"]
+    );
     assert_eq!(p.part(rb(stream("A", false))), ["upstream: \"A\""]);
     assert_eq!(p.part(rb(stream("B", false))), ["upstream: \"B\""]);
-    assert_eq!(p.part(rb(stream("C", true))), ["upstream: \"C\"", "upstream: END"]);
-    assert!(p.part(rb(stream("D", true))).last().unwrap().contains("500"), "after the end");
+    assert_eq!(
+        p.part(rb(stream("C", true))),
+        ["upstream: \"C\"", "upstream: END"]
+    );
+    assert!(
+        p.part(rb(stream("D", true)))
+            .last()
+            .unwrap()
+            .contains("500"),
+        "after the end"
+    );
 }
 
 #[test]
@@ -304,7 +388,11 @@ fn duplex_wants_streamed_responses_alone() {
         p.part(rh(nothing()));
         p.data(Request, "aaa", false);
         p.part(rb(reply));
-        assert!(p.details.starts_with("spurious_message:_Normal_body"), "{}", p.details);
+        assert!(
+            p.details.starts_with("spurious_message:_Normal_body"),
+            "{}",
+            p.details
+        );
     }
 }
 
@@ -340,7 +428,10 @@ fn a_drain_lets_the_rest_pass_by() {
     );
     assert!(p.part(rb(done)).is_empty());
     assert!(p.exchange.wants_frame(Request));
-    assert_eq!(p.data(Request, "bbb", true), ["upstream: \"bbb\"", "upstream: END"]);
+    assert_eq!(
+        p.data(Request, "bbb", true),
+        ["upstream: \"bbb\"", "upstream: END"]
+    );
 }
 
 // === GRPC ===
@@ -352,12 +443,19 @@ fn grpc_messages_leave_their_frames_and_get_new_ones() {
     ));
     p.request(&[("content-type", "application/grpc")], false);
     p.part(rh(nothing()));
-    assert!(p.data(Request, "\0\0\0\0\x03ab", false).is_empty(), "not whole yet");
+    assert!(
+        p.data(Request, "\0\0\0\0\x03ab", false).is_empty(),
+        "not whole yet"
+    );
     assert_eq!(
         p.data(Request, "c\0\0\0\0\x01x\0\0", false),
         ["RB \"abc\"", "RB \"x\""]
     );
-    assert_eq!(p.data(Request, "\0\0\0", false), ["RB \"\""], "an empty message is one");
+    assert_eq!(
+        p.data(Request, "\0\0\0", false),
+        ["RB \"\""],
+        "an empty message is one"
+    );
     assert_eq!(p.data(Request, "", true), ["RB \"\" end"]);
     assert_eq!(
         p.part(rb(stream("new", false))),

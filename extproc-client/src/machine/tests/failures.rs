@@ -47,7 +47,10 @@ fn up_to(phase: usize, extra: &str) -> Play {
 fn expect_failed(p: &mut Play, phase: usize, lines: Vec<String>, status: u16) {
     let last = lines.last().unwrap();
     if phase < 4 {
-        assert!(last.starts_with(&format!("client: {status} ")), "{phase}: {lines:?}");
+        assert!(
+            last.starts_with(&format!("client: {status} ")),
+            "{phase}: {lines:?}"
+        );
     } else {
         assert_eq!(last, "client: ABORT", "{phase}");
     }
@@ -60,9 +63,16 @@ fn error_close() {
         let mut p = up_to(phase, "");
         let lines = p.close(Close::status(13, "boom msg").with_details("via_upstream"));
         expect_failed(&mut p, phase, lines, 500);
-        assert_eq!(p.details, "ext_proc_error_gRPC_error_13{boom_msg{via_upstream}}");
+        assert_eq!(
+            p.details,
+            "ext_proc_error_gRPC_error_13{boom_msg{via_upstream}}"
+        );
         let counters = p.counters();
-        for counter in ["streams_failed", "server_half_closed", "immediate_responses_sent"] {
+        for counter in [
+            "streams_failed",
+            "server_half_closed",
+            "immediate_responses_sent",
+        ] {
             assert!(counters.contains(&(counter, 1)), "{phase}: {counters:?}");
         }
     }
@@ -73,7 +83,10 @@ fn error_close_with_failure_mode_allow() {
     for phase in 0..6 {
         let mut p = up_to(phase, r#", "failure_mode_allow": true"#);
         let lines = p.close(Close::unavailable(""));
-        assert!(!lines.iter().any(|line| line.contains("500")), "{phase}: {lines:?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("500")),
+            "{phase}: {lines:?}"
+        );
         assert!(p.counters().contains(&("failure_mode_allowed", 1)));
         assert!(p.exchange.is_finished(), "the rest passes by");
     }
@@ -95,7 +108,10 @@ fn clean_close_goes_on_in_every_phase() {
         assert_eq!(lines, expected, "{phase}");
         let counters = p.counters();
         assert!(counters.contains(&("streams_closed", 1)), "{counters:?}");
-        assert!(counters.contains(&("server_half_closed", 1)), "{counters:?}");
+        assert!(
+            counters.contains(&("server_half_closed", 1)),
+            "{counters:?}"
+        );
     }
 }
 
@@ -128,7 +144,10 @@ fn spurious_reply_in_every_phase() {
         };
         let lines = p.part(wrong);
         expect_failed(&mut p, phase, lines, 503);
-        assert!(p.counters().contains(&("spurious_msgs_received", 1)), "{phase}");
+        assert!(
+            p.counters().contains(&("spurious_msgs_received", 1)),
+            "{phase}"
+        );
     }
 }
 
@@ -141,7 +160,13 @@ fn an_empty_reply_and_one_out_of_the_blue_are_spurious() {
     let mut p = Play::new(config(""));
     p.request(&[], true);
     p.part(rh(nothing()));
-    assert!(p.part(sh(nothing())).last().unwrap().starts_with("client: 500"), "while idle");
+    assert!(
+        p.part(sh(nothing()))
+            .last()
+            .unwrap()
+            .starts_with("client: 500"),
+        "while idle"
+    );
 }
 
 #[test]
@@ -199,15 +224,27 @@ fn override_timeout_restarts_the_timer_once_per_call() {
     assert!(p.reply(longer(500)).is_empty(), "the rest of it is ignored");
     assert!(p.wait(499).is_empty());
     p.reply(longer(500));
-    assert!(p.wait(1).last().unwrap().starts_with("client: 504"), "the second was ignored");
+    assert!(
+        p.wait(1).last().unwrap().starts_with("client: 504"),
+        "the second was ignored"
+    );
     let counters = p.counters();
-    assert!(counters.contains(&("override_message_timeout_received", 1)), "{counters:?}");
-    assert!(counters.contains(&("override_message_timeout_ignored", 1)), "{counters:?}");
+    assert!(
+        counters.contains(&("override_message_timeout_received", 1)),
+        "{counters:?}"
+    );
+    assert!(
+        counters.contains(&("override_message_timeout_ignored", 1)),
+        "{counters:?}"
+    );
 
     let mut p = Play::new(config(""));
     p.request(&[], true);
     p.reply(longer(500));
-    assert!(p.wait(200).last().unwrap().starts_with("client: 504"), "no maximum: not allowed");
+    assert!(
+        p.wait(200).last().unwrap().starts_with("client: 504"),
+        "no maximum: not allowed"
+    );
 }
 
 #[test]
@@ -221,7 +258,10 @@ fn the_two_directions_have_their_own_timers() {
     p.wait(100);
     p.response(&[], true);
     p.part(sh(nothing()));
-    assert!(p.exchange.next_timeout().is_some(), "the chunk is still out");
+    assert!(
+        p.exchange.next_timeout().is_some(),
+        "the chunk is still out"
+    );
     assert!(p.wait(100).last().unwrap().contains("ABORT") || p.exchange.is_finished());
 }
 

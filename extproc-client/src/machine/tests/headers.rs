@@ -17,7 +17,10 @@ fn default_mode_sends_both_header_blocks() {
         ["close", "client: 200 x-c=3"],
         "nothing more can come: the stream is closed at once"
     );
-    assert_eq!(p.data(Response, "abc", true), ["client: \"abc\"", "client: END"]);
+    assert_eq!(
+        p.data(Response, "abc", true),
+        ["client: \"abc\"", "client: END"]
+    );
     assert_eq!(
         p.counters(),
         [
@@ -35,7 +38,10 @@ fn nothing_to_send_opens_no_stream() {
         r#"{"request_header_mode": "SKIP", "response_header_mode": "SKIP",
             "request_body_mode": "STREAMED"}"#,
     ));
-    assert_eq!(p.request(&[], true), ["upstream: POST http://test.local/p END"]);
+    assert_eq!(
+        p.request(&[], true),
+        ["upstream: POST http://test.local/p END"]
+    );
     assert_eq!(p.response(&[], true), ["client: 200 END"]);
     p.exchange.end();
     assert!(p.counters().is_empty());
@@ -51,7 +57,10 @@ fn the_first_message_carries_the_protocol_config_whatever_it_is() {
     p.response(&[], false);
     assert_eq!(p.data(Response, "abc", true), ["open", "SB \"abc\" end"]);
     let config = p.first.take().unwrap().protocol_config.unwrap();
-    assert_eq!((config.request_body_mode, config.response_body_mode), (0, 2));
+    assert_eq!(
+        (config.request_body_mode, config.response_body_mode),
+        (0, 2)
+    );
 }
 
 #[test]
@@ -70,7 +79,10 @@ fn trailers_alone() {
         r#"{"request_header_mode": "SKIP", "response_header_mode": "SKIP",
             "request_trailer_mode": "SEND"}"#,
     ));
-    assert_eq!(p.request(&[], false), ["upstream: POST http://test.local/p"]);
+    assert_eq!(
+        p.request(&[], false),
+        ["upstream: POST http://test.local/p"]
+    );
     assert_eq!(p.data(Request, "abc", false), ["upstream: \"abc\""]);
     assert_eq!(p.trailers(Request, &[("x-t", "1")]), ["open", "RT"]);
     assert_eq!(
@@ -87,10 +99,19 @@ fn trailers_wait_for_the_headers_reply() {
     assert_eq!(p.response(&[], false), ["SH"]);
     assert!(p.data(Response, "abc", false).is_empty());
     assert!(p.trailers(Response, &[("x-t", "1")]).is_empty());
-    assert_eq!(p.part(sh(nothing())), ["ST"], "the head waits for this reply too");
+    assert_eq!(
+        p.part(sh(nothing())),
+        ["ST"],
+        "the head waits for this reply too"
+    );
     assert_eq!(
         p.part(st(None)),
-        ["close", "client: 200", "client: \"abc\"", "client: TRAILERS x-t=1"]
+        [
+            "close",
+            "client: 200",
+            "client: \"abc\"",
+            "client: TRAILERS x-t=1"
+        ]
     );
 }
 
@@ -106,7 +127,10 @@ fn replace_ends_the_direction() {
         p.part(rh(replace(common(mutation, body("NEW"))))),
         ["upstream: PUT http://test.local/p", "upstream: \"NEW\""]
     );
-    assert!(p.data(Request, "def", false).is_empty(), "the old body is dropped");
+    assert!(
+        p.data(Request, "def", false).is_empty(),
+        "the old body is dropped"
+    );
     assert_eq!(
         p.trailers(Request, &[("x-t", "1")]),
         ["upstream: TRAILERS x-t=1"],
@@ -122,7 +146,10 @@ fn replace_without_a_body_keeps_the_old_one() {
         p.part(rh(replace(nothing()))),
         ["upstream: POST http://test.local/p content-length=3"]
     );
-    assert_eq!(p.data(Request, "abc", true), ["upstream: \"abc\"", "upstream: END"]);
+    assert_eq!(
+        p.data(Request, "abc", true),
+        ["upstream: \"abc\"", "upstream: END"]
+    );
 }
 
 #[test]
@@ -140,7 +167,10 @@ fn content_length_goes_where_the_body_may_change() {
     for (json, kept) in [
         (r#"{}"#, true),
         (r#"{"request_body_mode": "BUFFERED"}"#, true),
-        (r#"{"request_body_mode": "BUFFERED", "request_header_mode": "SKIP"}"#, false),
+        (
+            r#"{"request_body_mode": "BUFFERED", "request_header_mode": "SKIP"}"#,
+            false,
+        ),
         (r#"{"request_body_mode": "STREAMED"}"#, false),
         (r#"{"request_body_mode": "BUFFERED_PARTIAL"}"#, false),
         (
@@ -166,8 +196,14 @@ fn limits_hold_before_and_after_a_mutation() {
     for (mutation, details) in [
         (set(&many), "header_mutation_operation_count_exceeds_limit"),
         (set(&many[..97]), "header_mutation_result_exceeds_limit"),
-        (set(&[("a b", "1")]), "header_mutation_set_contains_invalid_character"),
-        (set(&[("a", "b\r\nc")]), "header_mutation_set_contains_invalid_character"),
+        (
+            set(&[("a b", "1")]),
+            "header_mutation_set_contains_invalid_character",
+        ),
+        (
+            set(&[("a", "b\r\nc")]),
+            "header_mutation_set_contains_invalid_character",
+        ),
     ] {
         let mut p = Play::new(config(r#""failure_mode_allow": true"#));
         p.request(&[], true);
@@ -181,5 +217,9 @@ fn limits_hold_before_and_after_a_mutation() {
     }
     let mut p = Play::new(config(""));
     p.request(&[], true);
-    assert_eq!(p.part(rh(common(Some(set(&many[..96])), None))).len(), 1, "100 are fine");
+    assert_eq!(
+        p.part(rh(common(Some(set(&many[..96])), None))).len(),
+        1,
+        "100 are fine"
+    );
 }

@@ -37,7 +37,11 @@ fn ends_the_exchange_at_once() {
     let mut p = Play::new(config(""));
     p.request(&[], false);
     let mut reply = immediate(403, "denied");
-    reply.headers = Some(set(&[("x-a", "1"), ("content-length", "99"), ("content-type", "text/x")]));
+    reply.headers = Some(set(&[
+        ("x-a", "1"),
+        ("content-length", "99"),
+        ("content-type", "text/x"),
+    ]));
     assert_eq!(
         p.part(Part::Immediate(reply)),
         [
@@ -85,7 +89,12 @@ fn cuts_a_response_that_was_begun() {
 
 #[test]
 fn grpc_requests_get_a_grpc_status() {
-    for (code, given, expected) in [(403, None, 7), (503, None, 14), (200, None, 2), (403, Some(5), 5)] {
+    for (code, given, expected) in [
+        (403, None, 7),
+        (503, None, 14),
+        (200, None, 2),
+        (403, Some(5), 5),
+    ] {
         let mut p = Play::new(config(""));
         p.request(&[("content-type", "application/grpc+proto")], false);
         let mut reply = immediate(code, "no, 100%");
@@ -106,7 +115,10 @@ fn disabled_is_spurious() {
     p.request(&[], true);
     let lines = p.part(Part::Immediate(immediate(403, "")));
     assert_eq!(lines.last().unwrap(), "client: 500 END");
-    assert_eq!(p.details, "unhandled_immediate_response_due_to_config_disabled_it");
+    assert_eq!(
+        p.details,
+        "unhandled_immediate_response_due_to_config_disabled_it"
+    );
 }
 
 #[test]
@@ -135,11 +147,31 @@ fn streamed_by_the_processor() {
 #[test]
 fn streamed_order_and_modes() {
     for (json, part, details) in [
-        ("{}", local(LocalPart::Body(StreamedBody::default())), "local_response_body_received_before_headers"),
-        ("{}", local(LocalPart::Trailers(HeaderList::default())), "local_response_trailers_received_before_headers"),
-        (r#"{"request_body_mode": "BUFFERED"}"#, local_headers(&[(":status", "200")], false), "streaming_local_response_body_is_only_supported_in_NONE_or_FULL_DUPLEX_STREAMED_modes"),
-        ("{}", local_headers(&[(":status", "abc")], false), "header_mutation_set_headers_failed"),
-        ("{}", Part::Local(LocalReply::default()), "Invalid_local_response_headers_continue"),
+        (
+            "{}",
+            local(LocalPart::Body(StreamedBody::default())),
+            "local_response_body_received_before_headers",
+        ),
+        (
+            "{}",
+            local(LocalPart::Trailers(HeaderList::default())),
+            "local_response_trailers_received_before_headers",
+        ),
+        (
+            r#"{"request_body_mode": "BUFFERED"}"#,
+            local_headers(&[(":status", "200")], false),
+            "streaming_local_response_body_is_only_supported_in_NONE_or_FULL_DUPLEX_STREAMED_modes",
+        ),
+        (
+            "{}",
+            local_headers(&[(":status", "abc")], false),
+            "header_mutation_set_headers_failed",
+        ),
+        (
+            "{}",
+            Part::Local(LocalReply::default()),
+            "Invalid_local_response_headers_continue",
+        ),
     ] {
         let mut p = Play::new(mode(json));
         p.request(&[], false);
@@ -155,5 +187,9 @@ fn streamed_and_left_alone_is_cut() {
     p.request(&[], true);
     p.part(local_headers(&[(":status", "200")], false));
     let lines = p.close(Close::status(0, ""));
-    assert_eq!(lines.last().unwrap(), "client: ABORT", "Envoy lets the client wait for ever");
+    assert_eq!(
+        lines.last().unwrap(),
+        "client: ABORT",
+        "Envoy lets the client wait for ever"
+    );
 }

@@ -22,7 +22,10 @@ fn override_in_a_headers_reply() {
         request_body_mode: 2,
         ..ModeReply::default()
     };
-    assert!(p.reply(overriding(Some(rh(nothing())), to_buffered)).is_empty());
+    assert!(
+        p.reply(overriding(Some(rh(nothing())), to_buffered))
+            .is_empty()
+    );
     assert_eq!(p.data(Request, "abc", true), ["RB \"abc\" end"]);
 }
 
@@ -72,8 +75,14 @@ fn stand_alone_override_to_duplex() {
     assert!(p.data(Request, "abc", false).is_empty());
     assert_eq!(p.reply(overriding(None, to_duplex.clone())), ["RB \"abc\""]);
     assert_eq!(p.exchange.next_timeout(), None, "the timer stops");
-    assert_eq!(p.part(rh(nothing())), ["upstream: POST http://test.local/p"]);
-    assert_eq!(p.part(rb(stream("A", true))), ["upstream: \"A\"", "upstream: END"]);
+    assert_eq!(
+        p.part(rh(nothing())),
+        ["upstream: POST http://test.local/p"]
+    );
+    assert_eq!(
+        p.part(rb(stream("A", true))),
+        ["upstream: \"A\"", "upstream: END"]
+    );
 
     let mut p = Play::new(config(r#""allow_mode_override": true"#));
     p.request(&[], false);
@@ -93,15 +102,32 @@ fn observed_messages_are_copies() {
     ));
     assert_eq!(
         p.request(&[("content-length", "3")], false),
-        ["open", "RH", "upstream: POST http://test.local/p content-length=3"]
+        [
+            "open",
+            "RH",
+            "upstream: POST http://test.local/p content-length=3"
+        ]
     );
     assert!(p.first.as_ref().unwrap().observability_mode);
     assert!(p.first.as_ref().unwrap().protocol_config.is_none());
-    assert_eq!(p.data(Request, "abc", false), ["RB \"abc\"", "upstream: \"abc\""]);
+    assert_eq!(
+        p.data(Request, "abc", false),
+        ["RB \"abc\"", "upstream: \"abc\""]
+    );
     assert_eq!(p.data(Request, "", true), ["RB \"\" end", "upstream: END"]);
-    assert!(p.part(rb(common(None, body("NEW")))).is_empty(), "replies are ignored");
+    assert!(
+        p.part(rb(common(None, body("NEW")))).is_empty(),
+        "replies are ignored"
+    );
     assert_eq!(p.response(&[], false), ["SH", "client: 200"]);
-    assert_eq!(p.data(Response, "abc", true), ["client: \"abc\"", "client: END"]);
+    assert_eq!(
+        p.data(Response, "abc", true),
+        ["client: \"abc\"", "client: END"]
+    );
     assert!(p.exchange.defers_close());
-    assert!(p.counters().iter().all(|(name, _)| *name != "spurious_msgs_received"));
+    assert!(
+        p.counters()
+            .iter()
+            .all(|(name, _)| *name != "spurious_msgs_received")
+    );
 }

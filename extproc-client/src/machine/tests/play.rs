@@ -123,7 +123,11 @@ impl Play {
 
     pub(super) fn wait(&mut self, millis: u64) -> Vec<String> {
         self.now += Duration::from_millis(millis);
-        if self.exchange.next_timeout().is_some_and(|due| due <= self.now) {
+        if self
+            .exchange
+            .next_timeout()
+            .is_some_and(|due| due <= self.now)
+        {
             self.exchange.handle_timeout(self.now);
         }
         self.outputs()

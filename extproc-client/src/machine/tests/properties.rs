@@ -158,7 +158,10 @@ impl Sent {
             if self.ends > 0 && (end || data) {
                 self.after_end = true;
             }
-            assert!(!(end || data) || self.heads > 0, "body before head: {lines:?}");
+            assert!(
+                !(end || data) || self.heads > 0,
+                "body before head: {lines:?}"
+            );
             if data {
                 self.body += 1;
             } else if end || cut || line.ends_with(" END") {
@@ -170,6 +173,9 @@ impl Sent {
         }
     }
 }
+
+/// Something that happens on the HTTP side.
+type Event = Box<dyn FnOnce(&mut Play) -> Vec<String>>;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -251,7 +257,7 @@ proptest! {
                 }
             }
         };
-        let mut events: Vec<Box<dyn FnOnce(&mut Play) -> Vec<String>>> = Vec::new();
+        let mut events: Vec<Event> = Vec::new();
         let last = chunks.len();
         for (index, chunk) in chunks.iter().cloned().enumerate() {
             let end = index + 1 == last && !trailers;
