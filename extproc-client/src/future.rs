@@ -168,18 +168,34 @@ where
                     ready!(polled);
                 }
                 Stage::Task(mut handle) => {
-                    if let UpstreamProj::Called { future } = this.upstream.as_mut().project()
+                    let mut received = Pin::new(&mut handle.head).poll(cx);
+                    if received.is_pending()
+                        && let Some(upstream) = &mut handle.upstream
+                        && upstream.poll_closed(cx).is_ready()
+                    {
+                        // The filter answers itself.
+                        handle.upstream = None;
+                        this.upstream.set(Upstream::Idle);
+                    }
+                    if received.is_pending()
+                        && let UpstreamProj::Called { future } = this.upstream.as_mut().project()
                         && let Poll::Ready(response) = future.poll(cx)
                     {
                         this.upstream.set(Upstream::Idle);
-                        let response = response?;
-                        if let Some(upstream) = handle.upstream.take() {
-                            // A task that is gone has answered already.
-                            let _ = upstream.send(response);
+                        match (response, handle.upstream.take()) {
+                            // The task may have cut the request while the service was polled: an
+                            // error of that is none of the service's.
+                            (_, Some(upstream)) if upstream.is_closed() => {}
+                            (Ok(response), Some(upstream)) => {
+                                // A task that is gone by now has answered already.
+                                let _ = upstream.send(response);
+                            }
+                            (Ok(_), None) => {}
+                            (Err(error), _) => return Poll::Ready(Err(error)),
                         }
+                        received = Pin::new(&mut handle.head).poll(cx);
                     }
-                    let polled = Pin::new(&mut handle.head).poll(cx);
-                    let Poll::Ready(received) = polled else {
+                    let Poll::Ready(received) = received else {
                         *this.stage = Stage::Task(handle);
                         return Poll::Pending;
                     };

@@ -452,3 +452,27 @@ fn tokio_stream_iter<T>(
 async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     std::future::poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx))).await
 }
+
+#[tokio::test]
+async fn an_immediate_response_wins_over_a_service_that_fails_with_its_request() {
+    // The processor refuses the body while the service reads it: the service's error is a
+    // consequence, not the answer.
+    let memory = Memory::new(|seen| match seen {
+        Seen::RequestBody(_) => vec![Answer::ImmediateResponse(ImmediateResponse {
+            status: Some(envoy_types::pb::envoy::r#type::v3::HttpStatus { code: 413 }),
+            ..ImmediateResponse::default()
+        })],
+        other => duplex_echo(other),
+    });
+    let service = ServiceBuilder::new()
+        .layer(ExtProcLayer::new(
+            config(BodyMode::FullDuplexStreamed),
+            memory,
+        ))
+        .service(service_fn(|request: Request<Incoming>| async {
+            let body = request.into_body().collect().await;
+            body.map(|body| Response::new(Full::new(body.to_bytes())))
+        }));
+    let response = service.oneshot(post("hello")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}

@@ -72,7 +72,14 @@ pub(super) async fn anything(
 /// Every query parameter becomes a response header.
 ///
 /// Names that are no header names are left out, as are the two headers that frame the body: they would be a lie.
-pub(super) async fn response_headers(Args(args): Args) -> Response {
+pub(super) async fn response_headers(Args(mut args): Args) -> Response {
+    if !args
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case("content-type"))
+    {
+        let json = String::from("application/json; charset=utf-8");
+        args.insert(String::from("Content-Type"), vec![json]);
+    }
     let mut response = reply::json(&args);
     let mut headers = HeaderMap::new();
     for (name, values) in &args {

@@ -34,7 +34,10 @@ enum Inner<R> {
     /// Here as a whole.
     Whole(VecDeque<Piece>),
     /// Driven by polling this body.
-    Inline { drive: Box<dyn Drive>, started: bool },
+    Inline {
+        drive: Box<dyn Drive>,
+        started: bool,
+    },
     /// As the exchange's task gives it.
     Piped(Receiver),
 }

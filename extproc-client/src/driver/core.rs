@@ -26,6 +26,9 @@ use crate::{
 /// while there are any, so only a processor that sends more than it gets comes here.
 const PIECES: usize = 256;
 
+/// The same in bytes.
+const BYTES: usize = 4 * 1024 * 1024;
+
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
 pub(crate) struct Core<T: Transport, B, R> {
     pub(super) machine: Exchange,
@@ -65,6 +68,15 @@ enum State {
 }
 
 impl<B> Flow<B> {
+    /// Whether one more reply may add to what waits.
+    fn has_room(&self) -> bool {
+        let bytes = |piece: &Piece| match piece {
+            Piece::Data(data) => data.len(),
+            Piece::Trailers(_) => 0,
+        };
+        self.out.len() < PIECES && self.out.iter().map(bytes).sum::<usize>() < BYTES
+    }
+
     fn new() -> Self {
         Self {
             source: None,
@@ -125,7 +137,7 @@ where
             let mut moved = self.poll_sinks(cx);
             self.side.flush(&mut self.machine, cx);
             self.drain();
-            if self.request.out.len() < PIECES && self.response.out.len() < PIECES {
+            if self.request.has_room() && self.response.has_room() {
                 moved |= self.side.poll(&mut self.machine, cx).is_ready();
                 self.drain();
             }
@@ -180,6 +192,13 @@ where
         let (sender, receiver) = new_pipe();
         self.request.sink = Some(sender);
         receiver
+    }
+
+    /// Cuts the request that flows through a pipe.
+    pub(super) fn cancel_request(&mut self) {
+        if let Some(sink) = self.request.sink.take() {
+            sink.fail(Error::cancelled());
+        }
     }
 
     /// Lets the response's pieces go through a pipe.
@@ -341,10 +360,7 @@ where
                     self.steps.push_back(Step::Cancel);
                     self.response.source = None;
                     self.request.out.clear();
-                    if let Some(sink) = self.request.sink.take() {
-                        sink.fail(Error::cancelled());
-                    }
-                    self.request.state = State::Complete;
+                    self.request.state = State::Told;
                 }
                 Action::ResponseHead { head, end } => {
                     if end {
@@ -425,6 +441,9 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
     /// is deferred.
     fn drop(&mut self) {
         if self.machine.defers_close() {
+            // What was not even begun to be sent.
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            self.side.flush(&mut self.machine, &mut cx);
             return super::task::linger(&mut self.machine, &mut self.side);
         }
         self.machine.end();

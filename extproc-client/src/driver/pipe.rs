@@ -79,9 +79,12 @@ impl Sender {
 
     /// Sends a piece; only after `poll_ready` said so.
     pub(crate) fn send(&self, piece: Piece) {
-        let mut state = lock(&self.0);
-        state.piece = Some(piece);
-        wake(state.receiver.take());
+        let waker = {
+            let mut state = lock(&self.0);
+            state.piece = Some(piece);
+            state.receiver.take()
+        };
+        wake(waker);
     }
 
     /// The body is complete.
@@ -95,11 +98,14 @@ impl Sender {
     }
 
     fn end(&self, end: End) {
-        let mut state = lock(&self.0);
-        if matches!(state.end, End::Open) {
-            state.end = end;
-        }
-        wake(state.receiver.take());
+        let waker = {
+            let mut state = lock(&self.0);
+            if matches!(state.end, End::Open) {
+                state.end = end;
+            }
+            state.receiver.take()
+        };
+        wake(waker);
     }
 }
 
@@ -116,7 +122,9 @@ impl Receiver {
         let mut state = lock(&self.0);
         if let Some(piece) = state.piece.take() {
             state.started = true;
-            wake(state.sender.take());
+            let waker = state.sender.take();
+            drop(state);
+            wake(waker);
             return Poll::Ready(Some(Ok(piece)));
         }
         match std::mem::replace(&mut state.end, End::Told) {
@@ -139,9 +147,12 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let mut state = lock(&self.0);
-        state.receiver_gone = true;
-        state.piece = None;
-        wake(state.sender.take());
+        let waker = {
+            let mut state = lock(&self.0);
+            state.receiver_gone = true;
+            state.piece = None;
+            state.sender.take()
+        };
+        wake(waker);
     }
 }

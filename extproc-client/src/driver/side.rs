@@ -70,6 +70,9 @@ impl<T: Transport> SideStream<T> {
     /// Sends until the machine has nothing more or the stream takes no more.
     pub(super) fn flush(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
         loop {
+            if machine.closes_next() {
+                self.waiting = None;
+            }
             if let Some(stream) = &mut self.stream
                 && self.waiting.is_some()
             {

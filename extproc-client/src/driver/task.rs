@@ -1,6 +1,10 @@
 //! Exchanges that need a task of their own.
 
-use std::{future::poll_fn, task::Poll, time::Instant};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -57,13 +61,21 @@ async fn run<T, B, R>(
     poll_fn(|cx| {
         loop {
             while let Some(step) = core.next_step() {
-                if let Step::Response { head: parts, end } = step
-                    && let Some(head) = head.take()
-                {
-                    response = None;
-                    let body = (!end).then(|| core.pipe_response());
-                    if head.send((parts, body)).is_err() || end {
-                        return Poll::Ready(());
+                match step {
+                    Step::Request { .. } => {}
+                    Step::Cancel => {
+                        // First the future learns that the upstream's answer does not count, then the
+                        // upstream that its request is cut.
+                        response = None;
+                        core.cancel_request();
+                    }
+                    Step::Response { head: parts, end } => {
+                        let Some(head) = head.take() else { continue };
+                        response = None;
+                        let body = (!end).then(|| core.pipe_response());
+                        if head.send((parts, body)).is_err() || end {
+                            return Poll::Ready(());
+                        }
                     }
                 }
             }
@@ -76,7 +88,6 @@ async fn run<T, B, R>(
                 return Poll::Ready(());
             }
             if let Some(receiver) = &mut response {
-                use std::{future::Future, pin::Pin};
                 if let Poll::Ready(received) = Pin::new(receiver).poll(cx) {
                     response = None;
                     if let Ok(upstream) = received {
@@ -107,7 +118,7 @@ pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream
     let (Some(mut stream), Ok(runtime)) = (stream, tokio::runtime::Handle::try_current()) else {
         return machine.end();
     };
-    let deadline = Instant::now() + machine.config().deferred_close_timeout;
+    let timeout = machine.config().deferred_close_timeout;
     let closed = machine.closed_event();
     runtime.spawn(async move {
         let mut messages = messages.into_iter();
@@ -129,9 +140,7 @@ pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream
                 }
             }
         });
-        let ended = tokio::time::timeout_at(deadline.into(), flushed)
-            .await
-            .is_ok();
+        let ended = tokio::time::timeout(timeout, flushed).await.is_ok();
         stream.finish();
         closed(ended);
     });

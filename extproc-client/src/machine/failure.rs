@@ -157,8 +157,10 @@ impl Exchange {
                 continue;
             }
             let queued = direction.join_queue();
+            let partial = direction.deframer.take();
             self.release_head(side);
             self.emit_data(side, queued.data);
+            self.emit_data(side, partial);
             self.release(side);
         }
     }
@@ -180,6 +182,7 @@ impl Exchange {
             Side::Request => {
                 self.request.held.replace(Bytes::new());
                 self.request.clear_queue();
+                self.request.stop_timer();
                 self.request.received = true;
                 self.request.ended = true;
                 self.request.head = super::direction::Head::Forwarded;

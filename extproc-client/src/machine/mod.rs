@@ -164,6 +164,11 @@ impl Exchange {
         Some(next)
     }
 
+    /// Whether the next thing for the processor is the end of the stream, which waits for nothing.
+    pub(crate) fn closes_next(&self) -> bool {
+        matches!(self.outbound.front(), Some(Outbound::Close))
+    }
+
     /// The next thing for upstream or client.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -284,6 +289,8 @@ impl Exchange {
         self.complete = true;
         if self.stream == Stream::Open {
             self.stream = Stream::Done;
+            // What was not sent yet has no reader.
+            self.outbound.clear();
             self.outbound.push_back(Outbound::Close);
             if matches!(self.config.service, Service::Grpc(_)) {
                 self.event(&Event::StreamClosed);

@@ -92,8 +92,15 @@ impl Exchange {
     }
 
     fn apply_mode(&mut self, mode: &ProcessingMode) {
-        self.request.mode = mode.request();
-        self.response.mode = mode.response();
+        // A direction whose headers were answered keeps the mode it is in.
+        for (direction, mode) in [
+            (&mut self.request, mode.request()),
+            (&mut self.response, mode.response()),
+        ] {
+            if !direction.has_head() || direction.callback == Callback::Headers {
+                direction.mode = mode;
+            }
+        }
         self.event(&Event::ModeOverridden {
             request_body: mode.request_body_mode,
             response_body: mode.response_body_mode,

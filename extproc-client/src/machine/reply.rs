@@ -78,6 +78,8 @@ impl Exchange {
         let direction = self.direction(side);
         let has_held_body = !direction.held.is_empty() || direction.trailers.is_none();
         match direction.mode.body {
+            // Answered already, with 413.
+            _ if direction.ended => return,
             _ if direction.no_body => return self.release(side),
             BodyMode::FullDuplexStreamed | BodyMode::Grpc => {
                 return body::duplex::after_headers(self, side, now);
@@ -333,6 +335,8 @@ impl Exchange {
         };
         if done {
             self.close_stream();
+            // What the other direction gathered for a message that is not sent any more.
+            self.pass_everything();
         }
     }
 }

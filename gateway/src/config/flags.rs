@@ -3,7 +3,10 @@
 //! Flags are a short way to write a bootstrap: they are put into one and read like any other, so
 //! that every default is the same.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{Uri, uri::Scheme};
 use serde_json::{Value, json};
@@ -24,7 +27,8 @@ const HUMAN_LOG: &str = "%START_TIME(%H:%M:%S%.3f)% %DOWNSTREAM_REMOTE_ADDRESS% 
 /// The configuration that the flags `--listen`, `--upstream` and `--ext-proc` make.
 ///
 /// All requests go to the cluster `upstream` by HTTP/1.1, through a processor in the cluster
-/// `ext_proc` that sees both header blocks; the access log is on standard output. WebSocket may pass.
+/// `ext_proc` that sees both header blocks; the access log is on standard output. WebSocket may pass. The
+/// gateway adds no request headers of its own.
 ///
 /// # Errors
 /// Names a flag that is missing or does not hold what it should.
@@ -46,7 +50,13 @@ pub fn from_flags(cli: &Cli) -> Result<Snapshot, Error> {
     let upstream = target("--upstream", cli.upstream.as_deref())?;
     let ext_proc = target("--ext-proc", cli.ext_proc.as_deref())?;
     let bootstrap = bootstrap(listen, &upstream, &ext_proc, cli.log_format);
-    parse_envoy("command line", &bootstrap.to_string())
+    let mut snapshot = parse_envoy("command line", &bootstrap.to_string())?;
+    for listener in snapshot.listeners.iter_mut().filter_map(Arc::get_mut) {
+        if let Some(http) = Arc::get_mut(&mut listener.http) {
+            http.add_forwarded_proto = false;
+        }
+    }
+    Ok(snapshot)
 }
 
 fn listen_address(flag: &str, text: &str) -> Result<SocketAddr, Error> {
@@ -166,6 +176,7 @@ fn bootstrap(
             "filters.network.http_connection_manager.v3.HttpConnectionManager",
         ),
         "stat_prefix": "ingress",
+        "generate_request_id": false,
         "server_header_transformation": "PASS_THROUGH",
         "http_protocol_options": { "enable_trailers": true },
         "upgrade_configs": [{ "upgrade_type": "websocket" }],

@@ -93,6 +93,9 @@ pub struct HttpManager {
     pub request_headers: HeaderLimits,
     /// Add `x-request-id` where the client sent none.
     pub generate_request_id: bool,
+    /// Add `x-forwarded-proto` where the client sent none. Only the flags leave it out, so that an upstream
+    /// sees what the client and the processor wrote and nothing else.
+    pub add_forwarded_proto: bool,
     /// What becomes of the `server` response header.
     pub server_header: ServerHeader,
     /// The server name to write.

@@ -235,7 +235,7 @@ fn add_forwarded(context: &Context, http: &HttpManager, parts: &mut Parts, versi
     if http.use_remote_address {
         append_to_list(headers, FOR, &context.peer.remote.ip().to_string());
         headers.insert(PROTO, HeaderValue::from_static("http"));
-    } else if !headers.contains_key(PROTO) {
+    } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
         headers.insert(PROTO, HeaderValue::from_static("http"));
     }
     if http.generate_request_id

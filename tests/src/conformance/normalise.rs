@@ -168,7 +168,11 @@ impl<'a> Normaliser<'a> {
             out.insert("body".into(), json);
         }
         let end = received.end.name();
-        let end = if end.starts_with("reset ") { "reset" } else { end.as_str() };
+        let end = if end.starts_with("reset ") {
+            "reset"
+        } else {
+            end.as_str()
+        };
         out.insert("end".into(), end.into());
         Value::Object(out)
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::super::{Callback, Exchange, Side, direction::Drain, failure::Failure};
 use crate::{
+    config::BodyMode,
     observer::Effect,
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
@@ -63,7 +64,10 @@ pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Ins
     let direction = exchange.direction_mut(side);
     let end = direction.received && direction.trailers.is_none();
     let held = direction.held.take();
-    data(exchange, side, held, end, now);
+    match direction.mode.body {
+        BodyMode::Grpc => super::grpc::data(exchange, side, held, end, now),
+        _ => data(exchange, side, held, end, now),
+    }
 }
 
 /// Trailers that the processor does not want are sent on at once, as in Envoy; body replies that
@@ -151,8 +155,10 @@ pub(super) fn finish_reply(
     } else if drained {
         let direction = exchange.direction_mut(side);
         direction.drain = Drain::Done;
-        direction.mode.body = crate::config::BodyMode::None;
+        direction.mode.body = BodyMode::None;
         direction.mode.trailers = false;
+        let partial = direction.deframer.take();
+        exchange.emit_data(side, partial);
     }
 }
 

@@ -26,6 +26,11 @@ const PREFIX: usize = 5;
 struct TooLarge;
 
 impl Deframer {
+    /// What is no whole message yet, for a body that passes by from now on.
+    pub(in super::super) fn take(&mut self) -> Bytes {
+        self.buffer.split().freeze()
+    }
+
     /// The next whole message and whether it is compressed.
     fn next(&mut self, limit: usize) -> Result<Option<(Bytes, bool)>, TooLarge> {
         let Some((&[flag, a, b, c, d], rest)) = self.buffer.split_first_chunk::<PREFIX>() else {

@@ -23,11 +23,12 @@ use tokio::time::{sleep, timeout};
 
 use super::{Connector, KeepAlive, Settings, set::Set};
 
-/// Receive windows. They are fixed: an adaptive window begins at 64 KiB and costs pings. The
-/// connection's also bounds how many small unread replies `h2` tolerates before it closes the
-/// connection.
+/// Receive windows. They are fixed: an adaptive window begins at 64 KiB and costs pings. A stream's
+/// bounds what one exchange leaves unread. The connection's is so wide that exchanges whose clients
+/// do not read cannot close it for the others; it also bounds how many small unread replies `h2`
+/// tolerates before it closes the connection.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024 * 1024;
 
 /// Largest frame accepted. A reply with a body chunk of 16 KiB is a little longer than a frame of
 /// the default size; in one frame it need not be put together.
@@ -74,14 +75,16 @@ impl<C: Connector> Dial for C {
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)??;
             let local = C::local_addr(&io).map(|address| address.ip());
-            let (sender, mut connection) = Builder::new()
+            let handshake = Builder::new()
                 .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_frame_size(FRAME)
                 .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
                 .enable_push(false)
-                .handshake(io)
+                .handshake(io);
+            let (sender, mut connection) = timeout(limit, handshake)
                 .await
+                .map_err(|_| io::ErrorKind::TimedOut)?
                 .map_err(io::Error::other)?;
             Ok(Dialed {
                 sender,

@@ -147,6 +147,7 @@ impl Located<HttpConnectionManager> {
                 },
             },
             generate_request_id: manager.generate_request_id.unwrap_or(true),
+            add_forwarded_proto: true,
             server_header: manager.server_header_transformation.0,
             server_name: match manager.server_name.as_str() {
                 "" => SERVER_NAME.into(),
