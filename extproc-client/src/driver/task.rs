@@ -87,14 +87,14 @@ async fn run<T, B, R>(
             if head.is_none() && core.is_over(cx) {
                 return Poll::Ready(());
             }
-            if let Some(receiver) = &mut response {
-                if let Poll::Ready(received) = Pin::new(receiver).poll(cx) {
-                    response = None;
-                    if let Ok(upstream) = received {
-                        let (parts, body) = upstream.into_parts();
-                        core.response(parts, body);
-                        continue;
-                    }
+            if let Some(receiver) = &mut response
+                && let Poll::Ready(received) = Pin::new(receiver).poll(cx)
+            {
+                response = None;
+                if let Ok(upstream) = received {
+                    let (parts, body) = upstream.into_parts();
+                    core.response(parts, body);
+                    continue;
                 }
             }
             if core.poll(cx).is_pending() {
