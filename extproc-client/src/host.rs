@@ -203,3 +203,35 @@ pub struct Aborted;
 /// As in Envoy, filters nearer to the client do not see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectReply;
+
+/// Response extension, set by the layer: what the processor did until the response's head went on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExchangeSummary {
+    /// Messages sent to the processor.
+    pub sent: u32,
+    /// Replies accepted.
+    pub received: u32,
+    /// Replies that changed something.
+    pub changed: u32,
+    /// The processor, or the filter for it, answered in the upstream's place.
+    pub answered: bool,
+    /// The processor failed, and the exchange went on without it.
+    pub failed_open: bool,
+}
+
+impl std::fmt::Display for ExchangeSummary {
+    /// Such as `2/2 changed=1`: replies of messages, and what else is to be said.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.received, self.sent)?;
+        if self.changed > 0 {
+            write!(f, " changed={}", self.changed)?;
+        }
+        if self.answered {
+            f.write_str(" answered")?;
+        }
+        if self.failed_open {
+            f.write_str(" failed-open")?;
+        }
+        Ok(())
+    }
+}

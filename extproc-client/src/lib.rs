@@ -1,4 +1,62 @@
 //! Envoy's external processing protocol (ext_proc v3) as a tower layer.
+//!
+//! A *processor* is a gRPC server that sees an HTTP request and its response as they pass (headers, body, trailers)
+//! and answers each part with a mutation, or ends the exchange with a reply of its own. This crate is the side of the
+//! proxy: [`ExtProcLayer`] lets a processor see and change what goes through any `tower` service of HTTP requests, with
+//! the configuration and the behaviour of Envoy's filter `envoy.filters.http.ext_proc`.
+//!
+//! ```no_run
+//! use std::convert::Infallible;
+//!
+//! use bytes::Bytes;
+//! use extproc_client::{
+//!     ExtProcLayer, FilterConfig, RequestBody,
+//!     transport::{Pool, TcpConnector},
+//! };
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, service_fn};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // In Envoy's own names; `FilterConfig::builder` does the same in code.
+//! let config: FilterConfig = serde_json::from_str(r#"{
+//!     "grpc_service": {"envoy_grpc": {"cluster_name": "processor"}},
+//!     "processing_mode": {"response_header_mode": "SKIP"},
+//!     "failure_mode_allow": true
+//! }"#)?;
+//! let processor = Pool::builder(TcpConnector::new("127.0.0.1:18080")).build();
+//!
+//! let service = ServiceBuilder::new()
+//!     .layer(ExtProcLayer::new(config, processor))
+//!     .service(service_fn(|_: Request<RequestBody<Full<Bytes>>>| async {
+//!         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
+//!     }));
+//! # let _ = service;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What holds for every exchange
+//!
+//! - One side stream per request, opened just before the first message and closed as soon as nothing more can come.
+//! - The wrapped service gets no new error: a failed exchange becomes a response (504 after a timeout, else
+//!   `status_on_error`) or, with `failure_mode_allow`, goes on without the processor. Only a body that is cut short is an
+//!   [`Error`].
+//! - Back-pressure both ways: a slow processor, service or client stops what feeds it. What is held for a reply is
+//!   bounded by [`host::Limits`].
+//! - Dropping the response future, or the response's body, ends the side stream at once.
+//! - No task is spawned, unless a request body flows through the processor while the service already answers.
+//!
+//! # Which part for what
+//!
+//! | for | take |
+//! |---|---|
+//! | what the processor sees and may do | [`FilterConfig`], [`config`] |
+//! | reaching the processor | [`transport`]: [`Pool`](transport::Pool) (HTTP/2), [`GrpcTransport`](transport::GrpcTransport) (any tonic service, in-process ones too), [`HttpTransport`](transport::HttpTransport) (JSON) |
+//! | settings of one exchange: route configuration, limits, metadata | [`host`] |
+//! | statistics under Envoy's names, and events | [`observer`] |
+//!
+//! A processor itself is written with the crate `extproc-server`.
 
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use extproc_client::{
-    host::{ResponseDetails, ResponseFlags, UpstreamInfo},
+    host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo},
     metadata::DynamicMetadata,
 };
 use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
@@ -87,6 +87,7 @@ pub(crate) struct Reply {
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) details: Option<ResponseDetails>,
     pub(crate) flags: u64,
+    pub(crate) processor: Option<ExchangeSummary>,
     pub(crate) upstream: Option<UpstreamInfo>,
 }
 
@@ -99,6 +100,7 @@ impl Reply {
             trailers: None,
             details: extensions.get().cloned(),
             flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
+            processor: extensions.get().copied(),
             upstream: extensions.get().cloned(),
         }
     }

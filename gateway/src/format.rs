@@ -174,6 +174,8 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
             Some(details) => text(details.0.clone().into_owned()),
             None => Value::None,
         },
+        // Not Envoy's: what the processor nearest to the client did.
+        "EXT_PROC" => optional(scope.reply.processor.map(|summary| summary.to_string())),
         "RESPONSE_FLAGS" => optional(Some(flags(scope.reply.flags))),
         "ROUTE_NAME" => optional(
             exchange

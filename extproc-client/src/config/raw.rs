@@ -472,6 +472,19 @@ impl TryFrom<RawGrpcService> for GrpcService {
                 }
             }
             (None, Some(google)) => {
+                let secured = google
+                    .channel_credentials
+                    .as_ref()
+                    .and_then(Value::as_object)
+                    .and_then(|kinds| kinds.keys().find(|kind| !kind.starts_with("local")));
+                if let Some(kind) = secured {
+                    return Err(ConfigError::new(
+                        "grpc_service.google_grpc.channel_credentials",
+                        format!(
+                            "{kind} is not supported: use envoy_grpc and a cluster with a transport_socket"
+                        ),
+                    ));
+                }
                 if google.target_uri.is_empty() {
                     return Err(ConfigError::new(
                         "grpc_service.google_grpc.target_uri",

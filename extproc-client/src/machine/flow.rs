@@ -216,8 +216,9 @@ impl Exchange {
                 self.actions
                     .push_back(Action::RequestHead { head: *head, end });
             }
-            Head::Response(head) => {
+            Head::Response(mut head) => {
                 self.committed = true;
+                head.extensions.insert(self.summary.get());
                 self.actions
                     .push_back(Action::ResponseHead { head: *head, end });
             }

@@ -107,6 +107,7 @@ impl Exchange {
         if self.response.has_head() {
             head.extensions.insert(DirectReply);
         }
+        head.extensions.insert(self.summary.get());
         self.actions.clear();
         self.actions.push_back(Action::CancelRequest);
         for side in [Side::Request, Side::Response] {

@@ -37,7 +37,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, request, response};
@@ -45,8 +45,8 @@ use http::{HeaderMap, request, response};
 use self::direction::{Callback, Direction};
 use crate::{
     config::{BodyMode, FilterConfig, Service},
-    host::ExchangeContext,
-    observer::{Event, Observer, Phase},
+    host::{ExchangeContext, ExchangeSummary},
+    observer::{Effect, Event, Observer, Phase},
     transport::Message,
 };
 
@@ -118,6 +118,7 @@ pub(crate) struct Exchange {
     is_head: bool,
     /// Heads kept for attributes.
     seen: send::Seen,
+    summary: Cell<ExchangeSummary>,
     outbound: VecDeque<Outbound>,
     actions: VecDeque<Action>,
 }
@@ -150,6 +151,7 @@ impl Exchange {
             is_grpc: false,
             is_head: false,
             seen: send::Seen::default(),
+            summary: Cell::default(),
             outbound: VecDeque::new(),
             actions: VecDeque::new(),
         }
@@ -279,6 +281,18 @@ impl Exchange {
     }
 
     fn event(&self, event: &Event<'_>) {
+        let mut summary = self.summary.get();
+        match event {
+            Event::MessageSent { .. } => summary.sent += 1,
+            Event::MessageReceived { effect, .. } => {
+                summary.received += 1;
+                summary.changed += u32::from(*effect == Effect::Applied);
+            }
+            Event::ImmediateResponseSent { .. } => summary.answered = true,
+            Event::FailureModeAllowed => summary.failed_open = true,
+            _ => {}
+        }
+        self.summary.set(summary);
         if let Some(observer) = &self.observer {
             observer.on_event(event);
         }

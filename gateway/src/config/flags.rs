@@ -22,7 +22,7 @@ const EXT_PROC: &str = "ext_proc";
 /// One line an exchange, for people.
 const HUMAN_LOG: &str = "%START_TIME(%H:%M:%S%.3f)% %DOWNSTREAM_REMOTE_ADDRESS% \
      %REQ(:METHOD)% %REQ(:AUTHORITY)%%REQ(:PATH)% %PROTOCOL% -> %RESPONSE_CODE% \
-     %RESPONSE_CODE_DETAILS% %DURATION%ms rx=%BYTES_RECEIVED% tx=%BYTES_SENT%\n";
+     %RESPONSE_CODE_DETAILS% ext_proc=%EXT_PROC% %DURATION%ms rx=%BYTES_RECEIVED% tx=%BYTES_SENT%\n";
 
 /// The configuration that the flags `--listen`, `--upstream` and `--ext-proc` make.
 ///
@@ -166,6 +166,7 @@ fn bootstrap(
             "protocol": "%PROTOCOL%",
             "status": "%RESPONSE_CODE%",
             "details": "%RESPONSE_CODE_DETAILS%",
+            "ext_proc": "%EXT_PROC%",
             "duration_ms": "%DURATION%",
             "bytes_received": "%BYTES_RECEIVED%",
             "bytes_sent": "%BYTES_SENT%",
