@@ -181,7 +181,10 @@ where
                     self.state = State::Calling(Box::pin(self.service.call(request)));
                 }
                 State::Calling(call) => match ready!(call.as_mut().poll(cx)) {
-                    Ok(response) => self.state = begin(response, self.limit)?,
+                    Ok(response) => {
+                        self.outgoing.commit();
+                        self.state = begin(response, self.limit)?;
+                    }
                     Err(error) => {
                         let first = !std::mem::replace(&mut self.retried, true);
                         // The future may hold the body; it goes before the queue is looked at.
@@ -324,15 +327,15 @@ struct Queue {
     parts: VecDeque<Bytes>,
     bytes: usize,
     end: Option<End>,
-    /// Whether the body gave anything away.
-    taken: bool,
+    /// The call cannot be made again: the body gave something away, or an answer is there.
+    committed: bool,
     /// The task that polls the body.
     reader: Option<Waker>,
     /// The task that waits for room.
     writer: Option<Waker>,
     /// Bodies made; only the last one may take.
     bodies: u32,
-    /// The service dropped the body: nothing more is read.
+    /// The service dropped the last body. Whether another will read depends on `committed`.
     dropped: bool,
 }
 
@@ -354,7 +357,7 @@ impl Outgoing {
 
     fn push(&self, head: Bytes, chunk: Bytes) {
         let mut queue = self.lock();
-        if queue.end.is_some() || queue.dropped {
+        if queue.end.is_some() || queue.is_closed() {
             return;
         }
         queue.bytes += head.len() + chunk.len();
@@ -375,7 +378,7 @@ impl Outgoing {
 
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.lock();
-        if queue.bytes < BACKLOG || queue.dropped {
+        if queue.bytes < BACKLOG || queue.is_closed() {
             return Poll::Ready(());
         }
         queue.writer = Some(cx.waker().clone());
@@ -395,13 +398,31 @@ impl Outgoing {
 
     /// Whether everything is still here, so that the call can be made again.
     fn restart(&self) -> bool {
+        !self.lock().committed
+    }
+
+    /// The service answered: this call is the last one.
+    fn commit(&self) {
         let mut queue = self.lock();
-        queue.dropped = false;
-        !queue.taken
+        queue.committed = true;
+        if queue.is_closed() {
+            queue.wake_writer();
+        }
     }
 }
 
 impl Queue {
+    /// Whether nobody will ever read what is queued.
+    fn is_closed(&self) -> bool {
+        self.dropped && self.committed
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
     fn wake_reader(&mut self) {
         if let Some(waker) = self.reader.take() {
             waker.wake();
@@ -428,12 +449,10 @@ impl Body for OutgoingBody {
             return aborted();
         }
         if let Some(part) = queue.parts.pop_front() {
-            queue.taken = true;
+            queue.committed = true;
             queue.bytes -= part.len();
-            if queue.bytes < BACKLOG
-                && let Some(waker) = queue.writer.take()
-            {
-                waker.wake();
+            if queue.bytes < BACKLOG {
+                queue.wake_writer();
             }
             return Poll::Ready(Some(Ok(Frame::data(part))));
         }
@@ -455,8 +474,8 @@ impl Drop for OutgoingBody {
         let mut queue = self.outgoing.lock();
         if queue.bodies == self.number {
             queue.dropped = true;
-            if let Some(waker) = queue.writer.take() {
-                waker.wake();
+            if queue.committed {
+                queue.wake_writer();
             }
         }
     }

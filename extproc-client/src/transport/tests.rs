@@ -341,6 +341,59 @@ async fn channel() {
     suite(GrpcTransport::new(channel), ends).await;
 }
 
+/// What is sent between the loss of a call's body and the news that the call is lost goes out with
+/// the repeated call.
+#[tokio::test]
+async fn messages_while_a_call_is_lost() {
+    use tower_service::Service as _;
+    let (server, _ends) = server();
+    let news = Arc::new(tokio::sync::Notify::new());
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let service = tower::service_fn({
+        let news = news.clone();
+        move |request: ::http::Request<tonic::body::Body>| {
+            let first = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+            let (news, mut server) = (news.clone(), server.clone());
+            async move {
+                if first {
+                    drop(request);
+                    news.notified().await;
+                    return Err(std::io::Error::other("operation was canceled"));
+                }
+                server.call(request).await.map_err(|never| match never {})
+            }
+        }
+    });
+    let mut stream = open(&GrpcTransport::new(service), "echo");
+    stream.send(headers());
+    assert!(poll_fn(|cx| Poll::Ready(stream.poll_recv(cx).is_pending())).await);
+    send(&mut stream, body(100)).await;
+    news.notify_one();
+    let first = recv(&mut stream).await.unwrap();
+    assert!(matches!(first.part, Some(Part::RequestHeaders(_))));
+    let second = recv(&mut stream).await.unwrap();
+    assert!(matches!(second.part, Some(Part::RequestBody(_))));
+}
+
+/// A service that answers without reading: what is sent goes nowhere and nobody waits for room.
+#[tokio::test]
+async fn answer_without_reading() {
+    let service = tower::service_fn(|_: ::http::Request<tonic::body::Body>| async {
+        let body = http_body_util::StreamBody::new(futures_util::stream::pending::<
+            Result<http_body::Frame<Bytes>, std::io::Error>,
+        >());
+        Ok::<_, std::io::Error>(::http::Response::new(body))
+    });
+    let mut stream = open(&GrpcTransport::new(service), "echo");
+    for _ in 0..4 {
+        stream.send(body(100_000));
+        assert!(poll_fn(|cx| Poll::Ready(stream.poll_recv(cx).is_pending())).await);
+        let room = poll_fn(|cx| stream.poll_ready(cx));
+        let room = tokio::time::timeout(Duration::from_secs(10), room).await;
+        room.expect("nobody reads, nobody waits");
+    }
+}
+
 /// A service that fails its first calls without looking at them.
 #[derive(Clone)]
 struct Failing {

@@ -3,7 +3,8 @@
 //! A call takes a stream on the connection with the fewest; if none has room it waits, first come
 //! first served, and is woken by whatever makes room: a stream that ends, a new connection, a
 //! raised limit. Whoever finds the connections crowded starts one attempt to make another; all who
-//! wait share it.
+//! wait share it. A call that one connection refused waits for another one, and lets those pass who
+//! can use the first.
 
 use std::{
     collections::BTreeMap,
@@ -55,8 +56,14 @@ struct State {
     /// The last attempt that failed.
     failure: Option<(u64, Close)>,
     no_growth_before: Option<Instant>,
-    waiters: BTreeMap<u64, Waker>,
+    waiters: BTreeMap<u64, Waiter>,
     next_ticket: u64,
+}
+
+struct Waiter {
+    waker: Waker,
+    /// It does not take whatever comes first, so it neither holds up others nor takes their turn.
+    picky: bool,
 }
 
 struct Member {
@@ -309,9 +316,8 @@ impl Set {
     }
 
     /// The connection with room and the fewest streams. One to be avoided is taken only if there
-    /// is none beside it and there may be none.
+    /// is none beside it and none is to be had now.
     fn choose(&self, state: &State, avoid: Option<u64>) -> Option<usize> {
-        let may_grow = state.members.len() < self.settings.max_connections;
         let best = |avoid: Option<u64>| {
             state
                 .members
@@ -323,7 +329,7 @@ impl Set {
                 .map(|(index, _)| index)
         };
         match avoid {
-            Some(_) if may_grow => best(avoid),
+            Some(_) if self.may_grow(state) => best(avoid),
             Some(_) => best(avoid).or_else(|| best(None)),
             None => best(None),
         }
@@ -331,10 +337,10 @@ impl Set {
 
     /// Begins another connection if it is needed and allowed and none is being made.
     fn grow(self: &Arc<Self>, state: &mut State, avoid: Option<u64>) {
-        let count = state.members.len();
-        if state.dialing || count >= self.settings.max_connections {
+        if state.dialing || !self.may_grow(state) {
             return;
         }
+        let count = state.members.len();
         let crowded = state.members.iter().all(|member| {
             let (live, limit) = (member.live(), self.limit(member));
             live.saturating_mul(5) > limit.saturating_mul(4)
@@ -345,12 +351,17 @@ impl Set {
         if !(crowded || spread) {
             return;
         }
-        if count > 0 && state.no_growth_before.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
         state.dialing = true;
         state.attempts += 1;
         tokio::spawn(self.clone().dial(state.attempts));
+    }
+
+    /// Whether another connection is allowed: below the limit, and not right after a failure
+    /// while others serve.
+    fn may_grow(&self, state: &State) -> bool {
+        let paused = || state.no_growth_before.is_some_and(|at| Instant::now() < at);
+        state.members.len() < self.settings.max_connections
+            && (state.members.is_empty() || !paused())
     }
 
     fn spread(&self) -> usize {
@@ -361,7 +372,12 @@ impl Set {
     }
 
     async fn dial(self: Arc<Self>, attempt: u64) {
+        let lost = Lost {
+            set: &self,
+            attempt,
+        };
         let result = self.dialer.dial(&self.settings).await;
+        std::mem::forget(lost);
         let mut state = self.lock();
         state.dialing = false;
         match result {
@@ -402,8 +418,7 @@ impl Set {
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot connect");
-                state.failure = Some((attempt, failure::of_connect(&error)));
-                state.no_growth_before = Some(Instant::now() + GROWTH_PAUSE);
+                state.fail(attempt, failure::of_connect(&error));
                 drop(state);
                 self.wake(usize::MAX);
             }
@@ -412,7 +427,11 @@ impl Set {
 
     fn wait(&self, state: &mut State, cx: &Context<'_>, place: &Place) {
         if let Some(ticket) = place.ticket {
-            state.waiters.insert(ticket, cx.waker().clone());
+            let waiter = Waiter {
+                waker: cx.waker().clone(),
+                picky: place.avoid.is_some(),
+            };
+            state.waiters.insert(ticket, waiter);
             self.count(state);
         }
     }
@@ -429,31 +448,59 @@ impl Set {
         self.waiting.store(state.waiters.len(), Ordering::SeqCst);
     }
 
-    /// Wakes the `count` that have waited longest.
+    /// Wakes the `count` that have waited longest, and whoever may have to leave what there is to
+    /// them.
     fn wake(&self, count: usize) {
         let mut state = self.lock();
-        let mut woken = Vec::new();
-        while woken.len() < count
-            && let Some((_, waker)) = state.waiters.pop_first()
-        {
-            woken.push(waker);
-        }
+        let mut left = count;
+        let woken: Vec<_> = state
+            .waiters
+            .extract_if(.., |_, waiter| {
+                let next = left > 0 || waiter.picky;
+                left = left.saturating_sub(usize::from(!waiter.picky));
+                next
+            })
+            .collect();
         self.count(&mut state);
         drop(state);
-        for waker in woken {
-            waker.wake();
+        for (_, waiter) in woken {
+            waiter.waker.wake();
         }
     }
 }
 
 impl State {
-    /// Whether nobody has waited longer.
+    /// Whether nobody has waited longer who would take what this call takes.
     fn is_first(&self, place: &Place) -> bool {
-        match (self.waiters.first_key_value(), place.ticket) {
+        let first = self.waiters.iter().find(|(_, waiter)| !waiter.picky);
+        match (first, place.ticket) {
             (None, _) => true,
             (Some((first, _)), Some(own)) => own <= *first,
             (Some(_), None) => false,
         }
+    }
+
+    fn fail(&mut self, attempt: u64, close: Close) {
+        self.failure = Some((attempt, close));
+        self.no_growth_before = Some(Instant::now() + GROWTH_PAUSE);
+    }
+}
+
+/// An attempt to connect that ends without a result, because its runtime ended or the connector
+/// panicked; those who wait for it must not wait for ever.
+struct Lost<'a> {
+    set: &'a Set,
+    attempt: u64,
+}
+
+impl Drop for Lost<'_> {
+    fn drop(&mut self) {
+        let mut state = self.set.lock();
+        state.dialing = false;
+        let close = failure::before_response("the attempt to connect was given up", None);
+        state.fail(self.attempt, close);
+        drop(state);
+        self.set.wake(usize::MAX);
     }
 }
 

@@ -172,6 +172,64 @@ async fn refused_once_is_repeated_elsewhere() {
     reply.unwrap();
 }
 
+/// A refused call waits for another connection, and holds up nobody who can use the first one; when
+/// no other can be had it takes the first again.
+#[tokio::test(start_paused = true)]
+async fn refused_call_lets_others_pass() {
+    struct Once(Pipes);
+    impl Connector for Once {
+        type Io = DuplexStream;
+        async fn connect(&self) -> io::Result<DuplexStream> {
+            if self.0.1.load(Ordering::SeqCst) > 0 {
+                std::future::pending::<()>().await;
+            }
+            self.0.connect().await
+        }
+    }
+    let (sender, mut far) = mpsc::unbounded_channel();
+    let pool = Pool::builder(Once(Pipes(sender, AtomicUsize::new(0))))
+        .connections(1)
+        .connect_timeout(Duration::from_secs(2))
+        .build();
+    let mut refused = call(&pool);
+    let refused = tokio::spawn(async move { recv(&mut refused).await });
+    let mut server = server(&mut far).await;
+    let (_, mut respond) = server.accept().await.unwrap().unwrap();
+    respond.send_reset(Reason::REFUSED_STREAM);
+    serve(server, answer);
+    settle().await;
+    assert!(!refused.is_finished(), "it waits for a second connection");
+    let start = tokio::time::Instant::now();
+    for _ in 0..3 {
+        recv(&mut call(&pool)).await.unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(1));
+    refused.await.unwrap().unwrap();
+    assert_eq!(pool.connections(), 1);
+}
+
+/// An attempt to connect that ends without a result is a failure, not an attempt for ever.
+#[tokio::test]
+async fn connector_panics() {
+    struct Broken;
+    impl Connector for Broken {
+        type Io = DuplexStream;
+        async fn connect(&self) -> io::Result<DuplexStream> {
+            panic!("a connector with a bug")
+        }
+    }
+    let pool = Pool::builder(Broken).build();
+    for _ in 0..2 {
+        let close = recv(&mut call(&pool)).await.unwrap_err();
+        assert!(
+            close
+                .message
+                .ends_with("the attempt to connect was given up"),
+            "{close}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn limit_of_the_peer() {
     let (builder, mut far) = pipes();
