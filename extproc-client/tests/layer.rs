@@ -110,7 +110,9 @@ impl Sidestream for Stream {
         }
     }
 
-    fn finish(&mut self) {}
+    fn finish(&mut self) {
+        self.memory.seen.lock().unwrap().push("half-close".into());
+    }
 }
 
 impl Drop for Stream {
@@ -248,6 +250,35 @@ async fn headers_are_mutated_both_ways() {
     assert_eq!(stats.streams_started.get(), 1);
     assert_eq!(stats.streams_closed.get(), 1);
     assert_eq!(memory.seen(), ["request headers", "response headers"]);
+}
+
+/// With a graceful close the processor gets a half-close and time to end its side; the exchange does
+/// not wait for it.
+#[tokio::test(start_paused = true)]
+async fn graceful_close() {
+    let memory = Memory::new(echo);
+    let config = FilterConfig::builder(Target::Grpc(GrpcService::cluster("p")))
+        .graceful_close(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let layer = ExtProcLayer::new(config, memory.clone());
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service(service_fn(upstream));
+    let start = tokio::time::Instant::now();
+    let response = service.clone().oneshot(post("hello")).await.unwrap();
+    assert_eq!(response.collect().await.unwrap().to_bytes(), "hello");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let seen = ["request headers", "response headers", "half-close"];
+    assert_eq!(memory.seen(), seen);
+    assert_eq!(memory.open.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    assert_eq!(memory.open.load(Ordering::SeqCst), 0);
+
+    // Cancelled by the client.
+    drop(service.oneshot(post("hello")));
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    assert_eq!(memory.open.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

@@ -55,6 +55,7 @@ impl FilterConfigBuilder {
                 send_body_without_waiting: false,
                 status_on_error: StatusCode::INTERNAL_SERVER_ERROR,
                 allow_content_length_header: false,
+                graceful_close: None,
             },
             request_attributes: Vec::new(),
             response_attributes: Vec::new(),
@@ -101,6 +102,16 @@ impl FilterConfigBuilder {
     #[must_use]
     pub fn max_message_timeout(mut self, value: Duration) -> Self {
         self.config.max_message_timeout = Some(value).filter(|value| !value.is_zero());
+        self
+    }
+
+    /// Ends a side stream that has nothing left to do with a half-close, and resets it only if the
+    /// processor has not ended its side after `timeout`. A stream that failed is reset at once in any
+    /// case. It costs a task for each exchange. Default: every stream is reset at once, as Envoy
+    /// does unless its runtime sets `envoy.reloadable_features.ext_proc_graceful_grpc_close`.
+    #[must_use]
+    pub fn graceful_close(mut self, timeout: Duration) -> Self {
+        self.config.graceful_close = Some(timeout);
         self
     }
 

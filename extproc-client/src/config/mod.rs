@@ -147,6 +147,7 @@ pub struct FilterConfig {
     pub(crate) send_body_without_waiting: bool,
     pub(crate) status_on_error: http::StatusCode,
     pub(crate) allow_content_length_header: bool,
+    pub(crate) graceful_close: Option<Duration>,
 }
 
 /// Expressions sent to the processor, each under its name.
@@ -189,6 +190,22 @@ impl FilterConfig {
     /// Whether the processor only gets copies.
     pub fn observability_mode(&self) -> bool {
         self.observability_mode
+    }
+
+    /// Ends side streams with a half-close and leaves the processor this long to end its side; `None`
+    /// resets them at once. It is no field of the filter: Envoy reads it from its runtime
+    /// (`envoy.reloadable_features.ext_proc_graceful_grpc_close`, off by default). See
+    /// [`FilterConfigBuilder::graceful_close`].
+    #[must_use]
+    pub fn with_graceful_close(mut self, timeout: Option<Duration>) -> Self {
+        self.graceful_close = timeout;
+        self
+    }
+
+    /// How long the processor may take to end its side after a half-close; `None` if streams are
+    /// reset at once.
+    pub fn graceful_close(&self) -> Option<Duration> {
+        self.graceful_close
     }
 
     /// This configuration as it holds on a route with these `ExtProcPerRoute`s, least specific

@@ -356,6 +356,7 @@ impl TryFrom<RawFilter> for FilterConfig {
             send_body_without_waiting: raw.send_body_without_waiting_for_header_response,
             status_on_error: status_on_error(raw.status_on_error)?,
             allow_content_length_header: raw.allow_content_length_header,
+            graceful_close: None,
         }
         .check()
     }

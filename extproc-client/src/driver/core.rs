@@ -447,5 +447,8 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
             return super::task::linger(&mut self.machine, &mut self.side);
         }
         self.machine.end();
+        // A graceful close needs the stream.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.side.flush(&mut self.machine, &mut cx);
     }
 }

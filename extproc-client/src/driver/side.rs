@@ -86,9 +86,11 @@ impl<T: Transport> SideStream<T> {
             match machine.poll_outbound() {
                 None => return,
                 Some(Outbound::Message(_, message)) => self.waiting = Some(message),
-                Some(Outbound::Close) => {
-                    self.stream = None;
+                Some(Outbound::Close(grace)) => {
                     self.waiting = None;
+                    if let (Some(stream), Some(grace)) = (self.stream.take(), grace) {
+                        super::task::finish(stream, grace);
+                    }
                 }
                 Some(Outbound::Open) => {
                     let call = Call {

@@ -3,7 +3,8 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    task::Poll,
+    task::{Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -103,6 +104,25 @@ async fn run<T, B, R>(
         }
     })
     .await;
+}
+
+/// Half-closes a side stream and resets it if the processor has not ended it after `grace`.
+pub(super) fn finish(mut stream: impl Sidestream, grace: Duration) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    stream.finish();
+    runtime.spawn(tokio::time::timeout(
+        grace,
+        poll_fn(move |cx| {
+            loop {
+                // Replies to what is over.
+                if ready!(stream.poll_recv(cx)).is_err() {
+                    return Poll::Ready(());
+                }
+            }
+        }),
+    ));
 }
 
 /// Keeps the side stream of an observed exchange open for its `deferred_close_timeout`, sending what

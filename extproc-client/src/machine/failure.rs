@@ -108,7 +108,7 @@ impl Exchange {
             | Failure::UnaskedDrain => {}
         }
         let ended_by_processor = matches!(&failure, Failure::Closed(close) if !close.http);
-        self.close_stream();
+        self.reset_stream();
         if covered && self.config.failure_mode_allow && self.can_fail_open() {
             if ended_by_processor {
                 // Envoy counts these once more on this path.

@@ -108,7 +108,7 @@ impl Exchange {
         match (rejected, parsed) {
             (None, Some(Some(status))) => head.status = status,
             (None, None) => {
-                self.close_stream();
+                self.reset_stream();
                 return self.respond(
                     StatusCode::BAD_GATEWAY,
                     Bytes::from_static(b"missing required header: :status"),
@@ -117,12 +117,12 @@ impl Exchange {
                 );
             }
             (Some(detail), _) => {
-                self.close_stream();
+                self.reset_stream();
                 return self.respond_error(self.config.status_on_error, detail.into(), now);
             }
             (None, Some(None)) => {
                 self.event(&Event::RejectedHeaderMutation);
-                self.close_stream();
+                self.reset_stream();
                 return self.respond_error(
                     self.config.status_on_error,
                     "header_mutation_set_headers_failed".into(),

@@ -37,7 +37,12 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, request, response};
@@ -64,8 +69,9 @@ pub(crate) enum Outbound {
     Open,
     /// Send this.
     Message(Phase, Message),
-    /// Nothing more is sent and nothing more is read.
-    Close,
+    /// Nothing more is sent and nothing more is read. With a time, the processor may end its side
+    /// within it; without, the stream is reset.
+    Close(Option<Duration>),
 }
 
 /// What goes to upstream and client.
@@ -168,7 +174,7 @@ impl Exchange {
 
     /// Whether the next thing for the processor is the end of the stream, which waits for nothing.
     pub(crate) fn closes_next(&self) -> bool {
-        matches!(self.outbound.front(), Some(Outbound::Close))
+        matches!(self.outbound.front(), Some(Outbound::Close(_)))
     }
 
     /// The next thing for upstream or client.
@@ -298,14 +304,23 @@ impl Exchange {
         }
     }
 
-    /// Closes the side stream from this side; everything passes by from now on.
+    /// Closes the side stream, which has nothing left to do; everything passes by from now on.
     fn close_stream(&mut self) {
+        self.close_stream_within(self.config.graceful_close);
+    }
+
+    /// Closes a side stream that failed.
+    fn reset_stream(&mut self) {
+        self.close_stream_within(None);
+    }
+
+    fn close_stream_within(&mut self, grace: Option<Duration>) {
         self.complete = true;
         if self.stream == Stream::Open {
             self.stream = Stream::Done;
             // What was not sent yet has no reader.
             self.outbound.clear();
-            self.outbound.push_back(Outbound::Close);
+            self.outbound.push_back(Outbound::Close(grace));
             if matches!(self.config.service, Service::Grpc(_)) {
                 self.event(&Event::StreamClosed);
             }

@@ -32,6 +32,37 @@ fn default_mode_sends_both_header_blocks() {
     );
 }
 
+/// What has nothing left to do is closed gracefully if asked for; what failed is reset in any case.
+#[test]
+fn graceful_close() {
+    let graceful = || config("").with_graceful_close(Some(std::time::Duration::from_secs(1)));
+    let mut p = Play::new(graceful());
+    p.request(&[], true);
+    p.part(rh(common(None, None)));
+    p.response(&[], true);
+    assert_eq!(
+        p.part(sh(common(None, None))),
+        ["close within 1s", "client: 200 END"]
+    );
+
+    let mut p = Play::new(graceful());
+    p.request(&[], true);
+    p.exchange.end();
+    assert_eq!(p.outputs(), ["close within 1s"], "the client left");
+
+    let mut p = Play::new(graceful());
+    p.request(&[], true);
+    assert_eq!(p.wait(200)[0], "close", "no reply in time");
+
+    let mut p = Play::new(graceful());
+    p.request(&[], true);
+    assert_eq!(
+        p.part(sh(common(None, None)))[0],
+        "close",
+        "a reply to nothing"
+    );
+}
+
 #[test]
 fn nothing_to_send_opens_no_stream() {
     let mut p = Play::new(mode(

@@ -146,7 +146,8 @@ impl Play {
                     self.exchange.opened();
                     "open".into()
                 }
-                Outbound::Close => "close".into(),
+                Outbound::Close(None) => "close".into(),
+                Outbound::Close(Some(time)) => format!("close within {time:?}"),
                 Outbound::Message(_, message) => {
                     let message = ProcessingRequest::decode(message.to_bytes()).unwrap();
                     let line = message_line(&message);

@@ -1,6 +1,6 @@
 //! `Bootstrap`: the file as a whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +17,21 @@ struct Bootstrap {
     node: Option<Node>,
     static_resources: StaticResources,
     admin: Option<Admin>,
+    layered_runtime: Option<LayeredRuntime>,
+}
+
+/// `envoy.config.bootstrap.v3.LayeredRuntime`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LayeredRuntime {
+    layers: Vec<RuntimeLayer>,
+}
+
+/// `envoy.config.bootstrap.v3.RuntimeLayer`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeLayer {
+    static_layer: serde_json::Map<String, Value>,
 }
 
 /// `envoy.config.core.v3.Node`.
@@ -75,11 +90,44 @@ impl Node {
     }
 }
 
+/// Whether ext_proc ends its streams with a half-close.
+const GRACEFUL_CLOSE: &str = "envoy.reloadable_features.ext_proc_graceful_grpc_close";
+
+/// How long the processor then has to end its side.
+const REMOTE_CLOSE_TIMEOUT: &str = "envoy.filters.http.ext_proc.remote_close_timeout_milliseconds";
+
+impl LayeredRuntime {
+    /// What ext_proc filters read of the runtime. Later layers win.
+    fn graceful_close(&self) -> Option<Duration> {
+        let value = |key| {
+            let layers = self.layers.iter().rev();
+            let mut found = layers.filter_map(|layer| lookup(&layer.static_layer, key));
+            found.next()
+        };
+        let on = value(GRACEFUL_CLOSE).and_then(Value::as_bool)?;
+        let timeout = value(REMOTE_CLOSE_TIMEOUT).and_then(Value::as_u64);
+        on.then(|| Duration::from_millis(timeout.unwrap_or(1000)))
+    }
+}
+
+/// A key of a static layer, which is written whole or nested at any of its dots.
+fn lookup<'a>(layer: &'a serde_json::Map<String, Value>, key: &str) -> Option<&'a Value> {
+    layer.iter().find_map(|(name, value)| {
+        let rest = key.strip_prefix(name.as_str())?;
+        match (rest.strip_prefix('.'), value) {
+            (None, value) if rest.is_empty() => Some(value),
+            (Some(rest), Value::Object(nested)) => lookup(nested, rest),
+            _ => None,
+        }
+    })
+}
+
 /// What listeners are built with.
 pub(super) struct Loaded<'a> {
     pub(super) reader: &'a Reader<'a>,
     pub(super) clusters: BTreeMap<String, Arc<ClusterModel>>,
     pub(super) node: Value,
+    pub(super) graceful_close: Option<Duration>,
 }
 
 /// The bootstrap at `root`.
@@ -88,6 +136,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         node,
         static_resources,
         admin,
+        layered_runtime,
     } = reader.read(root)?;
     let mut clusters = BTreeMap::new();
     for cluster in static_resources.clusters {
@@ -104,6 +153,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         reader,
         clusters,
         node: node.map_or(Value::Null, |node| node.build()),
+        graceful_close: layered_runtime.and_then(|runtime| runtime.graceful_close()),
     };
     let mut listeners = Vec::with_capacity(static_resources.listeners.len());
     for listener in &static_resources.listeners {

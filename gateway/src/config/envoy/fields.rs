@@ -32,7 +32,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Bootstrap", Ignore, &[
         "node_context_params", "flags_path", "stats_config", "stats_flush_interval",
         "stats_flush_on_admin", "stats_eviction_interval", "deferred_stat_options", "watchdog",
-        "watchdogs", "layered_runtime", "stats_server_version_override",
+        "watchdogs", "stats_server_version_override",
         "use_tcp_for_dns_lookups", "dns_resolution_config", "typed_dns_resolver_config",
         "fatal_actions", "default_socket_interface", "enable_dispatcher_stats",
         "perf_tracing_file_path", "default_regex_engine", "application_log_config",
@@ -48,6 +48,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("StaticResources", Refuse("only secrets written where they are used are supported"), &[
         "secrets",
     ]),
+    ("RuntimeLayer", Ignore, &["name", "admin_layer"]),
+    ("RuntimeLayer", Note(NOT_DONE), &["disk_layer"]),
+    ("RuntimeLayer", Refuse(NO_XDS), &["rtds_layer"]),
     ("Admin", Ignore, &[
         "access_log_path", "profile_path", "socket_options", "ignore_global_conn_limit",
         "allow_paths",

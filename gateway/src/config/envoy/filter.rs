@@ -1,6 +1,6 @@
 //! `HttpFilter`: the filters of a connection manager.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use extproc_client::FilterConfig;
 use serde::Deserialize;
@@ -70,6 +70,7 @@ struct SetMetadataEntry {
 pub(super) fn chain(
     reader: &Reader<'_>,
     filters: &Located<Vec<Located<HttpFilter>>>,
+    graceful_close: Option<Duration>,
 ) -> Result<Vec<Filter>, Fault> {
     let mut chain: Vec<Filter> = Vec::with_capacity(filters.value.len());
     let mut router = None;
@@ -95,7 +96,7 @@ pub(super) fn chain(
             }
             EXT_PROC => {
                 let config: FilterConfig = reader.read_typed(node)?;
-                FilterKind::ExtProc(Arc::new(config))
+                FilterKind::ExtProc(Arc::new(config.with_graceful_close(graceful_close)))
             }
             HEADER_MUTATION => {
                 let config: HeaderMutation = reader.read_typed(node)?;

@@ -121,7 +121,7 @@ impl Located<HttpConnectionManager> {
             return Err(Fault::at(self.node, "stat_prefix may not be empty"));
         }
         let Enum(ForwardClientCert) = manager.forward_client_cert_details;
-        let filters = filter::chain(loaded.reader, &manager.http_filters)?;
+        let filters = filter::chain(loaded.reader, &manager.http_filters, loaded.graceful_close)?;
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,

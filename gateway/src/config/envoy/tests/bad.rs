@@ -55,6 +55,21 @@ fn the_small_file_loads() {
 }
 
 #[test]
+fn runtime_layers_are_static() {
+    for (layer, expected) in [
+        ("rtds_layer: {name: r}", "rtds_layer"),
+        ("static_layers: {}", "static_layers"),
+    ] {
+        let text = format!("layered_runtime: {{layers: [{{name: a, {layer}}}]}}\n{BASE}");
+        let error = parse_envoy("envoy.yaml", &text).unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains("layered_runtime.layers[0]"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn fields_and_types() {
     for (from, to, expected) in [
         (

@@ -463,3 +463,44 @@ fn what_is_not_done_is_said() {
         ]
     );
 }
+
+/// The runtime's keys may be whole or nested; the last layer that says something holds.
+#[test]
+fn graceful_close_of_side_streams() {
+    const ON: &str = "envoy.reloadable_features.ext_proc_graceful_grpc_close: true";
+    const TIME: &str = "envoy: {filters: {http.ext_proc.remote_close_timeout_milliseconds: 250}}";
+    let ext_proc = concat!(
+        r#"{name: e, typed_config: {"@type": "type.googleapis.com/"#,
+        r#"envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor", "#,
+        "grpc_service: {envoy_grpc: {cluster_name: upstream}}}}",
+    );
+    for (layers, expected) in [
+        ("", None),
+        (
+            "{static_layer: {re2.max_program_size.error_level: 1000}}",
+            None,
+        ),
+        (&*format!("{{static_layer: {{{ON}}}}}"), Some(1000)),
+        (
+            &format!("{{static_layer: {{{ON}}}}}, {{static_layer: {{{TIME}}}}}"),
+            Some(250),
+        ),
+        (
+            &format!(
+                "{{static_layer: {{{ON}}}}}, {{static_layer: {{{}}}}}",
+                ON.replace("true", "false")
+            ),
+            None,
+        ),
+    ] {
+        let filters = format!("http_filters:\n          - {ext_proc}");
+        let text = super::bad::BASE.replace("http_filters:", &filters);
+        let text = format!("layered_runtime: {{layers: [{layers}]}}\n{text}");
+        let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+        let FilterKind::ExtProc(config) = &manager(&snapshot).filters[0].kind else {
+            panic!("not ext_proc");
+        };
+        let time = config.graceful_close();
+        assert_eq!(time, expected.map(Duration::from_millis), "{layers}");
+    }
+}
