@@ -8,6 +8,7 @@ mod document;
 mod envoy;
 mod error;
 mod flags;
+pub mod manifests;
 pub mod snapshot;
 
 use std::path::Path;

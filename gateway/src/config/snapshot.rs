@@ -278,6 +278,8 @@ pub struct RouteTable {
     pub name: String,
     /// Virtual hosts; the most specific domain wins.
     pub virtual_hosts: Vec<VirtualHost>,
+    /// `ignore_port_in_host_matching`: domains are compared with the authority's host alone.
+    pub ignore_port: bool,
     /// `request_headers_to_remove` then `request_headers_to_add`.
     pub request_headers: Vec<HeaderChange>,
     /// The same for responses.

@@ -27,9 +27,11 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
     let authority = request
         .uri
         .authority()
-        .map_or_else(String::new, |authority| {
-            authority.as_str().to_ascii_lowercase()
-        });
+        .map_or("", |authority| match http.routes.ignore_port {
+            true => authority.host(),
+            false => authority.as_str(),
+        })
+        .to_ascii_lowercase();
     let host = matching::virtual_host(&http.routes, &authority)?;
     let route = http
         .routes

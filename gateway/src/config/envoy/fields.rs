@@ -160,7 +160,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RouteConfiguration", Refuse(NO_XDS), &["vhds"]),
     ("RouteConfiguration", Refuse(UNSUPPORTED), &[
         "most_specific_header_mutations_wins", "cluster_specifier_plugins",
-        "request_mirror_policies", "ignore_port_in_host_matching",
+        "request_mirror_policies",
         "ignore_path_parameters_in_path_matching",
     ]),
     ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),

@@ -41,6 +41,7 @@ pub(super) struct RouteConfiguration {
     validate_clusters: Option<bool>,
     max_direct_response_body_size_bytes: Option<u32>,
     typed_per_filter_config: PerFilterConfig,
+    ignore_port_in_host_matching: bool,
 }
 
 /// `envoy.config.route.v3.VirtualHost`.
@@ -165,6 +166,7 @@ impl RouteConfiguration {
         Ok(RouteTable {
             name: self.name.clone(),
             virtual_hosts,
+            ignore_port: self.ignore_port_in_host_matching,
             request_headers,
             response_headers,
         })

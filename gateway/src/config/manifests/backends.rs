@@ -1,0 +1,316 @@
+//! Backend references as clusters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use extproc_client::host::{HeaderLimits, Metadata};
+
+use super::{
+    Objects, Scope, duration,
+    gateways::{Referrer, granted},
+    status::Reason,
+    types::{
+        AGENTGATEWAY, AgentgatewayBackend, EndpointSlice, HttpVersion, Key, ObjectRef, Service,
+        ServicePort,
+    },
+};
+use crate::config::snapshot::{
+    Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options, LbPolicy,
+    UpstreamProtocol, UpstreamTls,
+};
+
+/// The longest wait for a connection to a backend, if nothing else is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes clusters of what is referred to.
+pub(super) struct Backends<'a> {
+    objects: &'a Objects,
+    scope: &'a Scope,
+    pub(super) clusters: BTreeMap<String, Arc<Cluster>>,
+    pub(super) without_endpoints: BTreeSet<(Key, u16)>,
+}
+
+impl<'a> Backends<'a> {
+    pub(super) fn new(objects: &'a Objects, scope: &'a Scope) -> Self {
+        Self {
+            objects,
+            scope,
+            clusters: BTreeMap::new(),
+            without_endpoints: BTreeSet::new(),
+        }
+    }
+
+    /// The cluster's name for a reference. `needs_grant` asks for a ReferenceGrant across namespaces.
+    pub(super) fn resolve(
+        &mut self,
+        from: &Referrer<'_>,
+        reference: &ObjectRef,
+        needs_grant: bool,
+    ) -> Result<String, Reason> {
+        let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
+        let key = Key::new(namespace, reference.name.as_str());
+        let (group, kind) = (reference.group.as_str(), reference.kind.as_str());
+        match (group, kind) {
+            ("", "Service") | (AGENTGATEWAY, "AgentgatewayBackend") => {}
+            _ => {
+                return Err((
+                    "InvalidKind",
+                    format!("backend kind {kind} of group {group:?} is not supported"),
+                ));
+            }
+        }
+        if needs_grant && !granted(self.objects, from, group, kind, &key) {
+            return Err((
+                "RefNotPermitted",
+                format!("no ReferenceGrant permits {kind} {key}"),
+            ));
+        }
+        match group {
+            "" => self.service(&key, reference.port),
+            _ => self.backend(&key),
+        }
+    }
+
+    fn service(&mut self, key: &Key, port: Option<u16>) -> Result<String, Reason> {
+        let missing = |message: String| ("BackendNotFound", message);
+        let Some(number) = port else {
+            return Err(missing(format!(
+                "a reference to Service {key} needs a port"
+            )));
+        };
+        let Some(service) = self.objects.get::<Service>(key) else {
+            return Err(missing(format!("no Service {key}")));
+        };
+        if service.spec.kind.as_deref() == Some("ExternalName") {
+            return Err(missing(format!(
+                "Service {key} is of type ExternalName, which is not followed"
+            )));
+        }
+        let port = service.spec.ports.iter().find(|port| port.port == number);
+        let Some(port) = port else {
+            return Err(missing(format!("Service {key} has no port {number}")));
+        };
+        let protocol = match port.app_protocol.as_deref() {
+            Some("kubernetes.io/h2c") => UpstreamProtocol::Http2,
+            _ => UpstreamProtocol::Http1,
+        };
+        let name = format!("{key}:{number}");
+        if !self.clusters.contains_key(&name) {
+            let discovery = match self.scope.endpoints.get(&(key.clone(), number)) {
+                Some(addresses) => discovery(addresses.clone()),
+                None => discovery(self.slices(key, port)),
+            };
+            let mut cluster = cluster(&name, discovery);
+            cluster.protocol = protocol;
+            self.clusters.insert(name.clone(), Arc::new(cluster));
+        }
+        Ok(name)
+    }
+
+    /// Endpoints of a Service's port. Those that are ready; if none is, those that still serve.
+    fn slices(&mut self, key: &Key, port: &ServicePort) -> Vec<EndpointAddress> {
+        let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+        let mut known = false;
+        for (_, slice) in self.objects.iter::<EndpointSlice>().filter(|(at, slice)| {
+            at.namespace == key.namespace && slice.service() == Some(key.name.as_str())
+        }) {
+            known = true;
+            let number = slice
+                .ports
+                .iter()
+                .find(|candidate| candidate.name == port.name)
+                .and_then(|port| port.port);
+            let Some(number) = number else { continue };
+            for endpoint in &slice.endpoints {
+                let conditions = endpoint.conditions;
+                let address = endpoint.addresses.first();
+                let Some(ip) = address.and_then(|text| text.parse::<IpAddr>().ok()) else {
+                    continue;
+                };
+                let address = SocketAddr::new(ip, number);
+                if conditions.ready.unwrap_or(true) {
+                    ready.insert(address);
+                } else if conditions.serving.unwrap_or(false) {
+                    serving.insert(address);
+                }
+            }
+        }
+        if !known {
+            self.without_endpoints.insert((key.clone(), port.port));
+        }
+        let chosen = if ready.is_empty() { serving } else { ready };
+        chosen.into_iter().map(EndpointAddress::Socket).collect()
+    }
+
+    fn backend(&mut self, key: &Key) -> Result<String, Reason> {
+        let Some(backend) = self.objects.get::<AgentgatewayBackend>(key) else {
+            return Err(("BackendNotFound", format!("no AgentgatewayBackend {key}")));
+        };
+        let name = format!("AgentgatewayBackend/{key}");
+        if !self.clusters.contains_key(&name) {
+            let cluster = of_backend(&name, backend).map_err(|message| {
+                (
+                    "BackendNotFound",
+                    format!("AgentgatewayBackend {key}: {message}"),
+                )
+            })?;
+            self.clusters.insert(name.clone(), Arc::new(cluster));
+        }
+        Ok(name)
+    }
+
+    /// The cluster's name for an address given as a URL.
+    pub(super) fn url(&mut self, url: &str) -> Result<String, String> {
+        let uri: http::Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(format!("{url:?} begins with neither http:// nor https://")),
+        };
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.is_empty() || authority.contains('@') {
+            return Err(format!("{url:?} has to be a host, with a port or without"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(format!("{url:?} may have neither path nor query"));
+        }
+        let host = uri.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let name = format!("{}://{authority}", if tls { "https" } else { "http" });
+        if !self.clusters.contains_key(&name) {
+            let mut cluster = cluster(&name, discovery(vec![address(host, port)]));
+            cluster.protocol = UpstreamProtocol::Http2;
+            if tls {
+                cluster.tls = Some(upstream_tls(host, UpstreamProtocol::Http2)?);
+            }
+            self.clusters.insert(name.clone(), Arc::new(cluster));
+        }
+        Ok(name)
+    }
+}
+
+/// Whether a backend can be used.
+pub(super) fn check(backend: &AgentgatewayBackend) -> Result<(), String> {
+    of_backend("", backend).map(|_| ())
+}
+
+/// What an AgentgatewayBackend's settings mean.
+fn of_backend(name: &str, backend: &AgentgatewayBackend) -> Result<Cluster, String> {
+    let spec = &backend.spec;
+    let Some(fixed) = &spec.fixed else {
+        return Err("only spec.static is supported".into());
+    };
+    let (address, host) = match (&fixed.host, fixed.port, &fixed.unix_path) {
+        (Some(host), Some(port), None) => (address(host, port), host.as_str()),
+        (None, None, Some(path)) => (EndpointAddress::Pipe(PathBuf::from(path)), "localhost"),
+        _ => return Err("spec.static needs host and port, or unixPath".into()),
+    };
+    let mut cluster = cluster(name, discovery(vec![address]));
+    let policies = &spec.policies;
+    if let Some(limit) = policies
+        .tcp
+        .as_ref()
+        .and_then(|t| t.connect_timeout.as_ref())
+    {
+        cluster.connect_timeout = duration(limit).ok_or_else(|| {
+            format!("spec.policies.tcp.connectTimeout: {limit:?} is not a duration")
+        })?;
+    }
+    let version = policies.http.as_ref().and_then(|http| http.version);
+    if version == Some(HttpVersion::Http2) {
+        cluster.protocol = UpstreamProtocol::Http2;
+    }
+    if let Some(tls) = &policies.tls {
+        let sni = tls.sni.as_deref().unwrap_or(host);
+        cluster.tls = Some(upstream_tls(sni, cluster.protocol)?);
+    }
+    Ok(cluster)
+}
+
+/// TLS that trusts the system's roots.
+fn upstream_tls(host: &str, protocol: UpstreamProtocol) -> Result<UpstreamTls, String> {
+    Ok(UpstreamTls {
+        sni: host.to_owned(),
+        trusted_ca: Some(system_roots()?),
+        alpn: match protocol {
+            UpstreamProtocol::Http2 => vec!["h2".into()],
+            _ => vec!["http/1.1".into()],
+        },
+        ..UpstreamTls::default()
+    })
+}
+
+/// The trusted roots of the system, PEM.
+fn system_roots() -> Result<Vec<u8>, String> {
+    const PLACES: &[&str] = &[
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/cert.pem",
+    ];
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    named
+        .into_iter()
+        .chain(PLACES.iter().map(PathBuf::from))
+        .find_map(|place| std::fs::read(place).ok())
+        .ok_or_else(|| "this system has no file of trusted roots; name one in SSL_CERT_FILE".into())
+}
+
+fn address(host: &str, port: u16) -> EndpointAddress {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => EndpointAddress::Socket(SocketAddr::new(ip, port)),
+        Err(_) => EndpointAddress::Name(host.to_owned(), port),
+    }
+}
+
+fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
+    let named = addresses
+        .iter()
+        .any(|address| matches!(address, EndpointAddress::Name(..)));
+    let endpoints = addresses
+        .into_iter()
+        .map(|address| Endpoint {
+            hostname: match &address {
+                EndpointAddress::Name(name, _) => name.clone(),
+                _ => String::new(),
+            },
+            address,
+            weight: 1,
+            metadata: None,
+        })
+        .collect();
+    match named {
+        true => Discovery::StrictDns(endpoints),
+        false => Discovery::Static(endpoints),
+    }
+}
+
+/// A cluster with the usual settings.
+fn cluster(name: &str, discovery: Discovery) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        discovery,
+        dns: DnsFamily::V4Preferred,
+        connect_timeout: CONNECT_TIMEOUT,
+        protocol: UpstreamProtocol::Http1,
+        http1: Http1Options {
+            enable_trailers: true,
+            accept_http_10: false,
+        },
+        http2: super::listeners::HTTP2,
+        response_headers: HeaderLimits {
+            count: 100,
+            bytes: 80 * 1024,
+        },
+        buffer_limit: super::listeners::BUFFER_LIMIT,
+        idle_timeout: Some(Duration::from_secs(3600)),
+        lb: LbPolicy::RoundRobin,
+        tls: None,
+        metadata: Arc::new(Metadata::default()),
+    }
+}

@@ -1,0 +1,208 @@
+//! Listeners of the snapshot: one for each port, with a virtual host for each host name.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use extproc_client::host::HeaderLimits;
+
+use super::{
+    Scope,
+    attach::Host,
+    gateways::ListenerState,
+    hostname::Hostname,
+    policies::Policies,
+    routes::{Match, Place, RoutePlan, RulePlan},
+    types::{Key, Protocol},
+};
+use crate::config::snapshot::{
+    AccessLog, Codec, Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink,
+    Normalization, Route, RouteTable, ServerHeader, Timeouts, VirtualHost,
+};
+
+/// `maxBufferSize` unless a policy says otherwise, in bytes.
+pub(super) const BUFFER_LIMIT: usize = 2 * 1024 * 1024;
+
+/// HTTP/2 on every side.
+pub(super) const HTTP2: Http2Options = Http2Options {
+    max_concurrent_streams: 1024,
+    initial_stream_window_size: 1024 * 1024,
+    initial_connection_window_size: 5 * 1024 * 1024,
+    allow_connect: false,
+};
+
+/// A route on one listener.
+pub(super) struct Attached<'a> {
+    pub(super) plan: &'a RoutePlan<'a>,
+    pub(super) hosts: &'a [Host],
+}
+
+/// A listener with its routes.
+pub(super) struct Bound<'a> {
+    pub(super) gateway: &'a Key,
+    pub(super) state: &'a ListenerState<'a>,
+    pub(super) routes: Vec<Attached<'a>>,
+}
+
+/// The listeners of the snapshot for these listeners of Gateways.
+pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> Vec<Arc<Listener>> {
+    let mut ports: BTreeMap<u16, Vec<&Bound<'_>>> = BTreeMap::new();
+    for listener in bound {
+        let spec = listener.state.spec;
+        if listener.state.programmed() && spec.protocol == Protocol::Http {
+            ports.entry(spec.port).or_default().push(listener);
+        }
+    }
+    ports
+        .into_iter()
+        .map(|(port, listeners)| {
+            let bound_port = scope.listen_ports.get(&port).copied().unwrap_or(port);
+            let http = manager(policies, port, &listeners);
+            Arc::new(Listener {
+                name: format!("port-{port}"),
+                address: SocketAddr::new(scope.address, bound_port),
+                buffer_limit: listeners
+                    .iter()
+                    .find_map(|listener| policies.buffer_limit(listener.gateway))
+                    .unwrap_or(BUFFER_LIMIT),
+                http: Arc::new(http),
+            })
+        })
+        .collect()
+}
+
+/// The connection manager of listeners that share a port.
+fn manager(policies: &Policies, port: u16, listeners: &[&Bound<'_>]) -> HttpManager {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let all: Vec<&Hostname> = listeners.iter().map(|l| &l.state.hostname).collect();
+    let virtual_hosts = listeners
+        .iter()
+        .flat_map(|listener| virtual_hosts(policies, listener, &all))
+        .collect();
+    HttpManager {
+        stat_prefix: format!("port_{port}"),
+        codec: Codec::Auto,
+        filters: policies.filters(),
+        routes: RouteTable {
+            name: format!("port-{port}"),
+            virtual_hosts,
+            ignore_port: true,
+            ..RouteTable::default()
+        },
+        http1: Http1Options {
+            enable_trailers: true,
+            accept_http_10: false,
+        },
+        http2: HTTP2,
+        timeouts: Timeouts {
+            request_headers: Some(MINUTE),
+            request: None,
+            stream_idle: Some(5 * MINUTE),
+            connection_idle: Some(60 * MINUTE),
+            max_connection_duration: None,
+            max_stream_duration: None,
+            drain: Duration::from_secs(30),
+            delayed_close: Duration::from_secs(1),
+        },
+        request_headers: HeaderLimits {
+            count: 100,
+            bytes: 60 * 1024,
+        },
+        generate_request_id: false,
+        add_forwarded_proto: false,
+        server_header: ServerHeader::PassThrough,
+        server_name: String::new(),
+        via: String::new(),
+        use_remote_address: false,
+        upgrades: vec!["websocket".into()],
+        proxy_100_continue: false,
+        access_log: vec![AccessLog {
+            sink: LogSink::Stdout,
+            format: LogFormat::Default,
+        }],
+        normalization: Normalization::default(),
+    }
+}
+
+/// The virtual hosts of one listener among others on its port. A request belongs to the listener
+/// with the most specific host name alone, even if that one has no route for it.
+fn virtual_hosts(policies: &Policies, bound: &Bound<'_>, all: &[&Hostname]) -> Vec<VirtualHost> {
+    let own = &bound.state.hostname;
+    let mut names: Vec<&Hostname> = vec![own];
+    for host in bound.routes.iter().flat_map(|route| route.hosts) {
+        let taken = all.iter().any(|other| {
+            *other != own && other.covers(&host.shared) && other.specificity(own).is_gt()
+        });
+        if !taken && !names.contains(&&host.shared) {
+            names.push(&host.shared);
+        }
+    }
+    names
+        .into_iter()
+        .map(|name| {
+            let domain = name.domain();
+            VirtualHost {
+                name: format!("{}/{}/{domain}", bound.gateway, bound.state.spec.name),
+                routes: routes(policies, bound, name, &domain),
+                domains: vec![domain],
+                request_headers: Vec::new(),
+                response_headers: Vec::new(),
+            }
+        })
+        .collect()
+}
+
+/// The routes for a host name, in the order of Gateway API's precedence.
+fn routes(
+    policies: &Policies,
+    bound: &Bound<'_>,
+    name: &Hostname,
+    domain: &str,
+) -> Vec<Arc<Route>> {
+    struct Candidate<'a> {
+        host: &'a Hostname,
+        key: &'a Key,
+        rule: &'a RulePlan<'a>,
+        matched: &'a Match,
+    }
+    let mut candidates = Vec::new();
+    // Routes come in order of seniority, rules and matches in the order of the route; a stable sort
+    // keeps both among equals.
+    for route in &bound.routes {
+        let host = route
+            .hosts
+            .iter()
+            .filter(|host| host.shared.covers(name))
+            .map(|host| &host.own)
+            .max_by(|a, b| a.specificity(b));
+        let Some(host) = host else { continue };
+        for rule in &route.plan.rules {
+            for matched in &rule.matches {
+                candidates.push(Candidate {
+                    host,
+                    key: route.plan.key,
+                    rule,
+                    matched,
+                });
+            }
+        }
+    }
+    candidates.sort_by(|a, b| {
+        b.host
+            .specificity(a.host)
+            .then(a.matched.precedence().first(b.matched.precedence()))
+    });
+    let place = Place {
+        listener: bound.state.spec,
+        virtual_host: domain,
+    };
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let rule = candidate.rule.spec.name.as_deref();
+            let overrides =
+                policies.overrides(bound.gateway, &bound.state.spec.name, candidate.key, rule);
+            candidate
+                .rule
+                .route(candidate.key, candidate.matched, place, &overrides)
+        })
+        .collect()
+}

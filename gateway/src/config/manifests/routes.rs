@@ -1,0 +1,327 @@
+//! HTTPRoute rules: compiled once, then made into routes for each listener they are attached to.
+
+mod filters;
+mod matches;
+
+use std::{sync::Arc, time::Duration};
+
+use extproc_client::host::{RouteFacts, RouteOverrides};
+use http::StatusCode;
+
+use self::filters::{Effect, Filters};
+pub(super) use self::matches::Match;
+use super::{
+    backends::Backends,
+    duration,
+    gateways::Referrer,
+    status::Reason,
+    types::{BackendRef, GATEWAY_API, HttpRoute, HttpRouteRule, Key, Listener},
+};
+use crate::config::snapshot::{Forward, HeaderChange, Retry, Route, RouteAction, WeightedCluster};
+
+/// A cluster that does not exist: what a share of traffic without a usable backend is sent to.
+const NO_BACKEND: &str = "";
+
+/// A route whose rules are compiled.
+pub(super) struct RoutePlan<'a> {
+    pub(super) key: &'a Key,
+    pub(super) rules: Vec<RulePlan<'a>>,
+    /// The first reference that is no good.
+    pub(super) unresolved: Option<Reason>,
+    /// What is asked for and cannot be done; requests that it concerns are refused.
+    pub(super) unsupported: Vec<String>,
+    /// Whether at least one rule does what it says.
+    pub(super) usable: bool,
+}
+
+/// A compiled rule.
+pub(super) struct RulePlan<'a> {
+    pub(super) spec: &'a HttpRouteRule,
+    pub(super) matches: Vec<Match>,
+    plan: Plan,
+}
+
+enum Plan {
+    /// Every request is refused with this.
+    Refuse(StatusCode),
+    /// Forwarded, redirected or answered, after the filters' changes.
+    Serve(Box<Served>),
+}
+
+struct Served {
+    filters: Filters,
+    backends: Vec<Backend>,
+    timeout: Option<Duration>,
+    per_try_timeout: Option<Duration>,
+}
+
+struct Backend {
+    /// [`NO_BACKEND`] if it cannot be used.
+    cluster: String,
+    weight: u32,
+    request: Vec<HeaderChange>,
+    response: Vec<HeaderChange>,
+}
+
+/// Compiles the rules of a route.
+pub(super) fn plan<'a>(
+    backends: &mut Backends<'_>,
+    key: &'a Key,
+    object: &'a HttpRoute,
+) -> RoutePlan<'a> {
+    let mut plan = RoutePlan {
+        key,
+        rules: Vec::new(),
+        unresolved: None,
+        unsupported: Vec::new(),
+        usable: false,
+    };
+    for (index, rule) in object.spec.rules.iter().enumerate() {
+        let mut compiler = Compiler {
+            backends,
+            namespace: &key.namespace,
+            place: format!("rules[{index}]"),
+            unresolved: &mut plan.unresolved,
+            unsupported: &mut plan.unsupported,
+        };
+        if let Some(compiled) = compiler.rule(rule) {
+            plan.usable |= matches!(compiled.plan, Plan::Serve(_));
+            plan.rules.push(compiled);
+        }
+    }
+    // Without rules there is nothing that could be wrong.
+    plan.usable |= object.spec.rules.is_empty();
+    plan
+}
+
+struct Compiler<'c, 'o> {
+    backends: &'c mut Backends<'o>,
+    namespace: &'c str,
+    place: String,
+    unresolved: &'c mut Option<Reason>,
+    unsupported: &'c mut Vec<String>,
+}
+
+impl Compiler<'_, '_> {
+    /// `None` if it cannot even be said which requests the rule is for.
+    fn rule<'a>(&mut self, spec: &'a HttpRouteRule) -> Option<RulePlan<'a>> {
+        let before = self.unsupported.len();
+        let mut matches = Vec::new();
+        let default = [super::types::RouteMatch::default()];
+        let specs = match spec.matches.as_slice() {
+            [] => default.as_slice(),
+            specs => specs,
+        };
+        for (index, spec) in specs.iter().enumerate() {
+            match Match::compile(spec) {
+                Ok(compiled) => matches.push(compiled),
+                Err(message) => {
+                    let place = &self.place;
+                    self.unsupported
+                        .push(format!("{place}.matches[{index}].{message}"));
+                }
+            }
+        }
+        if matches.is_empty() {
+            return None;
+        }
+        let place = format!("{}.filters", self.place);
+        let filters = self.filters(&spec.filters, &place);
+        let timeouts = &spec.timeouts;
+        let timeout = self.timeout("request", timeouts.request.as_deref());
+        let per_try_timeout = self.timeout("backendRequest", timeouts.backend_request.as_deref());
+        let backends: Vec<Backend> = spec
+            .backend_refs
+            .iter()
+            .enumerate()
+            .map(|(index, reference)| self.backend(index, reference))
+            .collect();
+        let plan = match filters {
+            Some(filters) if self.unsupported.len() == before => Plan::Serve(Box::new(Served {
+                filters,
+                backends,
+                timeout,
+                per_try_timeout,
+            })),
+            _ => Plan::Refuse(StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        Some(RulePlan {
+            spec,
+            matches,
+            plan,
+        })
+    }
+
+    fn timeout(&mut self, field: &str, text: Option<&str>) -> Option<Duration> {
+        let text = text?;
+        match duration(text) {
+            Some(limit) => Some(limit).filter(|limit| !limit.is_zero()),
+            None => {
+                let place = &self.place;
+                self.unsupported.push(format!(
+                    "{place}.timeouts.{field}: {text:?} is not a duration"
+                ));
+                None
+            }
+        }
+    }
+
+    fn filters(&mut self, specs: &[super::types::HttpRouteFilter], place: &str) -> Option<Filters> {
+        let mut filters = Filters::default();
+        for (index, spec) in specs.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            match filters.add(spec, &mut |reference| self.resolve(&place, reference)) {
+                Ok(()) => {}
+                Err(message) => {
+                    self.unsupported.push(format!("{place}: {message}"));
+                    return None;
+                }
+            }
+        }
+        Some(filters)
+    }
+
+    fn resolve(&mut self, place: &str, reference: &super::types::ObjectRef) -> Option<String> {
+        let from = Referrer {
+            group: GATEWAY_API,
+            kind: "HTTPRoute",
+            namespace: self.namespace,
+        };
+        match self.backends.resolve(&from, reference, true) {
+            Ok(cluster) => Some(cluster),
+            Err((reason, message)) => {
+                self.unresolved
+                    .get_or_insert_with(|| (reason, format!("{place}: {message}")));
+                None
+            }
+        }
+    }
+
+    fn backend(&mut self, index: usize, reference: &BackendRef) -> Backend {
+        let place = format!("{}.backendRefs[{index}]", self.place);
+        let cluster = self.resolve(&place, &reference.target);
+        let filters = self.filters(&reference.filters, &format!("{place}.filters"));
+        let filters = filters.and_then(|filters| match filters.only_headers() {
+            true => Some(filters),
+            false => {
+                let message = "only header modifiers are supported on a backend";
+                self.unsupported.push(format!("{place}.filters: {message}"));
+                None
+            }
+        });
+        let filters = filters.unwrap_or_default();
+        Backend {
+            cluster: cluster.unwrap_or_else(|| NO_BACKEND.to_owned()),
+            weight: reference.weight,
+            request: filters.request,
+            response: filters.response,
+        }
+    }
+}
+
+/// A listener as the routes attached to it see it.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) listener: &'a Listener,
+    pub(super) virtual_host: &'a str,
+}
+
+impl RulePlan<'_> {
+    /// The route for one of the rule's matches.
+    pub(super) fn route(
+        &self,
+        key: &Key,
+        matched: &Match,
+        place: Place<'_>,
+        overrides: &Arc<RouteOverrides>,
+    ) -> Arc<Route> {
+        let facts = |cluster: &str| {
+            let route_name = match &self.spec.name {
+                Some(rule) => format!("{key}/{rule}"),
+                None => key.to_string(),
+            };
+            Arc::new(RouteFacts {
+                cluster_name: cluster.to_owned(),
+                route_name,
+                virtual_host_name: place.virtual_host.to_owned(),
+                filter_chain_name: place.listener.name.clone(),
+                ..RouteFacts::default()
+            })
+        };
+        let (action, request_headers, response_headers) = match &self.plan {
+            Plan::Refuse(status) => (direct(*status), Vec::new(), Vec::new()),
+            Plan::Serve(served) => {
+                let Served {
+                    filters,
+                    backends,
+                    timeout,
+                    per_try_timeout,
+                } = served.as_ref();
+                let action = match &filters.effect {
+                    Effect::Redirect(redirect) => {
+                        RouteAction::Redirect(filters::redirect(redirect, matched, place.listener))
+                    }
+                    // No backend at all, or none with a share: an error (HTTPRouteRule.backendRefs).
+                    _ if backends.iter().all(|backend| backend.weight == 0) => {
+                        direct(StatusCode::INTERNAL_SERVER_ERROR)
+                    }
+                    effect => {
+                        let mut forward = forward(*timeout, *per_try_timeout);
+                        forward.clusters = backends
+                            .iter()
+                            .filter(|backend| backend.weight > 0)
+                            .map(|backend| WeightedCluster {
+                                name: backend.cluster.clone(),
+                                weight: backend.weight,
+                                request_headers: backend.request.clone(),
+                                response_headers: backend.response.clone(),
+                                overrides: None,
+                                facts: facts(&backend.cluster),
+                            })
+                            .collect();
+                        if let Effect::Rewrite(rewrite) = effect {
+                            filters::rewrite(rewrite, matched, &mut forward);
+                        }
+                        RouteAction::Forward(forward)
+                    }
+                };
+                (action, filters.request.clone(), filters.response.clone())
+            }
+        };
+        Arc::new(Route {
+            matches: matched.to_snapshot(),
+            action,
+            request_headers,
+            response_headers,
+            overrides: overrides.clone(),
+            facts: facts(""),
+        })
+    }
+}
+
+fn direct(status: StatusCode) -> RouteAction {
+    RouteAction::Direct {
+        status,
+        body: bytes::Bytes::new(),
+    }
+}
+
+fn forward(timeout: Option<Duration>, per_try_timeout: Option<Duration>) -> Forward {
+    Forward {
+        clusters: Vec::new(),
+        cluster_header: None,
+        timeout,
+        idle_timeout: None,
+        retry: per_try_timeout.map(|limit| Retry {
+            on: Vec::new(),
+            count: 0,
+            per_try_timeout: Some(limit),
+            status_codes: Vec::new(),
+        }),
+        prefix_rewrite: None,
+        regex_rewrite: None,
+        host_rewrite: None,
+        auto_host_rewrite: false,
+        upgrades: Vec::new(),
+    }
+}

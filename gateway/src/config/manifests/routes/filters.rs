@@ -1,0 +1,183 @@
+//! HTTPRoute filters.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use regex::Regex;
+
+use super::Match;
+use crate::config::{
+    manifests::types::{
+        FilterType, HeaderModifier, HttpRouteFilter, Listener, ObjectRef, PathModifier,
+        PathModifierType, Protocol, RequestRedirect, UrlRewrite,
+    },
+    snapshot::{AppendAction, Forward, HeaderChange, HeaderTemplate, Redirect},
+};
+
+/// What the filters of a rule or backend come to.
+#[derive(Default)]
+pub(super) struct Filters {
+    pub(super) request: Vec<HeaderChange>,
+    pub(super) response: Vec<HeaderChange>,
+    pub(super) effect: Effect,
+}
+
+/// What the one filter that decides over the request's target says.
+#[derive(Clone, Default)]
+pub(super) enum Effect {
+    #[default]
+    Keep,
+    Rewrite(UrlRewrite),
+    Redirect(RequestRedirect),
+}
+
+impl Filters {
+    /// Takes one filter. An error says why it cannot be done.
+    pub(super) fn add(
+        &mut self,
+        spec: &HttpRouteFilter,
+        _resolve: &mut dyn FnMut(&ObjectRef) -> Option<String>,
+    ) -> Result<(), String> {
+        match &spec.kind {
+            FilterType::RequestHeaderModifier => {
+                let modifier = given(spec.request_header_modifier.as_ref())?;
+                changes(modifier, &mut self.request)
+            }
+            FilterType::ResponseHeaderModifier => {
+                let modifier = given(spec.response_header_modifier.as_ref())?;
+                changes(modifier, &mut self.response)
+            }
+            FilterType::RequestRedirect => {
+                self.effect = Effect::Redirect(given(spec.request_redirect.as_ref())?.clone());
+                Ok(())
+            }
+            FilterType::UrlRewrite => {
+                self.effect = Effect::Rewrite(given(spec.url_rewrite.as_ref())?.clone());
+                Ok(())
+            }
+            FilterType::RequestMirror => Err("filter RequestMirror is not supported".into()),
+            FilterType::Cors => Err("filter CORS is not supported".into()),
+            FilterType::Other(kind) => Err(format!("filter {kind} is not supported")),
+        }
+    }
+
+    /// Whether headers are all that is changed.
+    pub(super) fn only_headers(&self) -> bool {
+        matches!(self.effect, Effect::Keep)
+    }
+}
+
+fn given<T>(part: Option<&T>) -> Result<&T, String> {
+    part.ok_or_else(|| "the filter's own settings are missing".to_owned())
+}
+
+fn changes(modifier: &HeaderModifier, into: &mut Vec<HeaderChange>) -> Result<(), String> {
+    let name = |text: &str| {
+        HeaderName::try_from(text).map_err(|_| format!("{text:?} is not a header name"))
+    };
+    let actions = [
+        (&modifier.set, AppendAction::OverwriteIfExistsOrAdd),
+        (&modifier.add, AppendAction::AppendIfExistsOrAdd),
+    ];
+    for (headers, action) in actions {
+        for header in headers {
+            if HeaderValue::try_from(header.value.as_str()).is_err() {
+                return Err(format!("{:?} is not a header value", header.value));
+            }
+            into.push(HeaderChange::Set {
+                name: name(&header.name)?,
+                // The value is no template here.
+                value: HeaderTemplate(header.value.replace('%', "%%")),
+                action,
+            });
+        }
+    }
+    for header in &modifier.remove {
+        into.push(HeaderChange::Remove(name(header)?));
+    }
+    Ok(())
+}
+
+/// What stands in place of a matched prefix, as text that goes before the rest of the path: the rest
+/// begins with a slash or is empty. `Err` is a whole path.
+fn replacement(path: &PathModifier, matched: &Match) -> Result<String, String> {
+    let full = || path.replace_full_path.clone().unwrap_or_default();
+    match path.kind {
+        PathModifierType::ReplaceFullPath => Err(full()),
+        PathModifierType::ReplacePrefixMatch => match matched.prefix() {
+            Some(_) => {
+                let with = path.replace_prefix_match.as_deref().unwrap_or_default();
+                Ok(with.trim_end_matches('/').to_owned())
+            }
+            // The API admits this modifier only beside a prefix.
+            None => Err(path.replace_prefix_match.clone().unwrap_or_default()),
+        },
+    }
+}
+
+/// A pattern and its substitute, which put `with` in place of the matched prefix.
+fn prefix_pattern(matched: &Match, with: &str) -> Option<(Regex, String)> {
+    let prefix = matched.prefix().unwrap_or_default();
+    // What follows the prefix begins with one slash, even if it is empty and nothing else is left.
+    let (pattern, with) = match with.is_empty() {
+        true => (format!("^{}/*", regex::escape(prefix)), "/".to_owned()),
+        false => (format!("^{}", regex::escape(prefix)), with.to_owned()),
+    };
+    // `$` would refer to a group.
+    Some((Regex::new(&pattern).ok()?, with.replace('$', "$$")))
+}
+
+/// Puts a rewrite into a forwarding action.
+pub(super) fn rewrite(spec: &UrlRewrite, matched: &Match, forward: &mut Forward) {
+    forward.host_rewrite = spec
+        .hostname
+        .as_ref()
+        .and_then(|host| HeaderValue::try_from(host.as_str()).ok());
+    if let Some(path) = &spec.path {
+        forward.regex_rewrite = match replacement(path, matched) {
+            Ok(with) => prefix_pattern(matched, &with),
+            Err(full) => Regex::new("^.*$")
+                .ok()
+                .map(|whole| (whole, full.replace('$', "$$"))),
+        };
+    }
+}
+
+/// A redirect as it is done behind a listener.
+pub(super) fn redirect(spec: &RequestRedirect, matched: &Match, listener: &Listener) -> Redirect {
+    let scheme = spec
+        .scheme
+        .as_ref()
+        .map(|scheme| scheme.to_ascii_lowercase());
+    let own = match listener.protocol {
+        Protocol::Https => "https",
+        _ => "http",
+    };
+    let effective = scheme.as_deref().unwrap_or(own);
+    let well_known = |scheme: &str| match scheme {
+        "https" => 443,
+        _ => 80,
+    };
+    // Without a port of its own: the new scheme's, otherwise the listener's
+    // (HTTPRequestRedirectFilter.port).
+    let port = match (spec.port, &scheme) {
+        (Some(port), _) => port,
+        (None, Some(scheme)) => well_known(scheme),
+        (None, None) => listener.port,
+    };
+    let mut redirect = Redirect {
+        scheme: Some(effective.to_owned()),
+        host: spec.hostname.clone(),
+        port: Some(port).filter(|port| *port != well_known(effective)),
+        status: spec
+            .status_code
+            .and_then(|code| StatusCode::from_u16(code).ok())
+            .unwrap_or(StatusCode::FOUND),
+        ..Redirect::default()
+    };
+    if let Some(path) = &spec.path {
+        match replacement(path, matched) {
+            Ok(with) => redirect.prefix_rewrite = Some(with),
+            Err(full) => redirect.path = Some(full),
+        }
+    }
+    redirect
+}

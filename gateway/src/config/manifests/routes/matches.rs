@@ -1,0 +1,159 @@
+//! Which requests a rule is for, and which rule comes first.
+
+use std::cmp::{Ordering, Reverse};
+
+use extproc_client::config::StringMatcher;
+use regex::Regex;
+use serde_json::json;
+
+use crate::config::{
+    manifests::types::{MatchType, PathType, RouteMatch as Spec, ValueMatch as ValueSpec},
+    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch},
+};
+
+/// A compiled `HTTPRouteMatch`.
+#[derive(Debug)]
+pub(in crate::config::manifests) struct Match {
+    path: Path,
+    method: Option<String>,
+    headers: Vec<(String, StringMatcher)>,
+    query: Vec<(String, StringMatcher)>,
+}
+
+#[derive(Clone, Debug)]
+enum Path {
+    Exact(String),
+    Regex(Regex),
+    /// Without the slash at its end; empty for everything.
+    Prefix(String),
+}
+
+/// What decides between matches of one host name: the greater one is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::config::manifests) struct Precedence {
+    /// Exact, then regular expressions (which the API leaves to us), then prefixes.
+    kind: u8,
+    length: usize,
+    method: bool,
+    headers: usize,
+    query: usize,
+}
+
+impl Match {
+    /// Errors name the field inside the match.
+    pub(super) fn compile(spec: &Spec) -> Result<Self, String> {
+        let value = spec.path.value.as_str();
+        let path = match spec.path.kind {
+            PathType::Exact => Path::Exact(value.to_owned()),
+            PathType::PathPrefix => Path::Prefix(value.trim_end_matches('/').to_owned()),
+            PathType::RegularExpression => {
+                // Matches the whole path.
+                let regex = Regex::new(&format!("^(?:{value})$"));
+                Path::Regex(regex.map_err(|error| format!("path.value: {}", line(&error)))?)
+            }
+        };
+        let mut headers: Vec<(String, StringMatcher)> = Vec::new();
+        for (index, header) in spec.headers.iter().enumerate() {
+            let name = header.name.to_ascii_lowercase();
+            // Of several entries for one name only the first counts.
+            if !headers.iter().any(|(known, _)| *known == name) {
+                let matcher =
+                    matcher(header).map_err(|error| format!("headers[{index}].value: {error}"))?;
+                headers.push((name, matcher));
+            }
+        }
+        let mut query: Vec<(String, StringMatcher)> = Vec::new();
+        for (index, parameter) in spec.query_params.iter().enumerate() {
+            if !query.iter().any(|(known, _)| *known == parameter.name) {
+                let matcher = matcher(parameter)
+                    .map_err(|error| format!("queryParams[{index}].value: {error}"))?;
+                query.push((parameter.name.clone(), matcher));
+            }
+        }
+        Ok(Self {
+            path,
+            method: spec.method.clone(),
+            headers,
+            query,
+        })
+    }
+
+    pub(in crate::config::manifests) fn precedence(&self) -> Precedence {
+        let (kind, length) = match &self.path {
+            Path::Exact(path) => (2, path.len()),
+            Path::Regex(regex) => (1, regex.as_str().len()),
+            Path::Prefix(path) => (0, path.len()),
+        };
+        Precedence {
+            kind,
+            length,
+            method: self.method.is_some(),
+            headers: self.headers.len(),
+            query: self.query.len(),
+        }
+    }
+
+    /// The prefix that is matched, without a slash at its end; `None` for other kinds of paths.
+    pub(super) fn prefix(&self) -> Option<&str> {
+        match &self.path {
+            Path::Prefix(prefix) => Some(prefix),
+            _ => None,
+        }
+    }
+
+    pub(super) fn to_snapshot(&self) -> RouteMatch {
+        let path = match &self.path {
+            Path::Exact(path) => PathMatch::Exact(path.clone()),
+            Path::Regex(regex) => PathMatch::Regex(regex.clone()),
+            Path::Prefix(path) if path.is_empty() => PathMatch::Prefix("/".into()),
+            Path::Prefix(path) => PathMatch::PathSeparatedPrefix(path.clone()),
+        };
+        let header = |name: &str, matcher: &StringMatcher| HeaderMatch {
+            name: name.to_owned(),
+            value: ValueMatch::String(matcher.clone()),
+            invert: false,
+            missing_as_empty: false,
+        };
+        let method = self.method.as_ref().and_then(|method| {
+            let matcher = serde_json::from_value(json!({ "exact": method })).ok()?;
+            Some(header(":method", &matcher))
+        });
+        RouteMatch {
+            path,
+            headers: method
+                .into_iter()
+                .chain(self.headers.iter().map(|(name, m)| header(name, m)))
+                .collect(),
+            query: self
+                .query
+                .iter()
+                .map(|(name, matcher)| QueryMatch {
+                    name: name.clone(),
+                    value: ValueMatch::String(matcher.clone()),
+                })
+                .collect(),
+            case_sensitive: true,
+        }
+    }
+}
+
+impl Precedence {
+    /// Orders what is asked first before the rest.
+    pub(in crate::config::manifests) fn first(self, other: Self) -> Ordering {
+        Reverse(self).cmp(&Reverse(other))
+    }
+}
+
+fn matcher(spec: &ValueSpec) -> Result<StringMatcher, String> {
+    let form = match spec.kind {
+        MatchType::Exact => json!({ "exact": spec.value }),
+        MatchType::RegularExpression => json!({ "safe_regex": { "regex": spec.value } }),
+    };
+    serde_json::from_value(form).map_err(|error| line(&error))
+}
+
+/// The last line of an error, which says what is wrong.
+fn line(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.lines().last().unwrap_or_default().trim().to_owned()
+}
