@@ -60,6 +60,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let gateway = start_gateway(&args.gateway, &upstream_url, &processor_url).await?;
     let (_, address) = gateway
         .local_addrs()
+        .into_iter()
         .next()
         .context("the gateway has no listener")?;
 

@@ -48,11 +48,20 @@ enum Json {
     Value(serde_json::Value),
 }
 
-/// Sinks that are open, one writer thread for each.
+/// Sinks that are open, one writer thread for each. A sink stays open from one configuration to the
+/// next.
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
-    open: Vec<(LogSink, SyncSender<String>)>,
+    open: Vec<Open>,
     writers: Vec<thread::JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    sink: LogSink,
+    sender: SyncSender<String>,
+    /// The configuration that is being built uses it.
+    used: bool,
 }
 
 impl Sinks {
@@ -61,18 +70,38 @@ impl Sinks {
         self.writers
     }
 
+    /// Begins a new configuration.
+    pub(crate) fn begin(&mut self) {
+        for open in &mut self.open {
+            open.used = false;
+        }
+    }
+
+    /// Lets go of what the configuration did not ask for. A sink closes with its last logger.
+    pub(crate) fn sweep(&mut self) {
+        self.open.retain(|open| open.used);
+        self.writers.retain(|writer| !writer.is_finished());
+    }
+
     /// Opens what `log` needs.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or no thread can be had.
     pub(crate) fn logger(&mut self, log: &AccessLog) -> io::Result<Arc<Logger>> {
-        let known = self.open.iter().find(|(sink, _)| *sink == log.sink);
+        let known = self.open.iter_mut().find(|open| open.sink == log.sink);
         let sink = match known {
-            Some((_, sender)) => sender.clone(),
+            Some(open) => {
+                open.used = true;
+                open.sender.clone()
+            }
             None => {
                 let (sender, writer) = open(&log.sink)?;
                 self.writers.push(writer);
-                self.open.push((log.sink.clone(), sender.clone()));
+                self.open.push(Open {
+                    sink: log.sink.clone(),
+                    sender: sender.clone(),
+                    used: true,
+                });
                 sender
             }
         };

@@ -27,7 +27,7 @@ use tower::{Layer, Service as TowerService};
 
 use crate::{
     body::Body,
-    config::snapshot::{Filter, HttpManager, Snapshot},
+    config::snapshot::{Filter, HttpManager},
     filters::{Handler, Inner, Outer},
     metrics::Metrics,
     upstream::{Deadline, Failure, Sending, Upstream, Upstreams, connect::Stream, send},
@@ -54,8 +54,9 @@ pub(crate) fn handler(
 pub(crate) struct ClusterTransport(Arc<Pools>);
 
 /// Both ways to speak to a cluster's processors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Processor {
+    upstream: Upstream,
     grpc: Pool,
     http: HttpTransport<ClusterClient>,
 }
@@ -64,28 +65,25 @@ struct Processor {
 struct Pools {
     clusters: HashMap<String, Processor>,
     /// Processors that are named by address, made when first used.
-    addresses: Mutex<HashMap<String, Pool>>,
+    addresses: Arc<Mutex<HashMap<String, Pool>>>,
 }
 
 impl ClusterTransport {
-    pub(crate) fn new(snapshot: &Snapshot, upstreams: &Upstreams) -> Self {
-        let clusters = snapshot
-            .clusters
+    /// Pools of `before` are kept where the cluster is the same; those of other ones finish their streams.
+    pub(crate) fn new(upstreams: &Upstreams, before: Option<&Self>) -> Self {
+        let clusters = upstreams
             .iter()
-            .filter_map(|(name, cluster)| {
-                let upstream = upstreams.get(name)?.clone();
-                let grpc = Pool::builder(ClusterConnector(upstream.clone()))
-                    .connections(1)
-                    .connect_timeout(cluster.connect_timeout)
-                    .idle_timeout(cluster.idle_timeout)
-                    .build();
-                let http = HttpTransport::new(ClusterClient(upstream));
-                Some((name.clone(), Processor { grpc, http }))
+            .map(|(name, upstream)| {
+                let known = before
+                    .and_then(|before| before.0.clusters.get(name))
+                    .filter(|known| known.upstream.is(upstream));
+                let processor = known.cloned().unwrap_or_else(|| Processor::new(upstream));
+                (name.to_owned(), processor)
             })
             .collect();
         Self(Arc::new(Pools {
             clusters,
-            addresses: Mutex::default(),
+            addresses: before.map_or_else(Arc::default, |before| before.0.addresses.clone()),
         }))
     }
 
@@ -110,6 +108,21 @@ impl ClusterTransport {
                     .build()
             })
             .clone()
+    }
+}
+
+impl Processor {
+    fn new(upstream: &Upstream) -> Self {
+        let cluster = &upstream.cluster;
+        Self {
+            grpc: Pool::builder(ClusterConnector(upstream.clone()))
+                .connections(1)
+                .connect_timeout(cluster.connect_timeout)
+                .idle_timeout(cluster.idle_timeout)
+                .build(),
+            http: HttpTransport::new(ClusterClient(upstream.clone())),
+            upstream: upstream.clone(),
+        }
     }
 }
 

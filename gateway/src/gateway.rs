@@ -1,24 +1,16 @@
-//! Starting and stopping a gateway.
+//! Starting, changing and stopping a gateway.
 
 use std::{
     io,
     net::SocketAddr,
     num::NonZeroUsize,
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use tokio::{runtime, sync::watch};
 
-use crate::{
-    admin::{self, Admin},
-    config::snapshot::Snapshot,
-    drain::Drainer,
-    listener,
-    metrics::Metrics,
-    worker::{self, Served},
-};
+use crate::{config::snapshot::Snapshot, drain, serving::Serving};
 
 /// Settings of a gateway that are no part of its configuration.
 #[derive(Clone, Debug)]
@@ -60,110 +52,82 @@ impl Options {
 pub struct Gateway;
 
 impl Gateway {
-    /// Binds every address, then starts the workers. Nothing runs if this fails.
+    /// Binds every address, then serves. Nothing runs if this fails.
     ///
     /// # Errors
-    /// An address cannot be listened on, an access log cannot be opened, a cluster's TLS settings
-    /// cannot be used, or no thread can be had. The text names which.
+    /// An address cannot be listened on, an access log cannot be opened, TLS settings cannot be used,
+    /// or no thread can be had. The text names which.
     pub fn start(snapshot: impl Into<Arc<Snapshot>>, options: Options) -> io::Result<Running> {
-        let snapshot = snapshot.into();
-        let count = options.concurrency.get();
-        let metrics = Arc::new(Metrics::default());
-        let (served, writers) = Served::new(snapshot.clone(), metrics.clone())?;
-        let served = Arc::new(served);
-
-        let mut per_worker: Vec<Vec<std::net::TcpListener>> = Vec::new();
-        per_worker.resize_with(count, Vec::new);
-        let mut addresses = Vec::new();
-        for config in &snapshot.listeners {
-            let sockets = listener::bind(config.address, count)?;
-            if let Some(first) = sockets.first() {
-                addresses.push((config.name.clone(), first.local_addr()?));
-            }
-            for (worker, socket) in per_worker.iter_mut().zip(sockets) {
-                worker.push(socket);
-            }
-        }
-        let admin_socket = snapshot
-            .admin
-            .map(|address| listener::bind(address, 1))
-            .transpose()?
-            .and_then(|mut sockets| sockets.pop());
-        let admin = match &admin_socket {
-            Some(socket) => Some(socket.local_addr()?),
-            None => None,
-        };
-
-        let drainer = Drainer::new();
         let stop = watch::Sender::new(false);
-        let mut threads = Vec::new();
-        for (index, sockets) in per_worker.into_iter().enumerate() {
-            threads.push(worker::start(
-                index,
-                served.clone(),
-                sockets,
-                drainer.drain(),
-                stop.subscribe(),
-            )?);
-        }
-        if let Some(socket) = admin_socket {
-            let state = Admin::new(metrics.clone(), count);
-            threads.push(admin::start(socket, state, stop.subscribe())?);
-        }
-        // Writers end when those who log have ended.
-        threads.extend(writers);
-        Ok(Running {
-            addresses,
-            admin,
-            drain: snapshot
-                .listeners
-                .iter()
-                .map(|listener| listener.http.timeouts.drain)
-                .max()
-                .unwrap_or_default(),
-            drainer,
+        let serving = Serving::start(options.concurrency.get(), &stop)?;
+        // Dropped, and with it stopped, if the first configuration cannot be served.
+        let running = Running {
+            serving: Mutex::new(Some(serving)),
             stop,
-            threads,
-        })
+        };
+        running.update(snapshot)?;
+        Ok(running)
     }
 }
 
 /// A gateway that serves. Dropping it stops it at once; [`shutdown`](Self::shutdown) lets it finish.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<(String, SocketAddr)>,
-    admin: Option<SocketAddr>,
-    drain: Duration,
-    drainer: Drainer,
+    /// Unset only while this is dropped.
+    serving: Mutex<Option<Serving>>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
+    fn serving(&self) -> MutexGuard<'_, Option<Serving>> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves `snapshot` instead of what is served now; returns when every request that begins from
+    /// here on is served by it.
+    ///
+    /// An exchange keeps the snapshot that it began with. A listener is the same one as before if its
+    /// address is (and its name, where the port is 0): it keeps its socket, so that no connection is lost, and
+    /// its connections take the new routes from their next request; a listener that is gone stops
+    /// accepting, and its connections end with what they carry, at the latest after
+    /// its `drain_timeout`. So it is with the filter chains of a listener, by their match. Clusters that are the
+    /// same keep their connections to endpoints, and statistics go on.
+    ///
+    /// # Errors
+    /// As with [`Gateway::start`], or the gateway is shutting down. Nothing has changed then.
+    pub fn update(&self, snapshot: impl Into<Arc<Snapshot>>) -> io::Result<()> {
+        match self.serving().as_mut() {
+            Some(serving) => serving.replace(&snapshot.into()),
+            None => Ok(()),
+        }
+    }
+
     /// Where a listener listens; port 0 of the configuration is resolved here.
     pub fn local_addr(&self, listener: &str) -> Option<SocketAddr> {
-        self.addresses
-            .iter()
+        self.local_addrs()
+            .into_iter()
             .find(|(name, _)| name == listener)
-            .map(|(_, address)| *address)
+            .map(|(_, address)| address)
     }
 
     /// All listeners, in the order of the configuration.
-    pub fn local_addrs(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
-        self.addresses
-            .iter()
-            .map(|(name, address)| (name.as_str(), *address))
+    pub fn local_addrs(&self) -> Vec<(String, SocketAddr)> {
+        let serving = self.serving();
+        serving.as_ref().map(Serving::addresses).unwrap_or_default()
     }
 
     /// Where the admin server listens.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin
+        self.serving().as_ref()?.admin_address()
     }
 
     /// Accepts no more connections, finishes the requests that are under way and ends; at the
     /// latest after the longest `drain_timeout` of the configuration.
     pub async fn drain(&self) {
-        self.drainer.run(self.drain).await;
+        let waiting = self.serving().as_mut().map(Serving::drain);
+        if let Some((drainers, limit)) = waiting {
+            drain::wait(&drainers, limit).await;
+        }
     }
 
     /// [`drain`](Self::drain), blocking. Not to be called on an async runtime's thread.
@@ -178,7 +142,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        for thread in self.threads.drain(..) {
+        let serving = self.serving().take();
+        for thread in serving.into_iter().flat_map(Serving::into_threads) {
             // A thread that panicked is gone too.
             let _ = thread.join();
         }

@@ -30,7 +30,9 @@ mod local;
 mod metadata;
 mod metrics;
 mod mutate;
+pub mod reload;
 mod router;
+mod serving;
 mod upstream;
 mod worker;
 

@@ -2,11 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use gateway::{
-    Gateway, Options,
+    Gateway, Options, Running,
     cli::{self, Cli, LogForm},
+    config::snapshot::Snapshot,
+    reload::Watcher,
 };
 use tokio::{
     runtime,
@@ -30,6 +36,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), String> {
     log(cli)?;
+    // Looked at before it is read: what changes meanwhile is read again.
+    let mut watcher = Watcher::new(&cli.config);
     let snapshot = cli.snapshot().map_err(|error| error.to_string())?;
     for warning in &snapshot.warnings {
         tracing::warn!("{warning}");
@@ -38,25 +46,29 @@ fn run(cli: &Cli) -> Result<(), String> {
         println!("configuration is good");
         return Ok(());
     }
+    watcher.watch(cli.config.iter().chain(&snapshot.files));
     let options = Options::default().concurrency(cli.workers().get());
     let running = Gateway::start(snapshot, options).map_err(|error| error.to_string())?;
-    for (name, address) in running.local_addrs() {
-        tracing::info!(listener = name, %address, "listening");
-    }
-    if let Some(address) = running.admin_addr() {
-        tracing::info!(%address, "admin server");
-    }
+    tell(&running);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let mut signals = Signals::new().map_err(|error| error.to_string())?;
-        signals.recv().await;
+        let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
+        loop {
+            tokio::select! {
+                () = signals.end() => break,
+                _ = hangup.recv() => {}
+                () = watcher.changed() => {}
+            }
+            reload(cli, &running, &mut watcher);
+        }
         tracing::info!("finishing what is under way; another signal ends at once");
         let finished = tokio::select! {
             () = running.drain() => true,
-            () = signals.recv() => false,
+            () = signals.end() => false,
         };
         if !finished {
             // Not even the threads are waited for.
@@ -66,11 +78,57 @@ fn run(cli: &Cli) -> Result<(), String> {
     })
 }
 
+/// Serves what the files say now, or what they said before if that cannot be.
+fn reload(cli: &Cli, running: &Running, watcher: &mut Watcher) {
+    if cli.config.is_none() {
+        tracing::info!("nothing to read again: the configuration is on the command line");
+        return;
+    }
+    let replaced = cli
+        .snapshot()
+        .map_err(|error| error.to_string())
+        .and_then(|snapshot| replace(running, snapshot, cli, watcher));
+    match replaced {
+        Ok(()) => {
+            tracing::info!("new configuration in place");
+            tell(running);
+        }
+        Err(error) => tracing::error!(%error, "new configuration refused, the old one stays"),
+    }
+}
+
+fn replace(
+    running: &Running,
+    snapshot: Snapshot,
+    cli: &Cli,
+    watcher: &mut Watcher,
+) -> Result<(), String> {
+    let snapshot = Arc::new(snapshot);
+    running
+        .update(snapshot.clone())
+        .map_err(|error| error.to_string())?;
+    for warning in &snapshot.warnings {
+        tracing::warn!("{warning}");
+    }
+    watcher.watch(cli.config.iter().chain(&snapshot.files));
+    Ok(())
+}
+
+fn tell(running: &Running) {
+    for (name, address) in running.local_addrs() {
+        tracing::info!(listener = name, %address, "listening");
+    }
+    if let Some(address) = running.admin_addr() {
+        tracing::info!(%address, "admin server");
+    }
+}
+
 fn log(cli: &Cli) -> Result<(), String> {
     let filter =
         EnvFilter::try_new(&cli.log_level).map_err(|error| format!("--log-level: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     match cli.log_format {
         LogForm::Human => builder.init(),
@@ -93,7 +151,8 @@ impl Signals {
         })
     }
 
-    async fn recv(&mut self) {
+    /// SIGTERM or SIGINT.
+    async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -52,8 +52,10 @@ pub fn from_flags(cli: &Cli) -> Result<Snapshot, Error> {
     let bootstrap = bootstrap(listen, &upstream, &ext_proc, cli.log_format);
     let mut snapshot = parse_envoy("command line", &bootstrap.to_string())?;
     for listener in snapshot.listeners.iter_mut().filter_map(Arc::get_mut) {
-        if let Some(http) = Arc::get_mut(&mut listener.http) {
-            http.add_forwarded_proto = false;
+        for chain in &mut listener.chains {
+            if let Some(http) = Arc::get_mut(&mut chain.http) {
+                http.add_forwarded_proto = false;
+            }
         }
     }
     Ok(snapshot)
@@ -261,7 +263,7 @@ mod tests {
         let listener = &snapshot.listeners[0];
         assert_eq!(listener.address, "127.0.0.1:8080".parse().unwrap());
         assert!(matches!(
-            listener.http.filters[0].kind,
+            listener.chains[0].http.filters[0].kind,
             FilterKind::ExtProc(_)
         ));
         let upstream = &snapshot.clusters[UPSTREAM];

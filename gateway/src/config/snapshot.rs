@@ -5,6 +5,7 @@
 //! began with.
 
 mod cluster;
+mod listener;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,32 +21,26 @@ pub use self::cluster::{
     Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, UpstreamProtocol,
     UpstreamTls,
 };
+pub use self::listener::{
+    Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
+    Listener, TransportProtocol,
+};
 
 /// Everything that is served.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Where `/stats`, `/stats/prometheus` and `/ready` are; no admin server if unset.
     pub admin: Option<SocketAddr>,
-    /// Listeners, each with one HTTP connection manager.
+    /// Listeners. No two may have the same address.
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters by name.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Files that the configuration was made from beside the one that was named: certificates and the
+    /// like. They are watched with it.
+    pub files: Vec<PathBuf>,
     /// What the configuration asks for and this gateway does not do, one line each with its place;
     /// to be logged once.
     pub warnings: Vec<String>,
-}
-
-/// `envoy.config.listener.v3.Listener` with its HTTP connection manager.
-#[derive(Debug)]
-pub struct Listener {
-    /// The listener's name.
-    pub name: String,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
-    pub buffer_limit: usize,
-    /// `HttpConnectionManager`.
-    pub http: Arc<HttpManager>,
 }
 
 /// `codec_type`.
@@ -154,7 +149,7 @@ pub enum Underscores {
 }
 
 /// `http_protocol_options`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Http1Options {
     /// Forward trailers; otherwise they are dropped.
     pub enable_trailers: bool,
@@ -163,7 +158,7 @@ pub struct Http1Options {
 }
 
 /// `http2_protocol_options`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Http2Options {
     /// Concurrent streams of a connection.
     pub max_concurrent_streams: u32,

@@ -53,7 +53,7 @@ pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
         .or(http.timeouts.connection_idle);
     let service = {
         let (context, tunnel) = (context.clone(), tunnel.clone());
-        service_fn(move |request| exchange(context.clone(), &queue, tunnel.clone(), request))
+        service_fn(move |request| exchange(context.now(), &queue, tunnel.clone(), request))
     };
     let mut connection = server::Builder::new()
         .timer(TokioTimer::new())

@@ -76,7 +76,7 @@ async fn run(stream: TcpStream, read: Bytes, context: &Context) -> Result<(), h2
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     last = Instant::now();
-                    tokio::spawn(exchange(context.clone(), request, respond));
+                    tokio::spawn(exchange(context.now(), request, respond));
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),

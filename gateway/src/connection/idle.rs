@@ -63,7 +63,7 @@ pub(super) async fn call(
     exchange: &Arc<Exchange>,
     idle: &mut Option<Idle>,
 ) -> Response<Body> {
-    let mut response = pin!(context.listener.chain.call(request));
+    let mut response = pin!(context.chain.filters.call(request));
     poll_fn(|cx| {
         if let Poll::Ready(response) = response.as_mut().poll(cx) {
             return Poll::Ready(response);

@@ -136,9 +136,9 @@ pub(super) fn begin(
         _ => false,
     };
     let body = body(&mut parts, upgrade);
-    let logged = !context.listener.shared.logs.is_empty();
+    let logged = !context.chain.shared.logs.is_empty();
     let exchange = Arc::new(Exchange::new(Begin {
-        listener: context.listener.shared.clone(),
+        listener: context.chain.shared.clone(),
         http: http.clone(),
         peer: context.peer.clone(),
         version,
@@ -300,15 +300,13 @@ fn exchange_context(
     exchange: &Arc<Exchange>,
     response_only: bool,
 ) -> ExchangeContext {
-    let listener = &context.listener.config;
+    let chain = &context.chain;
     let route = exchange.route();
-    let cluster = route
-        .as_ref()
-        .and_then(|route| context.listener.cluster_limits(route));
+    let cluster = route.as_ref().and_then(|route| chain.cluster_limits(route));
     let mut limits = Limits {
-        request_buffer: listener.buffer_limit,
-        response_buffer: listener.buffer_limit,
-        request_headers: listener.http.request_headers,
+        request_buffer: chain.buffer_limit,
+        response_buffer: chain.buffer_limit,
+        request_headers: chain.http.request_headers,
         ..Limits::default()
     };
     if let Some(cluster) = cluster {

@@ -28,28 +28,27 @@ use crate::{
     config::snapshot::{Codec, HttpManager},
     drain::Drain,
     exchange::Peer,
-    listener::ListenerRuntime,
+    listener::{Chain, ChainRuntime, Slot},
     metrics::{Held, HttpStats},
 };
 
 /// What a connection needs of its surroundings.
 #[derive(Clone)]
 pub(crate) struct Context {
-    pub(crate) listener: Arc<ListenerRuntime>,
+    /// What serves: for a connection what it began with, for an exchange what held when it began.
+    pub(crate) chain: Arc<ChainRuntime>,
+    slot: Slot,
     pub(crate) drain: Drain,
     pub(crate) peer: Arc<Peer>,
     _active: Arc<Held<HttpStats>>,
 }
 
 impl Context {
-    pub(crate) fn new(
-        listener: Arc<ListenerRuntime>,
-        drain: Drain,
-        remote: SocketAddr,
-        stream: &TcpStream,
-    ) -> Self {
+    pub(crate) fn new(chain: Chain, remote: SocketAddr, stream: &TcpStream) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let stats = &listener.shared.stats;
+        let Chain { slot, drain } = chain;
+        let chain = slot.load_full();
+        let stats = &chain.shared.stats;
         stats.downstream_cx_total.add();
         Self {
             peer: Arc::new(Peer {
@@ -60,17 +59,29 @@ impl Context {
                     .unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
             }),
             _active: Arc::new(Held::new(stats, |stats| &stats.downstream_cx_active)),
-            listener,
+            chain,
+            slot,
             drain,
         }
     }
 
+    /// For an exchange that begins now: with the configuration that holds now.
+    fn now(&self) -> Self {
+        Self {
+            chain: self.slot.load_full(),
+            slot: self.slot.clone(),
+            drain: self.drain.clone(),
+            peer: self.peer.clone(),
+            _active: self._active.clone(),
+        }
+    }
+
     pub(crate) fn http(&self) -> &Arc<HttpManager> {
-        &self.listener.config.http
+        &self.chain.http
     }
 
     fn stats(&self) -> &HttpStats {
-        &self.listener.shared.stats
+        &self.chain.shared.stats
     }
 }
 

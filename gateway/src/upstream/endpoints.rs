@@ -41,7 +41,10 @@ struct State {
 }
 
 impl Endpoints {
-    pub(crate) fn new(shared: Arc<HostShared>) -> Self {
+    /// Hosts that are the same in `before` stay, with their connections.
+    pub(crate) fn new(shared: Arc<HostShared>, before: Option<&Self>) -> Self {
+        let known = before.map(|before| before.lock().hosts.clone());
+        let known = known.as_deref().unwrap_or_default();
         let hosts = match &shared.cluster.discovery {
             Discovery::Static(endpoints) => endpoints
                 .iter()
@@ -52,11 +55,12 @@ impl Endpoints {
                         // A name needs a cluster type that resolves.
                         EndpointAddress::Name(..) => return None,
                     };
-                    Some(host(address, endpoint, &shared))
+                    Some(host(address, endpoint, &shared, known))
                 })
                 .collect(),
+            // Kept until the names are looked up, which the first request does.
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Header(_) => {
-                Arc::default()
+                known.iter().cloned().collect()
             }
         };
         Self {
@@ -192,10 +196,12 @@ impl Endpoints {
                 EndpointAddress::Pipe(path) => vec![Address::Pipe(path.clone())],
                 EndpointAddress::Name(name, port) => {
                     match tokio::net::lookup_host((name.as_str(), *port)).await {
-                        Ok(found) => found
-                            .take(if first_alone { 1 } else { usize::MAX })
-                            .map(Address::Socket)
-                            .collect(),
+                        Ok(found) => {
+                            let mut found = self.shared.cluster.dns.choose(found);
+                            found.dedup();
+                            found.truncate(if first_alone { 1 } else { usize::MAX });
+                            found.into_iter().map(Address::Socket).collect()
+                        }
                         Err(error) => {
                             tracing::warn!(
                                 cluster = %self.shared.cluster.name, name, %error,
@@ -208,11 +214,7 @@ impl Endpoints {
                 }
             };
             for address in addresses {
-                let same = known.iter().find(|host| host.address == address);
-                hosts.push(match same {
-                    Some(host) => host.clone(),
-                    None => host(address, endpoint, &self.shared),
-                });
+                hosts.push(host(address, endpoint, &self.shared, &known));
             }
         }
         let mut state = self.lock();
@@ -223,18 +225,34 @@ impl Endpoints {
     }
 }
 
-fn host(address: Address, endpoint: &Endpoint, shared: &Arc<HostShared>) -> Arc<Host> {
+/// The host of an endpoint: the one that is known, if it is the same.
+fn host(
+    address: Address,
+    endpoint: &Endpoint,
+    shared: &Arc<HostShared>,
+    known: &[Arc<Host>],
+) -> Arc<Host> {
     let hostname = match &endpoint.address {
-        EndpointAddress::Name(name, _) if endpoint.hostname.is_empty() => name.clone(),
-        _ => endpoint.hostname.clone(),
+        EndpointAddress::Name(name, _) if endpoint.hostname.is_empty() => name,
+        _ => &endpoint.hostname,
     };
-    Arc::new(Host::new(
-        address,
-        hostname,
-        endpoint.weight.max(1),
-        endpoint.metadata.clone(),
-        shared.clone(),
-    ))
+    let weight = endpoint.weight.max(1);
+    let same = known.iter().find(|host| {
+        host.address == address
+            && host.hostname == *hostname
+            && host.weight == weight
+            && host.metadata == endpoint.metadata
+    });
+    match same {
+        Some(host) => host.clone(),
+        None => Arc::new(Host::new(
+            address,
+            hostname.clone(),
+            weight,
+            endpoint.metadata.clone(),
+            shared.clone(),
+        )),
+    }
 }
 
 /// Each host earns its weight, the richest pays for all.

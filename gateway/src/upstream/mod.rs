@@ -40,17 +40,34 @@ pub(crate) struct Upstream {
 }
 
 impl Upstreams {
+    /// Clusters that are the same in `before` are taken over; where only endpoints changed, those that stay
+    /// keep their connections. Everything else finishes what it carries and closes.
+    ///
     /// # Errors
     /// A cluster's TLS settings cannot be used; the text names the cluster.
-    pub(crate) fn new(snapshot: &Snapshot, metrics: &Metrics) -> Result<Self, String> {
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
         let mut clusters = HashMap::new();
         for (name, cluster) in &snapshot.clusters {
-            let tls = cluster
-                .tls
-                .as_ref()
-                .map(|tls| tls::client(tls, cluster.protocol))
-                .transpose()
-                .map_err(|error| format!("cluster {name}: {error}"))?;
+            let known = before
+                .and_then(|before| before.get(name))
+                .filter(|known| known.cluster.connects_like(cluster));
+            if let Some(known) = known
+                && known.cluster == *cluster
+            {
+                clusters.insert(name.clone(), known.clone());
+                continue;
+            }
+            let tls = match (known, &cluster.tls) {
+                (Some(known), _) => known.shared.tls.clone(),
+                (None, None) => None,
+                (None, Some(tls)) => tls::client(tls, cluster.protocol)
+                    .map(Some)
+                    .map_err(|error| format!("cluster {name}: {error}"))?,
+            };
             let shared = Arc::new(HostShared {
                 cluster: cluster.clone(),
                 tls,
@@ -61,7 +78,10 @@ impl Upstreams {
                 Upstream {
                     cluster: cluster.clone(),
                     shared: shared.clone(),
-                    endpoints: Arc::new(Endpoints::new(shared)),
+                    endpoints: Arc::new(Endpoints::new(
+                        shared,
+                        known.map(|known| &*known.endpoints),
+                    )),
                 },
             );
         }
@@ -71,9 +91,19 @@ impl Upstreams {
     pub(crate) fn get(&self, name: &str) -> Option<&Upstream> {
         self.clusters.get(name)
     }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Upstream)> {
+        let entries = self.clusters.iter();
+        entries.map(|(name, upstream)| (name.as_str(), upstream))
+    }
 }
 
 impl Upstream {
+    /// Whether this is the other one, with the same connections.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.endpoints, &other.endpoints)
+    }
+
     /// The endpoint for a request with these headers.
     pub(crate) async fn choose(&self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
         match self.endpoints.choose(headers).await {

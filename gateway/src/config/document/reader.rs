@@ -1,6 +1,9 @@
 //! Reading typed values out of a document.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+};
 
 use serde::de::DeserializeOwned;
 
@@ -30,6 +33,7 @@ pub(crate) struct Reader<'d> {
     document: &'d Document,
     rules: Rules,
     notes: RefCell<Vec<Fault>>,
+    files: RefCell<Vec<PathBuf>>,
 }
 
 impl<'d> Reader<'d> {
@@ -38,6 +42,7 @@ impl<'d> Reader<'d> {
             document,
             rules,
             notes: RefCell::default(),
+            files: RefCell::default(),
         }
     }
 
@@ -71,6 +76,16 @@ impl<'d> Reader<'d> {
     /// Keeps a remark for the user.
     pub(crate) fn note(&self, node: NodeId, message: impl Into<String>) {
         self.notes.borrow_mut().push(Fault::at(node, message));
+    }
+
+    /// Remembers a file that the document names and that was read.
+    pub(crate) fn uses(&self, file: &Path) {
+        self.files.borrow_mut().push(file.to_owned());
+    }
+
+    /// The files so far.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
     }
 
     /// The remarks so far.

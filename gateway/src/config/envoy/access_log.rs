@@ -54,7 +54,9 @@ impl Located<AccessLog> {
         };
         let node = tree.node;
         let log = match reader.type_of(node)? {
-            FILE => reader.read_typed::<Located<FileAccessLog>>(node)?.build()?,
+            FILE => reader
+                .read_typed::<Located<FileAccessLog>>(node)?
+                .build(reader)?,
             name @ (STDOUT | STDERR) => {
                 let log: StreamAccessLog = reader.read_typed(node)?;
                 Model {
@@ -63,7 +65,7 @@ impl Located<AccessLog> {
                         _ => LogSink::Stderr,
                     },
                     format: match &log.log_format {
-                        Some(format) => format.build()?,
+                        Some(format) => format.build(reader)?,
                         None => LogFormat::Default,
                     },
                 }
@@ -81,7 +83,7 @@ impl Located<AccessLog> {
 }
 
 impl Located<FileAccessLog> {
-    fn build(&self) -> Result<Model, Fault> {
+    fn build(&self, reader: &Reader<'_>) -> Result<Model, Fault> {
         let log = &self.value;
         let format = match (
             &log.format,
@@ -95,7 +97,7 @@ impl Located<FileAccessLog> {
             (None, Some(map), None, None) | (None, None, Some(map), None) => {
                 LogFormat::Json(map.clone().into())
             }
-            (None, None, None, Some(format)) => format.build()?,
+            (None, None, None, Some(format)) => format.build(reader)?,
             _ => {
                 return Err(Fault::at(
                     self.node,
@@ -114,7 +116,7 @@ impl Located<FileAccessLog> {
 }
 
 impl Located<SubstitutionFormatString> {
-    fn build(&self) -> Result<LogFormat, Fault> {
+    fn build(&self, reader: &Reader<'_>) -> Result<LogFormat, Fault> {
         let format = &self.value;
         match (
             &format.text_format,
@@ -122,7 +124,7 @@ impl Located<SubstitutionFormatString> {
             &format.json_format,
         ) {
             (Some(text), None, None) => Ok(LogFormat::Text(text.clone())),
-            (None, Some(source), None) => String::from_utf8(source.load()?)
+            (None, Some(source), None) => String::from_utf8(source.load(reader)?)
                 .map(LogFormat::Text)
                 .map_err(|_| Fault::at(source.node, "the format is not UTF-8")),
             (None, None, Some(map)) => Ok(LogFormat::Json(map.clone().into())),

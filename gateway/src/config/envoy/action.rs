@@ -12,7 +12,7 @@ use super::{
     value::{Enum, FieldValue, Name, PartRegex, ProtoEnum, Status, Time, Whatever},
 };
 use crate::config::{
-    document::{Fault, Located},
+    document::{Fault, Located, Reader},
     snapshot::{Forward, Redirect, Retry, RouteAction as Model},
 };
 
@@ -311,11 +311,11 @@ impl Located<RedirectAction> {
 
 impl DirectResponseAction {
     /// The action; a body longer than `limit` bytes is refused.
-    pub(super) fn build(&self, limit: usize) -> Result<Model, Fault> {
+    pub(super) fn build(&self, limit: usize, reader: &Reader<'_>) -> Result<Model, Fault> {
         let body = match &self.body {
             None => Vec::new(),
             Some(source) => {
-                let body = source.load()?;
+                let body = source.load(reader)?;
                 if body.len() > limit {
                     return Err(Fault::at(
                         source.node,

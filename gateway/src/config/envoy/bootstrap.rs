@@ -167,6 +167,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         },
         listeners,
         clusters: loaded.clusters,
+        files: Vec::new(),
         warnings: Vec::new(),
     })
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::value::Bytes;
-use crate::config::document::{Fault, Located};
+use crate::config::document::{Fault, Located, Reader};
 
 /// Bytes that stand in the configuration or in a place that it names.
 #[derive(Debug, Default, Deserialize)]
@@ -17,7 +17,7 @@ pub(super) struct DataSource {
 
 impl Located<DataSource> {
     /// The bytes, read now. Relative paths start at the working directory, as in Envoy.
-    pub(super) fn load(&self) -> Result<Vec<u8>, Fault> {
+    pub(super) fn load(&self, reader: &Reader<'_>) -> Result<Vec<u8>, Fault> {
         let DataSource {
             filename,
             inline_bytes,
@@ -25,8 +25,11 @@ impl Located<DataSource> {
             environment_variable,
         } = &self.value;
         match (filename, inline_bytes, inline_string, environment_variable) {
-            (Some(path), None, None, None) => std::fs::read(path)
-                .map_err(|error| Fault::at(self.node, format!("cannot read {path:?}: {error}"))),
+            (Some(path), None, None, None) => {
+                reader.uses(path.as_ref());
+                std::fs::read(path)
+                    .map_err(|error| Fault::at(self.node, format!("cannot read {path:?}: {error}")))
+            }
             (None, Some(bytes), None, None) => Ok(bytes.0.clone()),
             (None, None, Some(text), None) => Ok(text.clone().into_bytes()),
             (None, None, None, Some(name)) => {

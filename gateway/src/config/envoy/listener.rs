@@ -13,7 +13,7 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located, Subtree},
-    snapshot::Listener as Model,
+    snapshot::{ChainMatch, FilterChain as ChainModel, HANDSHAKE_TIMEOUT, Listener as Model},
 };
 
 const MANAGER: &str =
@@ -153,6 +153,13 @@ impl Located<Listener> {
             }
         };
         let http = Arc::new(manager.build(loaded, &chain.value.name, &metadata)?);
+        let chain = ChainModel {
+            name: chain.value.name.clone(),
+            matches: ChainMatch::default(),
+            tls: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            http,
+        };
         let additional = listener
             .additional_addresses
             .iter()
@@ -170,7 +177,8 @@ impl Located<Listener> {
                     buffer_limit: listener
                         .per_connection_buffer_limit_bytes
                         .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,
-                    http: Arc::clone(&http),
+                    chains: vec![chain.clone()],
+                    default_chain: None,
                 })
             })
             .collect()

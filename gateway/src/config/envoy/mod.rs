@@ -41,6 +41,7 @@ pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
     let root = document.single()?;
     let reader = Reader::new(&document, fields::treatment);
     let mut snapshot = bootstrap::load(&reader, root).map_err(|fault| document.error(fault))?;
+    snapshot.files = reader.files();
     let notes = reader.into_notes().into_iter();
     snapshot.warnings = notes.map(|note| document.error(note).to_string()).collect();
     Ok(snapshot)

@@ -240,7 +240,7 @@ impl Located<Route> {
                 ActionModel::Forward(forward)
             }
             (None, Some(redirect), None) => redirect.build()?,
-            (None, None, Some(direct)) => direct.build(position.direct_limit)?,
+            (None, None, Some(direct)) => direct.build(position.direct_limit, reader)?,
             _ => {
                 return Err(Fault::at(
                     self.node,

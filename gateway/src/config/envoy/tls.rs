@@ -103,7 +103,7 @@ impl TransportSocket {
             RAW_BUFFER => Ok(None),
             TLS => reader
                 .read_typed::<UpstreamTlsContext>(tree.node)?
-                .build()
+                .build(reader)
                 .map(Some),
             other => Err(unsupported(tree.node, other, &[TLS, RAW_BUFFER])),
         }
@@ -111,13 +111,13 @@ impl TransportSocket {
 }
 
 impl UpstreamTlsContext {
-    fn build(&self) -> Result<UpstreamTls, Fault> {
+    fn build(&self, reader: &Reader<'_>) -> Result<UpstreamTls, Fault> {
         let common = &self.common_tls_context;
         let identity = match common.tls_certificates.as_slice() {
             [] => None,
             [certificate] => Some((
-                certificate.value.certificate_chain.load()?,
-                certificate.value.private_key.load()?,
+                certificate.value.certificate_chain.load(reader)?,
+                certificate.value.private_key.load(reader)?,
             )),
             [_, second, ..] => {
                 return Err(Fault::at(second.node, "only one certificate is supported"));
@@ -134,7 +134,7 @@ impl UpstreamTlsContext {
                 tls.trusted_ca = validation
                     .trusted_ca
                     .as_ref()
-                    .map(Located::<DataSource>::load)
+                    .map(|source| source.load(reader))
                     .transpose()?;
             }
             let typed = validation.match_typed_subject_alt_names.iter().map(|name| {

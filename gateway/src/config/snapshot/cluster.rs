@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::{Http1Options, Http2Options};
 
 /// `envoy.config.cluster.v3.Cluster`.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// Its name.
     pub name: String,
@@ -38,8 +38,22 @@ pub struct Cluster {
     pub metadata: Arc<Metadata>,
 }
 
+impl Cluster {
+    /// Whether connections that were opened for `self` may serve `other`: the two differ in nothing but
+    /// their endpoints, and in how one is chosen.
+    pub fn connects_like(&self, other: &Self) -> bool {
+        Self {
+            discovery: other.discovery.clone(),
+            dns: other.dns,
+            lb: other.lb.clone(),
+            metadata: other.metadata.clone(),
+            ..self.clone()
+        } == *other
+    }
+}
+
 /// How a cluster finds its endpoints.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Discovery {
     /// As written.
     Static(Vec<Endpoint>),
@@ -85,7 +99,7 @@ impl DnsFamily {
 }
 
 /// One endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// An IP address or, with DNS, a name; or the path of a Unix socket.
     pub address: EndpointAddress,
@@ -135,7 +149,7 @@ pub enum LbPolicy {
 }
 
 /// `UpstreamTlsContext`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// Server name; the authority if empty.
     pub sni: String,

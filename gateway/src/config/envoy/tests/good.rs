@@ -12,7 +12,7 @@ fn full() -> Snapshot {
 }
 
 fn manager(snapshot: &Snapshot) -> &HttpManager {
-    &snapshot.listeners[0].http
+    &snapshot.listeners[0].chains[0].http
 }
 
 fn routes(snapshot: &Snapshot) -> &[std::sync::Arc<Route>] {

@@ -1,0 +1,109 @@
+//! Listeners: where connections come in, and which filter chain takes them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use super::HttpManager;
+
+/// `envoy.config.listener.v3.Listener`.
+///
+/// A connection goes to the most specific of the chains whose match holds for it, as Envoy has it:
+/// server names first, then transport protocol, then application protocols. If none matches it goes
+/// to the default chain, and without one it is closed.
+#[derive(Debug)]
+pub struct Listener {
+    /// The listener's name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
+    pub buffer_limit: usize,
+    /// `filter_chains`; no two have the same match.
+    pub chains: Vec<FilterChain>,
+    /// `default_filter_chain`.
+    pub default_chain: Option<FilterChain>,
+}
+
+impl Listener {
+    /// All chains, the default one last.
+    pub fn all_chains(&self) -> impl Iterator<Item = &FilterChain> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+}
+
+/// `envoy.config.listener.v3.FilterChain`, with its one HTTP connection manager.
+#[derive(Clone, Debug)]
+pub struct FilterChain {
+    /// The chain's name; may be empty.
+    pub name: String,
+    /// Which connections it takes.
+    pub matches: ChainMatch,
+    /// TLS towards clients; `None` for bare connections.
+    pub tls: Option<Arc<DownstreamTls>>,
+    /// `transport_socket_connect_timeout`: from the chain's choice to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// `HttpConnectionManager`.
+    pub http: Arc<HttpManager>,
+}
+
+/// The default of [`FilterChain::handshake_timeout`]. Envoy has no limit there.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `envoy.config.listener.v3.FilterChainMatch`; what is empty matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChainMatch {
+    /// Server names (SNI), lower case: `a.example` or `*.example`.
+    pub server_names: Vec<String>,
+    /// Whether the client has to begin TLS, or must not (`tls`, `raw_buffer`).
+    pub transport_protocol: Option<TransportProtocol>,
+    /// Protocols of which the client has to offer one (ALPN).
+    pub application_protocols: Vec<String>,
+}
+
+/// What a client's first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportProtocol {
+    /// A TLS ClientHello.
+    Tls,
+    /// Anything else.
+    RawBuffer,
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DownstreamTls {
+    /// The certificates to choose from, by what the client supports; at least one.
+    pub certificates: Vec<Certificate>,
+    /// `alpn_protocols`, in order of preference; none is negotiated if empty.
+    pub alpn: Vec<String>,
+    /// How certificates of clients are looked at; `None` asks for none.
+    pub client: Option<ClientValidation>,
+    /// `tls_params.tls_minimum_protocol_version` is TLS 1.3.
+    pub tls13_only: bool,
+    /// `tls_params.tls_maximum_protocol_version` is TLS 1.2.
+    pub tls12_only: bool,
+}
+
+/// A certificate chain and its key, as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// `certificate_chain`.
+    pub chain: Vec<u8>,
+    /// `private_key`.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key is nobody's business.
+        f.debug_struct("Certificate").finish_non_exhaustive()
+    }
+}
+
+/// `validation_context` and `require_client_certificate`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientValidation {
+    /// PEM of the trusted roots.
+    pub trusted_ca: Vec<u8>,
+    /// End connections of clients that show no certificate.
+    pub required: bool,
+}

@@ -1,0 +1,434 @@
+//! What a gateway serves right now, and how it becomes something else.
+//!
+//! [`Serving::replace`] has two halves. The first builds and binds everything that the new snapshot needs
+//! beside what is there, and may fail; the second puts it in place and cannot. Each worker finds its part
+//! in slots that its connections read when an exchange begins: no lock, no message, no thread that
+//! has to come along.
+
+use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    access_log::Sinks,
+    admin::{self, Admin},
+    config::snapshot::{ChainMatch, FilterChain, Listener, Snapshot},
+    drain::Drainer,
+    listener::{self, Chain, ChainRuntime, Chains, ListenerShared, Slot},
+    metrics::Metrics,
+    worker::{self, Pools, Worker},
+};
+
+/// The state of a gateway.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    metrics: Arc<Metrics>,
+    workers: Vec<Worker>,
+    listeners: Vec<Bound>,
+    sinks: Sinks,
+    admin: Option<AdminServer>,
+    /// What was taken out of service and still finishes.
+    leaving: Vec<Drainer>,
+    draining: bool,
+}
+
+/// A listener that accepts.
+#[derive(Debug)]
+struct Bound {
+    key: Key,
+    name: String,
+    local: SocketAddr,
+    drain_limit: Duration,
+    /// Of the tasks that accept.
+    drainer: Drainer,
+    /// What new connections get, for each worker.
+    served: Vec<Arc<ArcSwap<Chains>>>,
+    chains: Vec<BoundChain>,
+}
+
+/// What a listener is known by from one snapshot to the next: its address, and its name where the system
+/// chooses the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key(SocketAddr, Option<String>);
+
+impl Key {
+    fn of(listener: &Listener) -> Self {
+        let name = (listener.address.port() == 0).then(|| listener.name.clone());
+        Self(listener.address, name)
+    }
+}
+
+/// A filter chain that has connections.
+#[derive(Clone, Debug)]
+struct BoundChain {
+    /// `None` is the default chain.
+    matches: Option<ChainMatch>,
+    drainer: Drainer,
+    /// One for each worker.
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct AdminServer {
+    wanted: SocketAddr,
+    local: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked is gone too.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A listener of the new snapshot, ready to be put in place.
+struct Next {
+    key: Key,
+    config: Arc<Listener>,
+    /// Sockets where the listener is new, one for each worker.
+    sockets: Option<(Vec<TcpListener>, SocketAddr)>,
+    chains: Vec<NextChain>,
+}
+
+struct NextChain {
+    matches: Option<ChainMatch>,
+    /// One for each worker.
+    runtimes: Vec<Arc<ChainRuntime>>,
+}
+
+impl Serving {
+    /// Starts workers that serve nothing yet.
+    ///
+    /// # Errors
+    /// No thread or no runtime can be had.
+    pub(crate) fn start(count: usize, stop: &watch::Sender<bool>) -> io::Result<Self> {
+        let workers = (0..count)
+            .map(|index| worker::start(index, stop.subscribe()))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            metrics: Arc::default(),
+            workers,
+            listeners: Vec::new(),
+            sinks: Sinks::default(),
+            admin: None,
+            leaving: Vec::new(),
+            draining: false,
+        })
+    }
+
+    /// Serves `snapshot` from now on.
+    ///
+    /// # Errors
+    /// Something that it needs cannot be had, or the gateway is shutting down. Nothing has changed then.
+    pub(crate) fn replace(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        if self.draining {
+            return Err(io::Error::other("the gateway is shutting down"));
+        }
+        distinct(&snapshot.listeners)?;
+        let pools = self
+            .workers
+            .iter()
+            .map(|worker| Pools::new(snapshot, &self.metrics, worker.pools.as_ref()))
+            .collect::<io::Result<Vec<_>>>()?;
+        self.sinks.begin();
+        let mut listeners: Vec<Next> = Vec::with_capacity(snapshot.listeners.len());
+        for config in &snapshot.listeners {
+            listeners.push(self.prepare(Key::of(config), config, &pools)?);
+        }
+        let admin = self.prepare_admin(snapshot.admin)?;
+
+        // From here on nothing fails.
+        self.sinks.sweep();
+        for (worker, pools) in self.workers.iter_mut().zip(pools) {
+            worker.pools = Some(pools);
+        }
+        let before = std::mem::take(&mut self.listeners);
+        let (stay, leave): (Vec<_>, Vec<_>) = before
+            .into_iter()
+            .partition(|bound| listeners.iter().any(|next| next.key == bound.key));
+        let mut stay = stay;
+        for next in listeners {
+            let known = stay.iter().position(|bound| bound.key == next.key);
+            let known = known.map(|at| stay.swap_remove(at));
+            let bound = self.install(known, next);
+            self.listeners.push(bound);
+        }
+        for bound in leave {
+            tracing::info!(listener = bound.name, address = %bound.local, "no longer listening");
+            self.retire(bound.drainer, bound.drain_limit);
+            for chain in bound.chains {
+                self.retire(chain.drainer, bound.drain_limit);
+            }
+        }
+        match admin {
+            Some(admin) => self.admin = Some(admin),
+            None if snapshot.admin.is_none() => self.admin = None,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Builds a listener, and binds it if it is new.
+    fn prepare(&mut self, key: Key, config: &Arc<Listener>, pools: &[Pools]) -> io::Result<Next> {
+        let mut chains = Vec::new();
+        for chain in &config.chains {
+            chains.push(self.prepare_chain(config, chain, Some(&chain.matches), pools)?);
+        }
+        if let Some(chain) = &config.default_chain {
+            chains.push(self.prepare_chain(config, chain, None, pools)?);
+        }
+        let known = self.listeners.iter().any(|bound| bound.key == key);
+        let sockets = match known {
+            true => None,
+            false => Some(self.bind(config.address)?),
+        };
+        Ok(Next {
+            key,
+            config: config.clone(),
+            sockets,
+            chains,
+        })
+    }
+
+    fn prepare_chain(
+        &mut self,
+        listener: &Listener,
+        chain: &FilterChain,
+        matches: Option<&ChainMatch>,
+        pools: &[Pools],
+    ) -> io::Result<NextChain> {
+        let http = &chain.http;
+        let logs = http
+            .access_log
+            .iter()
+            .map(|log| self.sinks.logger(log))
+            .collect::<io::Result<_>>()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot open access log: {error}"))
+            })?;
+        let shared = Arc::new(ListenerShared {
+            stats: self.metrics.http(&http.stat_prefix),
+            logs,
+        });
+        let runtimes = pools
+            .iter()
+            .map(|pools| pools.chain(http, listener.buffer_limit, &shared, &self.metrics))
+            .collect();
+        Ok(NextChain {
+            matches: matches.cloned(),
+            runtimes,
+        })
+    }
+
+    /// A socket for each worker, known to its runtime.
+    fn bind(&self, address: SocketAddr) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+        let port = address.port();
+        let ours = port != 0
+            && self
+                .listeners
+                .iter()
+                .any(|bound| bound.local.port() == port);
+        let sockets = listener::bind(address, self.workers.len(), ours)?;
+        let sockets = sockets
+            .into_iter()
+            .zip(&self.workers)
+            .map(|(socket, worker)| {
+                let _runtime = worker.handle.enter();
+                TcpListener::from_std(socket)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let local = match sockets.first() {
+            Some(socket) => socket.local_addr()?,
+            None => address,
+        };
+        Ok((sockets, local))
+    }
+
+    /// Puts a listener in place. It cannot fail.
+    fn install(&mut self, known: Option<Bound>, next: Next) -> Bound {
+        let drain_limit = drain_limit(&next.config);
+        let (mut known_chains, known) = match known {
+            Some(mut bound) => (std::mem::take(&mut bound.chains), Some(bound)),
+            None => (Vec::new(), None),
+        };
+        let mut chains: Vec<BoundChain> = Vec::with_capacity(next.chains.len());
+        for chain in next.chains {
+            let same = known_chains
+                .iter()
+                .position(|known| known.matches == chain.matches);
+            chains.push(match same {
+                Some(at) => {
+                    let known = known_chains.swap_remove(at);
+                    for (slot, runtime) in known.slots.iter().zip(chain.runtimes) {
+                        slot.store(runtime);
+                    }
+                    known
+                }
+                None => BoundChain {
+                    matches: chain.matches,
+                    drainer: Drainer::new(),
+                    slots: chain
+                        .runtimes
+                        .into_iter()
+                        .map(|runtime| Arc::new(ArcSwap::new(runtime)))
+                        .collect(),
+                },
+            });
+        }
+        let of_worker = |index: usize| Arc::new(offered(&next.config.name, &chains, index));
+        let bound = match (known, next.sockets) {
+            (Some(bound), _) => {
+                for (index, served) in bound.served.iter().enumerate() {
+                    served.store(of_worker(index));
+                }
+                Bound {
+                    name: next.config.name.clone(),
+                    drain_limit,
+                    ..bound
+                }
+            }
+            (None, sockets) => {
+                let (sockets, local) = sockets.unwrap_or_else(|| (Vec::new(), next.config.address));
+                let drainer = Drainer::new();
+                let served: Vec<_> = (0..sockets.len())
+                    .map(|index| Arc::new(ArcSwap::new(of_worker(index))))
+                    .collect();
+                let workers = self.workers.iter().zip(sockets).zip(&served);
+                for ((worker, socket), served) in workers {
+                    let accept = listener::accept(socket, served.clone(), drainer.drain());
+                    worker.handle.spawn(accept);
+                }
+                Bound {
+                    key: next.key,
+                    name: next.config.name.clone(),
+                    local,
+                    drain_limit,
+                    drainer,
+                    served,
+                    chains: Vec::new(),
+                }
+            }
+        };
+        for gone in known_chains {
+            self.retire(gone.drainer, drain_limit);
+        }
+        Bound { chains, ..bound }
+    }
+
+    /// Lets what `drainer` stands for finish, and ends what has not finished in time.
+    fn retire(&mut self, drainer: Drainer, limit: Duration) {
+        drainer.signal();
+        self.leaving.retain(|drainer| !drainer.is_done());
+        self.leaving.push(drainer.clone());
+        if let Some(worker) = self.workers.first() {
+            worker.handle.spawn(async move { drainer.run(limit).await });
+        }
+    }
+
+    fn prepare_admin(&self, wanted: Option<SocketAddr>) -> io::Result<Option<AdminServer>> {
+        let Some(wanted) = wanted else {
+            return Ok(None);
+        };
+        if self.admin.as_ref().is_some_and(|now| now.wanted == wanted) {
+            return Ok(None);
+        }
+        let mut sockets = listener::bind(wanted, 1, false)?;
+        let Some(socket) = sockets.pop() else {
+            return Ok(None);
+        };
+        let local = socket.local_addr()?;
+        let stop = watch::Sender::new(false);
+        let state = Admin::new(self.metrics.clone(), self.workers.len());
+        let thread = admin::start(socket, state, stop.subscribe())?;
+        Ok(Some(AdminServer {
+            wanted,
+            local,
+            stop,
+            thread: Some(thread),
+        }))
+    }
+
+    /// Every listener's name and address.
+    pub(crate) fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let entry = |bound: &Bound| (bound.name.clone(), bound.local);
+        self.listeners.iter().map(entry).collect()
+    }
+
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.local)
+    }
+
+    /// Tells everything to finish; gives what to wait for, and for how long at most.
+    pub(crate) fn drain(&mut self) -> (Vec<Drainer>, Duration) {
+        self.draining = true;
+        let mut all = std::mem::take(&mut self.leaving);
+        for bound in &self.listeners {
+            all.push(bound.drainer.clone());
+            all.extend(bound.chains.iter().map(|chain| chain.drainer.clone()));
+        }
+        for drainer in &all {
+            drainer.signal();
+        }
+        let limits = self.listeners.iter().map(|bound| bound.drain_limit);
+        (all, limits.max().unwrap_or_default())
+    }
+
+    /// The threads to wait for, when all have been told to stop: writers end when those who log have
+    /// ended.
+    pub(crate) fn into_threads(self) -> Vec<JoinHandle<()>> {
+        let Self {
+            workers,
+            listeners,
+            sinks,
+            ..
+        } = self;
+        drop(listeners);
+        let workers = workers.into_iter().map(|worker| worker.thread);
+        workers.chain(sinks.into_writers()).collect()
+    }
+}
+
+/// Refuses two listeners that are the same one.
+fn distinct(listeners: &[Arc<Listener>]) -> io::Result<()> {
+    let mut keys: Vec<Key> = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let key = Key::of(listener);
+        if keys.contains(&key) {
+            let address = listener.address;
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("cannot listen on {address}: two listeners have this address"),
+            ));
+        }
+        keys.push(key);
+    }
+    Ok(())
+}
+
+/// The longest `drain_timeout` of a listener's connection managers.
+fn drain_limit(listener: &Listener) -> Duration {
+    let limits = listener.all_chains().map(|chain| chain.http.timeouts.drain);
+    limits.max().unwrap_or_default()
+}
+
+/// What a worker's new connections get.
+fn offered(listener: &str, chains: &[BoundChain], worker: usize) -> Chains {
+    Chains {
+        listener: listener.to_owned(),
+        chains: chains
+            .iter()
+            .filter_map(|chain| {
+                Some(Chain {
+                    slot: chain.slots.get(worker)?.clone(),
+                    drain: chain.drainer.drain(),
+                })
+            })
+            .collect(),
+    }
+}
