@@ -5,12 +5,16 @@
 
 use std::{
     borrow::Cow,
+    error::Error as StdError,
+    fmt,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use crate::{config::FilterConfig, metadata::DynamicMetadata};
+use http::StatusCode;
+
+use crate::{config::FilterConfig, error::BoxError, metadata::DynamicMetadata};
 
 /// Request extension: the surroundings of one exchange. Cheap to clone; all layers of a chain see
 /// the same one.
@@ -104,8 +108,8 @@ impl RouteCache {
     }
 }
 
-impl std::fmt::Debug for RouteCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RouteCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RouteCache")
     }
 }
@@ -184,6 +188,44 @@ pub struct UpstreamInfo {
     pub host_metadata: Option<Arc<Metadata>>,
 }
 
+/// Error of an upstream's body, or a source of it: which answer fits as long as the head of the
+/// response has not gone on. Without it that is 502.
+#[derive(Debug)]
+pub struct UpstreamFailure {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Its response code details.
+    pub details: Cow<'static, str>,
+    /// What happened.
+    pub source: Option<BoxError>,
+}
+
+impl UpstreamFailure {
+    /// The first one in a chain of errors.
+    pub(crate) fn of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(failure) = error.downcast_ref() {
+                return Some(failure);
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for UpstreamFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.details)
+    }
+}
+
+impl StdError for UpstreamFailure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|error| error as _)
+    }
+}
+
 /// Response extension: `%RESPONSE_CODE_DETAILS%`, why the response is what it is, such as
 /// `via_upstream`. Set by whoever makes a response; white space is already replaced by `_`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,9 +261,9 @@ pub struct ExchangeSummary {
     pub failed_open: bool,
 }
 
-impl std::fmt::Display for ExchangeSummary {
+impl fmt::Display for ExchangeSummary {
     /// Such as `2/2 changed=1`: replies of messages, and what else is to be said.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.received, self.sent)?;
         if self.changed > 0 {
             write!(f, " changed={}", self.changed)?;

@@ -21,7 +21,7 @@ use extproc_client::{
     },
     wire::Reply,
 };
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, Uri, header, uri::Authority};
 use http_body_util::Full;
 use tower::{Layer, Service as TowerService};
 
@@ -105,6 +105,7 @@ impl ClusterTransport {
             .or_insert_with(|| {
                 Pool::builder(TcpConnector::new(address))
                     .connections(1)
+                    .retry_first_refusal(false)
                     .build()
             })
             .clone()
@@ -210,8 +211,12 @@ impl TowerService<Request<Full<Bytes>>> for ClusterClient {
         let upstream = self.0.clone();
         Box::pin(async move {
             let mut request = request.map(Body::new);
-            // The authority of the URI says the same.
-            request.headers_mut().remove(header::HOST);
+            // An added header may say otherwise than the configured URI.
+            let host = request.headers_mut().remove(header::HOST);
+            if let Some(authority) = host.and_then(|host| Authority::try_from(host.as_bytes()).ok())
+            {
+                set_authority(request.uri_mut(), authority);
+            }
             let host = upstream.choose(request.headers()).await?;
             let lease = host.lease(false, false).await?;
             // The caller has a time limit of its own.
@@ -221,6 +226,13 @@ impl TowerService<Request<Full<Bytes>>> for ClusterClient {
                 .map_err(|unsent| unsent.failure)
         })
     }
+}
+
+fn set_authority(uri: &mut Uri, authority: Authority) {
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.authority = Some(authority);
+    // The other parts came from a URI, so that these are one too.
+    *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
 /// Connects to an endpoint of a cluster.

@@ -22,11 +22,16 @@ pub(crate) struct Http2Body {
     data_ended: bool,
     ended: bool,
     left: Option<u64>,
+    lost: fn(h2::Error) -> BoxError,
 }
 
 impl Http2Body {
-    /// `headers` give the announced length, if any.
-    pub(crate) fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+    /// `headers` give the announced length, if any; `lost` makes the body's error.
+    pub(crate) fn new(
+        stream: RecvStream,
+        headers: &HeaderMap,
+        lost: fn(h2::Error) -> BoxError,
+    ) -> Self {
         let ended = stream.is_end_stream();
         Self {
             stream,
@@ -35,6 +40,7 @@ impl Http2Body {
             left: headers
                 .get(header::CONTENT_LENGTH)
                 .and_then(|value| value.to_str().ok()?.parse().ok()),
+            lost,
         }
     }
 }
@@ -64,7 +70,7 @@ impl http_body::Body for Http2Body {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 // The peer wants no more of the request, which is not a failure.
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Err(error)) => return Poll::Ready(Some(Err((this.lost)(error)))),
                 None => this.data_ended = true,
             }
         }
@@ -73,7 +79,7 @@ impl http_body::Body for Http2Body {
         Poll::Ready(match trailers {
             Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(None) => None,
-            Err(error) => Some(Err(error.into())),
+            Err(error) => Some(Err((this.lost)(error))),
         })
     }
 

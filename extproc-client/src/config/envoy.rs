@@ -3,6 +3,7 @@
 //! A message becomes the same raw form that ProtoJSON is read into, so that both pass the same
 //! checks and mean the same.
 
+use base64::Engine;
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -238,7 +239,8 @@ fn header(message: core::HeaderValue) -> RawHeader {
     RawHeader {
         key: message.key,
         value: message.value,
-        ..RawHeader::default()
+        raw_value: (!message.raw_value.is_empty())
+            .then(|| base64::engine::general_purpose::STANDARD.encode(message.raw_value)),
     }
 }
 

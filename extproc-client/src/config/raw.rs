@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use base64::Engine;
 use http::StatusCode;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -12,7 +13,7 @@ use super::{
     ProcessingMode, RouteCacheAction, Service, StringMatcher,
     json::{ProtoDuration, enum_number},
     matcher::{RawMatcher, RawRegex},
-    service::{GrpcService, GrpcTarget, HttpService, MetadataEntry},
+    service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Template},
 };
 use crate::attributes::Expression;
 
@@ -544,10 +545,17 @@ impl TryFrom<RawHttpService> for HttpService {
         for option in raw.request_headers_to_add {
             const HEADERS: &str = "http_service.http_service.request_headers_to_add";
             let bad = |what| ConfigError::new(HEADERS, format!("{:?}: {what}", option.header.key));
+            let value = match &option.header.raw_value {
+                None => option.header.value.clone().into_bytes(),
+                Some(raw) => base64::engine::general_purpose::STANDARD
+                    .decode(raw)
+                    .map_err(|_| bad("raw_value is not base64"))?,
+            };
+            let value = String::from_utf8(value).map_err(|_| bad("raw_value is not UTF-8"))?;
             headers.push((
                 http::HeaderName::from_bytes(option.header.key.as_bytes())
                     .map_err(|_| bad("invalid header name"))?,
-                http::HeaderValue::from_str(&option.header.value)
+                http::HeaderValue::from_str(&Template::parse(&value).without_request())
                     .map_err(|_| bad("invalid header value"))?,
             ));
         }

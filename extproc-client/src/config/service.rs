@@ -61,7 +61,9 @@ pub struct HttpService {
     pub cluster: String,
     /// Longest wait for the whole answer.
     pub timeout: Duration,
-    /// Added to each request.
+    /// Set in each request, each in place of what was there under its name: as in Envoy 1.40,
+    /// `append_action` has no effect. Operators (`%..%`) of the values have no request to speak of
+    /// and are `-`.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
@@ -120,6 +122,8 @@ enum Piece {
         otherwise: Option<String>,
         limit: usize,
     },
+    /// An operator without a value here.
+    Nothing,
 }
 
 impl Template {
@@ -145,7 +149,7 @@ impl Template {
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
             }
-            pieces.extend(operator_piece(operator));
+            pieces.push(operator_piece(operator).unwrap_or(Piece::Nothing));
             rest = after;
         }
         plain.push_str(rest);
@@ -155,11 +159,21 @@ impl Template {
         Self(pieces)
     }
 
+    /// The value where there is no request: every operator is `-`.
+    pub(crate) fn without_request(&self) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Request { .. } | Piece::Nothing => "-".to_owned(),
+        };
+        self.0.iter().map(piece).collect()
+    }
+
     /// The value for a request with these headers; a repeated header gives its first value.
     pub(crate) fn expand(&self, lookup: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<u8> {
         let mut out = Vec::new();
         for piece in &self.0 {
             match piece {
+                Piece::Nothing => {}
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
                 Piece::Request {
                     name,
@@ -214,5 +228,8 @@ mod tests {
         assert_eq!(expand("%REQ(x-none?x-a):3%"), "val");
         assert_eq!(expand("100%%"), "100%");
         assert_eq!(expand("50%"), "50%");
+        assert_eq!(expand("a%PROTOCOL%b"), "ab");
+        let bare = |text| Template::parse(text).without_request();
+        assert_eq!(bare("p=%REQ(:path)%, %PROTOCOL%, 100%%"), "p=-, -, 100%");
     }
 }

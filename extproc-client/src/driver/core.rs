@@ -18,6 +18,7 @@ use http_body::Body;
 use super::{Piece, SideStream, pipe, pipe::pipe as new_pipe};
 use crate::{
     error::{BoxError, Error},
+    host::UpstreamFailure,
     machine::{Action, Exchange, Side},
     transport::Transport,
 };
@@ -315,8 +316,9 @@ where
         match frame.transpose() {
             Ok(frame) => self.frame(Side::Response, frame, ended),
             Err(error) => {
-                let error = Error::body(error.into());
-                self.machine.response_failed();
+                let error = error.into();
+                self.machine.response_failed(UpstreamFailure::of(&*error));
+                let error = Error::body(error);
                 self.drain();
                 if matches!(self.response.state, State::Failed(_)) {
                     self.response.state = State::Failed(error);

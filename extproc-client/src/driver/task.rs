@@ -162,6 +162,10 @@ pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream
         });
         let ended = tokio::time::timeout(timeout, flushed).await.is_ok();
         stream.finish();
+        if !ended {
+            // The half-close gets its chance to leave before the reset that dropping is.
+            tokio::task::yield_now().await;
+        }
         closed(ended);
     });
 }

@@ -9,7 +9,7 @@ use super::{Action, Callback, Exchange, Side, body, direction::Head};
 use crate::{
     config::BodyMode,
     headers::{self, Block},
-    host::DirectReply,
+    host::{DirectReply, UpstreamFailure},
     wire::encode::BodyFlags,
 };
 
@@ -141,17 +141,20 @@ impl Exchange {
         self.abort("downstream_remote_disconnect");
     }
 
-    /// The upstream's body failed. The response is cut, or answered with 502 while its head is held.
-    pub(crate) fn response_failed(&mut self) {
+    /// The upstream's body failed. The response is cut, or answered while its head is held: with what
+    /// the failure says, or with 502.
+    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>) {
         const DETAILS: &str = "upstream_reset_after_response_started";
+        let details = failure.map_or(DETAILS, |failure| &failure.details);
         if self.committed {
-            return self.abort(DETAILS);
+            return self.abort(details);
         }
+        let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
         self.close_stream();
         self.respond(
-            StatusCode::BAD_GATEWAY,
+            status,
             Bytes::from_static(b"upstream disconnected before its response was complete"),
-            DETAILS.into(),
+            details.into(),
         );
     }
 

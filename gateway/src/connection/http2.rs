@@ -112,7 +112,7 @@ async fn exchange(
         parts,
         outgoing.clone(),
         |parts, _| {
-            let body = Http2Body::new(stream, &parts.headers);
+            let body = Http2Body::new(stream, &parts.headers, Into::into);
             if !wants_continue {
                 return Body::http2(body);
             }

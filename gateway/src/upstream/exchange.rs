@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use extproc_client::host::UpstreamFailure;
+use http::{Request, Response, StatusCode};
 use tokio::{task::AbortHandle, time::Sleep};
 
 use super::{
@@ -181,7 +182,12 @@ struct ResponseWatch {
 impl Watch for ResponseWatch {
     fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         match self.deadline.poll(cx, &self.progress) {
-            Poll::Ready(()) => Err("the upstream's response took too long".into()),
+            Poll::Ready(()) => Err(UpstreamFailure {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                details: "response_timeout".into(),
+                source: None,
+            }
+            .into()),
             Poll::Pending => Ok(()),
         }
     }

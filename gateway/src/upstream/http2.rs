@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use extproc_client::host::UpstreamFailure;
 use h2::{Reason, client};
 use http::{HeaderMap, Request, StatusCode, Version};
 use http_body::Body as _;
@@ -23,7 +24,7 @@ use super::{
     progress::{Progress, ProgressWatch},
 };
 use crate::{
-    body::{Body, Watched},
+    body::{Body, BoxError, Watched},
     headers::strip_hop_by_hop,
     http2::{Http2Body, SendError, send_body},
     metrics::Held,
@@ -237,7 +238,7 @@ impl Lease {
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
         let (parts, stream) = response.into_parts();
-        let body = Http2Body::new(stream, &parts.headers);
+        let body = Http2Body::new(stream, &parts.headers, lost);
         Ok(Sent {
             response: http::Response::from_parts(parts, Body::http2(body)),
             keep,
@@ -256,6 +257,18 @@ fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
     let mut headers = headers.clone();
     strip_hop_by_hop(&mut headers, false);
     interim.interim(status, headers);
+}
+
+/// The error of a response's body.
+fn lost(error: h2::Error) -> BoxError {
+    let failure = failure(&error);
+    let reason = failure.to_string().replace(' ', "_");
+    UpstreamFailure {
+        status: failure.told().status,
+        details: format!("upstream_reset_after_response_started{{{reason}}}").into(),
+        source: Some(error.into()),
+    }
+    .into()
 }
 
 /// What an error before the response means.

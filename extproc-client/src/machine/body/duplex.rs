@@ -35,9 +35,17 @@ pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
     }
 }
 
-/// The reply to the headers: they go on, bodies are waited for.
+/// The reply to the headers: they go on, bodies are waited for. If the trailers are here already and
+/// are the processor's to see, the headers wait for the reply to the first of body and trailers, as in
+/// Envoy: until then the exchange can still be answered.
 pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
-    exchange.release_head(side);
+    let direction = exchange.direction(side);
+    let waits = direction.mode.body == BodyMode::FullDuplexStreamed
+        && direction.mode.trailers
+        && direction.trailers.is_some();
+    if !waits {
+        exchange.release_head(side);
+    }
     let direction = exchange.direction_mut(side);
     // A reply to a body fits once a body message was sent.
     if direction.body_sent {
@@ -142,12 +150,13 @@ pub(super) fn finish_reply(
         false => Callback::StreamedBody,
     };
     exchange.accept(side, side.body(), Effect::Applied, next, now);
+    exchange.release_head(side);
     exchange.emit_data(side, data);
     if streamed.end_of_stream {
         let direction = exchange.direction_mut(side);
         direction.duplex_ended = true;
-        if direction.trailers.is_some() {
-            // They end the message once they are answered.
+        if side == Side::Request && direction.trailers.is_some() {
+            // They end the message once they are answered. Those of a response are lost, as in Envoy.
             return;
         }
         exchange.emit_end(side);

@@ -370,6 +370,32 @@ fn duplex_trailers_are_sent_as_they_come() {
 }
 
 #[test]
+fn duplex_head_waits_for_the_next_reply_if_trailers_are_here() {
+    let whole = || {
+        let mut p = Play::new(mode(DUPLEX));
+        p.request(&[], false);
+        assert_eq!(p.data(Request, "aaa", false), ["RB \"aaa\""]);
+        assert_eq!(p.trailers(Request, &[("x-t", "1")]), ["RT"]);
+        assert!(p.part(rh(nothing())).is_empty());
+        p
+    };
+    let mut p = whole();
+    assert_eq!(
+        p.part(rb(stream("A", false))),
+        ["upstream: POST http://test.local/p", "upstream: \"A\""]
+    );
+    assert_eq!(p.part(rt(None)), ["upstream: TRAILERS x-t=1"]);
+    let mut p = whole();
+    assert_eq!(
+        p.part(rt(None)),
+        [
+            "upstream: POST http://test.local/p",
+            "upstream: TRAILERS x-t=1"
+        ]
+    );
+}
+
+#[test]
 fn duplex_trailers_survive_an_end_of_stream_that_came_before_them() {
     let mut p = Play::new(mode(DUPLEX));
     p.request(&[], false);
@@ -378,6 +404,21 @@ fn duplex_trailers_survive_an_end_of_stream_that_came_before_them() {
     p.trailers(Request, &[("x-t", "1")]);
     assert_eq!(p.part(rb(stream("A", true))), ["upstream: \"A\""]);
     assert_eq!(p.part(rt(None)), ["upstream: TRAILERS x-t=1"]);
+}
+
+#[test]
+fn duplex_trailers_of_a_response_do_not_survive_it() {
+    let mut p = Play::new(mode(
+        r#"{"response_body_mode": "FULL_DUPLEX_STREAMED", "response_trailer_mode": "SEND"}"#,
+    ));
+    p.request(&[], true);
+    p.part(rh(nothing()));
+    p.response(&[], false);
+    p.part(sh(nothing()));
+    p.data(Response, "aaa", false);
+    p.trailers(Response, &[("x-t", "1")]);
+    let lines = p.part(sb(stream("A", true)));
+    assert_eq!(lines[..2], ["client: \"A\"", "client: END"]);
 }
 
 #[test]

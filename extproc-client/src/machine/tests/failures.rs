@@ -2,6 +2,7 @@
 
 use super::play::*;
 use crate::{
+    host::UpstreamFailure,
     machine::Side::{self, Request, Response},
     transport::Close,
     wire::Reply,
@@ -274,6 +275,34 @@ fn an_upstream_that_fails_midway_cuts_the_response() {
     p.response(&[], false);
     p.part(sh(nothing()));
     p.data(side, "abc", false);
-    p.exchange.response_failed();
+    p.exchange.response_failed(None);
     assert_eq!(p.outputs().last().unwrap(), "client: ABORT");
+}
+
+#[test]
+fn an_upstream_that_fails_while_its_head_is_held_is_answered_for() {
+    let timeout = UpstreamFailure {
+        status: http::StatusCode::GATEWAY_TIMEOUT,
+        details: "response_timeout".into(),
+        source: None,
+    };
+    for (failure, line) in [
+        (
+            None,
+            "client: 502 content-length=54 content-type=text/plain",
+        ),
+        (
+            Some(&timeout),
+            "client: 504 content-length=54 content-type=text/plain",
+        ),
+    ] {
+        let mut p = Play::new(mode(r#"{"response_body_mode": "BUFFERED"}"#));
+        p.request(&[], true);
+        p.part(rh(nothing()));
+        p.response(&[], false);
+        p.part(sh(nothing()));
+        p.data(Response, "abc", false);
+        p.exchange.response_failed(failure);
+        assert!(p.outputs().iter().any(|found| found == line), "{line}");
+    }
 }

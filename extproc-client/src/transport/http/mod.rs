@@ -129,7 +129,7 @@ fn headers(service: &config::HttpService, exchange: u64) -> HeaderMap {
     let timeout = u64::try_from(service.timeout.as_millis()).unwrap_or(u64::MAX);
     headers.insert(TIMEOUT, timeout.into());
     for (name, value) in &service.headers {
-        headers.append(name.clone(), value.clone());
+        headers.insert(name.clone(), value.clone());
     }
     headers
 }

@@ -111,6 +111,7 @@ struct Settings {
     keep_alive: Option<KeepAlive>,
     max_message: usize,
     own_address: Option<HeaderValue>,
+    retry_first_refusal: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +134,7 @@ impl Default for Settings {
             keep_alive: None,
             max_message: 64 * 1024 * 1024,
             own_address: None,
+            retry_first_refusal: true,
         }
     }
 }
@@ -217,6 +219,16 @@ impl PoolBuilder {
     #[must_use]
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.settings.max_message = bytes;
+        self
+    }
+
+    /// Whether a call that is refused (REFUSED_STREAM, RFC 9113 section 8.7) is made once more even if it
+    /// was the first one on its connection. Envoy makes none again. A refusal on a connection that
+    /// has carried calls is a race with the peer's limit or its end, and always repeated; one on a
+    /// fresh connection may be the processor's answer. Default true.
+    #[must_use]
+    pub fn retry_first_refusal(mut self, retry: bool) -> Self {
+        self.settings.retry_first_refusal = retry;
         self
     }
 

@@ -103,11 +103,17 @@ pub(super) struct Opened {
 pub(super) struct Slot {
     connection: Arc<Connection>,
     set: Arc<Set>,
+    /// Whether no stream was opened on the connection before.
+    first: bool,
 }
 
 impl Slot {
     pub(super) fn connection(&self) -> u64 {
         self.connection.id
+    }
+
+    pub(super) fn is_first(&self) -> bool {
+        self.first
     }
 }
 
@@ -289,7 +295,8 @@ impl Set {
                 Ok((response, send)) => {
                     let connection = member.connection.clone();
                     connection.live.fetch_add(1, Ordering::SeqCst);
-                    if connection.opened.fetch_add(1, Ordering::SeqCst) >= MAX_STREAMS_EVER {
+                    let before = connection.opened.fetch_add(1, Ordering::SeqCst);
+                    if before >= MAX_STREAMS_EVER {
                         state.members.swap_remove(index);
                     }
                     self.grow(state, None);
@@ -297,6 +304,7 @@ impl Set {
                         slot: Slot {
                             connection,
                             set: self.clone(),
+                            first: before == 0,
                         },
                         response,
                         send,

@@ -114,18 +114,22 @@ impl PoolStream {
         Poll::Ready(Err(close))
     }
 
-    /// Whether the call is to be made again after `error`; then it waits for another stream.
-    fn retry(&mut self, error: &h2::Error, connection: u64) -> bool {
+    /// Whether the call is to be made again after `error` on that connection, on which it was the
+    /// `first` one or not; then it waits for another stream.
+    fn retry(&mut self, error: &h2::Error, connection: u64, first: bool) -> bool {
+        let refused = failure::is_refused(error);
+        let refused_for_good =
+            refused && (self.refused || first && !self.set.settings.retry_first_refusal);
         if !failure::is_unprocessed(error)
             || !self.outbox.replayable
             || self.retries >= RETRIES
-            || (self.refused && failure::is_refused(error))
+            || refused_for_good
         {
             return false;
         }
         self.retries += 1;
-        self.refused |= failure::is_refused(error);
-        let avoid = failure::is_refused(error).then_some(connection);
+        self.refused |= refused;
+        let avoid = refused.then_some(connection);
         self.state = State::Waiting(Place::avoiding(avoid));
         true
     }
@@ -173,8 +177,9 @@ impl Sidestream for PoolStream {
                                 }
                                 Ok(Err(close)) => return self.ended(close),
                                 Err(error) => {
-                                    let connection = open.slot.connection();
-                                    if !self.retry(&error, connection) {
+                                    let (connection, first) =
+                                        (open.slot.connection(), open.slot.is_first());
+                                    if !self.retry(&error, connection, first) {
                                         return self.ended(failure::of_stream(&error, false));
                                     }
                                 }

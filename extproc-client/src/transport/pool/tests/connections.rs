@@ -231,6 +231,38 @@ async fn connector_panics() {
 }
 
 #[tokio::test]
+async fn a_first_refusal_may_be_the_answer() {
+    let (builder, mut far) = pipes();
+    let pool = builder.retry_first_refusal(false).build();
+    let mut stream = call(&pool);
+    let (reply, mut server) = tokio::join!(recv(&mut stream), async {
+        let mut server = server(&mut far).await;
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        respond.send_reset(Reason::REFUSED_STREAM);
+        poll_fn(|cx| {
+            let _ = server.poll_closed(cx);
+            Poll::Ready(())
+        })
+        .await;
+        server
+    });
+    let close = reply.unwrap_err();
+    assert!(
+        close.message.ends_with("remote refused stream reset"),
+        "{close}"
+    );
+    // The connection is no longer fresh: the next refusal is repeated.
+    let mut stream = call(&pool);
+    let (reply, ()) = tokio::join!(recv(&mut stream), async {
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        respond.send_reset(Reason::REFUSED_STREAM);
+        serve(server, answer);
+        serve(super::server(&mut far).await, answer);
+    });
+    reply.unwrap();
+}
+
+#[tokio::test]
 async fn limit_of_the_peer() {
     let (builder, mut far) = pipes();
     let pool = builder.max_connections(1).build();
