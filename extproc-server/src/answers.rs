@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
 };
 use http::StatusCode;
 use tonic::Status;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use crate::{
     failure::Failure,
@@ -46,7 +46,16 @@ pub(crate) struct Answers {
     unsent: Extras,
     /// A streamed response has begun; messages are shown, and not answered.
     pub(crate) responding: bool,
-    begun: bool,
+    /// Set by the first message; says whether it told how bodies are sent.
+    begun: Option<Announced>,
+}
+
+/// Whether the proxy has said how it sends bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// No: an old proxy, or one that only lets us observe.
+    Nothing,
+    Modes,
 }
 
 /// Who answers.
@@ -99,18 +108,21 @@ impl Answers {
             response: Direction::default(),
             unsent: Extras::default(),
             responding: false,
-            begun: false,
+            begun: None,
         }
     }
 
     /// Takes a message; returns what must be answered.
     pub(crate) fn receive(&mut self, message: ProcessingRequest) -> Option<Part> {
-        if !self.begun {
-            self.begun = true;
+        if self.begun.is_none() {
+            self.begun = Some(Announced::Nothing);
             self.observe_only = message.observability_mode;
             if let Some(config) = &message.protocol_config {
                 match Modes::from_wire(config) {
-                    Ok(modes) => self.modes = modes,
+                    Ok(modes) => {
+                        self.modes = modes;
+                        self.begun = Some(Announced::Modes);
+                    }
                     Err(number) => {
                         self.unknown(Failure::UnknownMode(number));
                         return None;
@@ -133,6 +145,11 @@ impl Answers {
                 None
             }
         }
+    }
+
+    /// What the first message said, once it is there.
+    pub(crate) fn begun(&self) -> Option<Announced> {
+        self.begun
     }
 
     /// Answers a message so that nothing changes.
@@ -374,17 +391,14 @@ impl Answers {
     ) -> Option<R> {
         match reply {
             Ok(reply) => Some(reply),
-            Err(failure) => {
-                debug!(%phase, "no reply from the handler");
-                self.failed(&failure).then(R::default)
-            }
+            Err(failure) => self.failed(Some(phase), &failure).then(R::default),
         }
     }
 
     /// Notes that a handler has failed. False if the exchange has ended with that.
-    pub(crate) fn failed(&mut self, failure: &Failure) -> bool {
+    pub(crate) fn failed(&mut self, phase: Option<Phase>, failure: &Failure) -> bool {
         failure.count(&self.stats);
-        error!("{failure}");
+        error!(phase = phase.map(Phase::label), "{failure}");
         if self.observe_only {
             return true;
         }

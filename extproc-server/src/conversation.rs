@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, Processin
 use futures_core::Stream;
 use http::{HeaderMap, StatusCode};
 use tonic::{Status, metadata::MetadataMap};
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug};
 
 use self::shared::Shared;
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     processor::BoxError,
     reply::{BodyReply, HeadersReply, Immediate, TrailersReply},
     service::Engine,
+    trace,
     validate::InvalidReply,
     wire::Side,
 };
@@ -305,11 +306,13 @@ pub(crate) fn run<P: StreamProcessor>(
             initial_metadata,
         };
         let processor = engine.processor;
-        let mut handler = pin!(guard(None, async { processor.0.process(conversation).await }));
+        let span = trace::exchange();
+        let handler = guard(None, async { processor.0.process(conversation).await });
+        let mut handler = pin!(handler.instrument(span.clone()));
         let mut inbound = pin!(inbound);
         let mut running = true;
         while let Some(reply) =
-            poll_fn(|cx| turn(&shared, handler.as_mut(), &mut running, inbound.as_mut(), cx)).await
+            poll_fn(|cx| turn(&shared, handler.as_mut(), &mut running, inbound.as_mut(), &span, cx)).await
         {
             yield reply;
         }
@@ -323,6 +326,7 @@ fn turn(
     mut handler: Pin<&mut impl Future<Output = Result<(), Failure>>>,
     running: &mut bool,
     mut inbound: Pin<&mut impl Stream<Item = Result<ProcessingRequest, Status>>>,
+    span: &Span,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<ProcessingResponse, Status>>> {
     loop {
@@ -335,7 +339,7 @@ fn turn(
         if *running {
             if let Poll::Ready(result) = handler.as_mut().poll(cx) {
                 *running = false;
-                lock(shared).finish(result);
+                span.in_scope(|| lock(shared).finish(result));
                 continue;
             }
             let mut shared = lock(shared);
@@ -350,7 +354,9 @@ fn turn(
         }
         match inbound.as_mut().poll_next(cx) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(Ok(message))) => lock(shared).receive(message),
+            Poll::Ready(Some(Ok(message))) => {
+                span.in_scope(|| lock(shared).receive(message, span));
+            }
             Poll::Ready(end) => {
                 if let Some(Err(status)) = end {
                     debug!(%status, "the proxy ended the exchange");

@@ -15,15 +15,16 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, Processin
 use futures_core::Stream;
 use futures_util::StreamExt;
 use tonic::{Status, metadata::MetadataMap};
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug};
 
 use crate::{
-    answers::{Answers, Part, Stage},
+    answers::{Announced, Answers, Part, Stage},
     call::{Call, MoreTime},
-    failure::guard,
+    failure::{Failure, guard},
     headers::{Body, Headers, Trailers},
     processor::Processor,
     service::Engine,
+    trace,
     wire::{self, Side},
 };
 
@@ -38,6 +39,7 @@ pub(crate) fn run<P: Processor>(
         let mut inbound = pin!(inbound);
         let mut exchange = Exchange::new(engine, initial_metadata);
         let more_time = exchange.call.more_time.clone();
+        let span = exchange.span.clone();
         while let Some(message) = inbound.next().await {
             let message = match message {
                 Ok(message) => message,
@@ -48,7 +50,7 @@ pub(crate) fn run<P: Processor>(
                 }
             };
             {
-                let mut work = pin!(exchange.handle(message));
+                let mut work = pin!(exchange.handle(message).instrument(span.clone()));
                 let mut asked = false;
                 while let Some(time) = poll_fn(|cx| advance(work.as_mut(), &more_time, cx)).await {
                     if !asked {
@@ -85,6 +87,7 @@ struct Exchange<P: Processor> {
     processor: Arc<P>,
     call: Call<P::State>,
     answers: Answers,
+    span: Span,
 }
 
 impl<P: Processor> Exchange<P> {
@@ -93,6 +96,7 @@ impl<P: Processor> Exchange<P> {
             processor: engine.processor,
             call: Call::new(initial_metadata),
             answers: Answers::new(engine.settings, engine.stats),
+            span: trace::exchange(),
         }
     }
 
@@ -104,11 +108,16 @@ impl<P: Processor> Exchange<P> {
         if !attributes.is_empty() {
             self.call.attributes.extend(attributes);
         }
+        let first = self.answers.begun().is_none();
         let Some(part) = self.answers.receive(message) else {
             return;
         };
+        trace::describe(&self.span, &part);
         self.call.modes = self.answers.modes;
         self.call.observe_only = self.answers.observe_only;
+        if first && self.answers.begun() == Some(Announced::Modes) && !self.check_modes().await {
+            return;
+        }
         if self.answers.stage == Stage::PassThrough {
             return self.answers.pass_through(part);
         }
@@ -119,17 +128,30 @@ impl<P: Processor> Exchange<P> {
         }
     }
 
+    /// False if the exchange has ended because the processor cannot work in these modes.
+    async fn check_modes(&mut self) -> bool {
+        let (processor, modes) = (&self.processor, self.answers.modes);
+        let check = async { Ok(processor.check_modes(modes)) };
+        let failure = match guard(None, check).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(refusal)) => Failure::Modes(refusal),
+            Err(failure) => failure,
+        };
+        self.answers.failed(None, &failure)
+    }
+
     async fn headers(&mut self, side: Side, headers: Headers) {
         let (processor, call) = (&self.processor, &mut self.call);
         let deadline = self.answers.settings.deadline;
+        let span = trace::phase(side.headers());
         let handled = match side {
             Side::Request => {
                 let handler = async { processor.request_headers(call, &headers).await };
-                guard(deadline, handler).await
+                guard(deadline, handler).instrument(span).await
             }
             Side::Response => {
                 let handler = async { processor.response_headers(call, &headers).await };
-                guard(deadline, handler).await
+                guard(deadline, handler).instrument(span).await
             }
         };
         match side {
@@ -148,14 +170,15 @@ impl<P: Processor> Exchange<P> {
     async fn body(&mut self, side: Side, body: Body) {
         let (processor, call) = (&self.processor, &mut self.call);
         let deadline = self.answers.settings.deadline;
+        let span = trace::phase(side.body());
         let handled = match side {
             Side::Request => {
                 let handler = async { processor.request_body(call, &body).await };
-                guard(deadline, handler).await
+                guard(deadline, handler).instrument(span).await
             }
             Side::Response => {
                 let handler = async { processor.response_body(call, &body).await };
-                guard(deadline, handler).await
+                guard(deadline, handler).instrument(span).await
             }
         };
         let checked = handled.and_then(|reply| {
@@ -170,14 +193,15 @@ impl<P: Processor> Exchange<P> {
     async fn trailers(&mut self, side: Side, trailers: Trailers) {
         let (processor, call) = (&self.processor, &mut self.call);
         let deadline = self.answers.settings.deadline;
+        let span = trace::phase(side.trailers());
         let handled = match side {
             Side::Request => {
                 let handler = async { processor.request_trailers(call, &trailers).await };
-                guard(deadline, handler).await
+                guard(deadline, handler).instrument(span).await
             }
             Side::Response => {
                 let handler = async { processor.response_trailers(call, &trailers).await };
-                guard(deadline, handler).await
+                guard(deadline, handler).instrument(span).await
             }
         };
         let checked = handled.and_then(|reply| {

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Deadline(Duration),
     #[error("reply refused: {0}")]
     Invalid(#[from] InvalidReply),
+    #[error("the processor cannot work with the proxy's configuration: {}", chain(.0.as_ref()))]
+    Modes(BoxError),
     #[error("the proxy uses body mode {0}, which this processor does not know")]
     UnknownMode(i32),
     #[error("the proxy sent a message of a kind that this processor does not know")]
@@ -41,6 +43,7 @@ impl Failure {
             Self::Panic(_) => stats.panics.add(),
             Self::Deadline(_) => stats.deadlines.add(),
             Self::Invalid(_) => stats.invalid.add(),
+            Self::Modes(_) => stats.refused.add(),
             Self::UnknownMode(_) | Self::UnknownMessage => stats.unknown.add(),
         }
     }
@@ -48,8 +51,9 @@ impl Failure {
     /// The end of the gRPC stream.
     pub(crate) fn status(&self) -> Status {
         let code = match self {
-            Self::Handler(error) => match error.downcast_ref::<Status>() {
+            Self::Handler(error) | Self::Modes(error) => match error.downcast_ref::<Status>() {
                 Some(status) => return Status::new(status.code(), cut(status.message())),
+                None if matches!(self, Self::Modes(_)) => Code::FailedPrecondition,
                 None => Code::Internal,
             },
             // What a panic says may be anything; it stays in the log.

@@ -73,6 +73,7 @@ mod server;
 mod service;
 mod stats;
 pub mod testing;
+mod trace;
 pub mod validate;
 mod wire;
 

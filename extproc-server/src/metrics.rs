@@ -113,6 +113,7 @@ pub(crate) fn render(stats: &Stats) -> String {
         ("panic", stats.handler_panics()),
         ("deadline", stats.missed_deadlines()),
         ("invalid_reply", stats.invalid_replies()),
+        ("refused_modes", stats.refused_modes()),
         ("unknown_message", stats.unknown_messages()),
     ];
     family(

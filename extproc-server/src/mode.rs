@@ -1,5 +1,7 @@
 //! Which parts of a message a proxy sends, and in what form.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::{
     extensions::filters::http::ext_proc::v3::{
         ProcessingMode,
@@ -34,6 +36,11 @@ impl BodyMode {
         matches!(self, Self::FullDuplexStreamed | Self::Grpc)
     }
 
+    /// Its name in a proxy's configuration, such as `FULL_DUPLEX_STREAMED`.
+    pub fn name(self) -> &'static str {
+        self.to_wire().as_str_name()
+    }
+
     /// The number of a `BodySendMode`, if this SDK knows it.
     pub(crate) fn from_wire(number: i32) -> Option<Self> {
         Some(match BodySendMode::try_from(number).ok()? {
@@ -55,6 +62,12 @@ impl BodyMode {
             Self::FullDuplexStreamed => BodySendMode::FullDuplexStreamed,
             Self::Grpc => BodySendMode::Grpc,
         }
+    }
+}
+
+impl fmt::Display for BodyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -5,6 +5,7 @@ use std::future::ready;
 use crate::{
     call::Call,
     headers::{Body, Headers, Trailers},
+    mode::Modes,
     reply::{BodyReply, HeadersReply, TrailersReply},
 };
 
@@ -44,6 +45,34 @@ pub trait Processor: Send + Sync + 'static {
     /// What is kept from handler to handler within one exchange.
     type State: Default + Send + 'static;
 
+    /// Whether the processor can do its work with what the proxy sends; asked once, before the first handler, if the
+    /// proxy says how it sends bodies (`protocol_config`).
+    ///
+    /// A processor that needs a body and silently sees none is a mistake in the proxy's configuration that nobody notices.
+    /// Refused modes are a failure like that of a handler; the gRPC status is `FAILED_PRECONDITION` with the text of the
+    /// error, unless the error is a [`tonic::Status`].
+    ///
+    /// ```
+    /// # use extproc_server::{BodyMode, BoxError, Modes, Processor};
+    /// # struct Redact;
+    /// # impl Processor for Redact {
+    /// # type State = ();
+    /// fn check_modes(&self, modes: Modes) -> Result<(), BoxError> {
+    ///     match modes.response_body {
+    ///         BodyMode::Streamed | BodyMode::FullDuplexStreamed => Ok(()),
+    ///         other => Err(format!("response_body_mode {other} shows too little").into()),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What is wrong with the modes.
+    fn check_modes(&self, modes: Modes) -> Result<(), BoxError> {
+        let _ = modes;
+        Ok(())
+    }
+
     /// The headers of a request.
     fn request_headers(
         &self,
@@ -54,7 +83,7 @@ pub trait Processor: Send + Sync + 'static {
         ready(Ok(HeadersReply::new()))
     }
 
-    /// A piece of the body of a request, or all of it, depending on the [`Modes`](crate::Modes) of the call.
+    /// A piece of the body of a request, or all of it, depending on the [`Modes`] of the call.
     fn request_body(
         &self,
         call: &mut Call<Self::State>,

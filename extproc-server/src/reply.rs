@@ -59,7 +59,8 @@ impl HeadersReply {
         self.replace_body(Bytes::new())
     }
 
-    /// Has the proxy choose the route again, with the headers as changed. Only on requests.
+    /// Has the proxy choose the route again, with the headers as changed (`CommonResponse.clear_route_cache`). Only on
+    /// requests; a proxy configured with `route_cache_action: RETAIN` or `disable_clear_route_cache` does not.
     pub fn clear_route_cache(mut self) -> Self {
         self.clear_route_cache = true;
         self

@@ -30,6 +30,11 @@ const DESCRIPTORS: &[u8] = include_bytes!("descriptor.bin");
 /// How long open exchanges may go on after a shutdown has begun, unless set otherwise.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// Flow-control windows: one connection of a proxy carries many exchanges, most of them with small messages, and a stream
+/// that is slow to read must not hold up the others.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
+
 /// Serves one processor.
 #[derive(Debug)]
 pub struct Server<P> {
@@ -122,7 +127,10 @@ impl<P: Run> Server<P> {
 
         let stats = self.service.stats();
         let (finish, finishing) = oneshot::channel::<()>();
-        let mut builder = transport::Server::builder().http2_keepalive_interval(self.keep_alive);
+        let mut builder = transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keepalive_interval(self.keep_alive);
         if let Some(age) = self.max_connection_age {
             builder = builder.max_connection_age(age);
         }

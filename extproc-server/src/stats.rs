@@ -35,7 +35,7 @@ impl Phase {
         Self::ResponseTrailers,
     ];
 
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::RequestHeaders => "request_headers",
             Self::RequestBody => "request_body",
@@ -64,6 +64,7 @@ pub struct Stats {
     pub(crate) panics: Counter,
     pub(crate) deadlines: Counter,
     pub(crate) invalid: Counter,
+    pub(crate) refused: Counter,
     pub(crate) unknown: Counter,
     messages: [Counter; 6],
 }
@@ -113,6 +114,11 @@ impl Stats {
     /// Replies that failed their check and were not sent.
     pub fn invalid_replies(&self) -> u64 {
         self.invalid.value()
+    }
+
+    /// Exchanges whose body modes the processor refused ([`Processor::check_modes`](crate::Processor::check_modes)).
+    pub fn refused_modes(&self) -> u64 {
+        self.refused.value()
     }
 
     /// Exchanges that ended because the proxy used a message or a body mode that this SDK does not know.

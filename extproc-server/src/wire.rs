@@ -7,10 +7,11 @@ use envoy_types::pb::{
     envoy::{
         config::core::v3::HeaderMap,
         service::ext_proc::v3::{
-            BodyMutation, BodyResponse, CommonResponse, GrpcStatus, HeadersResponse, HttpHeaders,
-            ImmediateResponse, ProcessingResponse, StreamedBodyResponse, StreamedImmediateResponse,
-            TrailersResponse, body_mutation, common_response::ResponseStatus,
-            processing_response::Response, streamed_immediate_response,
+            BodyMutation, BodyResponse, CommonResponse, GrpcStatus, HeaderMutation,
+            HeadersResponse, HttpHeaders, ImmediateResponse, ProcessingResponse,
+            StreamedBodyResponse, StreamedImmediateResponse, TrailersResponse, body_mutation,
+            common_response::ResponseStatus, processing_response::Response,
+            streamed_immediate_response,
         },
         r#type::v3::HttpStatus,
     },
@@ -82,7 +83,7 @@ pub(crate) fn headers(
     let reply = HeadersResponse {
         response: Some(CommonResponse {
             status: status.into(),
-            header_mutation: mutation.into_wire(),
+            header_mutation: header_mutation(mutation, clear_route_cache),
             body_mutation: replacement.map(whole),
             trailers: None,
             clear_route_cache,
@@ -110,12 +111,19 @@ pub(crate) fn body(
         side,
         CommonResponse {
             status: ResponseStatus::Continue.into(),
-            header_mutation: mutation.into_wire(),
+            header_mutation: header_mutation(mutation, clear_route_cache),
             body_mutation,
             trailers: None,
             clear_route_cache,
         },
     )
+}
+
+/// Proxies ignore `clear_route_cache` in a reply without a header mutation; an empty one is enough.
+fn header_mutation(mutation: Mutation, clear_route_cache: bool) -> Option<HeaderMutation> {
+    mutation
+        .into_wire()
+        .or_else(|| clear_route_cache.then(HeaderMutation::default))
 }
 
 /// A piece of a body in a duplex mode.
@@ -295,6 +303,23 @@ mod tests {
         assert_eq!(cut(duplex, PIECE, true), [(PIECE, true)]);
         assert_eq!(cut(duplex, PIECE + 1, true), [(PIECE, false), (1, true)]);
         assert_eq!(cut(duplex, PIECE + 1, false), [(PIECE, false), (1, false)]);
+    }
+
+    #[test]
+    fn clearing_the_route_cache_brings_a_header_mutation_along() {
+        let common = |message: ProcessingResponse| match message.response {
+            Some(Response::RequestHeaders(reply)) => reply.response.unwrap(),
+            Some(Response::RequestBody(reply)) => reply.response.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        for clear in [false, true] {
+            let to_headers = headers(Side::Request, Mutation::default(), None, clear);
+            let to_body = body(Side::Request, Mutation::default(), Content::Keep, clear);
+            for reply in [common(to_headers), common(to_body)] {
+                assert_eq!(reply.clear_route_cache, clear);
+                assert_eq!(reply.header_mutation.is_some(), clear);
+            }
+        }
     }
 
     #[test]

@@ -8,18 +8,21 @@
 //! | [`Collect`] | a body that is needed whole |
 //! | [`Body::json`](crate::Body::json), [`BodyReply::json`](crate::BodyReply::json) | JSON in and out |
 //! | [`Decoder`], [`Encoder`] | `content-encoding` gzip, deflate and br |
+//! | [`Recode`] | changing the plain bytes of a body that may be encoded |
 //! | [`SseParser`], [`SseEvent`] | server-sent events |
 //! | [`GrpcParser`], [`grpc_message`] | gRPC messages, where the body mode is not [`Grpc`](crate::BodyMode::Grpc) |
 
 mod coding;
 mod collect;
 mod grpc;
+mod recode;
 mod sse;
 
 pub use self::{
     coding::{Coding, CodingError, Decoder, Encoder},
     collect::Collect,
     grpc::{GrpcMessage, GrpcParser, grpc_message},
+    recode::Recode,
     sse::{SseEvent, SseParser},
 };
 

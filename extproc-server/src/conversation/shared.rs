@@ -16,6 +16,7 @@ use envoy_types::pb::{
 };
 use http::{HeaderMap, StatusCode};
 use tonic::Status;
+use tracing::Span;
 
 use super::ConversationError;
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     reply::{BodyReply, HeadersReply, Immediate, Mutation, TrailersReply},
     service::Settings,
     stats::Stats,
+    trace,
     validate::{self, InvalidReply, Target},
     wire::{self, Side},
 };
@@ -102,12 +104,13 @@ impl Shared {
         self.answers.stage
     }
 
-    pub(super) fn receive(&mut self, mut message: ProcessingRequest) {
+    pub(super) fn receive(&mut self, mut message: ProcessingRequest, span: &Span) {
         let metadata = message.metadata_context.take();
         let attributes = std::mem::take(&mut message.attributes);
         let Some(part) = self.answers.receive(message) else {
             return;
         };
+        trace::describe(span, &part);
         if self.answers.stage == Stage::PassThrough {
             return self.answers.pass_through(part);
         }
@@ -139,7 +142,7 @@ impl Shared {
     /// The handler has returned: what it left is passed through.
     pub(super) fn finish(&mut self, result: Result<(), Failure>) {
         if let Err(failure) = result
-            && !self.answers.failed(&failure)
+            && !self.answers.failed(None, &failure)
         {
             return;
         }

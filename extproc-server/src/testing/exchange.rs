@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::{
     config::core::v3::Metadata,
     extensions::filters::http::ext_proc::v3::{ProcessingMode, processing_mode::HeaderSendMode},
     service::ext_proc::v3::{
-        HttpBody, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
+        CommonResponse, HttpBody, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
         StreamedImmediateResponse, common_response::ResponseStatus, processing_request::Request,
         processing_response::Response, streamed_immediate_response::Response as Part,
     },
@@ -45,6 +45,7 @@ pub struct FakeExchange {
     attributes_due: [bool; 2],
     metadata: Map<String, Value>,
     timeouts: Vec<Duration>,
+    route_cleared: bool,
 }
 
 /// What comes from the processor.
@@ -67,6 +68,7 @@ impl FakeExchange {
             attributes_due: [true; 2],
             metadata: Map::new(),
             timeouts: Vec::new(),
+            route_cleared: false,
         }
     }
 
@@ -109,6 +111,12 @@ impl FakeExchange {
         &self.timeouts
     }
 
+    /// True once the processor has had the route chosen again (`clear_route_cache`), in a way that a proxy honours: in
+    /// reply to a request whose headers are still held, along with a header mutation.
+    pub fn route_cleared(&self) -> bool {
+        self.route_cleared
+    }
+
     /// True once the processor has ended the stream, or the proxy needs it no more.
     pub fn is_closed(&self) -> bool {
         self.to_processor.is_none()
@@ -146,6 +154,7 @@ impl FakeExchange {
                 Event::Responded(response) => return Ok(Outcome::Responded(response)),
                 Event::Closed => return Ok(Outcome::Forwarded(message)),
             };
+            self.clear_route(side, &common);
             let replace = common.status() == ResponseStatus::ContinueAndReplace;
             rules.with_method = replace;
             mutate::apply(&mut message.headers, common.header_mutation, rules)?;
@@ -319,6 +328,7 @@ impl FakeExchange {
             Event::Closed => return Ok(None),
         };
         if held {
+            self.clear_route(side, &common);
             mutate::apply(&mut message.headers, common.header_mutation, rules)?;
         }
         if let Some(mutation) = common.body_mutation {
@@ -400,6 +410,11 @@ impl FakeExchange {
             Event::Responded(response) => Ok(Outcome::Responded(response)),
             Event::Closed => Ok(Outcome::Forwarded(message)),
         }
+    }
+
+    fn clear_route(&mut self, side: Side, common: &CommonResponse) {
+        let honoured = side == Side::Request && common.header_mutation.is_some();
+        self.route_cleared |= honoured && common.clear_route_cache;
     }
 
     fn override_mode(&mut self, mode: ProcessingMode) {

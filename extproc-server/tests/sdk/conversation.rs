@@ -9,6 +9,8 @@ use extproc_server::{
 };
 use http::{HeaderMap, StatusCode, header};
 
+use crate::MODES;
+
 /// Leads the exchange as the path of the request says.
 struct Leader;
 
@@ -175,15 +177,6 @@ fn post(path: &str) -> Message {
 fn proxy() -> FakeProxy<extproc_server::Streaming<Leader>> {
     FakeProxy::with_service(ProcessorService::streaming(Leader))
 }
-
-const MODES: [BodyMode; 6] = [
-    BodyMode::None,
-    BodyMode::Streamed,
-    BodyMode::Buffered,
-    BodyMode::BufferedPartial,
-    BodyMode::FullDuplexStreamed,
-    BodyMode::Grpc,
-];
 
 #[tokio::test]
 async fn passes_through_whether_asked_or_left() {

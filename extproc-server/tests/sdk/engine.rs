@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use extproc_server::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, ModeOverride,
-    OnFailure, Phase, Processor, ProcessorService, Trailers, TrailersReply,
+    Modes, OnFailure, Phase, Processor, ProcessorService, Trailers, TrailersReply,
     testing::{FakeProxy, Message, ProxyError},
 };
 use http::StatusCode;
@@ -54,6 +54,7 @@ impl Processor for Scripted {
                 )),
             "/skip" => Ok(reply.set("x-seen", "1").skip_rest()),
             "/buffer" => Ok(reply.mode(ModeOverride::new().request_body(BodyMode::Buffered))),
+            "/reroute" => Ok(reply.clear_route_cache()),
             "/informational" => Ok(Immediate::new(StatusCode::CONTINUE).into()),
             _ => Ok(reply),
         }
@@ -324,6 +325,88 @@ async fn the_mode_can_be_overridden() {
     assert_eq!(got.forwarded().unwrap().text(), "HELLO");
     let got = exchange.response(Message::response(200)).await.unwrap();
     assert_eq!(got.forwarded().unwrap().get("x-path"), Some("/buffer"));
+    exchange.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_route_is_chosen_again_even_if_no_header_changes() {
+    for (path, cleared) in [("/reroute", true), ("/", false)] {
+        let mut exchange = FakeProxy::new(Scripted).exchange();
+        exchange.request(post(path)).await.unwrap();
+        assert_eq!(exchange.route_cleared(), cleared, "{path}");
+    }
+}
+
+/// Needs to see the whole request body.
+struct Whole;
+
+impl Processor for Whole {
+    type State = ();
+
+    fn check_modes(&self, modes: Modes) -> Result<(), BoxError> {
+        match modes.request_body {
+            BodyMode::Buffered => Ok(()),
+            BodyMode::Grpc => Err(Status::unimplemented("no gRPC").into()),
+            BodyMode::FullDuplexStreamed => panic!("did not think of that"),
+            other => Err(format!("request_body_mode is {other}").into()),
+        }
+    }
+
+    async fn request_headers(
+        &self,
+        _: &mut Call<()>,
+        _: &Headers,
+    ) -> Result<HeadersReply, BoxError> {
+        Ok(HeadersReply::new().set("x-seen", "1"))
+    }
+}
+
+#[tokio::test]
+async fn modes_that_a_processor_cannot_serve_are_refused() {
+    let service = ProcessorService::new(Whole);
+    let with = |mode| FakeProxy::with_service(service.clone()).request_body(mode);
+    for (mode, code, message) in [
+        (
+            BodyMode::None,
+            Code::FailedPrecondition,
+            "the processor cannot work with the proxy's configuration: request_body_mode is NONE",
+        ),
+        (BodyMode::Grpc, Code::Unimplemented, "no gRPC"),
+        (
+            BodyMode::FullDuplexStreamed,
+            Code::Internal,
+            "handler panicked",
+        ),
+    ] {
+        let refused = with(mode).exchange().request(post("/")).await;
+        let Err(ProxyError::Stream(status)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!((status.code(), status.message()), (code, message));
+    }
+    let stats = service.stats();
+    assert_eq!((stats.refused_modes(), stats.handler_panics()), (2, 1));
+
+    let got = with(BodyMode::Buffered).exchange().request(post("/")).await;
+    assert_eq!(got.unwrap().forwarded().unwrap().get("x-seen"), Some("1"));
+    // Who only observes is not told the modes.
+    let got = with(BodyMode::None)
+        .observe_only()
+        .exchange()
+        .request(post("/"))
+        .await;
+    got.unwrap().forwarded().unwrap();
+    assert_eq!(stats.refused_modes(), 2);
+
+    let service = ProcessorService::new(Whole).on_failure(OnFailure::PassThrough);
+    let mut exchange = FakeProxy::with_service(service).exchange();
+    let got = exchange
+        .request(post("/").body("x"))
+        .await
+        .unwrap()
+        .forwarded()
+        .unwrap();
+    assert_eq!((got.get("x-seen"), got.text()), (None, "x".to_owned()));
     exchange.finish().await.unwrap();
 }
 

@@ -6,14 +6,7 @@ use extproc_server::{
     testing::{FakeExchange, FakeProxy, Message, Outcome},
 };
 
-const MODES: [BodyMode; 6] = [
-    BodyMode::None,
-    BodyMode::Streamed,
-    BodyMode::Buffered,
-    BodyMode::BufferedPartial,
-    BodyMode::FullDuplexStreamed,
-    BodyMode::Grpc,
-];
+use crate::MODES;
 
 /// Every way to configure the proxy that makes a difference to a body.
 fn proxies() -> Vec<FakeProxy<Instructions>> {
