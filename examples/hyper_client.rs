@@ -1,90 +1,85 @@
-//! The layer on the way out: an HTTP client whose requests a processor sees first.
+//! The signing processor at home behind a client: it signs what goes out.
 //!
-//! `cargo run --example hyper_client` starts an upstream and a processor on free ports and sends two requests with hyper's
-//! client. The processor keeps what belongs inside from leaving, adds a credential that the caller never holds, and
-//! refuses one path before a byte of it goes out.
+//! `cargo run --example hyper_client -- http://example.com/`
+//!
+//! sends a GET request with hyper's client and prints the answer. The caller knows no key; the processor, the one of the
+//! example `signer`, is in the same process, with no socket in between. `--header` shows that a request which brings a
+//! signature along does not leave.
 
-use std::net::SocketAddr;
+use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
-use examples::httpbin;
+use clap::Parser;
+use examples::{cli, signer::Signer};
 use extproc_client::{
-    ExtProcLayer, FilterConfig,
+    ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
     config::{GrpcService, Service},
-    transport::{Pool, TcpConnector},
+    transport::GrpcTransport,
 };
-use extproc_server::{BoxError, Call, Headers, HeadersReply, Immediate, Processor, Server};
-use http::{Request, StatusCode};
+use extproc_server::ProcessorService;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tokio::net::TcpListener;
 use tower::{Layer as _, ServiceExt as _};
 
-/// What may leave, and with which credential.
-struct Egress;
-
-impl Processor for Egress {
-    type State = ();
-
-    async fn request_headers(
-        &self,
-        _: &mut Call<()>,
-        headers: &Headers,
-    ) -> Result<HeadersReply, BoxError> {
-        if headers.path().is_some_and(|path| path.starts_with("/deny")) {
-            let refusal = Immediate::new(StatusCode::FORBIDDEN).body("this path is not for us\n");
-            return Ok(refusal.into());
-        }
-        Ok(HeadersReply::new()
-            .set("authorization", "Bearer known-to-the-processor-only")
-            .remove("x-internal-user"))
-    }
+/// A client whose requests are signed.
+#[derive(Parser)]
+struct Args {
+    /// Where to send a GET request.
+    url: Uri,
+    /// A header of the request.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// Speak HTTP/2 with prior knowledge.
+    #[arg(long)]
+    http2: bool,
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let upstream = listen().await?;
-    let target = upstream.local_addr()?;
-    tokio::spawn(httpbin::serve(upstream, std::future::pending()));
-    let processor = listen().await?;
-    let address = processor.local_addr()?;
-    tokio::spawn(Server::new(Egress).serve(processor, std::future::pending()));
+async fn main() -> ExitCode {
+    cli::exit(run(Args::parse()).await)
+}
 
+async fn run(args: Args) -> anyhow::Result<()> {
+    let config = FilterConfig::builder(Service::Grpc(GrpcService::cluster("in-process")))
+        .processing_mode(ProcessingMode {
+            response_trailer_mode: SendMode::Send,
+            ..ProcessingMode::default()
+        })
+        .build()?;
+    let processor = GrpcTransport::new(ProcessorService::new(Signer::demo()));
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(args.http2)
+        .build_http();
     // The layer wraps hyper's client as it would wrap any tower service.
-    let config =
-        FilterConfig::builder(Service::Grpc(GrpcService::uri(address.to_string()))).build()?;
-    let pool = Pool::builder(TcpConnector::new(address.to_string())).build();
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let client = ExtProcLayer::new(config, pool).layer(client);
+    let client = ExtProcLayer::new(config, processor).layer(client);
 
-    for path in ["/headers", "/deny"] {
-        let request = Request::get(url(target, path))
-            .header("x-internal-user", "alice")
-            .body(Empty::<Bytes>::new())?;
-        let response = client
-            .clone()
-            .oneshot(request)
-            .await
-            .context("the request failed")?;
-        println!("GET {path} -> {}", response.status());
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(anyhow::Error::from_boxed)?
-            .to_bytes();
-        println!("{}", String::from_utf8_lossy(&body));
-    }
+    let mut request = Request::get(args.url).body(Empty::<Bytes>::new())?;
+    request.headers_mut().extend(args.header);
+    let response = client
+        .oneshot(request)
+        .await
+        .context("the request failed")?;
+    println!("{}", response.status());
+    print(response.headers());
+    let body = response.into_body().collect().await;
+    let body = body.map_err(anyhow::Error::from_boxed)?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    println!("\n{}", String::from_utf8_lossy(&body.to_bytes()));
+    print(&trailers);
     Ok(())
 }
 
-async fn listen() -> anyhow::Result<TcpListener> {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .context("no free port")
+fn print(fields: &HeaderMap) {
+    for (name, value) in fields {
+        println!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    }
 }
 
-fn url(target: SocketAddr, path: &str) -> String {
-    format!("http://{target}{path}")
+fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| anyhow!("expected NAME: VALUE"))?;
+    Ok((name.trim().parse()?, value.trim().parse()?))
 }

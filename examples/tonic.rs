@@ -1,85 +1,75 @@
-//! The layer around a tonic server: a processor decides who may call a gRPC service.
+//! The signing processor at home in a tonic server: gRPC calls, whose responses end with trailers.
 //!
-//! `cargo run --example tonic` serves the standard health service behind the layer and calls it twice, without a token and
-//! with one. The processor turns the first call away with a gRPC status, so that the client sees a gRPC error and not an
-//! HTTP one.
+//! `cargo run --example tonic -- --listen 127.0.0.1:3001`
+//!
+//! serves the standard health service, which answers only calls that the processor has signed. It is the processor of the
+//! example `signer`; here it is asked for response trailers, too, and a refusal reaches the caller as a gRPC status.
 
-use anyhow::Context as _;
+use std::process::ExitCode;
+
+use axum::{
+    extract::Request,
+    middleware::{self, Next},
+    response::Response,
+};
+use clap::Parser;
+use examples::{
+    cli::{self, ListenAddr},
+    signer::Signer,
+};
 use extproc_client::{
-    ExtProcLayer, FilterConfig,
+    ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
     config::{GrpcService, Service},
-    transport::{Pool, TcpConnector},
+    transport::GrpcTransport,
 };
-use extproc_server::{BoxError, Call, Headers, HeadersReply, Immediate, Processor};
-use http::StatusCode;
-use tokio::net::TcpListener;
+use extproc_server::ProcessorService;
 use tonic::{
-    Code, Request,
-    transport::{Channel, Server, server::TcpIncoming},
+    Status,
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
 };
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-/// Lets calls with a token pass, and keeps the token from the service.
-struct Guard;
-
-impl Processor for Guard {
-    type State = ();
-
-    async fn request_headers(
-        &self,
-        _: &mut Call<()>,
-        headers: &Headers,
-    ) -> Result<HeadersReply, BoxError> {
-        if headers.get_str("authorization") == Some("Bearer let-me-in") {
-            return Ok(HeadersReply::new()
-                .remove("authorization")
-                .set("x-user", "alice"));
-        }
-        let refusal = Immediate::new(StatusCode::UNAUTHORIZED)
-            .grpc_status(Code::Unauthenticated)
-            .body("a bearer token is needed");
-        Ok(refusal.into())
-    }
+/// A gRPC server that answers signed calls.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:3001")]
+    listen: ListenAddr,
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let processor = listen().await?;
-    let address = processor.local_addr()?.to_string();
-    tokio::spawn(extproc_server::Server::new(Guard).serve(processor, std::future::pending()));
+async fn main() -> ExitCode {
+    cli::exit(run(Args::parse()).await)
+}
 
-    let config = FilterConfig::builder(Service::Grpc(GrpcService::uri(&address))).build()?;
-    let pool = Pool::builder(TcpConnector::new(&address)).build();
-    let (_health, health_service) = tonic_health::server::health_reporter();
-    let listener = listen().await?;
-    let target = listener.local_addr()?;
-    tokio::spawn(
-        Server::builder()
-            .layer(ExtProcLayer::new(config, pool))
-            .add_service(health_service)
-            .serve_with_incoming(TcpIncoming::from(listener)),
-    );
+async fn run(args: Args) -> anyhow::Result<()> {
+    let listener = cli::bind(&args.listen, "--listen").await?;
+    let stop = cli::stop_signal()?;
+    let config = FilterConfig::builder(Service::Grpc(GrpcService::cluster("in-process")))
+        .processing_mode(ProcessingMode {
+            response_trailer_mode: SendMode::Send,
+            ..ProcessingMode::default()
+        })
+        .build()?;
+    let processor = GrpcTransport::new(ProcessorService::new(Signer::demo()));
+    let (_reporter, health) = tonic_health::server::health_reporter();
 
-    let channel = Channel::from_shared(format!("http://{target}"))?
-        .connect()
+    println!("gRPC on http://{}", listener.local_addr()?);
+    let services = Routes::new(health)
+        .into_axum_router()
+        .layer(middleware::from_fn(signed_only));
+    Server::builder()
+        .layer(ExtProcLayer::new(config, processor))
+        .add_routes(services.into())
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
         .await?;
-    let mut client = HealthClient::new(channel);
-    let refused = client.check(HealthCheckRequest::default()).await;
-    match refused {
-        Ok(_) => anyhow::bail!("a call without a token has passed"),
-        Err(status) => println!("without a token: {:?}, {}", status.code(), status.message()),
-    }
-    let mut request = Request::new(HealthCheckRequest::default());
-    request
-        .metadata_mut()
-        .insert("authorization", "Bearer let-me-in".parse()?);
-    let reply = client.check(request).await?.into_inner();
-    println!("with a token: {:?}", reply.status());
     Ok(())
 }
 
-async fn listen() -> anyhow::Result<TcpListener> {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .context("no free port")
+/// Answers calls that are not signed by itself.
+async fn signed_only(call: Request, next: Next) -> Response {
+    if Signer::demo().has_signed(&call) {
+        return next.run(call).await;
+    }
+    Status::unauthenticated("the call is not signed").into_http()
 }

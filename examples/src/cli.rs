@@ -1,11 +1,13 @@
-//! Listen addresses and stop signals for programs that are started by hand.
+//! Listen addresses and stop signals for programs that are started by hand, and a server for the processors among them.
 //!
 //! A newcomer's first error is a port that is already taken, so [`bind`] names the flag that changes it.
 
 use std::{fmt, io, net::SocketAddr, process::ExitCode, str::FromStr};
 
 use anyhow::Context as _;
+use extproc_server::{Processor, Server};
 use tokio::net::{TcpListener, lookup_host};
+use tracing_subscriber::EnvFilter;
 
 /// An address to listen on as typed on the command line: `HOST:PORT`, or `:PORT` for the loopback interface.
 ///
@@ -68,6 +70,24 @@ impl ListenAddr {
 pub async fn bind(addr: &ListenAddr, flag: &str) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(&addr.0).await;
     bound.map_err(|error| refused(&addr.0, flag, &error))
+}
+
+/// Serves a processor until Ctrl-C or SIGTERM; what the processor examples do after reading their command line.
+///
+/// The log goes to stderr, at `info` unless `RUST_LOG` says otherwise.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub async fn serve<P: Processor>(processor: P, listen: &ListenAddr) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let listener = bind(listen, "--listen").await?;
+    let stop = stop_signal()?;
+    println!("processor listens on http://{}", listener.local_addr()?);
+    Ok(Server::new(processor).serve(listener, stop).await?)
 }
 
 /// The error of an address that cannot be listened on.

@@ -4,4 +4,6 @@
 //! one of them needs, and what the project's tests borrow as an upstream. It is not published and promises no stable API.
 
 pub mod cli;
+pub mod hs256;
 pub mod httpbin;
+pub mod signer;

@@ -1,0 +1,193 @@
+//! One processor, three homes: the same type and the same expectations, wherever it runs.
+//!
+//! 1. a gRPC server behind a proxy, 2. in the process of a layer, without a socket, 3. around applications and clients.
+
+use anyhow::{Context as _, ensure};
+use examples::signer::Signer;
+use extproc_client::{
+    ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
+    config::{GrpcService, Service},
+    transport::GrpcTransport,
+};
+use extproc_server::ProcessorService;
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt as _;
+use serde_json::json;
+use tests::provision;
+use tokio::process::Command;
+use tonic::{Code, metadata::MetadataMap, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tower::ServiceExt as _;
+
+use crate::{
+    client::{self, whole},
+    proxy::{Kind, Setup, example},
+    upstream,
+};
+
+/// What came of a request, in any home.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Whether it was let through.
+    passed: bool,
+    /// Whether the service behind found it signed.
+    signed: bool,
+    /// What the processor wrote into the head of the response, and into its trailers.
+    header: Option<String>,
+    trailer: Option<String>,
+}
+
+/// The same for every home: an ordinary request is signed, and its response marked; a forged one does not pass.
+fn check(plain: &Seen, forged: &Seen, with_trailers: bool) -> anyhow::Result<()> {
+    let demo = Some("demo".to_owned());
+    let expected = Seen {
+        passed: true,
+        signed: true,
+        header: demo.clone(),
+        trailer: demo.filter(|_| with_trailers),
+    };
+    ensure!(*plain == expected, "an ordinary request: {plain:?}");
+    ensure!(*forged == Seen::default(), "a forged request: {forged:?}");
+    Ok(())
+}
+
+const FORGED: (&str, &str) = ("signature", "sig1=:Zm9yZ2Vk:");
+
+fn request(forged: bool) -> http::request::Builder {
+    let request = Request::get("/");
+    if forged {
+        return request.header(FORGED.0, FORGED.1);
+    }
+    request
+}
+
+fn seen(status: u16, headers: &HeaderMap, body: &[u8], trailers: &HeaderMap) -> Seen {
+    let text = |fields: &HeaderMap, name: &str| Some(fields.get(name)?.to_str().ok()?.to_owned());
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    Seen {
+        passed: status != 403,
+        signed: json["signed"] == true,
+        header: text(headers, "x-signed-by"),
+        trailer: text(trailers, "x-signed-to-the-end"),
+    }
+}
+
+fn with_trailers() -> anyhow::Result<FilterConfig> {
+    let config = FilterConfig::builder(Service::Grpc(GrpcService::cluster("in-process")))
+        .processing_mode(ProcessingMode {
+            response_trailer_mode: SendMode::Send,
+            ..ProcessingMode::default()
+        })
+        .build()?;
+    Ok(config)
+}
+
+pub async fn server(kind: Kind) -> anyhow::Result<()> {
+    let processor = example("signer", &[]).await?;
+    let filter = json!({"processing_mode": {"response_trailer_mode": "SEND"}});
+    let setup = Setup::new(&processor, upstream::start("only").await?, filter);
+    let proxy = setup.start(kind).await?;
+    let ask = async |forged| {
+        let answer = client::ask(proxy.address, request(forged), "/signed", whole("")).await?;
+        let status = answer.status.as_u16();
+        anyhow::Ok(seen(
+            status,
+            &answer.headers,
+            &answer.body,
+            &answer.trailers,
+        ))
+    };
+    check(&ask(false).await?, &ask(true).await?, true)
+}
+
+/// No socket anywhere: the layer around a service, the processor behind the layer.
+pub async fn in_process() -> anyhow::Result<()> {
+    let processor = GrpcTransport::new(ProcessorService::new(Signer::demo()));
+    let app = upstream::app("only").layer(ExtProcLayer::new(with_trailers()?, processor));
+    let ask = async |forged| {
+        let request = request(forged)
+            .uri("http://shop.test/signed")
+            .body(axum::body::Body::empty())?;
+        let (head, body) = app.clone().oneshot(request).await?.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let status = head.status.as_u16();
+        anyhow::Ok(seen(status, &head.headers, &body.to_bytes(), &trailers))
+    };
+    check(&ask(false).await?, &ask(true).await?, true)
+}
+
+/// The example program; its responses have no trailers.
+pub async fn axum() -> anyhow::Result<()> {
+    let app = example("axum", &[]).await?;
+    let ask = async |forged| {
+        let answer = client::ask(app.address, request(forged), "/prices", whole("")).await?;
+        let status = answer.status.as_u16();
+        anyhow::Ok(seen(
+            status,
+            &answer.headers,
+            &answer.body,
+            &answer.trailers,
+        ))
+    };
+    check(&ask(false).await?, &ask(true).await?, false)
+}
+
+/// The example program. A service that answers says that the call was signed.
+pub async fn tonic() -> anyhow::Result<()> {
+    let server = example("tonic", &[]).await?;
+    let channel = Channel::from_shared(server.url())?.connect().await?;
+    let text = |fields: &MetadataMap, name: &str| Some(fields.get(name)?.to_str().ok()?.to_owned());
+    let ask = async |forged| {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        if forged {
+            request.metadata_mut().insert(FORGED.0, FORGED.1.parse()?);
+        }
+        let (passed, signed, metadata) =
+            match HealthClient::new(channel.clone()).check(request).await {
+                Ok(reply) => (true, true, reply.metadata().clone()),
+                Err(status) => {
+                    let passed = status.code() != Code::PermissionDenied;
+                    (passed, false, status.metadata().clone())
+                }
+            };
+        anyhow::Ok(Seen {
+            passed,
+            signed,
+            header: text(&metadata, "x-signed-by"),
+            // tonic gives out the trailers of a unary call along with its headers.
+            trailer: text(&metadata, "x-signed-to-the-end"),
+        })
+    };
+    check(&ask(false).await?, &ask(true).await?, true)
+}
+
+/// The example program, on its way out to an upstream.
+pub async fn hyper_client() -> anyhow::Result<()> {
+    let program = provision::workspace_example("hyper_client")?;
+    let upstream = upstream::start("only").await?;
+    let ask = async |forged| {
+        let mut command = Command::new(&program);
+        command.args(["--http2", &format!("http://{upstream}/signed")]);
+        if forged {
+            command.args(["--header", &format!("{}: {}", FORGED.0, FORGED.1)]);
+        }
+        let output = command.output().await?;
+        ensure!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout)?;
+        let (head, rest) = text.split_once("\n\n").context("no body")?;
+        let (body, trailers) = rest.split_once('\n').context("no end of the body")?;
+        let field = |block: &str, name: &str| {
+            let line = block.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.strip_prefix(": "))
+                .map(str::to_owned)
+        };
+        Ok(Seen {
+            passed: !head.starts_with("403"),
+            signed: body.contains(r#""signed":true"#),
+            header: field(head, "x-signed-by"),
+            trailer: field(trailers, "x-signed-to-the-end"),
+        })
+    };
+    check(&ask(false).await?, &ask(true).await?, true)
+}
