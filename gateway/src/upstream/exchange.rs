@@ -43,7 +43,7 @@ pub(super) struct Sent {
     pub(super) tunnel: bool,
 }
 
-/// What has to live as long as the response.
+/// What has to live as long as the response, if its body does not look after that.
 pub(super) enum Keep {
     Nothing,
     Http1(Box<(Arc<Host>, http1::Connection)>),

@@ -1,22 +1,31 @@
 //! HTTP/1.1 towards endpoints: a keep-alive pool and requests on hyper's client connections.
+//!
+//! Whoever waits for a response moves its connection on. Only a tunnel, or a request whose body is still on
+//! its way when the response begins, gives the connection to a task: the request must not wait for somebody
+//! who reads the response slowly.
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-    time::Instant,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body::Frame;
-use hyper::client::conn::http1 as client;
+use http_body::{Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1 as client},
+};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::{
     connect::Connected,
+    drive::Driver,
     error::Failure,
     exchange::{Keep, Sending, Sent, Unsent},
     host::Host,
@@ -29,11 +38,21 @@ use crate::{
     metrics::Held,
 };
 
-type RequestBody = WithTrailers<Watched<Body, ProgressWatch>>;
+pub(super) type RequestBody = WithTrailers<Watched<Body, ProgressWatch>>;
+
+/// How often idle connections are looked at that nobody uses.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Idle connections, the one used last at the end.
 #[derive(Debug, Default)]
-pub(crate) struct Http1Pool(Mutex<Vec<Idle>>);
+pub(crate) struct Http1Pool(Mutex<Idlers>);
+
+#[derive(Debug, Default)]
+struct Idlers {
+    idle: Vec<Idle>,
+    /// A task looks after them.
+    swept: bool,
+}
 
 #[derive(Debug)]
 struct Idle {
@@ -45,6 +64,8 @@ struct Idle {
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: client::SendRequest<RequestBody>,
+    /// `None` once a task moves it.
+    driver: Option<Driver>,
     queue: OutgoingQueue,
     local: Option<SocketAddr>,
     reused: bool,
@@ -57,7 +78,7 @@ pub(crate) struct Lease {
 }
 
 impl Http1Pool {
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+    fn lock(&self) -> MutexGuard<'_, Idlers> {
         // Entries are pushed and removed whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,35 +86,101 @@ impl Http1Pool {
     /// The idle connection that was used last.
     pub(super) fn idle(&self, host: &Arc<Host>) -> Option<Lease> {
         let limit = host.shared.cluster.idle_timeout;
-        let mut idle = self.lock();
-        idle.retain(|entry| {
-            !entry.connection.sender.is_closed()
-                && limit.is_none_or(|limit| entry.since.elapsed() < limit)
-        });
-        let at = idle
-            .iter()
-            .rposition(|entry| entry.connection.sender.is_ready())?;
-        let mut connection = idle.remove(at).connection;
-        connection.reused = true;
-        Some(Lease {
-            connection,
-            host: host.clone(),
-        })
+        let mut idlers = self.lock();
+        let mut at = idlers.idle.len();
+        while let Some(entry) = at.checked_sub(1).and_then(|last| idlers.idle.get_mut(last)) {
+            at -= 1;
+            match entry.state(limit) {
+                State::Ready => {
+                    let mut connection = idlers.idle.remove(at).connection;
+                    connection.reused = true;
+                    return Some(Lease {
+                        connection,
+                        host: host.clone(),
+                    });
+                }
+                State::Busy => {}
+                State::Gone => drop(idlers.idle.remove(at)),
+            }
+        }
+        None
     }
 
-    fn put(&self, connection: Connection) {
-        if !connection.sender.is_closed() {
-            self.lock().push(Idle {
-                connection,
-                since: Instant::now(),
-            });
+    /// Drops what is closed or idle for too long; `false` if nothing is left, which ends the task.
+    fn sweep(&self, limit: Option<Duration>) -> bool {
+        let mut idlers = self.lock();
+        idlers
+            .idle
+            .retain_mut(|entry| entry.state(limit) != State::Gone);
+        idlers.swept = !idlers.idle.is_empty();
+        idlers.swept
+    }
+}
+
+/// What an idle connection is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// Its task has not come to the end of the last exchange.
+    Busy,
+    /// Closed, or idle for too long.
+    Gone,
+}
+
+impl Idle {
+    fn state(&mut self, limit: Option<Duration>) -> State {
+        if limit.is_some_and(|limit| self.since.elapsed() >= limit) {
+            return State::Gone;
         }
+        self.connection.rest()
     }
 }
 
 /// Gives a connection back after a complete exchange.
-pub(super) fn give_back(host: &Host, connection: Connection) {
-    host.http1().put(connection);
+pub(super) fn give_back(host: &Arc<Host>, mut connection: Connection) {
+    if connection.rest() == State::Gone {
+        return;
+    }
+    let mut idlers = host.http1().lock();
+    idlers.idle.push(Idle {
+        connection,
+        since: Instant::now(),
+    });
+    if !std::mem::replace(&mut idlers.swept, true) {
+        tokio::spawn(sweep(Arc::downgrade(host)));
+    }
+}
+
+async fn sweep(host: Weak<Host>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(host) = host.upgrade() else { return };
+        let limit = host.shared.cluster.idle_timeout;
+        if !host.http1().sweep(limit) {
+            return;
+        }
+    }
+}
+
+impl Connection {
+    /// Lets the connection notice what happened while nobody used it.
+    fn rest(&mut self) -> State {
+        if let Some(driver) = &mut self.driver {
+            driver.rest();
+        }
+        match (self.sender.is_closed(), self.sender.is_ready()) {
+            (false, true) => State::Ready,
+            (false, false) if self.driver.is_none() => State::Busy,
+            _ => State::Gone,
+        }
+    }
+
+    /// Gives the connection to a task.
+    fn detach(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.spawn();
+        }
+    }
 }
 
 /// Begins HTTP/1 on a new connection.
@@ -102,23 +189,22 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
     let queue = OutgoingQueue::default();
     let local = connected.io.local_addr();
     let io = Http1Io::client(connected.io, queue.clone());
-    let (sender, connection) = client::Builder::new()
-        .max_headers(limits.count)
+    let mut builder = client::Builder::new();
+    // Hyper's own limit is the same, and costs it less than one that was set.
+    if limits.count != 100 {
+        builder.max_headers(limits.count);
+    }
+    let (sender, connection) = builder
         .max_buf_size(limits.bytes.max(8 * 1024) + 16 * 1024)
         .max_header_size(limits.bytes)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| failure(&error))?;
-    let held = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
-    tokio::spawn(async move {
-        let _held = held;
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-    });
+    let active = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
     Ok(Lease {
         connection: Connection {
             sender,
+            driver: Some(Driver::new(connection, active)),
             queue,
             local,
             reused: false,
@@ -149,8 +235,10 @@ impl Lease {
         } = self;
         let trailers = host.shared.cluster.http1.enable_trailers;
         let (request, tunnel) = prepare(request, sending, trailers, progress, &connection.queue);
-        let response = connection.sender.try_send_request(request).await;
-        let mut response = match response {
+        if tunnel.is_some() {
+            connection.detach();
+        }
+        let mut response = match connection.exchange(request).await {
             Ok(response) => response,
             Err(mut error) => {
                 let back = error.take_message();
@@ -178,11 +266,98 @@ impl Lease {
             return Err(Failure::Protocol.into());
         }
         response.extensions_mut().clear();
+        if !progress.is_done() {
+            connection.detach();
+        }
+        if connection.driver.is_none() {
+            return Ok(Sent {
+                response: response.map(|body| Body::http1(body, trailers)),
+                keep: Keep::Http1(Box::new((host, connection))),
+                tunnel: false,
+            });
+        }
         Ok(Sent {
-            response: response.map(|body| Body::http1(body, trailers)),
-            keep: Keep::Http1(Box::new((host, connection))),
+            response: response.map(|body| {
+                if http_body::Body::is_end_stream(&body) {
+                    give_back(&host, connection);
+                    return Body::empty();
+                }
+                Body::new(DrivenBody {
+                    body,
+                    connection: Some((connection, host)),
+                    trailers,
+                })
+            }),
+            keep: Keep::Nothing,
             tunnel: false,
         })
+    }
+}
+
+impl Connection {
+    /// Sends a request and waits for the response's head.
+    async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let response = self.sender.try_send_request(request);
+        let Some(driver) = &mut self.driver else {
+            return response.await;
+        };
+        let mut response = pin!(response);
+        poll_fn(|cx| driver.poll(cx, |cx| response.as_mut().poll(cx))).await
+    }
+}
+
+/// A response body that moves its connection on while it is read, and gives it back at its end.
+struct DrivenBody {
+    body: Incoming,
+    connection: Option<(Connection, Arc<Host>)>,
+    trailers: bool,
+}
+
+impl http_body::Body for DrivenBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let mut body = Pin::new(&mut this.body);
+        let driver = this
+            .connection
+            .as_mut()
+            .and_then(|(c, _)| c.driver.as_mut());
+        let frame = ready!(match driver {
+            Some(driver) => driver.poll(cx, |cx| body.as_mut().poll_frame(cx)),
+            None => body.poll_frame(cx),
+        });
+        let over = match &frame {
+            Some(Ok(frame)) => frame.is_trailers() || this.body.is_end_stream(),
+            Some(Err(_)) => {
+                this.connection = None;
+                false
+            }
+            None => true,
+        };
+        if over && let Some((connection, host)) = this.connection.take() {
+            give_back(&host, connection);
+        }
+        Poll::Ready(
+            frame.filter(|frame| {
+                this.trailers || !matches!(frame, Ok(frame) if frame.is_trailers())
+            }),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -293,7 +468,7 @@ fn failure(error: &hyper::Error) -> Failure {
 
 /// Joins the two bodies to the connection after the switch.
 async fn open_tunnel(
-    mut response: Response<hyper::body::Incoming>,
+    mut response: Response<Incoming>,
     body: Body,
     progress: &Arc<Progress>,
 ) -> Result<Sent, Failure> {
@@ -304,7 +479,7 @@ async fn open_tunnel(
     let mut body = Watched::new(body, ProgressWatch(progress.clone()));
     tokio::spawn(async move {
         while let Some(frame) =
-            std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
+            poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
         {
             let Ok(frame) = frame else { return };
             let Ok(mut data) = frame.into_data() else {

@@ -1,6 +1,7 @@
 //! Clusters as one worker uses them: endpoints, connection pools, requests.
 
 pub(crate) mod connect;
+mod drive;
 mod endpoints;
 pub(crate) mod error;
 mod exchange;
