@@ -118,6 +118,7 @@ impl Processor {
         Self {
             grpc: Pool::builder(ClusterConnector(upstream.clone()))
                 .connections(1)
+                .retry_first_refusal(false)
                 .connect_timeout(cluster.connect_timeout)
                 .idle_timeout(cluster.idle_timeout)
                 .build(),

@@ -52,6 +52,13 @@ pub(crate) fn chain(
         })
 }
 
+/// Whether a filter of the chain asks for an `ExchangeContext`.
+pub(crate) fn has_ext_proc(http: &HttpManager) -> bool {
+    http.filters
+        .iter()
+        .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_)))
+}
+
 /// `header_mutation`.
 struct HeaderMutation {
     request: Arc<[HeaderChange]>,

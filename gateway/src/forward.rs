@@ -6,7 +6,9 @@ use std::{
 };
 
 use extproc_client::host::{ResponseDetails, UpstreamInfo};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
 use http_body::Body as _;
 
 use crate::{
@@ -27,6 +29,8 @@ pub(crate) struct Refusal {
     pub(crate) details: &'static str,
     pub(crate) location: Option<HeaderValue>,
 }
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Response extension: the route's response headers are in place.
 #[derive(Clone, Copy, Debug)]
@@ -140,15 +144,17 @@ async fn proxy(
     exchange: &Arc<Exchange>,
     route: &Selected,
     forward: &Forward,
-    parts: Parts,
+    mut parts: Parts,
     body: Body,
 ) -> Response<Body> {
     let name = route.cluster_name(&parts);
     let grpc = is_grpc(&parts.headers);
-    let Some(upstream) = upstreams.get(&name) else {
+    let Some(upstream) = upstreams.get(name) else {
         tracing::warn!(cluster = %name, "the route's cluster is not configured");
         return failed(grpc, &Failure::UnknownCluster, 0, 0);
     };
+    // They end here, and an attempt that may have to be repeated copies what is left.
+    parts.extensions = http::Extensions::new();
     let mut attempts = Attempts {
         exchange,
         route,
@@ -162,7 +168,7 @@ async fn proxy(
         Ok(mut response) => {
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
-            headers.remove("keep-alive");
+            headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
             response
                 .extensions_mut()

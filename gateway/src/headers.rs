@@ -22,7 +22,7 @@ const HOP: [HeaderName; 7] = [
 ///
 /// With `upgrade`, `connection: upgrade` and the `upgrade` field stay too.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    if !HOP.iter().any(|name| headers.contains_key(name)) {
+    if !headers.keys().any(|name| HOP.contains(name)) {
         return;
     }
     let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));

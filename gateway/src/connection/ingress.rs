@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -17,6 +17,7 @@ use crate::{
     body::{Body, Watched},
     config::snapshot::HttpManager,
     exchange::{Begin, Exchange, Head, RequestWatch},
+    filters,
     format::protocol,
     forward::Refusal,
     headers::{join_request_lines, strip_hop_by_hop, tokens},
@@ -109,9 +110,7 @@ pub(super) fn begin(
             .unwrap_or_else(|| http.upgrades.iter().any(|u| u.eq_ignore_ascii_case(kind)))
     };
     strip_hop_by_hop(&mut parts.headers, kind.is_some());
-    for name in CONTROLS {
-        parts.headers.remove(*name);
-    }
+    remove_controls(&mut parts.headers);
     add_forwarded(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
         refusal = refusal.or_else(|| Some(bad("unexpected_underscore")));
@@ -149,7 +148,9 @@ pub(super) fn begin(
     }));
     let extensions = &mut parts.extensions;
     extensions.clear();
-    extensions.insert(exchange_context(context, &exchange, refusal.is_some()));
+    if filters::has_ext_proc(http) {
+        extensions.insert(exchange_context(context, &exchange, refusal.is_some()));
+    }
     extensions.insert(exchange.clone());
     if let Some(refusal) = refusal {
         extensions.insert(refusal);
@@ -163,6 +164,18 @@ pub(super) fn begin(
     Ingress {
         request: Request::from_parts(parts, body),
         exchange,
+    }
+}
+
+fn remove_controls(headers: &mut HeaderMap) {
+    let present: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-envoy-"))
+        .filter(|name| CONTROLS.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    for name in present {
+        headers.remove(name);
     }
 }
 

@@ -21,6 +21,13 @@ pub(super) enum Path {
 
 /// Looks at a path without its query.
 pub(super) fn path(path: &str, rules: &Normalization) -> Path {
+    // Escapes, dots after a slash, slashes the wrong way round or twice: without them, no rule applies.
+    let bytes = path.as_bytes();
+    let plain = bytes.windows(2).all(|two| !matches!(two, b"/." | b"//"))
+        && !bytes.iter().any(|byte| matches!(byte, b'%' | b'\\'));
+    if plain {
+        return Path::Same;
+    }
     let mut current = path.to_owned();
     let mut redirect = false;
     if has_escaped_slash(&current) {

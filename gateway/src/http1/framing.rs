@@ -36,15 +36,20 @@ pub(crate) enum Stop {
 }
 
 /// ```text
-/// Start ──head──▶ Head ──▶ Length ─────────────┐
-///   ▲               ├────▶ ChunkSize ⇄ Chunk   │
-///   │               │          └─▶ Trailers ───┤
-///   └───────────────┴──────────────────────────┘
-///                   └────▶ Opaque (tunnel, or until close)
+/// Start ──▶ Announced ──▶ Head ──▶ Length ─────────────┐
+///   ▲ └──interim──────────▶ ├────▶ ChunkSize ⇄ Chunk   │
+///   │                       │          └─▶ Trailers ───┤
+///   └───────────────────────┴──────────────────────────┘
+///                           └────▶ Opaque (tunnel, or until close)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Start,
+    /// A final head begins here, and that was said.
+    Announced {
+        left: usize,
+        then: Framing,
+    },
     Head {
         left: usize,
         then: Framing,
@@ -75,7 +80,7 @@ enum Framing {
 pub(crate) struct Framer {
     role: Role,
     state: State,
-    /// The stop in front of the next byte was reported.
+    /// The stop before the end of the trailers was reported.
     announced: bool,
 }
 
@@ -90,7 +95,7 @@ impl Framer {
 
     /// Whether no byte of the next message has been written.
     pub(crate) fn between_messages(&self) -> bool {
-        self.state == State::Start && !self.announced
+        self.state == State::Start
     }
 
     /// Moves over `bytes` up to the next stop and says how many were taken.
@@ -106,17 +111,14 @@ impl Framer {
                         self.state = State::Opaque;
                         continue;
                     };
-                    let then = head.framing(self.role, facts);
-                    if then != Framing::Interim && !self.announced {
-                        self.announced = true;
+                    let (left, then) = (head.len, head.framing(self.role, facts));
+                    if then != Framing::Interim {
+                        self.state = State::Announced { left, then };
                         return (at, Stop::Head);
                     }
-                    self.announced = false;
-                    self.state = State::Head {
-                        left: head.len,
-                        then,
-                    };
+                    self.state = State::Head { left, then };
                 }
+                State::Announced { left, then } => self.state = State::Head { left, then },
                 State::Head { left, then } => {
                     let n = left.min(rest.len());
                     at += n;
@@ -162,7 +164,7 @@ impl Framer {
                         None => State::ChunkExtension(size),
                     };
                 }
-                State::ChunkExtension(size) => match rest.iter().position(|b| *b == b'\n') {
+                State::ChunkExtension(size) => match memchr::memchr(b'\n', rest) {
                     Some(end) => {
                         at += end + 1;
                         self.state = Self::after_size(size);
@@ -239,7 +241,7 @@ impl Head {
         let mut rest = bytes;
         let mut first = true;
         loop {
-            let end = rest.iter().position(|byte| *byte == b'\n')?;
+            let end = memchr::memchr(b'\n', rest)?;
             let (line, after) = rest.split_at_checked(end + 1)?;
             head.len += line.len();
             rest = after;
@@ -297,6 +299,10 @@ fn status(line: &[u8]) -> u16 {
 }
 
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    // Nearly all lines differ in the first letter.
+    if line.first()?.to_ascii_lowercase() != *name.first()? {
+        return None;
+    }
     let (start, value) = line.split_at_checked(name.len())?;
     start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }

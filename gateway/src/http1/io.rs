@@ -32,6 +32,14 @@ pub(crate) struct Http1Io<T> {
     insert: BytesMut,
 }
 
+/// What a look ahead found.
+struct Ahead {
+    /// How many bytes may be written before something has to be inserted.
+    writable: usize,
+    /// If nothing has to be: the framer after them, and how many messages they end.
+    after: Option<(Framer, usize)>,
+}
+
 impl<T> Http1Io<T> {
     /// Towards an upstream.
     pub(crate) fn client(io: T, queue: OutgoingQueue) -> Self {
@@ -87,35 +95,44 @@ impl<T> Http1Io<T> {
         }
     }
 
-    /// How many of these bytes may be written before something has to be inserted; if none, what
-    /// has to be is in `insert` now.
-    fn writable(&mut self, bufs: &[IoSlice<'_>]) -> usize {
+    /// Looks how many of these bytes may be written before something has to be inserted; if none,
+    /// what has to be is in `insert` now.
+    fn look_ahead(&mut self, bufs: &[IoSlice<'_>]) -> Ahead {
         let mut framer = self.framer;
-        let mut index = 0;
-        let mut total = 0;
+        let mut ended = 0;
+        let mut writable = 0;
         for buf in bufs {
             let mut at = 0;
+            let mut facts = self.facts(ended);
             loop {
-                let (n, stop) =
-                    framer.advance(buf.get(at..).unwrap_or_default(), self.facts(index));
+                let (n, stop) = framer.advance(buf.get(at..).unwrap_or_default(), facts);
                 at += n;
-                if self.wants(index, stop) {
-                    total += at;
-                    if total == 0 {
+                if self.wants(ended, stop) {
+                    writable += at;
+                    if writable == 0 {
                         self.framer = framer;
                         self.fill(stop);
                     }
-                    return total;
+                    return Ahead {
+                        writable,
+                        after: None,
+                    };
                 }
                 match stop {
                     Stop::End => break,
-                    Stop::MessageEnd => index += 1,
+                    Stop::MessageEnd => {
+                        ended += 1;
+                        facts = self.facts(ended);
+                    }
                     Stop::Head | Stop::Trailers => {}
                 }
             }
-            total += buf.len();
+            writable += buf.len();
         }
-        total
+        Ahead {
+            writable,
+            after: Some((framer, ended)),
+        }
     }
 
     fn fill(&mut self, stop: Stop) {
@@ -129,7 +146,16 @@ impl<T> Http1Io<T> {
     }
 
     /// Takes note of `n` written bytes.
-    fn written(&mut self, bufs: &[IoSlice<'_>], mut n: usize) {
+    fn written(&mut self, bufs: &[IoSlice<'_>], mut n: usize, ahead: &Ahead) {
+        if let Some((framer, ended)) = ahead.after
+            && n == ahead.writable
+        {
+            self.framer = framer;
+            for _ in 0..ended {
+                self.queue.pop();
+            }
+            return;
+        }
         for buf in bufs {
             let mut bytes = buf.get(..n.min(buf.len())).unwrap_or_default();
             n -= bytes.len();
@@ -232,11 +258,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Http1Io<T> {
         const MOST: usize = 64;
         let this = self.get_mut();
         ready!(this.poll_insert(cx))?;
-        let mut limit = this.writable(bufs);
+        let mut ahead = this.look_ahead(bufs);
         if this.insert.has_remaining() {
             ready!(this.poll_insert(cx))?;
-            limit = this.writable(bufs);
+            ahead = this.look_ahead(bufs);
         }
+        let limit = ahead.writable;
         let whole: usize = bufs.iter().map(|buf| buf.len()).sum();
         let n = if limit == whole {
             ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?
@@ -256,7 +283,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Http1Io<T> {
             let cut = cut.get(..used).unwrap_or_default();
             ready!(Pin::new(&mut this.io).poll_write_vectored(cx, cut))?
         };
-        this.written(bufs, n);
+        this.written(bufs, n, &ahead);
         Poll::Ready(Ok(n))
     }
 

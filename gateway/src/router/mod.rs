@@ -3,7 +3,7 @@
 mod matching;
 mod rewrite;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use extproc_client::host::{RouteFacts, RouteOverrides};
 use http::request::Parts;
@@ -30,9 +30,12 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
         .map_or("", |authority| match http.routes.ignore_port {
             true => authority.host(),
             false => authority.as_str(),
-        })
-        .to_ascii_lowercase();
-    let host = matching::virtual_host(&http.routes, &authority)?;
+        });
+    let lower = match authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(authority.to_ascii_lowercase()),
+        false => Cow::Borrowed(authority),
+    };
+    let host = matching::virtual_host(&http.routes, &lower)?;
     let route = http
         .routes
         .virtual_hosts
@@ -86,17 +89,14 @@ impl Selected {
     }
 
     /// The cluster's name for this request; empty if there is none.
-    pub(crate) fn cluster_name(&self, request: &Parts) -> String {
+    pub(crate) fn cluster_name<'a>(&'a self, request: &'a Parts) -> &'a str {
         match self.forward().and_then(|f| f.cluster_header.as_ref()) {
             Some(header) => request
                 .headers
                 .get(header)
                 .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .to_owned(),
-            None => self
-                .cluster()
-                .map_or_else(String::new, |cluster| cluster.name.clone()),
+                .unwrap_or_default(),
+            None => self.cluster().map_or("", |cluster| &cluster.name),
         }
     }
 
