@@ -4,7 +4,7 @@
 //! that names the phase comes last, and in body messages the bytes of the body last of all, so
 //! that they follow as a second buffer without a copy.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::GRPC_PREFIX;
@@ -57,7 +57,7 @@ pub(crate) fn headers(
     let inner = field_len(1, map) + if end_of_stream { 2 } else { 0 };
     let mut out = start(envelope, field_len(tag(phase), inner));
     put_tag(&mut out, tag(phase), LEN);
-    encode_varint(inner as u64, &mut out);
+    put_varint(&mut out, inner as u64);
     put_map(&mut out, 1, map, fields);
     if end_of_stream {
         put_bool(&mut out, 3);
@@ -71,7 +71,7 @@ pub(crate) fn trailers(phase: Phase, envelope: Envelope<'_>, fields: &impl Field
     let inner = field_len(1, map);
     let mut out = start(envelope, field_len(tag(phase), inner));
     put_tag(&mut out, tag(phase), LEN);
-    encode_varint(inner as u64, &mut out);
+    put_varint(&mut out, inner as u64);
     put_map(&mut out, 1, map, fields);
     finish(out, Bytes::new())
 }
@@ -96,7 +96,7 @@ pub(crate) fn body(
     let inner = set.iter().filter(|(_, set)| *set).count() * 2 + chunk_len;
     let mut out = start(envelope, field_len(tag(phase), inner) - chunk.len());
     put_tag(&mut out, tag(phase), LEN);
-    encode_varint(inner as u64, &mut out);
+    put_varint(&mut out, inner as u64);
     for (number, set) in set {
         if set {
             put_bool(&mut out, number);
@@ -104,7 +104,7 @@ pub(crate) fn body(
     }
     if !chunk.is_empty() {
         put_tag(&mut out, 1, LEN);
-        encode_varint(chunk.len() as u64, &mut out);
+        put_varint(&mut out, chunk.len() as u64);
     }
     finish(out, chunk)
 }
@@ -125,7 +125,7 @@ fn tag(phase: Phase) -> u32 {
 }
 
 /// Starts a message: room for the prefix, then everything that all phases share.
-fn start(envelope: Envelope<'_>, phase_len: usize) -> BytesMut {
+fn start(envelope: Envelope<'_>, phase_len: usize) -> Vec<u8> {
     let attributes = envelope.attributes.map(|encoded| {
         (
             encoded,
@@ -138,12 +138,12 @@ fn start(envelope: Envelope<'_>, phase_len: usize) -> BytesMut {
         + envelope
             .protocol
             .map_or(0, |config| field_len(11, config.len()));
-    let mut out = BytesMut::with_capacity(GRPC_PREFIX + shared + phase_len);
-    out.put_bytes(0, GRPC_PREFIX);
+    let mut out = Vec::with_capacity(GRPC_PREFIX + shared + phase_len);
+    out.resize(GRPC_PREFIX, 0);
     put_bytes(&mut out, 8, envelope.metadata);
     if let Some((encoded, entry)) = attributes {
         put_tag(&mut out, 9, LEN);
-        encode_varint(entry as u64, &mut out);
+        put_varint(&mut out, entry as u64);
         put_bytes(&mut out, 1, ATTRIBUTES_KEY.as_bytes());
         put_bytes(&mut out, 2, encoded);
     }
@@ -152,14 +152,14 @@ fn start(envelope: Envelope<'_>, phase_len: usize) -> BytesMut {
     }
     if let Some(config) = envelope.protocol {
         put_tag(&mut out, 11, LEN);
-        encode_varint(config.len() as u64, &mut out);
+        put_varint(&mut out, config.len() as u64);
         config.put(&mut out);
     }
     out
 }
 
 /// Fills the gRPC prefix in: not compressed, and the length of head and chunk together.
-fn finish(mut head: BytesMut, chunk: Bytes) -> Message {
+fn finish(mut head: Vec<u8>, chunk: Bytes) -> Message {
     let len = head.len() - GRPC_PREFIX + chunk.len();
     // A chunk is one read of a socket or a bounded buffer: far below 4 GiB.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
@@ -167,7 +167,7 @@ fn finish(mut head: BytesMut, chunk: Bytes) -> Message {
         prefix.copy_from_slice(&len.to_be_bytes());
     }
     Message {
-        framed_head: head.freeze(),
+        framed_head: head.into(),
         chunk,
     }
 }
@@ -186,11 +186,11 @@ impl ProtocolConfig {
         self.numbers().iter().filter(|(_, n)| *n != 0).count() * 2
     }
 
-    fn put(self, out: &mut BytesMut) {
+    fn put(self, out: &mut Vec<u8>) {
         for (field, number) in self.numbers() {
             if number != 0 {
                 put_tag(out, field, VARINT);
-                encode_varint(u64::from(number.unsigned_abs()), out);
+                put_varint(out, u64::from(number.unsigned_abs()));
             }
         }
     }
@@ -210,12 +210,12 @@ fn map_len(fields: &impl Fields) -> usize {
     len
 }
 
-fn put_map(out: &mut BytesMut, field: u32, len: usize, fields: &impl Fields) {
+fn put_map(out: &mut Vec<u8>, field: u32, len: usize, fields: &impl Fields) {
     put_tag(out, field, LEN);
-    encode_varint(len as u64, out);
+    put_varint(out, len as u64);
     fields.each(|name, value| {
         put_tag(out, 1, LEN);
-        encode_varint(entry_len(name, value) as u64, out);
+        put_varint(out, entry_len(name, value) as u64);
         put_bytes(out, 1, name);
         if !value.is_empty() {
             put_bytes(out, 3, value);
@@ -228,19 +228,27 @@ fn field_len(_field: u32, len: usize) -> usize {
     1 + encoded_len_varint(len as u64) + len
 }
 
-fn put_tag(out: &mut BytesMut, field: u32, wire_type: u32) {
-    encode_varint(u64::from(field << 3 | wire_type), out);
+fn put_tag(out: &mut Vec<u8>, field: u32, wire_type: u32) {
+    put_varint(out, u64::from(field << 3 | wire_type));
 }
 
-fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+/// Nearly all of our numbers take one byte.
+fn put_varint(out: &mut Vec<u8>, number: u64) {
+    match u8::try_from(number) {
+        Ok(byte @ ..0x80) => out.push(byte),
+        _ => encode_varint(number, out),
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_tag(out, field, LEN);
-    encode_varint(bytes.len() as u64, out);
-    out.put_slice(bytes);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
 }
 
-fn put_bool(out: &mut BytesMut, field: u32) {
+fn put_bool(out: &mut Vec<u8>, field: u32) {
     put_tag(out, field, VARINT);
-    out.put_u8(1);
+    out.push(1);
 }
 
 #[cfg(test)]
