@@ -14,8 +14,9 @@ use super::{
     types::{Key, Protocol},
 };
 use crate::config::snapshot::{
-    AccessLog, Codec, Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink,
-    Normalization, Route, RouteTable, ServerHeader, Timeouts, VirtualHost,
+    AccessLog, ChainMatch, Codec, FilterChain, HANDSHAKE_TIMEOUT, Http1Options, Http2Options,
+    HttpManager, Listener, LogFormat, LogSink, Normalization, Route, RouteTable, ServerHeader,
+    Timeouts, VirtualHost,
 };
 
 /// `maxBufferSize` unless a policy says otherwise, in bytes.
@@ -63,7 +64,14 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
                     .iter()
                     .find_map(|listener| policies.buffer_limit(listener.gateway))
                     .unwrap_or(BUFFER_LIMIT),
-                http: Arc::new(http),
+                chains: vec![FilterChain {
+                    name: String::new(),
+                    matches: ChainMatch::default(),
+                    tls: None,
+                    handshake_timeout: HANDSHAKE_TIMEOUT,
+                    http: Arc::new(http),
+                }],
+                default_chain: None,
             })
         })
         .collect()
