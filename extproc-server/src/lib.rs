@@ -38,6 +38,44 @@
 //! - Replies are checked before they are sent ([`validate`]), and a `content-length` follows the body.
 //! - Both value fields of a header are read, only `raw_value` is written.
 //!
+//! A test needs no proxy: [`testing::FakeProxy`] sends as a proxy does and shows the HTTP message that comes out.
+//!
+//! ```
+//! # use extproc_server::{BoxError, Call, Headers, HeadersReply, Processor};
+//! use extproc_server::testing::{FakeProxy, Message};
+//! # struct Greeter;
+//! # impl Processor for Greeter {
+//! #     type State = ();
+//! #     async fn response_headers(&self, call: &mut Call<()>, _: &Headers) -> Result<HeadersReply, BoxError> {
+//! #         let path = call.request().and_then(Headers::path).unwrap_or("?");
+//! #         Ok(HeadersReply::new().set("x-greeting", format!("hello, {path}")))
+//! #     }
+//! # }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let mut exchange = FakeProxy::new(Greeter).exchange();
+//! exchange.request(Message::request("GET", "/shop")).await?.forwarded()?;
+//! let response = exchange.response(Message::response(200)).await?.forwarded()?;
+//! assert_eq!(response.get("x-greeting"), Some("hello, /shop"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a handler may return
+//!
+//! | handler | called if the proxy sends | to go on | to answer the client itself |
+//! | --- | --- | --- | --- |
+//! | `request_headers` | `request_header_mode: SEND` (default) | [`HeadersReply`]: headers, whole body, route, mode | [`Immediate`] |
+//! | `request_body` | `request_body_mode` other than `NONE` | [`BodyReply`]: this piece; headers and route while they are held (buffered modes) | [`Immediate`] |
+//! | `request_trailers` | `request_trailer_mode: SEND`, and there are some | [`TrailersReply`]: trailers; last bytes in the duplex modes | [`Immediate`] |
+//! | `response_headers` | `response_header_mode: SEND` (default) | [`HeadersReply`]: headers, status, whole body, mode | [`Immediate`] |
+//! | `response_body` | `response_body_mode` other than `NONE` | [`BodyReply`]: this piece; headers while they are held | [`Immediate`], if the head has not gone out |
+//! | `response_trailers` | `response_trailer_mode: SEND`, and there are some | [`TrailersReply`] | [`Immediate`], if the head has not gone out |
+//!
+//! Every reply may carry dynamic metadata and [`skip_rest`](HeadersReply::skip_rest); every handler may fail. A processor that
+//! cannot work with what the proxy sends says so in [`Processor::check_modes`].
+//!
 //! # Which part for what
 //!
 //! | for | take |
@@ -49,6 +87,12 @@
 //! | whole bodies, JSON, compression, server-sent events, gRPC messages | [`bodies`] |
 //! | tests without a proxy | [`testing`] |
 //! | something that runs, to try a proxy with | [`sample`], and the program `extproc-server` |
+//!
+//! # What can be seen of it
+//!
+//! With [`tracing`]: a span `exchange` (`method`, `path`, `request_id`, `status`) around everything of an exchange, and in it
+//! a span `phase` around each handler of a [`Processor`], both at level `debug`; failures at `error`, with their phase. In
+//! numbers: [`Stats`], which [`serve_metrics`] shows to Prometheus.
 //!
 //! # What it is not
 //!

@@ -12,46 +12,46 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// Nothing here takes that long, except on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
 
 /// A response with nothing left to come.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    pub trailers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: HeaderMap,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> anyhow::Result<serde_json::Value> {
+    pub(crate) fn json(&self) -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {self:?}"))
     }
 }
 
 /// A body with its length, which hyper announces.
-pub fn whole(body: impl Into<Bytes>) -> Body {
+pub(crate) fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into())
         .map_err(anyhow::Error::from)
         .boxed_unsync()
 }
 
 /// A body whose length nobody knows.
-pub fn streamed(pieces: Vec<Bytes>) -> Body {
+pub(crate) fn streamed(pieces: Vec<Bytes>) -> Body {
     let frames = pieces.into_iter().map(|piece| Ok(Frame::data(piece)));
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
 /// Sends a request to a path of a server.
-pub async fn ask(
+pub(crate) async fn ask(
     server: SocketAddr,
     request: http::request::Builder,
     path: &str,
@@ -75,6 +75,6 @@ pub async fn ask(
     answer.with_context(|| format!("no answer for {path}"))?
 }
 
-pub async fn get(server: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+pub(crate) async fn get(server: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     ask(server, Request::get("/"), path, whole("")).await
 }

@@ -82,7 +82,7 @@ fn with_trailers() -> anyhow::Result<FilterConfig> {
     Ok(config)
 }
 
-pub async fn server(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn server(kind: Kind) -> anyhow::Result<()> {
     let processor = example("signer", &[]).await?;
     let filter = json!({"processing_mode": {"response_trailer_mode": "SEND"}});
     let setup = Setup::new(&processor, upstream::start("only").await?, filter);
@@ -101,7 +101,7 @@ pub async fn server(kind: Kind) -> anyhow::Result<()> {
 }
 
 /// No socket anywhere: the layer around a service, the processor behind the layer.
-pub async fn in_process() -> anyhow::Result<()> {
+pub(crate) async fn in_process() -> anyhow::Result<()> {
     let processor = GrpcTransport::new(ProcessorService::new(Signer::demo()));
     let app = upstream::app("only").layer(ExtProcLayer::new(with_trailers()?, processor));
     let ask = async |forged| {
@@ -118,7 +118,7 @@ pub async fn in_process() -> anyhow::Result<()> {
 }
 
 /// The example program; its responses have no trailers.
-pub async fn axum() -> anyhow::Result<()> {
+pub(crate) async fn axum() -> anyhow::Result<()> {
     let app = example("axum", &[]).await?;
     let ask = async |forged| {
         let answer = client::ask(app.address, request(forged), "/prices", whole("")).await?;
@@ -134,7 +134,7 @@ pub async fn axum() -> anyhow::Result<()> {
 }
 
 /// The example program. A service that answers says that the call was signed.
-pub async fn tonic() -> anyhow::Result<()> {
+pub(crate) async fn tonic() -> anyhow::Result<()> {
     let server = example("tonic", &[]).await?;
     let channel = Channel::from_shared(server.url())?.connect().await?;
     let text = |fields: &MetadataMap, name: &str| Some(fields.get(name)?.to_str().ok()?.to_owned());
@@ -163,7 +163,7 @@ pub async fn tonic() -> anyhow::Result<()> {
 }
 
 /// The example program, on its way out to an upstream.
-pub async fn hyper_client() -> anyhow::Result<()> {
+pub(crate) async fn hyper_client() -> anyhow::Result<()> {
     let program = provision::workspace_example("hyper_client")?;
     let upstream = upstream::start("only").await?;
     let ask = async |forged| {

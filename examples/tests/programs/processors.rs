@@ -16,7 +16,7 @@ use crate::{
     upstream::{self, CLEAN_LETTER, LETTER, MODEL_ANSWER},
 };
 
-pub async fn jwt(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn jwt(kind: Kind) -> anyhow::Result<()> {
     let processor = example("jwt", &["--secret", "s3cret"]).await?;
     let filter = json!({"processing_mode": {"response_header_mode": "SKIP"}});
     let setup = Setup::new(&processor, upstream::start("only").await?, filter);
@@ -54,7 +54,7 @@ pub async fn jwt(kind: Kind) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn json_rewrite(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn json_rewrite(kind: Kind) -> anyhow::Result<()> {
     let processor = example("json_rewrite", &[]).await?;
     let filter = json!({"processing_mode": {"request_body_mode": "BUFFERED"}});
     let setup = Setup::new(&processor, upstream::start("only").await?, filter);
@@ -82,7 +82,7 @@ pub async fn json_rewrite(kind: Kind) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn redact(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn redact(kind: Kind) -> anyhow::Result<()> {
     let processor = example("redact", &[]).await?;
     let filter = json!({"processing_mode": {
         "response_body_mode": "FULL_DUPLEX_STREAMED",
@@ -105,7 +105,7 @@ pub async fn redact(kind: Kind) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn token_counter(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn token_counter(kind: Kind) -> anyhow::Result<()> {
     let processor = example("token_counter", &[]).await?;
     let filter = json!({"processing_mode": {"response_body_mode": "STREAMED"}});
     let setup = Setup::new(&processor, upstream::start("only").await?, filter);
@@ -132,7 +132,7 @@ async fn logged(peer: &Peer, words: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn ab_routing(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn ab_routing(kind: Kind) -> anyhow::Result<()> {
     let (a, b) = (upstream::start("a").await?, upstream::start("b").await?);
     let routes = json!([
         {
@@ -169,7 +169,7 @@ pub async fn ab_routing(kind: Kind) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn size_guard(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn size_guard(kind: Kind) -> anyhow::Result<()> {
     let processor = example("size_guard", &["--limit", "1000"]).await?;
     let filter = json!({"processing_mode": {"request_body_mode": "STREAMED"}});
     let setup = Setup::new(&processor, upstream::start("only").await?, filter);
@@ -192,7 +192,7 @@ pub async fn size_guard(kind: Kind) -> anyhow::Result<()> {
 }
 
 /// A processor that is shown too little says so, where the operator looks.
-pub async fn wrong_mode(kind: Kind) -> anyhow::Result<()> {
+pub(crate) async fn wrong_mode(kind: Kind) -> anyhow::Result<()> {
     let processor = example("redact", &[]).await?;
     let setup = Setup::new(&processor, upstream::start("only").await?, json!({}));
     let proxy = setup.start(kind).await?;

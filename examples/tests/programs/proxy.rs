@@ -16,7 +16,7 @@ use tests::{
 const START: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     Gateway,
     Envoy,
 }
@@ -31,17 +31,17 @@ impl fmt::Display for Kind {
 }
 
 /// What a bootstrap needs to know.
-pub struct Setup {
-    pub processor: SocketAddr,
+pub(crate) struct Setup {
+    pub(crate) processor: SocketAddr,
     /// The clusters that routes may name; without routes the first one takes all.
-    pub upstreams: Vec<(&'static str, SocketAddr)>,
-    pub routes: Option<Value>,
+    pub(crate) upstreams: Vec<(&'static str, SocketAddr)>,
+    pub(crate) routes: Option<Value>,
     /// The fields of the filter beside its service.
-    pub filter: Value,
+    pub(crate) filter: Value,
 }
 
 impl Setup {
-    pub fn new(processor: &Peer, upstream: SocketAddr, filter: Value) -> Self {
+    pub(crate) fn new(processor: &Peer, upstream: SocketAddr, filter: Value) -> Self {
         Self {
             processor: processor.address,
             upstreams: vec![("upstream", upstream)],
@@ -50,7 +50,7 @@ impl Setup {
         }
     }
 
-    pub async fn start(&self, kind: Kind) -> anyhow::Result<Peer> {
+    pub(crate) async fn start(&self, kind: Kind) -> anyhow::Result<Peer> {
         let program = match kind {
             Kind::Gateway => provision::workspace_binary("gateway", "gateway")?,
             Kind::Envoy => provision::envoy()?,
@@ -151,7 +151,7 @@ fn socket_address(at: SocketAddr) -> Value {
 }
 
 /// Starts an example program that listens.
-pub async fn example(name: &str, more: &[&str]) -> anyhow::Result<Peer> {
+pub(crate) async fn example(name: &str, more: &[&str]) -> anyhow::Result<Peer> {
     let program = provision::workspace_example(name)?;
     let arguments = |at: SocketAddr| {
         let listen = ["--listen".to_owned(), at.to_string()];

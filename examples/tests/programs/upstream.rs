@@ -19,18 +19,19 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 /// Text with an e-mail address and a card number in it.
-pub const LETTER: &str = "To: Alice <alice.b+shop@mail.example.com>, card 4111-1111-1111-1111.\n";
-pub const CLEAN_LETTER: &str = "To: Alice <[redacted]>, card [redacted].\n";
+pub(crate) const LETTER: &str =
+    "To: Alice <alice.b+shop@mail.example.com>, card 4111-1111-1111-1111.\n";
+pub(crate) const CLEAN_LETTER: &str = "To: Alice <[redacted]>, card [redacted].\n";
 
 /// An answer of a language model; two pieces of text.
-pub const MODEL_ANSWER: &str = concat!(
+pub(crate) const MODEL_ANSWER: &str = concat!(
     "data: {\"model\":\"small\",\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n",
     "data: {\"model\":\"small\",\"choices\":[{\"delta\":{\"content\":\" world\"}}]}\n\n",
     "data: [DONE]\n\n",
 );
 
 /// Serves until the runtime ends.
-pub async fn start(name: &'static str) -> anyhow::Result<SocketAddr> {
+pub(crate) async fn start(name: &'static str) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, app(name)).await });
@@ -38,7 +39,7 @@ pub async fn start(name: &'static str) -> anyhow::Result<SocketAddr> {
 }
 
 /// As [`start`], without the socket.
-pub fn app(name: &'static str) -> Router {
+pub(crate) fn app(name: &'static str) -> Router {
     Router::new()
         .route("/signed", get(signed))
         .route(

@@ -32,9 +32,15 @@ pub struct Recode {
 #[derive(Debug)]
 enum Stage {
     Plain,
-    Coded(Decoder, Encoder),
+    Coded(Box<Coder>),
     /// The last piece was pushed, or a piece could not be decoded.
     Ended,
+}
+
+#[derive(Debug)]
+struct Coder {
+    decoder: Decoder,
+    encoder: Encoder,
 }
 
 impl Recode {
@@ -42,7 +48,10 @@ impl Recode {
     pub fn new(coding: Option<Coding>, limit: usize) -> Self {
         let stage = match coding {
             None => Stage::Plain,
-            Some(coding) => Stage::Coded(Decoder::new(coding, limit), Encoder::new(coding)),
+            Some(coding) => Stage::Coded(Box::new(Coder {
+                decoder: Decoder::new(coding, limit),
+                encoder: Encoder::new(coding),
+            })),
         };
         Self { stage }
     }
@@ -67,13 +76,17 @@ impl Recode {
                 }
                 Ok(map(Bytes::copy_from_slice(piece)))
             }
-            Stage::Coded(mut decoder, mut encoder) => {
-                let plain = decoder.push(piece)?;
+            Stage::Coded(mut coder) => {
+                let plain = coder.decoder.push(piece)?;
                 if !last {
-                    let coded = encoder.push(&map(plain))?;
-                    self.stage = Stage::Coded(decoder, encoder);
+                    let coded = coder.encoder.push(&map(plain))?;
+                    self.stage = Stage::Coded(coder);
                     return Ok(coded);
                 }
+                let Coder {
+                    decoder,
+                    mut encoder,
+                } = *coder;
                 let plain = joined(plain, &decoder.finish()?);
                 let coded = encoder.push(&map(plain))?;
                 Ok(joined(coded, &encoder.finish()?))
