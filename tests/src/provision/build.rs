@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 
-use super::target_directory;
+use super::{profile_directory, target_directory};
 
 static BUILT: Mutex<BTreeMap<String, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());
 
@@ -39,11 +39,8 @@ fn once(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
 
 fn build(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let own = std::env::current_exe()?;
-    let profile_directory = own
-        .ancestors()
-        .nth(2)
-        .context("the test program is not in a target directory")?;
+    let profile_directory =
+        profile_directory().context("this program is not in a target directory")?;
     let profile = match profile_directory.file_name().and_then(|n| n.to_str()) {
         Some("debug") | None => "dev",
         Some(other) => other,

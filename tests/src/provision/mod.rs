@@ -9,7 +9,7 @@ mod go;
 mod lock;
 mod python;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Completion, Failed};
 
@@ -50,13 +50,23 @@ impl std::error::Error for Missing {}
 /// The workspace's target directory.
 #[must_use]
 pub fn target_directory() -> PathBuf {
-    // <target>/<profile>/deps/<test program>
-    let own = std::env::current_exe().ok();
-    let found = own.as_deref().and_then(|p| p.ancestors().nth(3));
+    let profile = profile_directory();
+    let found = profile.as_deref().and_then(Path::parent);
     found.map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
         PathBuf::from,
     )
+}
+
+/// Where the programs of the profile are that this one was built in.
+fn profile_directory() -> Option<PathBuf> {
+    // <target>/<profile>/<program>, or <target>/<profile>/deps/<test program>
+    let own = std::env::current_exe().ok()?;
+    let directory = own.parent()?;
+    Some(match directory.ends_with("deps") {
+        true => directory.parent()?.to_owned(),
+        false => directory.to_owned(),
+    })
 }
 
 fn peers_directory() -> PathBuf {
