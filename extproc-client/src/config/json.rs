@@ -68,6 +68,7 @@ impl std::str::FromStr for ProtoDuration {
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
         if whole.is_empty() && fraction.is_empty()
+            || number.ends_with('.')
             || !digits(whole)
             || !digits(fraction)
             || fraction.len() > 9
@@ -114,7 +115,17 @@ mod tests {
         );
         assert_eq!(parse("-1s").unwrap().positive(), None);
         assert_eq!(parse("-0.5s").unwrap().positive(), None);
-        for bad in ["", "s", "1", "1ms", "1.2.3s", "+1s", " 1s", "0.1234567891s"] {
+        for bad in [
+            "",
+            "s",
+            "1",
+            "1ms",
+            "1.2.3s",
+            "+1s",
+            " 1s",
+            "0.1234567891s",
+            "1.s",
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

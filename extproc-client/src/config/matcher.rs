@@ -39,8 +39,11 @@ impl StringMatcher {
     }
 }
 
-/// Compiles a regular expression that has to match a whole value.
+/// Compiles a regular expression that has to match a whole value. As in the proto, it may not be empty.
 pub(crate) fn whole(pattern: &str) -> Result<Regex, String> {
+    if pattern.is_empty() {
+        return Err("a regular expression may not be empty".into());
+    }
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
 }
 
@@ -88,6 +91,14 @@ impl TryFrom<RawMatcher> for StringMatcher {
             true => pattern.to_ascii_lowercase(),
             false => pattern,
         };
+        let parts = [
+            ("prefix", &raw.prefix),
+            ("suffix", &raw.suffix),
+            ("contains", &raw.contains),
+        ];
+        if let Some((name, _)) = parts.iter().find(|(_, p)| p.as_deref() == Some("")) {
+            return Err(format!("{name} may not be empty"));
+        }
         let mut patterns = [
             raw.exact.map(|p| Pattern::Exact(fold(p))),
             raw.prefix.map(|p| Pattern::Prefix(fold(p))),

@@ -493,6 +493,12 @@ impl TryFrom<RawGrpcService> for GrpcService {
                         "has to be set",
                     ));
                 }
+                if google.stat_prefix.is_empty() {
+                    return Err(ConfigError::new(
+                        "grpc_service.google_grpc.stat_prefix",
+                        "has to be set",
+                    ));
+                }
                 GrpcTarget::Uri {
                     target: google.target_uri,
                 }
@@ -504,6 +510,15 @@ impl TryFrom<RawGrpcService> for GrpcService {
                 ));
             }
         };
+        if raw
+            .timeout
+            .is_some_and(|timeout| timeout.positive().is_none())
+        {
+            return Err(ConfigError::new(
+                "grpc_service.timeout",
+                "may not be negative",
+            ));
+        }
         let mut initial_metadata = Vec::with_capacity(raw.initial_metadata.len());
         for entry in &raw.initial_metadata {
             initial_metadata.push(metadata_entry("grpc_service.initial_metadata", entry)?);
@@ -524,6 +539,10 @@ pub(super) fn metadata_entry(
             field,
             format!("{:?} is not a header name", raw.key),
         ));
+    }
+    if raw.value.contains(['\0', '\r', '\n']) {
+        let message = format!("the value of {:?} holds a line break or NUL", raw.key);
+        return Err(ConfigError::new(field, message));
     }
     Ok(MetadataEntry::new(&raw.key, &raw.value))
 }

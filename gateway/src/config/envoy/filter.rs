@@ -81,6 +81,9 @@ pub(super) fn chain(
                 "the router has to be the last filter",
             ));
         }
+        if filter.value.name.is_empty() {
+            return Err(Fault::at(filter.node, "name may not be empty"));
+        }
         let Some(tree) = &filter.value.typed_config else {
             return Err(Fault::at(filter.node, "missing field \"typed_config\""));
         };

@@ -180,6 +180,9 @@ impl Located<VirtualHost> {
         taken: &mut BTreeSet<String>,
     ) -> Result<HostModel, Fault> {
         let host = &self.value;
+        if host.name.is_empty() {
+            return Err(Fault::at(self.node, "name may not be empty"));
+        }
         if host.domains.is_empty() {
             return Err(Fault::at(self.node, "domains may not be empty"));
         }

@@ -2,18 +2,31 @@
 
 use serde_json::Value;
 
-/// Checks that every `%` begins an operator, such as `%REQ(name?other):10%`, or is doubled.
+/// The operators of Envoy 1.40, one a line. Not all have a value here.
+const OPERATORS: &str = include_str!("operators.txt");
+
+/// Operators that this gateway has beside them.
+const OWN_OPERATORS: &[&str] = &["EXT_PROC", "VIRTUAL_HOST_NAME"];
+
+/// Checks that every `%` begins an operator, such as `%REQ(name?other):10%`, or is doubled, and that
+/// Envoy knows the operator too.
 pub(super) fn check(text: &str) -> Result<(), String> {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {
         rest = match after.strip_prefix('%') {
             Some(after) => after,
-            None => operator(after).ok_or_else(|| {
-                let shown: String = after.chars().take(20).collect();
-                format!(
-                    "%{shown} is no operator such as %REQ(name)%; a percent sign is written as %%"
-                )
-            })?,
+            None => {
+                let (name, rest) = operator(after).ok_or_else(|| {
+                    let shown: String = after.chars().take(20).collect();
+                    format!(
+                        "%{shown} is no operator such as %REQ(name)%; a percent sign is written as %%"
+                    )
+                })?;
+                if !OWN_OPERATORS.contains(&name) && !OPERATORS.lines().any(|known| known == name) {
+                    return Err(format!("%{name}% is an unknown operator"));
+                }
+                rest
+            }
         };
     }
     Ok(())
@@ -29,11 +42,13 @@ pub(super) fn check_json(value: &Value) -> Result<(), String> {
     }
 }
 
-/// `NAME`, `NAME(argument)`, each with `:length` or not, and the closing `%`. Gives what follows.
-fn operator(text: &str) -> Option<&str> {
+/// `NAME`, `NAME(argument)`, each with `:length` or not, and the closing `%`. Gives the name and what
+/// follows.
+fn operator(text: &str) -> Option<(&str, &str)> {
     let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let mut rest = text.trim_start_matches(is_name);
-    if rest.len() == text.len() {
+    let name = text.get(..text.len() - rest.len())?;
+    if name.is_empty() {
         return None;
     }
     if let Some(argument) = rest.strip_prefix('(') {
@@ -51,7 +66,7 @@ fn operator(text: &str) -> Option<&str> {
             return None;
         }
     }
-    rest.strip_prefix('%')
+    rest.strip_prefix('%').map(|rest| (name, rest))
 }
 
 #[cfg(test)]
@@ -81,6 +96,8 @@ mod tests {
             "%NAME",
             "a %b% c",
             "%()%",
+            "%NOPE%",
+            "%REQUEST(x)%",
         ] {
             assert!(check(bad).is_err(), "{bad:?}");
         }

@@ -31,6 +31,7 @@ fn duration(text: &str) -> Option<Duration> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if (whole.is_empty() && fraction.is_empty())
+        || number.ends_with('.')
         || !digits(whole)
         || !digits(fraction)
         || fraction.len() > 9
@@ -282,6 +283,7 @@ mod tests {
         assert_eq!(duration("0.25s"), Some(Duration::from_millis(250)));
         assert_eq!(duration("3s"), Some(Duration::from_secs(3)));
         assert_eq!(duration(".5s"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("1.s"), None);
         assert_eq!(duration("0.000000001s"), Some(Duration::from_nanos(1)));
         for bad in [
             "",
