@@ -2,6 +2,9 @@
 //!
 //! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
+#[path = "flow/processors.rs"]
+mod processors;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         }),
         trial("guide/instructions", || go(every_instruction())),
         trial("processor-of-somebody-else", || go(third_party_processor())),
+        trial("body-based-router", || go(processors::body_based_router())),
         trial("httpbin-parity", || go(httpbin_parity())),
         trial("first-hour/processor-down", || go(processor_down())),
         trial("first-hour/upstream-down", || go(upstream_down())),

@@ -1,6 +1,6 @@
 //! Parts in Go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -8,6 +8,9 @@ use super::lock::{execute, once, program};
 use super::{Missing, peers_directory};
 
 const GO_HTTPBIN: &str = "github.com/mccutchen/go-httpbin/v2/cmd/go-httpbin@v2.26.0";
+
+/// Of the Gateway API Inference Extension. Later versions ask the API server for objects.
+const BODY_BASED_ROUTER: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.0.0";
 
 /// go-httpbin.
 ///
@@ -30,4 +33,44 @@ pub fn go_httpbin() -> Result<PathBuf, Missing> {
             Ok(directory.join("go-httpbin"))
         })
         .clone()
+}
+
+/// The body-based router of the Gateway API Inference Extension, built from the files of its module: a matter of minutes.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn body_based_router() -> Result<PathBuf, Missing> {
+    let directory = peers_directory().join("body-based-router");
+    let made = directory.join("bbr");
+    once(&directory, BODY_BASED_ROUTER, |directory| {
+        let go = program("go")?;
+        let module = module(&go, directory, BODY_BASED_ROUTER)?;
+        execute(
+            &format!("go build {BODY_BASED_ROUTER}"),
+            Command::new(go)
+                .args(["build", "-C"])
+                .arg(module)
+                .args(["-mod=readonly", "-o"])
+                .arg(&made)
+                .arg("./cmd/bbr")
+                .env("CGO_ENABLED", "0"),
+        )
+    })?;
+    Ok(made)
+}
+
+/// The directory of a module in the module cache. (`go install` wants the list of its versions too, which not every proxy
+/// gives.)
+fn module(go: &Path, directory: &Path, module: &str) -> Result<PathBuf, Missing> {
+    let what = format!("go mod download {module}");
+    let output = Command::new(go)
+        .args(["mod", "download", "-json", module])
+        .current_dir(directory)
+        .output()
+        .map_err(|error| Missing(format!("{what}: {error}")))?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match answer["Dir"].as_str() {
+        Some(path) => Ok(path.into()),
+        None => Err(Missing(format!("{what} failed: {}", answer["Error"]))),
+    }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::{Completion, Failed};
 
 pub use build::{workspace_binary, workspace_example};
-pub use go::go_httpbin;
+pub use go::{body_based_router, go_httpbin};
 pub use lock::program;
 pub use python::{PythonPart, envoy, httpbin, third_party_processor};
 
