@@ -39,6 +39,16 @@ pub struct Cli {
     #[arg(long, value_name = "N")]
     pub concurrency: Option<NonZeroUsize>,
 
+    /// Settings in a Kubernetes cluster.
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    pub data_plane: crate::kubernetes::DataPlaneArgs,
+
+    /// Another role than serving.
+    #[cfg(feature = "kubernetes")]
+    #[command(subcommand)]
+    pub role: Option<crate::kubernetes::Role>,
+
     /// The form of log lines, and of the access log that the flags make.
     #[arg(long, value_name = "FORM", value_enum, default_value_t)]
     pub log_format: LogForm,

@@ -25,6 +25,8 @@ mod gateway;
 mod headers;
 mod http1;
 mod http2;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod listener;
 mod local;
 mod metadata;

@@ -36,6 +36,10 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), String> {
     log(cli)?;
+    #[cfg(feature = "kubernetes")]
+    if let Some(result) = gateway::kubernetes::run(cli) {
+        return result;
+    }
     // Looked at before it is read: what changes meanwhile is read again.
     let mut watcher = Watcher::new(&cli.config);
     let snapshot = cli.snapshot().map_err(|error| error.to_string())?;

@@ -14,9 +14,9 @@ use super::{
     types::{Key, Protocol},
 };
 use crate::config::snapshot::{
-    AccessLog, ChainMatch, Codec, FilterChain, HANDSHAKE_TIMEOUT, Http1Options, Http2Options,
-    HttpManager, Listener, LogFormat, LogSink, Normalization, Route, RouteTable, ServerHeader,
-    Timeouts, VirtualHost,
+    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
+    Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink, Normalization, Route,
+    RouteTable, ServerHeader, Timeouts, VirtualHost,
 };
 
 /// `maxBufferSize` unless a policy says otherwise, in bytes.
@@ -46,17 +46,17 @@ pub(super) struct Bound<'a> {
 /// The listeners of the snapshot for these listeners of Gateways.
 pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> Vec<Arc<Listener>> {
     let mut ports: BTreeMap<u16, Vec<&Bound<'_>>> = BTreeMap::new();
-    for listener in bound {
-        let spec = listener.state.spec;
-        if listener.state.programmed() && spec.protocol == Protocol::Http {
-            ports.entry(spec.port).or_default().push(listener);
-        }
+    for listener in bound.iter().filter(|listener| listener.state.programmed()) {
+        ports
+            .entry(listener.state.spec.port)
+            .or_default()
+            .push(listener);
     }
     ports
         .into_iter()
         .map(|(port, listeners)| {
             let bound_port = scope.listen_ports.get(&port).copied().unwrap_or(port);
-            let http = manager(policies, port, &listeners);
+            let (default_chain, chains) = chains(policies, port, &listeners);
             Arc::new(Listener {
                 name: format!("port-{port}"),
                 address: SocketAddr::new(scope.address, bound_port),
@@ -64,26 +64,72 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
                     .iter()
                     .find_map(|listener| policies.buffer_limit(listener.gateway))
                     .unwrap_or(BUFFER_LIMIT),
-                chains: vec![FilterChain {
-                    name: String::new(),
-                    matches: ChainMatch::default(),
-                    tls: None,
-                    handshake_timeout: HANDSHAKE_TIMEOUT,
-                    http: Arc::new(http),
-                }],
-                default_chain: None,
+                chains,
+                default_chain,
             })
         })
         .collect()
 }
 
-/// The connection manager of listeners that share a port.
-fn manager(policies: &Policies, port: u16, listeners: &[&Bound<'_>]) -> HttpManager {
+/// The filter chains of listeners that share a port, and so a protocol: one for all without TLS, where
+/// the host decides; one each with TLS, where the server name does.
+fn chains(
+    policies: &Policies,
+    port: u16,
+    listeners: &[&Bound<'_>],
+) -> (Option<FilterChain>, Vec<FilterChain>) {
+    let hostnames: Vec<&Hostname> = listeners.iter().map(|l| &l.state.hostname).collect();
+    let chain = |name: String, listeners: &[&Bound<'_>], tls: Option<DownstreamTls>| FilterChain {
+        name,
+        matches: ChainMatch::default(),
+        tls: tls.map(Arc::new),
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        http: Arc::new(manager(policies, port, listeners, &hostnames)),
+    };
+    let (secure, bare): (Vec<&Bound<'_>>, Vec<&Bound<'_>>) = listeners
+        .iter()
+        .partition(|listener| listener.state.spec.protocol == Protocol::Https);
+    let mut default_chain = (!bare.is_empty()).then(|| chain(format!("port-{port}"), &bare, None));
+    let mut named = Vec::new();
+    for listener in secure {
+        let name = format!("{}/{}", listener.gateway, listener.state.spec.name);
+        let mut chain = chain(name, &[listener], Some(tls(listener)));
+        match listener.state.spec.hostname.as_deref() {
+            None | Some("") => default_chain = Some(chain),
+            Some(hostname) => {
+                chain.matches.server_names = vec![hostname.to_ascii_lowercase()];
+                named.push(chain);
+            }
+        }
+    }
+    (default_chain, named)
+}
+
+fn tls(listener: &Bound<'_>) -> DownstreamTls {
+    let certificates = listener.state.certificates.iter();
+    DownstreamTls {
+        certificates: certificates
+            .map(|(chain, key)| Certificate {
+                chain: chain.clone(),
+                key: key.clone(),
+            })
+            .collect(),
+        alpn: vec!["h2".into(), "http/1.1".into()],
+        ..DownstreamTls::default()
+    }
+}
+
+/// The connection manager of listeners that share a filter chain, among all those of their port.
+fn manager(
+    policies: &Policies,
+    port: u16,
+    listeners: &[&Bound<'_>],
+    all: &[&Hostname],
+) -> HttpManager {
     const MINUTE: Duration = Duration::from_secs(60);
-    let all: Vec<&Hostname> = listeners.iter().map(|l| &l.state.hostname).collect();
     let virtual_hosts = listeners
         .iter()
-        .flat_map(|listener| virtual_hosts(policies, listener, &all))
+        .flat_map(|listener| virtual_hosts(policies, listener, all))
         .collect();
     HttpManager {
         stat_prefix: format!("port_{port}"),
