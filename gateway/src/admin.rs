@@ -20,14 +20,20 @@ use crate::metrics::{Kind, Metrics, Sample};
 pub(crate) struct Admin {
     metrics: Arc<Metrics>,
     concurrency: usize,
+    draining: watch::Receiver<bool>,
     start: Instant,
 }
 
 impl Admin {
-    pub(crate) fn new(metrics: Arc<Metrics>, concurrency: usize) -> Self {
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        concurrency: usize,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             metrics,
             concurrency,
+            draining,
             start: Instant::now(),
         }
     }
@@ -101,6 +107,10 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match request.uri().path() {
+        // Load balancers send nothing more to one that goes down (as Envoy's).
+        "/ready" if *admin.draining.borrow() => {
+            reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "DRAINING\n".into())
+        }
         "/ready" => reply(StatusCode::OK, TEXT, "LIVE\n".into()),
         "/stats" if query.format == "prometheus" => stats(admin, &query, prometheus, reply),
         "/stats" => stats(admin, &query, plain, reply),
@@ -108,7 +118,7 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/server_info" => {
             let info = serde_json::json!({
                 "version": env!("CARGO_PKG_VERSION"),
-                "state": "LIVE",
+                "state": if *admin.draining.borrow() { "DRAINING" } else { "LIVE" },
                 "uptime_current_epoch": format!("{}s", admin.start.elapsed().as_secs()),
                 "command_line_options": {"concurrency": admin.concurrency},
             });

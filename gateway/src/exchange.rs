@@ -45,9 +45,13 @@ pub(crate) struct Exchange {
     pub(crate) outgoing: Arc<Outgoing>,
     /// The request asks for a tunnel that the configuration allows.
     pub(crate) upgrade: bool,
+    /// The request was one of gRPC when it came.
+    pub(crate) grpc: bool,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
     request_done: AtomicBool,
+    /// A limit of ours ended the response after it had begun.
+    cut: AtomicBool,
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
     state: Mutex<State>,
@@ -114,6 +118,7 @@ pub(crate) struct Begin {
     pub(crate) version: Version,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) upgrade: bool,
+    pub(crate) grpc: bool,
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
 }
@@ -130,9 +135,11 @@ impl Exchange {
             metadata: DynamicMetadata::default(),
             outgoing: begin.outgoing,
             upgrade: begin.upgrade,
+            grpc: begin.grpc,
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             request_done: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             state: Mutex::new(State {
                 route: begin.route,
@@ -173,10 +180,9 @@ impl Exchange {
         self.moved.store(now, Ordering::Relaxed);
     }
 
-    /// How long nothing has passed.
-    pub(crate) fn quiet_for(&self) -> Duration {
-        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-        self.start.elapsed().saturating_sub(moved)
+    /// When something passed last, counted from the start.
+    pub(crate) fn moved_after(&self) -> Duration {
+        Duration::from_millis(self.moved.load(Ordering::Relaxed))
     }
 
     /// Whether the whole request was received.
@@ -202,6 +208,19 @@ impl Exchange {
     /// Sets flags beside those that the response came with.
     pub(crate) fn add_flags(&self, flags: ResponseFlags) {
         self.state().reply.flags |= flags.0;
+    }
+
+    /// A limit of ours ends the response, which has begun.
+    pub(crate) fn cut(&self, details: &'static str, flags: ResponseFlags) {
+        self.cut.store(true, Ordering::Relaxed);
+        let mut state = self.state();
+        state.reply.flags |= flags.0;
+        state.reply.details = Some(ResponseDetails(details.into()));
+    }
+
+    /// Whether the response was [`cut`](Self::cut).
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// The trailers as they go to the client.

@@ -21,7 +21,7 @@ use extproc_client::{
     },
     wire::Reply,
 };
-use http::{HeaderMap, Request, Response, Uri, header, uri::Authority};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::Full;
 use tower::{Layer, Service as TowerService};
 
@@ -29,7 +29,7 @@ use crate::{
     body::Body,
     config::snapshot::{Filter, HttpManager},
     filters::{Handler, Inner, Outer},
-    metrics::Metrics,
+    metrics::{ClusterStats, Held, Metrics},
     upstream::{Deadline, Failure, Sending, Upstream, Upstreams, connect::Stream, send},
 };
 
@@ -138,9 +138,16 @@ impl Transport for ClusterTransport {
             Service::Grpc(service) => match &service.target {
                 GrpcTarget::Cluster { name, .. } => {
                     let processor = clusters.get(name).ok_or_else(unknown)?;
-                    processor.grpc.open(call).map(ClusterStream::Grpc)
+                    let stream = processor.grpc.open(call)?;
+                    Ok(ClusterStream::Grpc(
+                        stream,
+                        Some(Counted::new(&processor.upstream.shared.stats)),
+                    ))
                 }
-                GrpcTarget::Uri { target } => self.at(target).open(call).map(ClusterStream::Grpc),
+                GrpcTarget::Uri { target } => {
+                    let stream = self.at(target).open(call)?;
+                    Ok(ClusterStream::Grpc(stream, None))
+                }
                 _ => Err(unknown()),
             },
             Service::Http(service) => match clusters.get(&service.cluster) {
@@ -161,36 +168,68 @@ impl Transport for ClusterTransport {
     reason = "the large one is the common one, and a box would cost each exchange an allocation"
 )]
 pub(crate) enum ClusterStream {
-    Grpc(PoolStream),
+    Grpc(PoolStream, Option<Counted>),
     Http(Box<HttpStream<ClusterClient, Body>>),
 }
 
 impl Sidestream for ClusterStream {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Grpc(stream) => stream.poll_ready(cx),
+            Self::Grpc(stream, _) => stream.poll_ready(cx),
             Self::Http(stream) => stream.poll_ready(cx),
         }
     }
 
     fn send(&mut self, message: Message) {
         match self {
-            Self::Grpc(stream) => stream.send(message),
+            Self::Grpc(stream, _) => stream.send(message),
             Self::Http(stream) => stream.send(message),
         }
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
         match self {
-            Self::Grpc(stream) => stream.poll_recv(cx),
+            Self::Grpc(stream, counted) => {
+                let received = stream.poll_recv(cx);
+                if let (Poll::Ready(Ok(_)), Some(counted)) = (&received, counted) {
+                    counted.answered();
+                }
+                received
+            }
             Self::Http(stream) => stream.poll_recv(cx),
         }
     }
 
     fn finish(&mut self) {
         match self {
-            Self::Grpc(stream) => stream.finish(),
+            Self::Grpc(stream, _) => stream.finish(),
             Self::Http(stream) => stream.finish(),
+        }
+    }
+}
+
+/// A side stream in the statistics of its cluster, as a request.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    stats: Arc<ClusterStats>,
+    answered: bool,
+    _active: Held<ClusterStats>,
+}
+
+impl Counted {
+    fn new(stats: &Arc<ClusterStats>) -> Self {
+        stats.upstream_rq_total.add();
+        Self {
+            stats: stats.clone(),
+            answered: false,
+            _active: Held::new(stats, |stats| &stats.upstream_rq_active),
+        }
+    }
+
+    /// A reply came, and so the response's head did.
+    fn answered(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.stats.status(StatusCode::OK);
         }
     }
 }

@@ -4,8 +4,8 @@
 //! limit have to be seen and set.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +14,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::body::{Body, BoxError};
+use crate::{
+    body::{Body, BoxError},
+    connection::guard::Backlog,
+};
 
 /// The body of a received message.
 pub(crate) struct Http2Body {
@@ -102,12 +105,15 @@ pub(crate) enum SendError {
 }
 
 /// Sends a body to its end. Dropping the future resets the stream.
+///
+/// A `backlog` is what all streams of the connection have waiting for the socket.
 pub(crate) async fn send_body(
     mut stream: SendStream<Bytes>,
     body: &mut Body,
+    backlog: Option<&Backlog>,
     on_failure: Reason,
 ) -> Result<(), SendError> {
-    let result = send_frames(&mut stream, body).await;
+    let result = send_frames(&mut stream, body, backlog).await;
     if let Err(SendError::Body(_)) = &result {
         // A reset drops what is queued: the connection's task gets to write that first.
         tokio::task::yield_now().await;
@@ -116,7 +122,11 @@ pub(crate) async fn send_body(
     result
 }
 
-async fn send_frames(stream: &mut SendStream<Bytes>, body: &mut Body) -> Result<(), SendError> {
+async fn send_frames(
+    stream: &mut SendStream<Bytes>,
+    body: &mut Body,
+    backlog: Option<&Backlog>,
+) -> Result<(), SendError> {
     loop {
         let frame = poll_fn(|cx| {
             if let Poll::Ready(reset) = stream.poll_reset(cx) {
@@ -141,7 +151,7 @@ async fn send_frames(stream: &mut SendStream<Bytes>, body: &mut Body) -> Result<
                 if data.is_empty() && !end {
                     continue;
                 }
-                send_data(stream, data, end).await?;
+                send_data(stream, data, backlog, end).await?;
                 if end {
                     return Ok(());
                 }
@@ -158,12 +168,16 @@ async fn send_frames(stream: &mut SendStream<Bytes>, body: &mut Body) -> Result<
 async fn send_data(
     stream: &mut SendStream<Bytes>,
     mut data: Bytes,
+    backlog: Option<&Backlog>,
     end: bool,
 ) -> Result<(), SendError> {
     if data.is_empty() {
         return stream.send_data(data, end).map_err(SendError::Peer);
     }
     while !data.is_empty() {
+        if let Some(backlog) = backlog {
+            unless_reset(stream, backlog.room()).await?;
+        }
         stream.reserve_capacity(data.len());
         let window = poll_fn(|cx| {
             if let Poll::Ready(reset) = stream.poll_reset(cx) {
@@ -184,7 +198,27 @@ async fn send_data(
             continue;
         }
         let last = end && data.is_empty();
+        if let Some(backlog) = backlog {
+            backlog.add(part.len());
+        }
         stream.send_data(part, last).map_err(SendError::Peer)?;
     }
     Ok(())
+}
+
+/// Waits for `other`, unless the peer resets the stream first.
+async fn unless_reset(
+    stream: &mut SendStream<Bytes>,
+    other: impl Future<Output = ()>,
+) -> Result<(), SendError> {
+    let mut other = pin!(other);
+    poll_fn(|cx| {
+        if other.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        stream
+            .poll_reset(cx)
+            .map(|reset| Err(SendError::Peer(reset.map_or_else(|e| e, Into::into))))
+    })
+    .await
 }

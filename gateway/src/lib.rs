@@ -32,6 +32,7 @@ mod local;
 mod metadata;
 mod metrics;
 mod mutate;
+mod overload;
 pub mod reload;
 mod router;
 mod serving;

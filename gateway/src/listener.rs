@@ -11,9 +11,10 @@ use crate::{
     access_log::Logger,
     config::snapshot::HttpManager,
     connection::{self, Context},
-    drain::Drain,
+    drain::{Drain, Drainer},
     filters::Handler,
     metrics::HttpStats,
+    overload::{Overload, Refused},
     router::Selected,
     upstream::Upstreams,
 };
@@ -32,6 +33,7 @@ pub(crate) struct ChainRuntime {
     pub(crate) shared: Arc<ListenerShared>,
     pub(crate) filters: Arc<dyn Handler>,
     pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) overload: Arc<Overload>,
 }
 
 impl fmt::Debug for ChainRuntime {
@@ -56,7 +58,8 @@ pub(crate) type Slot = Arc<ArcSwap<ChainRuntime>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     pub(crate) slot: Slot,
-    pub(crate) drain: Drain,
+    /// Gives every connection its part; no [`Drain`] itself, which would be waited for.
+    pub(crate) drainer: Drainer,
 }
 
 /// The filter chains of a listener, as one worker sees them.
@@ -150,12 +153,19 @@ pub(crate) async fn accept(listener: TcpListener, chains: Arc<ArcSwap<Chains>>, 
 }
 
 fn serve(stream: TcpStream, remote: SocketAddr, chains: &ArcSwap<Chains>) {
-    let _ = stream.set_nodelay(true);
     let Some(chain) = chains.load().chains.first().cloned() else {
         return;
     };
-    let mut drain = chain.drain.clone();
-    let context = Context::new(chain, remote, &stream);
+    let runtime = chain.slot.load();
+    let admitted = match runtime.overload.admit() {
+        Ok(admitted) => admitted,
+        Err(Refused::Count) => return runtime.shared.stats.downstream_global_cx_overflow.add(),
+        Err(Refused::Memory) => return runtime.shared.stats.downstream_cx_overload_reject.add(),
+    };
+    drop(runtime);
+    let _ = stream.set_nodelay(true);
+    let mut drain = chain.drainer.drain();
+    let context = Context::new(chain, remote, &stream, admitted);
     tokio::spawn(async move {
         tokio::select! {
             () = connection::serve(stream, context) => {}

@@ -17,6 +17,7 @@ use crate::{
     drain::Drainer,
     listener::{self, Chain, ChainRuntime, Chains, ListenerShared, Slot},
     metrics::Metrics,
+    overload::Overload,
     worker::{self, Pools, Worker},
 };
 
@@ -24,6 +25,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Serving {
     metrics: Arc<Metrics>,
+    overload: Arc<Overload>,
+    /// Whether the gateway goes down, for the admin server to tell.
+    going_down: watch::Sender<bool>,
     workers: Vec<Worker>,
     listeners: Vec<Bound>,
     sinks: Sinks,
@@ -110,9 +114,16 @@ impl Serving {
     pub(crate) fn start(count: usize, stop: &watch::Sender<bool>) -> io::Result<Self> {
         let workers = (0..count)
             .map(|index| worker::start(index, stop.subscribe()))
-            .collect::<io::Result<_>>()?;
+            .collect::<io::Result<Vec<_>>>()?;
+        let overload = Arc::new(Overload::default());
+        if let Some(worker) = workers.first() {
+            let overload = overload.clone();
+            worker.handle.spawn(async move { overload.watch().await });
+        }
         Ok(Self {
             metrics: Arc::default(),
+            overload,
+            going_down: watch::Sender::new(false),
             workers,
             listeners: Vec::new(),
             sinks: Sinks::default(),
@@ -144,6 +155,7 @@ impl Serving {
         let admin = self.prepare_admin(snapshot.admin)?;
 
         // From here on nothing fails.
+        self.overload.set(snapshot.overload);
         self.sinks.sweep();
         for (worker, pools) in self.workers.iter_mut().zip(pools) {
             worker.pools = Some(pools);
@@ -218,7 +230,10 @@ impl Serving {
         });
         let runtimes = pools
             .iter()
-            .map(|pools| pools.chain(http, listener.buffer_limit, &shared, &self.metrics))
+            .map(|pools| {
+                let limit = listener.buffer_limit;
+                pools.chain(http, limit, &shared, &self.metrics, &self.overload)
+            })
             .collect();
         Ok(NextChain {
             matches: matches.cloned(),
@@ -344,7 +359,11 @@ impl Serving {
         };
         let local = socket.local_addr()?;
         let stop = watch::Sender::new(false);
-        let state = Admin::new(self.metrics.clone(), self.workers.len());
+        let state = Admin::new(
+            self.metrics.clone(),
+            self.workers.len(),
+            self.going_down.subscribe(),
+        );
         let thread = admin::start(socket, state, stop.subscribe())?;
         Ok(Some(AdminServer {
             wanted,
@@ -367,6 +386,7 @@ impl Serving {
     /// Tells everything to finish; gives what to wait for, and for how long at most.
     pub(crate) fn drain(&mut self) -> (Vec<Drainer>, Duration) {
         self.draining = true;
+        self.going_down.send_replace(true);
         let mut all = std::mem::take(&mut self.leaving);
         for bound in &self.listeners {
             all.push(bound.drainer.clone());
@@ -426,7 +446,7 @@ fn offered(listener: &str, chains: &[BoundChain], worker: usize) -> Chains {
             .filter_map(|chain| {
                 Some(Chain {
                     slot: chain.slots.get(worker)?.clone(),
-                    drain: chain.drainer.drain(),
+                    drainer: chain.drainer.clone(),
                 })
             })
             .collect(),

@@ -12,6 +12,7 @@ use crate::{
     forward::RouterHandler,
     listener::{ChainRuntime, ListenerShared},
     metrics::Metrics,
+    overload::Overload,
     upstream::Upstreams,
 };
 
@@ -81,6 +82,7 @@ impl Pools {
         buffer_limit: usize,
         shared: &Arc<ListenerShared>,
         metrics: &Metrics,
+        overload: &Arc<Overload>,
     ) -> Arc<ChainRuntime> {
         let router: Arc<dyn Handler> = Arc::new(RouterHandler {
             upstreams: self.upstreams.clone(),
@@ -93,6 +95,7 @@ impl Pools {
             buffer_limit,
             shared: shared.clone(),
             upstreams: self.upstreams.clone(),
+            overload: overload.clone(),
         })
     }
 }

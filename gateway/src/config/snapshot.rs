@@ -7,7 +7,10 @@
 mod cluster;
 mod listener;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use extproc_client::{
     FilterConfig,
@@ -38,9 +41,38 @@ pub struct Snapshot {
     /// Files that the configuration was made from beside the one that was named: certificates and the
     /// like. They are watched with it.
     pub files: Vec<PathBuf>,
+    /// `overload_manager`; unset: limits from what the system gives the process.
+    pub overload: Option<OverloadLimits>,
     /// What the configuration asks for and this gateway does not do, one line each with its place;
     /// to be logged once.
     pub warnings: Vec<String>,
+}
+
+/// `envoy.config.overload.v3.OverloadManager`: what the process as a whole may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct OverloadLimits {
+    /// Client connections of all listeners; those beyond are closed at once. `None` is no limit.
+    pub connections: Option<usize>,
+    /// Resident bytes that are taken for all there is; `None` is no limit.
+    pub memory: Option<u64>,
+    /// The part of `memory` from which on requests are answered 503. Default 0.9; `None` is never.
+    pub stop_requests: Option<f64>,
+    /// The part of `memory` from which on connections are closed at once. Default 0.95; `None` is never.
+    pub stop_connections: Option<f64>,
+    /// How often memory is looked at. Default 100 ms (Envoy: 1 s).
+    pub refresh: Duration,
+}
+
+impl Default for OverloadLimits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            memory: None,
+            stop_requests: Some(0.9),
+            stop_connections: Some(0.95),
+            refresh: Duration::from_millis(100),
+        }
+    }
 }
 
 /// `codec_type`.
@@ -86,6 +118,8 @@ pub struct HttpManager {
     pub timeouts: Timeouts,
     /// `max_request_headers_kb` and `common_http_protocol_options.max_headers_count`, in bytes and entries.
     pub request_headers: HeaderLimits,
+    /// `common_http_protocol_options.max_requests_per_connection`; `None` is no limit.
+    pub max_requests_per_connection: Option<NonZeroU32>,
     /// Add `x-request-id` where the client sent none.
     pub generate_request_id: bool,
     /// Add `x-forwarded-proto` where the client sent none. Only the flags leave it out, so that an upstream
@@ -405,6 +439,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// `idle_timeout` of the stream on this route; zero is no limit. Unset: the connection manager's.
     pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration.max_stream_duration`; zero is no limit. Unset: the connection manager's.
+    pub max_stream_duration: Option<Duration>,
     /// How often to try again.
     pub retry: Option<Retry>,
     /// Replaces what matched of the path.

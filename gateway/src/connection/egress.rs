@@ -2,15 +2,15 @@
 
 use std::{
     cell::RefCell,
-    sync::{Arc, atomic::Ordering},
-    task::Context,
+    error::Error,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::SystemTime,
 };
 
-use extproc_client::host::{ResponseFlags, UpstreamInfo};
+use extproc_client::host::{Aborted, ResponseFlags, UpstreamFailure, UpstreamInfo};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{idle::Idle, ingress::append_to_list};
+use super::{ingress::append_to_list, timers::Timers};
 use crate::{
     access_log,
     body::{Body, BoxError, Watch, Watched},
@@ -23,11 +23,16 @@ use crate::{
     upstream::error::flag,
 };
 
+/// The limits of the exchange whose response is on its way; they end with it.
+pub(super) type TimersSlot = Arc<Mutex<Option<Timers>>>;
+
 /// Ends the exchange when it is dropped: counts and logs.
 pub(super) struct Finish {
     exchange: Arc<Exchange>,
     _active: Held<HttpStats>,
-    idle: Option<Idle>,
+    timers: Option<TimersSlot>,
+    /// Bytes of the body that its announced length still asks for.
+    left: Option<u64>,
     complete: bool,
 }
 
@@ -43,21 +48,27 @@ impl Finish {
         Self {
             _active: Held::new(stats, |stats| &stats.downstream_rq_active),
             exchange,
-            idle: None,
+            timers: None,
+            left: None,
             complete: false,
         }
     }
 
-    /// Ends the response if nothing moves for a while.
-    pub(super) fn watch_idle(mut self, idle: Option<Idle>) -> Self {
-        self.idle = idle;
+    /// Empties the slot when the exchange is over.
+    pub(super) fn ends_timers(mut self, slot: TimersSlot) -> Self {
+        self.timers = Some(slot);
         self
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        if !self.complete {
+        if let Some(slot) = &self.timers {
+            let _ = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        if self.exchange.is_cut() {
+            self.exchange.listener.stats.downstream_rq_tx_reset.add();
+        } else if !self.complete {
             self.exchange
                 .add_flags(ResponseFlags(flag::DOWNSTREAM_TERMINATION));
             self.exchange.listener.stats.downstream_rq_rx_reset.add();
@@ -67,22 +78,16 @@ impl Drop for Finish {
 }
 
 impl Watch for Finish {
-    fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
-        if let Some(idle) = &mut self.idle
-            && idle.poll(cx).is_ready()
-        {
-            let flags = ResponseFlags(flag::STREAM_IDLE_TIMEOUT);
-            self.exchange.add_flags(flags);
-            return Err("nothing moved for too long".into());
-        }
-        Ok(())
-    }
-
     fn data(&mut self, len: usize) {
         self.exchange
             .response_bytes
             .fetch_add(len as u64, Ordering::Relaxed);
         self.exchange.touch();
+        // Who has all the bytes that were announced need not ask for the end.
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(len as u64);
+            self.complete |= *left == 0;
+        }
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
@@ -90,11 +95,29 @@ impl Watch for Finish {
     }
 
     fn end(&mut self, result: Result<(), &BoxError>) {
-        self.complete = result.is_ok();
-        if let Err(error) = result {
+        self.complete |= result.is_ok();
+        if let Err(error) = result
+            && !self.complete
+        {
+            if took_too_long(&**error) {
+                let flags = ResponseFlags(flag::UPSTREAM_REQUEST_TIMEOUT);
+                self.exchange.cut("response_timeout", flags);
+            }
             tracing::debug!(%error, "response cut short");
         }
     }
+}
+
+/// Whether the route's timeout is behind this.
+fn took_too_long(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(failure) = error.downcast_ref::<UpstreamFailure>() {
+            return failure.status == StatusCode::GATEWAY_TIMEOUT;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// A response body that ends its exchange.
@@ -109,7 +132,7 @@ pub(super) fn nothing() -> FinalBody {
 pub(super) fn finish(
     mut response: Response<Body>,
     exchange: &Arc<Exchange>,
-    finish: Finish,
+    mut finish: Finish,
     bodyless: bool,
 ) -> Response<FinalBody> {
     let http = &exchange.http;
@@ -151,6 +174,9 @@ pub(super) fn finish(
     if closes && !http2 && !upgraded {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    finish.left = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     exchange.listener.stats.status(response.status());
     if exchange.logged() {
         exchange.set_reply(Reply::of(&response));
@@ -164,6 +190,15 @@ pub(super) fn finish(
         let body = if bodyless { Body::empty() } else { body };
         Watched::new(body, Some(finish))
     })
+}
+
+/// Whether the upstream's response was lost after it had begun, so that none can be given.
+pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
+    let cut = response.extensions().get::<Aborted>().is_some();
+    if cut && exchange.logged() {
+        exchange.set_reply(Reply::of(response));
+    }
+    cut
 }
 
 fn set_server(headers: &mut HeaderMap, name: &str) {

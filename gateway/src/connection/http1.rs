@@ -1,10 +1,13 @@
 //! HTTP/1 clients, on hyper's server connections.
 
 use std::{
-    convert::Infallible,
     future::poll_fn,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
@@ -13,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
 use hyper::{body::Incoming, server::conn::http1 as server, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,13 +26,17 @@ use tokio::{
 
 use super::{
     Context,
-    egress::{self, FinalBody, Finish},
-    idle::{self, Idle},
+    egress::{self, FinalBody, Finish, TimersSlot},
+    guard::{Guarded, StallLimit},
     ingress,
+    timers::{self, Expired, Timers},
 };
 use crate::{
     body::{Body, BoxError},
-    http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
+    http1::{
+        Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers,
+        waiting::{Phase, Waiting},
+    },
 };
 
 /// What a connection becomes after a successful upgrade.
@@ -45,39 +52,74 @@ pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
     let queue = OutgoingQueue::default();
     let tunnel = TunnelSlot::default();
     let http = context.http().clone();
+    let running = TimersSlot::default();
     let limits = http.request_headers;
-    let io = Http1Io::server(stream, read, limits.bytes, queue.clone());
-    let idle = http
-        .timeouts
-        .request_headers
-        .or(http.timeouts.connection_idle);
+    let stall = StallLimit::new(http.timeouts.stream_idle);
+    let guarded = Guarded::new(stream, stall.clone());
+    let io = Http1Io::server(
+        guarded,
+        read,
+        limits.bytes,
+        Waiting::new(
+            http.timeouts.connection_idle,
+            http.timeouts.request_headers,
+            http.timeouts.request,
+        ),
+        queue.clone(),
+    );
     let service = {
-        let (context, tunnel) = (context.clone(), tunnel.clone());
-        service_fn(move |request| exchange(context.now(), &queue, tunnel.clone(), request))
+        let shared = Shared {
+            context: context.clone(),
+            queue,
+            tunnel: tunnel.clone(),
+            running: running.clone(),
+            stall,
+            requests: AtomicU32::new(0),
+        };
+        service_fn(move |request| exchange(&shared, request))
     };
     let mut connection = server::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        // Waiting for requests is timed by `Http1Io`, which knows an idle connection from one in the
+        // middle of a head.
+        .header_read_timeout(None)
         .max_headers(limits.count.saturating_add(1))
         .max_header_size(limits.bytes)
         .max_buf_size(limits.bytes.max(8 * 1024) + 64 * 1024)
         .serve_connection(TokioIo::new(io), service);
 
-    let mut drain = context.drain.clone();
-    let age = async {
-        match http.timeouts.max_connection_duration {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
+    let mut closing = pin!(super::closing(&context));
+    let mut closes = false;
+    let result = poll_fn(|cx| {
+        // Before, because a socket that takes nothing gives up at the same time; after, because the
+        // connection may just have begun a response.
+        if expire(&running, cx) {
+            return Poll::Ready(Ok(false));
         }
-    };
-    let result = tokio::select! {
-        result = poll_fn(|cx| Pin::new(&mut connection).poll(cx)) => result,
-        () = async { tokio::select! { () = drain.signaled() => {}, () = age => {} } } => {
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(result.map(|()| true));
+        }
+        if expire(&running, cx) {
+            return Poll::Ready(Ok(false));
+        }
+        if !closes && closing.as_mut().poll(cx).is_ready() {
+            closes = true;
             Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await
+            // It has to notice.
+            cx.waker().wake_by_ref();
         }
-    };
+        Poll::Pending
+    })
+    .await;
     if let Err(error) = &result {
+        if timed_out(error)
+            && let Some(timers) = running
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        {
+            // The socket took nothing for as long as an exchange may stand still.
+            timers.cut(Expired::Idle);
+        }
         if error.is_parse() {
             context.stats().downstream_cx_protocol_error.add();
         }
@@ -85,20 +127,83 @@ pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
     }
     let parts = connection.into_parts();
     let io = parts.io.into_inner();
+    match io.expired() {
+        Some((Phase::Idle, _)) => context.stats().downstream_cx_idle_timeout.add(),
+        Some((Phase::Head, false)) => context.stats().downstream_rq_header_timeout.add(),
+        Some((Phase::Head, true)) => context.stats().downstream_rq_timeout.add(),
+        None => {}
+    }
     let upgraded = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     match upgraded {
-        Some(tunnel) if result.is_ok() => run_tunnel(io, parts.read_buf, tunnel).await,
+        Some(tunnel) if matches!(result, Ok(true)) => {
+            let timers = running
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            run_tunnel(io, parts.read_buf, tunnel, timers).await;
+        }
         _ => linger(io, http.timeouts.delayed_close).await,
+    }
+}
+
+/// Whether the socket gave up.
+fn timed_out(error: &hyper::Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// Whether a limit of the response that is under way has passed; that is noted then.
+fn expire(running: &TimersSlot, cx: &mut TaskContext<'_>) -> bool {
+    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+    let Poll::Ready(expired) = timers::poll(&mut running, cx) else {
+        return false;
+    };
+    if let Some(timers) = running.take() {
+        timers.cut(expired);
+    }
+    true
+}
+
+/// What the exchanges of a connection share.
+struct Shared {
+    context: Context,
+    queue: OutgoingQueue,
+    tunnel: TunnelSlot,
+    /// Limits of the exchange whose response is on its way.
+    running: TimersSlot,
+    stall: Arc<StallLimit>,
+    requests: AtomicU32,
+}
+
+impl Shared {
+    /// Counts a request, and says whether `max_requests_per_connection` allows no other one.
+    fn is_last(&self) -> bool {
+        let number = self
+            .requests
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        let max = self.context.http().max_requests_per_connection;
+        let last = max.is_some_and(|max| number >= max.get());
+        if last {
+            self.context
+                .stats()
+                .downstream_cx_max_requests_reached
+                .add();
+        }
+        last
     }
 }
 
 /// Answers one request.
 fn exchange(
-    context: Context,
-    queue: &OutgoingQueue,
-    slot: TunnelSlot,
+    shared: &Shared,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<WithTrailers<FinalBody>>, Infallible>> + Send + use<> {
+) -> impl Future<Output = Result<Response<WithTrailers<FinalBody>>, Cut>> + Send + use<> {
+    let Shared { context, queue, .. } = shared;
+    let (context, slot) = (context.now(), shared.tunnel.clone());
+    let (running, stall) = (shared.running.clone(), shared.stall.clone());
+    let last = shared.is_last();
     let (parts, body) = request.into_parts();
     let head_request = parts.method == Method::HEAD;
     let connect = parts.method == Method::CONNECT;
@@ -130,11 +235,16 @@ fn exchange(
     async move {
         let exchange = ingress.exchange;
         let end = Finish::new(exchange.clone());
-        let mut idle = Idle::new(&exchange);
-        let response = idle::call(&context, ingress.request, &exchange, &mut idle).await;
+        let mut timers = Timers::new(&exchange);
+        let response = timers::call(&context, ingress.request, &exchange, &mut timers).await;
+        stall.set(timers::idle_limit(&exchange));
+        if egress::is_cut(&response, &exchange) {
+            return Err(Cut);
+        }
         let status = response.status();
         let bodyless = egress::is_bodyless(head_request, status);
-        let end = end.watch_idle(idle);
+        *running.lock().unwrap_or_else(PoisonError::into_inner) = timers;
+        let end = end.ends_timers(running);
         let mut response = egress::finish(response, &exchange, end, bodyless);
         let switched =
             status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
@@ -151,7 +261,7 @@ fn exchange(
                 WithTrailers::new(egress::nothing(), None, false),
             ));
         }
-        if context.drain.draining() {
+        if context.drain.draining() || last {
             let close = http::HeaderValue::from_static("close");
             response
                 .headers_mut()
@@ -166,6 +276,11 @@ fn exchange(
         )
     }
 }
+
+/// There is no response to give: the connection ends, which tells the client.
+#[derive(Debug, thiserror::Error)]
+#[error("the response was lost")]
+struct Cut;
 
 /// Bytes of a tunnel as a request body.
 struct ChannelBody(mpsc::Receiver<Bytes>);
@@ -186,7 +301,13 @@ impl http_body::Body for ChannelBody {
 
 /// Moves bytes both ways until both directions have ended. A direction that ends is shut down
 /// alone.
-async fn run_tunnel(mut io: Http1Io<TcpStream>, early: Bytes, tunnel: Tunnel) {
+/// `timers` end both.
+async fn run_tunnel(
+    mut io: Http1Io<Guarded<TcpStream>>,
+    early: Bytes,
+    tunnel: Tunnel,
+    mut timers: Option<Timers>,
+) {
     const READ: usize = 16 * 1024;
     let Tunnel {
         to_chain,
@@ -221,16 +342,26 @@ async fn run_tunnel(mut io: Http1Io<TcpStream>, early: Bytes, tunnel: Tunnel) {
         let _ = write.shutdown().await;
     };
     // The response direction decides: without it, nobody reads what the client still sends.
-    tokio::pin!(up, down);
+    let (mut up, mut down) = (pin!(up), pin!(down));
+    let both = async {
+        tokio::select! {
+            () = &mut up => down.await,
+            () = &mut down => {}
+        }
+    };
     tokio::select! {
-        () = &mut up => down.await,
-        () = &mut down => {}
+        () = both => {}
+        expired = poll_fn(|cx| timers::poll(&mut timers, cx)) => {
+            if let Some(timers) = timers {
+                timers.cut(expired);
+            }
+        }
     }
 }
 
 /// Closes so that the client can read the last response: our direction first, then after a while
 /// the rest (RFC 9112 §9.6).
-async fn linger(mut io: Http1Io<TcpStream>, limit: Duration) {
+async fn linger(mut io: Http1Io<Guarded<TcpStream>>, limit: Duration) {
     if io.shutdown().await.is_err() {
         return;
     }

@@ -4,13 +4,15 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use extproc_client::host::ResponseFlags;
 use h2::{
     Reason, RecvStream,
     server::{self, SendResponse},
@@ -25,15 +27,19 @@ use tokio::{
 
 use super::{
     Context, egress,
-    idle::{self, Idle},
+    guard::{Backlog, Guarded, StallLimit},
     ingress,
+    timers::{self, Timers},
 };
 use crate::{
     body::{Body, BoxError},
     http1::{MessageFacts, Outgoing},
     http2::{Http2Body, SendError, send_body},
-    upstream::error::flag,
 };
+
+/// What `h2` keeps of a response's body for each stream, in bytes. All streams together are bounded by
+/// [`Backlog`].
+const STREAM_SEND_BUFFER: usize = 256 * 1024;
 
 /// Serves a connection; `read` was read from it already.
 pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
@@ -54,29 +60,43 @@ async fn run(stream: TcpStream, read: Bytes, context: &Context) -> Result<(), h2
         .initial_connection_window_size(http.http2.initial_connection_window_size)
         .max_concurrent_streams(http.http2.max_concurrent_streams)
         .max_header_list_size(header_list.saturating_add(16 * 1024))
-        .max_send_buffer_size(1024 * 1024);
+        .max_send_buffer_size(STREAM_SEND_BUFFER);
     if http.http2.allow_connect {
         builder.enable_connect_protocol();
     }
+    let shared = Arc::new(Connection {
+        context: context.clone(),
+        backlog: Backlog::new(context.chain.buffer_limit),
+        born: Instant::now(),
+        ended: AtomicU64::new(0),
+    });
+    let stall = StallLimit::new(http.timeouts.stream_idle);
+    let stream = Guarded::new(stream, stall).with_backlog(shared.backlog.clone());
     let mut connection = builder.handshake(Prefixed { read, stream }).await?;
     let mut drain = context.drain.clone();
-    let born = Instant::now();
     let far = Duration::from_secs(365 * 24 * 3600);
-    let old = born + http.timeouts.max_connection_duration.unwrap_or(far);
+    let old = shared.born + http.timeouts.max_connection_duration.unwrap_or(far);
     let idle_limit = http.timeouts.connection_idle.unwrap_or(far);
     let mut closing = false;
-    let mut last = born;
+    let mut requests = 0_u32;
+    let mut last = shared.born;
     loop {
-        let idle = if connection.has_streams() {
-            Instant::now() + idle_limit
-        } else {
-            last + idle_limit
-        };
+        let idle = last + idle_limit;
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     last = Instant::now();
-                    tokio::spawn(exchange(context.now(), request, respond));
+                    requests += 1;
+                    if !closing && http.max_requests_per_connection.is_some_and(|max| requests >= max.get()) {
+                        context.stats().downstream_cx_max_requests_reached.add();
+                        closing = true;
+                        connection.graceful_shutdown();
+                    }
+                    let shared = shared.clone();
+                    tokio::spawn(async move {
+                        exchange(&shared, request, respond).await;
+                        shared.note_end();
+                    });
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
@@ -86,29 +106,61 @@ async fn run(stream: TcpStream, read: Bytes, context: &Context) -> Result<(), h2
                 connection.graceful_shutdown();
             }
             () = sleep_until(old.min(idle)), if !closing => {
-                if Instant::now() >= old || !connection.has_streams() {
-                    closing = true;
-                    connection.graceful_shutdown();
+                let now = Instant::now();
+                last = match connection.has_streams() {
+                    true => now,
+                    // Only the end of the last stream began the time without one.
+                    false => last.max(shared.last_end()),
+                };
+                if now >= old {
+                    context.stats().downstream_cx_max_duration_reached.add();
+                } else if now >= last + idle_limit {
+                    context.stats().downstream_cx_idle_timeout.add();
+                } else {
+                    continue;
                 }
-                last = Instant::now();
+                closing = true;
+                connection.graceful_shutdown();
             }
         }
     }
 }
 
+/// What the exchanges of a connection share.
+struct Connection {
+    context: Context,
+    /// What they have waiting for the socket.
+    backlog: Arc<Backlog>,
+    born: Instant,
+    /// Milliseconds from there to the last end of an exchange.
+    ended: AtomicU64,
+}
+
+impl Connection {
+    fn note_end(&self) {
+        let since = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.ended.store(since, Ordering::Relaxed);
+    }
+
+    fn last_end(&self) -> Instant {
+        self.born + Duration::from_millis(self.ended.load(Ordering::Relaxed))
+    }
+}
+
 /// Answers one request.
 async fn exchange(
-    context: Context,
+    connection: &Connection,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let context = &connection.context.now();
     let (parts, stream) = request.into_parts();
     let head_request = parts.method == Method::HEAD;
     let outgoing = Arc::new(Outgoing::new(MessageFacts::default()));
     let has_body = !stream.is_end_stream();
     let wants_continue = has_body && expects_continue(&parts.headers);
     let ingress = ingress::begin(
-        &context,
+        context,
         parts,
         outgoing.clone(),
         |parts, _| {
@@ -125,11 +177,15 @@ async fn exchange(
     );
     let exchange = ingress.exchange;
     let end = egress::Finish::new(exchange.clone());
-    let mut idle = Idle::new(&exchange);
-    let chain = idle::call(&context, ingress.request, &exchange, &mut idle);
+    let mut timers = Timers::new(&exchange);
+    let chain = timers::call(context, ingress.request, &exchange, &mut timers);
     let Some(response) = respond_to(chain, &mut respond, &outgoing).await else {
         return;
     };
+    if egress::is_cut(&response, &exchange) {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return;
+    }
     let bodyless = egress::is_bodyless(head_request, response.status());
     let response = egress::finish(response, &exchange, end, bodyless);
     let (parts, body) = response.into_parts();
@@ -146,24 +202,29 @@ async fn exchange(
         return;
     }
     let mut body = Body::new(body);
-    let mut sent = pin!(send_body(stream, &mut body, Reason::INTERNAL_ERROR));
+    let mut sent = pin!(send_body(
+        stream,
+        &mut body,
+        Some(&connection.backlog),
+        Reason::INTERNAL_ERROR,
+    ));
     let sent = poll_fn(|cx| {
         if let Poll::Ready(sent) = sent.as_mut().poll(cx) {
             return Poll::Ready(Some(sent));
         }
         // A client that does not open its window is idle too.
-        idle.as_mut()
-            .map_or(Poll::Pending, |idle| idle.poll(cx).map(|()| None))
+        timers::poll(&mut timers, cx).map(|expired| {
+            if let Some(timers) = &timers {
+                timers.cut(expired);
+            }
+            None
+        })
     })
     .await;
-    let Some(sent) = sent else {
-        exchange.add_flags(ResponseFlags(flag::STREAM_IDLE_TIMEOUT));
-        return;
-    };
     match sent {
-        Ok(()) => {}
-        Err(SendError::Peer(error)) => tracing::debug!(%error, "client left"),
-        Err(SendError::Body(error)) => tracing::debug!(%error, "response cut short"),
+        Some(Ok(())) | None => {}
+        Some(Err(SendError::Peer(error))) => tracing::debug!(%error, "client left"),
+        Some(Err(SendError::Body(error))) => tracing::debug!(%error, "response cut short"),
     }
 }
 
@@ -238,7 +299,7 @@ impl http_body::Body for ContinueBody {
 /// A connection of which something was read already.
 struct Prefixed {
     read: Bytes,
-    stream: TcpStream,
+    stream: Guarded<TcpStream>,
 }
 
 impl AsyncRead for Prefixed {

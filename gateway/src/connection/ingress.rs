@@ -20,7 +20,7 @@ use crate::{
     filters,
     format::protocol,
     forward::Refusal,
-    headers::{join_request_lines, strip_hop_by_hop, tokens},
+    headers::{is_grpc, join_request_lines, strip_hop_by_hop, tokens},
     http1::Outgoing,
     router,
 };
@@ -143,6 +143,7 @@ pub(super) fn begin(
         version,
         outgoing,
         upgrade,
+        grpc: is_grpc(&parts.headers),
         head: logged.then(|| Head::of(&parts)),
         route,
     }));

@@ -1,15 +1,17 @@
 //! A client's connection: which protocol it speaks, and serving it.
 
 mod egress;
+pub(crate) mod guard;
 mod http1;
 mod http2;
-mod idle;
 mod ingress;
 mod normalize;
+mod timers;
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,6 +32,7 @@ use crate::{
     exchange::Peer,
     listener::{Chain, ChainRuntime, Slot},
     metrics::{Held, HttpStats},
+    overload::Admitted,
 };
 
 /// What a connection needs of its surroundings.
@@ -40,13 +43,19 @@ pub(crate) struct Context {
     slot: Slot,
     pub(crate) drain: Drain,
     pub(crate) peer: Arc<Peer>,
-    _active: Arc<Held<HttpStats>>,
+    _active: Arc<(Held<HttpStats>, Admitted)>,
 }
 
 impl Context {
-    pub(crate) fn new(chain: Chain, remote: SocketAddr, stream: &TcpStream) -> Self {
+    pub(crate) fn new(
+        chain: Chain,
+        remote: SocketAddr,
+        stream: &TcpStream,
+        admitted: Admitted,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let Chain { slot, drain } = chain;
+        let Chain { slot, drainer } = chain;
+        let drain = drainer.drain();
         let chain = slot.load_full();
         let stats = &chain.shared.stats;
         stats.downstream_cx_total.add();
@@ -58,7 +67,10 @@ impl Context {
                     .local_addr()
                     .unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
             }),
-            _active: Arc::new(Held::new(stats, |stats| &stats.downstream_cx_active)),
+            _active: Arc::new((
+                Held::new(stats, |stats| &stats.downstream_cx_active),
+                admitted,
+            )),
             chain,
             slot,
             drain,
@@ -109,22 +121,48 @@ pub(crate) async fn serve(mut stream: TcpStream, context: Context) {
     }
 }
 
+/// Ends when the connection may take no more requests: it is old, or the gateway goes down.
+///
+/// A client that sends its next request while we close an idle connection would lose it. So there is
+/// time for one more request on each connection, which is then told to be the last.
+async fn closing(context: &Context) {
+    const LAST_REQUEST: Duration = Duration::from_secs(1);
+    let timeouts = &context.http().timeouts;
+    let mut drain = context.drain.clone();
+    let age = async {
+        match timeouts.max_connection_duration {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = drain.signaled() => {
+            tokio::time::sleep(LAST_REQUEST.min(timeouts.drain / 2)).await;
+        }
+        () = age => context.stats().downstream_cx_max_duration_reached.add(),
+    }
+}
+
 /// Whether the connection begins with the preface of HTTP/2, and what was read to know it.
 async fn detect(stream: &mut TcpStream, context: &Context) -> io::Result<(bool, Bytes)> {
     let timeouts = &context.http().timeouts;
-    let limit = timeouts
-        .connection_idle
-        .unwrap_or(Duration::from_secs(3600));
-    let deadline = Instant::now() + limit;
-    let mut drain = context.drain.clone();
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let mut deadline = Instant::now() + timeouts.connection_idle.unwrap_or(FAR);
+    let mut closing = pin!(closing(context));
     let mut read = BytesMut::with_capacity(16 * 1024);
     loop {
         let n = tokio::select! {
-            n = timeout_at(deadline, stream.read_buf(&mut read)) => {
-                n.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-            }
-            () = drain.signaled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            n = timeout_at(deadline, stream.read_buf(&mut read)) => match n {
+                Ok(n) => n?,
+                Err(_) => {
+                    context.stats().downstream_cx_idle_timeout.add();
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            },
+            () = &mut closing => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
+        // The preface is part of no request, but is to be as quick as a head.
+        deadline = deadline.min(Instant::now() + timeouts.request_headers.unwrap_or(FAR));
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -7,7 +7,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::framing::{Framer, Head, MessageFacts, Role, Stop};
+use super::{
+    framing::{Framer, Head, MessageFacts, Role, Stop},
+    waiting::Phase,
+};
 
 /// What hyper gets in place of a head that is refused: it answers 400 and closes.
 const MALFORMED: &[u8] = b"\x00\r\n\r\n";
@@ -20,6 +23,8 @@ pub(super) struct Inbound {
     /// Bytes of a head that has not come to its end.
     held: BytesMut,
     limit: usize,
+    /// Heads that were let through.
+    heads: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,7 @@ impl Inbound {
             state: State::Checking,
             held: BytesMut::new(),
             limit,
+            heads: 0,
         }
     }
 
@@ -60,6 +66,19 @@ impl Inbound {
         held.extend_from_slice(bytes);
         let verdict = self.check(&held);
         Some(self.carry_out(verdict, held))
+    }
+
+    /// What the client has to send next if it is a head, and the number of that head.
+    pub(super) fn waits_for(&self) -> Option<(Phase, u64)> {
+        if self.state != State::Checking {
+            None
+        } else if !self.held.is_empty() {
+            Some((Phase::Head, self.heads))
+        } else if self.framer.between_messages() {
+            Some((Phase::Idle, self.heads))
+        } else {
+            None
+        }
     }
 
     /// The connection is a tunnel from now on. Gives what was held back.
@@ -100,7 +119,7 @@ impl Inbound {
                 match Head::read(rest) {
                     None => return Verdict::Hold(at),
                     Some(head) if head.ambiguous => return Verdict::Refuse(at),
-                    Some(_) => {}
+                    Some(_) => self.heads += 1,
                 }
             }
             let (n, stop) = self.framer.advance(rest, MessageFacts::default());

@@ -8,6 +8,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::SystemTime,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -17,7 +18,23 @@ use super::{
     framing::{Framer, MessageFacts, Role, Stop},
     inbound::Inbound,
     outgoing::{OutgoingQueue, write_interim},
+    waiting::{Phase, Waiting},
 };
+
+/// What a client gets whose head takes too long (RFC 9110 §15.5.9), if nothing else is under way.
+fn timed_out(text: &str) -> String {
+    format!(
+        "HTTP/1.1 408 Request Timeout\r\n\
+        content-length: {}\r\n\
+        content-type: text/plain\r\n\
+        date: {}\r\n\
+        connection: close\r\n\
+        \r\n\
+        {text}",
+        text.len(),
+        httpdate::fmt_http_date(SystemTime::now()),
+    )
+}
 
 /// A socket under a hyper HTTP/1 connection.
 #[derive(Debug)]
@@ -27,6 +44,8 @@ pub(crate) struct Http1Io<T> {
     ready: Bytes,
     /// Checks requests; `None` towards upstreams.
     inbound: Option<Inbound>,
+    /// Time limits for heads; only towards clients.
+    waiting: Waiting,
     framer: Framer,
     queue: OutgoingQueue,
     insert: BytesMut,
@@ -47,6 +66,7 @@ impl<T> Http1Io<T> {
             io,
             ready: Bytes::new(),
             inbound: None,
+            waiting: Waiting::new(None, None, None),
             framer: Framer::new(Role::Client),
             queue,
             insert: BytesMut::new(),
@@ -55,17 +75,31 @@ impl<T> Http1Io<T> {
 
     /// Towards a client. `read` was read to find out the protocol; heads are at most `limit` bytes
     /// long.
-    pub(crate) fn server(io: T, read: Bytes, limit: usize, queue: OutgoingQueue) -> Self {
+    pub(crate) fn server(
+        io: T,
+        read: Bytes,
+        limit: usize,
+        waiting: Waiting,
+        queue: OutgoingQueue,
+    ) -> Self {
         let mut inbound = Inbound::new(limit);
         let ready = inbound.filter(&read).unwrap_or(read);
         Self {
             io,
             ready,
             inbound: Some(inbound),
+            waiting,
             framer: Framer::new(Role::Server),
             queue,
             insert: BytesMut::new(),
         }
+    }
+
+    /// What the client let the connection wait for too long, if that ended it, and whether that was
+    /// `request_timeout`.
+    pub(crate) fn expired(&self) -> Option<(Phase, bool)> {
+        let phase = self.waiting.expired()?;
+        Some((phase, self.waiting.whole()))
     }
 
     /// What is read from now on is no HTTP.
@@ -205,7 +239,32 @@ impl<T: AsyncWrite + Unpin> Http1Io<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Http1Io<T> {
+impl<T: AsyncWrite + Unpin> Http1Io<T> {
+    /// Nothing is there to be read: looks whether a head has been waited for too long.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.waiting.expired().is_some();
+        let now = match &self.inbound {
+            // A response that is under way is timed by its exchange.
+            Some(inbound) if self.queue.is_empty() => inbound.waits_for(),
+            _ => None,
+        };
+        let expired = ready!(self.waiting.poll(cx, now));
+        if expired == Phase::Head {
+            if !before && self.framer.between_messages() {
+                let text = match self.waiting.whole() {
+                    true => "request timeout",
+                    false => "request header timeout",
+                };
+                self.insert.extend_from_slice(timed_out(text).as_bytes());
+            }
+            ready!(self.poll_insert(cx))?;
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Io<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -219,7 +278,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Http1Io<T> {
                 return Poll::Ready(Ok(()));
             }
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            match Pin::new(&mut this.io).poll_read(cx, buf) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return this.poll_waiting(cx),
+            }
             let Some(inbound) = &mut this.inbound else {
                 return Poll::Ready(Ok(()));
             };

@@ -5,6 +5,7 @@ mod framing;
 mod inbound;
 mod io;
 mod outgoing;
+pub(crate) mod waiting;
 
 pub(crate) use self::{
     framing::MessageFacts,

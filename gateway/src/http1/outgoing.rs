@@ -134,6 +134,10 @@ impl OutgoingQueue {
         self.lock().push_back(outgoing);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     pub(super) fn get(&self, index: usize) -> Option<Arc<Outgoing>> {
         self.lock().get(index).cloned()
     }

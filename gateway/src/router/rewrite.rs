@@ -163,6 +163,7 @@ mod tests {
             cluster_header: None,
             timeout: None,
             idle_timeout: None,
+            max_stream_duration: None,
             retry: None,
             prefix_rewrite: Some("/z".into()),
             regex_rewrite: None,

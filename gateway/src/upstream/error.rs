@@ -17,6 +17,7 @@ pub(crate) mod flag {
     pub(crate) const STREAM_IDLE_TIMEOUT: u64 = 0x1_0000;
     pub(crate) const UPSTREAM_PROTOCOL_ERROR: u64 = 0x80_0000;
     pub(crate) const NO_CLUSTER_FOUND: u64 = 0x100_0000;
+    pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
 }
 
 /// Why there is no response.

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     body::{Body, BoxError, Watch, Watched},
     http1::Outgoing,
+    metrics::{ClusterStats, Held},
 };
 
 /// What is to be known for sending beside the request.
@@ -71,19 +72,24 @@ impl From<Failure> for Unsent {
 }
 
 /// Counts a request as long as it lives.
-struct Active(Arc<Host>);
+struct Active {
+    host: Arc<Host>,
+    _gauge: Held<ClusterStats>,
+}
 
 impl Active {
     fn new(host: Arc<Host>) -> Self {
         host.active.fetch_add(1, Ordering::Relaxed);
-        host.shared.stats.upstream_rq_total.add();
-        Self(host)
+        let stats = &host.shared.stats;
+        stats.upstream_rq_total.add();
+        let held = Held::new(stats, |stats| &stats.upstream_rq_active);
+        Self { host, _gauge: held }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.host.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     body::{Body, BoxError, Watched},
+    config::snapshot::Cluster,
     headers::{strip_hop_by_hop, tokens},
     http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
     metrics::Held,
@@ -69,12 +70,24 @@ pub(crate) struct Connection {
     queue: OutgoingQueue,
     local: Option<SocketAddr>,
     reused: bool,
+    born: Instant,
+    requests: u32,
 }
 
 /// A connection for one request.
 pub(crate) struct Lease {
     connection: Connection,
     host: Arc<Host>,
+}
+
+impl Connection {
+    /// Whether the cluster allows another request on it.
+    fn may_go_on(&self, cluster: &Cluster) -> bool {
+        let old = cluster.max_connection_duration;
+        let max = cluster.max_requests_per_connection;
+        max.is_none_or(|max| self.requests < max.get())
+            && old.is_none_or(|old| self.born.elapsed() < old)
+    }
 }
 
 impl Http1Pool {
@@ -93,7 +106,11 @@ impl Http1Pool {
             match entry.state(limit) {
                 State::Ready => {
                     let mut connection = idlers.idle.remove(at).connection;
+                    if !connection.may_go_on(&host.shared.cluster) {
+                        continue;
+                    }
                     connection.reused = true;
+                    connection.requests = connection.requests.saturating_add(1);
                     return Some(Lease {
                         connection,
                         host: host.clone(),
@@ -138,7 +155,7 @@ impl Idle {
 
 /// Gives a connection back after a complete exchange.
 pub(super) fn give_back(host: &Arc<Host>, mut connection: Connection) {
-    if connection.rest() == State::Gone {
+    if connection.rest() == State::Gone || !connection.may_go_on(&host.shared.cluster) {
         return;
     }
     let mut idlers = host.http1().lock();
@@ -208,6 +225,8 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
             queue,
             local,
             reused: false,
+            born: Instant::now(),
+            requests: 1,
         },
         host: host.clone(),
     })

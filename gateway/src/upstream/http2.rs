@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     body::{Body, BoxError, Watched},
+    config::snapshot::Cluster,
     headers::strip_hop_by_hop,
     http2::{Http2Body, SendError, send_body},
     metrics::Held,
@@ -47,6 +49,8 @@ struct Connection {
     local: Option<SocketAddr>,
     /// One count for each stream, beside that of the pool.
     streams: Arc<()>,
+    born: Instant,
+    requests: u32,
 }
 
 /// A connection for one request.
@@ -61,19 +65,34 @@ enum Turn {
     Connect(watch::Sender<Option<io::ErrorKind>>),
 }
 
+impl Connection {
+    /// Whether the cluster allows another request on it.
+    fn may_go_on(&self, cluster: &Cluster) -> bool {
+        let old = cluster.max_connection_duration;
+        let max = cluster.max_requests_per_connection;
+        max.is_none_or(|max| self.requests < max.get())
+            && old.is_none_or(|old| self.born.elapsed() < old)
+    }
+}
+
 impl Http2Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Entries are pushed and removed whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self) -> Turn {
+    fn turn(&self, cluster: &Cluster) -> Turn {
         let mut state = self.lock();
-        let free = state.connections.iter().find(|connection| {
+        // A connection that may take no more requests ends with the streams that it has.
+        state
+            .connections
+            .retain(|connection| connection.may_go_on(cluster));
+        let free = state.connections.iter_mut().find(|connection| {
             // The pool's own count is no stream.
             Arc::strong_count(&connection.streams) <= connection.sender.current_max_send_streams()
         });
         if let Some(connection) = free {
+            connection.requests = connection.requests.saturating_add(1);
             return Turn::Use(connection.clone());
         }
         // A channel whose sender is gone belongs to one who gave up.
@@ -91,7 +110,7 @@ impl Http2Pool {
     /// attempt to connect.
     pub(super) async fn lease(&self, host: &Arc<Host>) -> Result<Lease, Failure> {
         loop {
-            match self.turn() {
+            match self.turn(&host.shared.cluster) {
                 Turn::Use(mut connection) => {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         return Ok(Lease {
@@ -161,6 +180,8 @@ impl Http2Pool {
             sender,
             local,
             streams: Arc::default(),
+            born: Instant::now(),
+            requests: 1,
         };
         self.lock().connections.push(connection.clone());
         Ok(Lease {
@@ -214,7 +235,9 @@ impl Lease {
         };
         let mut pipe = (!end).then(|| {
             let mut body = Body::new(body);
-            Box::pin(async move { send_body(stream, &mut body, Reason::INTERNAL_ERROR).await })
+            Box::pin(
+                async move { send_body(stream, &mut body, None, Reason::INTERNAL_ERROR).await },
+            )
         });
         let response = poll_fn(|cx| {
             if let Some(sending) = &mut pipe

@@ -32,8 +32,16 @@ pub(super) struct RouteAction {
     auto_host_rewrite: Option<bool>,
     timeout: Option<Time>,
     idle_timeout: Option<Time>,
+    max_stream_duration: Option<MaxStreamDuration>,
     retry_policy: Option<RetryPolicy>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
+}
+
+/// `envoy.config.route.v3.RouteAction.MaxStreamDuration`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct MaxStreamDuration {
+    max_stream_duration: Option<Time>,
 }
 
 /// `envoy.config.route.v3.WeightedCluster`.
@@ -180,6 +188,11 @@ impl Located<RouteAction> {
             cluster_header: action.cluster_header.as_ref().map(|name| name.0.clone()),
             timeout: action.timeout.map_or(Some(DEFAULT_TIMEOUT), Time::limit),
             idle_timeout: action.idle_timeout.map(|time| time.0),
+            max_stream_duration: action
+                .max_stream_duration
+                .as_ref()
+                .and_then(|max| max.max_stream_duration)
+                .map(|time| time.0),
             retry: action
                 .retry_policy
                 .as_ref()

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{address::Address, cluster::Cluster, listener::Listener};
+use super::{address::Address, cluster::Cluster, listener::Listener, overload::OverloadManager};
 use crate::config::{
     document::{Fault, Located, NodeId, Reader},
     snapshot::{Cluster as ClusterModel, Snapshot},
@@ -18,6 +18,7 @@ struct Bootstrap {
     static_resources: StaticResources,
     admin: Option<Admin>,
     layered_runtime: Option<LayeredRuntime>,
+    overload_manager: Option<OverloadManager>,
 }
 
 /// `envoy.config.bootstrap.v3.LayeredRuntime`.
@@ -137,6 +138,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         static_resources,
         admin,
         layered_runtime,
+        overload_manager,
     } = reader.read(root)?;
     let mut clusters = BTreeMap::new();
     for cluster in static_resources.clusters {
@@ -168,6 +170,9 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         listeners,
         clusters: loaded.clusters,
         files: Vec::new(),
+        overload: overload_manager
+            .map(|manager| manager.build(reader))
+            .transpose()?,
         warnings: Vec::new(),
     })
 }

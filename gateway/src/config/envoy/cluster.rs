@@ -1,6 +1,6 @@
 //! `Cluster`, with its protocol, its load balancing and its endpoints.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use extproc_client::host::HeaderLimits;
 use http::HeaderName;
@@ -46,6 +46,7 @@ pub(super) struct Cluster {
     load_balancing_policy: Option<Located<LoadBalancingPolicy>>,
     load_assignment: Option<Located<ClusterLoadAssignment>>,
     original_dst_lb_config: Option<OriginalDstLbConfig>,
+    max_requests_per_connection: Option<u32>,
     #[serde(default)]
     typed_extension_protocol_options: ByName<Subtree>,
     common_http_protocol_options: Option<HttpProtocolOptions>,
@@ -251,6 +252,11 @@ impl Located<Cluster> {
             idle_timeout: common
                 .idle_timeout
                 .map_or(Some(Duration::from_secs(3600)), Time::limit),
+            max_requests_per_connection: common
+                .max_requests_per_connection
+                .or(cluster.max_requests_per_connection)
+                .and_then(NonZeroU32::new),
+            max_connection_duration: common.max_connection_duration.and_then(Time::limit),
             lb: cluster.policy(reader, node)?,
             tls: match &cluster.transport_socket {
                 Some(socket) => socket.upstream(reader)?,

@@ -41,10 +41,13 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "xds_config_tracker_extension", "certificate_provider_instances",
     ]),
     ("Bootstrap", Note(NOT_DONE), &[
-        "overload_manager", "stats_sinks", "tracing", "header_prefix", "inline_headers",
+        "stats_sinks", "tracing", "header_prefix", "inline_headers",
     ]),
     ("Bootstrap", Refuse(NO_XDS), &["dynamic_resources", "config_sources", "hds_config"]),
     ("Bootstrap", Refuse(UNSUPPORTED), &["bootstrap_extensions"]),
+    ("OverloadManager", Note(NOT_DONE), &["loadshed_points", "buffer_factory_config"]),
+    ("OverloadAction", Refuse(UNSUPPORTED), &["typed_config"]),
+    ("ScaledTrigger", Ignore, &["scaling_threshold"]),
     ("StaticResources", Refuse("only secrets written where they are used are supported"), &[
         "secrets",
     ]),
@@ -74,7 +77,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("SubstitutionFormatString", Refuse(UNSUPPORTED), &["formatters"]),
     ("TransportSocket", Ignore, &["name"]),
     ("TypedExtensionConfig", Ignore, &["name"]),
-    ("HttpProtocolOptions", Note(NOT_DONE), &["max_requests_per_connection"]),
     ("Http1ProtocolOptions", Ignore, &[
         "use_balsa_parser", "allow_custom_methods", "override_stream_error_on_invalid_http_message",
     ]),
@@ -190,7 +192,10 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "host_rewrite_header", "host_rewrite_path_regex", "host_rewrite",
         "retry_policy_typed_config", "request_mirror_policies", "cors", "max_grpc_timeout",
         "grpc_timeout_offset", "internal_redirect_policy", "internal_redirect_action",
-        "max_internal_redirects", "max_stream_duration",
+        "max_internal_redirects",
+    ]),
+    ("MaxStreamDuration", Refuse(UNSUPPORTED), &[
+        "grpc_timeout_header_max", "grpc_timeout_header_offset",
     ]),
     ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
     ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
@@ -226,7 +231,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("Cluster", Note(NOT_DONE), &[
         "health_checks", "circuit_breakers", "outlier_detection", "common_lb_config",
-        "max_requests_per_connection", "connection_pool_per_downstream_connection",
+        "connection_pool_per_downstream_connection",
         "upstream_http_protocol_options",
     ]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),

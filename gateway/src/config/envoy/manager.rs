@@ -1,6 +1,6 @@
 //! `HttpConnectionManager`.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use extproc_client::host::{HeaderLimits, Metadata as MetadataModel};
 use serde::Deserialize;
@@ -146,6 +146,9 @@ impl Located<HttpConnectionManager> {
                     Some(size) => header_bytes(size)?,
                 },
             },
+            max_requests_per_connection: common
+                .max_requests_per_connection
+                .and_then(NonZeroU32::new),
             generate_request_id: manager.generate_request_id.unwrap_or(true),
             add_forwarded_proto: true,
             server_header: manager.server_header_transformation.0,

@@ -19,6 +19,7 @@ mod header;
 mod listener;
 mod manager;
 mod matcher;
+mod overload;
 mod per_filter;
 mod protocol;
 mod route;

@@ -17,6 +17,7 @@ pub(super) struct HttpProtocolOptions {
     pub(super) max_headers_count: Option<Located<u32>>,
     pub(super) max_response_headers_kb: Option<Located<u32>>,
     pub(super) max_stream_duration: Option<Time>,
+    pub(super) max_requests_per_connection: Option<u32>,
     pub(super) headers_with_underscores_action: Enum<Underscores>,
 }
 

@@ -303,6 +303,8 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
             accept_http_10: false,
         },
         http2: super::listeners::HTTP2,
+        max_requests_per_connection: None,
+        max_connection_duration: None,
         response_headers: HeaderLimits {
             count: 100,
             bytes: 80 * 1024,

@@ -134,6 +134,7 @@ fn manager(
     HttpManager {
         stat_prefix: format!("port_{port}"),
         codec: Codec::Auto,
+        max_requests_per_connection: None,
         filters: policies.filters(),
         routes: RouteTable {
             name: format!("port-{port}"),

@@ -312,6 +312,7 @@ fn forward(timeout: Option<Duration>, per_try_timeout: Option<Duration>) -> Forw
         cluster_header: None,
         timeout,
         idle_timeout: None,
+        max_stream_duration: None,
         retry: per_try_timeout.map(|limit| Retry {
             on: Vec::new(),
             count: 0,

@@ -1,6 +1,6 @@
 //! Clusters: who requests are sent to, and how.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
@@ -30,6 +30,10 @@ pub struct Cluster {
     pub buffer_limit: usize,
     /// Idle connections close after this. Default 1 h.
     pub idle_timeout: Option<Duration>,
+    /// `max_requests_per_connection`; `None` is no limit.
+    pub max_requests_per_connection: Option<NonZeroU32>,
+    /// `max_connection_duration`: no new request on a connection that is older. `None` is no limit.
+    pub max_connection_duration: Option<Duration>,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
     /// TLS to the endpoints.

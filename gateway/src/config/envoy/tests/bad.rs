@@ -55,6 +55,50 @@ fn the_small_file_loads() {
 }
 
 #[test]
+fn overload_managers() {
+    const HEAP: &str = "{name: heap, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: 1000}}";
+    let manager = |text: &str| {
+        let text = format!("overload_manager: {text}\nstatic_resources:\n  listeners:");
+        error("static_resources:\n  listeners:", &text)
+    };
+    let with_heap = |action: &str| {
+        manager(&format!(
+            "{{resource_monitors: [{HEAP}], actions: [{action}]}}"
+        ))
+    };
+    for (error, expected) in [
+        (
+            manager("{refresh_interval: 0s}"),
+            "overload_manager.refresh_interval: has to be 0.001s or more",
+        ),
+        (
+            manager(
+                "{resource_monitors: [{name: m, typed_config: {\"@type\": type.googleapis.com/a.B}}]}",
+            ),
+            "unsupported \"@type\" a.B",
+        ),
+        (
+            with_heap("{name: envoy.overload_actions.shrink_heap, triggers: []}"),
+            "action \"envoy.overload_actions.shrink_heap\" is not supported",
+        ),
+        (
+            with_heap(
+                "{name: envoy.overload_actions.stop_accepting_requests, triggers: [{name: other, threshold: {value: 0.5}}]}",
+            ),
+            "no fixed_heap monitor is named \"other\"",
+        ),
+        (
+            with_heap(
+                "{name: envoy.overload_actions.stop_accepting_requests, triggers: [{name: heap, threshold: {value: 1.5}}]}",
+            ),
+            "the threshold has to be from 0 to 1",
+        ),
+    ] {
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn runtime_layers_are_static() {
     for (layer, expected) in [
         ("rtds_layer: {name: r}", "rtds_layer"),

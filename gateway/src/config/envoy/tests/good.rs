@@ -66,6 +66,16 @@ fn listeners() {
 }
 
 #[test]
+fn overload_manager() {
+    let limits = full().overload.unwrap();
+    assert_eq!(limits.refresh, Duration::from_millis(250));
+    assert_eq!(limits.memory, Some(1 << 30));
+    assert_eq!(limits.connections, Some(5000));
+    assert_eq!(limits.stop_requests, Some(0.8));
+    assert_eq!(limits.stop_connections, Some(0.9));
+}
+
+#[test]
 fn connection_manager() {
     let snapshot = full();
     let manager = manager(&snapshot);
@@ -88,6 +98,8 @@ fn connection_manager() {
         Some(Duration::from_secs(3600))
     );
     assert_eq!(timeouts.max_stream_duration, None);
+    let most = manager.max_requests_per_connection.map(|most| most.get());
+    assert_eq!(most, Some(1000));
     assert_eq!(timeouts.drain, Duration::from_secs(3));
     assert_eq!(timeouts.delayed_close, Duration::from_millis(500));
     assert!(manager.http1.enable_trailers && manager.http1.accept_http_10);
@@ -226,6 +238,7 @@ fn route_actions() {
     assert_eq!(first.clusters[0].name, "upstream");
     assert_eq!(first.timeout, None);
     assert_eq!(first.idle_timeout, Some(Duration::from_secs(10)));
+    assert_eq!(first.max_stream_duration, Some(Duration::from_secs(40)));
     assert_eq!(first.prefix_rewrite.as_deref(), Some("/b"));
     assert_eq!(
         first.host_rewrite.as_ref().map(|host| host.as_bytes()),

@@ -1,0 +1,205 @@
+//! Time limits of an exchange: `stream_idle_timeout`, `request_timeout`, `max_stream_duration`.
+//!
+//! Whoever drives an exchange polls its [`Timers`] beside it. Before the response has begun, a limit
+//! that passed becomes a local reply ([`call`]); after that it ends the message. Time is kept by one
+//! timer, moved on when it fires early, because nearly every exchange ends before any of them.
+
+use std::{
+    borrow::Cow,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context as TaskContext, Poll, ready},
+    time::Duration,
+};
+
+use extproc_client::host::ResponseFlags;
+use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::time::{Instant, Sleep};
+
+use super::Context;
+use crate::{
+    body::Body, config::snapshot::RouteAction, exchange::Exchange, local, upstream::error::flag,
+};
+
+/// Which limit passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// `stream_idle_timeout`, or `idle_timeout` of the route: nothing has moved for so long.
+    Idle,
+    /// `request_timeout`: the request has not been received as a whole.
+    Request,
+    /// `max_stream_duration` of the route or else of the connection manager.
+    Duration,
+}
+
+/// The limits of one exchange.
+#[derive(Debug)]
+pub(super) struct Timers {
+    idle: Option<Duration>,
+    request: Option<Duration>,
+    duration: Option<Duration>,
+    sleep: Pin<Box<Sleep>>,
+    exchange: Arc<Exchange>,
+}
+
+impl Timers {
+    /// `None` if the exchange has no limit.
+    pub(super) fn new(exchange: &Arc<Exchange>) -> Option<Self> {
+        let timeouts = &exchange.http.timeouts;
+        let route = exchange.route();
+        let forward = route.as_ref().and_then(|route| match &route.route.action {
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Direct { .. } | RouteAction::Redirect(_) => None,
+        });
+        let own = forward.and_then(|forward| forward.max_stream_duration);
+        let duration = own
+            .or(timeouts.max_stream_duration)
+            .filter(|limit| !limit.is_zero());
+        let mut timers = Self {
+            idle: idle_limit(exchange),
+            request: timeouts.request.filter(|_| !exchange.request_done()),
+            duration,
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            exchange: exchange.clone(),
+        };
+        let (next, _) = timers.next()?;
+        timers.sleep.as_mut().reset(next);
+        Some(timers)
+    }
+
+    /// The response has begun: `request_timeout` is about what comes before that.
+    pub(super) fn answered(&mut self) {
+        self.request = None;
+    }
+
+    /// Ready when a limit has passed.
+    pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Expired> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let Some((next, expired)) = self.next() else {
+                return Poll::Pending;
+            };
+            if next <= Instant::now() {
+                return Poll::Ready(expired);
+            }
+            self.sleep.as_mut().reset(next);
+        }
+    }
+
+    /// Takes note that a limit ended the exchange after its response had begun.
+    pub(super) fn cut(&self, expired: Expired) {
+        count(&self.exchange, expired);
+        let (details, flags) = match expired {
+            Expired::Idle => ("stream_idle_timeout", flag::STREAM_IDLE_TIMEOUT),
+            Expired::Duration => ("max_duration_timeout", 0),
+            Expired::Request => ("request_overall_timeout", 0),
+        };
+        self.exchange.cut(details, ResponseFlags(flags));
+    }
+
+    /// The limit that passes first, as far as is known now.
+    fn next(&self) -> Option<(Instant, Expired)> {
+        let exchange = &self.exchange;
+        let start = Instant::from_std(exchange.start);
+        let after = |limit: Option<Duration>, since: Instant, what| {
+            limit.and_then(|limit| Some((since.checked_add(limit)?, what)))
+        };
+        let request = self.request.filter(|_| !exchange.request_done());
+        [
+            after(self.duration, start, Expired::Duration),
+            after(request, start, Expired::Request),
+            after(self.idle, start + exchange.moved_after(), Expired::Idle),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+}
+
+/// The time without movement after which an exchange ends: the route's, otherwise the connection
+/// manager's.
+pub(super) fn idle_limit(exchange: &Exchange) -> Option<Duration> {
+    let own = exchange
+        .route()
+        .and_then(|route| match &route.route.action {
+            RouteAction::Forward(forward) => forward.idle_timeout,
+            RouteAction::Direct { .. } | RouteAction::Redirect(_) => None,
+        });
+    own.or(exchange.http.timeouts.stream_idle)
+        .filter(|limit| !limit.is_zero())
+}
+
+/// Polls what may not be there.
+pub(super) fn poll(timers: &mut Option<Timers>, cx: &mut TaskContext<'_>) -> Poll<Expired> {
+    timers
+        .as_mut()
+        .map_or(Poll::Pending, |timers| timers.poll(cx))
+}
+
+/// Runs the chain; gives a local reply if a limit passes, or if the process has no memory for it.
+pub(super) async fn call(
+    context: &Context,
+    request: Request<Body>,
+    exchange: &Arc<Exchange>,
+    timers: &mut Option<Timers>,
+) -> Response<Body> {
+    if context.chain.overload.refuses_requests() {
+        // Not even the filters see it: they would need memory for that.
+        exchange.listener.stats.downstream_rq_overload_close.add();
+        return local::reply(
+            exchange.grpc,
+            StatusCode::SERVICE_UNAVAILABLE,
+            Cow::Borrowed("overloaded"),
+            "overload",
+            flag::OVERLOAD_MANAGER,
+        );
+    }
+    let mut response = pin!(context.chain.filters.call(request));
+    let response = poll_fn(|cx| {
+        if let Poll::Ready(response) = response.as_mut().poll(cx) {
+            return Poll::Ready(response);
+        }
+        poll(timers, cx).map(|expired| {
+            count(exchange, expired);
+            timed_out(exchange, expired)
+        })
+    })
+    .await;
+    if let Some(timers) = timers {
+        timers.answered();
+    }
+    response
+}
+
+fn count(exchange: &Exchange, expired: Expired) {
+    let stats = &exchange.listener.stats;
+    match expired {
+        Expired::Idle => stats.downstream_rq_idle_timeout.add(),
+        Expired::Request => stats.downstream_rq_timeout.add(),
+        Expired::Duration => stats.downstream_rq_max_duration_reached.add(),
+    }
+}
+
+fn timed_out(exchange: &Exchange, expired: Expired) -> Response<Body> {
+    // Whoever sent everything has to wait for others.
+    let status = match exchange.request_done() {
+        true => StatusCode::GATEWAY_TIMEOUT,
+        false => StatusCode::REQUEST_TIMEOUT,
+    };
+    let (body, details, flags) = match expired {
+        Expired::Idle => (
+            "stream timeout",
+            "stream_idle_timeout",
+            flag::STREAM_IDLE_TIMEOUT,
+        ),
+        Expired::Request => ("request timeout", "request_overall_timeout", 0),
+        Expired::Duration => ("downstream duration timeout", "max_duration_timeout", 0),
+    };
+    let mut reply = local::reply(exchange.grpc, status, Cow::Borrowed(body), details, flags);
+    if exchange.grpc && expired == Expired::Duration {
+        const DEADLINE_EXCEEDED: HeaderValue = HeaderValue::from_static("4");
+        reply.headers_mut().insert("grpc-status", DEADLINE_EXCEEDED);
+    }
+    reply
+}

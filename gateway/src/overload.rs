@@ -1,0 +1,241 @@
+//! What the process as a whole may hold: client connections and memory.
+//!
+//! Beyond its limits the gateway sheds load in an orderly way, before the kernel ends it or refuses it
+//! descriptors: new requests are answered 503, and closer to the limit new connections are closed.
+//! What was accepted goes on. The names are those of Envoy's `overload_manager`; without one in the
+//! configuration the limits come from what the process was given (`RLIMIT_NOFILE`, control group).
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use crate::config::snapshot::OverloadLimits;
+
+/// Shared by all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Overload {
+    limits: ArcSwap<OverloadLimits>,
+    connections: AtomicUsize,
+    pressure: AtomicU8,
+}
+
+/// How much of the memory is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Pressure {
+    None = 0,
+    /// No more requests.
+    Requests = 1,
+    /// No more connections either.
+    Connections = 2,
+}
+
+/// Holds a connection's place.
+#[derive(Debug)]
+pub(crate) struct Admitted(Arc<Overload>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a connection is closed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are as many as may be.
+    Count,
+    /// There is too little memory.
+    Memory,
+}
+
+impl Overload {
+    /// Takes other limits; without any, those that the system sets.
+    pub(crate) fn set(&self, configured: Option<OverloadLimits>) {
+        let limits = configured.unwrap_or_else(defaults);
+        tracing::debug!(?limits, "limits of the process");
+        self.limits.store(Arc::new(limits));
+    }
+
+    /// A place for one more client connection.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admitted, Refused> {
+        if self.pressure.load(Ordering::Relaxed) >= Pressure::Connections as u8 {
+            return Err(Refused::Memory);
+        }
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted(self.clone());
+        match self.limits.load().connections {
+            Some(most) if before >= most => Err(Refused::Count),
+            _ => Ok(admitted),
+        }
+    }
+
+    /// Whether new requests are to be answered 503.
+    pub(crate) fn refuses_requests(&self) -> bool {
+        self.pressure.load(Ordering::Relaxed) >= Pressure::Requests as u8
+    }
+
+    /// Looks at the memory again and again; never ends.
+    pub(crate) async fn watch(&self) {
+        loop {
+            let limits = self.limits.load_full();
+            let used = limits.memory.and_then(|memory| {
+                // A limit of 0 is reached at once.
+                Some(resident()? as f64 / memory.max(1) as f64)
+            });
+            self.update(&limits, used.unwrap_or(0.0));
+            tokio::time::sleep(limits.refresh).await;
+        }
+    }
+
+    fn update(&self, limits: &OverloadLimits, used: f64) {
+        let over = |threshold: Option<f64>| threshold.is_some_and(|threshold| used >= threshold);
+        let pressure = if over(limits.stop_connections) {
+            Pressure::Connections
+        } else if over(limits.stop_requests) {
+            Pressure::Requests
+        } else {
+            Pressure::None
+        };
+        let before = self.pressure.swap(pressure as u8, Ordering::Relaxed);
+        if before != pressure as u8 {
+            let percent = (used * 100.0).round();
+            match pressure {
+                Pressure::None => tracing::info!(percent, "memory is enough again"),
+                _ => tracing::warn!(percent, "memory is short: refusing {pressure:?}"),
+            }
+        }
+    }
+}
+
+/// From what the system gives the process: half of its descriptors for clients, since each may need
+/// another one to an upstream, and all of its memory.
+fn defaults() -> OverloadLimits {
+    OverloadLimits {
+        connections: open_files().map(|files| (files / 2).saturating_sub(64).max(16)),
+        memory: available(),
+        ..OverloadLimits::default()
+    }
+}
+
+/// The soft limit of open files.
+fn open_files() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// Memory that this process may use: that of its control group and those above, or of the machine.
+fn available() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| kilobytes(&text, "MemTotal:"));
+    let own = fs::read_to_string("/proc/self/cgroup").ok();
+    let group = own.and_then(|groups| group_limit(&groups, Path::new("/sys/fs/cgroup")));
+    machine.into_iter().chain(group).min()
+}
+
+/// The lowest limit of these control groups (version 2, or 1), below `root`.
+fn group_limit(groups: &str, root: &Path) -> Option<u64> {
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let (root, file) = if controllers.is_empty() {
+                (root.to_owned(), "memory.max")
+            } else if controllers.split(',').any(|name| name == "memory") {
+                (root.join("memory"), "memory.limit_in_bytes")
+            } else {
+                return None;
+            };
+            let group = root.join(path.trim_start_matches('/'));
+            group
+                .ancestors()
+                .take_while(|group| group.starts_with(&root))
+                .filter_map(|group| fs::read_to_string(group.join(file)).ok())
+                // `max` is no number, and no limit.
+                .filter_map(|limit| limit.trim().parse().ok())
+                .min()
+        })
+        .min()
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let number: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    number.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(connections: Option<usize>) -> OverloadLimits {
+        OverloadLimits {
+            connections,
+            memory: Some(1000),
+            ..OverloadLimits::default()
+        }
+    }
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let overload = Arc::new(Overload::default());
+        overload.set(Some(limits(Some(2))));
+        let first = overload.admit().unwrap();
+        let _second = overload.admit().unwrap();
+        assert_eq!(overload.admit().unwrap_err(), Refused::Count);
+        drop(first);
+        assert!(overload.admit().is_ok());
+    }
+
+    #[test]
+    fn memory_sheds_requests_first() {
+        let overload = Arc::new(Overload::default());
+        let state = |used| {
+            overload.update(&limits(None), used);
+            (overload.refuses_requests(), overload.admit().is_err())
+        };
+        assert_eq!(state(0.5), (false, false));
+        assert_eq!(state(0.91), (true, false));
+        assert_eq!(state(0.96), (true, true));
+        assert_eq!(state(0.5), (false, false));
+    }
+
+    #[test]
+    fn the_lowest_group_counts() {
+        let root = std::env::temp_dir().join(format!("overload-{}", std::process::id()));
+        let inner = root.join("outer/inner");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(root.join("outer/memory.max"), "4096\n").unwrap();
+        fs::write(inner.join("memory.max"), "max\n").unwrap();
+        assert_eq!(group_limit("0::/outer/inner\n", &root), Some(4096));
+        fs::write(inner.join("memory.max"), "1024\n").unwrap();
+        assert_eq!(group_limit("0::/outer/inner\n", &root), Some(1024));
+        assert_eq!(group_limit("0::/elsewhere\n", &root), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_says_what_there_is() {
+        assert!(resident().unwrap() > 100_000);
+        assert!(available().unwrap() > resident().unwrap());
+        assert!(open_files().unwrap() > 16);
+    }
+}
