@@ -4,13 +4,16 @@
 //! code under test cannot hide behind the same mistake in its test.
 
 pub mod activity;
+pub mod adversary;
 pub mod client;
 pub mod curl;
 pub mod exchange;
+pub mod frames;
 pub mod http1;
 pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod processor;
+pub mod rig;
 pub mod script;
 pub mod upstream;

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use observe::Kind;
+pub(crate) use reply::unchanged;
 pub use script::{Action, Answer, Answers, ProcessorScript, Step, Word};
 
 use super::activity::Activity;
@@ -344,7 +345,7 @@ impl Talk<'_> {
                 Step::Word(Word::Continue) => {
                     if let Some(message) = message
                         && let Some(reply) =
-                            reply::unchanged(message, self.echo.request, self.echo.response)
+                            unchanged(message, self.echo.request, self.echo.response)
                     {
                         self.send(&reply.encode_to_vec())?;
                     }

@@ -32,7 +32,7 @@ use crate::support::http1::bytes_of;
 use crate::support::script::{Field, split_line};
 
 /// The reply that changes nothing; a body gets its own bytes back as `streamed_response` where the mode asks for it.
-pub(super) fn unchanged(
+pub(crate) fn unchanged(
     message: &ProcessingRequest,
     duplex_request: bool,
     duplex_response: bool,
