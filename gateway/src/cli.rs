@@ -1,10 +1,18 @@
 //! The command line of the program `gateway`.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+};
 
 use clap::{Parser, ValueEnum};
 
-use crate::config::{self, Error, snapshot::Snapshot};
+use crate::config::{
+    self, Error,
+    manifests::{FileOptions, types::Key},
+    snapshot::{EndpointAddress, Snapshot},
+};
 
 /// A minimal HTTP gateway with Envoy's external processing protocol (ext_proc v3).
 ///
@@ -12,6 +20,7 @@ use crate::config::{self, Error, snapshot::Snapshot};
 ///
 ///   gateway --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8000 --ext-proc http://127.0.0.1:18080
 ///   gateway --config envoy.yaml
+///   gateway --config manifests/
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "gateway", version, verbatim_doc_comment)]
 pub struct Cli {
@@ -27,9 +36,29 @@ pub struct Cli {
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub ext_proc: Option<String>,
 
-    /// An Envoy bootstrap, YAML or JSON, instead of the flags above.
-    #[arg(long, short, value_name = "FILE")]
+    /// An Envoy bootstrap or Kubernetes manifests, YAML or JSON, instead of the flags above; manifests
+    /// may be a folder.
+    #[arg(long, short, value_name = "FILE|FOLDER")]
     pub config: Option<PathBuf>,
+
+    /// Where the port of a Service lives that has no EndpointSlice among the manifests; several times
+    /// for several endpoints.
+    #[arg(long, value_name = "NAMESPACE/NAME:PORT=HOST:PORT", value_parser = endpoints, requires = "config")]
+    pub endpoints: Vec<Endpoints>,
+
+    /// Bind this port in place of a listener's, such as 80=8080.
+    #[arg(long, value_name = "PORT=PORT", value_parser = listen_port, requires = "config")]
+    pub listen_port: Vec<(u16, u16)>,
+
+    /// The namespace of manifests that name none.
+    #[arg(
+        long,
+        short,
+        value_name = "NAME",
+        default_value = "default",
+        requires = "config"
+    )]
+    pub namespace: String,
 
     /// Check the configuration and exit.
     #[arg(long)]
@@ -58,6 +87,45 @@ pub struct Cli {
     pub log_level: String,
 }
 
+/// One `--endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The Service.
+    pub service: Key,
+    /// Its port.
+    pub port: u16,
+    /// Where that is.
+    pub address: EndpointAddress,
+}
+
+fn endpoints(text: &str) -> Result<Endpoints, String> {
+    let parsed = || {
+        let (service, address) = text.split_once('=')?;
+        let (namespace, service) = service.split_once('/')?;
+        let (name, port) = service.rsplit_once(':')?;
+        let (host, at) = address.rsplit_once(':')?;
+        let at = at.parse().ok()?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = match host.parse::<IpAddr>() {
+            Ok(ip) => EndpointAddress::Socket(SocketAddr::new(ip, at)),
+            Err(_) if host.is_empty() => return None,
+            Err(_) => EndpointAddress::Name(host.to_owned(), at),
+        };
+        Some(Endpoints {
+            service: Key::new(namespace, name),
+            port: port.parse().ok()?,
+            address,
+        })
+    };
+    parsed().ok_or_else(|| "expected NAMESPACE/NAME:PORT=HOST:PORT".to_owned())
+}
+
+fn listen_port(text: &str) -> Result<(u16, u16), String> {
+    text.split_once('=')
+        .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)))
+        .ok_or_else(|| "expected two ports, such as 80=8080".to_owned())
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogForm {
@@ -80,9 +148,24 @@ impl Cli {
     /// Names the flag, or file, line, column and path, of what is wrong or missing.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         match &self.config {
-            Some(path) => config::load_file(path),
+            Some(path) => config::load(path, &self.file_options()),
             None => config::from_flags(self),
         }
+    }
+
+    /// What a cluster would say of manifests.
+    fn file_options(&self) -> FileOptions {
+        let mut options = FileOptions {
+            listen_ports: self.listen_port.iter().copied().collect(),
+            namespace: self.namespace.clone(),
+            ..FileOptions::default()
+        };
+        for given in &self.endpoints {
+            let key = (given.service.clone(), given.port);
+            let known = options.endpoints.entry(key).or_default();
+            known.push(given.address.clone());
+        }
+        options
     }
 
     /// How many workers to run: as asked, otherwise one a core.
@@ -105,6 +188,22 @@ mod tests {
         let error = parse("gateway --config a.yaml --listen b").unwrap_err();
         assert!(error.to_string().contains("cannot be used with"), "{error}");
         assert!(parse("gateway --concurrency 0").is_err());
+    }
+
+    #[test]
+    fn endpoints_and_ports() {
+        let parsed = endpoints("demo/web:80=127.0.0.1:8000").unwrap();
+        assert_eq!(parsed.service, Key::new("demo", "web"));
+        assert_eq!(parsed.port, 80);
+        let address = EndpointAddress::Socket("127.0.0.1:8000".parse().unwrap());
+        assert_eq!(parsed.address, address);
+        let named = endpoints("demo/web:80=web.example:8000").unwrap().address;
+        assert_eq!(named, EndpointAddress::Name("web.example".into(), 8000));
+        for bad in ["", "a/b=c:1", "a:1=b:1", "a/b:1=:1", "a/b:1=c", "a/b:x=c:1"] {
+            assert!(endpoints(bad).is_err(), "{bad}");
+        }
+        assert_eq!(listen_port("80=8080"), Ok((80, 8080)));
+        assert!(listen_port("80").is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tower::Service;
 
 use crate::{
     body::{Body, BoxError},
+    conditions::Conditions,
     config::snapshot::{Filter, FilterKind, HeaderChange, HttpManager, SetMetadata},
     exchange::Exchange,
     metadata, mutate,
@@ -47,6 +48,11 @@ pub(crate) fn chain(
             }),
             FilterKind::SetMetadata(entries) => Arc::new(MetadataFilter {
                 entries: entries.clone(),
+                inner,
+            }),
+            FilterKind::Conditions { filter, reselect } => Arc::new(Conditions {
+                filter: filter.clone(),
+                reselect: *reselect,
                 inner,
             }),
         })

@@ -151,7 +151,11 @@ async fn proxy(
     let grpc = is_grpc(&parts.headers);
     let Some(upstream) = upstreams.get(name) else {
         tracing::warn!(cluster = %name, "the route's cluster is not configured");
-        return failed(grpc, &Failure::UnknownCluster, 0, 0);
+        let mut response = failed(grpc, &Failure::UnknownCluster, 0, 0);
+        if let (false, Some(status)) = (grpc, forward.missing_cluster) {
+            *response.status_mut() = status;
+        }
+        return response;
     };
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();

@@ -13,6 +13,7 @@ mod access_log;
 mod admin;
 mod body;
 pub mod cli;
+mod conditions;
 pub mod config;
 mod connection;
 mod drain;

@@ -52,7 +52,15 @@ fn run(cli: &Cli) -> Result<(), String> {
     }
     watcher.watch(cli.config.iter().chain(&snapshot.files));
     let options = Options::default().concurrency(cli.workers().get());
-    let running = Gateway::start(snapshot, options).map_err(|error| error.to_string())?;
+    let running = Gateway::start(snapshot, options).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need privileges: where manifests ask for one, bind another in its place with --listen-port 80=8080"
+            }
+            _ => "",
+        };
+        format!("{error}{hint}")
+    })?;
     tell(&running);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()

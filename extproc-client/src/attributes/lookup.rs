@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, Version, header};
 
-use super::{Encoded, Headers, View, print, text};
+use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
     headers::{authority, scheme},
     host::{Metadata, ResponseDetails, ResponseFlags},
@@ -70,6 +70,7 @@ pub(super) fn fields(root: &str) -> &'static [&'static str] {
             "size",
             "total_size",
             "headers_bytes",
+            vocabulary::URI,
         ],
         "response" => &[
             "code",
@@ -82,7 +83,7 @@ pub(super) fn fields(root: &str) -> &'static [&'static str] {
             "total_size",
             "headers_bytes",
         ],
-        "source" | "destination" => &["address", "port"],
+        "source" | "destination" => &["address", "port", vocabulary::IP],
         "connection" => &[
             "id",
             "mtls",
@@ -205,6 +206,7 @@ impl<'a> View<'a> {
                 .split_once('?')
                 .map_or("", |(_, query)| query)
                 .into(),
+            vocabulary::URI => self.request?.uri.to_string().into(),
             "host" => header(":authority")?,
             "scheme" => scheme(self.request?).into(),
             "method" => self.request?.method.as_str().into(),
@@ -363,6 +365,7 @@ fn address<'a>(address: Option<SocketAddr>, field: &str) -> Option<Item<'a>> {
     let address = address?;
     match field {
         "address" => Some(Item::Text(address.to_string().into())),
+        vocabulary::IP => Some(Item::Text(address.ip().to_string().into())),
         "port" => Some(count(address.port().into())),
         _ => None,
     }

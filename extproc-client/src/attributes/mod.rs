@@ -11,6 +11,7 @@ mod lookup;
 mod print;
 mod text;
 mod value;
+mod vocabulary;
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,9 +25,10 @@ use prost::encoding::{
 };
 
 use self::lookup::Item;
+pub use self::vocabulary::Vocabulary;
 use crate::{
     config::AttributeSet,
-    host::{HostFacts, UpstreamInfo},
+    host::{ExchangeContext, HostFacts, UpstreamInfo},
     metadata::DynamicMetadata,
 };
 
@@ -112,6 +114,14 @@ impl Expression {
     /// # Errors
     /// `text` is not CEL, or calls a function that does not exist.
     pub fn compile(text: &str) -> Result<Self, String> {
+        Self::compile_with(text, Vocabulary::Envoy)
+    }
+
+    /// Compiles `text` with the names of a vocabulary.
+    ///
+    /// # Errors
+    /// As [`compile`](Self::compile).
+    pub fn compile_with(text: &str, vocabulary: Vocabulary) -> Result<Self, String> {
         let program = ENV.compile(text).map_err(|errors| {
             let text = errors.to_string();
             let line = text.lines().next().unwrap_or_default();
@@ -123,7 +133,9 @@ impl Expression {
         }) {
             return Err(format!("unknown function {unknown:?}"));
         }
-        let form = match plain(program.expression()) {
+        let mut expression = program.expression().clone();
+        vocabulary.translate(&mut expression);
+        let form = match plain(&expression) {
             Some(form) => form,
             None => {
                 let roots = ROOTS
@@ -131,12 +143,38 @@ impl Expression {
                     .copied()
                     .filter(|root| references.has_variable(root))
                     .collect();
-                let mut expression = program.expression().clone();
                 lower_header_names(&mut expression);
                 Form::Cel(Arc::new(Compiled { expression, roots }))
             }
         };
         Ok(Self { form })
+    }
+
+    /// Whether the expression is true of a request, before it goes anywhere. What has no value is not
+    /// true.
+    pub fn holds(&self, request: &http::request::Parts, context: &ExchangeContext) -> bool {
+        let view = View::of_request(request, context);
+        matches!(self.evaluate(&view), Some(Item::Bool(true)))
+    }
+
+    /// The expression's value for a request, before it goes anywhere: a boolean, a number, or text as a
+    /// processor would get it.
+    pub fn value(
+        &self,
+        request: &http::request::Parts,
+        context: &ExchangeContext,
+    ) -> Option<prost_types::Value> {
+        use prost_types::value::Kind;
+        let view = View::of_request(request, context);
+        let kind = match self.evaluate(&view)? {
+            Item::Null => return None,
+            item => match item.encoded() {
+                Encoded::Bool(value) => Kind::BoolValue(value),
+                Encoded::Number(value) => Kind::NumberValue(value),
+                Encoded::Text(text) => Kind::StringValue(text.into_owned()),
+            },
+        };
+        Some(prost_types::Value { kind: Some(kind) })
     }
 
     fn evaluate<'a>(&'a self, view: &'a View<'a>) -> Option<Item<'a>> {
@@ -232,6 +270,21 @@ pub(crate) struct View<'a> {
     pub(crate) facts: &'a HostFacts,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
     pub(crate) metadata: &'a DynamicMetadata,
+}
+
+impl<'a> View<'a> {
+    fn of_request(request: &'a http::request::Parts, context: &'a ExchangeContext) -> Self {
+        Self {
+            request: Some(request),
+            response: None,
+            response_trailers: None,
+            request_size: 0,
+            response_size: 0,
+            facts: &context.facts,
+            upstream: None,
+            metadata: &context.metadata,
+        }
+    }
 }
 
 /// Encodes the values of `set` as a `google.protobuf.Struct`; what has no value is left out.

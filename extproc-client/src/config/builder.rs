@@ -8,13 +8,35 @@ use super::{
     AttributeSet, BodyMode, ConfigError, FilterConfig, ForwardRules, MetadataOptions,
     MutationRules, ProcessingMode, RouteCacheAction, Service,
 };
+use crate::attributes::Expression;
 
 /// Builds a [`FilterConfig`]; see [`FilterConfig::builder`]. What is not set has Envoy's default.
 #[derive(Clone, Debug)]
 pub struct FilterConfigBuilder {
     config: FilterConfig,
-    request_attributes: Vec<String>,
-    response_attributes: Vec<String>,
+    request_attributes: Attributes,
+    response_attributes: Attributes,
+}
+
+/// Each with its name; not compiled yet, or compiled by the caller.
+#[derive(Clone, Debug)]
+enum Attributes {
+    Texts(Vec<String>),
+    Named(Vec<(String, Expression)>),
+}
+
+impl Attributes {
+    fn compile(&self, field: &'static str) -> Result<AttributeSet, ConfigError> {
+        match self {
+            Self::Texts(texts) => {
+                let named = texts.iter().map(|text| (text.clone(), text.as_str()));
+                AttributeSet::compile(field, named)
+            }
+            Self::Named(entries) => Ok(AttributeSet {
+                entries: entries.as_slice().into(),
+            }),
+        }
+    }
 }
 
 macro_rules! setters {
@@ -57,8 +79,8 @@ impl FilterConfigBuilder {
                 allow_content_length_header: false,
                 graceful_close: None,
             },
-            request_attributes: Vec::new(),
-            response_attributes: Vec::new(),
+            request_attributes: Attributes::Texts(Vec::new()),
+            response_attributes: Attributes::Texts(Vec::new()),
         }
     }
 
@@ -121,7 +143,28 @@ impl FilterConfigBuilder {
         mut self,
         expressions: impl IntoIterator<Item = I>,
     ) -> Self {
-        self.request_attributes = expressions.into_iter().map(Into::into).collect();
+        self.request_attributes =
+            Attributes::Texts(expressions.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Expressions sent with the first message of the request direction, each under a name of its own.
+    #[must_use]
+    pub fn named_request_attributes(
+        mut self,
+        expressions: impl IntoIterator<Item = (String, Expression)>,
+    ) -> Self {
+        self.request_attributes = Attributes::Named(expressions.into_iter().collect());
+        self
+    }
+
+    /// Expressions sent with the first message of the response direction, each under a name of its own.
+    #[must_use]
+    pub fn named_response_attributes(
+        mut self,
+        expressions: impl IntoIterator<Item = (String, Expression)>,
+    ) -> Self {
+        self.response_attributes = Attributes::Named(expressions.into_iter().collect());
         self
     }
 
@@ -131,7 +174,8 @@ impl FilterConfigBuilder {
         mut self,
         expressions: impl IntoIterator<Item = I>,
     ) -> Self {
-        self.response_attributes = expressions.into_iter().map(Into::into).collect();
+        self.response_attributes =
+            Attributes::Texts(expressions.into_iter().map(Into::into).collect());
         self
     }
 
@@ -140,12 +184,9 @@ impl FilterConfigBuilder {
     /// # Errors
     /// Names the field that is out of its range or at odds with another.
     pub fn build(mut self) -> Result<FilterConfig, ConfigError> {
-        let compile = |field, list: &[String]| {
-            AttributeSet::compile(field, list.iter().map(|text| (text.clone(), text.as_str())))
-        };
-        self.config.request_attributes = compile("request_attributes", &self.request_attributes)?;
+        self.config.request_attributes = self.request_attributes.compile("request_attributes")?;
         self.config.response_attributes =
-            compile("response_attributes", &self.response_attributes)?;
+            self.response_attributes.compile("response_attributes")?;
         self.config.check()
     }
 }

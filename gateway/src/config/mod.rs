@@ -1,7 +1,7 @@
-//! Front ends (flags, Envoy bootstrap) that build one [`Snapshot`].
+//! Front ends (flags, Envoy bootstrap, Kubernetes manifests) that build one [`Snapshot`].
 //!
-//! [`load_file`] and [`parse_envoy`] read Envoy's bootstrap, [`from_flags`] serves the command line
-//! that needs no file. Whatever comes back is checked as a whole: nothing starts on a configuration
+//! [`load`] reads files of either language, [`parse_envoy`] Envoy's bootstrap, [`from_flags`] serves the
+//! command line that needs no file. Whatever comes back is checked as a whole: nothing starts on a configuration
 //! that is half understood.
 
 mod document;
@@ -13,19 +13,59 @@ pub mod snapshot;
 
 use std::path::Path;
 
-use self::snapshot::Snapshot;
+use self::{
+    document::Document,
+    manifests::{FileOptions, files},
+    snapshot::Snapshot,
+};
 pub use self::{envoy::parse as parse_envoy, error::Error, flags::from_flags};
 
-/// Reads an Envoy bootstrap, YAML or JSON, from a file.
+/// Reads an Envoy bootstrap or Kubernetes manifests, YAML or JSON, from a file, or manifests from all
+/// files of a folder. What would need a cluster has its default; see [`load`].
 ///
 /// # Errors
 /// Names the file, and line, column and path of the first thing that is wrong or not supported.
 pub fn load_file(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
+    load(path, &FileOptions::default())
+}
+
+/// As [`load_file`], with what a cluster would say of manifests.
+///
+/// # Errors
+/// Names the file, and line, column and path of the first thing that is wrong or not supported; or the
+/// flag that is missing.
+pub fn load(path: impl AsRef<Path>, options: &FileOptions) -> Result<Snapshot, Error> {
     let path = path.as_ref();
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
+    let read = |path: &Path| {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::whole(&name, format!("cannot be read: {error}")))?;
+        Ok((name, text))
+    };
+    if !path.is_dir() {
+        let (name, text) = read(path)?;
+        let document = Document::parse(&name, &text)?;
+        return match files::is_manifests(&document) {
+            true => files::snapshot(&name, &[document], options),
+            false => parse_envoy(&name, &text),
+        };
+    }
+    let found = files::list(path)
         .map_err(|error| Error::whole(&name, format!("cannot be read: {error}")))?;
-    parse_envoy(&name, &text)
+    let mut documents = Vec::with_capacity(found.len());
+    for file in &found {
+        let (name, text) = read(file)?;
+        let document = Document::parse(&name, &text)?;
+        if !document.roots().is_empty() && !files::is_manifests(&document) {
+            return Err(Error::whole(
+                name,
+                "a folder may only hold Kubernetes manifests",
+            ));
+        }
+        documents.push(document);
+    }
+    files::snapshot(&name, &documents, options)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::{
 
 use extproc_client::{
     FilterConfig,
+    attributes::Expression,
     config::StringMatcher,
     host::{HeaderLimits, RouteFacts, RouteOverrides},
 };
@@ -251,6 +252,13 @@ pub enum FilterKind {
     },
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
+    /// Decides over the [`Choice`] of a filter behind it.
+    Conditions {
+        /// The filter's name.
+        filter: String,
+        /// Choose the route again first: a filter in front may have changed the request.
+        reselect: bool,
+    },
 }
 
 /// One entry of a `set_metadata` filter.
@@ -345,6 +353,30 @@ pub struct Route {
     pub overrides: Arc<RouteOverrides>,
     /// Names and metadata, for attributes.
     pub facts: Arc<RouteFacts>,
+    /// Filters whose configuration depends on the request; instead of their entry in `overrides`.
+    pub choices: Arc<[Choice]>,
+}
+
+/// The configurations of a filter among which a request decides.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The filter's name.
+    pub filter: String,
+    /// The first whose condition holds; the filter is off if none does.
+    pub cases: Arc<[Case]>,
+}
+
+/// One configuration with what belongs to it.
+#[derive(Debug)]
+pub struct Case {
+    /// When it holds; always if unset.
+    pub condition: Option<Expression>,
+    /// What the filter runs with.
+    pub config: Arc<FilterConfig>,
+    /// Dynamic metadata to set before: namespace, and name with value.
+    pub metadata: Vec<(String, Vec<(String, Expression)>)>,
+    /// Metadata of the gRPC call: name and value.
+    pub initial_metadata: Vec<(String, Expression)>,
 }
 
 /// Which requests a route takes.
@@ -428,8 +460,8 @@ pub enum RouteAction {
     Redirect(Redirect),
 }
 
-/// `envoy.config.route.v3.RouteAction`.
-#[derive(Debug)]
+/// `envoy.config.route.v3.RouteAction`. The default forwards to nothing, without a time limit.
+#[derive(Debug, Default)]
 pub struct Forward {
     /// Where to; weights are relative.
     pub clusters: Vec<WeightedCluster>,
@@ -451,6 +483,8 @@ pub struct Forward {
     pub host_rewrite: Option<HeaderValue>,
     /// Replaces the authority by the endpoint's host name.
     pub auto_host_rewrite: bool,
+    /// The answer where the cluster is not in the snapshot (`cluster_not_found_response_code`). Default 503.
+    pub missing_cluster: Option<StatusCode>,
     /// Upgrade types that this route allows or not, before the connection manager's.
     pub upgrades: Vec<(String, bool)>,
 }

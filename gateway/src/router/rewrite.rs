@@ -58,7 +58,12 @@ fn replace_match(path: &str, matches: &RouteMatch, with: &str) -> String {
         PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => path.len(),
     };
     let rest = path.get(matched..).unwrap_or_default();
-    format!("{with}{rest}")
+    // A target without its slash is none (RFC 9112 §3.2.1).
+    let slash = match with.starts_with('/') || (with.is_empty() && rest.starts_with('/')) {
+        true => "",
+        false => "/",
+    };
+    format!("{slash}{with}{rest}")
 }
 
 /// The `location` of a redirect.
@@ -169,6 +174,7 @@ mod tests {
             regex_rewrite: None,
             host_rewrite: Some(http::HeaderValue::from_static("b.example")),
             auto_host_rewrite: false,
+            missing_cluster: None,
             upgrades: Vec::new(),
         };
         rewrite(&mut from, &prefix("/a"), &forward, None);

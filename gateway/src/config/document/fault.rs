@@ -35,6 +35,12 @@ impl Fault {
         self
     }
 
+    /// With more of the place in front of the message.
+    pub(crate) fn within(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
     pub(crate) fn node(&self) -> Option<NodeId> {
         self.node
     }

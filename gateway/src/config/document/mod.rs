@@ -89,6 +89,41 @@ impl Document {
         }
     }
 
+    /// The documents of the file.
+    pub(crate) fn roots(&self) -> &[NodeId] {
+        &self.roots
+    }
+
+    /// The value of a field; `None` if there is none, or the node is no mapping.
+    pub(crate) fn field(&self, node: NodeId, name: &str) -> Option<NodeId> {
+        let Kind::Mapping(entries) = self.kind(node) else {
+            return None;
+        };
+        let entry = entries.iter().find(|(key, _)| self.text(*key) == name);
+        entry.map(|(_, value)| *value)
+    }
+
+    /// The items of a sequence; nothing for anything else.
+    pub(crate) fn items(&self, node: NodeId) -> &[NodeId] {
+        match self.kind(node) {
+            Kind::Sequence(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// The text of a string.
+    pub(crate) fn string(&self, node: NodeId) -> Option<&str> {
+        match self.kind(node) {
+            Kind::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_null(&self, node: NodeId) -> bool {
+        matches!(self.kind(node), Kind::Null)
+    }
+
     /// Gives a finding its place.
     pub(crate) fn error(&self, fault: Fault) -> Error {
         match fault.node() {

@@ -213,6 +213,7 @@ impl Located<RouteAction> {
                 .as_ref()
                 .map(|host| host.0.clone()),
             auto_host_rewrite,
+            missing_cluster: None,
             upgrades: upgrades(&action.upgrade_configs)?,
         })
     }

@@ -259,6 +259,7 @@ impl Located<Route> {
             response_headers,
             overrides: Arc::new(Level::merge(&[table, host, &own], filters)),
             facts: Arc::new(facts),
+            choices: Arc::new([]),
         })
     }
 }

@@ -10,7 +10,7 @@ use super::{
     gateways::ListenerState,
     hostname::Hostname,
     policies::Policies,
-    routes::{Match, Place, RoutePlan, RulePlan},
+    routes::{self, Match, Place, RoutePlan, RulePlan},
     types::{Key, Protocol},
 };
 use crate::config::snapshot::{
@@ -249,15 +249,14 @@ fn routes(
         listener: bound.state.spec,
         virtual_host: domain,
     };
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            let rule = candidate.rule.spec.name.as_deref();
-            let overrides =
-                policies.overrides(bound.gateway, &bound.state.spec.name, candidate.key, rule);
-            candidate
-                .rule
-                .route(candidate.key, candidate.matched, place, &overrides)
-        })
-        .collect()
+    let listener = &bound.state.spec.name;
+    let routes = candidates.into_iter().map(|candidate| {
+        let rule = candidate.rule.spec.name.as_deref();
+        let effects = policies.effects(bound.gateway, listener, candidate.key, rule);
+        candidate
+            .rule
+            .route(candidate.key, candidate.matched, place, effects)
+    });
+    let nowhere = policies.without_route(bound.gateway, listener);
+    routes.chain(nowhere.map(routes::nowhere)).collect()
 }

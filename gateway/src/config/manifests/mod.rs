@@ -10,12 +10,14 @@
 
 mod attach;
 mod backends;
+pub(super) mod files;
 mod gateways;
 mod hostname;
 mod listeners;
 mod objects;
 mod policies;
 mod routes;
+mod schema;
 mod status;
 mod translate;
 pub mod types;
@@ -28,6 +30,7 @@ use std::{
 
 use self::types::Key;
 pub use self::{
+    files::FileOptions,
     objects::{Kind, Objects, Resource},
     status::{
         AncestorStatus, Condition, GatewayStatus, ListenerStatus, RouteParentStatus, Statuses,
@@ -120,3 +123,6 @@ pub struct Translation {
     /// [`Scope::endpoints`].
     pub without_endpoints: Vec<(Key, u16)>,
 }
+
+#[cfg(test)]
+mod tests;

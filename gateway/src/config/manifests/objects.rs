@@ -60,6 +60,15 @@ macro_rules! kinds {
                 }
             }
 
+            /// The versions of its group that are known, the newest first.
+            pub fn versions(self) -> &'static [&'static str] {
+                match self.group() {
+                    GATEWAY_API => &["v1", "v1beta1"],
+                    AGENTGATEWAY => &["v1alpha1"],
+                    _ => &["v1"],
+                }
+            }
+
             /// Whether its objects have a namespace.
             pub fn namespaced(self) -> bool {
                 match self {

@@ -7,11 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use extproc_client::{
-    FilterConfig,
-    config::{GrpcService, Service},
-    host::RouteOverrides,
-};
+use extproc_client::host::RouteOverrides;
 
 use self::compile::Compiled;
 use super::{
@@ -24,7 +20,7 @@ use super::{
         ParentRef, Phase,
     },
 };
-use crate::config::snapshot::{Filter, FilterKind};
+use crate::config::snapshot::{Choice, Filter, FilterKind};
 
 /// The filter of each phase, in the order in which requests meet them.
 const FILTERS: [(Phase, &str); 2] = [
@@ -107,14 +103,9 @@ impl Policies {
         key: &Key,
         policy: &AgentgatewayPolicy,
     ) {
-        let Targets {
-            found,
-            missing,
-            foreign,
-        } = world.targets(key, policy);
+        let Targets { found, missing } = world.targets(key, policy);
         if found.is_empty() && missing.is_empty() {
             // Nothing of ours: nothing to say.
-            debug_assert!(foreign || policy.spec.target_refs.is_empty());
             return;
         }
         let spec = &policy.spec;
@@ -258,47 +249,59 @@ impl Policies {
 
     /// The filters that every listener has; routes switch them on.
     pub(super) fn filters(&self) -> Vec<Filter> {
-        FILTERS
-            .iter()
-            .filter(|(phase, _)| {
-                let pre_routing = *phase == Phase::PreRouting;
-                self.winners.keys().any(|(pre, _)| *pre == pre_routing)
-            })
-            .filter_map(|(_, name)| {
-                let nobody = Service::Grpc(GrpcService::cluster(""));
-                Some(Filter {
-                    name: (*name).to_owned(),
+        let any = |pre_routing: bool, wanted: fn(&Winner) -> bool| {
+            let mut winners = self.winners.iter();
+            winners.any(|((pre, _), winner)| *pre == pre_routing && wanted(winner))
+        };
+        let has_pre = any(true, |_| true);
+        let mut filters = Vec::new();
+        for (phase, name) in FILTERS {
+            let pre_routing = phase == Phase::PreRouting;
+            let reselect = has_pre && !pre_routing;
+            if reselect || any(pre_routing, |winner| winner.compiled.depends()) {
+                filters.push(Filter {
+                    name: format!("{name}.conditions"),
+                    disabled: false,
+                    kind: FilterKind::Conditions {
+                        filter: name.to_owned(),
+                        reselect,
+                    },
+                });
+            }
+            if any(pre_routing, |_| true) {
+                filters.push(Filter {
+                    name: name.to_owned(),
                     disabled: true,
-                    kind: FilterKind::ExtProc(Arc::new(
-                        FilterConfig::builder(nobody).build().ok()?,
-                    )),
-                })
-            })
-            .collect()
+                    kind: FilterKind::ExtProc(compile::refusing()),
+                });
+            }
+        }
+        filters
+    }
+
+    /// What the filters do for requests that no route of a listener takes: those of the phase before
+    /// routing see them. `None` if there are none.
+    pub(super) fn without_route(&self, gateway: &Key, listener: &str) -> Option<Effects> {
+        let mut effects = Effects::default();
+        self.pre_routing(gateway, listener, &mut effects);
+        (!effects.overrides.filters.is_empty()).then_some(effects)
     }
 
     /// What the filters do for a rule of a route on a listener.
-    pub(super) fn overrides(
+    pub(super) fn effects(
         &self,
         gateway: &Key,
         listener: &str,
         route: &Key,
         rule: Option<&str>,
-    ) -> Arc<RouteOverrides> {
+    ) -> Effects {
+        let mut effects = Effects::default();
+        self.pre_routing(gateway, listener, &mut effects);
         let mut levels = vec![
             Target::Gateway(gateway.clone()),
             Target::Listener(gateway.clone(), listener.to_owned()),
+            Target::Route(route.clone()),
         ];
-        let mut filters = Vec::new();
-        // Before routing nothing is known of routes, and the listener's policy goes first.
-        let pre = levels
-            .iter()
-            .rev()
-            .find_map(|target| self.winners.get(&(true, target.clone())));
-        if let Some(config) = pre.and_then(|winner| winner.compiled.config()) {
-            filters.push((FILTERS[0].1.to_owned(), Some(config)));
-        }
-        levels.push(Target::Route(route.clone()));
         if let Some(rule) = rule {
             levels.push(Target::Rule(route.clone(), rule.to_owned()));
         }
@@ -306,19 +309,53 @@ impl Policies {
             .into_iter()
             .filter_map(|target| self.winners.get(&(false, target)))
             .collect();
-        let post = said
-            .iter()
-            .find(|winner| winner.locked)
-            .or_else(|| said.last());
-        if let Some(config) = post.and_then(|winner| winner.compiled.config()) {
-            filters.push((FILTERS[1].1.to_owned(), Some(config)));
+        // The least specific one that is locked, otherwise the most specific one.
+        let winner = said.iter().find(|winner| winner.locked).or(said.last());
+        if let Some(winner) = winner {
+            effects.add(FILTERS[1].1, &winner.compiled);
         }
-        Arc::new(RouteOverrides { filters })
+        effects
+    }
+
+    /// Before routing nothing is known of routes, and the listener's policy goes first.
+    fn pre_routing(&self, gateway: &Key, listener: &str, effects: &mut Effects) {
+        let levels = [
+            Target::Listener(gateway.clone(), listener.to_owned()),
+            Target::Gateway(gateway.clone()),
+        ];
+        let winner = levels
+            .into_iter()
+            .find_map(|target| self.winners.get(&(true, target)));
+        if let Some(winner) = winner {
+            effects.add(FILTERS[0].1, &winner.compiled);
+        }
     }
 
     /// The largest buffered body on a Gateway, in bytes.
     pub(super) fn buffer_limit(&self, gateway: &Key) -> Option<usize> {
         self.buffers.get(gateway).copied()
+    }
+}
+
+/// What policies come to for one route.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Effects {
+    pub(super) overrides: RouteOverrides,
+    pub(super) choices: Vec<Choice>,
+}
+
+impl Effects {
+    fn add(&mut self, filter: &str, compiled: &Compiled) {
+        // Where a request decides, the filter is off until it has.
+        self.overrides
+            .filters
+            .push((filter.to_owned(), compiled.config()));
+        if compiled.depends() {
+            self.choices.push(Choice {
+                filter: filter.to_owned(),
+                cases: compiled.cases.clone(),
+            });
+        }
     }
 }
 
@@ -335,8 +372,6 @@ struct Targets {
     found: Vec<Found>,
     /// Targets that do not exist or reach no Gateway of ours, with the reason.
     missing: Vec<String>,
-    /// There are targets that other controllers look after.
-    foreign: bool,
 }
 
 impl World<'_> {
@@ -409,9 +444,9 @@ impl World<'_> {
                 let Some((index, gateway)) =
                     index.and_then(|index| Some((index, self.gateways.get(index)?)))
                 else {
-                    match self.objects.get::<Gateway>(&key) {
-                        Some(_) => targets.foreign = true,
-                        None => targets.missing.push(format!("no Gateway {key}")),
+                    // One of another class is not ours to speak of.
+                    if self.objects.get::<Gateway>(&key).is_none() {
+                        targets.missing.push(format!("no Gateway {key}"));
                     }
                     return;
                 };

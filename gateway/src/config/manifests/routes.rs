@@ -5,7 +5,7 @@ mod matches;
 
 use std::{sync::Arc, time::Duration};
 
-use extproc_client::host::{RouteFacts, RouteOverrides};
+use extproc_client::host::RouteFacts;
 use http::StatusCode;
 
 use self::filters::{Effect, Filters};
@@ -14,6 +14,7 @@ use super::{
     backends::Backends,
     duration,
     gateways::Referrer,
+    policies::Effects,
     status::Reason,
     types::{BackendRef, GATEWAY_API, HttpRoute, HttpRouteRule, Key, Listener},
 };
@@ -233,7 +234,7 @@ impl RulePlan<'_> {
         key: &Key,
         matched: &Match,
         place: Place<'_>,
-        overrides: &Arc<RouteOverrides>,
+        effects: Effects,
     ) -> Arc<Route> {
         let facts = |cluster: &str| {
             let route_name = match &self.spec.name {
@@ -293,10 +294,24 @@ impl RulePlan<'_> {
             action,
             request_headers,
             response_headers,
-            overrides: overrides.clone(),
+            overrides: Arc::new(effects.overrides),
             facts: facts(""),
+            choices: effects.choices.into(),
         })
     }
+}
+
+/// The route for requests that no other one takes.
+pub(super) fn nowhere(effects: Effects) -> Arc<Route> {
+    Arc::new(Route {
+        matches: Match::everything().to_snapshot(),
+        action: direct(StatusCode::NOT_FOUND),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        overrides: Arc::new(effects.overrides),
+        facts: Arc::default(),
+        choices: effects.choices.into(),
+    })
 }
 
 fn direct(status: StatusCode) -> RouteAction {
@@ -308,21 +323,15 @@ fn direct(status: StatusCode) -> RouteAction {
 
 fn forward(timeout: Option<Duration>, per_try_timeout: Option<Duration>) -> Forward {
     Forward {
-        clusters: Vec::new(),
-        cluster_header: None,
+        // A share of traffic whose backend cannot be used.
+        missing_cluster: Some(StatusCode::INTERNAL_SERVER_ERROR),
         timeout,
-        idle_timeout: None,
-        max_stream_duration: None,
         retry: per_try_timeout.map(|limit| Retry {
             on: Vec::new(),
             count: 0,
             per_try_timeout: Some(limit),
             status_codes: Vec::new(),
         }),
-        prefix_rewrite: None,
-        regex_rewrite: None,
-        host_rewrite: None,
-        auto_host_rewrite: false,
-        upgrades: Vec::new(),
+        ..Forward::default()
     }
 }

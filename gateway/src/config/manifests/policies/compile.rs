@@ -1,10 +1,13 @@
 //! `traffic.extProc` as the ext_proc filter's configuration.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use extproc_client::{
     FilterConfig,
-    config::{BodyMode, GrpcService, MutationRules, ProcessingMode, SendMode, Service},
+    attributes::{Expression, Vocabulary},
+    config::{
+        BodyMode, GrpcService, MetadataOptions, MutationRules, ProcessingMode, SendMode, Service,
+    },
 };
 
 use super::super::{
@@ -15,6 +18,7 @@ use super::super::{
         ProcessingOptions, Traffic,
     },
 };
+use crate::config::snapshot::Case;
 
 /// How long a reply may take. The API has no such setting; a processor that takes longer does not
 /// answer any more.
@@ -23,16 +27,30 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A processor that nobody is: exchanges fail as its failure mode says.
 const NOBODY: &str = "";
 
+/// The namespace of `metadataContext` whose entries become metadata of the gRPC call.
+const INITIAL_METADATA: &str = "agentgateway.dev.grpc_initial_metadata";
+
 /// A policy's ext_proc.
 pub(super) struct Compiled {
-    config: Option<Arc<FilterConfig>>,
+    pub(super) cases: Arc<[Case]>,
     /// What is no good in it.
     pub(super) problems: Vec<String>,
 }
 
 impl Compiled {
+    /// Whether a request decides what is done with it.
+    pub(super) fn depends(&self) -> bool {
+        !matches!(&*self.cases, [only] if only.condition.is_none()
+            && only.metadata.is_empty()
+            && only.initial_metadata.is_empty())
+    }
+
+    /// The configuration that holds for every request.
     pub(super) fn config(&self) -> Option<Arc<FilterConfig>> {
-        self.config.clone()
+        match &*self.cases {
+            [only] if !self.depends() => Some(only.config.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -42,94 +60,161 @@ pub(super) fn compile(
     policy: &Key,
     traffic: &Traffic,
 ) -> Option<Compiled> {
+    const PLACE: &str = "traffic.extProc";
     let ext_proc = traffic.ext_proc.as_ref()?;
-    let mut problems = Vec::new();
-    let config = case(
+    let mut compiler = Compiler {
         backends,
         policy,
-        &ext_proc.case,
-        "traffic.extProc",
-        &mut problems,
-    );
+        problems: Vec::new(),
+    };
+    let mut cases = Vec::new();
+    if ext_proc.conditional.is_empty() {
+        cases.push(compiler.case(&ext_proc.case, PLACE));
+    }
+    for (index, conditional) in ext_proc.conditional.iter().enumerate() {
+        let place = format!("{PLACE}.conditional[{index}]");
+        let mut case = compiler.case(&conditional.policy, &format!("{place}.policy"));
+        if let Some(text) = &conditional.condition {
+            match compile_cel(text) {
+                Ok(condition) => case.condition = Some(condition),
+                Err(error) => {
+                    // Nobody can say which requests this is for: none may pass it by.
+                    compiler
+                        .problems
+                        .push(format!("{place}.condition: {text:?} {error}"));
+                    case.config = refusing();
+                }
+            }
+        }
+        cases.push(case);
+    }
     Some(Compiled {
-        config: Some(config),
-        problems,
+        problems: compiler.problems,
+        cases: cases.into(),
     })
 }
 
-fn case(
-    backends: &mut Backends<'_>,
-    policy: &Key,
-    case: &ExtProcCase,
-    place: &str,
-    problems: &mut Vec<String>,
-) -> Arc<FilterConfig> {
-    let cluster = processor(backends, policy, case).unwrap_or_else(|message| {
-        problems.push(format!("{place}: {message}"));
-        NOBODY.to_owned()
-    });
-    let mode = mode(&case.processing_options, place, problems);
-    let config = FilterConfig::builder(Service::Grpc(GrpcService::cluster(cluster)))
-        .failure_mode_allow(case.failure_mode == FailureMode::FailOpen)
-        .processing_mode(mode)
-        .allow_mode_override(case.processing_options.allow_mode_override)
-        .message_timeout(MESSAGE_TIMEOUT)
-        .mutation_rules(MutationRules {
-            allow_all_routing: true,
-            allow_envoy: true,
-            ..MutationRules::default()
-        })
-        .build();
-    match config {
-        Ok(config) => Arc::new(config),
-        Err(error) => {
-            problems.push(format!("{place}: {error}"));
-            Arc::new(refusing())
-        }
-    }
+fn compile_cel(text: &str) -> Result<Expression, String> {
+    Expression::compile_with(text, Vocabulary::Agentgateway)
+        .map_err(|error| format!("is not a valid CEL expression: {error}"))
 }
 
 /// A configuration that refuses every request.
-fn refusing() -> FilterConfig {
-    let nobody = Service::Grpc(GrpcService::cluster(NOBODY));
-    match FilterConfig::builder(nobody).build() {
-        Ok(config) => config,
-        // Nothing is set that could be at odds.
+pub(super) fn refusing() -> Arc<FilterConfig> {
+    match FilterConfig::builder(Service::Grpc(GrpcService::cluster(NOBODY))).build() {
+        Ok(config) => Arc::new(config),
+        // Nothing is set that could be at odds with anything.
         Err(error) => unreachable!("{error}"),
     }
 }
 
-/// The processor's cluster.
-fn processor(
-    backends: &mut Backends<'_>,
-    policy: &Key,
-    case: &ExtProcCase,
-) -> Result<String, String> {
-    match (&case.backend_ref, &case.url) {
-        (Some(reference), None) => {
-            let from = Referrer {
-                group: AGENTGATEWAY,
-                kind: "AgentgatewayPolicy",
-                namespace: &policy.namespace,
-            };
-            if reference.name.contains('.') && reference.group.is_empty() {
-                return Err(format!(
-                    "backendRef.name: {:?} has to be the name of the Service, not a host name",
-                    reference.name
-                ));
+struct Compiler<'c, 'o> {
+    backends: &'c mut Backends<'o>,
+    policy: &'c Key,
+    problems: Vec<String>,
+}
+
+impl Compiler<'_, '_> {
+    fn case(&mut self, case: &ExtProcCase, place: &str) -> Case {
+        let cluster = self.processor(case).unwrap_or_else(|message| {
+            self.problems.push(format!("{place}: {message}"));
+            NOBODY.to_owned()
+        });
+        let mut metadata = Vec::new();
+        let mut initial_metadata = Vec::new();
+        for (namespace, entries) in &case.metadata_context {
+            let place = format!("{place}.metadataContext[{namespace:?}]");
+            let entries = self.expressions(entries, &place);
+            match namespace.as_str() {
+                INITIAL_METADATA => initial_metadata = entries,
+                _ => metadata.push((namespace.clone(), entries)),
             }
-            backends
-                .resolve(&from, reference, false)
-                .map_err(|(_, message)| format!("backendRef: {message}"))
         }
-        (None, Some(url)) => backends
-            .url(url)
-            .map_err(|message| format!("url: {message}")),
-        _ => Err("exactly one of backendRef and url has to be set".into()),
+        let request = self.expressions(
+            &case.request_attributes,
+            &format!("{place}.requestAttributes"),
+        );
+        let response = self.expressions(
+            &case.response_attributes,
+            &format!("{place}.responseAttributes"),
+        );
+        let config = FilterConfig::builder(Service::Grpc(GrpcService::cluster(cluster)))
+            .failure_mode_allow(case.failure_mode == FailureMode::FailOpen)
+            .processing_mode(mode(&case.processing_options, place))
+            .allow_mode_override(case.processing_options.allow_mode_override)
+            .message_timeout(MESSAGE_TIMEOUT)
+            .named_request_attributes(request)
+            .named_response_attributes(response)
+            .metadata_options(MetadataOptions {
+                forward_untyped: metadata.iter().map(|(name, _)| name.clone()).collect(),
+                ..MetadataOptions::default()
+            })
+            .mutation_rules(MutationRules {
+                allow_all_routing: true,
+                allow_envoy: true,
+                ..MutationRules::default()
+            })
+            .build();
+        let config = match config {
+            Ok(config) => Arc::new(config),
+            Err(error) => {
+                self.problems.push(format!("{place}: {error}"));
+                refusing()
+            }
+        };
+        Case {
+            condition: None,
+            config,
+            metadata,
+            initial_metadata,
+        }
+    }
+
+    /// The expressions that can be read; an entry that cannot never has a value.
+    fn expressions(
+        &mut self,
+        entries: &BTreeMap<String, String>,
+        place: &str,
+    ) -> Vec<(String, Expression)> {
+        let mut compiled = Vec::with_capacity(entries.len());
+        for (name, text) in entries {
+            match compile_cel(text) {
+                Ok(expression) => compiled.push((name.clone(), expression)),
+                Err(error) => self.problems.push(format!("{place} {name:?} {error}")),
+            }
+        }
+        compiled
+    }
+
+    /// The processor's cluster.
+    fn processor(&mut self, case: &ExtProcCase) -> Result<String, String> {
+        match (&case.backend_ref, &case.url) {
+            (Some(reference), None) => {
+                let from = Referrer {
+                    group: AGENTGATEWAY,
+                    kind: "AgentgatewayPolicy",
+                    namespace: &self.policy.namespace,
+                };
+                if reference.name.contains('.') && reference.group.is_empty() {
+                    return Err(format!(
+                        "backendRef.name: {:?} has to be the name of the Service, not a host name",
+                        reference.name
+                    ));
+                }
+                self.backends
+                    .resolve(&from, reference, false)
+                    .map_err(|(_, message)| format!("backendRef: {message}"))
+            }
+            (None, Some(url)) => self
+                .backends
+                .url(url)
+                .map_err(|message| format!("url: {message}")),
+            _ => Err("exactly one of backendRef and url has to be set".into()),
+        }
     }
 }
 
-fn mode(options: &ProcessingOptions, place: &str, problems: &mut Vec<String>) -> ProcessingMode {
+fn mode(options: &ProcessingOptions, place: &str) -> ProcessingMode {
     let body = |mode| match mode {
         BodySendMode::None => BodyMode::None,
         BodySendMode::Buffered => BodyMode::Buffered,
@@ -159,6 +244,5 @@ fn mode(options: &ProcessingOptions, place: &str, problems: &mut Vec<String>) ->
         mode.request_trailer_mode = SendMode::Send;
         mode.response_trailer_mode = SendMode::Send;
     }
-    let _ = problems;
     mode
 }

@@ -175,6 +175,10 @@ pub(super) fn redirect(spec: &RequestRedirect, matched: &Match, listener: &Liste
     };
     if let Some(path) = &spec.path {
         match replacement(path, matched) {
+            // All of the path but its slash is kept behind the prefix `/`.
+            Ok(with) if matched.prefix() == Some("") => {
+                redirect.prefix_rewrite = Some(format!("{with}/"));
+            }
             Ok(with) => redirect.prefix_rewrite = Some(with),
             Err(full) => redirect.path = Some(full),
         }

@@ -78,6 +78,16 @@ impl Match {
         })
     }
 
+    /// Matches every request.
+    pub(super) fn everything() -> Self {
+        Self {
+            path: Path::Prefix(String::new()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }
+    }
+
     pub(in crate::config::manifests) fn precedence(&self) -> Precedence {
         let (kind, length) = match &self.path {
             Path::Exact(path) => (2, path.len()),

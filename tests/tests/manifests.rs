@@ -1,0 +1,146 @@
+//! The guide's manifests, unchanged, as files: real curl, real httpbin, the sample processor.
+//!
+//! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use serde_json::json;
+use tests::provision::{self, Missing};
+use tests::support::curl::{self, Answer, curl};
+use tests::support::peers::{self, Peer};
+use tests::support::ports;
+use tests::support::process::Process;
+
+const INSTRUCTIONS: &str = r#"instructions: {"addHeaders":{"extproc":"true"}}"#;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = vec![
+        trial("guide/files", || go(guide())),
+        trial("guide/without-policy", || go(without_policy())),
+        trial(
+            "guide/endpoints-are-asked-for",
+            || go(endpoints_asked_for()),
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
+    Trial::ignorable_test(name, move || {
+        let result = curl::available()
+            .map_err(anyhow::Error::new)
+            .and_then(|()| test());
+        match result {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) => match error.downcast_ref::<Missing>() {
+                Some(missing) => missing.completion(),
+                None => Err(Failed::from(format!("{error:#}"))),
+            },
+        }
+    })
+}
+
+fn go(test: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(test)
+}
+
+/// The folder with the guide's YAML.
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/guide")
+}
+
+/// The gateway on these manifests.
+async fn gateway(config: &str, httpbin: &Peer, processor: &Peer) -> anyhow::Result<Peer> {
+    let program = provision::workspace_binary("gateway", "gateway")?;
+    let upstream = format!("httpbin/httpbin:8000={}", httpbin.address);
+    let grpc = format!(
+        "agentgateway-system/ext-proc-grpc:4444={}",
+        processor.address
+    );
+    peers::start(
+        "gateway-manifests",
+        program,
+        |at| {
+            let port = format!("80={}", at.port());
+            [
+                "--config",
+                config,
+                "--namespace",
+                "agentgateway-system",
+                "--listen-port",
+                &port,
+                "--endpoints",
+                &upstream,
+                "--endpoints",
+                &grpc,
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        },
+        &[],
+    )
+    .await
+}
+
+/// The curl line of the guide, with another port.
+async fn guide_line(gateway: &Peer, host: &str) -> anyhow::Result<Answer> {
+    let url = format!("http://localhost:{}/headers", gateway.address.port());
+    curl(&["-4", &url, "-H", host, "-H", INSTRUCTIONS]).await
+}
+
+async fn guide() -> anyhow::Result<()> {
+    let httpbin = peers::go_httpbin(provision::go_httpbin()?).await?;
+    let processor = peers::sample_processor().await?;
+    let gateway = gateway(&folder().display().to_string(), &httpbin, &processor).await?;
+    let answer = guide_line(&gateway, "host: www.example.com").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let headers = &answer.json()?["headers"];
+    ensure!(headers["Extproc"] == json!(["true"]), "{headers}");
+    ensure!(headers["Host"] == json!(["www.example.com"]), "{headers}");
+    let other = guide_line(&gateway, "host: other.example.com").await?;
+    ensure!(other.status == 404, "{other:?}");
+    Ok(())
+}
+
+/// The route serves without the policy, and nothing is added.
+async fn without_policy() -> anyhow::Result<()> {
+    let httpbin = peers::go_httpbin(provision::go_httpbin()?).await?;
+    let processor = peers::sample_processor().await?;
+    let mut manifests = String::new();
+    for file in ["1-gateway.yaml", "2-httpbin.yaml"] {
+        manifests.push_str(&std::fs::read_to_string(folder().join(file))?);
+        manifests.push_str("---\n");
+    }
+    let file = peers::log_file("manifests", ports::free()?).with_extension("yaml");
+    std::fs::create_dir_all(file.parent().context("no folder")?)?;
+    std::fs::write(&file, manifests)?;
+    let gateway = gateway(&file.display().to_string(), &httpbin, &processor).await?;
+    let answer = guide_line(&gateway, "host: www.example.com").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let headers = &answer.json()?["headers"];
+    ensure!(headers.get("Extproc").is_none(), "{headers}");
+    Ok(())
+}
+
+async fn endpoints_asked_for() -> anyhow::Result<()> {
+    let program = provision::workspace_binary("gateway", "gateway")?;
+    let config = folder().display().to_string();
+    let log = peers::log_file("gateway-asks", ports::free()?);
+    let arguments = ["--config", &config, "--namespace", "agentgateway-system"];
+    let mut process = Process::spawn(program, arguments, &log)?;
+    let status = process.wait(Duration::from_secs(10)).await?;
+    let said = process.log();
+    ensure!(status.code() == Some(1), "{status}: {said}");
+    for flag in [
+        "--endpoints httpbin/httpbin:8000=HOST:PORT",
+        "--endpoints agentgateway-system/ext-proc-grpc:4444=HOST:PORT",
+    ] {
+        ensure!(said.contains(flag), "{said}");
+    }
+    Ok(())
+}
