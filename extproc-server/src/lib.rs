@@ -94,6 +94,13 @@
 //! a span `phase` around each handler of a [`Processor`], both at level `debug`; failures at `error`, with their phase. In
 //! numbers: [`Stats`], which [`serve_metrics`] shows to Prometheus.
 //!
+//! # What it costs
+//!
+//! Beside the same processor written by hand on tonic, with no checks, deadlines or counters: 5 % more instructions for each
+//! exchange (callgrind; eight exchanges with headers alone to one with a body of 16 pieces of 16 KiB), and 14 % more CPU
+//! time with headers alone, 9 % with the body (medians of 15 alternating rounds on two busy cores, built without
+//! link-time optimisation). `cargo bench -p extproc-server --bench cost` measures both side by side.
+//!
 //! # What it is not
 //!
 //! It is not a proxy, and knows nothing of one beyond the protocol. What a proxy sends, how long it waits and what it
