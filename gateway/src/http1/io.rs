@@ -12,7 +12,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use super::{
     framing::{Framer, MessageFacts, Role, Stop},
@@ -46,6 +49,8 @@ pub(crate) struct Http1Io<T> {
     inbound: Option<Inbound>,
     /// Time limits for heads; only towards clients.
     waiting: Waiting,
+    /// When the last response was written, or the connection began.
+    written_at: Instant,
     framer: Framer,
     queue: OutgoingQueue,
     insert: BytesMut,
@@ -67,6 +72,7 @@ impl<T> Http1Io<T> {
             ready: Bytes::new(),
             inbound: None,
             waiting: Waiting::new(None, None, None),
+            written_at: Instant::now(),
             framer: Framer::new(Role::Client),
             queue,
             insert: BytesMut::new(),
@@ -89,6 +95,7 @@ impl<T> Http1Io<T> {
             ready,
             inbound: Some(inbound),
             waiting,
+            written_at: Instant::now(),
             framer: Framer::new(Role::Server),
             queue,
             insert: BytesMut::new(),
@@ -199,7 +206,10 @@ impl<T> Http1Io<T> {
                 bytes = bytes.get(taken..).unwrap_or_default();
                 match stop {
                     Stop::End => break,
-                    Stop::MessageEnd => self.queue.pop(),
+                    Stop::MessageEnd => {
+                        self.queue.pop();
+                        self.written_at = Instant::now();
+                    }
                     Stop::Trailers | Stop::Head => {}
                 }
             }
@@ -243,12 +253,10 @@ impl<T: AsyncWrite + Unpin> Http1Io<T> {
     /// Nothing is there to be read: looks whether a head has been waited for too long.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let before = self.waiting.expired().is_some();
-        let now = match &self.inbound {
-            // A response that is under way is timed by its exchange.
-            Some(inbound) if self.queue.is_empty() => inbound.waits_for(),
-            _ => None,
-        };
-        let expired = ready!(self.waiting.poll(cx, now));
+        let now = self.inbound.as_ref().and_then(Inbound::waits_for);
+        // A response that is under way is timed by its exchange.
+        let quiet_since = self.queue.is_empty().then_some(self.written_at);
+        let expired = ready!(self.waiting.poll(cx, now, quiet_since));
         if expired == Phase::Head {
             if !before && self.framer.between_messages() {
                 let text = match self.waiting.whole() {

@@ -63,36 +63,54 @@ impl Waiting {
 
     /// Nothing can be read now, and this is why that matters: a head or its first byte is to come, the
     /// `number`th on this connection. Ready once that has taken too long.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, now: Option<(Phase, u64)>) -> Poll<Phase> {
+    ///
+    /// `quiet_since` is when the last response was written, `None` while one is under way: whoever
+    /// waits for a response waits for us.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Option<(Phase, u64)>,
+        quiet_since: Option<Instant>,
+    ) -> Poll<Phase> {
         if let Some(expired) = self.expired {
             return Poll::Ready(expired);
         }
-        if self.now != now {
-            self.now = now;
-            let limit = match now {
-                Some((Phase::Idle, _)) => self.idle,
-                Some((Phase::Head, _)) => self.head,
-                None => None,
-            };
-            match (limit, &mut self.sleep) {
-                (Some(limit), Some(sleep)) => sleep.as_mut().reset(Instant::now() + limit),
-                (Some(limit), sleep) => *sleep = Some(Box::pin(tokio::time::sleep(limit))),
-                // A timer that runs on wakes once for nothing; to move one on is cheaper than to
-                // make one.
-                (None, _) => return Poll::Pending,
-            }
-        }
-        let limited = match now {
-            Some((Phase::Idle, _)) => self.idle.is_some(),
-            Some((Phase::Head, _)) => self.head.is_some(),
-            None => false,
-        };
-        let (Some(sleep), Some((phase, _)), true) = (&mut self.sleep, now, limited) else {
+        let Some((phase, _)) = now else {
+            self.now = None;
             return Poll::Pending;
         };
-        ready!(sleep.as_mut().poll(cx));
-        self.expired = Some(phase);
-        Poll::Ready(phase)
+        let limit = match phase {
+            Phase::Idle => self.idle,
+            Phase::Head => self.head,
+        };
+        let Some(limit) = limit else {
+            self.now = now;
+            return Poll::Pending;
+        };
+        let began = Instant::now();
+        let sleep = self.sleep.get_or_insert_with(|| {
+            self.now = now;
+            Box::pin(tokio::time::sleep(limit))
+        });
+        if self.now != now {
+            self.now = now;
+            sleep.as_mut().reset(began + limit);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            // hyper does not look for the next request again when the response has been written.
+            let now = Instant::now();
+            let end = match (quiet_since, phase) {
+                (None, _) => now + limit,
+                (Some(since), Phase::Idle) => since + limit,
+                (Some(_), Phase::Head) => now,
+            };
+            if end <= now {
+                self.expired = Some(phase);
+                return Poll::Ready(phase);
+            }
+            sleep.as_mut().reset(end);
+        }
     }
 }
 
@@ -104,7 +122,7 @@ mod tests {
 
     async fn wait(waiting: &mut Waiting, now: (Phase, u64)) -> (Phase, u64) {
         let begun = Instant::now();
-        let phase = poll_fn(|cx| waiting.poll(cx, Some(now))).await;
+        let phase = poll_fn(|cx| waiting.poll(cx, Some(now), Some(begun))).await;
         (phase, begun.elapsed().as_secs())
     }
 
@@ -140,7 +158,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_to_wait_for() {
         let mut waiting = Waiting::new(Some(Duration::from_secs(1)), None, None);
-        let none = poll_fn(|cx| waiting.poll(cx, None));
+        let none = poll_fn(|cx| waiting.poll(cx, None, None));
         let long = Duration::from_secs(3600);
         assert!(tokio::time::timeout(long, none).await.is_err());
     }
