@@ -538,6 +538,8 @@ pub struct Redirect {
     pub status: StatusCode,
     /// Leave the query out.
     pub strip_query: bool,
+    /// Leave the port of the request's authority out where `host` and `port` are unset.
+    pub strip_port: bool,
 }
 
 /// One access log.

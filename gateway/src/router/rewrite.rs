@@ -90,7 +90,9 @@ pub(crate) fn redirect_location(
     };
     let mut host = match &redirect.host {
         Some(host) => host.clone(),
-        None if redirect.port.is_some() => request.uri.host().unwrap_or_default().to_owned(),
+        None if redirect.port.is_some() || redirect.strip_port => {
+            request.uri.host().unwrap_or_default().to_owned()
+        }
         None => own().to_owned(),
     };
     if let Some(port) = redirect.port {

@@ -319,6 +319,7 @@ impl Located<RedirectAction> {
             prefix_rewrite: action.prefix_rewrite.as_ref().map(text),
             status: action.response_code.0.0,
             strip_query: action.strip_query,
+            strip_port: false,
         }))
     }
 }

@@ -234,7 +234,7 @@ fn what_the_server_would_refuse_is_refused_with_its_place() {
         (
             GATEWAY,
             "  - {name: a, port: 80, protocol: HTTP}\n  - {name: b, port: 80, protocol: HTTP}",
-            "m.yaml:7:3: spec.listeners: Combination of port, protocol and hostname must be unique for each listener",
+            "m.yaml:7:5: spec.listeners: Combination of port, protocol and hostname must be unique for each listener",
         ),
         (
             GATEWAY,

@@ -167,6 +167,7 @@ pub(super) fn redirect(spec: &RequestRedirect, matched: &Match, listener: &Liste
         scheme: Some(effective.to_owned()),
         host: spec.hostname.clone(),
         port: Some(port).filter(|port| *port != well_known(effective)),
+        strip_port: true,
         status: spec
             .status_code
             .and_then(|code| StatusCode::from_u16(code).ok())
