@@ -92,7 +92,10 @@ pub(super) async fn run(
                 .pop()
                 .ok_or_else(|| std::io::Error::other("no socket"))
         })
-        .and_then(|socket| admin::start(socket, Admin::new(Arc::default(), 1), stop.subscribe()))
+        .and_then(|socket| {
+            let admin = Admin::new(Arc::default(), 1, stop.subscribe());
+            admin::start(socket, admin, stop.subscribe())
+        })
         .map_err(|error| error.to_string())?;
     tracing::info!(address = %settings.admin, "admin server");
 
