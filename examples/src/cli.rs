@@ -2,7 +2,13 @@
 //!
 //! A newcomer's first error is a port that is already taken, so [`bind`] names the flag that changes it.
 
-use std::{fmt, io, net::SocketAddr, process::ExitCode, str::FromStr};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _},
+    net::SocketAddr,
+    process::ExitCode,
+    str::FromStr,
+};
 
 use anyhow::Context as _;
 use extproc_server::{Processor, Server};
@@ -82,6 +88,7 @@ pub async fn serve<P: Processor>(processor: P, listen: &ListenAddr) -> anyhow::R
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     let listener = bind(listen, "--listen").await?;

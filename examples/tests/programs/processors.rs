@@ -121,9 +121,7 @@ pub(crate) async fn token_counter(kind: Kind) -> anyhow::Result<()> {
 /// The log may be a moment later than the response.
 async fn logged(peer: &Peer, words: &str) -> anyhow::Result<()> {
     let log = async {
-        // Without colours, which the log may have.
-        let plain = || peer.process.log().replace('\u{1b}', "");
-        while !plain().contains(words) {
+        while !peer.process.log().contains(words) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
