@@ -21,6 +21,7 @@ use crate::{
     http1::Outgoing,
     listener::ListenerShared,
     router::Selected,
+    tls::TlsFacts,
 };
 
 /// Facts of a client's connection.
@@ -29,6 +30,7 @@ pub(crate) struct Peer {
     pub(crate) id: u64,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<TlsFacts>,
 }
 
 /// One request with its response. A request extension, so that the innermost service finds it.

@@ -15,6 +15,7 @@ use crate::{
     body::{Body, BoxError},
     conditions::Conditions,
     config::snapshot::{Filter, FilterKind, HeaderChange, HttpManager, SetMetadata},
+    cors::CorsFilter,
     exchange::Exchange,
     metadata, mutate,
 };
@@ -46,6 +47,7 @@ pub(crate) fn chain(
                 response: response.clone().into(),
                 inner,
             }),
+            FilterKind::Cors => Arc::new(CorsFilter { inner }),
             FilterKind::SetMetadata(entries) => Arc::new(MetadataFilter {
                 entries: entries.clone(),
                 inner,

@@ -152,12 +152,14 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
     let upstream = scope.reply.upstream.as_ref();
     let peer = &exchange.peer;
     match name {
-        "REQ" => two_names(argument, |name| {
+        "REQ" | "REQUEST_HEADER" => two_names(argument, |name| {
             let head = scope.head?;
             head_field(&head.method, &head.uri, &head.headers, name)
         }),
-        "RESP" => two_names(argument, |name| response_field(scope.reply, name)),
-        "TRAILER" => two_names(argument, |name| field(scope.reply.trailers.as_ref()?, name)),
+        "RESP" | "RESPONSE_HEADER" => two_names(argument, |name| response_field(scope.reply, name)),
+        "TRAILER" | "RESPONSE_TRAILER" => {
+            two_names(argument, |name| field(scope.reply.trailers.as_ref()?, name))
+        }
         "START_TIME" => text(start_time(exchange.time, argument)),
         "DURATION" => millis(exchange.start.elapsed()),
         "BYTES_RECEIVED" => Value::Number(exchange.request_bytes.load(Ordering::Relaxed)),
@@ -208,6 +210,8 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => text(peer.local.ip().to_string()),
         "DOWNSTREAM_LOCAL_PORT" => Value::Number(peer.local.port().into()),
         "CONNECTION_ID" => Value::Number(peer.id),
+        "REQUESTED_SERVER_NAME" => optional(peer.tls.as_ref().map(|tls| tls.server_name.clone())),
+        "DOWNSTREAM_TLS_VERSION" => optional(peer.tls.as_ref().map(|tls| tls.version.to_owned())),
         "DYNAMIC_METADATA" => optional(metadata(exchange, argument)),
         _ => Value::None,
     }

@@ -17,7 +17,7 @@ use crate::{
     exchange::{Exchange, Head},
     filters::{Handler, HandlerFuture},
     headers::{is_grpc, join_response_lines, strip_hop_by_hop},
-    local, mutate,
+    local, mirror, mutate,
     router::{self, Selected},
     upstream::{Deadline, Failure, Sending, Upstream, Upstreams, error::flag, send},
 };
@@ -82,11 +82,13 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
     if exchange.take_route_cleared() {
         exchange.set_route(router::select(&exchange.http, &parts));
     }
-    let head = exchange.logged().then(|| Head::of(&parts));
+    let route = exchange.route();
+    let shown = route.as_ref().is_some_and(Selected::shows_request);
+    let head = (exchange.logged() || shown).then(|| Head::of(&parts));
     if let Some(head) = &head {
         exchange.set_head(head.clone());
     }
-    let Some(route) = exchange.route() else {
+    let Some(route) = route else {
         exchange.listener.stats.no_route.add();
         return local::reply(
             is_grpc(&parts.headers),
@@ -156,6 +158,16 @@ async fn proxy(
             *response.status_mut() = status;
         }
         return response;
+    };
+    let body = match forward.mirrors.as_slice() {
+        [] => body,
+        // A tunnel is no message that could be copied.
+        _ if exchange.upgrade => body,
+        mirrors => {
+            let mut copy = parts.clone();
+            router::rewrite(&mut copy, &route.route.matches, forward, None);
+            mirror::start(upstreams, mirrors, &copy, body, forward.timeout)
+        }
     };
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();

@@ -5,7 +5,7 @@
 //! (`gateway --config envoy.yaml`) and a library: [`Gateway::start`] serves a
 //! [`Snapshot`](config::snapshot::Snapshot) on threads of its own.
 //!
-//! It is no general proxy: there is no xDS, no HTTP/3, no downstream TLS.
+//! It is no general proxy: there is no xDS and no HTTP/3.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod cli;
 mod conditions;
 pub mod config;
 mod connection;
+mod cors;
 mod drain;
 mod exchange;
 mod ext_proc;
@@ -26,17 +27,20 @@ mod gateway;
 mod headers;
 mod http1;
 mod http2;
+mod io;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 mod listener;
 mod local;
 mod metadata;
 mod metrics;
+mod mirror;
 mod mutate;
 mod overload;
 pub mod reload;
 mod router;
 mod serving;
+mod tls;
 mod upstream;
 mod worker;
 

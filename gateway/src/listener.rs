@@ -9,13 +9,14 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     access_log::Logger,
-    config::snapshot::HttpManager,
-    connection::{self, Context},
+    config::snapshot::{ChainMatch, HttpManager, TransportProtocol},
+    connection,
     drain::{Drain, Drainer},
     filters::Handler,
     metrics::HttpStats,
     overload::{Overload, Refused},
     router::Selected,
+    tls::Acceptor,
     upstream::Upstreams,
 };
 
@@ -57,9 +58,21 @@ pub(crate) type Slot = Arc<ArcSwap<ChainRuntime>>;
 /// A filter chain to new connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
+    /// `None` is the default chain.
+    pub(crate) matches: Option<ChainMatch>,
+    pub(crate) tls: Option<Acceptor>,
+    pub(crate) handshake_timeout: Duration,
     pub(crate) slot: Slot,
     /// Gives every connection its part; no [`Drain`] itself, which would be waited for.
     pub(crate) drainer: Drainer,
+}
+
+/// What a filter chain is chosen by.
+pub(crate) struct Hello<'a> {
+    pub(crate) transport: TransportProtocol,
+    /// Lower case; empty if the client gave none.
+    pub(crate) server_name: &'a str,
+    pub(crate) protocols: &'a [&'a [u8]],
 }
 
 /// The filter chains of a listener, as one worker sees them.
@@ -72,6 +85,86 @@ pub(crate) struct Chains {
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+impl Chains {
+    /// The one chain, if it takes every connection and needs no handshake.
+    pub(crate) fn without_looking(&self) -> Option<&Chain> {
+        match self.chains.as_slice() {
+            [only] if only.tls.is_none() => {
+                let all = ChainMatch::default();
+                only.matches
+                    .as_ref()
+                    .is_none_or(|matches| *matches == all)
+                    .then_some(only)
+            }
+            _ => None,
+        }
+    }
+
+    /// The chain for a connection: the criteria are looked at one after the other, and each leaves the
+    /// chains with the most specific value that fits, as `FilterChainMatch` says.
+    pub(crate) fn choose(&self, hello: &Hello<'_>) -> Option<&Chain> {
+        let candidates: Vec<(&Chain, &ChainMatch)> = self
+            .chains
+            .iter()
+            .filter_map(|chain| Some((chain, chain.matches.as_ref()?)))
+            .collect();
+        let candidates = most_specific(candidates, |matches| {
+            best(&matches.server_names, |name| names(name, hello.server_name))
+        });
+        let candidates = most_specific(candidates, |matches| match matches.transport_protocol {
+            Some(wanted) => (wanted == hello.transport).then_some(1),
+            None => Some(0),
+        });
+        let candidates = most_specific(candidates, |matches| {
+            best(&matches.application_protocols, |name| {
+                hello.protocols.contains(&name.as_bytes()).then_some(1)
+            })
+        });
+        match candidates.first() {
+            Some((chain, _)) => Some(chain),
+            None => self.chains.iter().find(|chain| chain.matches.is_none()),
+        }
+    }
+}
+
+/// Leaves what fits best; `rank` is `None` for what does not fit.
+fn most_specific<'a>(
+    candidates: Vec<(&'a Chain, &'a ChainMatch)>,
+    rank: impl Fn(&ChainMatch) -> Option<usize>,
+) -> Vec<(&'a Chain, &'a ChainMatch)> {
+    let ranks = candidates.iter().map(|(_, matches)| rank(matches));
+    let ranks: Vec<Option<usize>> = ranks.collect();
+    let Some(best) = ranks.iter().copied().flatten().max() else {
+        return Vec::new();
+    };
+    candidates
+        .into_iter()
+        .zip(ranks)
+        .filter_map(|(candidate, rank)| (rank == Some(best)).then_some(candidate))
+        .collect()
+}
+
+/// The best rank of a list; 0 for an empty one, which fits everything.
+fn best(list: &[String], rank: impl Fn(&str) -> Option<usize>) -> Option<usize> {
+    match list.is_empty() {
+        true => Some(0),
+        false => list.iter().filter_map(|entry| rank(entry)).max(),
+    }
+}
+
+/// How specific a server name of a chain is for the client's.
+fn names(pattern: &str, asked: &str) -> Option<usize> {
+    if asked.is_empty() {
+        return None;
+    }
+    if pattern == asked {
+        return Some(usize::MAX);
+    }
+    let suffix = pattern.strip_prefix('*')?;
+    (suffix.starts_with('.') && asked.len() > suffix.len() && asked.ends_with(suffix))
+        .then_some(suffix.len())
+}
 
 /// Opens `count` sockets that listen on one address, one for each worker. The kernel spreads
 /// connections over them (`SO_REUSEPORT`). `ours` says that this gateway already has sockets on
@@ -153,10 +246,12 @@ pub(crate) async fn accept(listener: TcpListener, chains: Arc<ArcSwap<Chains>>, 
 }
 
 fn serve(stream: TcpStream, remote: SocketAddr, chains: &ArcSwap<Chains>) {
-    let Some(chain) = chains.load().chains.first().cloned() else {
+    let chains = chains.load_full();
+    let Some(first) = chains.chains.first() else {
         return;
     };
-    let runtime = chain.slot.load();
+    // The whole process has one measure, whatever the chain.
+    let runtime = first.slot.load_full();
     let admitted = match runtime.overload.admit() {
         Ok(admitted) => admitted,
         Err(Refused::Count) => return runtime.shared.stats.downstream_global_cx_overflow.add(),
@@ -164,12 +259,32 @@ fn serve(stream: TcpStream, remote: SocketAddr, chains: &ArcSwap<Chains>) {
     };
     drop(runtime);
     let _ = stream.set_nodelay(true);
-    let mut drain = chain.drainer.drain();
-    let context = Context::new(chain, remote, &stream, admitted);
-    tokio::spawn(async move {
-        tokio::select! {
-            () = connection::serve(stream, context) => {}
-            () = drain.over() => {}
+    tokio::spawn(connection::open(stream, remote, chains, admitted));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_names() {
+        assert_eq!(names("a.example", "a.example"), Some(usize::MAX));
+        assert!(names("*.example", "a.b.example") < names("*.b.example", "a.b.example"));
+        for (pattern, asked) in [
+            ("*.example", "example"),
+            ("*.example", ".example"),
+            ("a.example", "b.example"),
+            ("*", "a.example"),
+            ("a.example", ""),
+        ] {
+            assert_eq!(names(pattern, asked), None, "{pattern} {asked}");
         }
-    });
+        assert_eq!(best(&[], |_| None), Some(0));
+        let list = ["*.example".to_owned(), "a.example".to_owned()];
+        assert_eq!(
+            best(&list, |name| names(name, "a.example")),
+            Some(usize::MAX)
+        );
+        assert_eq!(best(&list, |name| names(name, "b.test")), None);
+    }
 }

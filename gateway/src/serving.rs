@@ -13,11 +13,12 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{
     access_log::Sinks,
     admin::{self, Admin},
-    config::snapshot::{ChainMatch, FilterChain, Listener, Snapshot},
+    config::snapshot::{ChainMatch, DownstreamTls, FilterChain, Listener, Snapshot},
     drain::Drainer,
     listener::{self, Chain, ChainRuntime, Chains, ListenerShared, Slot},
     metrics::Metrics,
     overload::Overload,
+    tls::Acceptor,
     worker::{self, Pools, Worker},
 };
 
@@ -68,9 +69,18 @@ impl Key {
 struct BoundChain {
     /// `None` is the default chain.
     matches: Option<ChainMatch>,
+    tls: Option<Tls>,
+    handshake_timeout: Duration,
     drainer: Drainer,
     /// One for each worker.
     slots: Vec<Slot>,
+}
+
+/// TLS settings and what was made of them. Unchanged ones are kept, so that clients can resume their sessions.
+#[derive(Clone, Debug)]
+struct Tls {
+    settings: Arc<DownstreamTls>,
+    acceptor: Acceptor,
 }
 
 #[derive(Debug)]
@@ -102,6 +112,8 @@ struct Next {
 
 struct NextChain {
     matches: Option<ChainMatch>,
+    tls: Option<Tls>,
+    handshake_timeout: Duration,
     /// One for each worker.
     runtimes: Vec<Arc<ChainRuntime>>,
 }
@@ -235,10 +247,28 @@ impl Serving {
                 pools.chain(http, limit, &shared, &self.metrics, &self.overload)
             })
             .collect();
+        let tls = chain.tls.as_ref().map(|settings| self.tls(settings));
+        let tls = tls
+            .transpose()
+            .map_err(|reason| io::Error::other(format!("listener {}: {reason}", listener.name)))?;
         Ok(NextChain {
             matches: matches.cloned(),
+            tls,
+            handshake_timeout: chain.handshake_timeout,
             runtimes,
         })
+    }
+
+    fn tls(&self, settings: &Arc<DownstreamTls>) -> Result<Tls, String> {
+        let chains = self.listeners.iter().flat_map(|bound| &bound.chains);
+        let mut known = chains.filter_map(|chain| chain.tls.as_ref());
+        match known.find(|known| known.settings == *settings) {
+            Some(known) => Ok(known.clone()),
+            None => Ok(Tls {
+                acceptor: Acceptor::new(settings)?,
+                settings: settings.clone(),
+            }),
+        }
     }
 
     /// A socket for each worker, known to its runtime.
@@ -283,10 +313,16 @@ impl Serving {
                     for (slot, runtime) in known.slots.iter().zip(chain.runtimes) {
                         slot.store(runtime);
                     }
-                    known
+                    BoundChain {
+                        tls: chain.tls,
+                        handshake_timeout: chain.handshake_timeout,
+                        ..known
+                    }
                 }
                 None => BoundChain {
                     matches: chain.matches,
+                    tls: chain.tls,
+                    handshake_timeout: chain.handshake_timeout,
                     drainer: Drainer::new(),
                     slots: chain
                         .runtimes
@@ -445,6 +481,9 @@ fn offered(listener: &str, chains: &[BoundChain], worker: usize) -> Chains {
             .iter()
             .filter_map(|chain| {
                 Some(Chain {
+                    matches: chain.matches.clone(),
+                    tls: chain.tls.as_ref().map(|tls| tls.acceptor.clone()),
+                    handshake_timeout: chain.handshake_timeout,
                     slot: chain.slots.get(worker)?.clone(),
                     drainer: chain.drainer.clone(),
                 })

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod listener;
+mod policy;
 
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc,
@@ -29,6 +30,7 @@ pub use self::listener::{
     Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
     Listener, TransportProtocol,
 };
+pub use self::policy::{Cors, Fraction, Mirror, StripPort};
 
 /// Everything that is served.
 #[derive(Debug, Default)]
@@ -155,6 +157,8 @@ pub struct Normalization {
     pub escaped_slashes: EscapedSlashes,
     /// What to do with header names that hold an underscore.
     pub underscores: Underscores,
+    /// Take the port out of the authority, for the router and for everything behind it.
+    pub strip_port: StripPort,
 }
 
 /// `path_with_escaped_slashes_action`.
@@ -250,6 +254,8 @@ pub enum FilterKind {
         /// On responses.
         response: Vec<HeaderChange>,
     },
+    /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`].
+    Cors,
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
     /// Decides over the [`Choice`] of a filter behind it.
@@ -355,6 +361,8 @@ pub struct Route {
     pub facts: Arc<RouteFacts>,
     /// Filters whose configuration depends on the request; instead of their entry in `overrides`.
     pub choices: Arc<[Choice]>,
+    /// What the filter [`FilterKind::Cors`] does here; nothing if unset.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// The configurations of a filter among which a request decides.
@@ -481,8 +489,14 @@ pub struct Forward {
     pub regex_rewrite: Option<(Regex, String)>,
     /// Replaces the authority.
     pub host_rewrite: Option<HeaderValue>,
+    /// Replaces the authority by this header's value, if the request has one.
+    pub host_rewrite_header: Option<HeaderName>,
+    /// Replaces the authority by the path, of which what matches is replaced.
+    pub host_rewrite_path_regex: Option<(Regex, String)>,
     /// Replaces the authority by the endpoint's host name.
     pub auto_host_rewrite: bool,
+    /// Where copies of requests go.
+    pub mirrors: Vec<Mirror>,
     /// The answer where the cluster is not in the snapshot (`cluster_not_found_response_code`). Default 503.
     pub missing_cluster: Option<StatusCode>,
     /// Upgrade types that this route allows or not, before the connection manager's.
@@ -534,6 +548,8 @@ pub struct Redirect {
     pub path: Option<String>,
     /// Replaces what matched.
     pub prefix_rewrite: Option<String>,
+    /// Replaces what matches in the path.
+    pub regex_rewrite: Option<(Regex, String)>,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
     /// Leave the query out.

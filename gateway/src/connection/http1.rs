@@ -19,13 +19,12 @@ use hyper::{body::Incoming, server::conn::http1 as server, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::mpsc,
     time::timeout,
 };
 
 use super::{
-    Context,
+    ClientStream, Context,
     egress::{self, FinalBody, Finish, TimersSlot},
     guard::{Guarded, StallLimit},
     ingress,
@@ -48,7 +47,7 @@ struct Tunnel {
 type TunnelSlot = Arc<Mutex<Option<Tunnel>>>;
 
 /// Serves a connection; `read` was read from it already.
-pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
+pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let queue = OutgoingQueue::default();
     let tunnel = TunnelSlot::default();
     let http = context.http().clone();
@@ -303,7 +302,7 @@ impl http_body::Body for ChannelBody {
 /// alone.
 /// `timers` end both.
 async fn run_tunnel(
-    mut io: Http1Io<Guarded<TcpStream>>,
+    mut io: Http1Io<Guarded<ClientStream>>,
     early: Bytes,
     tunnel: Tunnel,
     mut timers: Option<Timers>,
@@ -361,7 +360,7 @@ async fn run_tunnel(
 
 /// Closes so that the client can read the last response: our direction first, then after a while
 /// the rest (RFC 9112 §9.6).
-async fn linger(mut io: Http1Io<Guarded<TcpStream>>, limit: Duration) {
+async fn linger(mut io: Http1Io<Guarded<ClientStream>>, limit: Duration) {
     if io.shutdown().await.is_err() {
         return;
     }

@@ -21,12 +21,11 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, sleep_until},
 };
 
 use super::{
-    Context, egress,
+    ClientStream, Context, egress,
     guard::{Backlog, Guarded, StallLimit},
     ingress,
     timers::{self, Timers},
@@ -42,7 +41,7 @@ use crate::{
 const STREAM_SEND_BUFFER: usize = 256 * 1024;
 
 /// Serves a connection; `read` was read from it already.
-pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
+pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     if let Err(error) = run(stream, read, &context).await {
         if !error.is_io() {
             context.stats().downstream_cx_protocol_error.add();
@@ -51,7 +50,7 @@ pub(super) async fn serve(stream: TcpStream, read: Bytes, context: Context) {
     }
 }
 
-async fn run(stream: TcpStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
+async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
     let http = context.http().clone();
     let header_list = u32::try_from(http.request_headers.bytes).unwrap_or(u32::MAX);
     let mut builder = server::Builder::new();
@@ -299,7 +298,7 @@ impl http_body::Body for ContinueBody {
 /// A connection of which something was read already.
 struct Prefixed {
     read: Bytes,
-    stream: Guarded<TcpStream>,
+    stream: Guarded<ClientStream>,
 }
 
 impl AsyncRead for Prefixed {

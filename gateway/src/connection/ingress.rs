@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::{Body, Watched},
-    config::snapshot::HttpManager,
+    config::snapshot::{HttpManager, StripPort},
     exchange::{Begin, Exchange, Head, RequestWatch},
     filters,
     format::protocol,
@@ -81,9 +81,14 @@ pub(super) fn begin(
     let mut refusal = None;
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
 
-    let target = target(&parts, !http.use_remote_address);
+    let tls = context.peer.tls.is_some();
+    let target = target(&parts, tls, !http.use_remote_address);
     match target {
-        Ok(uri) => parts.uri = uri,
+        Ok(uri) => {
+            parts.uri = uri;
+            let own = context.peer.local.port();
+            strip_port(http.normalization.strip_port, own, &mut parts);
+        }
         Err(details) => refusal = Some(bad(details)),
     }
     if version < Version::HTTP_11 && !http.http1.accept_http_10 && refusal.is_none() {
@@ -190,7 +195,7 @@ fn bad(details: &'static str) -> Refusal {
 
 /// The absolute target: the authority of the request line, else that of the one `host` line
 /// (RFC 9112 §3.2).
-fn target(parts: &Parts, trusted: bool) -> Result<Uri, &'static str> {
+fn target(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &'static str> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -219,17 +224,13 @@ fn target(parts: &Parts, trusted: bool) -> Result<Uri, &'static str> {
         return Err("path_normalization_failed");
     }
     let mut uri = http::uri::Parts::default();
-    // A client on a connection without TLS speaks of http, whatever it writes, unless a proxy in front
-    // of us says otherwise.
-    let forwarded = trusted
-        && parts
-            .headers
-            .get("x-forwarded-proto")
-            .is_some_and(|proto| proto.as_bytes() == b"https");
-    uri.scheme = Some(if forwarded {
-        Scheme::HTTPS
-    } else {
-        Scheme::HTTP
+    // What the connection is, whatever the client writes, unless a proxy in front of us says otherwise.
+    let forwarded = parts.headers.get("x-forwarded-proto").filter(|_| trusted);
+    uri.scheme = Some(match forwarded.map(HeaderValue::as_bytes) {
+        Some(b"https") => Scheme::HTTPS,
+        Some(b"http") => Scheme::HTTP,
+        _ if tls => Scheme::HTTPS,
+        _ => Scheme::HTTP,
     });
     uri.authority = Some(authority);
     uri.path_and_query = Some(path);
@@ -241,16 +242,22 @@ fn add_forwarded(context: &Context, http: &HttpManager, parts: &mut Parts, versi
     const FOR: &str = "x-forwarded-for";
     const PROTO: &str = "x-forwarded-proto";
     const REQUEST_ID: &str = "x-request-id";
+    let proto = match context.peer.tls {
+        Some(_) => HeaderValue::from_static("https"),
+        None => HeaderValue::from_static("http"),
+    };
     let headers = &mut parts.headers;
+    // `forward_client_cert_details: SANITIZE`.
+    headers.remove("x-forwarded-client-cert");
     join_request_lines(headers, version == Version::HTTP_2);
     if !http.proxy_100_continue {
         headers.remove(header::EXPECT);
     }
     if http.use_remote_address {
         append_to_list(headers, FOR, &context.peer.remote.ip().to_string());
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, proto);
     } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, proto);
     }
     if http.generate_request_id
         && !headers.contains_key(REQUEST_ID)
@@ -274,6 +281,32 @@ pub(super) fn append_to_list(headers: &mut HeaderMap, name: &'static str, elemen
     line.extend_from_slice(element.as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&line) {
         headers.insert(name, value);
+    }
+}
+
+/// `strip_matching_host_port` and `strip_any_host_port`. A listener's own port is all that the first
+/// takes; CONNECT keeps its port, which is what it asks for.
+fn strip_port(rule: StripPort, own: u16, parts: &mut Parts) {
+    if rule == StripPort::No || parts.method == Method::CONNECT {
+        return;
+    }
+    let Some(authority) = parts.uri.authority() else {
+        return;
+    };
+    let strip = match authority.port_u16() {
+        Some(port) => rule == StripPort::Any || port == own,
+        None => false,
+    };
+    if !strip {
+        return;
+    }
+    let Ok(host) = authority.host().parse::<Authority>() else {
+        return;
+    };
+    let mut uri = parts.uri.clone().into_parts();
+    uri.authority = Some(host);
+    if let Ok(uri) = Uri::from_parts(uri) {
+        parts.uri = uri;
     }
 }
 
@@ -315,6 +348,7 @@ fn exchange_context(
     response_only: bool,
 ) -> ExchangeContext {
     let chain = &context.chain;
+    let tls = context.peer.tls.as_ref();
     let route = exchange.route();
     let cluster = route.as_ref().and_then(|route| chain.cluster_limits(route));
     let mut limits = Limits {
@@ -338,6 +372,9 @@ fn exchange_context(
             destination: Some(context.peer.local),
             protocol: protocol(exchange.version).into(),
             start: Some(exchange.time),
+            requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
+            tls_version: tls.map(|tls| tls.version.to_owned()),
+            mtls: tls.is_some_and(|tls| tls.mutual),
             route: route
                 .as_ref()
                 .map(|route| route.facts())
@@ -364,14 +401,35 @@ mod tests {
     #[test]
     fn the_request_line_wins_over_host() {
         let from = parts(Request::get("http://x.example/a?b").header("host", "y.example"));
-        assert_eq!(target(&from, true).unwrap(), "http://x.example/a?b");
+        assert_eq!(target(&from, false, true).unwrap(), "http://x.example/a?b");
         let from = parts(Request::get("/a").header("host", "y.example:81"));
-        assert_eq!(target(&from, true).unwrap(), "http://y.example:81/a");
+        assert_eq!(target(&from, false, true).unwrap(), "http://y.example:81/a");
+    }
+
+    #[test]
+    fn ports() {
+        for (rule, authority, expected) in [
+            (StripPort::No, "a:80", "a:80"),
+            (StripPort::Matching, "a:80", "a"),
+            (StripPort::Matching, "a:81", "a:81"),
+            (StripPort::Any, "a:81", "a"),
+            (StripPort::Any, "[::1]:81", "[::1]"),
+            (StripPort::Any, "a", "a"),
+        ] {
+            let mut from = parts(Request::get(format!("http://{authority}/x")));
+            strip_port(rule, 80, &mut from);
+            assert_eq!(
+                from.uri.to_string(),
+                format!("http://{expected}/x"),
+                "{rule:?}"
+            );
+        }
     }
 
     #[test]
     fn bad_targets() {
-        let refused = |request: http::request::Builder| target(&parts(request), true).is_err();
+        let refused =
+            |request: http::request::Builder| target(&parts(request), false, true).is_err();
         assert!(refused(Request::get("/")));
         assert!(refused(Request::get("/").header("host", "")));
         assert!(refused(

@@ -6,11 +6,12 @@ mod http1;
 mod http2;
 mod ingress;
 mod normalize;
+mod open;
 mod timers;
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -22,10 +23,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::AsyncReadExt,
-    net::TcpStream,
     time::{Instant, timeout_at},
 };
 
+use self::open::ClientStream;
+pub(crate) use self::open::open;
 use crate::{
     config::snapshot::{Codec, HttpManager},
     drain::Drain,
@@ -33,11 +35,12 @@ use crate::{
     listener::{Chain, ChainRuntime, Slot},
     metrics::{Held, HttpStats},
     overload::Admitted,
+    tls::TlsFacts,
 };
 
 /// What a connection needs of its surroundings.
 #[derive(Clone)]
-pub(crate) struct Context {
+struct Context {
     /// What serves: for a connection what it began with, for an exchange what held when it began.
     pub(crate) chain: Arc<ChainRuntime>,
     slot: Slot,
@@ -47,14 +50,15 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(
+    fn new(
         chain: Chain,
         remote: SocketAddr,
-        stream: &TcpStream,
+        local: SocketAddr,
+        tls: Option<TlsFacts>,
         admitted: Admitted,
     ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let Chain { slot, drainer } = chain;
+        let Chain { slot, drainer, .. } = chain;
         let drain = drainer.drain();
         let chain = slot.load_full();
         let stats = &chain.shared.stats;
@@ -63,9 +67,8 @@ impl Context {
             peer: Arc::new(Peer {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 remote,
-                local: stream
-                    .local_addr()
-                    .unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
+                local,
+                tls,
             }),
             _active: Arc::new((
                 Held::new(stats, |stats| &stats.downstream_cx_active),
@@ -100,7 +103,7 @@ impl Context {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(mut stream: TcpStream, context: Context) {
+async fn serve(mut stream: ClientStream, context: Context) {
     let first = match context.http().codec {
         Codec::Http1 => Ok((false, Bytes::new())),
         Codec::Http2 => Ok((true, Bytes::new())),
@@ -144,7 +147,7 @@ async fn closing(context: &Context) {
 }
 
 /// Whether the connection begins with the preface of HTTP/2, and what was read to know it.
-async fn detect(stream: &mut TcpStream, context: &Context) -> io::Result<(bool, Bytes)> {
+async fn detect(stream: &mut ClientStream, context: &Context) -> io::Result<(bool, Bytes)> {
     let timeouts = &context.http().timeouts;
     const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
     let mut deadline = Instant::now() + timeouts.connection_idle.unwrap_or(FAR);

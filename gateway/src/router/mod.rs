@@ -134,6 +134,14 @@ impl Selected {
             .flatten()
     }
 
+    /// Whether a change of a response header shows something of the request.
+    pub(crate) fn shows_request(&self) -> bool {
+        self.response_headers().any(|change| match change {
+            HeaderChange::Remove(_) => false,
+            HeaderChange::Set { value, .. } => value.0.contains("%REQ"),
+        })
+    }
+
     /// Changes of response headers, in the order in which they are made.
     pub(crate) fn response_headers(&self) -> impl Iterator<Item = &HeaderChange> {
         let cluster = self.cluster().map(|c| c.response_headers.as_slice());

@@ -28,6 +28,15 @@ pub(crate) fn rewrite(
         .or_else(|| {
             let hostname = hostname.filter(|name| forward.auto_host_rewrite && !name.is_empty());
             hostname.and_then(|name| name.parse().ok())
+        })
+        .or_else(|| {
+            let name = forward.host_rewrite_header.as_ref()?;
+            Authority::try_from(request.headers.get(name)?.as_bytes()).ok()
+        })
+        .or_else(|| {
+            let (regex, with) = forward.host_rewrite_path_regex.as_ref()?;
+            let host = regex.replace_all(request.uri.path(), with.as_str());
+            host.parse().ok()
         });
     if path.is_none() && authority.is_none() {
         return;
@@ -106,7 +115,13 @@ pub(crate) fn redirect_location(
         }
         (Some(path), _) => path.clone(),
         (None, Some(prefix)) => replace_match(request.uri.path(), matches, prefix),
-        (None, None) => request.uri.path().to_owned(),
+        (None, None) => match &redirect.regex_rewrite {
+            Some((regex, with)) => {
+                let path = regex.replace_all(request.uri.path(), with.as_str());
+                path.into_owned()
+            }
+            None => request.uri.path().to_owned(),
+        },
     };
     match query {
         Some(query) => format!("{scheme}://{host}{path}?{query}"),
@@ -166,20 +181,41 @@ mod tests {
     fn rewrites_keep_the_query() {
         let mut from = request("http://a.example/a/b?q=1");
         let forward = Forward {
-            clusters: Vec::new(),
-            cluster_header: None,
-            timeout: None,
-            idle_timeout: None,
-            max_stream_duration: None,
-            retry: None,
             prefix_rewrite: Some("/z".into()),
-            regex_rewrite: None,
             host_rewrite: Some(http::HeaderValue::from_static("b.example")),
-            auto_host_rewrite: false,
-            missing_cluster: None,
-            upgrades: Vec::new(),
+            ..Forward::default()
         };
         rewrite(&mut from, &prefix("/a"), &forward, None);
         assert_eq!(from.uri, "http://b.example/z/b?q=1");
+    }
+
+    #[test]
+    fn hosts() {
+        let matches = prefix("/");
+        let host = |forward: &Forward| {
+            let mut from = http::Request::get("http://a.example/x/b.example?q")
+                .header("x-host", "c.example:81")
+                .body(())
+                .unwrap()
+                .into_parts()
+                .0;
+            rewrite(&mut from, &matches, forward, Some("endpoint"));
+            from.uri.to_string()
+        };
+        let of_header = Forward {
+            host_rewrite_header: Some("x-host".parse().unwrap()),
+            ..Forward::default()
+        };
+        assert_eq!(host(&of_header), "http://c.example:81/x/b.example?q");
+        let missing = Forward {
+            host_rewrite_header: Some("x-none".parse().unwrap()),
+            ..Forward::default()
+        };
+        assert_eq!(host(&missing), "http://a.example/x/b.example?q");
+        let of_path = Forward {
+            host_rewrite_path_regex: Some((regex::Regex::new("^/x/(.+)$").unwrap(), "${1}".into())),
+            ..Forward::default()
+        };
+        assert_eq!(host(&of_path), "http://b.example/x/b.example?q");
     }
 }

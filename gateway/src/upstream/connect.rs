@@ -1,23 +1,15 @@
 //! Opens connections to endpoints: TCP, Unix sockets, TLS on top of either.
 
-use std::{
-    fmt,
-    io::{self, IoSlice},
-    net::SocketAddr,
-    path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::io::delegate_io;
 
 /// Where an endpoint is, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -136,52 +128,6 @@ impl Stream {
             Plain::Unix(_) => None,
         }
     }
-}
-
-macro_rules! delegate_io {
-    ($type:ty { $($variant:path),* }) => {
-        impl AsyncRead for $type {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_read(cx, buf),)* }
-            }
-        }
-
-        impl AsyncWrite for $type {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_write(cx, buf),)* }
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &[IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                match self.get_mut() {
-                    $($variant(io) => Pin::new(io).poll_write_vectored(cx, bufs),)*
-                }
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                match self { $($variant(io) => io.is_write_vectored(),)* }
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_flush(cx),)* }
-            }
-
-            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_shutdown(cx),)* }
-            }
-        }
-    };
 }
 
 delegate_io!(Plain { Self::Tcp, Self::Unix });

@@ -7,13 +7,14 @@ use serde::Deserialize;
 
 use super::{
     data::DataSource,
+    fraction::RuntimeFraction,
     header::HeaderValueOption,
     per_filter::PerFilterConfig,
     value::{Enum, FieldValue, Name, PartRegex, ProtoEnum, Status, Time, Whatever},
 };
 use crate::config::{
-    document::{Fault, Located, Reader},
-    snapshot::{Forward, Redirect, Retry, RouteAction as Model},
+    document::{Fault, Located, NodeId, Reader},
+    snapshot::{Forward, Fraction, Mirror, Redirect, Retry, RouteAction as Model},
 };
 
 /// Envoy's default for the time from the end of a request to the end of its response.
@@ -30,6 +31,10 @@ pub(super) struct RouteAction {
     regex_rewrite: Option<RegexMatchAndSubstitute>,
     host_rewrite_literal: Option<FieldValue>,
     auto_host_rewrite: Option<bool>,
+    host_rewrite_header: Option<Name>,
+    host_rewrite_path_regex: Option<RegexMatchAndSubstitute>,
+    request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
+    cluster_not_found_response_code: Option<Enum<MissingCluster>>,
     timeout: Option<Time>,
     idle_timeout: Option<Time>,
     max_stream_duration: Option<MaxStreamDuration>,
@@ -42,6 +47,40 @@ pub(super) struct RouteAction {
 #[serde(default)]
 struct MaxStreamDuration {
     max_stream_duration: Option<Time>,
+}
+
+/// `envoy.config.route.v3.RouteAction.RequestMirrorPolicy`.
+#[derive(Debug, Deserialize)]
+pub(super) struct RequestMirrorPolicy {
+    cluster: Located<String>,
+    runtime_fraction: Option<RuntimeFraction>,
+    #[serde(default)]
+    disable_shadow_host_suffix_append: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct MissingCluster(StatusCode);
+
+impl Default for MissingCluster {
+    fn default() -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE)
+    }
+}
+
+impl ProtoEnum for MissingCluster {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        (
+            "SERVICE_UNAVAILABLE",
+            0,
+            Ok(Self(StatusCode::SERVICE_UNAVAILABLE)),
+        ),
+        ("NOT_FOUND", 1, Ok(Self(StatusCode::NOT_FOUND))),
+        (
+            "INTERNAL_SERVER_ERROR",
+            2,
+            Ok(Self(StatusCode::INTERNAL_SERVER_ERROR)),
+        ),
+    ];
 }
 
 /// `envoy.config.route.v3.WeightedCluster`.
@@ -108,6 +147,7 @@ pub(super) struct RedirectAction {
     port_redirect: Option<u16>,
     path_redirect: Option<FieldValue>,
     prefix_rewrite: Option<FieldValue>,
+    regex_rewrite: Option<RegexMatchAndSubstitute>,
     response_code: Enum<RedirectCode>,
     strip_query: bool,
 }
@@ -177,10 +217,17 @@ impl Located<RouteAction> {
             ));
         }
         let auto_host_rewrite = action.auto_host_rewrite.unwrap_or_default();
-        if auto_host_rewrite && action.host_rewrite_literal.is_some() {
+        let hosts = [
+            action.host_rewrite_literal.is_some(),
+            auto_host_rewrite,
+            action.host_rewrite_header.is_some(),
+            action.host_rewrite_path_regex.is_some(),
+        ];
+        if hosts.iter().filter(|set| **set).count() > 1 {
             return Err(Fault::at(
                 self.node,
-                "only one of host_rewrite_literal and auto_host_rewrite may be set",
+                "only one of host_rewrite_literal, auto_host_rewrite, host_rewrite_header and \
+                 host_rewrite_path_regex may be set",
             ));
         }
         Ok(Forward {
@@ -202,19 +249,63 @@ impl Located<RouteAction> {
                 .prefix_rewrite
                 .clone()
                 .filter(|path| !path.is_empty()),
-            regex_rewrite: action.regex_rewrite.as_ref().map(|rewrite| {
-                (
-                    rewrite.pattern.0.clone(),
-                    substitution(&rewrite.substitution),
-                )
-            }),
+            regex_rewrite: action
+                .regex_rewrite
+                .as_ref()
+                .map(RegexMatchAndSubstitute::build),
             host_rewrite: action
                 .host_rewrite_literal
                 .as_ref()
                 .map(|host| host.0.clone()),
+            host_rewrite_header: action
+                .host_rewrite_header
+                .as_ref()
+                .map(|name| name.0.clone()),
+            host_rewrite_path_regex: action
+                .host_rewrite_path_regex
+                .as_ref()
+                .map(RegexMatchAndSubstitute::build),
             auto_host_rewrite,
-            missing_cluster: None,
+            // The caller's, which knows the clusters and what holds above.
+            mirrors: Vec::new(),
+            missing_cluster: action.cluster_not_found_response_code.map(|code| code.0.0),
             upgrades: upgrades(&action.upgrade_configs)?,
+        })
+    }
+}
+
+impl RegexMatchAndSubstitute {
+    fn build(&self) -> (regex::Regex, String) {
+        (self.pattern.0.clone(), substitution(&self.substitution))
+    }
+}
+
+impl RouteAction {
+    /// The mirrors of this action, otherwise the inherited ones.
+    pub(super) fn mirrors<'a>(
+        &'a self,
+        inherited: &'a [Located<RequestMirrorPolicy>],
+    ) -> &'a [Located<RequestMirrorPolicy>] {
+        match self.request_mirror_policies.as_slice() {
+            [] => inherited,
+            own => own,
+        }
+    }
+}
+
+impl Located<RequestMirrorPolicy> {
+    /// The mirror; `check` looks at the cluster's name.
+    pub(super) fn build(
+        &self,
+        check: impl Fn(&str, NodeId) -> Result<(), Fault>,
+    ) -> Result<Mirror, Fault> {
+        let policy = &self.value;
+        check(&policy.cluster.value, policy.cluster.node)?;
+        let fraction = policy.runtime_fraction.as_ref();
+        Ok(Mirror {
+            cluster: policy.cluster.value.clone(),
+            fraction: fraction.map_or(Fraction::ALL, RuntimeFraction::build),
+            shadow_suffix: !policy.disable_shadow_host_suffix_append,
         })
     }
 }
@@ -304,10 +395,15 @@ impl Located<RedirectAction> {
                 "only one of https_redirect and scheme_redirect may be set",
             ));
         }
-        if action.path_redirect.is_some() && action.prefix_rewrite.is_some() {
+        let paths = [
+            action.path_redirect.is_some(),
+            action.prefix_rewrite.is_some(),
+            action.regex_rewrite.is_some(),
+        ];
+        if paths.iter().filter(|set| **set).count() > 1 {
             return Err(Fault::at(
                 self.node,
-                "only one of path_redirect and prefix_rewrite may be set",
+                "only one of path_redirect, prefix_rewrite and regex_rewrite may be set",
             ));
         }
         Ok(Model::Redirect(Redirect {
@@ -317,6 +413,10 @@ impl Located<RedirectAction> {
             port: action.port_redirect.filter(|port| *port != 0),
             path: action.path_redirect.as_ref().map(text),
             prefix_rewrite: action.prefix_rewrite.as_ref().map(text),
+            regex_rewrite: action
+                .regex_rewrite
+                .as_ref()
+                .map(RegexMatchAndSubstitute::build),
             status: action.response_code.0.0,
             strip_query: action.strip_query,
             strip_port: false,

@@ -112,8 +112,12 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "internal_listener", "filter_chain_matcher", "fcds_config",
     ]),
     ("AdditionalAddress", Note(NOT_DONE), &["socket_options", "tcp_keepalive"]),
-    ("FilterChain", Ignore, &["metadata", "transport_socket_connect_timeout", "on_demand_configuration"]),
-    ("FilterChain", Refuse(UNSUPPORTED), &["filter_chain_match", "use_proxy_proto"]),
+    ("FilterChain", Ignore, &["metadata", "on_demand_configuration"]),
+    ("FilterChain", Refuse(UNSUPPORTED), &["use_proxy_proto"]),
+    ("FilterChainMatch", Refuse(UNSUPPORTED), &[
+        "destination_port", "prefix_ranges", "address_suffix", "suffix_len", "source_type",
+        "source_prefix_ranges", "direct_source_prefix_ranges", "source_ports",
+    ]),
     ("NetworkFilter", Ignore, &["name"]),
     ("NetworkFilter", Refuse(NO_XDS), &["config_discovery"]),
     ("ListenerFilter", Ignore, &["name", "filter_disabled"]),
@@ -135,8 +139,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
         "scheme_header_transformation", "xff_num_trusted_hops", "original_ip_detection_extensions",
-        "early_header_mutation_extensions", "local_reply_config", "strip_matching_host_port",
-        "strip_any_host_port", "strip_trailing_host_dot", "path_normalization_options",
+        "early_header_mutation_extensions", "local_reply_config", "strip_trailing_host_dot", "path_normalization_options",
         "proxy_status_config", "forward_client_cert_matcher",
     ]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
@@ -172,7 +175,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "request_body_buffer_limit", "hedge_policy",
     ]),
     ("VirtualHost", Refuse(UNSUPPORTED), &[
-        "matcher", "cors", "retry_policy_typed_config", "request_mirror_policies",
+        "matcher", "cors", "retry_policy_typed_config",
     ]),
     ("Route", Ignore, &["decorator", "tracing", "stat_prefix"]),
     ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
@@ -188,9 +191,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RouteAction", Note(NOT_DONE), &["append_x_forwarded_host", "hedge_policy"]),
     ("RouteAction", Refuse(UNSUPPORTED), &[
         "cluster_specifier_plugin", "inline_cluster_specifier_plugin",
-        "cluster_not_found_response_code", "metadata_match", "path_rewrite_policy", "path_rewrite",
-        "host_rewrite_header", "host_rewrite_path_regex", "host_rewrite",
-        "retry_policy_typed_config", "request_mirror_policies", "cors", "max_grpc_timeout",
+        "metadata_match", "path_rewrite_policy", "path_rewrite", "host_rewrite",
+        "retry_policy_typed_config", "cors", "max_grpc_timeout",
         "grpc_timeout_offset", "internal_redirect_policy", "internal_redirect_action",
         "max_internal_redirects",
     ]),
@@ -211,7 +213,12 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "retry_priority", "retry_options_predicates", "retriable_headers",
         "retriable_request_headers",
     ]),
-    ("RedirectAction", Refuse(UNSUPPORTED), &["regex_rewrite"]),
+    ("RequestMirrorPolicy", Ignore, &["trace_sampled"]),
+    ("RequestMirrorPolicy", Refuse(UNSUPPORTED), &[
+        "cluster_header", "request_headers_mutations", "host_rewrite_literal", "runtime_key",
+    ]),
+    ("RuntimeFraction", Ignore, &["runtime_key"]),
+    ("CorsPolicy", Note(NOT_DONE), &["shadow_enabled"]),
     ("DirectResponseAction", Refuse(UNSUPPORTED), &["body_format"]),
     ("RegexMatcher", Ignore, &["google_re2"]),
 
@@ -275,7 +282,16 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("UpstreamTlsContext", Note(NOT_DONE), &["auto_host_sni", "auto_sni_san_validation"]),
     ("CommonTlsContext", Ignore, &["key_log"]),
-    ("CommonTlsContext", Note(NOT_DONE), &["tls_params"]),
+    ("DownstreamTlsContext", Ignore, &[
+        "session_timeout", "disable_stateless_session_resumption",
+        "disable_stateful_session_resumption", "session_ticket_keys",
+        "session_ticket_keys_sds_secret_config", "full_scan_certs_on_sni_mismatch",
+        "prefer_client_ciphers", "ocsp_staple_policy",
+    ]),
+    ("DownstreamTlsContext", Refuse(UNSUPPORTED), &["require_sni"]),
+    ("TlsParameters", Note(NOT_DONE), &[
+        "cipher_suites", "ecdh_curves", "signature_algorithms", "compliance_policies",
+    ]),
     ("CommonTlsContext", Refuse("only secrets written where they are used are supported"), &[
         "tls_certificate_sds_secret_configs", "validation_context_sds_secret_config",
         "combined_validation_context",

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{
     any::{StructValue, any, unsupported},
+    cors::Cors,
     header::HeaderMutation as Mutation,
 };
 use crate::config::{
@@ -15,6 +16,7 @@ use crate::config::{
 };
 
 const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
+const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const SET_METADATA: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
@@ -108,6 +110,10 @@ pub(super) fn chain(
                     response: mutations(&config.mutations.response_mutations)?,
                 }
             }
+            CORS => {
+                let Cors {} = reader.read_typed(node)?;
+                FilterKind::Cors
+            }
             SET_METADATA => {
                 let config: SetMetadataConfig = reader.read_typed(node)?;
                 FilterKind::SetMetadata(config.build(reader)?)
@@ -123,7 +129,7 @@ pub(super) fn chain(
                 return Err(unsupported(
                     node,
                     other,
-                    &[EXT_PROC, HEADER_MUTATION, SET_METADATA, ROUTER],
+                    &[EXT_PROC, CORS, HEADER_MUTATION, SET_METADATA, ROUTER],
                 ));
             }
         };

@@ -1,7 +1,8 @@
-//! `Listener`, with its one filter chain and its one connection manager.
+//! `Listener` and its filter chains, each with its one connection manager.
 
 use std::sync::Arc;
 
+use extproc_client::host::Metadata as MetadataModel;
 use serde::Deserialize;
 
 use super::{
@@ -9,17 +10,18 @@ use super::{
     any::{Metadata, unsupported},
     bootstrap::Loaded,
     manager::HttpConnectionManager,
-    value::Whatever,
+    value::{Time, Whatever},
 };
 use crate::config::{
     document::{Fault, Located, Subtree},
-    snapshot::{ChainMatch, FilterChain as ChainModel, HANDSHAKE_TIMEOUT, Listener as Model},
+    snapshot::{
+        ChainMatch, FilterChain as ChainModel, HANDSHAKE_TIMEOUT, Listener as Model,
+        TransportProtocol,
+    },
 };
 
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
-const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 
 /// Filters that only find out what a connection speaks, which the gateway does by itself.
 const INSPECTORS: &[&str] = &[
@@ -60,8 +62,19 @@ struct AdditionalAddress {
 #[serde(default)]
 struct FilterChain {
     name: String,
+    filter_chain_match: Option<Located<FilterChainMatch>>,
     filters: Vec<Located<NetworkFilter>>,
     transport_socket: Option<TransportSocket>,
+    transport_socket_connect_timeout: Option<Time>,
+}
+
+/// `envoy.config.listener.v3.FilterChainMatch`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct FilterChainMatch {
+    server_names: Vec<Located<String>>,
+    transport_protocol: Option<Located<String>>,
+    application_protocols: Vec<String>,
 }
 
 /// `envoy.config.listener.v3.Filter`.
@@ -106,60 +119,26 @@ impl Located<Listener> {
                 let _: Whatever = reader.read_typed(tree.node)?;
             }
         }
-        let chain = match (
-            listener.filter_chains.as_slice(),
-            &listener.default_filter_chain,
-        ) {
-            ([chain], None) => chain,
-            ([], Some(chain)) => chain,
-            ([], None) => return Err(Fault::at(self.node, "filter_chains may not be empty")),
-            ([_, second, ..], _) | ([second], Some(_)) => {
-                return Err(Fault::at(
-                    second.node,
-                    "more than one filter chain is not supported",
-                ));
-            }
-        };
-        if let Some(tree) = chain
-            .value
-            .transport_socket
-            .as_ref()
-            .and_then(|socket| socket.typed_config.as_ref())
-        {
-            match reader.type_of(tree.node)? {
-                RAW_BUFFER => {}
-                TLS => {
-                    return Err(Fault::at(tree.node, "TLS on listeners is not supported"));
-                }
-                other => return Err(unsupported(tree.node, other, &[RAW_BUFFER])),
-            }
+        if listener.filter_chains.is_empty() && listener.default_filter_chain.is_none() {
+            return Err(Fault::at(self.node, "filter_chains may not be empty"));
         }
         let metadata = listener.metadata.build(reader)?;
-        let manager: Located<HttpConnectionManager> = match chain.value.filters.as_slice() {
-            [filter] => {
-                let Some(tree) = &filter.value.typed_config else {
-                    return Err(Fault::at(filter.node, "missing field \"typed_config\""));
-                };
-                match reader.type_of(tree.node)? {
-                    MANAGER => reader.read_typed(tree.node)?,
-                    other => return Err(unsupported(tree.node, other, &[MANAGER])),
-                }
-            }
-            _ => {
+        let mut chains: Vec<ChainModel> = Vec::with_capacity(listener.filter_chains.len());
+        for chain in &listener.filter_chains {
+            let built = chain.build(loaded, &metadata)?;
+            if chains.iter().any(|other| other.matches == built.matches) {
                 return Err(Fault::at(
                     chain.node,
-                    format!("filters has to hold one {MANAGER} and nothing else"),
+                    "another filter chain has the same filter_chain_match",
                 ));
             }
-        };
-        let http = Arc::new(manager.build(loaded, &chain.value.name, &metadata)?);
-        let chain = ChainModel {
-            name: chain.value.name.clone(),
-            matches: ChainMatch::default(),
-            tls: None,
-            handshake_timeout: HANDSHAKE_TIMEOUT,
-            http,
-        };
+            chains.push(built);
+        }
+        let default_chain = listener
+            .default_filter_chain
+            .as_ref()
+            .map(|chain| chain.build(loaded, &metadata))
+            .transpose()?;
         let additional = listener
             .additional_addresses
             .iter()
@@ -177,10 +156,87 @@ impl Located<Listener> {
                     buffer_limit: listener
                         .per_connection_buffer_limit_bytes
                         .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,
-                    chains: vec![chain.clone()],
-                    default_chain: None,
+                    chains: chains.clone(),
+                    default_chain: default_chain.clone(),
                 })
             })
             .collect()
+    }
+}
+
+impl Located<FilterChain> {
+    fn build(&self, loaded: &Loaded<'_>, metadata: &MetadataModel) -> Result<ChainModel, Fault> {
+        let reader = loaded.reader;
+        let chain = &self.value;
+        let manager: Located<HttpConnectionManager> = match chain.filters.as_slice() {
+            [filter] => {
+                let Some(tree) = &filter.value.typed_config else {
+                    return Err(Fault::at(filter.node, "missing field \"typed_config\""));
+                };
+                match reader.type_of(tree.node)? {
+                    MANAGER => reader.read_typed(tree.node)?,
+                    other => return Err(unsupported(tree.node, other, &[MANAGER])),
+                }
+            }
+            _ => {
+                return Err(Fault::at(
+                    self.node,
+                    format!("filters has to hold one {MANAGER} and nothing else"),
+                ));
+            }
+        };
+        let tls = match &chain.transport_socket {
+            Some(socket) => socket.downstream(reader)?.map(Arc::new),
+            None => None,
+        };
+        Ok(ChainModel {
+            name: chain.name.clone(),
+            matches: match &chain.filter_chain_match {
+                Some(matches) => matches.value.build()?,
+                None => ChainMatch::default(),
+            },
+            tls,
+            handshake_timeout: chain
+                .transport_socket_connect_timeout
+                .and_then(Time::limit)
+                .unwrap_or(HANDSHAKE_TIMEOUT),
+            http: Arc::new(manager.build(loaded, &chain.name, metadata)?),
+        })
+    }
+}
+
+impl FilterChainMatch {
+    fn build(&self) -> Result<ChainMatch, Fault> {
+        let mut server_names = Vec::with_capacity(self.server_names.len());
+        for name in &self.server_names {
+            let text = name.value.to_ascii_lowercase();
+            let inner = text.strip_prefix("*.").unwrap_or(&text);
+            if inner.is_empty() || inner.contains('*') {
+                return Err(Fault::at(
+                    name.node,
+                    format!("{text:?} is no server name: expected a name or *.suffix"),
+                ));
+            }
+            server_names.push(text);
+        }
+        let transport_protocol = match &self.transport_protocol {
+            None => None,
+            Some(name) => match name.value.as_str() {
+                "" => None,
+                "tls" => Some(TransportProtocol::Tls),
+                "raw_buffer" => Some(TransportProtocol::RawBuffer),
+                other => {
+                    return Err(Fault::at(
+                        name.node,
+                        format!("unknown transport protocol {other:?}, expected tls or raw_buffer"),
+                    ));
+                }
+            },
+        };
+        Ok(ChainMatch {
+            server_names,
+            transport_protocol,
+            application_protocols: self.application_protocols.clone(),
+        })
     }
 }

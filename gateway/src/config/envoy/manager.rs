@@ -16,7 +16,9 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located},
-    snapshot::{Codec, EscapedSlashes, HttpManager, Normalization, ServerHeader, Timeouts},
+    snapshot::{
+        Codec, EscapedSlashes, HttpManager, Normalization, ServerHeader, StripPort, Timeouts,
+    },
 };
 
 /// The name written into `server` where the file gives none.
@@ -67,6 +69,10 @@ pub(super) struct HttpConnectionManager {
     merge_slashes: bool,
     #[serde(default)]
     path_with_escaped_slashes_action: Enum<EscapedSlashes>,
+    #[serde(default)]
+    strip_matching_host_port: bool,
+    #[serde(default)]
+    strip_any_host_port: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,6 +179,20 @@ impl Located<HttpConnectionManager> {
                 merge_slashes: manager.merge_slashes,
                 escaped_slashes: manager.path_with_escaped_slashes_action.0,
                 underscores: common.headers_with_underscores_action.0,
+                strip_port: match (
+                    manager.strip_matching_host_port,
+                    manager.strip_any_host_port,
+                ) {
+                    (false, false) => StripPort::No,
+                    (true, false) => StripPort::Matching,
+                    (false, true) => StripPort::Any,
+                    (true, true) => {
+                        return Err(Fault::at(
+                            self.node,
+                            "only one of strip_matching_host_port and strip_any_host_port may be set",
+                        ));
+                    }
+                },
             },
         })
     }

@@ -1,17 +1,21 @@
 //! `typed_per_filter_config`: what a route configuration, virtual host, route or weighted cluster
 //! says of the filters.
 
+use std::sync::Arc;
+
 use extproc_client::{PerRoute, config::Overrides, host::RouteOverrides};
 use serde::Deserialize;
 
-use super::{any::unsupported, value::ByName};
+use super::{any::unsupported, cors::CorsPolicy, value::ByName};
 use crate::config::{
     document::{Fault, NodeId, Reader, Subtree},
-    snapshot::{Filter, FilterKind},
+    snapshot::{Cors as CorsModel, Filter, FilterKind},
 };
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`
 const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute";
+/// `envoy.extensions.filters.http.cors.v3.CorsPolicy`
+const CORS: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 /// The wrapper that can switch a filter off and on.
 const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 
@@ -20,7 +24,17 @@ pub(super) type PerFilterConfig = ByName<Subtree>;
 
 /// One level's word on each filter it names.
 #[derive(Debug, Default)]
-pub(super) struct Level(Vec<(String, PerRoute)>);
+pub(super) struct Level {
+    ext_proc: Vec<(String, PerRoute)>,
+    /// Unset if the level does not speak of it, `Some(None)` if it switches it off.
+    cors: Option<Option<Arc<CorsModel>>>,
+}
+
+/// What a level says of one filter.
+enum Said {
+    ExtProc(PerRoute),
+    Cors(Option<Arc<CorsModel>>),
+}
 
 /// `envoy.config.route.v3.FilterConfig`; an empty `config` switches a disabled filter on.
 #[derive(Debug, Default, Deserialize)]
@@ -39,15 +53,21 @@ impl Level {
         filters: &[Filter],
         map: &PerFilterConfig,
     ) -> Result<Self, Fault> {
-        let mut level = Vec::with_capacity(map.len());
+        let mut level = Self::default();
         for (name, tree) in map {
             let Some(config) = entry(reader, tree.node)? else {
                 continue;
             };
             let filter = filters.iter().find(|filter| filter.name == *name);
-            match (filter.map(|filter| &filter.kind), &config) {
-                (Some(FilterKind::ExtProc(_)) | None, _) | (_, PerRoute::Disabled) => {
-                    level.push((name.clone(), config));
+            match (filter.map(|filter| &filter.kind), config) {
+                (Some(FilterKind::Cors), Said::ExtProc(PerRoute::Disabled)) => {
+                    level.cors = Some(None);
+                }
+                (Some(FilterKind::Cors), Said::Cors(policy)) => level.cors = Some(policy),
+                (None, Said::Cors(_)) => {}
+                (Some(FilterKind::ExtProc(_)) | None, Said::ExtProc(config))
+                | (_, Said::ExtProc(config @ PerRoute::Disabled)) => {
+                    level.ext_proc.push((name.clone(), config));
                 }
                 _ => {
                     return Err(Fault::at(
@@ -57,7 +77,12 @@ impl Level {
                 }
             }
         }
-        Ok(Self(level))
+        Ok(level)
+    }
+
+    /// The policy of the filter `cors` under these levels, least specific first.
+    pub(super) fn cors(levels: &[&Self]) -> Option<Arc<CorsModel>> {
+        levels.iter().rev().find_map(|level| level.cors.clone())?
     }
 
     /// The filters' configurations under these levels, least specific first.
@@ -66,7 +91,7 @@ impl Level {
         for filter in filters {
             let mut said = levels
                 .iter()
-                .flat_map(|level| &level.0)
+                .flat_map(|level| &level.ext_proc)
                 .filter(|(name, _)| *name == filter.name)
                 .map(|(_, config)| config)
                 .peekable();
@@ -84,26 +109,45 @@ impl Level {
 }
 
 /// What stands under one name; `None` if it is of an unknown type and optional.
-fn entry(reader: &Reader<'_>, node: NodeId) -> Result<Option<PerRoute>, Fault> {
+fn entry(reader: &Reader<'_>, node: NodeId) -> Result<Option<Said>, Fault> {
     match reader.type_of(node)? {
-        EXT_PROC => reader.read_typed(node).map(Some),
         WRAPPER => {
             let wrapper: FilterConfig = reader.read_typed(node)?;
             if wrapper.disabled {
-                return Ok(Some(PerRoute::Disabled));
+                return Ok(Some(Said::ExtProc(PerRoute::Disabled)));
             }
             match wrapper.config {
                 None => Err(Fault::at(node, "one of config and disabled has to be set")),
                 Some(config) if reader.is_empty(config.node) => {
-                    Ok(Some(PerRoute::Overrides(Box::<Overrides>::default())))
+                    let enabled = PerRoute::Overrides(Box::<Overrides>::default());
+                    Ok(Some(Said::ExtProc(enabled)))
                 }
-                Some(config) => match reader.type_of(config.node)? {
-                    EXT_PROC => reader.read_typed(config.node).map(Some),
-                    _ if wrapper.is_optional => Ok(None),
-                    other => Err(unsupported(config.node, other, &[EXT_PROC])),
+                Some(config) => match plain(reader, config.node)? {
+                    None if wrapper.is_optional => Ok(None),
+                    None => Err(unsupported(
+                        config.node,
+                        reader.type_of(config.node)?,
+                        &[EXT_PROC, CORS],
+                    )),
+                    said => Ok(said),
                 },
             }
         }
-        other => Err(unsupported(node, other, &[EXT_PROC, WRAPPER])),
+        other => match plain(reader, node)? {
+            None => Err(unsupported(node, other, &[EXT_PROC, CORS, WRAPPER])),
+            said => Ok(said),
+        },
     }
+}
+
+/// A filter's own message; `None` if its type is not known.
+fn plain(reader: &Reader<'_>, node: NodeId) -> Result<Option<Said>, Fault> {
+    Ok(match reader.type_of(node)? {
+        EXT_PROC => Some(Said::ExtProc(reader.read_typed(node)?)),
+        CORS => {
+            let policy: CorsPolicy = reader.read_typed(node)?;
+            Some(Said::Cors(policy.build().map(Arc::new)))
+        }
+        _ => None,
+    })
 }

@@ -9,7 +9,10 @@ use extproc_client::host::{Metadata as MetadataModel, RouteFacts};
 use serde::Deserialize;
 
 use super::{
-    action::{ClusterWeight, DirectResponseAction, RedirectAction, RetryPolicy, RouteAction},
+    action::{
+        ClusterWeight, DirectResponseAction, RedirectAction, RequestMirrorPolicy, RetryPolicy,
+        RouteAction,
+    },
     any::Metadata,
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
@@ -40,8 +43,9 @@ pub(super) struct RouteConfiguration {
     response_headers_to_remove: Vec<Located<Name>>,
     validate_clusters: Option<bool>,
     max_direct_response_body_size_bytes: Option<u32>,
-    typed_per_filter_config: PerFilterConfig,
+    request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
     ignore_port_in_host_matching: bool,
+    typed_per_filter_config: PerFilterConfig,
 }
 
 /// `envoy.config.route.v3.VirtualHost`.
@@ -62,6 +66,8 @@ struct VirtualHost {
     #[serde(default)]
     require_tls: Enum<RequireTls>,
     retry_policy: Option<RetryPolicy>,
+    #[serde(default)]
+    request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
     #[serde(default)]
     typed_per_filter_config: PerFilterConfig,
     #[serde(default)]
@@ -135,6 +141,7 @@ struct Position<'a> {
     host_name: &'a str,
     host_metadata: MetadataModel,
     retry: Option<&'a RetryPolicy>,
+    mirrors: &'a [Located<RequestMirrorPolicy>],
     validate: bool,
     direct_limit: usize,
 }
@@ -155,6 +162,10 @@ impl RouteConfiguration {
                 host_name: &host.value.name,
                 host_metadata: host.value.metadata.build(reader)?,
                 retry: host.value.retry_policy.as_ref(),
+                mirrors: match host.value.request_mirror_policies.as_slice() {
+                    [] => &self.request_mirror_policies,
+                    own => own,
+                },
                 validate: self.validate_clusters.unwrap_or(true),
                 direct_limit: self
                     .max_direct_response_body_size_bytes
@@ -237,6 +248,12 @@ impl Located<Route> {
             (Some(action), None, None) => {
                 let mut forward = action.build(position.retry)?;
                 forward.clusters = position.targets(&action.value, &[table, host, &own], &facts)?;
+                forward.mirrors = action
+                    .value
+                    .mirrors(position.mirrors)
+                    .iter()
+                    .map(|mirror| mirror.build(|name, node| position.check(name, node)))
+                    .collect::<Result<_, _>>()?;
                 if let Some(only) = sole(&forward) {
                     position.about_cluster(&mut facts, only);
                 }
@@ -260,6 +277,7 @@ impl Located<Route> {
             overrides: Arc::new(Level::merge(&[table, host, &own], filters)),
             facts: Arc::new(facts),
             choices: Arc::new([]),
+            cors: Level::cors(&[table, host, &own]),
         })
     }
 }

@@ -297,6 +297,7 @@ impl RulePlan<'_> {
             overrides: Arc::new(effects.overrides),
             facts: facts(""),
             choices: effects.choices.into(),
+            cors: None,
         })
     }
 }
@@ -311,6 +312,7 @@ pub(super) fn nowhere(effects: Effects) -> Arc<Route> {
         overrides: Arc::new(effects.overrides),
         facts: Arc::default(),
         choices: effects.choices.into(),
+        cors: None,
     })
 }
 

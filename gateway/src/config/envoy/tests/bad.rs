@@ -297,6 +297,7 @@ fn inside_the_connection_manager() {
             "http_filters[0].typed_config".to_owned(),
             "unsupported \"@type\" envoy.extensions.filters.http.lua.v3.Lua, supported here: \
              envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, \
+             envoy.extensions.filters.http.cors.v3.Cors, \
              envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, \
              envoy.extensions.filters.http.set_metadata.v3.Config, \
              envoy.extensions.filters.http.router.v3.Router",
@@ -350,6 +351,7 @@ fn an_unknown_type_under_a_filters_name() {
             "20:48: {MANAGER}.{ROUTE}.typed_per_filter_config[\"envoy.filters.http.ext_proc\"]: \
              unsupported \"@type\" a.B, supported here: \
              envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute, \
+             envoy.extensions.filters.http.cors.v3.CorsPolicy, \
              envoy.config.route.v3.FilterConfig"
         )
     );
