@@ -8,3 +8,4 @@ pub mod bench;
 pub mod conformance;
 pub mod provision;
 pub mod support;
+pub mod wire;

@@ -8,7 +8,7 @@ use super::scenario::{Scenario, merge};
 use crate::support::script::Protocol;
 
 const EXT_PROC: &str = "envoy.filters.http.ext_proc";
-const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
+pub(crate) const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
 
 /// The ports that a scenario uses, all on 127.0.0.1.
 #[derive(Debug, Clone, Default)]
@@ -184,7 +184,7 @@ fn route_config(scenario: &Scenario) -> Value {
     out
 }
 
-fn ext_proc(name: &str, config: &Map<String, Value>, disabled: bool) -> Value {
+pub(crate) fn ext_proc(name: &str, config: &Map<String, Value>, disabled: bool) -> Value {
     let mut full = json!({
         "@type": format!("{EXTENSIONS}.filters.http.ext_proc.v3.ExternalProcessor"),
         "grpc_service": {"envoy_grpc": {"cluster_name": "processor"}},
@@ -206,7 +206,7 @@ fn per_route(config: &Value) -> Value {
     out
 }
 
-fn cluster(name: &str, port: u16, http2: bool) -> Value {
+pub(crate) fn cluster(name: &str, port: u16, http2: bool) -> Value {
     let protocol = if http2 {
         json!({"http2_protocol_options": {}})
     } else {
@@ -229,7 +229,7 @@ fn cluster(name: &str, port: u16, http2: bool) -> Value {
     })
 }
 
-fn address(port: u16) -> Value {
+pub(crate) fn address(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 

@@ -302,7 +302,8 @@ fn digest(merged: &Value) -> String {
     format!("{hash:016x}")
 }
 
-fn expand(mut raw: Map<String, Value>) -> anyhow::Result<Vec<Value>> {
+/// The cases that a template with `vary` stands for.
+pub(crate) fn expand(mut raw: Map<String, Value>) -> anyhow::Result<Vec<Value>> {
     let rows: Vec<Map<String, Value>> = match raw.shift_remove("vary") {
         None => return Ok(vec![Value::Object(raw)]),
         Some(Value::Array(rows)) => rows
