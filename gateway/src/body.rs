@@ -192,8 +192,8 @@ pub(crate) trait Watch: Send + Unpin + 'static {
     fn data(&mut self, len: usize) {
         let _ = len;
     }
-    /// Trailers passed.
-    fn trailers(&mut self, trailers: &HeaderMap) {
+    /// Trailers pass, and may be changed.
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
         let _ = trailers;
     }
     /// The body ended: completely (`Ok`), or not.
@@ -211,7 +211,7 @@ impl<W: Watch> Watch for Option<W> {
         }
     }
 
-    fn trailers(&mut self, trailers: &HeaderMap) {
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
         if let Some(watch) = self {
             watch.trailers(trailers);
         }
@@ -265,13 +265,13 @@ where
             this.watch.end(Err(&error));
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
-        match &frame {
+        let mut frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+        match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.watch.data(data.len());
                     this.ended = body.is_end_stream();
-                } else if let Some(trailers) = frame.trailers_ref() {
+                } else if let Some(trailers) = frame.trailers_mut() {
                     this.watch.trailers(trailers);
                     this.ended = true;
                 }

@@ -13,7 +13,7 @@ use extproc_client::{
     host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo},
     metadata::DynamicMetadata,
 };
-use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, request};
 
 use crate::{
     body::{BoxError, Watch},
@@ -245,20 +245,30 @@ impl Exchange {
 }
 
 /// Counts the request's body for the exchange.
-pub(crate) struct RequestWatch(pub(crate) Arc<Exchange>);
+pub(crate) struct RequestWatch {
+    pub(crate) exchange: Arc<Exchange>,
+    /// Fields of the hop that the request came on, by its own word.
+    pub(crate) nominated: Vec<HeaderName>,
+}
 
 impl Watch for RequestWatch {
     fn data(&mut self, len: usize) {
-        self.0
+        self.exchange
             .request_bytes
             .fetch_add(len as u64, Ordering::Relaxed);
-        self.0.touch();
+        self.exchange.touch();
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        for name in &self.nominated {
+            trailers.remove(name);
+        }
     }
 
     fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_ok() {
-            self.0.request_done.store(true, Ordering::Release);
-            self.0.touch();
+            self.exchange.request_done.store(true, Ordering::Release);
+            self.exchange.touch();
         }
     }
 }

@@ -36,6 +36,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RouteHeadersDone;
 
+/// Response extension: the client's connection ends after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closes;
+
 /// The end of the filter chain.
 #[derive(Clone, Debug)]
 pub(crate) struct RouterHandler {
@@ -66,8 +70,14 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
     if let Some(refusal) = parts.extensions.remove::<Refusal>() {
         let grpc = is_grpc(&parts.headers) && refusal.location.is_none();
         let mut response = local::reply(grpc, refusal.status, "".into(), refusal.details, 0);
-        if let Some(location) = refusal.location {
-            response.headers_mut().insert(header::LOCATION, location);
+        match refusal.location {
+            Some(location) => {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            // What follows a request that was not understood may be no request.
+            None => {
+                response.extensions_mut().insert(Closes);
+            }
         }
         return response;
     }

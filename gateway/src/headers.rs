@@ -26,9 +26,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
         return;
     }
     let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
-        .filter_map(|token| token.parse().ok())
-        .collect();
+    let named = nominated(headers);
     // As the peer spelt it.
     let spelling = tokens(headers, &header::CONNECTION)
         .find(|token| token.eq_ignore_ascii_case("upgrade"))
@@ -64,6 +62,57 @@ pub(crate) fn tokens<'a>(
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .filter(|token| !token.is_empty())
+}
+
+/// Fields that mean something before the content or for its framing, routing or authentication: in a
+/// trailer section they come too late or mislead (RFC 9110 §6.5.1).
+const NOT_IN_TRAILERS: &[&str] = &[
+    "age",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];
+
+/// Removes what must not be in a trailer section.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(*name);
+    }
+}
+
+/// The fields that `Connection` lines name.
+pub(crate) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    tokens(headers, &header::CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .collect()
+}
+
+/// Whether no value begins or ends with white space, as HTTP/2 demands (RFC 9113 §8.2.1).
+pub(crate) fn values_are_trimmed(headers: &HeaderMap) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().all(|value| {
+        let bytes = value.as_bytes();
+        !blank(bytes.first()) && !blank(bytes.last())
+    })
 }
 
 const REQUEST_INLINE: &[&str] = &[

@@ -17,6 +17,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::{
     body::{Body, BoxError},
     connection::guard::Backlog,
+    headers::strip_trailers,
 };
 
 /// The body of a received message.
@@ -157,7 +158,8 @@ async fn send_frames(
                 }
             }
             Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
+                if let Ok(mut trailers) = frame.into_trailers() {
+                    strip_trailers(&mut trailers);
                     return stream.send_trailers(trailers).map_err(SendError::Peer);
                 }
             }

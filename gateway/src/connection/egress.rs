@@ -8,7 +8,7 @@ use std::{
 };
 
 use extproc_client::host::{Aborted, ResponseFlags, UpstreamFailure, UpstreamInfo};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{ingress::append_to_list, timers::Timers};
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
     body::{Body, BoxError, Watch, Watched},
     config::snapshot::ServerHeader,
     exchange::{Exchange, Reply},
-    forward::RouteHeadersDone,
-    headers::strip_hop_by_hop,
+    forward::{Closes, RouteHeadersDone},
+    headers::{nominated, strip_hop_by_hop},
     metrics::{Held, HttpStats},
     mutate,
     upstream::error::flag,
@@ -34,6 +34,8 @@ pub(super) struct Finish {
     /// Bytes of the body that its announced length still asks for.
     left: Option<u64>,
     complete: bool,
+    /// Fields of the hop that the response came on, by its own word.
+    nominated: Vec<HeaderName>,
 }
 
 impl Finish {
@@ -51,6 +53,7 @@ impl Finish {
             timers: None,
             left: None,
             complete: false,
+            nominated: Vec::new(),
         }
     }
 
@@ -90,7 +93,10 @@ impl Watch for Finish {
         }
     }
 
-    fn trailers(&mut self, trailers: &HeaderMap) {
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        for name in &self.nominated {
+            trailers.remove(name);
+        }
         self.exchange.set_trailers(trailers);
     }
 
@@ -151,8 +157,14 @@ pub(super) fn finish(
         .extensions()
         .get::<UpstreamInfo>()
         .is_none_or(|info| info.address.is_none());
+    let closing = response.extensions().get::<Closes>().is_some();
     let headers = response.headers_mut();
+    if headers.contains_key(header::CONNECTION) {
+        finish.nominated = nominated(headers);
+    }
     strip_hop_by_hop(headers, upgraded && !http2);
+    // It speaks of what a client takes, and means nothing in a response.
+    headers.remove(header::TE);
     match http.server_header {
         ServerHeader::Overwrite => set_server(headers, &http.server_name),
         ServerHeader::AppendIfAbsent if !headers.contains_key(header::SERVER) => {
@@ -169,9 +181,11 @@ pub(super) fn finish(
     // Nobody is going to read the rest of the request, a client that errs is sent away, and HTTP/1.0
     // has no persistence here.
     let closes = !exchange.request_done()
-        || local && status == StatusCode::BAD_REQUEST
+        || local && is_refusal(status)
+        || closing
         || exchange.version == Version::HTTP_10;
-    if closes && !http2 && !upgraded {
+    let tunnel = upgraded || exchange.upgrade && !local && status.is_success();
+    if closes && !http2 && !tunnel {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     finish.left = headers
@@ -199,6 +213,17 @@ pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
         exchange.set_reply(Reply::of(response));
     }
     cut
+}
+
+/// Whether a reply of our own says that the request itself was wrong, so that what follows it on the
+/// connection is not to be trusted either.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
 }
 
 fn set_server(headers: &mut HeaderMap, name: &str) {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::{
     Reason, RecvStream,
     server::{self, SendResponse},
@@ -20,8 +20,8 @@ use h2::{
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, sleep_until},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -42,12 +42,49 @@ const STREAM_SEND_BUFFER: usize = 256 * 1024;
 
 /// Serves a connection; `read` was read from it already.
 pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
+    let begun = begin(stream, read, &context).await;
+    let Ok((stream, read)) = begun else {
+        context.stats().downstream_cx_protocol_error.add();
+        return;
+    };
     if let Err(error) = run(stream, read, &context).await {
         if !error.is_io() {
             context.stats().downstream_cx_protocol_error.add();
         }
         tracing::debug!(peer = %context.peer.remote, %error, "client connection ended");
     }
+}
+
+/// Reads up to the first frame, which has to be SETTINGS (RFC 9113 §3.4): `h2` would take any. Sends
+/// GOAWAY otherwise.
+async fn begin(
+    mut stream: ClientStream,
+    read: Bytes,
+    context: &Context,
+) -> io::Result<(ClientStream, Bytes)> {
+    const PREFACE: usize = 24;
+    const TYPE: usize = PREFACE + 3;
+    const SETTINGS: u8 = 4;
+    /// GOAWAY with PROTOCOL_ERROR, after the SETTINGS that have to come first.
+    const REFUSAL: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    let mut read = BytesMut::from(read);
+    let timeouts = &context.http().timeouts;
+    let limit = timeouts.request_headers.or(timeouts.connection_idle);
+    let first = async {
+        while read.len() <= TYPE {
+            if stream.read_buf(&mut read).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(())
+    };
+    timeout(limit.unwrap_or(Duration::from_secs(3600)), first).await??;
+    if read.get(TYPE) != Some(&SETTINGS) {
+        stream.write_all(REFUSAL).await?;
+        stream.shutdown().await?;
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((stream, read.freeze()))
 }
 
 async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
@@ -60,9 +97,6 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
         .max_concurrent_streams(http.http2.max_concurrent_streams)
         .max_header_list_size(header_list.saturating_add(16 * 1024))
         .max_send_buffer_size(STREAM_SEND_BUFFER);
-    if http.http2.allow_connect {
-        builder.enable_connect_protocol();
-    }
     let shared = Arc::new(Connection {
         context: context.clone(),
         backlog: Backlog::new(context.chain.buffer_limit),

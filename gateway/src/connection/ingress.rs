@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
+use h2::ext::Protocol;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
     request::Parts,
@@ -20,7 +21,9 @@ use crate::{
     filters,
     format::protocol,
     forward::Refusal,
-    headers::{is_grpc, join_request_lines, strip_hop_by_hop, tokens},
+    headers::{
+        is_grpc, join_request_lines, nominated, strip_hop_by_hop, tokens, values_are_trimmed,
+    },
     http1::Outgoing,
     router,
 };
@@ -53,6 +56,12 @@ pub(super) struct Ingress {
 /// Whether a request asks for another protocol on this connection: `Upgrade` with HTTP/1.1, or
 /// CONNECT. Not so if it has a body of its own, which would have to end first.
 pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>> {
+    if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 {
+        let protocol = parts.extensions.get::<Protocol>();
+        return Some(protocol.map_or("CONNECT".into(), |kind| {
+            kind.as_str().to_ascii_lowercase().into()
+        }));
+    }
     if has_body || parts.version != Version::HTTP_11 {
         return None;
     }
@@ -91,6 +100,9 @@ pub(super) fn begin(
         }
         Err(details) => refusal = Some(bad(details)),
     }
+    if version == Version::HTTP_2 && !values_are_trimmed(&parts.headers) {
+        refusal = Some(bad("http2.invalid.header.field"));
+    }
     if version < Version::HTTP_11 && !http.http1.accept_http_10 && refusal.is_none() {
         refusal = Some(Refusal {
             status: StatusCode::UPGRADE_REQUIRED,
@@ -114,6 +126,10 @@ pub(super) fn begin(
             .and_then(|route| route.allows_upgrade(kind))
             .unwrap_or_else(|| http.upgrades.iter().any(|u| u.eq_ignore_ascii_case(kind)))
     };
+    let named = match parts.headers.contains_key(header::CONNECTION) {
+        true => nominated(&parts.headers),
+        false => Vec::new(),
+    };
     strip_hop_by_hop(&mut parts.headers, kind.is_some());
     remove_controls(&mut parts.headers);
     add_forwarded(context, http, &mut parts, version);
@@ -128,7 +144,7 @@ pub(super) fn begin(
         Some(_) => None,
     };
     let upgrade = match &kind {
-        Some(kind) if allowed(route.as_ref(), kind) => true,
+        Some(kind) if version != Version::HTTP_2 && allowed(route.as_ref(), kind) => true,
         Some(_) if refusal.is_none() && route.is_some() => {
             refusal = Some(Refusal {
                 status: StatusCode::FORBIDDEN,
@@ -161,7 +177,13 @@ pub(super) fn begin(
     if let Some(refusal) = refusal {
         extensions.insert(refusal);
     }
-    let body = Watched::new(body, RequestWatch(exchange.clone()));
+    let body = Watched::new(
+        body,
+        RequestWatch {
+            exchange: exchange.clone(),
+            nominated: named,
+        },
+    );
     let body = if http_body::Body::is_end_stream(&body) {
         Body::empty()
     } else {
@@ -201,28 +223,66 @@ fn target(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &'static str> 
     if hosts.next().is_some() {
         return Err("http1.codec_error");
     }
+    let host = match host {
+        Some(host) if !host.is_empty() => Some(
+            host.to_str()
+                .ok()
+                .filter(|host| normalize::valid_authority(host))
+                .ok_or("invalid_authority")?,
+        ),
+        Some(_) => return Err("missing_host_header"),
+        // RFC 9112 §3.2: required even beside an absolute target.
+        None if parts.version == Version::HTTP_11 => return Err("missing_host_header"),
+        None => None,
+    };
     let authority = match (parts.uri.authority(), host) {
+        (Some(authority), Some(host)) if differs(parts.version, authority, host) => {
+            // RFC 9113 §8.3.1: both name the same, or the request is malformed.
+            return Err("invalid_authority");
+        }
         (Some(authority), _) => authority.clone(),
-        (None, Some(host)) if !host.is_empty() => {
+        (None, Some(host)) => {
             Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes()))
                 .map_err(|_| "invalid_authority")?
         }
-        (None, _) => return Err("missing_host_header"),
+        (None, None) => return Err("missing_host_header"),
     };
     if !normalize::valid_authority(authority.as_str()) {
         return Err("invalid_authority");
     }
-    if parts.method == Method::CONNECT {
+    let scheme = parts.uri.scheme();
+    if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none() {
+        // RFC 9112 §3.2.3: `host:port` and nothing else.
+        if scheme.is_some()
+            || parts.uri.path_and_query().is_some()
+            || parts.uri.authority().is_none()
+        {
+            return Err("invalid_authority");
+        }
         return Uri::builder()
             .authority(authority)
             .build()
             .map_err(|_| "invalid_authority");
     }
-    let path = parts.uri.path_and_query().cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    if path.as_str() == "*" && parts.method != Method::OPTIONS {
-        return Err("path_normalization_failed");
+    let web = scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    // HTTP/2 without `:authority` looks like it too.
+    let origin_form = scheme.is_none() && parts.uri.authority().is_none();
+    if !(web || origin_form) {
+        return Err("invalid_scheme");
     }
+    let given = parts.uri.path_and_query();
+    let path = match given.map(PathAndQuery::as_str) {
+        None | Some("") => PathAndQuery::from_static("/"),
+        Some("*") if parts.method != Method::OPTIONS => return Err("path_normalization_failed"),
+        // An absolute target may have an empty path (RFC 9110 §4.2.3), `:path` may not.
+        Some(query) if query.starts_with('?') && parts.version != Version::HTTP_2 => {
+            PathAndQuery::try_from(format!("/{query}")).map_err(|_| "path_normalization_failed")?
+        }
+        Some(path) if path != "*" && !path.starts_with('/') => {
+            return Err("path_normalization_failed");
+        }
+        Some(_) => given.cloned().unwrap_or(PathAndQuery::from_static("/")),
+    };
     let mut uri = http::uri::Parts::default();
     // What the connection is, whatever the client writes, unless a proxy in front of us says otherwise.
     let forwarded = parts.headers.get("x-forwarded-proto").filter(|_| trusted);
@@ -235,6 +295,11 @@ fn target(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &'static str> 
     uri.authority = Some(authority);
     uri.path_and_query = Some(path);
     Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
+}
+
+/// Whether `:authority` and `host` name different authorities. In HTTP/1 the target simply wins.
+fn differs(version: Version, authority: &Authority, host: &str) -> bool {
+    version == Version::HTTP_2 && !authority.as_str().eq_ignore_ascii_case(host)
 }
 
 /// Fields that the gateway adds to requests; after what the client sent was stripped.
@@ -440,6 +505,19 @@ mod tests {
         assert!(refused(Request::get("/").header("host", "u:p@a")));
         assert!(refused(Request::get("*").header("host", "a")));
         assert!(!refused(Request::options("*").header("host", "a")));
+        assert!(refused(Request::get("a:80").header("host", "a")));
+        assert!(refused(Request::get("ftp://a/").header("host", "a")));
+        assert!(refused(Request::get("http://a/")));
+        assert!(refused(Request::connect("/").header("host", "a")));
+        assert!(refused(Request::connect("http://a/").header("host", "a")));
+        assert!(!refused(Request::connect("a:80").header("host", "a")));
+        let both = |host: &'static str| {
+            Request::get("http://a/")
+                .version(Version::HTTP_2)
+                .header("host", host)
+        };
+        assert!(refused(both("b")));
+        assert!(!refused(both("A")));
     }
 
     #[test]

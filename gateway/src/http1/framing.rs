@@ -3,6 +3,9 @@
 //! A state machine without a socket. It follows heads, lengths and chunks, and stops at the two
 //! places where bytes may be inserted: before a final head (interim responses) and between the last
 //! chunk and the empty line after it (trailers). It never changes or copies a body byte.
+//!
+//! The same machine follows what peers write, before hyper reads it, and stops where the lines between
+//! chunks are not exactly as RFC 9112 §7.1 has them.
 
 /// Which end of the connection writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +36,13 @@ pub(crate) enum Stop {
     Trailers,
     /// A message ended here.
     MessageEnd,
+    /// Here is a byte that chunks or trailers must not have (RFC 9112 §7.1).
+    Fault,
 }
 
 /// ```text
 /// Start ──▶ Announced ──▶ Head ──▶ Length ─────────────┐
-///   ▲ └──interim──────────▶ ├────▶ ChunkSize ⇄ Chunk   │
+///   ▲ └──interim──────────▶ ├────▶ ChunkSize … ⇄ Chunk │
 ///   │                       │          └─▶ Trailers ───┤
 ///   └───────────────────────┴──────────────────────────┘
 ///                           └────▶ Opaque (tunnel, or until close)
@@ -55,15 +60,30 @@ enum State {
         then: Framing,
     },
     Length(u64),
-    ChunkSize(u64),
-    /// After the size, up to the line's end.
+    /// Digits of a size; `None` before the first.
+    ChunkSize(Option<u64>),
+    /// White space after the size.
+    ChunkBlank(u64),
     ChunkExtension(u64),
+    /// The LF of the size's line.
+    ChunkSizeEnd(u64),
     Chunk(u64),
-    /// Trailer lines; whether the current one is empty so far.
-    Trailers {
-        empty: bool,
-    },
+    /// The line end after a chunk's data; whether CR was there.
+    ChunkEnd(bool),
+    Trailers(Trailer),
     Opaque,
+}
+
+/// Where in a line of the trailer section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trailer {
+    Start,
+    Name,
+    Value,
+    /// The LF of a field line.
+    LineEnd,
+    /// The LF of the empty line.
+    End,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +118,15 @@ impl Framer {
         self.state == State::Start
     }
 
+    /// Between messages: this is the head of the next one.
+    pub(super) fn begin(&mut self, head: &Head, facts: MessageFacts) {
+        let (left, then) = (head.len, head.framing(self.role, facts));
+        self.state = match then {
+            Framing::Interim => State::Head { left, then },
+            _ => State::Announced { left, then },
+        };
+    }
+
     /// Moves over `bytes` up to the next stop and says how many were taken.
     ///
     /// A head has to be in `bytes` as a whole when it begins; hyper writes heads in one piece. If it
@@ -111,12 +140,10 @@ impl Framer {
                         self.state = State::Opaque;
                         continue;
                     };
-                    let (left, then) = (head.len, head.framing(self.role, facts));
-                    if then != Framing::Interim {
-                        self.state = State::Announced { left, then };
+                    self.begin(&head, facts);
+                    if !matches!(self.state, State::Head { .. }) {
                         return (at, Stop::Head);
                     }
-                    self.state = State::Head { left, then };
                 }
                 State::Announced { left, then } => self.state = State::Head { left, then },
                 State::Head { left, then } => {
@@ -136,7 +163,7 @@ impl Framer {
                             return (at, Stop::MessageEnd);
                         }
                         Framing::Length(length) => State::Length(length),
-                        Framing::Chunked => State::ChunkSize(0),
+                        Framing::Chunked => State::ChunkSize(None),
                         Framing::Opaque => State::Opaque,
                     };
                 }
@@ -150,66 +177,81 @@ impl Framer {
                     }
                     self.state = State::Length(left);
                 }
-                State::ChunkSize(size) => {
-                    let Some(byte) = rest.first().copied() else {
-                        continue;
-                    };
-                    at += 1;
-                    self.state = match (byte as char).to_digit(16) {
-                        Some(digit) => {
-                            let size = size.saturating_mul(16);
-                            State::ChunkSize(size.saturating_add(digit.into()))
-                        }
-                        None if byte == b'\n' => Self::after_size(size),
-                        None => State::ChunkExtension(size),
-                    };
-                }
-                State::ChunkExtension(size) => match memchr::memchr(b'\n', rest) {
-                    Some(end) => {
-                        at += end + 1;
-                        self.state = Self::after_size(size);
-                    }
-                    None => at += rest.len(),
-                },
                 State::Chunk(left) => {
                     let n = bounded(left, rest.len());
                     at += n;
                     self.state = match left - n as u64 {
-                        0 => State::ChunkSize(0),
+                        0 => State::ChunkEnd(false),
                         left => State::Chunk(left),
                     };
                 }
-                State::Trailers { empty } => {
-                    if !self.announced {
-                        self.announced = true;
-                        return (at, Stop::Trailers);
-                    }
-                    let Some(byte) = rest.first().copied() else {
-                        continue;
+                State::Trailers(_) if !self.announced => {
+                    self.announced = true;
+                    return (at, Stop::Trailers);
+                }
+                State::Trailers(Trailer::End) if rest.first() == Some(&b'\n') => {
+                    self.announced = false;
+                    self.state = State::Start;
+                    return (at + 1, Stop::MessageEnd);
+                }
+                state @ (State::ChunkSize(_)
+                | State::ChunkBlank(_)
+                | State::ChunkExtension(_)
+                | State::ChunkSizeEnd(_)
+                | State::ChunkEnd(_)
+                | State::Trailers(_)) => {
+                    let byte = rest.first().copied().unwrap_or_default();
+                    let Some(next) = line_byte(state, byte) else {
+                        return (at, Stop::Fault);
                     };
                     at += 1;
-                    if byte == b'\n' && empty {
-                        self.announced = false;
-                        self.state = State::Start;
-                        return (at, Stop::MessageEnd);
-                    }
-                    self.state = State::Trailers {
-                        empty: byte == b'\n' || (empty && byte == b'\r'),
-                    };
+                    self.state = next;
                 }
                 State::Opaque => return (bytes.len(), Stop::End),
             }
         }
         (at, Stop::End)
     }
+}
 
-    fn after_size(size: u64) -> State {
-        match size {
-            0 => State::Trailers { empty: true },
-            // The line end after the data is counted with it.
-            size => State::Chunk(size.saturating_add(2)),
+/// The state after one byte of the lines between chunks; `None` if they must not have it there.
+fn line_byte(state: State, byte: u8) -> Option<State> {
+    let text = byte >= b' ' && byte != 0x7f || byte == b'\t';
+    let digit = (byte as char).to_digit(16).map(u64::from);
+    Some(match (state, byte) {
+        (State::ChunkSize(size), _) if digit.is_some() => {
+            let size = size.unwrap_or(0).checked_mul(16)?;
+            State::ChunkSize(Some(size.checked_add(digit?)?))
         }
-    }
+        (State::ChunkSize(Some(size)) | State::ChunkBlank(size), b' ' | b'\t') => {
+            State::ChunkBlank(size)
+        }
+        (State::ChunkSize(Some(size)) | State::ChunkBlank(size), b';') => {
+            State::ChunkExtension(size)
+        }
+        (
+            State::ChunkSize(Some(size)) | State::ChunkBlank(size) | State::ChunkExtension(size),
+            b'\r',
+        ) => State::ChunkSizeEnd(size),
+        (State::ChunkExtension(size), _) if text => State::ChunkExtension(size),
+        (State::ChunkSizeEnd(0), b'\n') => State::Trailers(Trailer::Start),
+        (State::ChunkSizeEnd(size), b'\n') => State::Chunk(size),
+        (State::ChunkEnd(false), b'\r') => State::ChunkEnd(true),
+        (State::ChunkEnd(true), b'\n') => State::ChunkSize(None),
+        (State::Trailers(Trailer::Start), b'\r') => State::Trailers(Trailer::End),
+        (State::Trailers(Trailer::Start | Trailer::Name), _) if is_token(byte) => {
+            State::Trailers(Trailer::Name)
+        }
+        (State::Trailers(Trailer::Name), b':') => State::Trailers(Trailer::Value),
+        (State::Trailers(Trailer::Value), b'\r') => State::Trailers(Trailer::LineEnd),
+        (State::Trailers(Trailer::Value), _) if text => State::Trailers(Trailer::Value),
+        (State::Trailers(Trailer::LineEnd), b'\n') => State::Trailers(Trailer::Start),
+        _ => return None,
+    })
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn bounded(left: u64, available: usize) -> usize {
@@ -222,8 +264,9 @@ pub(super) struct Head {
     status: u16,
     length: Option<u64>,
     chunked: bool,
-    /// Two rules for the length of one message, a transfer coding other than `chunked` alone, or a
-    /// line that ends without CR: what two parsers could understand differently.
+    /// What two parsers could understand differently: two rules for the length of one message, a
+    /// length that is no plain number, a transfer coding other than `chunked` alone; in a request a
+    /// line that ends without CR and a fragment in the target too.
     pub(super) ambiguous: bool,
 }
 
@@ -237,7 +280,8 @@ impl Head {
             chunked: false,
             ambiguous: false,
         };
-        let (mut lengths, mut codings) = (0, 0);
+        let mut length: Option<&[u8]> = None;
+        let mut bare = false;
         let mut rest = bytes;
         let mut first = true;
         loop {
@@ -245,30 +289,41 @@ impl Head {
             let (line, after) = rest.split_at_checked(end + 1)?;
             head.len += line.len();
             rest = after;
-            head.ambiguous |= !line.ends_with(b"\r\n");
-            let line = line.trim_ascii_end();
+            bare |= !line.ends_with(b"\r\n");
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.is_empty() {
                 // Empty lines before a request are skipped (RFC 9112 §2.2).
                 if first {
                     continue;
                 }
-                head.ambiguous |= lengths > 0 && codings > 0 || codings > 1;
+                head.ambiguous |= length.is_some() && head.chunked;
+                head.ambiguous |= bare && head.status == 0;
                 return Some(head);
             }
             if first {
                 head.status = status(line);
+                head.ambiguous |= head.status == 0 && line.contains(&b'#');
                 first = false;
             } else if let Some(value) = field(line, b"content-length:") {
-                lengths += 1;
+                // A repetition is one only if it says the same in the same way.
+                head.ambiguous |= length.is_some_and(|other| other != value);
+                head.ambiguous |= !value.iter().all(u8::is_ascii_digit);
+                length = Some(value);
                 head.length = std::str::from_utf8(value)
                     .ok()
                     .and_then(|text| text.parse().ok());
+                head.ambiguous |= head.length.is_none();
             } else if let Some(coding) = field(line, b"transfer-encoding:") {
-                codings += 1;
+                head.ambiguous |= head.chunked || !coding.eq_ignore_ascii_case(b"chunked");
                 head.chunked = true;
-                head.ambiguous |= !coding.eq_ignore_ascii_case(b"chunked");
             }
         }
+    }
+
+    /// A 1xx head that another one follows.
+    pub(super) fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
     }
 
     fn framing(&self, role: Role, facts: MessageFacts) -> Framing {
@@ -303,8 +358,14 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     if line.first()?.to_ascii_lowercase() != *name.first()? {
         return None;
     }
-    let (start, value) = line.split_at_checked(name.len())?;
-    start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+    let (start, mut value) = line.split_at_checked(name.len())?;
+    if !start.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    Some(value)
 }
 
 #[cfg(test)]
@@ -331,6 +392,9 @@ mod tests {
                         break;
                     }
                     stops.push((base + at, stop));
+                    if stop == Stop::Fault {
+                        return stops;
+                    }
                 }
                 assert_eq!(at, piece.len());
                 base += piece.len();
@@ -408,8 +472,49 @@ mod tests {
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n"
         ));
         assert!(ambiguous("x: a\n"));
+        for value in ["+5", "5, 5", "", "5\x0b", "18446744073709551616"] {
+            assert!(
+                ambiguous(&format!("content-length: {value}\r\n")),
+                "{value:?}"
+            );
+        }
+        assert!(!ambiguous("content-length: 5\r\ncontent-length: 5\r\n"));
+        assert!(ambiguous("content-length: 5\r\ncontent-length: 05\r\n"));
+        let head = |text: &str| Head::read(text.as_bytes()).unwrap().ambiguous;
+        assert!(head("GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n"));
+        assert!(!head("HTTP/1.1 200 OK\nx: #\n\n"));
         assert!(Head::read(b"GET / HTTP/1.1\r\nhost: a\r\n").is_none());
         assert!(Head::read(b"\r\nGET / HTTP/1.1\r\n\r\n").is_some());
+    }
+
+    #[test]
+    fn lines_between_chunks_are_exact() {
+        let fault = |body: &str| {
+            let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+            let seen = stops(Role::Client, MessageFacts::default(), &[head, body], 1);
+            seen.iter().any(|(_, stop)| *stop == Stop::Fault)
+        };
+        assert!(!fault("a;b=\"c\"\r\n0123456789\r\n0 \r\nx: \t1\r\n\r\n"));
+        for body in [
+            "\r\n",
+            "g\r\n",
+            "3\nabc",
+            "3\r\nabcd",
+            "3\r\nabc\n",
+            "3;\0\r\n",
+            "3;\n",
+            "3 3\r\n",
+            "10000000000000000\r\n",
+            "0\r\n\n",
+            "0\r\nx : 1\r\n",
+            "0\r\n: 1\r\n",
+            "0\r\n x\r\n",
+            "0\r\nx: \0\r\n",
+            "0\r\nx: 1\n",
+            "0\r\nx\r\n",
+        ] {
+            assert!(fault(body), "{body:?}");
+        }
     }
 
     #[test]

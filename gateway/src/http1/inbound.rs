@@ -1,23 +1,36 @@
-//! Checks of what a client sends, before hyper parses it.
+//! Checks of what a peer sends, before hyper parses it.
 //!
-//! hyper resolves a `content-length` beside a `transfer-encoding` quietly. Whoever is behind the
-//! gateway may have seen the same bytes before and resolved it otherwise, so such a request is
-//! refused (RFC 9112 §6.1, §11.2). hyper stays the one that decides where messages end; this
-//! follows it and can at worst refuse too much.
+//! hyper resolves quietly what can be understood in two ways: a `content-length` beside a
+//! `transfer-encoding`, codings other than `chunked`, lines that end without CR. Whoever is on the other
+//! side of the gateway may have seen the same bytes before and resolved it otherwise, so such a message
+//! is refused (RFC 9112 §6.1, §11.2). hyper stays the one that decides where messages end; this follows
+//! it and can at worst refuse too much.
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     framing::{Framer, Head, MessageFacts, Role, Stop},
+    outgoing::OutgoingQueue,
     waiting::Phase,
 };
 
-/// What hyper gets in place of a head that is refused: it answers 400 and closes.
+/// What hyper gets in place of a head that is refused: as a server it answers 400 and closes, as a client
+/// it fails the request.
 const MALFORMED: &[u8] = b"\x00\r\n\r\n";
 
-/// Follows the requests of a connection.
+/// What hyper gets in place of a chunk that is refused. A CR without LF is an error in every place where
+/// one can be refused.
+const MALFORMED_CHUNK: &[u8] = b"\r\x00";
+
+/// More 1xx heads before one response are an attack. Envoy has no limit, nginx none either; no use of
+/// interim responses comes near it.
+const MOST_INTERIM: usize = 64;
+
+/// Follows the messages that come in on a connection.
 #[derive(Debug)]
 pub(super) struct Inbound {
+    /// The role of the peer, who writes what is read here.
+    peer: Role,
     framer: Framer,
     state: State,
     /// Bytes of a head that has not come to its end.
@@ -25,52 +38,71 @@ pub(super) struct Inbound {
     limit: usize,
     /// Heads that were let through.
     heads: u64,
+    interim: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Checking,
-    /// A head was refused: nothing that follows is looked at.
+    /// A message was refused: nothing that follows is looked at.
     Refused,
     /// A tunnel, or a head too long to be held: hyper's business alone.
     Passing,
 }
 
 impl Inbound {
-    /// Holds back at most `limit` bytes of an incomplete head.
-    pub(super) fn new(limit: usize) -> Self {
+    /// Follows requests. Holds back at most `limit` bytes of an incomplete head.
+    pub(super) fn requests(limit: usize) -> Self {
+        Self::new(Role::Client, limit)
+    }
+
+    /// Follows responses.
+    pub(super) fn responses(limit: usize) -> Self {
+        Self::new(Role::Server, limit)
+    }
+
+    fn new(peer: Role, limit: usize) -> Self {
         Self {
-            framer: Framer::new(Role::Client),
+            peer,
+            framer: Framer::new(peer),
             state: State::Checking,
             held: BytesMut::new(),
             limit,
             heads: 0,
+            interim: 0,
         }
     }
 
     /// Looks at bytes as they came and gives those that hyper may see: all of them (`None`), or
-    /// these. Empty means that more has to be read first.
-    pub(super) fn filter(&mut self, bytes: &[u8]) -> Option<Bytes> {
+    /// these. Empty means that more has to be read first. `queue` has the requests that responses
+    /// belong to.
+    pub(super) fn filter(&mut self, bytes: &[u8], queue: &OutgoingQueue) -> Option<Bytes> {
         match self.state {
             State::Passing => return None,
             State::Refused => return Some(Bytes::new()),
             State::Checking => {}
         }
         if self.held.is_empty() {
-            return match self.check(bytes) {
+            return match self.check(bytes, queue) {
                 Verdict::All => None,
                 verdict => Some(self.carry_out(verdict, BytesMut::from(bytes))),
             };
         }
-        let mut held = std::mem::take(&mut self.held);
-        held.extend_from_slice(bytes);
-        let verdict = self.check(&held);
+        // Heads that come byte by byte are read once, not once for each byte.
+        let from = self.held.len().saturating_sub(2);
+        self.held.extend_from_slice(bytes);
+        let fresh = self.held.get(from..).unwrap_or_default();
+        if !has_empty_line(fresh) && self.held.len() <= self.limit {
+            return Some(Bytes::new());
+        }
+        let held = std::mem::take(&mut self.held);
+        let verdict = self.check(&held, queue);
         Some(self.carry_out(verdict, held))
     }
 
     /// What the client has to send next if it is a head, and the number of that head.
     pub(super) fn waits_for(&self) -> Option<(Phase, u64)> {
-        if self.state != State::Checking {
+        if self.state != State::Checking || self.peer == Role::Server {
             None
         } else if !self.held.is_empty() {
             Some((Phase::Head, self.heads))
@@ -103,46 +135,79 @@ impl Inbound {
                 }
                 bytes.freeze()
             }
-            Verdict::Refuse(at) => {
+            Verdict::Refuse(at, with) => {
                 self.state = State::Refused;
                 bytes.truncate(at);
-                bytes.extend_from_slice(MALFORMED);
+                bytes.extend_from_slice(with);
                 bytes.freeze()
             }
         }
     }
 
-    fn check(&mut self, bytes: &[u8]) -> Verdict {
+    fn check(&mut self, bytes: &[u8], queue: &OutgoingQueue) -> Verdict {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let mut facts = MessageFacts::default();
+            if self.peer == Role::Server {
+                match queue.awaited() {
+                    Some(request) => facts = request,
+                    // Nobody asked: hyper closes the connection for it.
+                    None => return Verdict::All,
+                }
+            }
             if self.framer.between_messages() {
                 match Head::read(rest) {
                     None => return Verdict::Hold(at),
-                    Some(head) if head.ambiguous => return Verdict::Refuse(at),
-                    Some(_) => self.heads += 1,
+                    Some(head) if head.ambiguous || self.too_many(&head) => {
+                        return Verdict::Refuse(at, MALFORMED);
+                    }
+                    Some(head) => {
+                        self.heads += 1;
+                        self.framer.begin(&head, facts);
+                    }
                 }
             }
-            let (n, stop) = self.framer.advance(rest, MessageFacts::default());
+            let (n, stop) = self.framer.advance(rest, facts);
             at += n;
-            if stop == Stop::End {
-                break;
+            match stop {
+                Stop::End => break,
+                Stop::Fault => return Verdict::Refuse(at, MALFORMED_CHUNK),
+                Stop::MessageEnd if self.peer == Role::Server => queue.answered(),
+                Stop::MessageEnd | Stop::Head | Stop::Trailers => {}
             }
         }
         Verdict::All
     }
+
+    fn too_many(&mut self, head: &Head) -> bool {
+        if self.peer == Role::Server && head.is_interim() {
+            self.interim += 1;
+        } else {
+            self.interim = 0;
+        }
+        self.interim > MOST_INTERIM
+    }
+}
+
+fn has_empty_line(bytes: &[u8]) -> bool {
+    let pairs = bytes.windows(2).any(|two| two == b"\n\n");
+    pairs || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
 enum Verdict {
     All,
     /// From here on it is the beginning of a head.
     Hold(usize),
-    /// Here begins a head that is refused.
-    Refuse(usize),
+    /// From here on it is refused, in these words.
+    Refuse(usize, &'static [u8]),
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::http1::Outgoing;
 
     const GOOD: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc";
     const BAD: &str =
@@ -150,10 +215,11 @@ mod tests {
 
     /// What comes out for a text that comes in pieces.
     fn through(text: &str, step: usize) -> Vec<u8> {
-        let mut inbound = Inbound::new(1024);
+        let queue = OutgoingQueue::default();
+        let mut inbound = Inbound::requests(1024);
         let mut out = Vec::new();
         for piece in text.as_bytes().chunks(step) {
-            match inbound.filter(piece) {
+            match inbound.filter(piece, &queue) {
                 None => out.extend_from_slice(piece),
                 Some(bytes) => out.extend_from_slice(&bytes),
             }
@@ -186,9 +252,48 @@ mod tests {
 
     #[test]
     fn a_tunnel_is_not_looked_at() {
-        let mut inbound = Inbound::new(1024);
-        assert_eq!(inbound.filter(b"GET "), Some(Bytes::new()));
+        let queue = OutgoingQueue::default();
+        let mut inbound = Inbound::requests(1024);
+        assert_eq!(inbound.filter(b"GET ", &queue), Some(Bytes::new()));
         assert_eq!(inbound.open(), "GET ");
-        assert_eq!(inbound.filter(BAD.as_bytes()), None);
+        assert_eq!(inbound.filter(BAD.as_bytes(), &queue), None);
+    }
+
+    #[test]
+    fn the_first_bad_chunk_ends_it() {
+        let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+        let text = [head, "0x3\r\nabc\r\n0\r\n\r\n"].concat();
+        let wanted = [head.as_bytes(), b"0", MALFORMED_CHUNK].concat();
+        for step in [1, 7, text.len()] {
+            let through = through(&text, step);
+            assert_eq!(through, wanted, "{step}");
+        }
+    }
+
+    #[test]
+    fn responses_are_checked_against_their_requests() {
+        let responses = |bodyless: bool, text: &str| {
+            let queue = OutgoingQueue::default();
+            let facts = MessageFacts {
+                bodyless,
+                tunnel: false,
+            };
+            queue.push(Arc::new(Outgoing::new(facts)));
+            let mut inbound = Inbound::responses(1024);
+            let out = inbound.filter(text.as_bytes(), &queue);
+            out.map_or(text.into(), |out| String::from_utf8(out.to_vec()).unwrap())
+        };
+        let malformed = String::from_utf8(MALFORMED.to_vec()).unwrap();
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(responses(true, chunked), chunked);
+        let gzip = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n";
+        assert_eq!(responses(false, gzip), malformed);
+        // What nobody asked for is shown to hyper as it is.
+        let surplus = format!("{chunked}0\r\n\r\nHTTP");
+        assert_eq!(responses(false, &surplus), surplus);
+        let many = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(MOST_INTERIM);
+        assert_eq!(responses(false, &many), many);
+        let more = format!("{many}HTTP/1.1 103 Early Hints\r\n\r\n");
+        assert_eq!(responses(false, &more), format!("{many}{malformed}"));
     }
 }

@@ -45,8 +45,7 @@ pub(crate) struct Http1Io<T> {
     io: T,
     /// Bytes that were read and are to be given to hyper.
     ready: Bytes,
-    /// Checks requests; `None` towards upstreams.
-    inbound: Option<Inbound>,
+    inbound: Inbound,
     /// Time limits for heads; only towards clients.
     waiting: Waiting,
     /// When the last response was written, or the connection began.
@@ -65,12 +64,12 @@ struct Ahead {
 }
 
 impl<T> Http1Io<T> {
-    /// Towards an upstream.
-    pub(crate) fn client(io: T, queue: OutgoingQueue) -> Self {
+    /// Towards an upstream, whose heads are at most `limit` bytes long.
+    pub(crate) fn client(io: T, limit: usize, queue: OutgoingQueue) -> Self {
         Self {
             io,
             ready: Bytes::new(),
-            inbound: None,
+            inbound: Inbound::responses(limit),
             waiting: Waiting::new(None, None, None),
             written_at: Instant::now(),
             framer: Framer::new(Role::Client),
@@ -88,12 +87,12 @@ impl<T> Http1Io<T> {
         waiting: Waiting,
         queue: OutgoingQueue,
     ) -> Self {
-        let mut inbound = Inbound::new(limit);
-        let ready = inbound.filter(&read).unwrap_or(read);
+        let mut inbound = Inbound::requests(limit);
+        let ready = inbound.filter(&read, &queue).unwrap_or(read);
         Self {
             io,
             ready,
-            inbound: Some(inbound),
+            inbound,
             waiting,
             written_at: Instant::now(),
             framer: Framer::new(Role::Server),
@@ -111,13 +110,11 @@ impl<T> Http1Io<T> {
 
     /// What is read from now on is no HTTP.
     pub(crate) fn open_tunnel(&mut self) {
-        if let Some(inbound) = &mut self.inbound {
-            let held = inbound.open();
-            // hyper has read all that was ready: it stops only where nothing is left to read.
-            let mut ready = BytesMut::from(self.ready.as_ref());
-            ready.extend_from_slice(&held);
-            self.ready = ready.freeze();
-        }
+        let held = self.inbound.open();
+        // hyper has read all that was ready: it stops only where nothing is left to read.
+        let mut ready = BytesMut::from(self.ready.as_ref());
+        ready.extend_from_slice(&held);
+        self.ready = ready.freeze();
     }
 
     fn facts(&self, index: usize) -> MessageFacts {
@@ -132,7 +129,7 @@ impl<T> Http1Io<T> {
         match stop {
             Stop::Head => self.queue.get(index).is_some_and(|m| m.has_interim()),
             Stop::Trailers => self.queue.get(index).is_some_and(|m| m.has_trailers()),
-            Stop::End | Stop::MessageEnd => false,
+            Stop::End | Stop::MessageEnd | Stop::Fault => false,
         }
     }
 
@@ -160,7 +157,8 @@ impl<T> Http1Io<T> {
                     };
                 }
                 match stop {
-                    Stop::End => break,
+                    // hyper writes no faults.
+                    Stop::End | Stop::Fault => break,
                     Stop::MessageEnd => {
                         ended += 1;
                         facts = self.facts(ended);
@@ -181,7 +179,7 @@ impl<T> Http1Io<T> {
             match stop {
                 Stop::Head => outgoing.take_interim(&mut self.insert),
                 Stop::Trailers => outgoing.take_trailers(&mut self.insert),
-                Stop::End | Stop::MessageEnd => {}
+                Stop::End | Stop::MessageEnd | Stop::Fault => {}
             }
         }
     }
@@ -195,6 +193,9 @@ impl<T> Http1Io<T> {
             for _ in 0..ended {
                 self.queue.pop();
             }
+            if ended > 0 {
+                self.written_at = Instant::now();
+            }
             return;
         }
         for buf in bufs {
@@ -205,7 +206,7 @@ impl<T> Http1Io<T> {
                 let (taken, stop) = self.framer.advance(bytes, facts);
                 bytes = bytes.get(taken..).unwrap_or_default();
                 match stop {
-                    Stop::End => break,
+                    Stop::End | Stop::Fault => break,
                     Stop::MessageEnd => {
                         self.queue.pop();
                         self.written_at = Instant::now();
@@ -253,7 +254,7 @@ impl<T: AsyncWrite + Unpin> Http1Io<T> {
     /// Nothing is there to be read: looks whether a head has been waited for too long.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let before = self.waiting.expired().is_some();
-        let now = self.inbound.as_ref().and_then(Inbound::waits_for);
+        let now = self.inbound.waits_for();
         // A response that is under way is timed by its exchange.
         let quiet_since = self.queue.is_empty().then_some(self.written_at);
         let expired = ready!(self.waiting.poll(cx, now, quiet_since));
@@ -290,14 +291,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Io<T> {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return this.poll_waiting(cx),
             }
-            let Some(inbound) = &mut this.inbound else {
-                return Poll::Ready(Ok(()));
-            };
             let read = buf.filled().get(before..).unwrap_or_default();
             let end = read.is_empty();
             let instead = match end {
-                true => Some(inbound.end()),
-                false => inbound.filter(read),
+                true => Some(this.inbound.end()),
+                false => this.inbound.filter(read, &this.queue),
             };
             let Some(bytes) = instead else {
                 return Poll::Ready(Ok(()));

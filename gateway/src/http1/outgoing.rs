@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::{Frame, SizeHint};
 
 use super::framing::MessageFacts;
-use crate::body::BoxError;
+use crate::{body::BoxError, headers::strip_trailers};
 
 /// Interim heads and trailers of one outgoing message.
 ///
@@ -45,8 +45,13 @@ impl Outgoing {
 
     /// Hands over a 1xx head; it is written if the final head has not gone out.
     pub(crate) fn interim(&self, status: StatusCode, headers: HeaderMap) {
+        /// A client that reads slowly must not make us keep more.
+        const MOST: usize = 64;
         let waker = {
             let mut inner = self.lock();
+            if inner.interim.len() >= MOST {
+                return;
+            }
             inner.interim.push_back((status, headers));
             inner.writer.take()
         };
@@ -56,7 +61,8 @@ impl Outgoing {
     }
 
     /// Hands over the trailers; they are written after the last chunk.
-    pub(crate) fn trailers(&self, trailers: HeaderMap) {
+    pub(crate) fn trailers(&self, mut trailers: HeaderMap) {
+        strip_trailers(&mut trailers);
         self.lock().trailers = Some(trailers);
     }
 
@@ -120,30 +126,49 @@ fn write_fields(fields: &HeaderMap, out: &mut BytesMut) {
     }
 }
 
-/// The messages of a connection that are not completely written, in order.
+/// The messages of a connection that are not completely written, in order; towards an upstream also the
+/// request that waits for its response.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OutgoingQueue(Arc<Mutex<VecDeque<Arc<Outgoing>>>>);
+pub(crate) struct OutgoingQueue(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    writing: VecDeque<Arc<Outgoing>>,
+    awaited: Option<MessageFacts>,
+}
 
 impl OutgoingQueue {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Outgoing>>> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Announces a message, before hyper can write its first byte.
     pub(crate) fn push(&self, outgoing: Arc<Outgoing>) {
-        self.lock().push_back(outgoing);
+        let mut queue = self.lock();
+        queue.awaited = Some(outgoing.facts);
+        queue.writing.push_back(outgoing);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().writing.is_empty()
     }
 
     pub(super) fn get(&self, index: usize) -> Option<Arc<Outgoing>> {
-        self.lock().get(index).cloned()
+        self.lock().writing.get(index).cloned()
     }
 
     pub(super) fn pop(&self) {
-        self.lock().pop_front();
+        self.lock().writing.pop_front();
+    }
+
+    /// What is known of the request that was pushed last, until its response was read.
+    pub(super) fn awaited(&self) -> Option<MessageFacts> {
+        self.lock().awaited
+    }
+
+    /// The response was read to its end.
+    pub(super) fn answered(&self) {
+        self.lock().awaited = None;
     }
 }
 

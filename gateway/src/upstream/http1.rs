@@ -205,7 +205,7 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
     let limits = host.shared.cluster.response_headers;
     let queue = OutgoingQueue::default();
     let local = connected.io.local_addr();
-    let io = Http1Io::client(connected.io, queue.clone());
+    let io = Http1Io::client(connected.io, limits.bytes, queue.clone());
     let mut builder = client::Builder::new();
     // Hyper's own limit is the same, and costs it less than one that was set.
     if limits.count != 100 {
@@ -421,7 +421,7 @@ fn prepare(
         frame_body(&mut parts, &body);
     }
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
-        bodyless: false,
+        bodyless: parts.method == Method::HEAD,
         tunnel: sending.tunnel,
     }));
     queue.push(outgoing.clone());

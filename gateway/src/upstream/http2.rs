@@ -27,7 +27,7 @@ use super::{
 use crate::{
     body::{Body, BoxError, Watched},
     config::snapshot::Cluster,
-    headers::strip_hop_by_hop,
+    headers::{strip_hop_by_hop, values_are_trimmed},
     http2::{Http2Body, SendError, send_body},
     metrics::Held,
 };
@@ -249,6 +249,10 @@ impl Lease {
                 }
             }
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                // RFC 9113 §8.6: HTTP/2 has no 101.
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Err(Failure::Protocol));
+                }
                 relay(sending, head.status(), head.headers());
             }
             Pin::new(&mut response)
@@ -261,6 +265,10 @@ impl Lease {
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
         let (parts, stream) = response.into_parts();
+        // RFC 9113 §8.2.1: malformed.
+        if !values_are_trimmed(&parts.headers) {
+            return Err(Failure::Protocol.into());
+        }
         let body = Http2Body::new(stream, &parts.headers, lost);
         Ok(Sent {
             response: http::Response::from_parts(parts, Body::http2(body)),
