@@ -474,11 +474,6 @@ async fn unusable() -> anyhow::Result<()> {
         .into_owned();
     let cases = [
         ("missing", unreadable, "missing.yaml"),
-        (
-            "directory",
-            directory.to_string_lossy().into_owned(),
-            "directory",
-        ),
         ("empty", file("empty.yaml", "")?, "empty.yaml"),
         ("no-yaml", file("no.yaml", "a: [b\n")?, "no.yaml:"),
         (
