@@ -285,7 +285,7 @@ impl http_body::Body for Content {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -104,12 +104,9 @@ fn look(paths: &[PathBuf]) -> Vec<Look> {
 }
 
 fn visit(path: &Path, depth: usize, found: &mut Vec<Look>) {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(_) => {
-            found.push((path.to_owned(), None));
-            return;
-        }
+    let Ok(metadata) = fs::metadata(path) else {
+        found.push((path.to_owned(), None));
+        return;
     };
     if metadata.is_dir() {
         let entries =

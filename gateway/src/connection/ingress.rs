@@ -58,9 +58,10 @@ pub(super) struct Ingress {
 pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>> {
     if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 {
         let protocol = parts.extensions.get::<Protocol>();
-        return Some(protocol.map_or("CONNECT".into(), |kind| {
-            kind.as_str().to_ascii_lowercase().into()
-        }));
+        return Some(match protocol {
+            Some(kind) => kind.as_str().to_ascii_lowercase().into(),
+            None => "CONNECT".into(),
+        });
     }
     if has_body || parts.version != Version::HTTP_11 {
         return None;
@@ -444,7 +445,6 @@ fn exchange_context(
                 .as_ref()
                 .map(|route| route.facts())
                 .unwrap_or_default(),
-            ..HostFacts::default()
         }),
         route_cache: Some(RouteCache::new(move || {
             if let Some(exchange) = handle.upgrade() {

@@ -281,7 +281,10 @@ mod tests {
             queue.push(Arc::new(Outgoing::new(facts)));
             let mut inbound = Inbound::responses(1024);
             let out = inbound.filter(text.as_bytes(), &queue);
-            out.map_or(text.into(), |out| String::from_utf8(out.to_vec()).unwrap())
+            out.map_or_else(
+                || text.into(),
+                |out| String::from_utf8(out.to_vec()).unwrap(),
+            )
         };
         let malformed = String::from_utf8(MALFORMED.to_vec()).unwrap();
         let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";

@@ -173,7 +173,7 @@ pub(super) fn steady(
                     // A thread that overslept is no fault of the proxy; one that was kept is.
                     let mut from = due;
                     if now < due {
-                        thread::sleep(due - now);
+                        pause(due - now);
                         from = Instant::now();
                     }
                     connection.exchange()?;
@@ -193,4 +193,13 @@ pub(super) fn steady(
     }
     all.sort_unstable();
     Ok(all)
+}
+
+/// Waits for its turn on a thread of its own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread is the client's alone and the pace is the measurement"
+)]
+pub(super) fn pause(time: Duration) {
+    thread::sleep(time);
 }

@@ -182,7 +182,7 @@ impl Bench {
                     "only {} exchanges reach the processor",
                     gate.waiting()
                 );
-                std::thread::sleep(Duration::from_millis(10));
+                client::pause(Duration::from_millis(10));
                 waited += Duration::from_millis(10);
             }
             let open = sample::resident(pid)?;

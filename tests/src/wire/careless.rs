@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -62,7 +62,7 @@ async fn head(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Strin
 /// Copies a body; `otherwise` is how long one is of which the head says nothing, `None` until the end.
 async fn body(
     head: &str,
-    from: &mut (impl AsyncRead + AsyncBufRead + Unpin),
+    from: &mut (impl AsyncBufRead + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     otherwise: Option<u64>,
 ) -> io::Result<()> {

@@ -82,7 +82,7 @@ pub fn encode(spec: &FrameSpec, stream: u32) -> Vec<u8> {
     let flags = |own: u8| spec.flags.unwrap_or(own);
     if let Some(list) = &spec.headers {
         let block = block(&fields(list));
-        let first = spec.split.unwrap_or(block.len().max(1));
+        let first = spec.split.unwrap_or_else(|| block.len().max(1));
         let mut pieces = block.chunks(first.max(1));
         let head = pieces.next().unwrap_or_default().to_vec();
         let rest: Vec<&[u8]> = pieces.collect();

@@ -261,8 +261,11 @@ enum Framing {
     Close,
 }
 
+/// Lines, and how many bytes they are with their ends.
+type Section<'a> = (Vec<&'a [u8]>, usize);
+
 /// The lines of a head or trailer section up to the empty one, and how long it is.
-fn section(bytes: &[u8]) -> Result<Option<(Vec<&[u8]>, usize)>, String> {
+fn section(bytes: &[u8]) -> Result<Option<Section<'_>>, String> {
     let mut lines = Vec::new();
     let mut at = 0;
     loop {

@@ -310,7 +310,10 @@ impl Policies {
             .filter_map(|target| self.winners.get(&(false, target)))
             .collect();
         // The least specific one that is locked, otherwise the most specific one.
-        let winner = said.iter().find(|winner| winner.locked).or(said.last());
+        let winner = said
+            .iter()
+            .find(|winner| winner.locked)
+            .or_else(|| said.last());
         if let Some(winner) = winner {
             effects.add(FILTERS[1].1, &winner.compiled);
         }

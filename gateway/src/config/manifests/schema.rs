@@ -161,7 +161,9 @@ impl Checker {
         let additional = schema.get("additionalProperties");
         for (name, value) in fields.iter_mut() {
             let property = properties.and_then(|properties| properties.get(name));
-            let Some(property) = property.or(additional.filter(|schema| schema.is_object())) else {
+            let Some(property) =
+                property.or_else(|| additional.filter(|schema| schema.is_object()))
+            else {
                 if preserve || properties.is_none() {
                     continue;
                 }
