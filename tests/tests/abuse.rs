@@ -55,7 +55,6 @@ fn main() -> ExitCode {
             go(bodies("FULL_DUPLEX_STREAMED"))
         }),
         trial("bodies/BUFFERED", || go(buffered())),
-        trial("processor/deeds", || go(deeds())),
         trial("processor/floods", || go(processor_floods())),
         trial("processor/deaf-to-an-upload", || go(deaf())),
         trial("processor/refuses-an-upload", || go(refused_upload())),
@@ -763,75 +762,6 @@ async fn buffered() -> anyhow::Result<()> {
 }
 
 // The processor as the adversary.
-
-/// What a processor does, and what the client gets: as configured, and where the failure mode is to go on. 0 is a cut connection.
-const DEEDS: &[(&str, u16, u16)] = &[
-    ("good", 200, 200),
-    ("silent", 504, 200),
-    ("endless", 500, 200),
-    ("endless-good", 500, 200),
-    ("announced", 500, 200),
-    ("drip", 504, 200),
-    ("half", 500, 200),
-    ("half/2", 500, 200),
-    ("half/8", 500, 200),
-    ("garbage", 500, 200),
-    ("twice", 500, 200),
-    ("wrong-kind", 500, 200),
-    ("mutations/10000", 500, 500),
-    ("large/8", 500, 500),
-    ("status/13", 500, 200),
-    ("status/14", 500, 200),
-    ("status/0", 200, 200),
-    ("not-grpc", 500, 200),
-    ("reset/1", 500, 200),
-    ("reset/2", 500, 200),
-    ("reset/8", 500, 200),
-    ("reset/11", 500, 200),
-];
-
-async fn deeds() -> anyhow::Result<()> {
-    let filter = "message_timeout: 3s\nprocessing_mode: {response_header_mode: SKIP}\n";
-    let (_upstream, _processor, rig) = with_processor(filter, "").await?;
-    let watch = rig.watch();
-    // Good exchanges go on all the time, on the same connection to the processor.
-    let address = rig.address;
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let good = tokio::spawn(async move {
-        let mut count = 0;
-        while !*stopped.borrow_and_update() {
-            let (status, _) = get(address, "/good").await?;
-            ensure!(status == 200, "a good exchange got {status}");
-            count += 1;
-        }
-        Ok(count)
-    });
-    let mut wrong = Vec::new();
-    for (deed, closed, open) in DEEDS {
-        for (path, wanted) in [
-            (format!("/{deed}"), closed),
-            (format!("/open/{deed}"), open),
-        ] {
-            let answer = tokio::time::timeout(Duration::from_secs(10), get(address, &path)).await;
-            let got = match answer {
-                Ok(Ok((status, _))) => status.to_string(),
-                Ok(Err(error)) => format!("{error:#}"),
-                Err(_) => "nothing".to_owned(),
-            };
-            if got != wanted.to_string() {
-                wrong.push(format!("{path} gave {got} in place of {wanted}"));
-            }
-        }
-    }
-    stop.send_replace(true);
-    let count = good.await??;
-    eprintln!(
-        "    {count} good exchanges beside {} bad ones",
-        DEEDS.len() * 2
-    );
-    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    watch.check(&rig, "deeds", 60 * MIB).await
-}
 
 /// Replies without end, from many exchanges at once.
 async fn processor_floods() -> anyhow::Result<()> {

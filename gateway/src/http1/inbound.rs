@@ -146,7 +146,7 @@ impl Inbound {
 
     fn check(&mut self, bytes: &[u8], queue: &OutgoingQueue) -> Verdict {
         let mut at = 0;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        while let Some(mut rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let mut facts = MessageFacts::default();
             if self.peer == Role::Server {
                 match queue.awaited() {
@@ -163,6 +163,10 @@ impl Inbound {
                     }
                     Some(head) => {
                         self.heads += 1;
+                        if head.is_interim() {
+                            // The head behind it is to be looked at here, too.
+                            rest = rest.get(..head.len).unwrap_or(rest);
+                        }
                         self.framer.begin(&head, facts);
                     }
                 }
@@ -170,10 +174,10 @@ impl Inbound {
             let (n, stop) = self.framer.advance(rest, facts);
             at += n;
             match stop {
-                Stop::End => break,
+                Stop::End if n == 0 => break,
                 Stop::Fault => return Verdict::Refuse(at, MALFORMED_CHUNK),
                 Stop::MessageEnd if self.peer == Role::Server => queue.answered(),
-                Stop::MessageEnd | Stop::Head | Stop::Trailers => {}
+                Stop::End | Stop::MessageEnd | Stop::Head | Stop::Trailers => {}
             }
         }
         Verdict::All
@@ -298,5 +302,10 @@ mod tests {
         assert_eq!(responses(false, &many), many);
         let more = format!("{many}HTTP/1.1 103 Early Hints\r\n\r\n");
         assert_eq!(responses(false, &more), format!("{many}{malformed}"));
+        let behind = format!("HTTP/1.1 103 Early Hints\r\n\r\n{gzip}");
+        assert_eq!(
+            responses(false, &behind),
+            format!("HTTP/1.1 103 Early Hints\r\n\r\n{malformed}")
+        );
     }
 }
