@@ -327,7 +327,6 @@ impl Attempts<'_> {
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
-            relay_continue: false,
             tunnel,
             connect: parts.method == Method::CONNECT,
         };

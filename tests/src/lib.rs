@@ -1,7 +1,7 @@
 //! Support for the suites that run whole flows with real parts.
 //!
 //! [`support`] has scripted peers and child processes, [`provision`] fetches the real parts (Envoy, httpbin, a processor
-//! in another language), [`conformance`] compares the gateway with Envoy, scenario by scenario, [`bench`] measures both. The suites themselves
+//! in another language), [`conformance`] compares the gateway with Envoy, scenario by scenario, [`mod@bench`] measures both. The suites themselves
 //! are in `tests/tests/`. This crate is not a library for others.
 
 pub mod bench;

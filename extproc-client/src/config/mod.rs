@@ -19,6 +19,7 @@
 //! ```
 
 mod builder;
+mod check;
 mod envoy;
 pub(crate) mod json;
 mod matcher;

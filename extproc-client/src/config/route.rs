@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::{
     AttributeSet, ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
-    raw::{RawExtension, RawGrpcService, RawHeader, RawMetadataOptions, metadata_entry},
+    check::metadata_entry,
+    raw::{RawExtension, RawGrpcService, RawHeader, RawMetadataOptions},
     service::{GrpcService, MetadataEntry},
 };
 
@@ -159,7 +160,7 @@ impl TryFrom<RawOverrides> for Overrides {
             failure_mode_allow: raw.failure_mode_allow,
             mapped: raw
                 .processing_request_modifier
-                .map(|modifier| super::raw::attributes(&[], &[], Some(modifier)))
+                .map(|modifier| super::check::attributes(&[], &[], Some(modifier)))
                 .transpose()?,
         })
     }

@@ -26,10 +26,8 @@ use crate::{
 /// What is to be known for sending beside the request.
 #[derive(Debug, Default)]
 pub(crate) struct Sending {
-    /// Where interim responses go; dropped if there is none.
+    /// Where interim responses go; dropped if there is none. `100 Continue` is this hop's own matter.
     pub(crate) interim: Option<Arc<Outgoing>>,
-    /// Relay `100 Continue` too.
-    pub(crate) relay_continue: bool,
     /// The request asks for a tunnel.
     pub(crate) tunnel: bool,
     /// It does so by CONNECT.

@@ -435,9 +435,8 @@ fn prepare(
     let body = WithTrailers::new(body, trailers.then_some(outgoing), known_length);
     let mut request = Request::from_parts(parts, body);
     if let Some(interim) = sending.interim.clone() {
-        let relay_continue = sending.relay_continue;
         hyper::ext::on_informational(&mut request, move |head| {
-            if head.status() == StatusCode::CONTINUE && !relay_continue {
+            if head.status() == StatusCode::CONTINUE {
                 return;
             }
             let mut headers = head.headers().clone();

@@ -282,7 +282,7 @@ fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
     let Some(interim) = &sending.interim else {
         return;
     };
-    if status == StatusCode::CONTINUE && !sending.relay_continue {
+    if status == StatusCode::CONTINUE {
         return;
     }
     let mut headers = headers.clone();

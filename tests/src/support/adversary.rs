@@ -1,6 +1,6 @@
 //! A processor that means harm, or is broken: what it does to an exchange is written in the request's path.
 //!
-//! `/silent` asks for no answer, `/open/silent` too (there the gateway is to go on without the processor), everything it does not know
+//! `/unanswered` asks for no answer, `/open/unanswered` too (there the gateway is to go on without the processor), everything it does not know
 //! is answered as a good processor would. So one gateway with one processor serves good and bad exchanges side by side.
 
 use std::net::SocketAddr;
@@ -142,7 +142,7 @@ async fn serve(
     let number: u32 = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
     let forever = std::future::pending::<()>();
     match deed.as_str() {
-        "silent" => {
+        "unanswered" => {
             forever.await;
             return Ok(());
         }

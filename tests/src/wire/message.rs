@@ -1,7 +1,7 @@
 //! Messages as a strict reader understands them.
 //!
 //! The reader takes what RFC 9112 lets a sender write and nothing else: CRLF line ends, one framing, bare chunk sizes,
-//! names that are tokens. Whatever else arrives is [`Message::malformed`].
+//! names that are tokens. Whatever else arrives is malformed.
 
 use std::fmt::Write as _;
 

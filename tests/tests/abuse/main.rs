@@ -1,0 +1,124 @@
+//! Abuse: clients and processors that flood, stall, lie and never end. Each case bounds the gateway's memory and serves a normal client
+//! beside the attack.
+//!
+//! Sizes are for a run of seconds; `EXTPROC_ABUSE_SCALE=20` makes them twenty times as large. `EXTPROC_ABUSE_PROXY=<path of an Envoy>`
+//! runs the same against that, to compare; the figures are printed with `--nocapture`.
+
+mod bodies;
+mod http1;
+mod http2;
+mod limits;
+mod processor;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tests::support::adversary::Adversary;
+use tests::support::frames::kind;
+use tests::support::rig::{Rig, Setup, Upstream, scale};
+
+use self::{
+    bodies::{bodies, buffered},
+    http1::{
+        header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
+    },
+    http2::{
+        continuation, control_flood, empty_data, header_bomb, http2_reads_nothing, made_you_reset,
+        rapid_reset, small_window,
+    },
+    limits::{connection_limit, memory_limit},
+    processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
+};
+
+const MIB: u64 = 1024;
+
+/// Memory that an attack may cost at most, whatever its size: buffers of one connection and noise.
+const LITTLE: u64 = 24 * MIB;
+
+/// How long an answer to a flood is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let trials = vec![
+        trial("http2/rapid-reset", || go(rapid_reset())),
+        trial("http2/made-you-reset", || go(made_you_reset())),
+        trial("http2/continuation", || go(continuation())),
+        trial("http2/settings", || go(control_flood(kind::SETTINGS, 0))),
+        trial("http2/ping", || go(control_flood(kind::PING, 8))),
+        trial("http2/priority", || go(control_flood(kind::PRIORITY, 5))),
+        trial("http2/empty-data", || go(empty_data())),
+        trial("http2/header-bomb", || go(header_bomb())),
+        trial("http2/one-byte-window", || go(small_window(1))),
+        trial("http2/zero-window", || go(small_window(0))),
+        trial("http2/reads-nothing", || go(http2_reads_nothing())),
+        trial("http1/slow-heads", || go(slow_heads())),
+        trial("http1/slow-bodies", || go(slow_bodies())),
+        trial("http1/slow-readers", || go(slow_readers())),
+        trial("http1/idle-connections", || go(idle_connections())),
+        trial("http1/header-flood", || go(header_flood())),
+        trial("http1/pipelined-flood", || go(pipelined_flood())),
+        trial("limits/connections", || go(connection_limit())),
+        trial("limits/memory", || go(memory_limit())),
+        trial("bodies/NONE", || go(bodies("NONE"))),
+        trial("bodies/STREAMED", || go(bodies("STREAMED"))),
+        trial("bodies/BUFFERED_PARTIAL", || go(bodies("BUFFERED_PARTIAL"))),
+        trial("bodies/FULL_DUPLEX_STREAMED", || {
+            go(bodies("FULL_DUPLEX_STREAMED"))
+        }),
+        trial("bodies/BUFFERED", || go(buffered())),
+        trial("processor/deeds", || go(deeds())),
+        trial("processor/floods", || go(processor_floods())),
+        trial("processor/deaf-to-an-upload", || go(deaf())),
+        trial("processor/refuses-an-upload", || go(refused_upload())),
+        trial("processor/no-trailers", || go(no_trailers())),
+        trial("processor/goes-away", || go(goes_away())),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
+    Trial::test(name, move || {
+        test().map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+fn go(test: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // No case hangs: what does not end by itself has failed.
+    let limit = Duration::from_secs(60 + 60 * scale() as u64);
+    tokio::runtime::Runtime::new()?.block_on(async {
+        tokio::time::timeout(limit, test)
+            .await
+            .context("the case did not end")?
+    })
+}
+
+async fn plain(manager: &str) -> anyhow::Result<(Upstream, Rig)> {
+    let upstream = Upstream::start().await?;
+    let setup = Setup {
+        upstream: Some(upstream.address),
+        manager: manager.to_owned(),
+        ..Setup::default()
+    };
+    let rig = setup.start().await?;
+    rig.normal_client().await?;
+    Ok((upstream, rig))
+}
+
+async fn with_processor(filter: &str, route: &str) -> anyhow::Result<(Upstream, Adversary, Rig)> {
+    let upstream = Upstream::start().await?;
+    let processor = Adversary::start().await?;
+    let setup = Setup {
+        upstream: Some(upstream.address),
+        processor: Some(processor.address),
+        filter: filter.to_owned(),
+        route: route.to_owned(),
+        ..Setup::default()
+    };
+    let rig = setup.start().await?;
+    rig.normal_client().await?;
+    Ok((upstream, processor, rig))
+}
