@@ -11,13 +11,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use serde_json::{Value, json};
-use tests::provision::{self, Missing};
-use tests::support::curl::{self, Answer, curl};
+use tests::provision;
+use tests::support::curl::{Answer, curl};
 use tests::support::peers::{self, Peer};
 use tests::support::ports;
 use tests::support::process::Process;
+use tests::support::trial::flow;
 
 /// The header line of the guide.
 const INSTRUCTIONS: &str = r#"instructions: {"addHeaders":{"extproc":"true"}}"#;
@@ -26,47 +27,27 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(2);
     let trials = vec![
-        trial("guide/go-httpbin", || go(guide_with_go_httpbin())),
-        trial("guide/python-httpbin", || go(guide_with_python_httpbin())),
-        trial("guide/embedded-httpbin", || {
-            go(guide_with_embedded_httpbin())
-        }),
-        trial("guide/behind-envoy", || go(guide_behind_envoy())),
-        trial("guide/example-bootstrap-in-both", || {
-            go(example_bootstrap_in_both())
-        }),
-        trial("guide/instructions", || go(every_instruction())),
-        trial("processor-of-somebody-else", || go(third_party_processor())),
-        trial("body-based-router", || go(processors::body_based_router())),
-        trial("httpbin-parity", || go(httpbin_parity())),
-        trial("first-hour/processor-down", || go(processor_down())),
-        trial("first-hour/upstream-down", || go(upstream_down())),
-        trial("first-hour/bad-flag", || go(bad_flag())),
-        trial("first-hour/bad-yaml", || go(bad_yaml())),
-        trial("first-hour/check", || go(check_only())),
-        trial("first-hour/port-in-use", || go(port_in_use())),
-        trial("first-hour/sigterm", || go(sigterm())),
+        flow("guide/go-httpbin", guide_with_go_httpbin()),
+        flow("guide/python-httpbin", guide_with_python_httpbin()),
+        flow("guide/embedded-httpbin", guide_with_embedded_httpbin()),
+        flow("guide/behind-envoy", guide_behind_envoy()),
+        flow(
+            "guide/example-bootstrap-in-both",
+            example_bootstrap_in_both(),
+        ),
+        flow("guide/instructions", every_instruction()),
+        flow("processor-of-somebody-else", third_party_processor()),
+        flow("body-based-router", processors::body_based_router()),
+        flow("httpbin-parity", httpbin_parity()),
+        flow("first-hour/processor-down", processor_down()),
+        flow("first-hour/upstream-down", upstream_down()),
+        flow("first-hour/bad-flag", bad_flag()),
+        flow("first-hour/bad-yaml", bad_yaml()),
+        flow("first-hour/check", check_only()),
+        flow("first-hour/port-in-use", port_in_use()),
+        flow("first-hour/sigterm", sigterm()),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
-    Trial::ignorable_test(name, move || {
-        let result = curl::available()
-            .map_err(anyhow::Error::new)
-            .and_then(|()| test());
-        match result {
-            Ok(()) => Ok(Completion::Completed),
-            Err(error) => match error.downcast_ref::<Missing>() {
-                Some(missing) => missing.completion(),
-                None => Err(Failed::from(format!("{error:#}"))),
-            },
-        }
-    })
-}
-
-fn go(test: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(test)
 }
 
 // The documented flow.

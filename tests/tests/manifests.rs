@@ -7,46 +7,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use serde_json::json;
-use tests::provision::{self, Missing};
-use tests::support::curl::{self, Answer, curl};
+use tests::provision;
+use tests::support::curl::{Answer, curl};
 use tests::support::peers::{self, Peer};
 use tests::support::ports;
 use tests::support::process::Process;
+use tests::support::trial::flow;
 
 const INSTRUCTIONS: &str = r#"instructions: {"addHeaders":{"extproc":"true"}}"#;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials = vec![
-        trial("guide/files", || go(guide())),
-        trial("guide/without-policy", || go(without_policy())),
-        trial(
-            "guide/endpoints-are-asked-for",
-            || go(endpoints_asked_for()),
-        ),
+        flow("guide/files", guide()),
+        flow("guide/without-policy", without_policy()),
+        flow("guide/endpoints-are-asked-for", endpoints_asked_for()),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
-    Trial::ignorable_test(name, move || {
-        let result = curl::available()
-            .map_err(anyhow::Error::new)
-            .and_then(|()| test());
-        match result {
-            Ok(()) => Ok(Completion::Completed),
-            Err(error) => match error.downcast_ref::<Missing>() {
-                Some(missing) => missing.completion(),
-                None => Err(Failed::from(format!("{error:#}"))),
-            },
-        }
-    })
-}
-
-fn go(test: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(test)
 }
 
 /// The folder with the guide's YAML.

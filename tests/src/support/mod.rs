@@ -16,4 +16,5 @@ pub mod process;
 pub mod processor;
 pub mod rig;
 pub mod script;
+pub mod trial;
 pub mod upstream;

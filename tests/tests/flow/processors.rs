@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::provision::{self, Missing};
+use tests::provision;
 use tests::support::curl::curl;
 use tests::support::peers::{self, Peer};
 use tests::support::ports;
 use tests::support::process::Process;
+use tests::support::trial::OnlyWhen;
 
 use super::same_for_the_user;
 
@@ -71,9 +72,7 @@ pub(super) async fn body_based_router() -> anyhow::Result<()> {
 fn only_live() -> anyhow::Result<()> {
     match std::env::var("EXTPROC_CONFORMANCE").as_deref() {
         Ok("live") => Ok(()),
-        _ => Err(
-            Missing("only with EXTPROC_CONFORMANCE=live: it takes minutes to build".into()).into(),
-        ),
+        _ => Err(OnlyWhen("EXTPROC_CONFORMANCE=live: it takes minutes to build").into()),
     }
 }
 
