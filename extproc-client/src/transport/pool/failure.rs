@@ -41,6 +41,11 @@ pub(super) fn of_connect(error: &io::Error) -> Close {
     )
 }
 
+/// The response headers did not come in time.
+pub(super) fn no_head() -> Close {
+    Close::status(4, "upstream request timeout").with_details("upstream_response_timeout")
+}
+
 /// A stream failed; `started` tells whether its response headers had come.
 pub(super) fn of_stream(error: &h2::Error, started: bool) -> Close {
     let reason = if error.is_reset() && error.is_remote() {

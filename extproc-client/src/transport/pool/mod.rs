@@ -105,6 +105,7 @@ struct Settings {
     max_streams: usize,
     max_pending: usize,
     open_timeout: Duration,
+    head_timeout: Option<Duration>,
     connect_timeout: Duration,
     idle_timeout: Option<Duration>,
     max_age: Option<Duration>,
@@ -128,6 +129,7 @@ impl Default for Settings {
             max_streams: 1024,
             max_pending: 1024,
             open_timeout: Duration::from_secs(5),
+            head_timeout: None,
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Some(Duration::from_secs(3600)),
             max_age: None,
@@ -177,6 +179,14 @@ impl PoolBuilder {
     #[must_use]
     pub fn open_timeout(mut self, timeout: Duration) -> Self {
         self.settings.open_timeout = timeout;
+        self
+    }
+
+    /// The longest wait for the response headers of a call, from when its stream was opened; the call then
+    /// ends with status 4. `None`, the default: no limit but those of the caller.
+    #[must_use]
+    pub fn head_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.settings.head_timeout = timeout;
         self
     }
 

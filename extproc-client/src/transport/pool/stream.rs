@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::ResponseFuture};
 use http::{HeaderMap, Response, StatusCode};
+use tokio::time::{Sleep, sleep};
 
 use super::{
     failure,
@@ -74,7 +75,8 @@ struct Open {
 }
 
 enum Receive {
-    Head(ResponseFuture),
+    /// With the end of the wait for it.
+    Head(ResponseFuture, Option<Pin<Box<Sleep>>>),
     Body {
         stream: RecvStream,
         decoder: Decoder,
@@ -96,9 +98,10 @@ impl PoolStream {
     }
 
     fn opened(&mut self, opened: Opened) {
+        let limit = self.set.settings.head_timeout;
         let mut open = Box::new(Open {
             send: opened.send,
-            receive: Receive::Head(opened.response),
+            receive: Receive::Head(opened.response, limit.map(|limit| Box::pin(sleep(limit)))),
             slot: opened.slot,
         });
         self.outbox.restart();
@@ -168,8 +171,14 @@ impl Sidestream for PoolStream {
                     self.outbox.flush(&mut open.send, Some(cx));
                     let limit = self.outline.limit.unwrap_or(self.set.settings.max_message);
                     match &mut open.receive {
-                        Receive::Head(response) => {
-                            let head = ready!(Pin::new(response).poll(cx));
+                        Receive::Head(response, timer) => {
+                            let Poll::Ready(head) = Pin::new(response).poll(cx) else {
+                                let Some(timer) = timer else {
+                                    return Poll::Pending;
+                                };
+                                ready!(timer.as_mut().poll(cx));
+                                return self.ended(failure::no_head());
+                            };
                             match head.map(|response| begin(response, limit)) {
                                 Ok(Ok(receive)) => {
                                     self.outbox.forget();

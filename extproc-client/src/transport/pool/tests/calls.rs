@@ -56,6 +56,31 @@ async fn call_over_unix_socket() {
     std::fs::remove_file(path).unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn headers_have_to_come_in_time() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let (builder, mut far) = pipes();
+    let pool = builder.head_timeout(Some(LIMIT)).build();
+    let mut late = call(&pool);
+    let received = tokio::spawn(async move {
+        let begun = tokio::time::Instant::now();
+        (recv(&mut late).await.unwrap_err(), begun.elapsed())
+    });
+    let mut server = server(&mut far).await;
+    let silent = server.accept().await.unwrap().unwrap();
+    serve(server, |(_, mut respond)| async move {
+        let mut send = respond.send_response(grpc_head(), false).unwrap();
+        tokio::time::sleep(3 * LIMIT).await;
+        send.send_data(framed(&[], 0), false).unwrap();
+    });
+    let (close, waited) = received.await.unwrap();
+    assert_eq!(close.code, 4, "{close:?}");
+    assert_eq!(waited, LIMIT);
+    drop(silent);
+    // Once they are there a reply may take as long as it likes.
+    recv(&mut call(&pool)).await.unwrap();
+}
+
 /// Each way in which one call can fail: what the server does, before or after its response began,
 /// and what the caller is told.
 #[tokio::test]
