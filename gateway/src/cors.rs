@@ -75,16 +75,27 @@ fn preflight(policy: &Cors, origin: Option<HeaderValue>, request: &HeaderMap) ->
     };
     let headers = response.headers_mut();
     allow_origin(policy, origin, headers);
-    set(
-        headers,
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        &policy.allow_methods,
-    );
-    set(
-        headers,
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        &policy.allow_headers,
-    );
+    for (name, allowed, asked) in [
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            &policy.allow_methods,
+            header::ACCESS_CONTROL_REQUEST_METHOD,
+        ),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            &policy.allow_headers,
+            header::ACCESS_CONTROL_REQUEST_HEADERS,
+        ),
+    ] {
+        let echo = policy.echo_wildcards && policy.allow_credentials && allowed == "*";
+        match request.get(asked).filter(|_| echo) {
+            Some(asked) => {
+                headers.insert(name, asked.clone());
+            }
+            None if echo => {}
+            None => set(headers, name, allowed),
+        }
+    }
     set(headers, header::ACCESS_CONTROL_MAX_AGE, &policy.max_age);
     let private = request.get(REQUESTED);
     if policy.allow_private_network_access && private.is_some_and(|value| value == "true") {

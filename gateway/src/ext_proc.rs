@@ -120,6 +120,7 @@ impl Processor {
                 .connections(1)
                 .retry_first_refusal(false)
                 .connect_timeout(cluster.connect_timeout)
+                .head_timeout(cluster.response_timeout)
                 .idle_timeout(cluster.idle_timeout)
                 .build(),
             http: HttpTransport::new(ClusterClient(upstream.clone())),

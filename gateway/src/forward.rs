@@ -346,12 +346,12 @@ impl Attempts<'_> {
             &sending,
             &mut self.deadline,
         );
-        let per_try = self
-            .forward
-            .retry
-            .as_ref()
-            .and_then(|retry| retry.per_try_timeout);
-        let sent = match per_try {
+        let retry = self.forward.retry.as_ref();
+        let limits = [
+            retry.and_then(|retry| retry.per_try_timeout),
+            self.upstream.cluster.response_timeout,
+        ];
+        let sent = match limits.into_iter().flatten().min() {
             Some(limit) => tokio::time::timeout(limit, sent)
                 .await
                 .unwrap_or_else(|_| Err(Failure::Timeout.into())),

@@ -170,6 +170,9 @@ fn policy() -> Value {
         "frontend.http.maxBufferSize",
         json!({"minimum": 1}),
     );
+    for part in ["", "frontend", "frontend.http", "traffic"] {
+        keep_unknown(&mut spec, part);
+    }
     definition(
         "AgentgatewayPolicy",
         "agentgatewaypolicies",
@@ -263,6 +266,15 @@ fn backend() -> Value {
         "duration(self) > duration('0s')",
         "more than nothing",
     );
+    for part in [
+        "",
+        "policies",
+        "policies.tcp",
+        "policies.http",
+        "policies.tls",
+    ] {
+        keep_unknown(&mut spec, part);
+    }
     definition(
         "AgentgatewayBackend",
         "agentgatewaybackends",
@@ -458,6 +470,12 @@ fn entry<'a>(schema: &'a mut Value, path: &str) -> &'a mut Map<String, Value> {
 
 fn require(schema: &mut Value, path: &str, fields: &[&str]) {
     entry(schema, path).insert("required".into(), json!(fields));
+}
+
+/// The server would drop settings that it does not know, and what they ask for would be missing without a
+/// word. They are kept, and the status says that they are not supported.
+fn keep_unknown(schema: &mut Value, path: &str) {
+    entry(schema, path).insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
 }
 
 fn rule(schema: &mut Value, path: &str, rule: &str, message: &str) {

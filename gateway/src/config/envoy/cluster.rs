@@ -239,6 +239,7 @@ impl Located<Cluster> {
             discovery: cluster.discovery(reader, node)?,
             dns: cluster.dns_lookup_family.0,
             connect_timeout,
+            response_timeout: None,
             protocol,
             http1: http1.build()?,
             http2: http2.build()?,

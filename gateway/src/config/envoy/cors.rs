@@ -41,6 +41,7 @@ impl CorsPolicy {
             allow_credentials: self.allow_credentials.unwrap_or_default(),
             allow_private_network_access: self.allow_private_network_access.unwrap_or_default(),
             forward_not_matching_preflights: self.forward_not_matching_preflights.unwrap_or(true),
+            echo_wildcards: false,
         })
     }
 }

@@ -203,6 +203,10 @@ pub(super) fn check(backend: &AgentgatewayBackend) -> Result<(), String> {
 /// What an AgentgatewayBackend's settings mean.
 fn of_backend(name: &str, backend: &AgentgatewayBackend) -> Result<Cluster, String> {
     let spec = &backend.spec;
+    let unknown = spec.unknown();
+    if !unknown.is_empty() {
+        return Err(format!("not supported: spec.{}", unknown.join(", spec.")));
+    }
     let Some(fixed) = &spec.fixed else {
         return Err("only spec.static is supported".into());
     };
@@ -221,6 +225,16 @@ fn of_backend(name: &str, backend: &AgentgatewayBackend) -> Result<Cluster, Stri
         cluster.connect_timeout = duration(limit).ok_or_else(|| {
             format!("spec.policies.tcp.connectTimeout: {limit:?} is not a duration")
         })?;
+    }
+    if let Some(limit) = policies
+        .http
+        .as_ref()
+        .and_then(|http| http.request_timeout.as_ref())
+    {
+        let limit = duration(limit).ok_or_else(|| {
+            format!("spec.policies.http.requestTimeout: {limit:?} is not a duration")
+        })?;
+        cluster.response_timeout = Some(limit);
     }
     let version = policies.http.as_ref().and_then(|http| http.version);
     if version == Some(HttpVersion::Http2) {
@@ -297,6 +311,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
         discovery,
         dns: DnsFamily::V4Preferred,
         connect_timeout: CONNECT_TIMEOUT,
+        response_timeout: None,
         protocol: UpstreamProtocol::Http1,
         http1: Http1Options {
             enable_trailers: true,

@@ -127,15 +127,17 @@ fn manager(
     all: &[&Hostname],
 ) -> HttpManager {
     const MINUTE: Duration = Duration::from_secs(60);
-    let virtual_hosts = listeners
+    let virtual_hosts: Vec<VirtualHost> = listeners
         .iter()
         .flat_map(|listener| virtual_hosts(policies, listener, all))
         .collect();
+    let mut routes = virtual_hosts.iter().flat_map(|host| &host.routes);
+    let cors = routes.any(|route| route.cors.is_some());
     HttpManager {
         stat_prefix: format!("port_{port}"),
         codec: Codec::Auto,
         max_requests_per_connection: None,
-        filters: policies.filters(),
+        filters: policies.filters(cors),
         routes: RouteTable {
             name: format!("port-{port}"),
             virtual_hosts,

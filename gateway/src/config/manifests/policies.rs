@@ -1,6 +1,7 @@
 //! AgentgatewayPolicies: which ext_proc holds where.
 
 mod compile;
+mod targets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,16 +10,16 @@ use std::{
 
 use extproc_client::host::RouteOverrides;
 
-use self::compile::Compiled;
+use self::{
+    compile::Compiled,
+    targets::{Found, Target, Targets, World},
+};
 use super::{
     AncestorStatus, Objects,
     backends::Backends,
     gateways::GatewayState,
     status::Condition,
-    types::{
-        AGENTGATEWAY, AgentgatewayPolicy, GATEWAY_API, Gateway, HttpRoute, Inheritance, Key,
-        ParentRef, Phase,
-    },
+    types::{AGENTGATEWAY, AgentgatewayPolicy, HttpRoute, Inheritance, Key, ParentRef, Phase},
 };
 use crate::config::snapshot::{Choice, Filter, FilterKind};
 
@@ -27,15 +28,6 @@ const FILTERS: [(Phase, &str); 2] = [
     (Phase::PreRouting, "ext_proc.pre_routing"),
     (Phase::PostRouting, "ext_proc"),
 ];
-
-/// What a policy is attached to, least specific first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    Gateway(Key),
-    Listener(Key, String),
-    Route(Key),
-    Rule(Key, String),
-}
 
 /// The ext_proc that won on a target.
 struct Winner {
@@ -50,6 +42,8 @@ pub(super) struct Policies {
     pub(super) statuses: BTreeMap<Key, Vec<AncestorStatus>>,
     /// `maxBufferSize` of Gateways, in bytes.
     buffers: BTreeMap<Key, usize>,
+    /// Where a policy asks for what is not to be had.
+    refused: BTreeSet<Target>,
 }
 
 /// A route as policies see it: the Gateways that it reaches, by their place among ours.
@@ -69,6 +63,7 @@ pub(super) fn build(
         winners: BTreeMap::new(),
         statuses: BTreeMap::new(),
         buffers: BTreeMap::new(),
+        refused: BTreeSet::new(),
     };
     let mut all: Vec<_> = objects.iter::<AgentgatewayPolicy>().collect();
     all.sort_by(|(_, a), (_, b)| a.metadata.seniority().cmp(&b.metadata.seniority()));
@@ -81,18 +76,6 @@ pub(super) fn build(
         policies.attach(&world, backends, key, policy);
     }
     policies
-}
-
-struct World<'a> {
-    objects: &'a Objects,
-    gateways: &'a [GatewayState<'a>],
-    routes: &'a BTreeMap<&'a Key, Reached<'a>>,
-}
-
-/// A target with the Gateways that it reaches.
-struct Found {
-    target: Target,
-    gateways: BTreeSet<usize>,
 }
 
 impl Policies {
@@ -109,6 +92,12 @@ impl Policies {
             return;
         }
         let spec = &policy.spec;
+        let unknown = spec.unknown();
+        if !unknown.is_empty() {
+            let message = format!("not supported: spec.{}", unknown.join(", spec."));
+            self.refuse(world, key, policy, &found, &message);
+            return;
+        }
         let mut problems = Vec::new();
         if let Some(size) = spec
             .frontend
@@ -170,6 +159,34 @@ impl Policies {
         );
     }
 
+    /// Nobody can say what the policy would have kept away: nothing passes its targets.
+    fn refuse(
+        &mut self,
+        world: &World<'_>,
+        key: &Key,
+        policy: &AgentgatewayPolicy,
+        found: &[Found],
+        message: &str,
+    ) {
+        let reached: BTreeSet<usize> = found.iter().flat_map(|f| &f.gateways).copied().collect();
+        let condition = |kind, reason, message: &str| {
+            Condition::new(policy.metadata.generation, kind, false, reason, message)
+        };
+        let ancestors = reached
+            .iter()
+            .filter_map(|index| world.gateways.get(*index))
+            .map(|gateway| AncestorStatus {
+                ancestor: ancestor(gateway),
+                conditions: vec![
+                    condition("Accepted", "Invalid", message),
+                    condition("Attached", "Pending", "requests to the targets are refused"),
+                ],
+            });
+        self.statuses.insert(key.clone(), ancestors.collect());
+        self.refused
+            .extend(found.iter().map(|found| found.target.clone()));
+    }
+
     fn report(
         &mut self,
         world: &World<'_>,
@@ -223,11 +240,7 @@ impl Policies {
                 }
             };
             ancestors.push(AncestorStatus {
-                ancestor: ParentRef {
-                    namespace: Some(gateway.key.namespace.clone()),
-                    name: gateway.key.name.clone(),
-                    ..ParentRef::default()
-                },
+                ancestor: ancestor(gateway),
                 conditions,
             });
         }
@@ -247,8 +260,9 @@ impl Policies {
         self.statuses.insert(key.clone(), ancestors);
     }
 
-    /// The filters that every listener has; routes switch them on.
-    pub(super) fn filters(&self) -> Vec<Filter> {
+    /// The filters that every listener has; routes switch them on. `cors` asks for the one of that name,
+    /// which stands before ext_proc but behind what may still change the route.
+    pub(super) fn filters(&self, cors: bool) -> Vec<Filter> {
         let any = |pre_routing: bool, wanted: fn(&Winner) -> bool| {
             let mut winners = self.winners.iter();
             winners.any(|((pre, _), winner)| *pre == pre_routing && wanted(winner))
@@ -266,6 +280,13 @@ impl Policies {
                         filter: name.to_owned(),
                         reselect,
                     },
+                });
+            }
+            if cors && !pre_routing {
+                filters.push(Filter {
+                    name: "cors".to_owned(),
+                    disabled: false,
+                    kind: FilterKind::Cors,
                 });
             }
             if any(pre_routing, |_| true) {
@@ -295,8 +316,6 @@ impl Policies {
         route: &Key,
         rule: Option<&str>,
     ) -> Effects {
-        let mut effects = Effects::default();
-        self.pre_routing(gateway, listener, &mut effects);
         let mut levels = vec![
             Target::Gateway(gateway.clone()),
             Target::Listener(gateway.clone(), listener.to_owned()),
@@ -305,6 +324,14 @@ impl Policies {
         if let Some(rule) = rule {
             levels.push(Target::Rule(route.clone(), rule.to_owned()));
         }
+        if levels.iter().any(|target| self.refused.contains(target)) {
+            return Effects {
+                refused: true,
+                ..Effects::default()
+            };
+        }
+        let mut effects = Effects::default();
+        self.pre_routing(gateway, listener, &mut effects);
         let said: Vec<&Winner> = levels
             .into_iter()
             .filter_map(|target| self.winners.get(&(false, target)))
@@ -345,6 +372,8 @@ impl Policies {
 pub(super) struct Effects {
     pub(super) overrides: RouteOverrides,
     pub(super) choices: Vec<Choice>,
+    /// Nothing may pass.
+    pub(super) refused: bool,
 }
 
 impl Effects {
@@ -362,169 +391,18 @@ impl Effects {
     }
 }
 
+fn ancestor(gateway: &GatewayState<'_>) -> ParentRef {
+    ParentRef {
+        namespace: Some(gateway.key.namespace.clone()),
+        name: gateway.key.name.clone(),
+        ..ParentRef::default()
+    }
+}
+
 struct Report<'a> {
     found: &'a [Found],
     missing: &'a [String],
     problems: &'a [String],
     conflicts: &'a [(Target, Key)],
     won: &'a BTreeSet<usize>,
-}
-
-#[derive(Default)]
-struct Targets {
-    found: Vec<Found>,
-    /// Targets that do not exist or reach no Gateway of ours, with the reason.
-    missing: Vec<String>,
-}
-
-impl World<'_> {
-    fn targets(&self, key: &Key, policy: &AgentgatewayPolicy) -> Targets {
-        let mut targets = Targets::default();
-        for target in &policy.spec.target_refs {
-            let section = target.section_name.as_deref();
-            self.target(
-                &mut targets,
-                (&target.group, &target.kind),
-                Key::new(key.namespace.as_str(), target.name.as_str()),
-                section,
-            );
-        }
-        for selector in &policy.spec.target_selectors {
-            let selected = |labels: &BTreeMap<String, String>| {
-                selector
-                    .match_labels
-                    .iter()
-                    .all(|(name, value)| labels.get(name) == Some(value))
-            };
-            let named: Vec<Key> = match selector.kind.as_str() {
-                "Gateway" => self
-                    .objects
-                    .iter::<Gateway>()
-                    .filter(|(at, object)| {
-                        at.namespace == key.namespace && selected(&object.metadata.labels)
-                    })
-                    .map(|(at, _)| at.clone())
-                    .collect(),
-                "HTTPRoute" => self
-                    .objects
-                    .iter::<HttpRoute>()
-                    .filter(|(at, object)| {
-                        at.namespace == key.namespace && selected(&object.metadata.labels)
-                    })
-                    .map(|(at, _)| at.clone())
-                    .collect(),
-                _ => Vec::new(),
-            };
-            if named.is_empty() {
-                targets.missing.push(format!(
-                    "no {} has the labels of the selector",
-                    selector.kind
-                ));
-            }
-            for name in named {
-                let section = selector.section_name.as_deref();
-                self.target(
-                    &mut targets,
-                    (&selector.group, &selector.kind),
-                    name,
-                    section,
-                );
-            }
-        }
-        targets
-    }
-
-    fn target(
-        &self,
-        targets: &mut Targets,
-        (group, kind): (&str, &str),
-        key: Key,
-        section: Option<&str>,
-    ) {
-        let found = match (group, kind) {
-            (GATEWAY_API, "Gateway") => {
-                let index = self.gateways.iter().position(|gateway| *gateway.key == key);
-                let Some((index, gateway)) =
-                    index.and_then(|index| Some((index, self.gateways.get(index)?)))
-                else {
-                    // One of another class is not ours to speak of.
-                    if self.objects.get::<Gateway>(&key).is_none() {
-                        targets.missing.push(format!("no Gateway {key}"));
-                    }
-                    return;
-                };
-                if let Some(section) = section
-                    && !gateway.listeners.iter().any(|l| l.spec.name == section)
-                {
-                    targets
-                        .missing
-                        .push(format!("Gateway {key} has no listener {section}"));
-                    return;
-                }
-                Found {
-                    target: match section {
-                        Some(section) => Target::Listener(key, section.to_owned()),
-                        None => Target::Gateway(key),
-                    },
-                    gateways: BTreeSet::from([index]),
-                }
-            }
-            (GATEWAY_API, "HTTPRoute") => {
-                let Some(route) = self.routes.get(&key) else {
-                    targets.missing.push(format!("no HTTPRoute {key}"));
-                    return;
-                };
-                if let Some(section) = section
-                    && !route
-                        .object
-                        .spec
-                        .rules
-                        .iter()
-                        .any(|rule| rule.name.as_deref() == Some(section))
-                {
-                    targets
-                        .missing
-                        .push(format!("HTTPRoute {key} has no rule {section}"));
-                    return;
-                }
-                if route.gateways.is_empty() {
-                    targets
-                        .missing
-                        .push(format!("HTTPRoute {key} is attached to no Gateway"));
-                    return;
-                }
-                Found {
-                    gateways: route.gateways.clone(),
-                    target: match section {
-                        Some(section) => Target::Rule(key, section.to_owned()),
-                        None => Target::Route(key),
-                    },
-                }
-            }
-            _ => {
-                targets
-                    .missing
-                    .push(format!("kind {kind} of group {group:?} is not supported"));
-                return;
-            }
-        };
-        if !targets
-            .found
-            .iter()
-            .any(|known| known.target == found.target)
-        {
-            targets.found.push(found);
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Gateway(key) => write!(f, "Gateway {key}"),
-            Self::Listener(key, name) => write!(f, "listener {name} of Gateway {key}"),
-            Self::Route(key) => write!(f, "HTTPRoute {key}"),
-            Self::Rule(key, name) => write!(f, "rule {name} of HTTPRoute {key}"),
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! HTTPRoute rules: compiled once, then made into routes for each listener they are attached to.
 
+mod cors;
 mod filters;
 mod matches;
 
@@ -249,7 +250,15 @@ impl RulePlan<'_> {
                 ..RouteFacts::default()
             })
         };
+        let cors = match &self.plan {
+            Plan::Serve(served) if !effects.refused => served.filters.cors.clone(),
+            _ => None,
+        };
         let (action, request_headers, response_headers) = match &self.plan {
+            _ if effects.refused => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                (direct(status), Vec::new(), Vec::new())
+            }
             Plan::Refuse(status) => (direct(*status), Vec::new(), Vec::new()),
             Plan::Serve(served) => {
                 let Served {
@@ -280,6 +289,7 @@ impl RulePlan<'_> {
                                 facts: facts(&backend.cluster),
                             })
                             .collect();
+                        forward.mirrors.clone_from(&filters.mirrors);
                         if let Effect::Rewrite(rewrite) = effect {
                             filters::rewrite(rewrite, matched, &mut forward);
                         }
@@ -297,7 +307,7 @@ impl RulePlan<'_> {
             overrides: Arc::new(effects.overrides),
             facts: facts(""),
             choices: effects.choices.into(),
-            cors: None,
+            cors,
         })
     }
 }

@@ -18,6 +18,9 @@ pub struct Cluster {
     pub dns: DnsFamily,
     /// Longest wait for a connection. Default 5 s.
     pub connect_timeout: Duration,
+    /// Longest wait for the head of a response, from the beginning of an attempt; of a processor's, from
+    /// the opening of its stream. `None` is no limit. Envoy has no such setting.
+    pub response_timeout: Option<Duration>,
     /// Which protocol is spoken.
     pub protocol: UpstreamProtocol,
     /// HTTP/1 settings.

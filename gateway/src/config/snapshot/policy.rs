@@ -49,6 +49,9 @@ pub struct Cors {
     pub allow_private_network_access: bool,
     /// Let preflights of other origins pass, rather than answer them without a permission.
     pub forward_not_matching_preflights: bool,
+    /// Where credentials are allowed, a list that is `*` is answered with what the preflight asks for:
+    /// browsers take the star for a name then (Fetch standard).
+    pub echo_wildcards: bool,
 }
 
 impl Default for Cors {
@@ -63,6 +66,7 @@ impl Default for Cors {
             allow_credentials: false,
             allow_private_network_access: false,
             forward_not_matching_preflights: true,
+            echo_wildcards: false,
         }
     }
 }

@@ -1,15 +1,19 @@
 //! HTTPRoute filters.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
-use super::Match;
+use super::{Match, cors};
 use crate::config::{
     manifests::types::{
         FilterType, HeaderModifier, HttpRouteFilter, Listener, ObjectRef, PathModifier,
-        PathModifierType, Protocol, RequestRedirect, UrlRewrite,
+        PathModifierType, Protocol, RequestMirror, RequestRedirect, UrlRewrite,
     },
-    snapshot::{AppendAction, Forward, HeaderChange, HeaderTemplate, Redirect},
+    snapshot::{
+        AppendAction, Cors, Forward, Fraction, HeaderChange, HeaderTemplate, Mirror, Redirect,
+    },
 };
 
 /// What the filters of a rule or backend come to.
@@ -18,6 +22,8 @@ pub(super) struct Filters {
     pub(super) request: Vec<HeaderChange>,
     pub(super) response: Vec<HeaderChange>,
     pub(super) effect: Effect,
+    pub(super) mirrors: Vec<Mirror>,
+    pub(super) cors: Option<Arc<Cors>>,
 }
 
 /// What the one filter that decides over the request's target says.
@@ -34,7 +40,7 @@ impl Filters {
     pub(super) fn add(
         &mut self,
         spec: &HttpRouteFilter,
-        _resolve: &mut dyn FnMut(&ObjectRef) -> Option<String>,
+        resolve: &mut dyn FnMut(&ObjectRef) -> Option<String>,
     ) -> Result<(), String> {
         match &spec.kind {
             FilterType::RequestHeaderModifier => {
@@ -53,15 +59,44 @@ impl Filters {
                 self.effect = Effect::Rewrite(given(spec.url_rewrite.as_ref())?.clone());
                 Ok(())
             }
-            FilterType::RequestMirror => Err("filter RequestMirror is not supported".into()),
-            FilterType::Cors => Err("filter CORS is not supported".into()),
+            FilterType::RequestMirror => {
+                let spec = given(spec.request_mirror.as_ref())?;
+                // Without a usable backend there are no copies; requests go on.
+                self.mirrors
+                    .extend(resolve(&spec.backend_ref).map(|cluster| Mirror {
+                        cluster,
+                        fraction: share(spec),
+                        shadow_suffix: false,
+                    }));
+                Ok(())
+            }
+            FilterType::Cors => {
+                let spec = given(spec.cors.as_ref())?;
+                self.cors = Some(Arc::new(cors::compile(spec)?));
+                Ok(())
+            }
             FilterType::Other(kind) => Err(format!("filter {kind} is not supported")),
         }
     }
 
     /// Whether headers are all that is changed.
     pub(super) fn only_headers(&self) -> bool {
-        matches!(self.effect, Effect::Keep)
+        matches!(self.effect, Effect::Keep) && self.mirrors.is_empty() && self.cors.is_none()
+    }
+}
+
+/// How many requests are copied.
+fn share(spec: &RequestMirror) -> Fraction {
+    match (spec.percent, spec.fraction) {
+        (Some(percent), _) => Fraction {
+            numerator: percent,
+            denominator: 100,
+        },
+        (None, Some(fraction)) => Fraction {
+            numerator: fraction.numerator,
+            denominator: fraction.denominator,
+        },
+        (None, None) => Fraction::ALL,
     }
 }
 

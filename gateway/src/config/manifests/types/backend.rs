@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::Metadata;
+use super::{Metadata, Unknown};
 
 /// `agentgateway.dev/v1alpha1` `AgentgatewayBackend`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -23,6 +23,34 @@ pub struct AgentgatewayBackendSpec {
     pub fixed: Option<StaticBackend>,
     /// How it is spoken to.
     pub policies: BackendPolicies,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
+}
+
+impl AgentgatewayBackendSpec {
+    /// The fields that are not known here, by their paths.
+    pub fn unknown(&self) -> Vec<String> {
+        let policies = &self.policies;
+        let parts = [
+            ("", Some(&self.unknown)),
+            ("policies.", Some(&policies.unknown)),
+            (
+                "policies.tcp.",
+                policies.tcp.as_ref().map(|part| &part.unknown),
+            ),
+            (
+                "policies.http.",
+                policies.http.as_ref().map(|part| &part.unknown),
+            ),
+            (
+                "policies.tls.",
+                policies.tls.as_ref().map(|part| &part.unknown),
+            ),
+        ];
+        super::paths(parts)
+    }
 }
 
 /// `StaticBackend`: a host and port, or the path of a Unix socket.
@@ -49,6 +77,10 @@ pub struct BackendPolicies {
     pub http: Option<BackendHttp>,
     /// TLS, if it is there.
     pub tls: Option<BackendTls>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }
 
 /// TCP settings.
@@ -58,6 +90,10 @@ pub struct BackendPolicies {
 pub struct BackendTcp {
     /// Longest wait for a connection, at least 100 ms. Default 10 s.
     pub connect_timeout: Option<String>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }
 
 /// HTTP settings.
@@ -69,6 +105,10 @@ pub struct BackendHttp {
     pub version: Option<HttpVersion>,
     /// Longest wait for the head of a response.
     pub request_timeout: Option<String>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }
 
 /// HTTP versions.
@@ -90,4 +130,8 @@ pub enum HttpVersion {
 pub struct BackendTls {
     /// The server name; the host if unset.
     pub sni: Option<String>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }

@@ -1,8 +1,9 @@
 //! The kinds of Kubernetes objects that the gateway reads, as typed values.
 //!
 //! Only what the gateway uses is here; fields it does not know are skipped, as the API server has
-//! checked them (the file front end does the same with the published schemas). Defaults are those of
-//! the API server.
+//! checked them (the file front end does the same with the published schemas). Those that would be
+//! settings of a policy or backend are kept as [`Unknown`], so that nothing is served without them.
+//! Defaults are those of the API server.
 
 mod backend;
 mod core;
@@ -10,6 +11,23 @@ mod gateway;
 mod meta;
 mod policy;
 mod route;
+
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
+
+/// Fields of an object that are not known here.
+pub type Unknown = BTreeMap<String, IgnoredAny>;
+
+/// The paths of unknown fields: of the parts of an object, each with what stands before its fields.
+fn paths<'a>(parts: impl IntoIterator<Item = (&'a str, Option<&'a Unknown>)>) -> Vec<String> {
+    let mut all = Vec::new();
+    for (place, part) in parts {
+        let names = part.into_iter().flat_map(BTreeMap::keys);
+        all.extend(names.map(|name| format!("{place}{name}")));
+    }
+    all
+}
 
 pub use self::{
     backend::{

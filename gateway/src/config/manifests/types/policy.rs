@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Metadata, ObjectRef};
+use super::{Metadata, ObjectRef, Unknown};
 use crate::config::manifests::objects::or_default;
 
 /// `agentgateway.dev/v1alpha1` `AgentgatewayPolicy`.
@@ -34,6 +34,27 @@ pub struct AgentgatewayPolicySpec {
     pub frontend: Option<Frontend>,
     /// For requests.
     pub traffic: Option<Traffic>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
+}
+
+impl AgentgatewayPolicySpec {
+    /// The fields that are not known here, by their paths.
+    pub fn unknown(&self) -> Vec<String> {
+        let http = self.frontend.as_ref().and_then(|all| all.http.as_ref());
+        let parts = [
+            ("", Some(&self.unknown)),
+            (
+                "frontend.",
+                self.frontend.as_ref().map(|part| &part.unknown),
+            ),
+            ("frontend.http.", http.map(|part| &part.unknown)),
+            ("traffic.", self.traffic.as_ref().map(|part| &part.unknown)),
+        ];
+        super::paths(parts)
+    }
 }
 
 /// One target.
@@ -98,6 +119,10 @@ pub enum Inheritance {
 pub struct Frontend {
     /// HTTP.
     pub http: Option<FrontendHttp>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }
 
 /// HTTP settings of a Gateway's listeners.
@@ -107,6 +132,10 @@ pub struct Frontend {
 pub struct FrontendHttp {
     /// Largest buffered body, in bytes. Default 2 MiB.
     pub max_buffer_size: Option<u32>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }
 
 /// What happens to requests.
@@ -119,6 +148,10 @@ pub struct Traffic {
     pub phase: Phase,
     /// External processing.
     pub ext_proc: Option<ExtProc>,
+    /// Fields that are not known here, which nothing may be done without.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unknown: Unknown,
 }
 
 /// When a traffic policy runs.
