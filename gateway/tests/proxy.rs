@@ -152,6 +152,33 @@ fn forwards_and_reuses_connections() {
     }
 }
 
+/// The close is noticed by the next request, or by the pool's own look at idle connections before it.
+#[test]
+fn a_connection_that_the_upstream_has_closed_is_not_waited_on() {
+    const LOOK: Duration = Duration::from_millis(1500);
+    let (sender, closed) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let address = upstream(move |mut stream| {
+        if !read_until(&mut stream, "\r\n\r\n").is_empty() {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer).unwrap();
+            drop(stream);
+            let _ = sender.lock().unwrap().send(());
+        }
+    });
+    let (_running, gateway) = plain(address);
+    let mut client = connect(gateway);
+    for pause in [Duration::ZERO, Duration::ZERO, LOOK, LOOK] {
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .unwrap();
+        let answer = read_until(&mut client, "\r\n\r\nok");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        closed.recv().unwrap();
+        thread::sleep(pause);
+    }
+}
+
 #[test]
 fn trailers_pass_unannounced() {
     let (sender, seen) = mpsc::channel();

@@ -30,10 +30,10 @@ type Inner = Connection<TokioIo<Http1Io<Stream>>, RequestBody>;
 
 /// Moves a connection's bytes when polled. Dropping it closes the connection.
 pub(super) struct Driver {
-    connection: Box<Inner>,
+    /// Gone when it has ended: whoever still waits for something from it learns that from its drop.
+    connection: Option<Box<Inner>>,
     relay: Arc<Relay>,
     waker: Waker,
-    ended: bool,
     _active: Held<ClusterStats>,
 }
 
@@ -44,10 +44,9 @@ impl Driver {
             task: Mutex::new(Waker::noop().clone()),
         });
         Self {
-            connection: Box::new(connection),
+            connection: Some(Box::new(connection)),
             waker: relay.clone().into(),
             relay,
-            ended: false,
             _active: active,
         }
     }
@@ -67,8 +66,10 @@ impl Driver {
                 self.relay.stop();
                 return Poll::Ready(value);
             }
-            if !self.ended {
-                self.ended = poll_connection(&mut self.connection, &mut inner).is_ready();
+            if let Some(connection) = &mut self.connection
+                && poll_connection(connection, &mut inner).is_ready()
+            {
+                self.connection = None;
             }
             if let Poll::Ready(value) = next(&mut inner) {
                 self.relay.stop();
@@ -95,12 +96,11 @@ impl Driver {
         let Self {
             connection,
             _active: active,
-            ended,
             ..
         } = self;
-        if ended {
+        let Some(connection) = connection else {
             return;
-        }
+        };
         tokio::spawn(async move {
             let _active = active;
             if let Err(error) = connection.with_upgrades().await {
