@@ -68,10 +68,13 @@ async fn headers_have_to_come_in_time() {
     });
     let mut server = server(&mut far).await;
     let silent = server.accept().await.unwrap().unwrap();
-    serve(server, |(_, mut respond)| async move {
+    serve(server, |(request, mut respond)| async move {
         let mut send = respond.send_response(grpc_head(), false).unwrap();
         tokio::time::sleep(3 * LIMIT).await;
         send.send_data(framed(&[], 0), false).unwrap();
+        // What is dropped is reset.
+        std::future::pending::<()>().await;
+        drop(request);
     });
     let (close, waited) = received.await.unwrap();
     assert_eq!(close.code, 4, "{close:?}");
