@@ -51,6 +51,15 @@ fn run(cli: &Cli) -> Result<(), String> {
         return Ok(());
     }
     watcher.watch(cli.config.iter().chain(&snapshot.files));
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    // Before anybody can know that the gateway serves: a signal means something from then on.
+    let inside = runtime.enter();
+    let mut signals = Signals::new().map_err(|error| error.to_string())?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
+    drop(inside);
     let options = Options::default().concurrency(cli.workers().get());
     let running = Gateway::start(snapshot, options).map_err(|error| {
         let hint = match error.kind() {
@@ -62,13 +71,7 @@ fn run(cli: &Cli) -> Result<(), String> {
         format!("{error}{hint}")
     })?;
     tell(&running);
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let mut signals = Signals::new().map_err(|error| error.to_string())?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
         loop {
             tokio::select! {
                 () = signals.end() => break,
