@@ -1,7 +1,7 @@
 //! The workspace's own programs.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -16,7 +16,26 @@ static BUILT: Mutex<BTreeMap<String, Result<PathBuf, String>>> = Mutex::new(BTre
 /// # Errors
 /// When it does not build.
 pub fn workspace_binary(package: &str, name: &str) -> anyhow::Result<PathBuf> {
-    once(package, "--bin", name)
+    once(package, "--bin", name, None)
+}
+
+/// The same with one of the package's features, under a name of its own: `NAME-FEATURE`.
+///
+/// # Errors
+/// When it does not build.
+pub fn workspace_binary_with(package: &str, name: &str, feature: &str) -> anyhow::Result<PathBuf> {
+    once(package, "--bin", name, Some(feature))
+}
+
+/// Whether [`workspace_binary_with`] has built the program before; another build is a short one then.
+#[must_use]
+pub fn has_binary_with(name: &str, feature: &str) -> bool {
+    profile_directory().is_some_and(|folder| with(&folder, name, feature).is_file())
+}
+
+/// Its own name: the next build without the feature takes the first one.
+fn with(folder: &Path, name: &str, feature: &str) -> PathBuf {
+    folder.join(format!("{name}-{feature}"))
 }
 
 /// The same for an example program of the package `examples`.
@@ -24,20 +43,22 @@ pub fn workspace_binary(package: &str, name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn workspace_example(name: &str) -> anyhow::Result<PathBuf> {
-    once("examples", "--example", name)
+    once("examples", "--example", name, None)
 }
 
-fn once(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
+fn once(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow::Result<PathBuf> {
     let mut built = BUILT
         .lock()
         .map_err(|_| anyhow::anyhow!("an earlier build panicked"))?;
     let entry = built
-        .entry(format!("{kind} {name}"))
-        .or_insert_with(|| build(package, kind, name).map_err(|error| format!("{error:#}")));
+        .entry(format!("{kind} {name} {feature:?}"))
+        .or_insert_with(|| {
+            build(package, kind, name, feature).map_err(|error| format!("{error:#}"))
+        });
     entry.clone().map_err(anyhow::Error::msg)
 }
 
-fn build(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
+fn build(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile_directory =
         profile_directory().context("this program is not in a target directory")?;
@@ -48,6 +69,7 @@ fn build(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
     let output = Command::new(cargo)
         .args(["build", "--quiet", "--package", package, kind, name])
         .args(["--profile", profile])
+        .args(feature.iter().flat_map(|feature| ["--features", *feature]))
         .arg("--target-dir")
         .arg(target_directory())
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -58,8 +80,16 @@ fn build(package: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf> {
         "cargo build -p {package}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(match kind {
+    let built = match kind {
         "--example" => profile_directory.join("examples").join(name),
         _ => profile_directory.join(name),
-    })
+    };
+    let Some(feature) = feature else {
+        return Ok(built);
+    };
+    let own = with(&profile_directory, name, feature);
+    let fresh = own.with_extension("new");
+    std::fs::copy(&built, &fresh)?;
+    std::fs::rename(&fresh, &own)?;
+    Ok(own)
 }

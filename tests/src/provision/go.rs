@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::lock::{execute, once, program};
+use super::lock::{execute, is_done, once, program};
 use super::{Missing, peers_directory};
 
+const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.4.1";
 const GO_HTTPBIN: &str = "github.com/mccutchen/go-httpbin/v2/cmd/go-httpbin@v2.26.0";
 
 /// Of the Gateway API Inference Extension. Later versions ask the API server for objects.
@@ -57,6 +58,51 @@ pub fn body_based_router() -> Result<PathBuf, Missing> {
         )
     })?;
     Ok(made)
+}
+
+/// What the program of [`kubernetes`] is made of.
+const KUBERNETES: &str = concat!(
+    include_str!("../../peers/kubernetes/go.sum"),
+    include_str!("../../peers/kubernetes/main.go")
+);
+
+/// Whether [`kubernetes`] has been built.
+#[must_use]
+pub fn has_kubernetes() -> bool {
+    is_done(&peers_directory().join("kubernetes"), KUBERNETES)
+}
+
+/// kube-apiserver with its etcd, and kubectl, in one program: `kubernetes apiserver`, `kubernetes kubectl`. A matter of
+/// minutes.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn kubernetes() -> Result<PathBuf, Missing> {
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/kubernetes");
+    let directory = peers_directory().join("kubernetes");
+    let binary = directory.join("kubernetes");
+    once(&directory, KUBERNETES, |_| {
+        execute(
+            "go build of kube-apiserver and kubectl",
+            Command::new(program("go")?)
+                .args(["build", "-ldflags=-s -w", "-o"])
+                .arg(&binary)
+                .arg(".")
+                .current_dir(SOURCE)
+                .env("CGO_ENABLED", "0"),
+        )
+    })?;
+    Ok(binary)
+}
+
+/// The folder with Gateway API's own definitions, standard channel.
+///
+/// # Errors
+/// When the module cannot be had.
+pub fn gateway_api() -> Result<PathBuf, Missing> {
+    let directory = peers_directory().join("kubernetes");
+    let module = module(&program("go")?, &directory, GATEWAY_API)?;
+    Ok(module.join("config/crd/standard"))
 }
 
 /// The directory of a module in the module cache. (`go install` wants the list of its versions too, which not every proxy

@@ -6,6 +6,11 @@ use std::process::{Command, Stdio};
 
 use super::Missing;
 
+/// Whether [`once`] has done its work for `want`.
+pub(super) fn is_done(directory: &Path, want: &str) -> bool {
+    std::fs::read_to_string(directory.join("provisioned")).is_ok_and(|have| have == want)
+}
+
 /// Runs `make` unless the stamp in `directory` says that it has been done for `want`. Whoever comes second waits.
 pub(super) fn once(
     directory: &Path,
@@ -14,15 +19,14 @@ pub(super) fn once(
 ) -> Result<(), Missing> {
     let failed = |error: std::io::Error| Missing(format!("{}: {error}", directory.display()));
     let stamp = directory.join("provisioned");
-    let done = || std::fs::read_to_string(&stamp).is_ok_and(|have| have == want);
-    if done() {
+    if is_done(directory, want) {
         return Ok(());
     }
     std::fs::create_dir_all(directory).map_err(failed)?;
     let lock_path = directory.with_extension("lock");
     let lock = File::create(lock_path).map_err(failed)?;
     lock.lock().map_err(failed)?;
-    if done() {
+    if is_done(directory, want) {
         return Ok(());
     }
     make(directory)?;

@@ -10,6 +10,7 @@ pub mod curl;
 pub mod exchange;
 pub mod frames;
 pub mod http1;
+pub mod load;
 pub mod peers;
 pub mod ports;
 pub mod process;

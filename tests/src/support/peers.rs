@@ -47,6 +47,19 @@ pub async fn start(
     })
 }
 
+/// Starts a program with `--listen` on this address.
+///
+/// # Errors
+/// When it does not come up.
+pub async fn start_at(address: SocketAddr, name: &str, program: PathBuf) -> anyhow::Result<Peer> {
+    let log = log_file(name, address.port());
+    let process = Process::spawn(program, ["--listen", &address.to_string()], &log)?;
+    Ok(Peer {
+        address,
+        process: process.listening(address, START).await?,
+    })
+}
+
 /// The file for a program's output.
 #[must_use]
 pub fn log_file(name: &str, port: u16) -> PathBuf {

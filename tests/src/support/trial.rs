@@ -24,15 +24,23 @@ pub fn flow(name: &str, flow: impl Future<Output = anyhow::Result<()>> + Send + 
         let result = curl::available()
             .map_err(anyhow::Error::new)
             .and_then(|()| tokio::runtime::Runtime::new()?.block_on(flow));
-        let Err(error) = result else {
-            return Ok(Completion::Completed);
-        };
-        if let Some(missing) = error.downcast_ref::<Missing>() {
-            return missing.completion();
-        }
-        match error.downcast_ref::<OnlyWhen>() {
-            Some(reason) => Ok(Completion::ignored_with(reason.to_string())),
-            None => Err(Failed::from(format!("{error:#}"))),
-        }
+        outcome(result)
     })
+}
+
+/// What a trial's result means.
+///
+/// # Errors
+/// The trial failed.
+pub fn outcome(result: anyhow::Result<()>) -> Result<Completion, Failed> {
+    let Err(error) = result else {
+        return Ok(Completion::Completed);
+    };
+    if let Some(missing) = error.downcast_ref::<Missing>() {
+        return missing.completion();
+    }
+    match error.downcast_ref::<OnlyWhen>() {
+        Some(reason) => Ok(Completion::ignored_with(reason.to_string())),
+        None => Err(Failed::from(format!("{error:#}"))),
+    }
 }
