@@ -179,6 +179,12 @@ async fn proxy(
             mirror::start(upstreams, mirrors, &copy, body, forward.timeout)
         }
     };
+    // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
+    if (parts.method == Method::CONNECT) != exchange.outgoing.facts.tunnel {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return local::reply(grpc, status, "".into(), "method_not_forwardable", 0);
+    }
+    let asks_head = parts.method == Method::HEAD;
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
     let mut attempts = Attempts {
@@ -194,6 +200,10 @@ async fn proxy(
         Ok(mut response) => {
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
+            if asks_head && !exchange.outgoing.facts.bodyless {
+                // A filter made HEAD of it, and nothing is going to come.
+                headers.remove(header::CONTENT_LENGTH);
+            }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
             response

@@ -30,6 +30,7 @@ mod http2;
 mod io;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+mod length;
 mod listener;
 mod local;
 mod metadata;

@@ -6,6 +6,7 @@
 //! | `EXTPROC_WIRE_TARGET=envoy` | the real Envoy; the count of wrong cases is the point, not that all pass |
 //! | `EXTPROC_TARGET=command` | this proxy; `{config}` is the configuration file |
 //! | `EXTPROC_ENVOY=path` | this Envoy, in place of the provisioned one |
+//! | `EXTPROC_WIRE_CASES=directory` | the cases in this directory, in place of those in `tests/wire/` |
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,8 +45,9 @@ fn main() -> ExitCode {
 fn suite() -> anyhow::Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let cases = case::load(&root.join("wire"))?;
+    let own = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("wire");
+    let others = std::env::var_os("EXTPROC_WIRE_CASES").map(PathBuf::from);
+    let cases = case::load(&others.clone().unwrap_or_else(own))?;
     let plain: Vec<_> = cases
         .iter()
         .filter(|case| case.is_plain_http1())
@@ -69,7 +71,7 @@ fn suite() -> anyhow::Result<ExitCode> {
             handle.block_on(trial(&one)).map_err(failed)
         }));
     }
-    if std::env::var_os("EXTPROC_WIRE_TARGET").is_none() {
+    if std::env::var_os("EXTPROC_WIRE_TARGET").is_none() && others.is_none() {
         let handle = runtime.handle().clone();
         trials.push(Trial::test("a careless proxy fails", move || {
             handle.block_on(careless_proxy(plain)).map_err(failed)

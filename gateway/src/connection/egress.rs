@@ -18,9 +18,10 @@ use crate::{
     exchange::{Exchange, Reply},
     forward::{Closes, RouteHeadersDone},
     headers::{nominated, strip_hop_by_hop},
+    length, local,
     metrics::{Held, HttpStats},
     mutate,
-    upstream::error::flag,
+    upstream::error::{LENGTH_MISMATCH, flag},
 };
 
 /// The limits of the exchange whose response is on its way; they end with it.
@@ -152,8 +153,18 @@ pub(super) fn finish(
     }
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let http2 = exchange.version == Version::HTTP_2;
+    let announced = length::settle(response.headers_mut());
+    if !bodyless && !upgraded && !length::fits(announced, response.body()) {
+        response = local::reply(
+            exchange.grpc,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "".into(),
+            LENGTH_MISMATCH,
+            0,
+        );
+    }
     let status = response.status();
-    let local = response
+    let own = response
         .extensions()
         .get::<UpstreamInfo>()
         .is_none_or(|info| info.address.is_none());
@@ -181,16 +192,14 @@ pub(super) fn finish(
     // Nobody is going to read the rest of the request, a client that errs is sent away, and HTTP/1.0
     // has no persistence here.
     let closes = !exchange.request_done()
-        || local && is_refusal(status)
+        || own && is_refusal(status)
         || closing
         || exchange.version == Version::HTTP_10;
-    let tunnel = upgraded || exchange.upgrade && !local && status.is_success();
+    let tunnel = upgraded || exchange.upgrade && !own && status.is_success();
     if closes && !http2 && !tunnel {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    finish.left = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
+    finish.left = length::announced(headers);
     exchange.listener.stats.status(response.status());
     if exchange.logged() {
         exchange.set_reply(Reply::of(&response));

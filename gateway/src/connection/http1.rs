@@ -36,6 +36,7 @@ use crate::{
         Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers,
         waiting::{Phase, Waiting},
     },
+    length,
 };
 
 /// What a connection becomes after a successful upgrade.
@@ -257,7 +258,7 @@ fn exchange(
             });
             return Ok(Response::from_parts(
                 parts,
-                WithTrailers::new(egress::nothing(), None, false),
+                WithTrailers::new(egress::nothing(), None, None),
             ));
         }
         if context.drain.draining() || last {
@@ -266,13 +267,8 @@ fn exchange(
                 .headers_mut()
                 .insert(http::header::CONNECTION, close);
         }
-        let known_length = response
-            .headers()
-            .contains_key(http::header::CONTENT_LENGTH);
-        Ok(
-            response
-                .map(|body| WithTrailers::new(body, trailers.then_some(outgoing), known_length)),
-        )
+        let announced = length::announced(response.headers()).filter(|_| !bodyless);
+        Ok(response.map(|body| WithTrailers::new(body, trailers.then_some(outgoing), announced)))
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     body::{Body, BoxError},
     http1::{MessageFacts, Outgoing},
     http2::{Http2Body, SendError, send_body},
+    length::{self, Exact},
 };
 
 /// What `h2` keeps of a response's body for each stream, in bytes. All streams together are bounded by
@@ -189,7 +190,10 @@ async fn exchange(
     let context = &connection.context.now();
     let (parts, stream) = request.into_parts();
     let head_request = parts.method == Method::HEAD;
-    let outgoing = Arc::new(Outgoing::new(MessageFacts::default()));
+    let outgoing = Arc::new(Outgoing::new(MessageFacts {
+        bodyless: head_request,
+        tunnel: parts.method == Method::CONNECT,
+    }));
     let has_body = !stream.is_end_stream();
     let wants_continue = has_body && expects_continue(&parts.headers);
     let ingress = ingress::begin(
@@ -222,7 +226,8 @@ async fn exchange(
     let bodyless = egress::is_bodyless(head_request, response.status());
     let response = egress::finish(response, &exchange, end, bodyless);
     let (parts, body) = response.into_parts();
-    let ended = body.is_end_stream();
+    let announced = length::announced(&parts.headers).filter(|_| !bodyless);
+    let ended = body.is_end_stream() && announced.is_none_or(|length| length == 0);
     let stream = match respond.send_response(Response::from_parts(parts, ()), ended) {
         Ok(stream) => stream,
         Err(error) => {
@@ -234,7 +239,7 @@ async fn exchange(
     if ended {
         return;
     }
-    let mut body = Body::new(body);
+    let mut body = Body::new(Exact::new(body, announced));
     let mut sent = pin!(send_body(
         stream,
         &mut body,

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    framing::{Framer, MessageFacts, Role, Stop},
+    framing::{Framer, Head, MessageFacts, Role, Stop},
     inbound::Inbound,
     outgoing::{OutgoingQueue, write_interim},
     waiting::{Phase, Waiting},
@@ -200,11 +200,20 @@ impl<T> Http1Io<T> {
         }
         for buf in bufs {
             let mut bytes = buf.get(..n.min(buf.len())).unwrap_or_default();
+            let mut offered: &[u8] = buf;
             n -= bytes.len();
             loop {
                 let facts = self.facts(0);
+                if !bytes.is_empty()
+                    && self.framer.between_messages()
+                    && let Some(head) = Head::read(offered)
+                {
+                    // The socket may have taken a part of it.
+                    self.framer.begin(&head, facts);
+                }
                 let (taken, stop) = self.framer.advance(bytes, facts);
                 bytes = bytes.get(taken..).unwrap_or_default();
+                offered = offered.get(taken..).unwrap_or_default();
                 match stop {
                     Stop::End | Stop::Fault => break,
                     Stop::MessageEnd => {

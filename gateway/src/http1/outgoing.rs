@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::{Frame, SizeHint};
 
 use super::framing::MessageFacts;
-use crate::{body::BoxError, headers::strip_trailers};
+use crate::{body::BoxError, headers::strip_trailers, length::Exact};
 
 /// Interim heads and trailers of one outgoing message.
 ///
@@ -175,27 +175,25 @@ impl OutgoingQueue {
 /// A body whose trailers go to the connection's [`Outgoing`] in place of hyper.
 #[derive(Debug)]
 pub(crate) struct WithTrailers<B> {
-    body: B,
+    body: Exact<B>,
     outgoing: Option<Arc<Outgoing>>,
-    known_length: bool,
     failed: Option<BoxError>,
 }
 
 impl<B> WithTrailers<B> {
-    /// Without an `outgoing`, trailers are dropped. `known_length` says that a `content-length`
-    /// header rules the framing, so that hyper does not compare it with the body's own idea.
-    pub(crate) fn new(body: B, outgoing: Option<Arc<Outgoing>>, known_length: bool) -> Self {
+    /// Without an `outgoing`, trailers are dropped. `announced` is what a `content-length` header says; the
+    /// body fails if it is something else.
+    pub(crate) fn new(body: B, outgoing: Option<Arc<Outgoing>>, announced: Option<u64>) -> Self {
         Self {
-            body,
+            body: Exact::new(body, announced),
             outgoing,
-            known_length,
             failed: None,
         }
     }
 
     /// The body under the wrapper.
     pub(crate) fn into_inner(self) -> B {
-        self.body
+        self.body.into_inner()
     }
 }
 
@@ -240,10 +238,6 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.known_length {
-            SizeHint::default()
-        } else {
-            self.body.size_hint()
-        }
+        self.body.size_hint()
     }
 }

@@ -20,6 +20,10 @@ pub(crate) mod flag {
     pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
 }
 
+/// Response code details where a head announces another length than its body has.
+pub(crate) const LENGTH_MISMATCH: &str =
+    "mismatch_between_content_length_and_the_length_of_the_body";
+
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -53,6 +57,9 @@ pub(crate) enum Failure {
     /// The request's own body failed, as its client left or a filter ended it.
     #[error("the request ended early")]
     Request,
+    /// A filter announced another length than the body has.
+    #[error("the request does not have the length that was announced")]
+    Length,
 }
 
 /// The system's words alone, as `Connection refused`.
@@ -154,6 +161,12 @@ impl Failure {
                 "request_ended_early".into(),
                 flag::DOWNSTREAM_TERMINATION,
             ),
+            Self::Length => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                LENGTH_MISMATCH.into(),
+                0,
+            ),
         }
     }
 
@@ -175,7 +188,7 @@ impl Failure {
                 any(&["5xx", "gateway-error", "reset"])
             }
             Self::Timeout => any(&["5xx", "gateway-error"]),
-            Self::UnknownCluster | Self::NoHost | Self::Request => false,
+            Self::UnknownCluster | Self::NoHost | Self::Request | Self::Length => false,
         }
     }
 }

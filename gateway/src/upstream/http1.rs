@@ -36,6 +36,7 @@ use crate::{
     config::snapshot::Cluster,
     headers::{strip_hop_by_hop, tokens},
     http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
+    length::{self, Mismatch},
     metrics::Held,
 };
 
@@ -253,6 +254,11 @@ impl Lease {
             host,
         } = self;
         let trailers = host.shared.cluster.http1.enable_trailers;
+        let mut request = request;
+        let announced = length::settle(request.headers_mut());
+        if !sending.tunnel && !length::fits(announced, request.body()) {
+            return Err(Failure::Length.into());
+        }
         let (request, tunnel) = prepare(request, sending, trailers, progress, &connection.queue);
         if tunnel.is_some() {
             connection.detach();
@@ -425,14 +431,14 @@ fn prepare(
         tunnel: sending.tunnel,
     }));
     queue.push(outgoing.clone());
-    let known_length = parts.headers.contains_key(header::CONTENT_LENGTH);
+    let announced = length::announced(&parts.headers).filter(|_| !sending.tunnel);
     let (body, tunnel) = if sending.tunnel {
         (Body::empty(), Some(body))
     } else {
         (body, None)
     };
     let body = Watched::new(body, ProgressWatch(progress.clone()));
-    let body = WithTrailers::new(body, trailers.then_some(outgoing), known_length);
+    let body = WithTrailers::new(body, trailers.then_some(outgoing), announced);
     let mut request = Request::from_parts(parts, body);
     if let Some(interim) = sending.interim.clone() {
         hyper::ext::on_informational(&mut request, move |head| {
@@ -477,6 +483,8 @@ fn origin_form(uri: Uri) -> Uri {
 fn failure(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         Failure::Protocol
+    } else if Mismatch::is_behind(error) {
+        Failure::Length
     } else if error.is_user() || error.is_body_write_aborted() {
         Failure::Request
     } else {

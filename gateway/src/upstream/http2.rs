@@ -29,6 +29,7 @@ use crate::{
     config::snapshot::Cluster,
     headers::{strip_hop_by_hop, values_are_trimmed},
     http2::{Http2Body, SendError, send_body},
+    length::{self, Exact, Mismatch},
     metrics::Held,
 };
 
@@ -221,6 +222,10 @@ impl Lease {
         let (mut parts, body) = request.into_parts();
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
+        let announced = length::settle(&mut parts.headers);
+        if !length::fits(announced, &body) {
+            return Err(Failure::Length.into());
+        }
         let body = Watched::new(body, ProgressWatch(progress.clone()));
         let end = body.is_end_stream();
         let sent = sender.send_request(Request::from_parts(parts, ()), end);
@@ -234,7 +239,7 @@ impl Lease {
             }
         };
         let mut pipe = (!end).then(|| {
-            let mut body = Body::new(body);
+            let mut body = Body::new(Exact::new(body, announced));
             Box::pin(
                 async move { send_body(stream, &mut body, None, Reason::INTERNAL_ERROR).await },
             )
@@ -244,8 +249,11 @@ impl Lease {
                 && let Poll::Ready(result) = sending.as_mut().poll(cx)
             {
                 pipe = None;
-                if let Err(SendError::Body(_)) = result {
-                    return Poll::Ready(Err(Failure::Request));
+                if let Err(SendError::Body(error)) = result {
+                    return Poll::Ready(Err(match Mismatch::is_behind(&*error) {
+                        true => Failure::Length,
+                        false => Failure::Request,
+                    }));
                 }
             }
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
