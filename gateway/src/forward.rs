@@ -75,9 +75,10 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
                 response.headers_mut().insert(header::LOCATION, location);
             }
             // What follows a request that was not understood may be no request.
-            None => {
+            None if refusal.status.is_client_error() => {
                 response.extensions_mut().insert(Closes);
             }
+            None => {}
         }
         return response;
     }
@@ -100,9 +101,13 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
     }
     let Some(route) = route else {
         exchange.listener.stats.no_route.add();
+        let status = match router::is_misdirected(&exchange, &parts) {
+            true => StatusCode::MISDIRECTED_REQUEST,
+            false => StatusCode::NOT_FOUND,
+        };
         return local::reply(
             is_grpc(&parts.headers),
-            StatusCode::NOT_FOUND,
+            status,
             "".into(),
             "route_not_found",
             flag::NO_ROUTE_FOUND,
@@ -339,6 +344,7 @@ impl Attempts<'_> {
                 .then(|| self.exchange.outgoing.clone()),
             tunnel,
             connect: parts.method == Method::CONNECT,
+            keyless: client_http2,
         };
         router::rewrite(
             &mut parts,

@@ -115,6 +115,21 @@ pub(crate) fn values_are_trimmed(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Takes white space off both ends of values, as HTTP/2 demands and no HTTP/1 reader sees.
+pub(crate) fn trim_values(headers: &mut HeaderMap) {
+    if values_are_trimmed(headers) {
+        return;
+    }
+    for value in headers.values_mut() {
+        let trimmed = value.as_bytes().trim_ascii();
+        if trimmed.len() < value.len()
+            && let Ok(trimmed) = HeaderValue::from_bytes(trimmed)
+        {
+            *value = trimmed;
+        }
+    }
+}
+
 const REQUEST_INLINE: &[&str] = &[
     "accept",
     "accept-encoding",

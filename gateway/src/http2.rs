@@ -17,7 +17,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::{
     body::{Body, BoxError},
     connection::guard::Backlog,
-    headers::strip_trailers,
+    headers::{strip_trailers, trim_values},
 };
 
 /// The body of a received message.
@@ -160,6 +160,7 @@ async fn send_frames(
             Err(frame) => {
                 if let Ok(mut trailers) = frame.into_trailers() {
                     strip_trailers(&mut trailers);
+                    trim_values(&mut trailers);
                     return stream.send_trailers(trailers).map_err(SendError::Peer);
                 }
             }

@@ -68,6 +68,11 @@ pub(crate) fn fits(announced: Option<u64>, body: &impl http_body::Body) -> bool 
     }
 }
 
+/// Whether no byte comes of a body, as far as is known before it is read.
+pub(crate) fn is_empty(body: &impl http_body::Body) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
+}
+
 /// Digits alone (RFC 9110 §8.6).
 fn number(text: &[u8]) -> Option<u64> {
     if !text.iter().all(u8::is_ascii_digit) {

@@ -23,6 +23,8 @@ mod ext_proc;
 mod filters;
 mod format;
 mod forward;
+#[cfg(test)]
+mod fuzzing;
 mod gateway;
 mod headers;
 mod http1;

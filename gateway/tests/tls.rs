@@ -186,6 +186,30 @@ fn the_server_name_chooses_the_chain() {
 }
 
 #[test]
+fn a_request_for_another_name_is_misdirected() {
+    let narrow = chain("narrow", "", &socket(&["a", "wildcard"], "", ""))
+        .replace(r#"domains: ["*"]"#, "domains: [a.example]")
+        .replace("match: {prefix: /}", "match: {path: /}");
+    let (_running, at) = start(&[narrow]);
+    for (host, path, status) in [
+        ("a.example", "/", "200"),
+        // Of another name than the connection, and served here all the same.
+        ("A.example", "/", "200"),
+        ("b.example", "/", "421"),
+        // The right place, and nothing there.
+        ("a.example", "/x", "404"),
+    ] {
+        let mut stream = Client::default().connect(at, "a.example").unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&line), "{host}{path}: {answer}");
+    }
+}
+
+#[test]
 fn bare_connections_and_protocols_have_chains_of_their_own() {
     let (_running, at) = start(&[
         chain("bare", "transport_protocol: raw_buffer", ""),

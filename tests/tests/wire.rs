@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tests::conformance::run::Target;
 use tests::provision;
 use tests::wire::target::{self, Prepared};
-use tests::wire::{careless, case, run};
+use tests::wire::{careless, case, h2spec, rules, run};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -48,6 +48,7 @@ fn suite() -> anyhow::Result<ExitCode> {
     let own = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("wire");
     let others = std::env::var_os("EXTPROC_WIRE_CASES").map(PathBuf::from);
     let cases = case::load(&others.clone().unwrap_or_else(own))?;
+    let ids: Vec<String> = cases.iter().map(|case| case.id.clone()).collect();
     let plain: Vec<_> = cases
         .iter()
         .filter(|case| case.is_plain_http1())
@@ -72,6 +73,17 @@ fn suite() -> anyhow::Result<ExitCode> {
         }));
     }
     if std::env::var_os("EXTPROC_WIRE_TARGET").is_none() && others.is_none() {
+        let handle = runtime.handle().clone();
+        trials.push(Trial::ignorable_test("h2spec", move || {
+            match handle.block_on(h2spec::run()).map_err(failed)? {
+                Ok(()) => Ok(Completion::Completed),
+                Err(missing) => missing.completion(),
+            }
+        }));
+        trials.push(Trial::test("every rule is tried or explained", move || {
+            let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+            rules::check(&root, ids.iter().map(String::as_str)).map_err(failed)
+        }));
         let handle = runtime.handle().clone();
         trials.push(Trial::test("a careless proxy fails", move || {
             handle.block_on(careless_proxy(plain)).map_err(failed)

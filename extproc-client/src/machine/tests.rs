@@ -2,6 +2,7 @@
 
 mod bodies;
 mod failures;
+mod fuzz;
 mod headers;
 mod immediate;
 mod modes;

@@ -69,4 +69,4 @@ pub fn load(path: impl AsRef<Path>, options: &FileOptions) -> Result<Snapshot, E
 }
 
 #[cfg(test)]
-mod tests;
+mod fuzz;

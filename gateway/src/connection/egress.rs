@@ -17,7 +17,7 @@ use crate::{
     config::snapshot::ServerHeader,
     exchange::{Exchange, Reply},
     forward::{Closes, RouteHeadersDone},
-    headers::{nominated, strip_hop_by_hop},
+    headers::{nominated, strip_hop_by_hop, trim_values},
     length, local,
     metrics::{Held, HttpStats},
     mutate,
@@ -186,8 +186,11 @@ pub(super) fn finish(
     if !http.via.is_empty() {
         append_to_list(headers, "via", &http.via);
     }
-    if http2 && !headers.contains_key(header::DATE) {
-        headers.insert(header::DATE, date());
+    if http2 {
+        trim_values(headers);
+        if !headers.contains_key(header::DATE) {
+            headers.insert(header::DATE, date());
+        }
     }
     // Nobody is going to read the rest of the request, a client that errs is sent away, and HTTP/1.0
     // has no persistence here.

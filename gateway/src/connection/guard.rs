@@ -117,6 +117,11 @@ pub(crate) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
+    /// The socket itself.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.io
+    }
+
     /// Writes fail with [`io::ErrorKind::TimedOut`] when the limit has passed.
     pub(crate) fn new(io: S, stall: Arc<StallLimit>) -> Self {
         Self {

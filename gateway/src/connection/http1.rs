@@ -142,6 +142,12 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
                 .take();
             run_tunnel(io, parts.read_buf, tunnel, timers).await;
         }
+        _ if !matches!(result, Ok(true))
+            && let Some(socket) = io.unended() =>
+        {
+            // An HTTP/1.0 client takes the end of the connection for that of the body (RFC 9112 §8).
+            socket.get_ref().resets();
+        }
         _ => linger(io, http.timeouts.delayed_close).await,
     }
 }
@@ -268,6 +274,10 @@ fn exchange(
                 .insert(http::header::CONNECTION, close);
         }
         let announced = length::announced(response.headers()).filter(|_| !bodyless);
+        if announced == Some(0) && !length::is_empty(response.body()) {
+            // hyper would not look whether it is true.
+            response.headers_mut().remove(http::header::CONTENT_LENGTH);
+        }
         Ok(response.map(|body| WithTrailers::new(body, trailers.then_some(outgoing), announced)))
     }
 }
@@ -294,9 +304,8 @@ impl http_body::Body for ChannelBody {
     }
 }
 
-/// Moves bytes both ways until both directions have ended. A direction that ends is shut down
-/// alone.
-/// `timers` end both.
+/// Moves bytes both ways until both directions have ended. A direction that ends is shut down alone, one that
+/// breaks and `timers` end both.
 async fn run_tunnel(
     mut io: Http1Io<Guarded<ClientStream>>,
     early: Bytes,
@@ -327,21 +336,25 @@ async fn run_tunnel(
         }
     };
     let down = async move {
-        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut from_chain).poll_frame(cx)).await {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut from_chain).poll_frame(cx)).await {
+            let Ok(frame) = frame else { return false };
             if let Ok(mut data) = frame.into_data()
                 && write.write_all_buf(&mut data).await.is_err()
             {
-                return;
+                return false;
             }
         }
-        let _ = write.shutdown().await;
+        write.shutdown().await.is_ok()
     };
-    // The response direction decides: without it, nobody reads what the client still sends.
     let (mut up, mut down) = (pin!(up), pin!(down));
     let both = async {
         tokio::select! {
-            () = &mut up => down.await,
-            () = &mut down => {}
+            () = &mut up => {
+                down.await;
+            }
+            clean = &mut down => if clean {
+                up.await;
+            }
         }
     };
     tokio::select! {

@@ -15,6 +15,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{
     Reason, RecvStream,
+    ext::Protocol,
     server::{self, SendResponse},
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -98,6 +99,9 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
         .max_concurrent_streams(http.http2.max_concurrent_streams)
         .max_header_list_size(header_list.saturating_add(16 * 1024))
         .max_send_buffer_size(STREAM_SEND_BUFFER);
+    if http.http2.allow_connect {
+        builder.enable_connect_protocol();
+    }
     let shared = Arc::new(Connection {
         context: context.clone(),
         backlog: Backlog::new(context.chain.buffer_limit),
@@ -190,9 +194,10 @@ async fn exchange(
     let context = &connection.context.now();
     let (parts, stream) = request.into_parts();
     let head_request = parts.method == Method::HEAD;
+    let connect = parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none();
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
         bodyless: head_request,
-        tunnel: parts.method == Method::CONNECT,
+        tunnel: connect,
     }));
     let has_body = !stream.is_end_stream();
     let wants_continue = has_body && expects_continue(&parts.headers);
@@ -200,7 +205,11 @@ async fn exchange(
         context,
         parts,
         outgoing.clone(),
-        |parts, _| {
+        |parts, upgrade| {
+            if upgrade {
+                // The bytes of a tunnel have no length.
+                return Body::http2(Http2Body::new(stream, &HeaderMap::new(), Into::into));
+            }
             let body = Http2Body::new(stream, &parts.headers, Into::into);
             if !wants_continue {
                 return Body::http2(body);
@@ -223,9 +232,17 @@ async fn exchange(
         respond.send_reset(Reason::INTERNAL_ERROR);
         return;
     }
-    let bodyless = egress::is_bodyless(head_request, response.status());
+    let status = response.status();
+    let bodyless = egress::is_bodyless(head_request, status);
     let response = egress::finish(response, &exchange, end, bodyless);
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // RFC 8441 §5: success of an extended CONNECT.
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::CONTENT_LENGTH);
+    } else if connect && status.is_success() {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     let announced = length::announced(&parts.headers).filter(|_| !bodyless);
     let ended = body.is_end_stream() && announced.is_none_or(|length| length == 0);
     let stream = match respond.send_response(Response::from_parts(parts, ()), ended) {

@@ -90,6 +90,8 @@ pub(super) fn begin(
     let version = parts.version;
     let mut refusal = None;
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
+    let extended = parts.extensions.get::<Protocol>();
+    let extended = extended.map(|protocol| protocol.as_str().to_owned());
 
     let tls = context.peer.tls.is_some();
     let target = target(&parts, tls, !http.use_remote_address);
@@ -119,6 +121,7 @@ pub(super) fn begin(
             location: None,
         });
     }
+    refusal = refusal.or_else(|| goes_no_further(http, &mut parts));
     // Host has become the authority: hop-by-hop rules cannot take that away any more.
     parts.headers.remove(header::HOST);
 
@@ -132,6 +135,13 @@ pub(super) fn begin(
         false => Vec::new(),
     };
     strip_hop_by_hop(&mut parts.headers, kind.is_some());
+    if let Some(Ok(protocol)) = extended.map(HeaderValue::try_from) {
+        // Filters see what they would see over HTTP/1.1 (RFC 8441 §5).
+        parts.method = Method::GET;
+        let upgrade = HeaderValue::from_static("upgrade");
+        parts.headers.insert(header::CONNECTION, upgrade);
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
     remove_controls(&mut parts.headers);
     add_forwarded(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
@@ -145,7 +155,12 @@ pub(super) fn begin(
         Some(_) => None,
     };
     let upgrade = match &kind {
-        Some(kind) if version != Version::HTTP_2 && allowed(route.as_ref(), kind) => true,
+        Some(kind)
+            if (version != Version::HTTP_2 || http.http2.allow_connect)
+                && allowed(route.as_ref(), kind) =>
+        {
+            true
+        }
         Some(_) if refusal.is_none() && route.is_some() => {
             refusal = Some(Refusal {
                 status: StatusCode::FORBIDDEN,
@@ -193,6 +208,43 @@ pub(super) fn begin(
     Ingress {
         request: Request::from_parts(parts, body),
         exchange,
+    }
+}
+
+/// Answers what has come far enough: a request whose `max-forwards` is used up, which is otherwise counted
+/// down (RFC 9110 §7.6.2), and one that was here before (§7.6.3).
+fn goes_no_further(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
+    let answer = |status, details| {
+        Some(Refusal {
+            status,
+            details,
+            location: None,
+        })
+    };
+    if parts.method == Method::OPTIONS || parts.method == Method::TRACE {
+        let left = parts.headers.get(header::MAX_FORWARDS);
+        let left = left.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+        match left {
+            // Nothing is echoed: the request may hold what only the upstream should see.
+            Some(0) if parts.method == Method::TRACE => {
+                return answer(StatusCode::METHOD_NOT_ALLOWED, "max_forwards");
+            }
+            Some(0) => return answer(StatusCode::OK, "max_forwards"),
+            Some(left) => {
+                parts
+                    .headers
+                    .insert(header::MAX_FORWARDS, (left - 1).into());
+            }
+            None => {}
+        }
+    }
+    let own = http.via.split_whitespace().nth(1)?;
+    let here = tokens(&parts.headers, &header::VIA)
+        .filter_map(|hop| hop.split_whitespace().nth(1))
+        .any(|name| name == own);
+    match here {
+        true => answer(StatusCode::LOOP_DETECTED, "loop_detected"),
+        false => None,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use socket2::SockRef;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -29,6 +30,19 @@ pub(crate) enum ClientStream {
 }
 
 delegate_io!(ClientStream { Self::Plain, Self::Tls });
+
+impl ClientStream {
+    /// Closing is a reset from now on, and throws away what was not read.
+    pub(super) fn resets(&self) {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "cannot reset a connection");
+        }
+    }
+}
 
 /// Serves an accepted connection to its end, or to that of the chain that takes it.
 pub(crate) async fn open(

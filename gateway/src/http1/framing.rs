@@ -118,6 +118,11 @@ impl Framer {
         self.state == State::Start
     }
 
+    /// Whether the bytes that are written have no end but that of the connection.
+    pub(super) fn is_opaque(&self) -> bool {
+        self.state == State::Opaque
+    }
+
     /// Between messages: this is the head of the next one.
     pub(super) fn begin(&mut self, head: &Head, facts: MessageFacts) {
         let (left, then) = (head.len, head.framing(self.role, facts));
@@ -250,7 +255,7 @@ fn line_byte(state: State, byte: u8) -> Option<State> {
     })
 }
 
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

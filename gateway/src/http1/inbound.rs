@@ -9,7 +9,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    framing::{Framer, Head, MessageFacts, Role, Stop},
+    framing::{Framer, Head, MessageFacts, Role, Stop, is_token},
     outgoing::OutgoingQueue,
     waiting::Phase,
 };
@@ -156,6 +156,10 @@ impl Inbound {
                 }
             }
             if self.framer.between_messages() {
+                // Nothing that follows could make a head of it, as of the bytes that begin TLS.
+                if !may_begin(rest, self.peer) {
+                    return Verdict::Refuse(at, MALFORMED);
+                }
                 match Head::read(rest) {
                     None => return Verdict::Hold(at),
                     Some(head) if head.ambiguous || self.too_many(&head) => {
@@ -191,6 +195,13 @@ impl Inbound {
         }
         self.interim > MOST_INTERIM
     }
+}
+
+/// Whether a head may begin with these bytes: a method or a version, empty lines before it
+/// (RFC 9112 §2.2, §3).
+fn may_begin(bytes: &[u8], peer: Role) -> bool {
+    let first = bytes.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
+    first.is_none_or(|first| peer == Role::Server || is_token(*first))
 }
 
 fn has_empty_line(bytes: &[u8]) -> bool {

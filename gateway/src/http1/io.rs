@@ -108,6 +108,12 @@ impl<T> Http1Io<T> {
         Some((phase, self.waiting.whole()))
     }
 
+    /// The socket, if the message that is being written ends with the connection: then only a reset can say
+    /// that it is not complete.
+    pub(crate) fn unended(&self) -> Option<&T> {
+        self.framer.is_opaque().then_some(&self.io)
+    }
+
     /// What is read from now on is no HTTP.
     pub(crate) fn open_tunnel(&mut self) {
         let held = self.inbound.open();
@@ -378,5 +384,43 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Http1Io<T> {
         let this = self.get_mut();
         ready!(this.poll_insert(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{HeaderMap, HeaderValue};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::http1::Outgoing;
+
+    /// Trailers find their place also when the socket takes little at a time, heads included.
+    #[tokio::test]
+    async fn a_head_in_parts() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n";
+        for room in 1..HEAD.len() {
+            let (ours, mut theirs) = tokio::io::duplex(room);
+            let queue = OutgoingQueue::default();
+            let outgoing = Arc::new(Outgoing::new(MessageFacts::default()));
+            queue.push(outgoing.clone());
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-t", HeaderValue::from_static("1"));
+            outgoing.trailers(trailers);
+            let waiting = Waiting::new(None, None, None);
+            let mut io = Http1Io::server(ours, Bytes::new(), 1024, waiting, queue.clone());
+            let message = format!("{HEAD}\r\n");
+            let write = async {
+                io.write_all(message.as_bytes()).await.unwrap();
+                io.shutdown().await.unwrap();
+            };
+            let mut out = String::new();
+            let ((), read) = tokio::join!(write, theirs.read_to_string(&mut out));
+            read.unwrap();
+            assert_eq!(out, format!("{HEAD}x-t: 1\r\n\r\n"), "{room}");
+            assert!(queue.is_empty());
+        }
     }
 }

@@ -2,6 +2,8 @@
 //! announced, and checks of request heads that it leaves to others.
 
 mod framing;
+#[cfg(test)]
+mod fuzz;
 mod inbound;
 mod io;
 mod outgoing;

@@ -9,8 +9,11 @@ use extproc_client::host::{RouteFacts, RouteOverrides};
 use http::request::Parts;
 
 pub(crate) use self::rewrite::{redirect_location, rewrite};
-use crate::config::snapshot::{
-    Forward, HeaderChange, HttpManager, Route, RouteAction, VirtualHost, WeightedCluster,
+use crate::{
+    config::snapshot::{
+        Forward, HeaderChange, HttpManager, Route, RouteAction, VirtualHost, WeightedCluster,
+    },
+    exchange::Exchange,
 };
 
 /// The route of an exchange, its weighted cluster picked.
@@ -24,18 +27,7 @@ pub(crate) struct Selected {
 
 /// Selects the route for a request as it stands; `None` if there is none.
 pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selected> {
-    let authority = request
-        .uri
-        .authority()
-        .map_or("", |authority| match http.routes.ignore_port {
-            true => authority.host(),
-            false => authority.as_str(),
-        });
-    let lower = match authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(authority.to_ascii_lowercase()),
-        false => Cow::Borrowed(authority),
-    };
-    let host = matching::virtual_host(&http.routes, &lower)?;
+    let host = virtual_host(http, request)?;
     let route = http
         .routes
         .virtual_hosts
@@ -53,6 +45,31 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
         route: route.clone(),
         cluster,
     })
+}
+
+/// The virtual host of a request.
+fn virtual_host(http: &HttpManager, request: &Parts) -> Option<usize> {
+    let authority = request
+        .uri
+        .authority()
+        .map_or("", |authority| match http.routes.ignore_port {
+            true => authority.host(),
+            false => authority.as_str(),
+        });
+    let lower = match authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(authority.to_ascii_lowercase()),
+        false => Cow::Borrowed(authority),
+    };
+    matching::virtual_host(&http.routes, &lower)
+}
+
+/// Whether a request came on a connection that was opened for another name, and is for none that is served
+/// there: the client may have more luck with a connection of its own (RFC 9110 §15.5.20).
+pub(crate) fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
+    let asked = exchange.peer.tls.as_ref().map(|tls| &tls.server_name);
+    let host = request.uri.host().unwrap_or_default();
+    asked.is_some_and(|asked| !asked.is_empty() && !asked.eq_ignore_ascii_case(host))
+        && virtual_host(&exchange.http, request).is_none()
 }
 
 /// An index by weight.

@@ -54,6 +54,9 @@ pub(crate) enum Failure {
     /// The route's timeout passed.
     #[error("upstream request timeout")]
     Timeout,
+    /// The cluster's `max_stream_duration` passed.
+    #[error("upstream max stream duration reached")]
+    Duration,
     /// The request's own body failed, as its client left or a filter ended it.
     #[error("the request ended early")]
     Request,
@@ -155,6 +158,12 @@ impl Failure {
                 "response_timeout".into(),
                 flag::UPSTREAM_REQUEST_TIMEOUT,
             ),
+            Self::Duration => told(
+                StatusCode::REQUEST_TIMEOUT,
+                "upstream max stream duration reached".into(),
+                "upstream_max_stream_duration_reached".into(),
+                0,
+            ),
             Self::Request => told(
                 StatusCode::BAD_REQUEST,
                 "".into(),
@@ -187,7 +196,7 @@ impl Failure {
             Self::Terminated | Self::Reset { .. } | Self::Protocol => {
                 any(&["5xx", "gateway-error", "reset"])
             }
-            Self::Timeout => any(&["5xx", "gateway-error"]),
+            Self::Timeout | Self::Duration => any(&["5xx", "gateway-error"]),
             Self::UnknownCluster | Self::NoHost | Self::Request | Self::Length => false,
         }
     }

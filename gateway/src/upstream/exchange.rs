@@ -8,7 +8,7 @@ use std::{
 };
 
 use extproc_client::host::UpstreamFailure;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tokio::{task::AbortHandle, time::Sleep};
 
 use super::{
@@ -32,6 +32,8 @@ pub(crate) struct Sending {
     pub(crate) tunnel: bool,
     /// It does so by CONNECT.
     pub(crate) connect: bool,
+    /// It came over HTTP/2, where a WebSocket handshake has no key.
+    pub(crate) keyless: bool,
 }
 
 /// A response head with its body, before anybody looks after its end.
@@ -103,6 +105,7 @@ pub(crate) async fn send(
     deadline: &mut Deadline,
 ) -> Result<Response<Body>, Unsent> {
     let active = Active::new(host.clone());
+    deadline.bound(host.shared.cluster.max_stream_duration);
     let progress = Arc::new(Progress::default());
     let sent = {
         let send = async {
@@ -118,7 +121,7 @@ pub(crate) async fn send(
             }
             deadline
                 .poll(cx, &progress)
-                .map(|()| Err(Failure::Timeout.into()))
+                .map(|failure| Err(failure.into()))
         })
         .await
     };
@@ -126,7 +129,7 @@ pub(crate) async fn send(
     let sent = match sent {
         Ok(sent) => sent,
         Err(unsent) => {
-            if matches!(unsent.failure, Failure::Timeout) {
+            if matches!(unsent.failure, Failure::Timeout | Failure::Duration) {
                 stats.upstream_rq_timeout.add();
             }
             return Err(unsent);
@@ -134,11 +137,11 @@ pub(crate) async fn send(
     };
     stats.status(sent.response.status());
     let watch = ResponseWatch {
+        tunnel: sent.tunnel,
         // A tunnel is no response that could take too long.
-        deadline: if sent.tunnel {
-            Deadline::default()
-        } else {
-            std::mem::take(deadline)
+        deadline: Deadline {
+            limit: deadline.limit.filter(|_| !sent.tunnel),
+            ..std::mem::take(deadline)
         },
         progress,
         keep: sent.keep,
@@ -149,20 +152,34 @@ pub(crate) async fn send(
         .map(|body| Body::new(Watched::new(body, watch))))
 }
 
-/// The time that a response may take, counted from the end of the request.
+/// The time that a response may take, counted from the end of the request, and the time that both may.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
     limit: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
+    whole: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadline {
     /// `None` is no limit.
     pub(crate) fn new(limit: Option<Duration>) -> Self {
-        Self { limit, sleep: None }
+        Self {
+            limit,
+            ..Self::default()
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<()> {
+    /// An attempt begins, which may take so long as a whole.
+    fn bound(&mut self, whole: Option<Duration>) {
+        self.whole = whole.map(|whole| Box::pin(tokio::time::sleep(whole)));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Failure> {
+        if let Some(whole) = &mut self.whole
+            && whole.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Failure::Duration);
+        }
         let Some(limit) = self.limit else {
             return Poll::Pending;
         };
@@ -173,10 +190,13 @@ impl Deadline {
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
             .as_mut()
             .poll(cx)
+            .map(|()| Failure::Timeout)
     }
 }
 
 struct ResponseWatch {
+    /// The directions of a tunnel end each for itself.
+    tunnel: bool,
     progress: Arc<Progress>,
     keep: Keep,
     deadline: Deadline,
@@ -186,20 +206,24 @@ struct ResponseWatch {
 impl Watch for ResponseWatch {
     fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         match self.deadline.poll(cx, &self.progress) {
-            Poll::Ready(()) => Err(UpstreamFailure {
-                status: StatusCode::GATEWAY_TIMEOUT,
-                details: "response_timeout".into(),
-                source: None,
+            Poll::Ready(failure) => {
+                let told = failure.told();
+                Err(UpstreamFailure {
+                    status: told.status,
+                    details: told.details,
+                    source: None,
+                }
+                .into())
             }
-            .into()),
             Poll::Pending => Ok(()),
         }
     }
 
     fn end(&mut self, result: Result<(), &BoxError>) {
         let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
+        let half = self.tunnel && result.is_ok();
         let complete = result.is_ok() && self.progress.is_done();
-        if !complete {
+        if !complete && !half {
             self.progress.cancel();
         }
         match keep {
@@ -208,7 +232,7 @@ impl Watch for ResponseWatch {
                 http1::give_back(&host, connection);
             }
             Keep::Http2 { pipe, streams } => {
-                if let (Some(pipe), false) = (pipe, complete) {
+                if let (Some(pipe), false) = (pipe, complete || half) {
                     pipe.abort();
                 }
                 drop(streams);

@@ -13,8 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -73,6 +74,8 @@ pub(crate) struct Connection {
     reused: bool,
     born: Instant,
     requests: u32,
+    /// It takes no other request.
+    last: bool,
 }
 
 /// A connection for one request.
@@ -86,7 +89,8 @@ impl Connection {
     fn may_go_on(&self, cluster: &Cluster) -> bool {
         let old = cluster.max_connection_duration;
         let max = cluster.max_requests_per_connection;
-        max.is_none_or(|max| self.requests < max.get())
+        !self.last
+            && max.is_none_or(|max| self.requests < max.get())
             && old.is_none_or(|old| self.born.elapsed() < old)
     }
 }
@@ -228,6 +232,7 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
             reused: false,
             born: Instant::now(),
             requests: 1,
+            last: false,
         },
         host: host.clone(),
     })
@@ -263,6 +268,10 @@ impl Lease {
         if tunnel.is_some() {
             connection.detach();
         }
+        let asked = tunnel
+            .is_some()
+            .then(|| request.headers().get(header::UPGRADE).cloned())
+            .flatten();
         let mut response = match connection.exchange(request).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -276,6 +285,9 @@ impl Lease {
         };
         if let Some(body) = tunnel {
             if switched(sending, response.status()) {
+                if !sending.connect && !names_one(response.headers(), asked.as_ref()) {
+                    return Err(Failure::Protocol.into());
+                }
                 return open_tunnel(response, body, progress)
                     .await
                     .map_err(Into::into);
@@ -290,6 +302,8 @@ impl Lease {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::Protocol.into());
         }
+        // The sender would speak HTTP/1.0 from now on.
+        connection.last |= response.version() == Version::HTTP_10;
         response.extensions_mut().clear();
         if !progress.is_done() {
             connection.detach();
@@ -386,6 +400,15 @@ impl http_body::Body for DrivenBody {
     }
 }
 
+/// Whether the connection becomes something that was asked for (RFC 9110 §7.8).
+fn names_one(response: &HeaderMap, asked: Option<&HeaderValue>) -> bool {
+    let asked = asked.and_then(|asked| asked.to_str().ok()).unwrap_or("");
+    let mut asked = asked.split(',').map(str::trim);
+    tokens(response, &header::UPGRADE)
+        .next()
+        .is_some_and(|now| asked.any(|asked| asked.eq_ignore_ascii_case(now)))
+}
+
 fn switched(sending: &Sending, status: StatusCode) -> bool {
     if sending.connect {
         status.is_success()
@@ -423,7 +446,16 @@ fn prepare(
             .headers
             .insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    if !sending.tunnel {
+    let announced = length::announced(&parts.headers).filter(|_| !sending.tunnel);
+    if sending.tunnel {
+        if sending.keyless {
+            complete_handshake(&mut parts.headers);
+        }
+    } else {
+        if announced == Some(0) && !length::is_empty(&body) {
+            // hyper would not look whether it is true.
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
         frame_body(&mut parts, &body);
     }
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
@@ -431,7 +463,6 @@ fn prepare(
         tunnel: sending.tunnel,
     }));
     queue.push(outgoing.clone());
-    let announced = length::announced(&parts.headers).filter(|_| !sending.tunnel);
     let (body, tunnel) = if sending.tunnel {
         (Body::empty(), Some(body))
     } else {
@@ -451,6 +482,21 @@ fn prepare(
         });
     }
     (request, tunnel)
+}
+
+/// HTTP/2 clients send no key with a WebSocket handshake, and HTTP/1 servers insist on one (RFC 8441 §5,
+/// RFC 6455 §4.2.1).
+fn complete_handshake(headers: &mut HeaderMap) {
+    let websocket = tokens(headers, &header::UPGRADE)
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"));
+    if !websocket || headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+        return;
+    }
+    let key = BASE64.encode(rand::random::<[u8; 16]>());
+    if let Ok(key) = HeaderValue::try_from(key) {
+        headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    }
 }
 
 /// Says how the body is framed where no `content-length` does. hyper would drop a body of unknown length

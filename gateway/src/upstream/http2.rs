@@ -12,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use extproc_client::host::UpstreamFailure;
-use h2::{Reason, client};
-use http::{HeaderMap, Request, StatusCode, Version};
+use h2::{Ping, Reason, client, ext::Protocol};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::sync::watch;
 
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     body::{Body, BoxError, Watched},
     config::snapshot::Cluster,
-    headers::{strip_hop_by_hop, values_are_trimmed},
+    headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
     http2::{Http2Body, SendError, send_body},
     length::{self, Exact, Mismatch},
     metrics::Held,
@@ -162,7 +162,7 @@ impl Http2Pool {
         let local = connected.io.local_addr();
         let options = &host.shared.cluster.http2;
         let header_list = u32::try_from(host.shared.cluster.response_headers.bytes);
-        let (sender, connection) = client::Builder::new()
+        let (sender, mut connection) = client::Builder::new()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
             .max_header_list_size(header_list.unwrap_or(u32::MAX).saturating_add(16 * 1024))
@@ -170,6 +170,11 @@ impl Http2Pool {
             .handshake(connected.io)
             .await
             .map_err(|error| failure(&error))?;
+        // Whether upgrades are possible is known from the peer's settings, which come before an answer.
+        let settled = match options.allow_connect {
+            true => connection.ping_pong(),
+            false => None,
+        };
         let held = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
         tokio::spawn(async move {
             let _held = held;
@@ -177,6 +182,13 @@ impl Http2Pool {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
+        if let Some(mut settled) = settled {
+            let limit = host.shared.cluster.connect_timeout;
+            match tokio::time::timeout(limit, settled.ping(Ping::opaque())).await {
+                Ok(answer) => answer.map_err(|error| failure(&error))?,
+                Err(_) => return Err(Failure::ConnectTimeout),
+            };
+        }
         let connection = Connection {
             sender,
             local,
@@ -222,7 +234,13 @@ impl Lease {
         let (mut parts, body) = request.into_parts();
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
+        trim_values(&mut parts.headers);
         let announced = length::settle(&mut parts.headers);
+        let switched = match sending.tunnel && !sending.connect {
+            true => Some(extend(&mut parts, &sender)?),
+            false => None,
+        };
+        let announced = announced.filter(|_| !sending.tunnel);
         if !length::fits(announced, &body) {
             return Err(Failure::Length.into());
         }
@@ -272,18 +290,43 @@ impl Lease {
             streams,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
-        let (parts, stream) = response.into_parts();
+        let (mut parts, stream) = response.into_parts();
         // RFC 9113 §8.2.1: malformed.
         if !values_are_trimmed(&parts.headers) {
             return Err(Failure::Protocol.into());
+        }
+        let tunnel = sending.tunnel && parts.status.is_success();
+        if tunnel {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        if let Some(protocol) = switched.filter(|_| tunnel) {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            let upgrade = HeaderValue::from_static("upgrade");
+            parts.headers.insert(header::CONNECTION, upgrade);
+            parts.headers.insert(header::UPGRADE, protocol);
         }
         let body = Http2Body::new(stream, &parts.headers, lost);
         Ok(Sent {
             response: http::Response::from_parts(parts, Body::http2(body)),
             keep,
-            tunnel: false,
+            tunnel,
         })
     }
+}
+
+/// Makes an upgrade an extended CONNECT (RFC 8441 §4), which the peer has to have allowed. Gives what it
+/// asks for.
+fn extend(parts: &mut Parts, sender: &client::SendRequest<Bytes>) -> Result<HeaderValue, Failure> {
+    let headers = &mut parts.headers;
+    headers.remove(header::CONNECTION);
+    let protocol = headers.remove(header::UPGRADE).ok_or(Failure::Protocol)?;
+    if !sender.is_extended_connect_protocol_enabled() {
+        return Err(Failure::Protocol);
+    }
+    let name = protocol.to_str().map_err(|_| Failure::Protocol)?;
+    parts.extensions.insert(Protocol::from(name));
+    parts.method = Method::CONNECT;
+    Ok(protocol)
 }
 
 fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {

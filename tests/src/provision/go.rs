@@ -10,6 +10,9 @@ use super::{Missing, peers_directory};
 const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.4.1";
 const GO_HTTPBIN: &str = "github.com/mccutchen/go-httpbin/v2/cmd/go-httpbin@v2.26.0";
 
+/// Later versions are no modules that the proxy has.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+
 /// Of the Gateway API Inference Extension. Later versions ask the API server for objects.
 const BODY_BASED_ROUTER: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.0.0";
 
@@ -20,20 +23,31 @@ const BODY_BASED_ROUTER: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.
 pub fn go_httpbin() -> Result<PathBuf, Missing> {
     static PROGRAM: OnceLock<Result<PathBuf, Missing>> = OnceLock::new();
     PROGRAM
-        .get_or_init(|| {
-            let directory = peers_directory().join("go");
-            once(&directory, GO_HTTPBIN, |directory| {
-                execute(
-                    &format!("go install {GO_HTTPBIN}"),
-                    Command::new(program("go")?)
-                        .args(["install", GO_HTTPBIN])
-                        .env("GOBIN", directory)
-                        .env("CGO_ENABLED", "0"),
-                )
-            })?;
-            Ok(directory.join("go-httpbin"))
-        })
+        .get_or_init(|| installed("go", GO_HTTPBIN, "go-httpbin"))
         .clone()
+}
+
+/// h2spec, a conformance tool for HTTP/2 servers.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn h2spec() -> Result<PathBuf, Missing> {
+    installed("h2spec", H2SPEC, "h2spec")
+}
+
+/// A program that `go install` makes.
+fn installed(directory: &str, module: &str, name: &str) -> Result<PathBuf, Missing> {
+    let directory = peers_directory().join(directory);
+    once(&directory, module, |directory| {
+        execute(
+            &format!("go install {module}"),
+            Command::new(program("go")?)
+                .args(["install", module])
+                .env("GOBIN", directory)
+                .env("CGO_ENABLED", "0"),
+        )
+    })?;
+    Ok(directory.join(name))
 }
 
 /// The body-based router of the Gateway API Inference Extension, built from the files of its module: a matter of minutes.

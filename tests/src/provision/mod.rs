@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::{Completion, Failed};
 
 pub use build::{has_binary_with, workspace_binary, workspace_binary_with, workspace_example};
-pub use go::{body_based_router, gateway_api, go_httpbin, has_kubernetes, kubernetes};
+pub use go::{body_based_router, gateway_api, go_httpbin, h2spec, has_kubernetes, kubernetes};
 pub use lock::program;
 pub use python::{PythonPart, envoy, httpbin, third_party_processor};
 

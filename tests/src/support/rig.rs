@@ -511,11 +511,22 @@ async fn serve(socket: TcpStream, seen: Arc<Seen>) {
     }
 }
 
+/// So many bytes, which are one message for whoever reads gRPC.
+#[must_use]
+pub fn message(bytes: usize) -> Vec<u8> {
+    const PREFIX: usize = 5;
+    let length = u32::try_from(bytes.saturating_sub(PREFIX)).unwrap_or(u32::MAX);
+    let mut out = vec![0];
+    out.extend(length.to_be_bytes());
+    out.resize(bytes, b'x');
+    out
+}
+
 async fn big(writer: &mut tokio::net::tcp::OwnedWriteHalf, bytes: usize) -> std::io::Result<()> {
     const PIECE: usize = 64 * 1024;
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
     writer.write_all(head.as_bytes()).await?;
-    let piece = vec![b'x'; PIECE];
+    let piece = message(PIECE);
     let mut left = bytes;
     while left > 0 {
         let n = left.min(PIECE);

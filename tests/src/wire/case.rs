@@ -307,6 +307,8 @@ pub enum Then {
     Usable,
     /// The proxy closes it.
     Closed,
+    /// The proxy resets it, the only way to say that a message that ends with it is not complete.
+    Reset,
     /// Nobody looks.
     Any,
 }

@@ -11,7 +11,9 @@
 pub mod careless;
 pub mod case;
 pub mod frames;
+pub mod h2spec;
 pub mod message;
 pub mod peer;
+pub mod rules;
 pub mod run;
 pub mod target;

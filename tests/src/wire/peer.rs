@@ -392,7 +392,8 @@ async fn serve_http1(pump: &Pump, stage: &Stage, next: impl Fn() -> Option<Steps
 
 async fn serve_http2(pump: &Pump, stage: &Stage, next: impl Fn() -> Option<Steps>) {
     const LONG: Duration = Duration::from_secs(60);
-    pump.send(frames::settings(&[(4, 0x7fff_ffff)]));
+    // Large windows, and extended CONNECT is welcome.
+    pump.send(frames::settings(&[(4, 0x7fff_ffff), (8, 1)]));
     let mut served = std::collections::BTreeSet::new();
     loop {
         let ready = |received: &[Received]| {

@@ -150,7 +150,7 @@ async fn answered(stage: &Stage, answer: &Expect) -> Result<Then, String> {
         own.eof.is_some() || compare(answer, &responses(case, connections), case, true).is_ok()
     };
     let ends = ends_connection(answer, case);
-    let closes = ends || case.then == Some(Then::Closed);
+    let closes = ends || matches!(case.then, Some(Then::Closed | Then::Reset));
     let all = |connections: &[Received]| {
         let closed = connections.first().is_some_and(|own| own.eof.is_some());
         if closes { closed } else { enough(connections) }
@@ -189,6 +189,17 @@ async fn after(stage: &Stage, client: &Client, then: Then) -> Result<(), String>
     let before = count();
     match then {
         Then::Any => Ok(()),
+        Then::Reset => {
+            let reset = |connections: &[Received]| {
+                connections
+                    .first()
+                    .is_some_and(|own| own.eof.is_some_and(|eof| eof != Eof::Fin))
+            };
+            match stage.client.wait(stage.limit, reset).await {
+                true => Ok(()),
+                false => Err("the connection is not reset".into()),
+            }
+        }
         Then::Closed => {
             let closed =
                 |connections: &[Received]| connections.first().is_some_and(|own| own.eof.is_some());
@@ -351,7 +362,7 @@ fn compare(expect: &Expect, got: &[Message], case: &Case, response: bool) -> Res
             let reading = Reading {
                 responses_to: response.then(|| methods(case)),
                 tunnel: !response && opens_tunnel(case),
-                eof: true,
+                eof: case.then != Some(Then::Reset),
             };
             let mut wanted = read(&bytes_of(text), &reading);
             for message in &mut wanted {

@@ -36,7 +36,7 @@ pub(crate) async fn upload(
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
         write.write_all(head.as_bytes()).await?;
         let mut chunk = format!("{PIECE:x}\r\n").into_bytes();
-        chunk.resize(chunk.len() + PIECE, b'x');
+        chunk.extend(rig::message(PIECE));
         chunk.extend_from_slice(b"\r\n");
         for _ in 0..bytes / PIECE {
             write.write_all(&chunk).await?;
@@ -86,6 +86,27 @@ pub(crate) async fn bodies(name: &str) -> anyhow::Result<()> {
     watch.check(&rig, "upload", LITTLE).await?;
     download(rig.address, "", bytes).await?;
     watch.check(&rig, "download", LITTLE).await
+}
+
+/// As many bytes as the other modes get, in messages that fit into the buffer.
+pub(crate) async fn many_buffered() -> anyhow::Result<()> {
+    const EACH: usize = 512 * 1024;
+    let (upstream, _processor, rig) = with_processor(&mode("BUFFERED"), "").await?;
+    let times = 50_000_000 * scale() / EACH;
+    let watch = rig.watch();
+    let before = upstream.seen.bytes.load(Ordering::Relaxed);
+    for _ in 0..times {
+        let (status, _) = upload(rig.address, "/", EACH).await?;
+        ensure!(status == 200, "an upload got {status}");
+        let (status, body) = get(rig.address, &format!("/big/{EACH}")).await?;
+        ensure!(
+            status == 200 && body.len() == EACH,
+            "a download got {status}"
+        );
+    }
+    let arrived = upstream.seen.bytes.load(Ordering::Relaxed) - before;
+    ensure!(arrived == (times * EACH) as u64, "{arrived} bytes arrived");
+    watch.check(&rig, "messages that fit", LITTLE).await
 }
 
 pub(crate) async fn buffered() -> anyhow::Result<()> {

@@ -162,6 +162,47 @@ pub(crate) async fn empty_data() -> anyhow::Result<()> {
     watch.check(&rig, "empty DATA", LITTLE).await
 }
 
+/// DATA of one byte, each with its head of nine and padding as long as can be or none.
+pub(crate) async fn small_data() -> anyhow::Result<()> {
+    let (_upstream, rig) = plain("").await?;
+    let watch = rig.watch();
+    let socket = http2(&rig, &[]).await?;
+    let pieces = (0..200 * scale()).map(|number| {
+        let mut out = BytesMut::new();
+        if number == 0 {
+            let head = frames::request("POST", "/");
+            frames::frame(&mut out, kind::HEADERS, END_HEADERS, 1, &head);
+        }
+        for _ in 0..1000 {
+            frames::frame(&mut out, kind::DATA, 0, 1, b"x");
+        }
+        out
+    });
+    let survived = pour(socket, pieces, PATIENCE).await;
+    eprintln!("    connection kept: {survived}");
+    watch.check(&rig, "DATA of one byte", LITTLE).await
+}
+
+/// Windows opened by one byte again and again, from a client that reads nothing.
+pub(crate) async fn window_updates() -> anyhow::Result<()> {
+    let (_upstream, rig) = plain("").await?;
+    let watch = rig.watch();
+    let mut socket = http2(&rig, &[]).await?;
+    let mut out = BytesMut::new();
+    for _ in 0..1000 {
+        frames::window(&mut out, 0, 1);
+    }
+    let mut taken = 0;
+    for _ in 0..500 * scale() {
+        match tokio::time::timeout(PATIENCE, socket.write_all(&out)).await {
+            Ok(Ok(())) => taken += 1000,
+            _ => break,
+        }
+    }
+    eprintln!("    {taken} frames were taken");
+    watch.check(&rig, "WINDOW_UPDATE", LITTLE).await
+}
+
 pub(crate) async fn header_bomb() -> anyhow::Result<()> {
     let (upstream, rig) = plain("").await?;
     let watch = rig.watch();

@@ -20,13 +20,13 @@ use tests::support::frames::kind;
 use tests::support::rig::{Rig, Setup, Upstream, scale};
 
 use self::{
-    bodies::{bodies, buffered},
+    bodies::{bodies, buffered, many_buffered},
     http1::{
         header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
     },
     http2::{
         continuation, control_flood, empty_data, header_bomb, http2_reads_nothing, made_you_reset,
-        rapid_reset, small_window,
+        rapid_reset, small_data, small_window, window_updates,
     },
     limits::{connection_limit, memory_limit},
     processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         trial("http2/ping", || go(control_flood(kind::PING, 8))),
         trial("http2/priority", || go(control_flood(kind::PRIORITY, 5))),
         trial("http2/empty-data", || go(empty_data())),
+        trial("http2/small-data", || go(small_data())),
+        trial("http2/window-updates", || go(window_updates())),
         trial("http2/header-bomb", || go(header_bomb())),
         trial("http2/one-byte-window", || go(small_window(1))),
         trial("http2/zero-window", || go(small_window(0))),
@@ -69,7 +71,9 @@ fn main() -> ExitCode {
         trial("bodies/FULL_DUPLEX_STREAMED", || {
             go(bodies("FULL_DUPLEX_STREAMED"))
         }),
+        trial("bodies/GRPC", || go(bodies("GRPC"))),
         trial("bodies/BUFFERED", || go(buffered())),
+        trial("bodies/BUFFERED-again-and-again", || go(many_buffered())),
         trial("processor/deeds", || go(deeds())),
         trial("processor/floods", || go(processor_floods())),
         trial("processor/deaf-to-an-upload", || go(deaf())),

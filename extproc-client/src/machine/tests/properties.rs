@@ -82,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn any_config() -> impl Strategy<Value = crate::FilterConfig> {
+pub(super) fn any_config() -> impl Strategy<Value = crate::FilterConfig> {
     let body = || {
         prop::sample::select(vec![
             "NONE",

@@ -258,6 +258,7 @@ impl Located<Cluster> {
                 .or(cluster.max_requests_per_connection)
                 .and_then(NonZeroU32::new),
             max_connection_duration: common.max_connection_duration.and_then(Time::limit),
+            max_stream_duration: common.max_stream_duration.and_then(Time::limit),
             lb: cluster.policy(reader, node)?,
             tls: match &cluster.transport_socket {
                 Some(socket) => socket.upstream(reader)?,

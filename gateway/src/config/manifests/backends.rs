@@ -320,6 +320,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
         http2: super::listeners::HTTP2,
         max_requests_per_connection: None,
         max_connection_duration: None,
+        max_stream_duration: None,
         response_headers: HeaderLimits {
             count: 100,
             bytes: 80 * 1024,

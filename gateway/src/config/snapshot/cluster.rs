@@ -37,6 +37,8 @@ pub struct Cluster {
     pub max_requests_per_connection: Option<NonZeroU32>,
     /// `max_connection_duration`: no new request on a connection that is older. `None` is no limit.
     pub max_connection_duration: Option<Duration>,
+    /// `max_stream_duration`: how long a request and its response may take. `None` is no limit.
+    pub max_stream_duration: Option<Duration>,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
     /// TLS to the endpoints.

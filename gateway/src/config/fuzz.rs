@@ -1,8 +1,9 @@
-//! Any input gives an answer.
+//! Any input gives an answer. `EXTPROC_FUZZ_RUNS=1000000` makes a long run.
 
 use proptest::{prelude::*, sample::Index};
 
 use super::parse_envoy;
+use crate::fuzzing::runs;
 
 const FULL: &str = include_str!("testdata/full.yaml");
 
@@ -20,7 +21,7 @@ fn splinter() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(runs(500))]
 
     #[test]
     fn a_damaged_file_gives_an_answer(

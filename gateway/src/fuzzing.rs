@@ -1,0 +1,18 @@
+//! How often the tests that damage their input do that.
+
+use proptest::{prelude::ProptestConfig, test_runner::RngSeed};
+
+/// So many times and always the same, or as often as `EXTPROC_FUZZ_RUNS` says and each time anew.
+pub(crate) fn runs(usual: u32) -> ProptestConfig {
+    let asked = std::env::var("EXTPROC_FUZZ_RUNS").ok();
+    match asked.and_then(|text| text.parse().ok()) {
+        Some(cases) => ProptestConfig::with_cases(cases),
+        None => ProptestConfig {
+            cases: usual,
+            rng_seed: RngSeed::Fixed(7),
+            // Fixed runs find nothing new that a file would have to remember.
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        },
+    }
+}
