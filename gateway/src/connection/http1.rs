@@ -321,17 +321,19 @@ async fn run_tunnel(
     let (mut read, mut write) = tokio::io::split(io);
     let up = async move {
         if !early.is_empty() && to_chain.send(early).await.is_err() {
-            return;
+            return true;
         }
         let mut buffer = BytesMut::with_capacity(READ);
         loop {
             buffer.reserve(READ);
             match read.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => return,
+                Ok(0) => return true,
                 Ok(_) => {}
+                Err(_) => return false,
             }
+            // Who reads no more may still have something to say.
             if to_chain.send(buffer.split().freeze()).await.is_err() {
-                return;
+                return true;
             }
         }
     };
@@ -349,9 +351,9 @@ async fn run_tunnel(
     let (mut up, mut down) = (pin!(up), pin!(down));
     let both = async {
         tokio::select! {
-            () = &mut up => {
+            clean = &mut up => if clean {
                 down.await;
-            }
+            },
             clean = &mut down => if clean {
                 up.await;
             }

@@ -318,7 +318,8 @@ impl Head {
                 head.length = std::str::from_utf8(value)
                     .ok()
                     .and_then(|text| text.parse().ok());
-                head.ambiguous |= head.length.is_none();
+                // Larger ones are negative to whoever counts with a sign.
+                head.ambiguous |= head.length.is_none_or(|length| length > i64::MAX as u64);
             } else if let Some(coding) = field(line, b"transfer-encoding:") {
                 head.ambiguous |= head.chunked || !coding.eq_ignore_ascii_case(b"chunked");
                 head.chunked = true;
@@ -477,7 +478,14 @@ mod tests {
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n"
         ));
         assert!(ambiguous("x: a\n"));
-        for value in ["+5", "5, 5", "", "5\x0b", "18446744073709551616"] {
+        for value in [
+            "+5",
+            "5, 5",
+            "",
+            "5\x0b",
+            "9223372036854775808",
+            "18446744073709551616",
+        ] {
             assert!(
                 ambiguous(&format!("content-length: {value}\r\n")),
                 "{value:?}"
