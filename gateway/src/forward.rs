@@ -174,6 +174,11 @@ async fn proxy(
         }
         return response;
     };
+    // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
+    if (parts.method == Method::CONNECT) != exchange.outgoing.facts.tunnel {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return local::reply(grpc, status, "".into(), "method_not_forwardable", 0);
+    }
     let body = match forward.mirrors.as_slice() {
         [] => body,
         // A tunnel is no message that could be copied.
@@ -184,11 +189,6 @@ async fn proxy(
             mirror::start(upstreams, mirrors, &copy, body, forward.timeout)
         }
     };
-    // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
-    if (parts.method == Method::CONNECT) != exchange.outgoing.facts.tunnel {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return local::reply(grpc, status, "".into(), "method_not_forwardable", 0);
-    }
     let asks_head = parts.method == Method::HEAD;
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
