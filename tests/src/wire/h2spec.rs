@@ -25,6 +25,8 @@ pub async fn run() -> anyhow::Result<Result<(), Missing>> {
     let output = tokio::process::Command::new(program)
         .args(["--strict", "--timeout", "5", "--host", "127.0.0.1"])
         .args(["--port", &rig.address.port().to_string()])
+        // Cases about windows need a body to be bounded.
+        .args(["--path", "/big/100"])
         .output()
         .await?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -85,7 +85,9 @@ fn exists(root: &Path, item: &str, carried: bool) -> anyhow::Result<bool> {
             Ok(found)
         }
         Some(("test", path)) => {
-            Ok(read(path)?.contains("#[test]") || read(path)?.contains("test]"))
+            let text = read(path)?;
+            let marks = ["#[test]", "::test]", "::test("];
+            Ok(marks.iter().any(|mark| text.contains(mark)))
         }
         Some(_) => Ok(false),
     }
