@@ -5,6 +5,7 @@
 //! be read as the rest of this one (RFC 9110 §8.6, RFC 9112 §6.3).
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -71,6 +72,25 @@ pub(crate) fn fits(announced: Option<u64>, body: &impl http_body::Body) -> bool 
 /// Whether no byte comes of a body, as far as is known before it is read.
 pub(crate) fn is_empty(body: &impl http_body::Body) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
+}
+
+/// Looks at a body that is announced to be empty: whether it is, `None` if that is not known yet.
+pub(crate) async fn turns_out_empty<B>(body: &mut B) -> Option<bool>
+where
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Pending => return Poll::Ready(None),
+                Poll::Ready(None) => return Poll::Ready(Some(true)),
+                Poll::Ready(Some(Ok(frame)))
+                    if frame.data_ref().is_none_or(|data| data.is_empty()) => {}
+                Poll::Ready(Some(_)) => return Poll::Ready(Some(false)),
+            }
+        }
+    })
+    .await
 }
 
 /// Digits alone (RFC 9110 §8.6).

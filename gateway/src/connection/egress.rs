@@ -135,6 +135,34 @@ pub(super) fn nothing() -> FinalBody {
     Watched::new(Body::empty(), None)
 }
 
+/// A response that is announced to be empty, which it has to be.
+pub(super) async fn confirm_empty(
+    mut response: Response<Body>,
+    exchange: &Exchange,
+    bodyless: bool,
+) -> Response<Body> {
+    let announced = length::settle(response.headers_mut());
+    if bodyless || announced != Some(0) || length::is_empty(response.body()) {
+        return response;
+    }
+    match length::turns_out_empty(response.body_mut()).await {
+        Some(true) => *response.body_mut() = Body::empty(),
+        Some(false) => return mismatch(exchange),
+        None => {}
+    }
+    response
+}
+
+fn mismatch(exchange: &Exchange) -> Response<Body> {
+    local::reply(
+        exchange.grpc,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "".into(),
+        LENGTH_MISMATCH,
+        0,
+    )
+}
+
 /// Does to a response what holds for all of them.
 pub(super) fn finish(
     mut response: Response<Body>,
@@ -155,13 +183,7 @@ pub(super) fn finish(
     let http2 = exchange.version == Version::HTTP_2;
     let announced = length::settle(response.headers_mut());
     if !bodyless && !upgraded && !length::fits(announced, response.body()) {
-        response = local::reply(
-            exchange.grpc,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "".into(),
-            LENGTH_MISMATCH,
-            0,
-        );
+        response = mismatch(exchange);
     }
     let status = response.status();
     let own = response

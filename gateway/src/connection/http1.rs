@@ -249,11 +249,12 @@ fn exchange(
         }
         let status = response.status();
         let bodyless = egress::is_bodyless(head_request, status);
+        let switched =
+            status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
+        let response = egress::confirm_empty(response, &exchange, bodyless || switched).await;
         *running.lock().unwrap_or_else(PoisonError::into_inner) = timers;
         let end = end.ends_timers(running);
         let mut response = egress::finish(response, &exchange, end, bodyless);
-        let switched =
-            status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
         if let (true, Some(to_chain)) = (switched, to_chain) {
             let (mut parts, from_chain) = response.into_parts();
             // A tunnel has no length (RFC 9110 §8.6).

@@ -264,6 +264,13 @@ impl Lease {
         if !sending.tunnel && !length::fits(announced, request.body()) {
             return Err(Failure::Length.into());
         }
+        if !sending.tunnel && announced == Some(0) && !length::is_empty(request.body()) {
+            match length::turns_out_empty(request.body_mut()).await {
+                Some(true) => *request.body_mut() = Body::empty(),
+                Some(false) => return Err(Failure::Length.into()),
+                None => {}
+            }
+        }
         let (request, tunnel) = prepare(request, sending, trailers, progress, &connection.queue);
         if tunnel.is_some() {
             connection.detach();
