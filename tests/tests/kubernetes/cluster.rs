@@ -49,7 +49,9 @@ impl Cluster {
         let host = own_address()?;
         // The API server's port and two for its etcd.
         let port = ports::free()?;
-        (ports::free()?, ports::free()?);
+        for _ in 0..2 {
+            ports::free()?;
+        }
         let folder = provision::target_directory().join(format!("kubernetes-{port}"));
         std::fs::create_dir_all(&folder)?;
         let server = serve(&parts, &folder, port).await?;
