@@ -175,7 +175,7 @@ fn a_connection_that_the_upstream_has_closed_is_not_waited_on() {
         let answer = read_until(&mut client, "\r\n\r\nok");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         closed.recv().unwrap();
-        thread::sleep(pause);
+        assert!(closed.recv_timeout(pause).is_err(), "one more connection");
     }
 }
 
