@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         trial("definitions-are-generated", || go(definitions)),
         trial("bad-objects-are-refused", || go(bad_objects)),
         trial("guide", || go(guide)),
+        trial("unknown-settings-fail-closed", || go(unknown_settings)),
         trial("live-change", || go(live_change)),
         trial("api-server-restart", || go(restart)),
     ];
@@ -369,6 +370,46 @@ spec:
         Ok(())
     })
     .await
+}
+
+/// The server keeps what the definitions do not know, and nothing passes until that is gone.
+async fn unknown_settings(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let (port, load) = two_upstreams(cluster, "unknown").await?;
+    let before = load.end().await?;
+    ensure!(before.failures.is_empty(), "{before:?}");
+    let policy = "apiVersion: agentgateway.dev/v1alpha1
+kind: AgentgatewayPolicy
+metadata: {name: unknown, namespace: agentgateway-system}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: unknown}]
+  traffic: {extAuth: {backendRef: {name: somebody, port: 1}}}
+";
+    cluster.apply("unknown", policy).await?;
+    let url = format!("http://127.0.0.1:{port}/");
+    let becomes = async |status: u16| {
+        until("the policy's effect", PATIENCE, async || {
+            let answer = curl(&[&url, "-H", "host: www.example.com"]).await?;
+            ensure!(answer.status == status, "{answer:?}");
+            Ok(())
+        })
+        .await
+    };
+    becomes(500).await?;
+    until("the policy's status", PATIENCE, async || {
+        let object = "agentgatewaypolicy/unknown";
+        let policy = cluster.get("agentgateway-system", object).await?;
+        let accepted = &policy["status"]["ancestors"][0]["conditions"][0];
+        ensure!(accepted["reason"] == "Invalid", "{policy}");
+        ensure!(
+            accepted["message"] == "not supported: spec.traffic.extAuth",
+            "{policy}"
+        );
+        Ok(())
+    })
+    .await?;
+    let line = ["delete", "agpol", "unknown", "-n", "agentgateway-system"];
+    cluster.kubectl(&line).await?;
+    becomes(200).await
 }
 
 /// A change reaches traffic, and no request is lost on the way.
