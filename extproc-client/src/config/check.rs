@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     AttributeSet, ConfigError, FilterConfig, ForwardRules, MetadataOptions, MutationRules,
-    RouteCacheAction, Service, StringMatcher,
+    RetryPolicy, RouteCacheAction, Service, StringMatcher,
     json::ProtoDuration,
     matcher::RawRegex,
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Template},
@@ -259,7 +259,9 @@ impl TryFrom<RawGrpcService> for GrpcService {
         for entry in &raw.initial_metadata {
             initial_metadata.push(metadata_entry("grpc_service.initial_metadata", entry)?);
         }
+        let retry = raw.retry_policy.map(RetryPolicy::try_from).transpose()?;
         Ok(Self {
+            retry: retry.filter(|_| matches!(target, GrpcTarget::Cluster { .. })),
             target,
             initial_metadata,
         })

@@ -32,6 +32,7 @@ use super::{
         RawGrpcService, RawHeader, RawHeaderOption, RawHttpService, RawHttpStatus, RawHttpUri,
         RawMetadataOptions, RawMutationRules, RawNamespaces, RawRouteCacheAction, StatusNumber,
     },
+    retry::{RawBackOff, RawRetryPolicy},
 };
 
 impl TryFrom<pb::ExternalProcessor> for FilterConfig {
@@ -204,7 +205,19 @@ fn grpc_service(message: core::GrpcService) -> RawGrpcService {
         google_grpc,
         timeout: message.timeout.map(duration),
         initial_metadata: message.initial_metadata.into_iter().map(header).collect(),
-        ..RawGrpcService::default()
+        retry_policy: message.retry_policy.map(retry_policy),
+    }
+}
+
+fn retry_policy(message: core::RetryPolicy) -> RawRetryPolicy {
+    RawRetryPolicy {
+        retry_back_off: message.retry_back_off.map(|back_off| RawBackOff {
+            base_interval: back_off.base_interval.map(duration),
+            max_interval: back_off.max_interval.map(duration),
+        }),
+        num_retries: message.num_retries.map(|retries| retries.value),
+        retry_on: message.retry_on,
+        ..RawRetryPolicy::default()
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod json;
 mod matcher;
 mod mode;
 mod raw;
+mod retry;
 mod route;
 mod service;
 
@@ -39,6 +40,7 @@ pub use self::{
     builder::FilterConfigBuilder,
     matcher::StringMatcher,
     mode::{BodyMode, ProcessingMode, SendMode},
+    retry::RetryPolicy,
     route::{Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
 };

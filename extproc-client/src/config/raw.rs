@@ -9,6 +9,7 @@ use super::{
     ProcessingMode, RouteCacheAction,
     json::{ProtoDuration, enum_number},
     matcher::{RawMatcher, RawRegex},
+    retry::RawRetryPolicy,
 };
 
 /// Statuses that `status_on_error` may name: the values of `envoy.type.v3.StatusCode`.
@@ -86,7 +87,7 @@ pub(super) struct RawGrpcService {
     #[serde(alias = "initialMetadata")]
     pub(super) initial_metadata: Vec<RawHeader>,
     #[serde(alias = "retryPolicy")]
-    pub(super) retry_policy: Option<Value>,
+    pub(super) retry_policy: Option<RawRetryPolicy>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

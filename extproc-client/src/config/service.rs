@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::RetryPolicy;
+
 /// The service that processes: gRPC or JSON over HTTP.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -19,6 +21,8 @@ pub struct GrpcService {
     pub target: GrpcTarget,
     /// Metadata of the call; values may hold `%REQ(name)%`.
     pub initial_metadata: Vec<MetadataEntry>,
+    /// When a call is made again; never if unset. As in Envoy, a `google_grpc` service has none.
+    pub retry: Option<RetryPolicy>,
 }
 
 /// Who a gRPC call goes to.
@@ -78,6 +82,7 @@ impl GrpcService {
                 max_receive_message_length: None,
             },
             initial_metadata: Vec::new(),
+            retry: None,
         }
     }
 
@@ -88,6 +93,7 @@ impl GrpcService {
                 target: target.into(),
             },
             initial_metadata: Vec::new(),
+            retry: None,
         }
     }
 

@@ -9,6 +9,10 @@ use anyhow::Context;
 
 use super::{profile_directory, target_directory};
 
+/// An example beside a program lets cargo resolve the features of dependencies as `cargo test --workspace` does, which then
+/// has built all of them.
+const WITH_TESTS: [&str; 3] = ["--workspace", "--example", "httpbin"];
+
 static BUILT: Mutex<BTreeMap<String, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());
 
 /// The path of a program of this workspace, built in the profile of the tests if it is not up to date.
@@ -66,10 +70,21 @@ fn build(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow
         Some("debug") | None => "dev",
         Some(other) => other,
     };
+<<<<<<< HEAD
     let output = Command::new(cargo)
         .args(["build", "--quiet", "--package", package, kind, name])
         .args(["--profile", profile])
         .args(feature.iter().flat_map(|feature| ["--features", *feature]))
+=======
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--profile", profile, kind, name]);
+    match (profile, kind) {
+        ("dev", "--bin") => command.args(WITH_TESTS),
+        ("dev", _) => command.arg("--workspace"),
+        _ => command.args(["--package", package]),
+    };
+    let output = command
+>>>>>>> edf70a5 (grpc_service.retry_policy: calls that end before they begin are made again, as in Envoy)
         .arg("--target-dir")
         .arg(target_directory())
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

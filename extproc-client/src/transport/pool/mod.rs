@@ -21,6 +21,7 @@
 mod connection;
 mod connector;
 mod failure;
+mod retry;
 mod set;
 mod stream;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use self::{connection::Dial, set::Set};
+use self::{connection::Dial, retry::Retries, set::Set};
 pub use self::{
     connector::{Connector, TcpConnector, UnixConnector},
     stream::PoolStream,
@@ -39,6 +40,7 @@ use super::{
     Call, Close, Transport,
     request::{Known, Outline},
 };
+use crate::config::Service;
 
 /// Connections to the processors behind one name. A handle: clones share the connections.
 #[derive(Clone)]
@@ -86,8 +88,12 @@ impl Transport for Pool {
     type Sidestream = PoolStream;
 
     fn open(&self, call: Call<'_>) -> Result<PoolStream, Close> {
+        let retries = match call.service {
+            Service::Grpc(service) => service.retry.as_ref().map(Retries::new),
+            Service::Http(_) => None,
+        };
         let outline = Outline::new(call, self.names.authority.as_deref(), &self.names.known)?;
-        Ok(PoolStream::new(self.set.clone(), outline))
+        Ok(PoolStream::new(self.set.clone(), outline, retries))
     }
 }
 

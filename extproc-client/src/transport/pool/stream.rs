@@ -15,6 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     failure,
+    retry::{Failed, Retries},
     set::{Opened, Place, Set, Slot},
 };
 use crate::{
@@ -36,9 +37,9 @@ const EAGER: usize = 65_535;
 /// Sent bytes kept for a retry until the response begins; a call that sent more is not repeated.
 const REPLAY: usize = 64 * 1024;
 
-/// Retries of a call that the peer says it never processed. One connection after another may go
+/// Repetitions of a call that the peer says it never processed. One connection after another may go
 /// away during a restart of processors.
-const RETRIES: u8 = 3;
+const REPEATS: u8 = 3;
 
 /// A chunk shorter than this is joined to its head: receivers ration DATA frames below 256 bytes.
 const SMALL_CHUNK: usize = 256;
@@ -49,7 +50,7 @@ const SMALL_CHUNK: usize = 256;
 ///          poll_recv: stream opened
 /// Waiting ─────────────────────────▶ Open ──── reply, reply, … ───▶ Ended
 ///    ▲  │ no connection, no room       │ never processed: retry
-///    │  └────────────▶ Ended           │
+///    │  └────────────▶ Ended           │ a failure that the policy names: Pausing, then
 ///    └─────────────────────────────────┘
 /// ```
 pub struct PoolStream {
@@ -57,11 +58,16 @@ pub struct PoolStream {
     outline: Outline,
     outbox: Outbox,
     set: Arc<Set>,
-    retries: u8,
+    /// Times that the call was repeated because it had never been processed.
+    repeated: u8,
     refused: bool,
+    /// What the configured policy still allows.
+    retries: Option<Box<Retries>>,
 }
 
 enum State {
+    /// Until the next call of the retry policy.
+    Pausing(Pin<Box<Sleep>>),
     Waiting(Place),
     Open(Box<Open>),
     Ended,
@@ -86,14 +92,15 @@ enum Receive {
 }
 
 impl PoolStream {
-    pub(super) fn new(set: Arc<Set>, outline: Outline) -> Self {
+    pub(super) fn new(set: Arc<Set>, outline: Outline, retries: Option<Retries>) -> Self {
         Self {
             state: State::Waiting(Place::avoiding(None)),
             outline,
             outbox: Outbox::default(),
             set,
-            retries: 0,
+            repeated: 0,
             refused: false,
+            retries: retries.map(Box::new),
         }
     }
 
@@ -119,22 +126,55 @@ impl PoolStream {
 
     /// Whether the call is to be made again after `error` on that connection, on which it was the
     /// `first` one or not; then it waits for another stream.
-    fn retry(&mut self, error: &h2::Error, connection: u64, first: bool) -> bool {
+    fn repeat(&mut self, error: &h2::Error, connection: u64, first: bool) -> bool {
         let refused = failure::is_refused(error);
         let refused_for_good =
             refused && (self.refused || first && !self.set.settings.retry_first_refusal);
         if !failure::is_unprocessed(error)
             || !self.outbox.replayable
-            || self.retries >= RETRIES
+            || self.repeated >= REPEATS
             || refused_for_good
         {
             return false;
         }
-        self.retries += 1;
+        self.repeated += 1;
         self.refused |= refused;
         let avoid = refused.then_some(connection);
         self.state = State::Waiting(Place::avoiding(avoid));
         true
+    }
+}
+
+impl PoolStream {
+    /// Whether the policy lets the call be made again; then it pauses until then.
+    fn retry(&mut self, failed: Failed<'_>) -> bool {
+        let pause = match &mut self.retries {
+            Some(retries) if self.outbox.replayable => retries.next(failed),
+            _ => None,
+        };
+        let Some(pause) = pause else { return false };
+        self.state = State::Pausing(Box::pin(sleep(pause)));
+        true
+    }
+
+    /// Looks at the response headers, which may be the end.
+    fn begin(&mut self, response: Response<RecvStream>, limit: usize) -> Result<(), Close> {
+        if self.retry(Failed::Response(response.status(), response.headers())) {
+            return Ok(());
+        }
+        let (head, stream) = response.into_parts();
+        if head.status != StatusCode::OK || stream.is_end_stream() {
+            return Err(end(head.status, &head.headers));
+        }
+        self.outbox.forget();
+        if let State::Open(open) = &mut self.state {
+            open.receive = Receive::Body {
+                stream,
+                decoder: Decoder::new(limit),
+                owed: 0,
+            };
+        }
+        Ok(())
     }
 }
 
@@ -161,10 +201,18 @@ impl Sidestream for PoolStream {
         loop {
             match &mut self.state {
                 State::Ended => return Poll::Pending,
+                State::Pausing(pause) => {
+                    ready!(pause.as_mut().poll(cx));
+                    self.state = State::Waiting(Place::avoiding(None));
+                }
                 State::Waiting(place) => {
                     match ready!(self.set.poll_open(cx, place, &self.outline)) {
                         Ok(opened) => self.opened(opened),
-                        Err(close) => return self.ended(close),
+                        Err(close) => {
+                            if !self.retry(Failed::Connect) {
+                                return self.ended(close);
+                            }
+                        }
                     }
                 }
                 State::Open(open) => {
@@ -179,16 +227,17 @@ impl Sidestream for PoolStream {
                                 ready!(timer.as_mut().poll(cx));
                                 return self.ended(failure::no_head());
                             };
-                            match head.map(|response| begin(response, limit)) {
-                                Ok(Ok(receive)) => {
-                                    self.outbox.forget();
-                                    open.receive = receive;
+                            let on = (open.slot.connection(), open.slot.is_first());
+                            match head {
+                                Ok(response) => {
+                                    if let Err(close) = self.begin(response, limit) {
+                                        return self.ended(close);
+                                    }
                                 }
-                                Ok(Err(close)) => return self.ended(close),
                                 Err(error) => {
-                                    let (connection, first) =
-                                        (open.slot.connection(), open.slot.is_first());
-                                    if !self.retry(&error, connection, first) {
+                                    if !self.repeat(&error, on.0, on.1)
+                                        && !self.retry(Failed::of(&error))
+                                    {
                                         return self.ended(failure::of_stream(&error, false));
                                     }
                                 }
@@ -226,6 +275,7 @@ impl std::fmt::Debug for PoolStream {
             .field(
                 "state",
                 &match self.state {
+                    State::Pausing(_) => "pausing",
                     State::Waiting(_) => "waiting",
                     State::Open(_) => "open",
                     State::Ended => "ended",
@@ -233,19 +283,6 @@ impl std::fmt::Debug for PoolStream {
             )
             .finish_non_exhaustive()
     }
-}
-
-/// Looks at the response headers, which may be the end.
-fn begin(response: Response<RecvStream>, limit: usize) -> Result<Receive, Close> {
-    let (head, stream) = response.into_parts();
-    if head.status != StatusCode::OK || stream.is_end_stream() {
-        return Err(end(head.status, &head.headers));
-    }
-    Ok(Receive::Body {
-        stream,
-        decoder: Decoder::new(limit),
-        owed: 0,
-    })
 }
 
 fn poll_reply(receive: &mut Receive, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {

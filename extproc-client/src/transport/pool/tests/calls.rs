@@ -336,3 +336,47 @@ async fn chunks_and_frames() {
         assert_eq!(seen, frames);
     }
 }
+
+/// A call that ends before it began is made again, with all that was sent, as its policy says.
+#[tokio::test(start_paused = true)]
+async fn a_policy_repeats_a_call() {
+    for (retries, expected) in [(2, 0), (1, 14)] {
+        let (builder, mut far) = pipes();
+        let pool = builder.build();
+        let mut policy = RetryPolicy::default();
+        policy.on = vec!["unavailable".to_owned()];
+        policy.retries = retries;
+        let mut service = GrpcService::cluster("processor");
+        service.retry = Some(policy);
+        let mut stream = pool
+            .open(Call {
+                service: &Service::Grpc(service),
+                metadata: HeaderMap::new(),
+            })
+            .unwrap();
+        stream.send(message(&[0x12, 0x00], b""));
+        let begun = tokio::time::Instant::now();
+        let (result, ()) = tokio::join!(recv(&mut stream), async {
+            let server = server(&mut far).await;
+            let calls = AtomicUsize::new(0);
+            let calls = Arc::new(calls);
+            serve(server, move |accepted| {
+                let refuse = calls.fetch_add(1, Ordering::SeqCst) < 2;
+                async move {
+                    let (mut request, mut respond) = accepted;
+                    if !refuse {
+                        return answer((request, respond)).await;
+                    }
+                    let sent = request.body_mut().data().await.unwrap().unwrap();
+                    assert_eq!(sent, framed(&[0x12, 0x00], 0));
+                    let mut head = grpc_head();
+                    head.headers_mut().extend(trailers("14"));
+                    respond.send_response(head, true).unwrap();
+                }
+            });
+        });
+        assert_eq!(result.err().map_or(0, |close| close.code()), expected);
+        // At most 1 s and 2 s of pause.
+        assert!(begun.elapsed() < Duration::from_millis(3100));
+    }
+}

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::{GrpcService, Service},
+    config::{GrpcService, RetryPolicy, Service},
     transport::{Message, Sidestream},
     wire::Reply,
 };
