@@ -186,7 +186,15 @@ pub struct UpstreamInfo {
     pub transport_failure_reason: String,
     /// `xds.upstream_host_metadata`.
     pub host_metadata: Option<Arc<Metadata>>,
+    /// The head of the request as it was sent, where [`KeepSent`] asked for it: response attributes
+    /// speak of it.
+    pub sent: Option<Arc<http::request::Parts>>,
 }
+
+/// Request extension, set by a layer: response attributes are configured, so the head that goes to
+/// the upstream is to be kept for them in [`UpstreamInfo::sent`].
+#[derive(Clone, Copy, Debug)]
+pub struct KeepSent;
 
 /// Error of an upstream's body, or a source of it: which answer fits as long as the head of the
 /// response has not gone on. Without it that is 502.
@@ -196,6 +204,8 @@ pub struct UpstreamFailure {
     pub status: StatusCode,
     /// Its response code details.
     pub details: Cow<'static, str>,
+    /// Its response flags.
+    pub flags: ResponseFlags,
     /// What happened.
     pub source: Option<BoxError>,
 }

@@ -196,8 +196,8 @@ pub(crate) trait Watch: Send + Unpin + 'static {
     fn trailers(&mut self, trailers: &mut HeaderMap) {
         let _ = trailers;
     }
-    /// The body ended: completely (`Ok`), or not.
-    fn end(&mut self, result: Result<(), &BoxError>);
+    /// The body ended: completely (`Ok`), or not, with an error that may be replaced.
+    fn end(&mut self, result: Result<(), &mut BoxError>);
 }
 
 impl<W: Watch> Watch for Option<W> {
@@ -217,7 +217,7 @@ impl<W: Watch> Watch for Option<W> {
         }
     }
 
-    fn end(&mut self, result: Result<(), &BoxError>) {
+    fn end(&mut self, result: Result<(), &mut BoxError>) {
         if let Some(watch) = self {
             watch.end(result);
         }
@@ -260,9 +260,9 @@ where
         let Some(body) = this.body.as_mut().filter(|_| !this.ended) else {
             return Poll::Ready(None);
         };
-        if let Err(error) = this.watch.before(cx) {
+        if let Err(mut error) = this.watch.before(cx) {
             this.ended = true;
-            this.watch.end(Err(&error));
+            this.watch.end(Err(&mut error));
             return Poll::Ready(Some(Err(error)));
         }
         let mut frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
@@ -305,8 +305,8 @@ where
 impl<B, W: Watch> Drop for Watched<B, W> {
     fn drop(&mut self) {
         if !self.ended {
-            let error: BoxError = "dropped before its end".into();
-            self.watch.end(Err(&error));
+            let mut error: BoxError = "dropped before its end".into();
+            self.watch.end(Err(&mut error));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the gateway knows of one exchange, shared by ingress, filters, router and access log.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -213,7 +214,7 @@ impl Exchange {
     }
 
     /// A limit of ours ends the response, which has begun.
-    pub(crate) fn cut(&self, details: &'static str, flags: ResponseFlags) {
+    pub(crate) fn cut(&self, details: impl Into<Cow<'static, str>>, flags: ResponseFlags) {
         self.cut.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.reply.flags |= flags.0;
@@ -265,7 +266,7 @@ impl Watch for RequestWatch {
         }
     }
 
-    fn end(&mut self, result: Result<(), &BoxError>) {
+    fn end(&mut self, result: Result<(), &mut BoxError>) {
         if result.is_ok() {
             self.exchange.request_done.store(true, Ordering::Release);
             self.exchange.touch();

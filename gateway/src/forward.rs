@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use extproc_client::host::{ResponseDetails, UpstreamInfo};
+use extproc_client::host::{KeepSent, ResponseDetails, UpstreamInfo};
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
@@ -190,6 +190,7 @@ async fn proxy(
         }
     };
     let asks_head = parts.method == Method::HEAD;
+    let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
     let mut attempts = Attempts {
@@ -197,6 +198,7 @@ async fn proxy(
         route,
         forward,
         upstream,
+        keep_sent,
         made: 0,
         deadline: Deadline::new(forward.timeout),
         renewed: false,
@@ -257,6 +259,8 @@ struct Attempts<'a> {
     upstream: &'a Upstream,
     made: u32,
     deadline: Deadline,
+    /// Response attributes will ask for the head that was sent.
+    keep_sent: bool,
     /// A request that a stale connection swallowed was sent again.
     renewed: bool,
 }
@@ -352,6 +356,7 @@ impl Attempts<'_> {
             self.forward,
             Some(&host.hostname),
         );
+        let sent_head = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             body = Body::empty();
         }
@@ -382,6 +387,7 @@ impl Attempts<'_> {
                     pool_ready: Some(pool_ready),
                     transport_failure_reason: String::new(),
                     host_metadata: host.metadata.clone(),
+                    sent: sent_head,
                 });
                 (Ok(response), again.filter(|_| empty))
             }

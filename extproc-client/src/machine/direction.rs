@@ -189,6 +189,21 @@ impl Direction {
             && !self.body_replaced
     }
 
+    /// Whether the message that is held came over HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        let version = match &self.head {
+            Head::Request(head) => head.version,
+            Head::Response(head) => head.version,
+            Head::Awaited | Head::Forwarded => return false,
+        };
+        version == http::Version::HTTP_2
+    }
+
+    /// Whether the whole body was sent to the processor, and no trailers follow it.
+    pub(super) fn is_sent_whole(&self) -> bool {
+        self.has_sent_end && self.trailers.is_none()
+    }
+
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of the limit first.
     pub(super) fn has_room(&self) -> bool {

@@ -9,7 +9,7 @@ use super::{Action, Callback, Exchange, Side, body, direction::Head};
 use crate::{
     config::BodyMode,
     headers::{self, Block},
-    host::{DirectReply, UpstreamFailure},
+    host::{DirectReply, KeepSent, UpstreamFailure},
     wire::encode::BodyFlags,
 };
 
@@ -77,7 +77,7 @@ impl Exchange {
             let direction = self.direction_mut(side);
             direction.held.push(data);
             if direction.mode.body == BodyMode::Buffered {
-                self.check_buffer(side, now);
+                self.check_piece(side, end, now);
             }
             return;
         }
@@ -151,11 +151,12 @@ impl Exchange {
         }
         let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
         self.close_stream();
-        self.respond(
-            status,
-            Bytes::from_static(b"upstream disconnected before its response was complete"),
-            details.into(),
-        );
+        let text = Bytes::from_static(b"upstream disconnected before its response was complete");
+        let (mut head, body) = self.local_response(status, text, None, details.into());
+        if let Some(failure) = failure {
+            head.extensions.insert(failure.flags);
+        }
+        self.answer(head, body);
     }
 
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {
@@ -214,8 +215,11 @@ impl Exchange {
         let end = direction.no_body && !direction.body_replaced;
         direction.ended = end;
         match std::mem::replace(&mut direction.head, Head::Forwarded) {
-            Head::Request(head) => {
+            Head::Request(mut head) => {
                 self.remember_request(&head);
+                if !self.config.response_attributes.entries.is_empty() {
+                    head.extensions.insert(KeepSent);
+                }
                 self.actions
                     .push_back(Action::RequestHead { head: *head, end });
             }

@@ -47,7 +47,12 @@ impl Exchange {
             .map(|mutation| self.immediate_headers(&mutation));
         let (mut head, body) = self.local_response(status, reply.body, grpc_status, details);
         if let Some(headers) = headers {
+            let bare = !self.is_grpc && !head.headers.contains_key(header::CONTENT_TYPE);
             merge(&mut head.headers, headers, self.is_grpc);
+            if bare {
+                // There is no content that it could speak of.
+                head.headers.remove(header::CONTENT_TYPE);
+            }
         }
         self.answer(head, body);
     }
@@ -103,7 +108,7 @@ impl Exchange {
     }
 
     /// Sends a complete response and nothing else from now on.
-    fn answer(&mut self, mut head: response::Parts, body: Bytes) {
+    pub(super) fn answer(&mut self, mut head: response::Parts, body: Bytes) {
         if self.response.has_head() {
             head.extensions.insert(DirectReply);
         }

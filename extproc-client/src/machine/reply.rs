@@ -275,7 +275,10 @@ impl Exchange {
             return;
         }
         if common.header_mutation.is_none() {
-            return self.event(&Event::ClearRouteCacheIgnored);
+            if common.clear_route_cache {
+                self.event(&Event::ClearRouteCacheIgnored);
+            }
+            return;
         }
         if action == RouteCacheAction::Retain {
             return self.event(&Event::ClearRouteCacheDisabled);

@@ -129,7 +129,9 @@ impl Exchange {
         let encoded = attributes::evaluate(
             set,
             &View {
-                request: self.seen.request.as_deref(),
+                request: upstream
+                    .and_then(|info| info.sent.as_deref())
+                    .or(self.seen.request.as_deref()),
                 response: self.seen.response.as_deref(),
                 response_trailers: self.response.trailers.as_ref(),
                 request_size: self.request.size,

@@ -86,11 +86,10 @@ impl Decoder {
         let Some(&[flag, a, b, c, d]) = bytes.first_chunk::<GRPC_PREFIX>() else {
             return Ok(None);
         };
-        if flag != 0 {
-            let message = match flag {
-                1 => "the processor sent a compressed message",
-                _ => "the processor sent a malformed message prefix",
-            };
+        // 1 says that the message is compressed. None can be, as no encoding was offered: as in
+        // Envoy the message is read as it is.
+        if flag > 1 {
+            let message = "the processor sent a malformed message prefix";
             return Err(Close::status(13, message).with_details(VIA_UPSTREAM));
         }
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);

@@ -1,6 +1,7 @@
 //! From a response as the chain gave it to one that goes on the wire.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     error::Error,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -101,30 +102,33 @@ impl Watch for Finish {
         self.exchange.set_trailers(trailers);
     }
 
-    fn end(&mut self, result: Result<(), &BoxError>) {
+    fn end(&mut self, result: Result<(), &mut BoxError>) {
         self.complete |= result.is_ok();
         if let Err(error) = result
             && !self.complete
         {
-            if took_too_long(&**error) {
-                let flags = ResponseFlags(flag::UPSTREAM_REQUEST_TIMEOUT);
-                self.exchange.cut("response_timeout", flags);
+            if let Some((details, flags)) = told(&**error) {
+                self.exchange.cut(details, flags);
             }
             tracing::debug!(%error, "response cut short");
         }
     }
 }
 
-/// Whether the route's timeout is behind this.
-fn took_too_long(error: &(dyn Error + 'static)) -> bool {
+/// What a body's error says of its reason: response code details and flags.
+fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFlags)> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(failure) = error.downcast_ref::<UpstreamFailure>() {
-            return failure.status == StatusCode::GATEWAY_TIMEOUT;
+            return Some((failure.details.clone(), failure.flags));
+        }
+        let filter = error.downcast_ref::<extproc_client::Error>();
+        if let Some(details) = filter.and_then(extproc_client::Error::details) {
+            return Some((details.to_owned().into(), ResponseFlags(0)));
         }
         next = error.source();
     }
-    false
+    None
 }
 
 /// A response body that ends its exchange.

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, io};
 
+use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::StatusCode;
+
+use crate::body::BoxError;
 
 /// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
 pub(crate) mod flag {
@@ -176,6 +179,18 @@ impl Failure {
                 LENGTH_MISMATCH.into(),
                 0,
             ),
+        }
+    }
+
+    /// The same after the response began: what its body ends with.
+    pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
+        let told = self.told();
+        let reason = self.to_string().replace(' ', "_");
+        UpstreamFailure {
+            status: told.status,
+            details: format!("upstream_reset_after_response_started{{{reason}}}").into(),
+            flags: ResponseFlags(told.flags),
+            source,
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use extproc_client::host::UpstreamFailure;
+use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::{Request, Response};
 use tokio::{task::AbortHandle, time::Sleep};
 
@@ -211,6 +211,7 @@ impl Watch for ResponseWatch {
                 Err(UpstreamFailure {
                     status: told.status,
                     details: told.details,
+                    flags: ResponseFlags(told.flags),
                     source: None,
                 }
                 .into())
@@ -219,10 +220,16 @@ impl Watch for ResponseWatch {
         }
     }
 
-    fn end(&mut self, result: Result<(), &BoxError>) {
+    fn end(&mut self, result: Result<(), &mut BoxError>) {
         let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
         let half = self.tunnel && result.is_ok();
         let complete = result.is_ok() && self.progress.is_done();
+        if let Err(error) = result
+            && error.downcast_ref::<UpstreamFailure>().is_none()
+        {
+            let source = std::mem::replace(error, "replaced".into());
+            *error = Failure::Protocol.after_start(Some(source)).into();
+        }
         if !complete && !half {
             self.progress.cancel();
         }

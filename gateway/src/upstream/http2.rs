@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use extproc_client::host::UpstreamFailure;
 use h2::{Ping, Reason, client, ext::Protocol};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
@@ -344,13 +343,7 @@ fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
 /// The error of a response's body.
 fn lost(error: h2::Error) -> BoxError {
     let failure = failure(&error);
-    let reason = failure.to_string().replace(' ', "_");
-    UpstreamFailure {
-        status: failure.told().status,
-        details: format!("upstream_reset_after_response_started{{{reason}}}").into(),
-        source: Some(error.into()),
-    }
-    .into()
+    failure.after_start(Some(error.into())).into()
 }
 
 /// What an error before the response means.

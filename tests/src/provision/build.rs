@@ -70,21 +70,16 @@ fn build(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow
         Some("debug") | None => "dev",
         Some(other) => other,
     };
-<<<<<<< HEAD
-    let output = Command::new(cargo)
-        .args(["build", "--quiet", "--package", package, kind, name])
-        .args(["--profile", profile])
-        .args(feature.iter().flat_map(|feature| ["--features", *feature]))
-=======
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--profile", profile, kind, name]);
     match (profile, kind) {
+        _ if feature.is_some() => command.args(["--package", package]),
         ("dev", "--bin") => command.args(WITH_TESTS),
         ("dev", _) => command.arg("--workspace"),
         _ => command.args(["--package", package]),
     };
     let output = command
->>>>>>> edf70a5 (grpc_service.retry_policy: calls that end before they begin are made again, as in Envoy)
+        .args(feature.iter().flat_map(|feature| ["--features", *feature]))
         .arg("--target-dir")
         .arg(target_directory())
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

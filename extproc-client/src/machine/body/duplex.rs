@@ -35,14 +35,13 @@ pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
     }
 }
 
-/// The reply to the headers: they go on, bodies are waited for. If the trailers are here already and
-/// are the processor's to see, the headers wait for the reply to the first of body and trailers, as in
-/// Envoy: until then the exchange can still be answered.
+/// The reply to the headers: they go on, bodies are waited for. If the whole message is here already
+/// (with trailers, those are the processor's to see), the headers wait for the reply to the first of
+/// body and trailers, as in Envoy: until then the exchange can still be answered.
 pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction(side);
     let waits = direction.mode.body == BodyMode::FullDuplexStreamed
-        && direction.mode.trailers
-        && direction.trailers.is_some();
+        && (direction.is_sent_whole() || direction.mode.trailers && direction.trailers.is_some());
     if !waits {
         exchange.release_head(side);
     }

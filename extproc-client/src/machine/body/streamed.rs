@@ -27,9 +27,14 @@ pub(in super::super) fn data(
     exchange.send_body(side, data, Exchange::flags(end), callback, now);
 }
 
-/// The reply to the headers: they go on, and what was held is the first chunk.
+/// The reply to the headers: they go on, and what was held is the first chunk. If the whole message is
+/// here already and chunks of it were sent, they wait for the reply to the first chunk, as in Envoy:
+/// until then the exchange can still be answered.
 pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
-    exchange.release_head(side);
+    let direction = exchange.direction(side);
+    if !direction.received || direction.queue.is_empty() {
+        exchange.release_head(side);
+    }
     let direction = exchange.direction_mut(side);
     if !direction.queue.is_empty() {
         direction.callback = Callback::StreamedBody;
@@ -74,6 +79,7 @@ pub(in super::super) fn reply(
         Some(BodyMutation::Clear(true)) => Bytes::new(),
         Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => chunk.data,
     };
+    exchange.release_head(side);
     exchange.emit_data(side, data);
     if chunk.end {
         exchange.emit_end(side);

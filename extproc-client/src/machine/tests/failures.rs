@@ -2,7 +2,7 @@
 
 use super::play::*;
 use crate::{
-    host::UpstreamFailure,
+    host::{ResponseFlags, UpstreamFailure},
     machine::Side::{self, Request, Response},
     transport::Close,
     wire::Reply,
@@ -284,6 +284,7 @@ fn an_upstream_that_fails_while_its_head_is_held_is_answered_for() {
     let timeout = UpstreamFailure {
         status: http::StatusCode::GATEWAY_TIMEOUT,
         details: "response_timeout".into(),
+        flags: ResponseFlags(4),
         source: None,
     };
     for (failure, line) in [
