@@ -102,10 +102,11 @@ mod tests {
     use super::*;
 
     fn retries(on: &str, count: u32) -> Retries {
-        let mut policy = RetryPolicy::default();
-        policy.on = on.split(',').map(str::to_owned).collect();
-        policy.retries = count;
-        Retries::new(&policy)
+        Retries::new(&RetryPolicy {
+            on: on.split(',').map(str::to_owned).collect(),
+            retries: count,
+            ..RetryPolicy::default()
+        })
     }
 
     #[test]

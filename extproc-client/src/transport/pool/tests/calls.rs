@@ -343,11 +343,12 @@ async fn a_policy_repeats_a_call() {
     for (retries, expected) in [(2, 0), (1, 14)] {
         let (builder, mut far) = pipes();
         let pool = builder.build();
-        let mut policy = RetryPolicy::default();
-        policy.on = vec!["unavailable".to_owned()];
-        policy.retries = retries;
         let mut service = GrpcService::cluster("processor");
-        service.retry = Some(policy);
+        service.retry = Some(RetryPolicy {
+            on: vec!["unavailable".to_owned()],
+            retries,
+            ..RetryPolicy::default()
+        });
         let mut stream = pool
             .open(Call {
                 service: &Service::Grpc(service),
