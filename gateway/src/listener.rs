@@ -1,6 +1,6 @@
 //! Listening sockets and what all connections of a listener share.
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use extproc_client::host::HeaderLimits;
@@ -233,16 +233,20 @@ pub(crate) async fn accept(listener: TcpListener, chains: Arc<ArcSwap<Chains>>, 
         }
     }
     // To the clients of connections in the queue, they are open: closing the socket would reset them.
-    tokio::task::unconstrained(async {
-        for _ in 0..BACKLOG {
-            let next = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
-            let Poll::Ready(Ok((stream, remote))) = next else {
-                return;
-            };
+    // The system is asked itself, since the runtime does not know yet of those that came just now.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    for _ in 0..BACKLOG {
+        let Ok((stream, remote)) = listener.accept() else {
+            return;
+        };
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
             serve(stream, remote, &chains);
         }
-    })
-    .await;
+    }
 }
 
 fn serve(stream: TcpStream, remote: SocketAddr, chains: &ArcSwap<Chains>) {

@@ -85,7 +85,8 @@ pub(crate) async fn deeds() -> anyhow::Result<()> {
         DEEDS.len() * 2
     );
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    watch.check(&rig, "deeds", 60 * MIB).await
+    // A message of 8 MiB is held whole, with the pieces it came in and what it is decoded to.
+    watch.check(&rig, "deeds", 120 * MIB).await
 }
 
 /// Replies without end, from many exchanges at once.
