@@ -20,7 +20,7 @@ use tokio::{
 };
 use tonic::{
     Code,
-    transport::{Channel, Identity, ServerTlsConfig},
+    transport::{Certificate, Channel, ClientTlsConfig, Identity, ServerTlsConfig},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -213,4 +213,47 @@ async fn a_bad_certificate_is_an_error_at_once() {
         .serve(listener, pending())
         .await;
     assert!(matches!(served, Err(ServeError::Tls(_))), "{served:?}");
+}
+
+/// A file of the gateway's test certificates.
+macro_rules! certificate {
+    ($name:literal) => {
+        include_str!(concat!("../../../gateway/tests/tls/", $name))
+    };
+}
+
+#[tokio::test]
+async fn clients_show_their_certificates() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let authority = Certificate::from_pem(certificate!("ca.pem"));
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(
+            certificate!("a.pem"),
+            certificate!("a.key"),
+        ))
+        .client_ca_root(authority.clone());
+    tokio::spawn(
+        Server::new(Instructions)
+            .tls(tls)
+            .serve(listener, pending()),
+    );
+    let own = Identity::from_pem(certificate!("client.pem"), certificate!("client.key"));
+    for (identity, served) in [(Some(own), true), (None, false)] {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(authority.clone())
+            .domain_name("a.example");
+        if let Some(identity) = identity {
+            tls = tls.identity(identity);
+        }
+        let channel = Channel::from_shared(format!("https://{address}"))
+            .unwrap()
+            .tls_config(tls)
+            .unwrap()
+            .connect_lazy();
+        let answer = ExternalProcessorClient::new(channel)
+            .process(tokio_stream::iter([headers()]))
+            .await;
+        assert_eq!(answer.is_ok(), served, "{answer:?}");
+    }
 }
