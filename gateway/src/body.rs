@@ -196,8 +196,12 @@ pub(crate) trait Watch: Send + Unpin + 'static {
     fn trailers(&mut self, trailers: &mut HeaderMap) {
         let _ = trailers;
     }
-    /// The body ended: completely (`Ok`), or not, with an error that may be replaced.
-    fn end(&mut self, result: Result<(), &mut BoxError>);
+    /// The body failed: what it fails with from here on.
+    fn failed(&mut self, error: BoxError) -> BoxError {
+        error
+    }
+    /// The body ended: completely (`Ok`), or not.
+    fn end(&mut self, result: Result<(), &BoxError>);
 }
 
 impl<W: Watch> Watch for Option<W> {
@@ -217,7 +221,14 @@ impl<W: Watch> Watch for Option<W> {
         }
     }
 
-    fn end(&mut self, result: Result<(), &mut BoxError>) {
+    fn failed(&mut self, error: BoxError) -> BoxError {
+        match self {
+            Some(watch) => watch.failed(error),
+            None => error,
+        }
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
         if let Some(watch) = self {
             watch.end(result);
         }
@@ -260,12 +271,13 @@ where
         let Some(body) = this.body.as_mut().filter(|_| !this.ended) else {
             return Poll::Ready(None);
         };
-        if let Err(mut error) = this.watch.before(cx) {
+        if let Err(error) = this.watch.before(cx) {
             this.ended = true;
-            this.watch.end(Err(&mut error));
+            this.watch.end(Err(&error));
             return Poll::Ready(Some(Err(error)));
         }
-        let mut frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+        let mut frame = frame.map(|frame| frame.map_err(|error| this.watch.failed(error)));
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -305,8 +317,8 @@ where
 impl<B, W: Watch> Drop for Watched<B, W> {
     fn drop(&mut self) {
         if !self.ended {
-            let mut error: BoxError = "dropped before its end".into();
-            self.watch.end(Err(&mut error));
+            let error: BoxError = "dropped before its end".into();
+            self.watch.end(Err(&error));
         }
     }
 }

@@ -266,7 +266,7 @@ impl Watch for RequestWatch {
         }
     }
 
-    fn end(&mut self, result: Result<(), &mut BoxError>) {
+    fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_ok() {
             self.exchange.request_done.store(true, Ordering::Release);
             self.exchange.touch();

@@ -47,12 +47,7 @@ impl Exchange {
             .map(|mutation| self.immediate_headers(&mutation));
         let (mut head, body) = self.local_response(status, reply.body, grpc_status, details);
         if let Some(headers) = headers {
-            let bare = !self.is_grpc && !head.headers.contains_key(header::CONTENT_TYPE);
             merge(&mut head.headers, headers, self.is_grpc);
-            if bare {
-                // There is no content that it could speak of.
-                head.headers.remove(header::CONTENT_TYPE);
-            }
         }
         self.answer(head, body);
     }
@@ -188,8 +183,10 @@ impl Exchange {
     }
 }
 
-/// Headers of the processor before those of the local reply, which only `content-type` may replace.
+/// Headers of the processor before those of the local reply, of which `content-type` alone may be replaced,
+/// where there is content.
 fn merge(base: &mut HeaderMap, given: HeaderMap, is_grpc: bool) {
+    let has_content = base.contains_key(header::CONTENT_TYPE) && !is_grpc;
     let mut last = None;
     for (name, value) in given {
         let first = name.is_some();
@@ -198,7 +195,8 @@ fn merge(base: &mut HeaderMap, given: HeaderMap, is_grpc: bool) {
         };
         last = Some(name.clone());
         let fixed = name == header::CONTENT_LENGTH
-            || is_grpc && (name == header::CONTENT_TYPE || name == "grpc-status");
+            || name == header::CONTENT_TYPE && !has_content
+            || is_grpc && name == "grpc-status";
         if fixed {
             continue;
         }

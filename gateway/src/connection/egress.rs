@@ -102,7 +102,7 @@ impl Watch for Finish {
         self.exchange.set_trailers(trailers);
     }
 
-    fn end(&mut self, result: Result<(), &mut BoxError>) {
+    fn end(&mut self, result: Result<(), &BoxError>) {
         self.complete |= result.is_ok();
         if let Err(error) = result
             && !self.complete

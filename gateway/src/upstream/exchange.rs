@@ -220,16 +220,17 @@ impl Watch for ResponseWatch {
         }
     }
 
-    fn end(&mut self, result: Result<(), &mut BoxError>) {
+    fn failed(&mut self, error: BoxError) -> BoxError {
+        match error.downcast_ref::<UpstreamFailure>() {
+            Some(_) => error,
+            None => Failure::Protocol.after_start(Some(error)).into(),
+        }
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
         let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
         let half = self.tunnel && result.is_ok();
         let complete = result.is_ok() && self.progress.is_done();
-        if let Err(error) = result
-            && error.downcast_ref::<UpstreamFailure>().is_none()
-        {
-            let source = std::mem::replace(error, "replaced".into());
-            *error = Failure::Protocol.after_start(Some(source)).into();
-        }
         if !complete && !half {
             self.progress.cancel();
         }

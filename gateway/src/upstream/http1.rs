@@ -13,16 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1 as client},
 };
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::{
     connect::Connected,
@@ -31,9 +29,10 @@ use super::{
     exchange::{Keep, Sending, Sent, Unsent},
     host::Host,
     progress::{Progress, ProgressWatch},
+    tunnel,
 };
 use crate::{
-    body::{Body, BoxError, Watched},
+    body::{Body, Watched},
     config::snapshot::Cluster,
     headers::{strip_hop_by_hop, tokens},
     http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
@@ -271,14 +270,12 @@ impl Lease {
                 None => {}
             }
         }
-        let (request, tunnel) = prepare(request, sending, trailers, progress, &connection.queue);
-        if tunnel.is_some() {
+        let (request, bytes) = prepare(request, sending, trailers, progress, &connection.queue);
+        let mut asked = None;
+        if bytes.is_some() {
+            asked = request.headers().get(header::UPGRADE).cloned();
             connection.detach();
         }
-        let asked = tunnel
-            .is_some()
-            .then(|| request.headers().get(header::UPGRADE).cloned())
-            .flatten();
         let mut response = match connection.exchange(request).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -290,12 +287,12 @@ impl Lease {
                 });
             }
         };
-        if let Some(body) = tunnel {
+        if let Some(body) = bytes {
             if switched(sending, response.status()) {
-                if !sending.connect && !names_one(response.headers(), asked.as_ref()) {
+                if !sending.connect && !tunnel::names_one(response.headers(), asked.as_ref()) {
                     return Err(Failure::Protocol.into());
                 }
-                return open_tunnel(response, body, progress)
+                return tunnel::open(response, body, progress)
                     .await
                     .map_err(Into::into);
             }
@@ -407,15 +404,6 @@ impl http_body::Body for DrivenBody {
     }
 }
 
-/// Whether the connection becomes something that was asked for (RFC 9110 §7.8).
-fn names_one(response: &HeaderMap, asked: Option<&HeaderValue>) -> bool {
-    let asked = asked.and_then(|asked| asked.to_str().ok()).unwrap_or("");
-    let mut asked = asked.split(',').map(str::trim);
-    tokens(response, &header::UPGRADE)
-        .next()
-        .is_some_and(|now| asked.any(|asked| asked.eq_ignore_ascii_case(now)))
-}
-
 fn switched(sending: &Sending, status: StatusCode) -> bool {
     if sending.connect {
         status.is_success()
@@ -456,7 +444,7 @@ fn prepare(
     let announced = length::announced(&parts.headers).filter(|_| !sending.tunnel);
     if sending.tunnel {
         if sending.keyless {
-            complete_handshake(&mut parts.headers);
+            tunnel::complete_handshake(&mut parts.headers);
         }
     } else {
         if announced == Some(0) && !length::is_empty(&body) {
@@ -491,21 +479,6 @@ fn prepare(
     (request, tunnel)
 }
 
-/// HTTP/2 clients send no key with a WebSocket handshake, and HTTP/1 servers insist on one (RFC 8441 §5,
-/// RFC 6455 §4.2.1).
-fn complete_handshake(headers: &mut HeaderMap) {
-    let websocket = tokens(headers, &header::UPGRADE)
-        .next()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"));
-    if !websocket || headers.contains_key(header::SEC_WEBSOCKET_KEY) {
-        return;
-    }
-    let key = BASE64.encode(rand::random::<[u8; 16]>());
-    if let Ok(key) = HeaderValue::try_from(key) {
-        headers.insert(header::SEC_WEBSOCKET_KEY, key);
-    }
-}
-
 /// Says how the body is framed where no `content-length` does. hyper would drop a body of unknown length
 /// from methods that rarely have one, and would leave other requests without a body unframed
 /// (RFC 9112 §6.3; RFC 9110 §8.6).
@@ -533,7 +506,7 @@ fn origin_form(uri: Uri) -> Uri {
 }
 
 /// What hyper's error means.
-fn failure(error: &hyper::Error) -> Failure {
+pub(super) fn failure(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         Failure::Protocol
     } else if Mismatch::is_behind(error) {
@@ -542,80 +515,5 @@ fn failure(error: &hyper::Error) -> Failure {
         Failure::Request
     } else {
         Failure::Terminated
-    }
-}
-
-/// Joins the two bodies to the connection after the switch.
-async fn open_tunnel(
-    mut response: Response<Incoming>,
-    body: Body,
-    progress: &Arc<Progress>,
-) -> Result<Sent, Failure> {
-    let upgraded = hyper::upgrade::on(&mut response)
-        .await
-        .map_err(|error| failure(&error))?;
-    let (read, mut write) = tokio::io::split(TokioIo::new(upgraded));
-    let mut body = Watched::new(body, ProgressWatch(progress.clone()));
-    tokio::spawn(async move {
-        while let Some(frame) =
-            poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
-        {
-            let Ok(frame) = frame else { return };
-            let Ok(mut data) = frame.into_data() else {
-                continue;
-            };
-            if write.write_all_buf(&mut data).await.is_err() {
-                return;
-            }
-        }
-        let _ = write.shutdown().await;
-    });
-    let (mut parts, _) = response.into_parts();
-    parts.extensions.clear();
-    Ok(Sent {
-        response: Response::from_parts(parts, Body::new(TunnelBody::new(read))),
-        keep: Keep::Nothing,
-        tunnel: true,
-    })
-}
-
-/// The bytes that come out of a tunnel, as a body.
-struct TunnelBody<R> {
-    read: R,
-    buffer: BytesMut,
-}
-
-impl<R> TunnelBody<R> {
-    fn new(read: R) -> Self {
-        Self {
-            read,
-            buffer: BytesMut::new(),
-        }
-    }
-}
-
-impl<R: AsyncRead + Unpin> http_body::Body for TunnelBody<R> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        const READ: usize = 16 * 1024;
-        let this = self.get_mut();
-        this.buffer.resize(READ, 0);
-        let mut space = ReadBuf::new(&mut this.buffer);
-        let result = Pin::new(&mut this.read).poll_read(cx, &mut space);
-        let n = space.filled().len();
-        match result {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(Ok(())) if n == 0 => Poll::Ready(None),
-            Poll::Ready(Ok(())) => {
-                let data = this.buffer.split_to(n).freeze();
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-        }
     }
 }

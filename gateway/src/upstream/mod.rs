@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 mod progress;
 mod tls;
+mod tunnel;
 
 use std::{collections::HashMap, sync::Arc};
 

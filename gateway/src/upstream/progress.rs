@@ -69,7 +69,7 @@ impl Watch for ProgressWatch {
         Ok(())
     }
 
-    fn end(&mut self, result: Result<(), &mut BoxError>) {
+    fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_err() {
             return;
         }

@@ -9,8 +9,8 @@ use anyhow::Context;
 
 use super::{profile_directory, target_directory};
 
-/// An example beside a program lets cargo resolve the features of dependencies as `cargo test --workspace` does, which then
-/// has built all of them.
+/// An example beside a program lets cargo resolve the features of dependencies as for the examples, so that all of the
+/// workspace's programs share one build of them.
 const WITH_TESTS: [&str; 3] = ["--workspace", "--example", "httpbin"];
 
 static BUILT: Mutex<BTreeMap<String, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());

@@ -125,15 +125,20 @@ pub(crate) async fn control_flood(frame: u8, length: usize) -> anyhow::Result<()
     for _ in 0..1000 {
         frames::frame(&mut out, frame, 0, stream, &vec![0; length]);
     }
+    push(&mut socket, &out).await;
+    watch.check(&rig, "control frames", LITTLE).await
+}
+
+/// Writes these thousand frames, reading nothing, until they are not taken any more; 500 times at most.
+async fn push(socket: &mut TcpStream, thousand: &[u8]) {
     let mut taken = 0;
     for _ in 0..500 * scale() {
-        match tokio::time::timeout(PATIENCE, socket.write_all(&out)).await {
+        match tokio::time::timeout(PATIENCE, socket.write_all(thousand)).await {
             Ok(Ok(())) => taken += 1000,
             _ => break,
         }
     }
     eprintln!("    {taken} frames were taken");
-    watch.check(&rig, "control frames", LITTLE).await
 }
 
 pub(crate) async fn empty_data() -> anyhow::Result<()> {
@@ -192,14 +197,7 @@ pub(crate) async fn window_updates() -> anyhow::Result<()> {
     for _ in 0..1000 {
         frames::window(&mut out, 0, 1);
     }
-    let mut taken = 0;
-    for _ in 0..500 * scale() {
-        match tokio::time::timeout(PATIENCE, socket.write_all(&out)).await {
-            Ok(Ok(())) => taken += 1000,
-            _ => break,
-        }
-    }
-    eprintln!("    {taken} frames were taken");
+    push(&mut socket, &out).await;
     watch.check(&rig, "WINDOW_UPDATE", LITTLE).await
 }
 

@@ -47,11 +47,13 @@ const SMALL_CHUNK: usize = 256;
 /// A side stream on a [`Pool`](super::Pool).
 ///
 /// ```text
-///          poll_recv: stream opened
-/// Waiting ─────────────────────────▶ Open ──── reply, reply, … ───▶ Ended
-///    ▲  │ no connection, no room       │ never processed: retry
-///    │  └────────────▶ Ended           │ a failure that the policy names: Pausing, then
-///    └─────────────────────────────────┘
+///            poll_recv: stream opened
+/// Waiting ───────────────────────────▶ Open ──── reply, reply, … ───▶ Ended
+///  ▲ ▲ │ no connection, no room         │
+///  │ │ ├──────────────▶ Ended           │
+///  │ └─┼── never processed ─────────────┤
+///  │   └──▶ Pausing ◀── the retry policy names it
+///  └───────────┘
 /// ```
 pub struct PoolStream {
     state: State,
@@ -116,10 +118,15 @@ impl PoolStream {
         self.state = State::Open(open);
     }
 
-    fn ended(&mut self, close: Close) -> Poll<Result<Reply, Close>> {
+    /// Gives up its place among those that wait, if it has one.
+    fn leave(&mut self) {
         if let State::Waiting(place) = &mut self.state {
             self.set.leave(place);
         }
+    }
+
+    fn ended(&mut self, close: Close) -> Poll<Result<Reply, Close>> {
+        self.leave();
         self.state = State::Ended;
         Poll::Ready(Err(close))
     }
@@ -143,9 +150,7 @@ impl PoolStream {
         self.state = State::Waiting(Place::avoiding(avoid));
         true
     }
-}
 
-impl PoolStream {
     /// Whether the policy lets the call be made again; then it pauses until then.
     fn retry(&mut self, failed: Failed<'_>) -> bool {
         let pause = match &mut self.retries {
@@ -153,6 +158,7 @@ impl PoolStream {
             _ => None,
         };
         let Some(pause) = pause else { return false };
+        self.leave();
         self.state = State::Pausing(Box::pin(sleep(pause)));
         true
     }
@@ -263,9 +269,7 @@ impl Sidestream for PoolStream {
 
 impl Drop for PoolStream {
     fn drop(&mut self) {
-        if let State::Waiting(place) = &mut self.state {
-            self.set.leave(place);
-        }
+        self.leave();
     }
 }
 
