@@ -78,6 +78,14 @@ fn build(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow
         ("dev", _) => command.arg("--workspace"),
         _ => command.args(["--package", package]),
     };
+    // What cargo told this program about its package is none of the business of build scripts that look at such variables:
+    // they would run again, and with them most of the build.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     let output = command
         .args(feature.iter().flat_map(|feature| ["--features", *feature]))
         .arg("--target-dir")
