@@ -30,7 +30,7 @@ use crate::{
     config::snapshot::{Filter, HttpManager},
     filters::{Handler, Inner, Outer},
     metrics::{ClusterStats, Held, Metrics},
-    upstream::{Deadline, Failure, Sending, Upstream, Upstreams, connect::Stream, send},
+    upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, connect::Stream, send},
 };
 
 /// The ext_proc filter `filter` around `inner`.
@@ -262,6 +262,7 @@ impl TowerService<Request<Full<Bytes>>> for ClusterClient {
             let lease = host.lease(false, false).await?;
             // The caller has a time limit of its own.
             let mut deadline = Deadline::new(None);
+            let request = Box::new(Outbound::from(request));
             send(&host, lease, request, &Sending::default(), &mut deadline)
                 .await
                 .map_err(|unsent| unsent.failure)

@@ -6,9 +6,7 @@ use std::{
 };
 
 use extproc_client::host::{KeepSent, ResponseDetails, UpstreamInfo};
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
 use crate::{
@@ -19,7 +17,7 @@ use crate::{
     headers::{is_grpc, join_response_lines, strip_hop_by_hop},
     local, mirror, mutate,
     router::{self, Selected},
-    upstream::{Deadline, Failure, Sending, Upstream, Upstreams, error::flag, send},
+    upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, error::flag, send},
 };
 
 /// Request extension: the request is answered with this and goes nowhere.
@@ -49,8 +47,9 @@ pub(crate) struct RouterHandler {
 impl Handler for RouterHandler {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let upstreams = self.upstreams.clone();
+        let head = request.method() == Method::HEAD;
+        let request = Box::new(Outbound::from(request));
         Box::pin(async move {
-            let head = request.method() == Method::HEAD;
             let response = answer(&upstreams, request).await;
             let is_local = response
                 .extensions()
@@ -65,8 +64,8 @@ impl Handler for RouterHandler {
     }
 }
 
-async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
+async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<Body> {
+    let parts = &mut request.parts;
     if let Some(refusal) = parts.extensions.remove::<Refusal>() {
         let grpc = is_grpc(&parts.headers) && refusal.location.is_none();
         let mut response = local::reply(grpc, refusal.status, "".into(), refusal.details, 0);
@@ -91,17 +90,17 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
     strip_hop_by_hop(&mut parts.headers, exchange.upgrade);
     parts.headers.remove(header::HOST);
     if exchange.take_route_cleared() {
-        exchange.set_route(router::select(&exchange.http, &parts));
+        exchange.set_route(router::select(&exchange.http, parts));
     }
     let route = exchange.route();
     let shown = route.as_ref().is_some_and(Selected::shows_request);
-    let head = (exchange.logged() || shown).then(|| Head::of(&parts));
+    let head = (exchange.logged() || shown).then(|| Head::of(parts));
     if let Some(head) = &head {
         exchange.set_head(head.clone());
     }
     let Some(route) = route else {
         exchange.listener.stats.no_route.add();
-        let status = match router::is_misdirected(&exchange, &parts) {
+        let status = match router::is_misdirected(&exchange, parts) {
             true => StatusCode::MISDIRECTED_REQUEST,
             false => StatusCode::NOT_FOUND,
         };
@@ -116,12 +115,12 @@ async fn answer(upstreams: &Upstreams, request: Request<Body>) -> Response<Body>
     let mut response = match &route.route.action {
         RouteAction::Direct { status, body } => direct(*status, body.clone()),
         RouteAction::Redirect(redirect) => {
-            let location = router::redirect_location(&parts, &route.route.matches, redirect);
+            let location = router::redirect_location(parts, &route.route.matches, redirect);
             redirected(redirect.status, &location)
         }
         RouteAction::Forward(forward) => {
-            mutate::request(&mut parts, route.request_headers(), &exchange);
-            proxy(upstreams, &exchange, &route, forward, parts, body).await
+            mutate::request(parts, route.request_headers(), &exchange);
+            proxy(upstreams, &exchange, &route, forward, request).await
         }
     };
     mutate::response(
@@ -161,10 +160,10 @@ async fn proxy(
     exchange: &Arc<Exchange>,
     route: &Selected,
     forward: &Forward,
-    mut parts: Parts,
-    body: Body,
+    mut request: Box<Outbound>,
 ) -> Response<Body> {
-    let name = route.cluster_name(&parts);
+    let Outbound { parts, body } = &mut *request;
+    let name = route.cluster_name(parts);
     let grpc = is_grpc(&parts.headers);
     let Some(upstream) = upstreams.get(name) else {
         tracing::warn!(cluster = %name, "the route's cluster is not configured");
@@ -179,16 +178,19 @@ async fn proxy(
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         return local::reply(grpc, status, "".into(), "method_not_forwardable", 0);
     }
-    let body = match forward.mirrors.as_slice() {
-        [] => body,
-        // A tunnel is no message that could be copied.
-        _ if exchange.upgrade => body,
-        mirrors => {
-            let mut copy = parts.clone();
-            router::rewrite(&mut copy, &route.route.matches, forward, None);
-            mirror::start(upstreams, mirrors, &copy, body, forward.timeout)
-        }
-    };
+    // A tunnel is no message that could be copied.
+    if !forward.mirrors.is_empty() && !exchange.upgrade {
+        let mut copy = parts.clone();
+        router::rewrite(&mut copy, &route.route.matches, forward, None);
+        let original = std::mem::take(body);
+        *body = mirror::start(
+            upstreams,
+            &forward.mirrors,
+            &copy,
+            original,
+            forward.timeout,
+        );
+    }
     let asks_head = parts.method == Method::HEAD;
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
@@ -203,7 +205,7 @@ async fn proxy(
         deadline: Deadline::new(forward.timeout),
         renewed: false,
     };
-    match attempts.run(parts, body).await {
+    match attempts.run(request).await {
         Ok(mut response) => {
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
@@ -266,12 +268,11 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    async fn run(&mut self, parts: Parts, body: Body) -> Result<Response<Body>, Failure> {
-        let mut request = Some((parts, body));
+    async fn run(&mut self, request: Box<Outbound>) -> Result<Response<Body>, Failure> {
+        let mut next = request;
         loop {
-            let (parts, body) = request.take().ok_or(Failure::Terminated)?;
             self.made += 1;
-            let (outcome, again) = self.attempt(parts, body).await;
+            let (outcome, again) = self.attempt(next).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response.status()),
                 Err(failure) => self.wants_retry_after(failure),
@@ -282,7 +283,7 @@ impl Attempts<'_> {
                         self.upstream.shared.stats.upstream_rq_retry.add();
                         tokio::time::sleep(backoff(self.made)).await;
                     }
-                    request = Some((again.parts, again.body));
+                    next = again.request;
                 }
                 _ => return outcome,
             }
@@ -317,9 +318,9 @@ impl Attempts<'_> {
     /// One attempt, and what is needed for another one if that is possible.
     async fn attempt(
         &mut self,
-        mut parts: Parts,
-        mut body: Body,
+        mut request: Box<Outbound>,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
+        let Outbound { parts, body } = &mut *request;
         let begun = Instant::now();
         let tunnel = self.exchange.upgrade;
         let client_http2 = self.exchange.version == http::Version::HTTP_2;
@@ -329,20 +330,18 @@ impl Attempts<'_> {
         };
         let lease = match host.lease(client_http2, tunnel || self.renewed).await {
             Ok(lease) => lease,
-            Err(failure) => return (Err(failure), Some(Again::new(parts, body))),
+            Err(failure) => return (Err(failure), Some(Again::new(request))),
         };
         let pool_ready = begun.elapsed();
         let reused = lease.reused();
         let local = lease.local();
         let empty = body.is_end_stream() && !tunnel;
         let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
-        let again = (empty && (idempotent || self.policy().is_some()))
-            .then(|| Again::new(parts.clone(), Body::empty()))
-            .or_else(|| {
-                reused
-                    .then(|| Again::new(parts.clone(), Body::empty()))
-                    .filter(|_| !empty)
-            });
+        let repeatable = match empty {
+            true => idempotent || self.policy().is_some(),
+            false => reused,
+        };
+        let again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
@@ -351,29 +350,23 @@ impl Attempts<'_> {
             keyless: client_http2,
         };
         router::rewrite(
-            &mut parts,
+            parts,
             &self.route.route.matches,
             self.forward,
             Some(&host.hostname),
         );
         let sent_head = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
-            body = Body::empty();
+            *body = Body::empty();
         }
-        let sent = send(
-            &host,
-            lease,
-            Request::from_parts(parts, body),
-            &sending,
-            &mut self.deadline,
-        );
+        let sent = send(&host, lease, request, &sending, &mut self.deadline);
         let retry = self.forward.retry.as_ref();
         let limits = [
             retry.and_then(|retry| retry.per_try_timeout),
             self.upstream.cluster.response_timeout,
         ];
         let sent = match limits.into_iter().flatten().min() {
-            Some(limit) => tokio::time::timeout(limit, sent)
+            Some(limit) => Box::pin(tokio::time::timeout(limit, sent))
                 .await
                 .unwrap_or_else(|_| Err(Failure::Timeout.into())),
             None => sent.await,
@@ -402,9 +395,11 @@ impl Attempts<'_> {
                     (Some(again), Some(body)) if reused && !self.renewed => {
                         self.renewed = true;
                         Some(Again {
-                            body,
+                            request: Box::new(Outbound {
+                                body,
+                                ..*again.request
+                            }),
                             stale: true,
-                            ..again
                         })
                     }
                     (Some(again), None) if empty => {
@@ -421,17 +416,15 @@ impl Attempts<'_> {
 }
 
 struct Again {
-    parts: Parts,
-    body: Body,
+    request: Box<Outbound>,
     /// The connection had been closed by the peer: to send again is no retry.
     stale: bool,
 }
 
 impl Again {
-    fn new(parts: Parts, body: Body) -> Self {
+    fn new(request: Box<Outbound>) -> Self {
         Self {
-            parts,
-            body,
+            request,
             stale: false,
         }
     }

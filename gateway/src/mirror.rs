@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::{
     body::{Body, BoxError},
     config::snapshot::{Fraction, Mirror},
-    upstream::{Deadline, Failure, Sending, Upstream, Upstreams, send},
+    upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, send},
 };
 
 /// Copies under way in this process; no more are made beside them.
@@ -113,6 +113,7 @@ async fn exchange(
     let host = upstream.choose(request.headers()).await?;
     let lease = host.lease(false, false).await?;
     let mut deadline = Deadline::new(limit);
+    let request = Box::new(Outbound::from(request));
     let response = send(&host, lease, request, &Sending::default(), &mut deadline)
         .await
         .map_err(|unsent| unsent.failure)?;

@@ -140,7 +140,8 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
-            run_tunnel(io, parts.read_buf, tunnel, timers).await;
+            // In a box: few connections need the room for it.
+            Box::pin(run_tunnel(io, parts.read_buf, tunnel, timers)).await;
         }
         _ if !matches!(result, Ok(true))
             && let Some(socket) = io.unended() =>
@@ -148,7 +149,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
             // An HTTP/1.0 client takes the end of the connection for that of the body (RFC 9112 §8).
             socket.get_ref().resets();
         }
-        _ => linger(io, http.timeouts.delayed_close).await,
+        _ => Box::pin(linger(io, http.timeouts.delayed_close)).await,
     }
 }
 

@@ -93,6 +93,16 @@ async fn choose(stream: TcpStream, chains: &Chains) -> io::Result<Option<Chosen>
             .filter(|chain| chain.tls.is_none())
             .map(|chain| (ClientStream::Plain(stream), chain.clone(), None)));
     }
+    // In a box: the handshake is large, and a connection that lives for long keeps the room that it was begun in.
+    Box::pin(choose_by_hello(stream, chains, deadline)).await
+}
+
+/// Completes the handshake with the chain that the client hello asks for.
+async fn choose_by_hello(
+    stream: TcpStream,
+    chains: &Chains,
+    deadline: Instant,
+) -> io::Result<Option<Chosen>> {
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let start = timeout_at(deadline, acceptor).await??;
     let hello = start.client_hello();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use extproc_client::host::{ResponseFlags, UpstreamFailure};
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use tokio::{task::AbortHandle, time::Sleep};
 
 use super::{
@@ -34,6 +34,30 @@ pub(crate) struct Sending {
     pub(crate) connect: bool,
     /// It came over HTTP/2, where a WebSocket handshake has no key.
     pub(crate) keyless: bool,
+}
+
+/// A request on its way to an endpoint. It is passed on in a box: through so many futures that each would have room
+/// for a copy.
+pub(crate) struct Outbound {
+    pub(crate) parts: Parts,
+    pub(crate) body: Body,
+}
+
+impl Outbound {
+    /// A copy of the head alone.
+    pub(crate) fn without_body(parts: &Parts) -> Box<Self> {
+        Box::new(Self {
+            parts: parts.clone(),
+            body: Body::empty(),
+        })
+    }
+}
+
+impl From<Request<Body>> for Outbound {
+    fn from(request: Request<Body>) -> Self {
+        let (parts, body) = request.into_parts();
+        Self { parts, body }
+    }
 }
 
 /// A response head with its body, before anybody looks after its end.
@@ -100,7 +124,7 @@ impl Drop for Active {
 pub(crate) async fn send(
     host: &Arc<Host>,
     lease: Lease,
-    request: Request<Body>,
+    request: Box<Outbound>,
     sending: &Sending,
     deadline: &mut Deadline,
 ) -> Result<Response<Body>, Unsent> {

@@ -117,11 +117,15 @@ impl Host {
         if !fresh && let Some(lease) = self.http1.idle(self) {
             return Ok(Lease::Http1(lease));
         }
-        let connected = self.connect().await?;
-        if connected.http2 {
-            return self.http2.adopt(self, connected).await.map(Lease::Http2);
-        }
-        http1::open(self, connected).await.map(Lease::Http1)
+        // In a box: it is rare, and most requests need not have room for it.
+        Box::pin(async {
+            let connected = self.connect().await?;
+            if connected.http2 {
+                return self.http2.adopt(self, connected).await.map(Lease::Http2);
+            }
+            http1::open(self, connected).await.map(Lease::Http1)
+        })
+        .await
     }
 
     pub(super) fn http1(&self) -> &Http1Pool {

@@ -26,7 +26,7 @@ use super::{
     connect::Connected,
     drive::Driver,
     error::Failure,
-    exchange::{Keep, Sending, Sent, Unsent},
+    exchange::{Keep, Outbound, Sending, Sent, Unsent},
     host::Host,
     progress::{Progress, ProgressWatch},
     tunnel,
@@ -40,7 +40,8 @@ use crate::{
     metrics::Held,
 };
 
-pub(super) type RequestBody = WithTrailers<Watched<Body, ProgressWatch>>;
+/// In a box: hyper's connection has room for 32 requests that wait, and copies each a few times.
+pub(super) type RequestBody = Box<WithTrailers<Watched<Body, ProgressWatch>>>;
 
 /// How often idle connections are looked at that nobody uses.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -249,7 +250,7 @@ impl Lease {
     /// Sends a request whose target is absolute.
     pub(super) async fn send(
         self,
-        request: Request<Body>,
+        mut request: Box<Outbound>,
         sending: &Sending,
         progress: &Arc<Progress>,
     ) -> Result<Sent, Unsent> {
@@ -258,19 +259,19 @@ impl Lease {
             host,
         } = self;
         let trailers = host.shared.cluster.http1.enable_trailers;
-        let mut request = request;
-        let announced = length::settle(request.headers_mut());
-        if !sending.tunnel && !length::fits(announced, request.body()) {
+        let Outbound { parts, body } = &mut *request;
+        let announced = length::settle(&mut parts.headers);
+        if !sending.tunnel && !length::fits(announced, body) {
             return Err(Failure::Length.into());
         }
-        if !sending.tunnel && announced == Some(0) && !length::is_empty(request.body()) {
-            match length::turns_out_empty(request.body_mut()).await {
-                Some(true) => *request.body_mut() = Body::empty(),
+        if !sending.tunnel && announced == Some(0) && !length::is_empty(body) {
+            match length::turns_out_empty(body).await {
+                Some(true) => *body = Body::empty(),
                 Some(false) => return Err(Failure::Length.into()),
                 None => {}
             }
         }
-        let (request, bytes) = prepare(request, sending, trailers, progress, &connection.queue);
+        let (request, bytes) = prepare(*request, sending, trailers, progress, &connection.queue);
         let mut asked = None;
         if bytes.is_some() {
             asked = request.headers().get(header::UPGRADE).cloned();
@@ -414,13 +415,13 @@ fn switched(sending: &Sending, status: StatusCode) -> bool {
 
 /// Turns a request into what goes on the wire; for a tunnel the body stays back.
 fn prepare(
-    request: Request<Body>,
+    request: Outbound,
     sending: &Sending,
     trailers: bool,
     progress: &Arc<Progress>,
     queue: &OutgoingQueue,
 ) -> (Request<RequestBody>, Option<Body>) {
-    let (mut parts, body) = request.into_parts();
+    let Outbound { mut parts, body } = request;
     let host = parts
         .uri
         .authority()
@@ -465,7 +466,7 @@ fn prepare(
     };
     let body = Watched::new(body, ProgressWatch(progress.clone()));
     let body = WithTrailers::new(body, trailers.then_some(outgoing), announced);
-    let mut request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, Box::new(body));
     if let Some(interim) = sending.interim.clone() {
         hyper::ext::on_informational(&mut request, move |head| {
             if head.status() == StatusCode::CONTINUE {

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     connect::Connected,
     error::Failure,
-    exchange::{Keep, Sending, Sent, Unsent},
+    exchange::{Keep, Outbound, Sending, Sent, Unsent},
     host::Host,
     progress::{Progress, ProgressWatch},
 };
@@ -133,10 +133,12 @@ impl Http2Pool {
                     }
                 }
                 Turn::Connect(sender) => {
-                    let result = match host.connect().await {
-                        Ok(connected) => self.adopt(host, connected).await,
-                        Err(failure) => Err(failure),
-                    };
+                    // In a box: it is rare.
+                    let result = Box::pin(async {
+                        let connected = host.connect().await?;
+                        self.adopt(host, connected).await
+                    })
+                    .await;
                     if let Err(failure) = &result {
                         let kind = match failure {
                             Failure::Connect(error) => error.kind(),
@@ -221,7 +223,7 @@ impl Lease {
     /// Sends a request whose target is absolute.
     pub(super) async fn send(
         self,
-        request: Request<Body>,
+        request: Box<Outbound>,
         sending: &Sending,
         progress: &Arc<Progress>,
     ) -> Result<Sent, Unsent> {
@@ -230,7 +232,7 @@ impl Lease {
             streams,
             ..
         } = self.connection;
-        let (mut parts, body) = request.into_parts();
+        let Outbound { mut parts, body } = *request;
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
         trim_values(&mut parts.headers);

@@ -19,7 +19,7 @@ use http::HeaderMap;
 use self::{endpoints::Endpoints, host::HostShared};
 pub(crate) use self::{
     error::Failure,
-    exchange::{Deadline, Sending, send},
+    exchange::{Deadline, Outbound, Sending, send},
     host::Host,
 };
 use crate::{
