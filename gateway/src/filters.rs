@@ -3,21 +3,24 @@
 use std::{
     convert::Infallible,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
 
+use extproc_client::host::ResponseDetails;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use tower::Service;
 
 use crate::{
     body::{Body, BoxError},
     conditions::Conditions,
-    config::snapshot::{Filter, FilterKind, HeaderChange, HttpManager, SetMetadata},
+    config::snapshot::{Filter, FilterKind, HeaderChange, HeaderMatch, HttpManager, SetMetadata},
     cors::CorsFilter,
     exchange::Exchange,
     metadata, mutate,
+    router::headers_match,
 };
 
 /// A response that always comes.
@@ -48,6 +51,10 @@ pub(crate) fn chain(
                 inner,
             }),
             FilterKind::Cors => Arc::new(CorsFilter { inner }),
+            FilterKind::HealthCheck(headers) => Arc::new(HealthCheck {
+                headers: headers.clone(),
+                inner,
+            }),
             FilterKind::SetMetadata(entries) => Arc::new(MetadataFilter {
                 entries: entries.clone(),
                 inner,
@@ -91,6 +98,30 @@ impl Handler for HeaderMutation {
             if let Some(exchange) = &exchange {
                 mutate::response(&mut response, changes.iter(), exchange, None);
             }
+            response
+        })
+    }
+}
+
+/// `health_check` that passes nothing through.
+struct HealthCheck {
+    headers: Arc<[HeaderMatch]>,
+    inner: Arc<dyn Handler>,
+}
+
+impl Handler for HealthCheck {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        let (parts, body) = request.into_parts();
+        if !headers_match(&self.headers, &parts) {
+            return self.inner.call(Request::from_parts(parts, body));
+        }
+        let mut response = Response::new(Body::empty());
+        let details = ResponseDetails("health_check_ok".into());
+        response.extensions_mut().insert(details);
+        Box::pin(async move {
+            // As in Envoy, the answer comes after the whole request, so that the connection can go on.
+            let mut body = pin!(body);
+            while let Some(Ok(_)) = body.frame().await {}
             response
         })
     }

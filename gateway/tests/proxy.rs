@@ -59,6 +59,12 @@ fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 fn gateway(upstream: SocketAddr, route: &str, manager: &str) -> (Running, SocketAddr) {
+    let own_id = manager.contains("generate_request_id");
+    let id = if own_id {
+        ""
+    } else {
+        "generate_request_id: false"
+    };
     let text = format!(
         r#"
 static_resources:
@@ -71,7 +77,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: ingress
-          generate_request_id: false
+          {id}
           server_header_transformation: PASS_THROUGH
           http_protocol_options: {{enable_trailers: true}}
           {manager}
@@ -401,6 +407,31 @@ fn malformed_requests_are_refused() {
         );
         assert!(!answer.starts_with("HTTP/1.1 404"), "{request}{answer}");
         assert!(seen.try_recv().is_err(), "{request}");
+    }
+}
+
+/// A client is believed its request id where it is no stranger.
+#[test]
+fn request_ids_of_clients() {
+    for (manager, kept) in [
+        ("use_remote_address: false", true),
+        ("use_remote_address: true", false),
+        (
+            "use_remote_address: true\n          preserve_external_request_id: true",
+            true,
+        ),
+    ] {
+        let manager = format!("generate_request_id: true\n          {manager}");
+        let (upstream, seen) = scripted("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        let (_running, address) = gateway(upstream, "timeout: 5s", &manager);
+        exchange(
+            address,
+            "GET / HTTP/1.1\r\nhost: a\r\nx-request-id: mine\r\nconnection: close\r\n\r\n",
+        );
+        let head = seen.recv().unwrap();
+        let mine = has_line(&head, "x-request-id: mine");
+        assert_eq!(mine, kept, "{manager}: {head}");
+        assert_eq!(head.matches("x-request-id").count(), 1, "{head}");
     }
 }
 

@@ -38,13 +38,16 @@ pub(crate) fn enum_number<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Visitor(names))
 }
 
-/// `google.protobuf.Duration` as ProtoJSON writes it. Negative values are kept, for the range
-/// check of the field to refuse.
+/// `google.protobuf.Duration` as ProtoJSON writes it, or with the fields of the message, which Envoy's reader takes too
+/// (`{seconds: 5}`). Negative values are kept, for the range check of the field to refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProtoDuration {
     pub(crate) seconds: i64,
     pub(crate) nanos: i32,
 }
+
+/// The longest duration that protobuf allows: 10000 years.
+const LONGEST_SECONDS: u64 = 315_576_000_000;
 
 impl ProtoDuration {
     /// The duration, if it is not negative.
@@ -92,9 +95,39 @@ impl std::str::FromStr for ProtoDuration {
 
 impl<'de> Deserialize<'de> for ProtoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = ProtoDuration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("seconds, such as \"0.25s\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ProtoDuration, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ProtoDuration, A::Error> {
+                let Fields { seconds, nanos } =
+                    Fields::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                match seconds.unsigned_abs() <= LONGEST_SECONDS
+                    && nanos.unsigned_abs() < 1_000_000_000
+                {
+                    true => Ok(ProtoDuration { seconds, nanos }),
+                    false => Err(de::Error::custom("invalid duration: out of range")),
+                }
+            }
+        }
+
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Fields {
+            seconds: i64,
+            nanos: i32,
+        }
+
+        deserializer.deserialize_any(Visitor)
     }
 }
 
@@ -127,6 +160,30 @@ mod tests {
             "1.s",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_as_messages() {
+        fn read(text: &str) -> serde_json::Result<ProtoDuration> {
+            serde_json::from_str(text)
+        }
+        let positive = |text: &str| read(text).unwrap().positive();
+        assert_eq!(positive(r#""2s""#), Some(Duration::from_secs(2)));
+        assert_eq!(positive(r#"{"seconds": 2}"#), Some(Duration::from_secs(2)));
+        assert_eq!(
+            positive(r#"{"nanos": 250000000}"#),
+            Some(Duration::from_millis(250))
+        );
+        assert_eq!(positive("{}"), Some(Duration::ZERO));
+        assert_eq!(positive(r#"{"seconds": -2}"#), None);
+        for bad in [
+            "2",
+            r#"{"minutes": 2}"#,
+            r#"{"seconds": 9223372036854775807}"#,
+            r#"{"nanos": 1000000000}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

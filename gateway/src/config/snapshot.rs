@@ -134,8 +134,10 @@ pub struct HttpManager {
     pub server_name: String,
     /// Pseudonym to append to `via`; empty: none.
     pub via: String,
-    /// Take the peer's address into `x-forwarded-for`.
+    /// Clients are outside: take the peer's address into `x-forwarded-for`, and believe less of what they say of themselves.
     pub use_remote_address: bool,
+    /// Believe their `x-request-id` all the same.
+    pub preserve_external_request_id: bool,
     /// Upgrade types that may pass, lower case (`websocket`, `CONNECT`).
     pub upgrades: Vec<String>,
     /// Forward `expect: 100-continue` instead of answering it.
@@ -256,6 +258,8 @@ pub enum FilterKind {
     },
     /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`].
     Cors,
+    /// `envoy.extensions.filters.http.health_check.v3.HealthCheck`: requests with these headers are answered with 200.
+    HealthCheck(Arc<[HeaderMatch]>),
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
     /// Decides over the [`Choice`] of a filter behind it.

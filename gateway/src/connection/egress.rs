@@ -11,7 +11,7 @@ use std::{
 use extproc_client::host::{Aborted, ResponseFlags, UpstreamFailure, UpstreamInfo};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{ingress::append_to_list, timers::Timers};
+use super::{forwarded::append_to_list, timers::Timers};
 use crate::{
     access_log,
     body::{Body, BoxError, Watch, Watched},

@@ -5,13 +5,13 @@ use std::{borrow::Cow, sync::Arc};
 use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
 use h2::ext::Protocol;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
+    HeaderValue, Method, Request, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
 
 use super::{
-    Context,
+    Context, forwarded,
     normalize::{self, Path},
 };
 use crate::{
@@ -21,31 +21,10 @@ use crate::{
     filters,
     format::protocol,
     forward::Refusal,
-    headers::{
-        is_grpc, join_request_lines, nominated, strip_hop_by_hop, tokens, values_are_trimmed,
-    },
+    headers::{is_grpc, nominated, strip_hop_by_hop, tokens, values_are_trimmed},
     http1::Outgoing,
     router,
 };
-
-/// Fields by which programs inside a mesh steer retries and timeouts. They mean nothing here, and a
-/// client must not pass them on to a proxy that they mean something to.
-const CONTROLS: &[&str] = &[
-    "x-envoy-expected-rq-timeout-ms",
-    "x-envoy-force-trace",
-    "x-envoy-hedge-on-per-try-timeout",
-    "x-envoy-ip-tags",
-    "x-envoy-max-retries",
-    "x-envoy-original-url",
-    "x-envoy-retriable-header-names",
-    "x-envoy-retriable-status-codes",
-    "x-envoy-retry-grpc-on",
-    "x-envoy-retry-on",
-    "x-envoy-upstream-alt-stat-name",
-    "x-envoy-upstream-rq-per-try-timeout-ms",
-    "x-envoy-upstream-rq-timeout-alt-response",
-    "x-envoy-upstream-rq-timeout-ms",
-];
 
 /// A request on its way into the chain.
 pub(super) struct Ingress {
@@ -142,8 +121,8 @@ pub(super) fn begin(
         parts.headers.insert(header::CONNECTION, upgrade);
         parts.headers.insert(header::UPGRADE, protocol);
     }
-    remove_controls(&mut parts.headers);
-    add_forwarded(context, http, &mut parts, version);
+    forwarded::clean(&mut parts.headers, http.use_remote_address);
+    forwarded::add(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
         refusal = refusal.or_else(|| Some(bad("unexpected_underscore")));
     }
@@ -248,18 +227,6 @@ fn goes_no_further(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
     }
 }
 
-fn remove_controls(headers: &mut HeaderMap) {
-    let present: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-envoy-"))
-        .filter(|name| CONTROLS.contains(&name.as_str()))
-        .cloned()
-        .collect();
-    for name in present {
-        headers.remove(name);
-    }
-}
-
 fn bad(details: &'static str) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
@@ -353,53 +320,6 @@ fn target(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &'static str> 
 /// Whether `:authority` and `host` name different authorities. In HTTP/1 the target simply wins.
 fn differs(version: Version, authority: &Authority, host: &str) -> bool {
     version == Version::HTTP_2 && !authority.as_str().eq_ignore_ascii_case(host)
-}
-
-/// Fields that the gateway adds to requests; after what the client sent was stripped.
-fn add_forwarded(context: &Context, http: &HttpManager, parts: &mut Parts, version: Version) {
-    const FOR: &str = "x-forwarded-for";
-    const PROTO: &str = "x-forwarded-proto";
-    const REQUEST_ID: &str = "x-request-id";
-    let proto = match context.peer.tls {
-        Some(_) => HeaderValue::from_static("https"),
-        None => HeaderValue::from_static("http"),
-    };
-    let headers = &mut parts.headers;
-    // `forward_client_cert_details: SANITIZE`.
-    headers.remove("x-forwarded-client-cert");
-    join_request_lines(headers, version == Version::HTTP_2);
-    if !http.proxy_100_continue {
-        headers.remove(header::EXPECT);
-    }
-    if http.use_remote_address {
-        append_to_list(headers, FOR, &context.peer.remote.ip().to_string());
-        headers.insert(PROTO, proto);
-    } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
-        headers.insert(PROTO, proto);
-    }
-    if http.generate_request_id
-        && !headers.contains_key(REQUEST_ID)
-        && let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
-    {
-        headers.insert(REQUEST_ID, id);
-    }
-    if !http.via.is_empty() {
-        append_to_list(headers, "via", &http.via);
-    }
-}
-
-/// Adds an element to a comma-separated list of one line.
-pub(super) fn append_to_list(headers: &mut HeaderMap, name: &'static str, element: &str) {
-    let mut line = headers
-        .get(name)
-        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
-    if !line.is_empty() {
-        line.extend_from_slice(b", ");
-    }
-    line.extend_from_slice(element.as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, value);
-    }
 }
 
 /// `strip_matching_host_port` and `strip_any_host_port`. A listener's own port is all that the first

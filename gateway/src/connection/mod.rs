@@ -1,6 +1,7 @@
 //! A client's connection: which protocol it speaks, and serving it.
 
 mod egress;
+mod forwarded;
 pub(crate) mod guard;
 mod http1;
 mod http2;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{Method, request::Parts};
 
 use crate::{
-    config::snapshot::{PathMatch, RouteMatch, RouteTable, ValueMatch},
+    config::snapshot::{HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
     headers::request_field,
 };
 
@@ -67,22 +67,27 @@ pub(super) fn route_matches(route: &RouteMatch, request: &Parts) -> bool {
             .is_some_and(|found| found.len() == path.len()),
     };
     path_matches
-        && route.headers.iter().all(|matcher| {
-            let value = request_field(request, &matcher.name);
-            let value = match value {
-                None if matcher.missing_as_empty => Some(Cow::Borrowed("")),
-                value => value,
-            };
-            match value_matches(&matcher.value, value.as_deref()) {
-                Some(matches) => matches != matcher.invert,
-                // A missing header matches nothing, inverted or not.
-                None => false,
-            }
-        })
+        && headers_match(&route.headers, request)
         && route.query.iter().all(|matcher| {
             let value = query_parameter(request.uri.query().unwrap_or_default(), &matcher.name);
             value_matches(&matcher.value, value).unwrap_or(false)
         })
+}
+
+/// Whether the headers are as all of these want them.
+pub(crate) fn headers_match(matchers: &[HeaderMatch], request: &Parts) -> bool {
+    matchers.iter().all(|matcher| {
+        let value = request_field(request, &matcher.name);
+        let value = match value {
+            None if matcher.missing_as_empty => Some(Cow::Borrowed("")),
+            value => value,
+        };
+        match value_matches(&matcher.value, value.as_deref()) {
+            Some(matches) => matches != matcher.invert,
+            // A missing header matches nothing, inverted or not.
+            None => false,
+        }
+    })
 }
 
 fn starts_with(path: &str, prefix: &str, case_sensitive: bool) -> bool {
@@ -117,7 +122,7 @@ fn query_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::snapshot::{HeaderMatch, QueryMatch, VirtualHost};
+    use crate::config::snapshot::{QueryMatch, VirtualHost};
 
     fn host(domains: &[&str]) -> VirtualHost {
         VirtualHost {

@@ -8,7 +8,10 @@ use std::{borrow::Cow, sync::Arc};
 use extproc_client::host::{RouteFacts, RouteOverrides};
 use http::request::Parts;
 
-pub(crate) use self::rewrite::{redirect_location, rewrite};
+pub(crate) use self::{
+    matching::headers_match,
+    rewrite::{redirect_location, rewrite},
+};
 use crate::{
     config::snapshot::{
         Forward, HeaderChange, HttpManager, Route, RouteAction, VirtualHost, WeightedCluster,

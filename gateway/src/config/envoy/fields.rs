@@ -133,7 +133,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "add_proxy_protocol_connection_state", "append_local_overload", "request_id_extension",
     ]),
     ("HttpConnectionManager", Note(NOT_DONE), &[
-        "tracing", "add_user_agent", "skip_xff_append", "preserve_external_request_id",
+        "tracing", "add_user_agent", "skip_xff_append",
         "always_set_request_id_in_response", "append_x_forwarded_port",
     ]),
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
@@ -153,6 +153,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("Router", Note(NOT_DONE), &["upstream_log"]),
     ("Router", Refuse(UNSUPPORTED), &["strict_check_headers", "upstream_http_filters"]),
+    ("HealthCheck", Refuse(UNSUPPORTED), &["cache_time", "cluster_min_healthy_percentages"]),
     ("HeaderMutation", Ignore, &["most_specific_header_mutations_wins"]),
     ("HeaderMutation", Refuse(UNSUPPORTED), &["remove_on_match"]),
     ("Mutations", Refuse(UNSUPPORTED), &[

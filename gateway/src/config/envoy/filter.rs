@@ -9,6 +9,7 @@ use super::{
     any::{StructValue, any, unsupported},
     cors::Cors,
     header::HeaderMutation as Mutation,
+    matcher::HeaderMatcher,
 };
 use crate::config::{
     document::{Fault, Located, Reader, Subtree},
@@ -18,6 +19,7 @@ use crate::config::{
 const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+const HEALTH_CHECK: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const SET_METADATA: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
 
@@ -48,6 +50,14 @@ struct HeaderMutation {
 struct Mutations {
     request_mutations: Vec<Located<Mutation>>,
     response_mutations: Vec<Located<Mutation>>,
+}
+
+/// `envoy.extensions.filters.http.health_check.v3.HealthCheck`.
+#[derive(Debug, Deserialize)]
+struct HealthCheck {
+    pass_through_mode: Located<bool>,
+    #[serde(default)]
+    headers: Vec<Located<HeaderMatcher>>,
 }
 
 /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
@@ -114,6 +124,17 @@ pub(super) fn chain(
                 let Cors {} = reader.read_typed(node)?;
                 FilterKind::Cors
             }
+            HEALTH_CHECK => {
+                let config: HealthCheck = reader.read_typed(node)?;
+                if config.pass_through_mode.value {
+                    return Err(Fault::at(
+                        config.pass_through_mode.node,
+                        "only false is supported",
+                    ));
+                }
+                let headers = config.headers.iter().map(Located::<HeaderMatcher>::build);
+                FilterKind::HealthCheck(headers.collect::<Result<_, _>>()?)
+            }
             SET_METADATA => {
                 let config: SetMetadataConfig = reader.read_typed(node)?;
                 FilterKind::SetMetadata(config.build(reader)?)
@@ -129,7 +150,14 @@ pub(super) fn chain(
                 return Err(unsupported(
                     node,
                     other,
-                    &[EXT_PROC, CORS, HEADER_MUTATION, SET_METADATA, ROUTER],
+                    &[
+                        EXT_PROC,
+                        CORS,
+                        HEADER_MUTATION,
+                        HEALTH_CHECK,
+                        SET_METADATA,
+                        ROUTER,
+                    ],
                 ));
             }
         };

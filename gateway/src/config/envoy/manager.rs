@@ -55,6 +55,8 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     access_log: Vec<Located<AccessLog>>,
     use_remote_address: Option<bool>,
+    #[serde(default)]
+    preserve_external_request_id: bool,
     generate_request_id: Option<bool>,
     #[serde(default)]
     via: String,
@@ -164,6 +166,7 @@ impl Located<HttpConnectionManager> {
             },
             via: manager.via.clone(),
             use_remote_address: manager.use_remote_address.unwrap_or_default(),
+            preserve_external_request_id: manager.preserve_external_request_id,
             upgrades: upgrades(&manager.upgrade_configs)?
                 .into_iter()
                 .filter_map(|(name, enabled)| enabled.then_some(name))

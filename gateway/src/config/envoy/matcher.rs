@@ -32,7 +32,7 @@ struct GrpcRouteMatchOptions {}
 /// `envoy.config.route.v3.HeaderMatcher`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct HeaderMatcher {
+pub(super) struct HeaderMatcher {
     name: String,
     exact_match: Option<String>,
     safe_regex_match: Option<RegexText>,
@@ -129,7 +129,7 @@ impl Located<RouteMatch> {
 }
 
 impl Located<HeaderMatcher> {
-    fn build(&self) -> Result<HeaderMatch, Fault> {
+    pub(super) fn build(&self) -> Result<HeaderMatch, Fault> {
         let matcher = &self.value;
         if matcher.name.is_empty() {
             return Err(Fault::at(self.node, "missing field \"name\""));

@@ -12,7 +12,8 @@ use serde::{
     de::{self, Error},
 };
 
-/// `google.protobuf.Duration`: seconds with up to nine decimals and an `s`; not negative.
+/// `google.protobuf.Duration`: seconds with up to nine decimals and an `s`, or the fields of the message, which Envoy's
+/// reader takes too (`{seconds: 5}`); not negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
 
@@ -49,17 +50,47 @@ fn duration(text: &str) -> Option<Duration> {
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.starts_with('-') {
-            return Err(D::Error::custom(format!(
-                "invalid duration {text:?}: may not be negative"
-            )));
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Time;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("seconds, such as \"0.25s\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Time, E> {
+                if text.starts_with('-') {
+                    return Err(E::custom(format!(
+                        "invalid duration {text:?}: may not be negative"
+                    )));
+                }
+                duration(text).map(Time).ok_or_else(|| {
+                    E::custom(format!(
+                        "invalid duration {text:?}: expected seconds, such as \"0.25s\""
+                    ))
+                })
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Time, A::Error> {
+                let fields = Fields::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                match fields.seconds <= LONGEST_SECONDS && fields.nanos < 1_000_000_000 {
+                    true => Ok(Time(Duration::new(fields.seconds, fields.nanos))),
+                    false => Err(A::Error::custom("invalid duration: out of range")),
+                }
+            }
         }
-        duration(&text).map(Self).ok_or_else(|| {
-            D::Error::custom(format!(
-                "invalid duration {text:?}: expected seconds, such as \"0.25s\""
-            ))
-        })
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            #[serde(default)]
+            seconds: u64,
+            #[serde(default)]
+            nanos: u32,
+        }
+
+        deserializer.deserialize_any(Visitor)
     }
 }
 

@@ -169,6 +169,7 @@ fn manager(
         server_name: String::new(),
         via: String::new(),
         use_remote_address: false,
+        preserve_external_request_id: false,
         upgrades: vec!["websocket".into()],
         proxy_100_continue: false,
         access_log: vec![AccessLog {

@@ -135,8 +135,8 @@ fn fields_and_types() {
         (
             "    type: STATIC\n",
             "    connect_timeout: 5\n",
-            "25:22: static_resources.clusters[0].connect_timeout: expected a string, found 5; put it \
-             in quotes",
+            "25:22: static_resources.clusters[0].connect_timeout: expected seconds, such as \
+             \"0.25s\", found 5",
         ),
         (
             "    type: STATIC\n",
@@ -299,6 +299,7 @@ fn inside_the_connection_manager() {
              envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, \
              envoy.extensions.filters.http.cors.v3.Cors, \
              envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, \
+             envoy.extensions.filters.http.health_check.v3.HealthCheck, \
              envoy.extensions.filters.http.set_metadata.v3.Config, \
              envoy.extensions.filters.http.router.v3.Router",
         ),

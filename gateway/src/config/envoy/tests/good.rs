@@ -477,6 +477,40 @@ fn what_is_not_done_is_said() {
     );
 }
 
+#[test]
+fn durations_as_messages() {
+    let text = super::bad::BASE.replace(
+        "    type: STATIC\n",
+        "    type: STATIC\n    connect_timeout: {seconds: 2, nanos: 500000000}\n",
+    );
+    let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+    let timeout = snapshot.clusters["upstream"].connect_timeout;
+    assert_eq!(timeout, Duration::from_millis(2500));
+}
+
+#[test]
+fn health_checks_are_answered() {
+    let filter = concat!(
+        r#"{name: h, typed_config: {"@type": "type.googleapis.com/"#,
+        r#"envoy.extensions.filters.http.health_check.v3.HealthCheck", "#,
+        r#"pass_through_mode: false, headers: [{name: ":path", string_match: {exact: /ready}}]}}"#,
+    );
+    let filters = format!("http_filters:\n          - {filter}");
+    let text = super::bad::BASE.replace("http_filters:", &filters);
+    let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+    let FilterKind::HealthCheck(headers) = &manager(&snapshot).filters[0].kind else {
+        panic!("no health check");
+    };
+    assert_eq!(headers[0].name, ":path");
+    for (from, to, error) in [
+        ("mode: false", "mode: true", "only false is supported"),
+        ("pass_through_mode: false, ", "", "pass_through_mode"),
+    ] {
+        let bad = parse_envoy("envoy.yaml", &text.replace(from, to)).unwrap_err();
+        assert!(bad.to_string().contains(error), "{bad}");
+    }
+}
+
 /// The runtime's keys may be whole or nested; the last layer that says something holds.
 #[test]
 fn graceful_close_of_side_streams() {
