@@ -2,7 +2,7 @@
 //!
 //! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
-#[path = "flow/processors.rs"]
+#[path = "flow/processors/mod.rs"]
 mod processors;
 
 use std::net::SocketAddr;
@@ -36,8 +36,13 @@ fn main() -> ExitCode {
             example_bootstrap_in_both(),
         ),
         flow("guide/instructions", every_instruction()),
-        flow("processor-of-somebody-else", third_party_processor()),
-        flow("body-based-router", processors::body_based_router()),
+        flow("processors/python-sdk", third_party_processor()),
+        flow(
+            "processors/body-based-router",
+            processors::body_based_router(),
+        ),
+        flow("processors/endpoint-picker", processors::endpoint_picker()),
+        flow("processors/datadog-callout", processors::datadog_callout()),
         flow("httpbin-parity", httpbin_parity()),
         flow("first-hour/processor-down", processor_down()),
         flow("first-hour/upstream-down", upstream_down()),

@@ -125,4 +125,24 @@ EXTPROC_CONFORMANCE_REPORT=1 cargo test -p tests --test conformance
 A normal run compares with what Envoy did when the files in `tests/golden/` were recorded;
 `EXTPROC_CONFORMANCE=live` runs Envoy beside the gateway, `EXTPROC_CONFORMANCE=record` records again.
 
+## Processors that others wrote
+
+Whole programs of package registries, unchanged, behind Envoy and behind the gateway with one bootstrap. Compared is what curl gets over
+HTTP/1.1 and HTTP/2 (its exit code, status, headers, body), what the upstream got, and the counters of `ext_proc`.
+
+| processor | language | bootstrap | what it uses |
+|---|---|---|---|
+| body-based router of the Gateway API Inference Extension 1.0 | Go | its chart | TLS, full duplex, the route selected again |
+| endpoint picker of the same | Go | its end-to-end tests | full duplex both ways, an endpoint named in a header, endpoints from a real API server |
+| Datadog's callout 2.3 with its WAF | Go, C++ | Datadog's documentation | TLS, `mode_override`, immediate responses, streams that it ends |
+| a service on `envoy-extproc-sdk` 0.1 | Python | `examples/envoy.yaml` | headers, immediate responses |
+
+```sh
+EXTPROC_CONFORMANCE=live EXTPROC_PEERS=require cargo test -p tests --test flow -- processors/
+```
+
+The last one is part of every run of the tests, over HTTP/1.1 and without the counters; the others take minutes to build.
+
+## Scenarios
+
 ";

@@ -13,8 +13,8 @@ const GO_HTTPBIN: &str = "github.com/mccutchen/go-httpbin/v2/cmd/go-httpbin@v2.2
 /// Later versions are no modules that the proxy has.
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 
-/// Of the Gateway API Inference Extension. Later versions ask the API server for objects.
-const BODY_BASED_ROUTER: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.0.0";
+/// The body-based router of later versions asks the API server for objects.
+const INFERENCE_EXTENSION: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.0.0";
 
 /// go-httpbin.
 ///
@@ -50,28 +50,103 @@ fn installed(directory: &str, module: &str, name: &str) -> Result<PathBuf, Missi
     Ok(directory.join(name))
 }
 
-/// The body-based router of the Gateway API Inference Extension, built from the files of its module: a matter of minutes.
+/// The processors of the Gateway API Inference Extension.
+#[derive(Debug, Clone)]
+pub struct InferenceExtension {
+    /// Names the model of a body in a header.
+    pub body_based_router: PathBuf,
+    /// Names the endpoint that is to have a request.
+    pub endpoint_picker: PathBuf,
+    /// The folder of the module.
+    pub module: PathBuf,
+}
+
+/// The processors of the Gateway API Inference Extension, built from the files of its module: a matter of minutes.
 ///
 /// # Errors
-/// When it cannot be built.
-pub fn body_based_router() -> Result<PathBuf, Missing> {
-    let directory = peers_directory().join("body-based-router");
-    let made = directory.join("bbr");
-    once(&directory, BODY_BASED_ROUTER, |directory| {
+/// When they cannot be built.
+pub fn inference_extension() -> Result<InferenceExtension, Missing> {
+    let directory = peers_directory().join("inference-extension");
+    once(&directory, INFERENCE_EXTENSION, |directory| {
         let go = program("go")?;
-        let module = module(&go, directory, BODY_BASED_ROUTER)?;
+        let module = module(&go, directory, INFERENCE_EXTENSION)?;
         execute(
-            &format!("go build {BODY_BASED_ROUTER}"),
+            &format!("go build {INFERENCE_EXTENSION}"),
             Command::new(go)
                 .args(["build", "-C"])
                 .arg(module)
-                .args(["-mod=readonly", "-o"])
-                .arg(&made)
-                .arg("./cmd/bbr")
+                .args(["-mod=readonly", "-ldflags=-s -w", "-o"])
+                .arg(directory)
+                .args(["./cmd/bbr", "./cmd/epp"])
                 .env("CGO_ENABLED", "0"),
         )
     })?;
-    Ok(made)
+    Ok(InferenceExtension {
+        body_based_router: directory.join("bbr"),
+        endpoint_picker: directory.join("epp"),
+        module: module(&program("go")?, &directory, INFERENCE_EXTENSION)?,
+    })
+}
+
+/// Datadog's callout, and where it may be started.
+#[derive(Debug, Clone)]
+pub struct DatadogCallout {
+    /// The program.
+    pub program: PathBuf,
+    /// A folder with the certificate that it wants beside itself.
+    pub folder: PathBuf,
+    tracer: PathBuf,
+}
+
+impl DatadogCallout {
+    /// A file of rules that its own tests run with.
+    #[must_use]
+    pub fn rules(&self, name: &str) -> PathBuf {
+        self.tracer.join("internal/appsec/testdata").join(name)
+    }
+}
+
+/// Datadog's callout with its WAF, a matter of minutes. As its own image, it needs a C compiler.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn datadog_callout() -> Result<DatadogCallout, Missing> {
+    const MODULE: &str = concat!(
+        include_str!("../../peers/datadog/go.mod"),
+        include_str!("../../peers/datadog/go.sum")
+    );
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/datadog");
+    const PACKAGE: &str = "github.com/DataDog/dd-trace-go/contrib/envoyproxy/go-control-plane/v2/cmd/serviceextensions";
+    const TRACER: &str = "github.com/DataDog/dd-trace-go/v2";
+    const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/tests/tls/a");
+    let folder = peers_directory().join("datadog-callout");
+    let program = folder.join("serviceextensions");
+    once(&folder, MODULE, |folder| {
+        for (from, to) in [("pem", "crt"), ("key", "key")] {
+            let from = format!("{CERTIFICATE}.{from}");
+            std::fs::copy(&from, folder.join("localhost").with_extension(to))
+                .map_err(|error| Missing(format!("{from}: {error}")))?;
+        }
+        execute(
+            "go build of Datadog's callout",
+            Command::new(super::program("go")?)
+                .args(["build", "-tags=appsec", "-o"])
+                .arg(&program)
+                .arg(PACKAGE)
+                .current_dir(SOURCE)
+                .env("CGO_ENABLED", "1"),
+        )
+    })?;
+    let output = Command::new(super::program("go")?)
+        .args(["list", "-m", "-f", "{{.Dir}}", TRACER])
+        .current_dir(SOURCE)
+        .output()
+        .map_err(|error| Missing(format!("go list {TRACER}: {error}")))?;
+    Ok(DatadogCallout {
+        program,
+        folder,
+        tracer: String::from_utf8_lossy(&output.stdout).trim().into(),
+    })
 }
 
 /// What the program of [`kubernetes`] is made of.

@@ -1,7 +1,7 @@
 //! Fetches the real parts that the suites run with, into `target/peers/`, once.
 //!
-//! Python parts go into virtual environments of their own, Go parts are built with `go install`. A lock file makes it
-//! safe for several test programs at once. What cannot be had (no `python3`, no `go`, no network) is [`Missing`]: the
+//! Python parts go into virtual environments of their own, Go parts are built with `go install` or `go build`. A lock file
+//! makes it safe for several test programs at once. What cannot be had (no `python3`, no `go`, no network) is [`Missing`]: the
 //! tests that need it are ignored with the reason, or fail with `EXTPROC_PEERS=require`.
 
 mod build;
@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::{Completion, Failed};
 
 pub use build::{has_binary_with, workspace_binary, workspace_binary_with, workspace_example};
-pub use go::{body_based_router, gateway_api, go_httpbin, h2spec, has_kubernetes, kubernetes};
+pub use go::{
+    DatadogCallout, InferenceExtension, datadog_callout, gateway_api, go_httpbin, h2spec,
+    has_kubernetes, inference_extension, kubernetes,
+};
 pub use lock::program;
 pub use python::{PythonPart, envoy, httpbin, third_party_processor};
 

@@ -1,6 +1,6 @@
 //! The real curl, as a reader of the documentation would type it.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use anyhow::Context;
 use serde_json::Value;
@@ -51,19 +51,21 @@ pub fn available() -> Result<(), Missing> {
     program("curl").map(drop)
 }
 
+/// How a run of curl ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// curl's own exit code: 0, or what was wrong with the transfer.
+    pub code: i32,
+    /// What it printed, if that is HTTP; perhaps not the whole of it.
+    pub answer: Option<Answer>,
+}
+
 /// Runs `curl -s -i <arguments>`. No request takes longer than 20 s.
 ///
 /// # Errors
 /// When curl fails or prints no HTTP.
 pub async fn curl(arguments: &[&str]) -> anyhow::Result<Answer> {
-    let output = Command::new("curl")
-        .args(["-sS", "-i", "--max-time", "20", "--noproxy", "*"])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("curl")?;
+    let output = run(arguments).await?;
     anyhow::ensure!(
         output.status.success(),
         "curl {}: {}",
@@ -71,6 +73,29 @@ pub async fn curl(arguments: &[&str]) -> anyhow::Result<Answer> {
         String::from_utf8_lossy(&output.stderr)
     );
     parse(&output.stdout)
+}
+
+/// [`curl`] for transfers that may fail.
+///
+/// # Errors
+/// When curl cannot be run or is killed.
+pub async fn curl_to_its_end(arguments: &[&str]) -> anyhow::Result<Outcome> {
+    let output = run(arguments).await?;
+    Ok(Outcome {
+        code: output.status.code().context("curl was killed")?,
+        answer: parse(&output.stdout).ok(),
+    })
+}
+
+async fn run(arguments: &[&str]) -> anyhow::Result<Output> {
+    Command::new("curl")
+        .args(["-sS", "-i", "--max-time", "20", "--noproxy", "*"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("curl")
 }
 
 fn parse(printed: &[u8]) -> anyhow::Result<Answer> {

@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod adversary;
+pub mod apiserver;
 pub mod client;
 pub mod curl;
 pub mod exchange;

@@ -1,7 +1,7 @@
 //! The whole programs of a flow: processors, httpbins, gateways, each on a port of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::provision;
@@ -41,6 +41,26 @@ pub async fn start(
     let address = SocketAddr::from(([127, 0, 0, 1], ports::free()?));
     let log = log_file(name, address.port());
     let process = Process::spawn_with(program, arguments(address), env, &log)?;
+    Ok(Peer {
+        address,
+        process: process.listening(address, START).await?,
+    })
+}
+
+/// Starts a program that reads files of the folder `folder` and knows by itself that it has to listen on `address`.
+///
+/// # Errors
+/// When it does not come up.
+pub async fn start_in(
+    folder: &Path,
+    address: SocketAddr,
+    program: &Path,
+    arguments: &[&str],
+    env: &[(&str, &str)],
+) -> anyhow::Result<Peer> {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let log = log_file(&name, address.port());
+    let process = Process::spawn_in(folder, program, arguments, env, &log)?;
     Ok(Peer {
         address,
         process: process.listening(address, START).await?,

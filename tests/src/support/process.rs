@@ -56,6 +56,24 @@ impl Process {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
+        Self::spawn_in(Path::new("."), program, args, env, log)
+    }
+
+    /// [`Process::spawn_with`] in another working directory.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_in<I, S>(
+        folder: &Path,
+        program: impl AsRef<OsStr>,
+        args: I,
+        env: &[(&str, &str)],
+        log: &Path,
+    ) -> anyhow::Result<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
         if let Some(dir) = log.parent() {
             std::fs::create_dir_all(dir)?;
         }
@@ -63,6 +81,7 @@ impl Process {
         let child = Command::new(&program)
             .args(args)
             .envs(env.iter().copied())
+            .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

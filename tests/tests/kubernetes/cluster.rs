@@ -1,12 +1,13 @@
 //! The API server, what is installed on it, and the lines of kubectl.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use serde_json::Value;
 use tests::provision::{self, Missing};
+use tests::support::apiserver;
+pub(crate) use tests::support::apiserver::serve;
 use tests::support::ports;
 use tests::support::process::Process;
 use tests::support::trial::OnlyWhen;
@@ -16,8 +17,6 @@ pub(crate) const INSTALL: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../gateway/deploy/install.yaml"
 );
-/// Until the API server is up, on a busy machine.
-const START: Duration = Duration::from_secs(120);
 /// Until something has happened that nobody times.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,11 +46,7 @@ impl Cluster {
         let definitions = provision::gateway_api()?;
         let gateway = provision::workspace_binary_with("gateway", "gateway", "kubernetes")?;
         let host = own_address()?;
-        // The API server's port and two for its etcd.
-        let port = ports::free()?;
-        for _ in 0..2 {
-            ports::free()?;
-        }
+        let port = apiserver::free_ports()?;
         let folder = provision::target_directory().join(format!("kubernetes-{port}"));
         std::fs::create_dir_all(&folder)?;
         let server = serve(&parts, &folder, port).await?;
@@ -100,15 +95,7 @@ impl Cluster {
 
     /// A line of kubectl; its output.
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = tokio::process::Command::new(&self.parts)
-            .arg("kubectl")
-            .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig())
-            .output()
-            .await?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "kubectl {arguments:?}: {error}");
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        apiserver::kubectl(&self.parts, &self.folder, arguments).await
     }
 
     /// `kubectl apply -f-`.
@@ -209,36 +196,6 @@ spec:
   rules: [{{backendRefs: [{{name: {service}, port: {port}}}]}}]
 "
     )
-}
-
-pub(crate) async fn serve(parts: &Path, folder: &Path, port: u16) -> anyhow::Result<Process> {
-    let server = Process::spawn(
-        parts,
-        [
-            "apiserver",
-            &format!("--dir={}", folder.display()),
-            &format!("--port={port}"),
-        ],
-        &folder.join("apiserver.log"),
-    )?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let server = server.listening(address, START).await?;
-    let kubeconfig = folder.join("kubeconfig");
-    until("the API server", START, async || {
-        let output = tokio::process::Command::new(parts)
-            .args(["kubectl", "get", "--raw=/readyz"])
-            .env("KUBECONFIG", &kubeconfig)
-            .output()
-            .await?;
-        ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
-    })
-    .await?;
-    Ok(server)
 }
 
 /// The address from which this machine would reach others. Nothing is sent.
