@@ -138,12 +138,14 @@ where
             let mut moved = self.poll_sinks(cx);
             self.side.flush(&mut self.machine, cx);
             self.drain();
+            // Bodies first: what is here already came before the reply to the message that went ahead of
+            // it, and whether a message is complete when its headers are answered makes a difference.
+            moved |= self.poll_request_body(cx);
+            moved |= self.poll_response_body(cx);
             if self.request.has_room() && self.response.has_room() {
                 moved |= self.side.poll(&mut self.machine, cx).is_ready();
                 self.drain();
             }
-            moved |= self.poll_request_body(cx);
-            moved |= self.poll_response_body(cx);
             progress |= moved;
             if !self.steps.is_empty() {
                 return Poll::Ready(());

@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use crate::{
     config::{GrpcService, Service},
     headers,
-    machine::{Exchange, Outbound},
+    machine::{Closing, Exchange, Outbound},
     transport::{Call, Message, Sidestream, Transport},
 };
 
@@ -86,10 +86,14 @@ impl<T: Transport> SideStream<T> {
             match machine.poll_outbound() {
                 None => return,
                 Some(Outbound::Message(_, message)) => self.waiting = Some(message),
-                Some(Outbound::Close(grace)) => {
+                Some(Outbound::Close(closing)) => {
                     self.waiting = None;
-                    if let (Some(stream), Some(grace)) = (self.stream.take(), grace) {
-                        super::task::finish(stream, grace);
+                    match (self.stream.take(), closing) {
+                        (Some(stream), Closing::Within(grace)) => {
+                            super::task::finish(stream, grace)
+                        }
+                        (Some(stream), Closing::Flushed) => super::task::drop_flushed(stream),
+                        (_, Closing::Now) | (None, _) => {}
                     }
                 }
                 Some(Outbound::Open) => {

@@ -189,16 +189,6 @@ impl Direction {
             && !self.body_replaced
     }
 
-    /// Whether the message that is held came over HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        let version = match &self.head {
-            Head::Request(head) => head.version,
-            Head::Response(head) => head.version,
-            Head::Awaited | Head::Forwarded => return false,
-        };
-        version == http::Version::HTTP_2
-    }
-
     /// Whether the whole body was sent to the processor, and no trailers follow it.
     pub(super) fn is_sent_whole(&self) -> bool {
         self.has_sent_end && self.trailers.is_none()

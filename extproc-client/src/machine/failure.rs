@@ -175,13 +175,6 @@ impl Exchange {
         false
     }
 
-    /// As [`check_buffer`](Self::check_buffer) after a piece of a body arrived. As in Envoy, what comes
-    /// together with the end need not be kept, and does not count: a frame with END_STREAM (RFC 9113,
-    /// section 8.1). HTTP/1 has its end on its own.
-    pub(super) fn check_piece(&mut self, side: Side, end: bool, now: Instant) -> bool {
-        end && self.direction(side).is_http2() || self.check_buffer(side, now)
-    }
-
     /// A body is larger than the buffer limit. The 413 of a request is an answer like that of an
     /// upstream, and is processed as one.
     pub(super) fn overflow(&mut self, side: Side, now: Instant) {
@@ -209,7 +202,7 @@ impl Exchange {
                 }
             }
             Side::Response => {
-                self.close_stream();
+                self.close_stream_flushed();
                 self.respond(
                     http::StatusCode::INTERNAL_SERVER_ERROR,
                     Bytes::from_static(b"Internal Server Error"),

@@ -77,7 +77,7 @@ impl Exchange {
             let direction = self.direction_mut(side);
             direction.held.push(data);
             if direction.mode.body == BodyMode::Buffered {
-                self.check_piece(side, end, now);
+                self.check_buffer(side, now);
             }
             return;
         }
@@ -150,7 +150,7 @@ impl Exchange {
             return self.abort(details);
         }
         let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
-        self.close_stream();
+        self.close_stream_flushed();
         let text = Bytes::from_static(b"upstream disconnected before its response was complete");
         let (mut head, body) = self.local_response(status, text, None, details.into());
         if let Some(failure) = failure {

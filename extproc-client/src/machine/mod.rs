@@ -69,9 +69,19 @@ pub(crate) enum Outbound {
     Open,
     /// Send this.
     Message(Phase, Message),
-    /// Nothing more is sent and nothing more is read. With a time, the processor may end its side
-    /// within it; without, the stream is reset.
-    Close(Option<Duration>),
+    /// Nothing more is sent and nothing more is read.
+    Close(Closing),
+}
+
+/// How a side stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// It is reset.
+    Now,
+    /// It is reset when what was just sent is on its way, which a reset at once would take back.
+    Flushed,
+    /// The processor may end its side within this time.
+    Within(Duration),
 }
 
 /// What goes to upstream and client.
@@ -240,17 +250,14 @@ impl Exchange {
         self.config.observability_mode && self.stream == Stream::Open
     }
 
-    /// What to do when a deferred close is due: the stream counts as closed, by this side or (if told
-    /// so) because the processor ended it.
-    pub(crate) fn closed_event(&mut self) -> impl FnOnce(bool) + Send + use<> {
+    /// What to do when a deferred close is due: the stream counts as closed. As in Envoy, one that the
+    /// processor ends before is not counted.
+    pub(crate) fn closed_event(&mut self) -> impl FnOnce() + Send + use<> {
         self.stream = Stream::Done;
         let observer = self.observer.take();
-        move |ended_by_processor| {
+        move || {
             if let Some(observer) = observer {
                 observer.on_event(&Event::StreamClosed);
-                if ended_by_processor {
-                    observer.on_event(&Event::ServerHalfClosed);
-                }
             }
         }
     }
@@ -306,21 +313,30 @@ impl Exchange {
 
     /// Closes the side stream, which has nothing left to do; everything passes by from now on.
     fn close_stream(&mut self) {
-        self.close_stream_within(self.config.graceful_close);
+        let closing = self
+            .config
+            .graceful_close
+            .map_or(Closing::Now, Closing::Within);
+        self.close_stream_so(closing);
     }
 
     /// Closes a side stream that failed.
     fn reset_stream(&mut self) {
-        self.close_stream_within(None);
+        self.close_stream_so(Closing::Now);
     }
 
-    fn close_stream_within(&mut self, grace: Option<Duration>) {
+    /// Closes a side stream because of what came right behind a message that it was just given.
+    fn close_stream_flushed(&mut self) {
+        self.close_stream_so(Closing::Flushed);
+    }
+
+    fn close_stream_so(&mut self, closing: Closing) {
         self.complete = true;
         if self.stream == Stream::Open {
             self.stream = Stream::Done;
             // What was not sent yet has no reader.
             self.outbound.clear();
-            self.outbound.push_back(Outbound::Close(grace));
+            self.outbound.push_back(Outbound::Close(closing));
             if matches!(self.config.service, Service::Grpc(_)) {
                 self.event(&Event::StreamClosed);
             }

@@ -207,6 +207,8 @@ pub struct Http2Options {
     pub initial_stream_window_size: u32,
     /// Bytes.
     pub initial_connection_window_size: u32,
+    /// What is held of a body in place of the listener's buffer limit, in bytes.
+    pub stream_buffer: Option<usize>,
     /// Extended CONNECT (RFC 8441).
     pub allow_connect: bool,
 }

@@ -389,9 +389,14 @@ fn exchange_context(
     let tls = context.peer.tls.as_ref();
     let route = exchange.route();
     let cluster = route.as_ref().and_then(|route| chain.cluster_limits(route));
+    let buffer = match exchange.version {
+        Version::HTTP_2 => chain.http.http2.stream_buffer,
+        _ => None,
+    };
+    let buffer = buffer.unwrap_or(chain.buffer_limit);
     let mut limits = Limits {
-        request_buffer: chain.buffer_limit,
-        response_buffer: chain.buffer_limit,
+        request_buffer: buffer,
+        response_buffer: buffer,
         request_headers: chain.http.request_headers,
         ..Limits::default()
     };

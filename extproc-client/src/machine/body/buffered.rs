@@ -23,7 +23,7 @@ pub(in super::super) fn data(
     now: Instant,
 ) {
     exchange.direction_mut(side).held.push(data);
-    if exchange.check_piece(side, end, now) && end {
+    if exchange.check_buffer(side, now) && end {
         send(exchange, side, true, now);
     }
 }

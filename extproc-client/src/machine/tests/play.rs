@@ -13,7 +13,7 @@ use prost::Message as _;
 use crate::{
     FilterConfig,
     host::{ExchangeContext, ResponseDetails},
-    machine::{Action, Exchange, Outbound, Side},
+    machine::{Action, Closing, Exchange, Outbound, Side},
     observer::Stats,
     transport::Close,
     wire::*,
@@ -146,8 +146,8 @@ impl Play {
                     self.exchange.opened();
                     "open".into()
                 }
-                Outbound::Close(None) => "close".into(),
-                Outbound::Close(Some(time)) => format!("close within {time:?}"),
+                Outbound::Close(Closing::Now | Closing::Flushed) => "close".into(),
+                Outbound::Close(Closing::Within(time)) => format!("close within {time:?}"),
                 Outbound::Message(_, message) => {
                     let message = ProcessingRequest::decode(message.to_bytes()).unwrap();
                     let line = message_line(&message);

@@ -93,7 +93,7 @@ impl Http1ProtocolOptions {
 
 impl Http2ProtocolOptions {
     /// Limits as in the file, otherwise ours: 1024 streams, windows of 1 MiB a stream and 5 MiB a
-    /// connection.
+    /// connection. As much is buffered as Envoy's window is large, whatever the listener says.
     pub(super) fn build(&self) -> Result<Http2Options, Fault> {
         // Values that Envoy takes: RFC 9113 §6.9.2 allows smaller windows, too.
         let window = |given: &Option<Located<u32>>, default: u32| match given {
@@ -101,6 +101,8 @@ impl Http2ProtocolOptions {
             Some(size) if (65_535..=0x7fff_ffff).contains(&size.value) => Ok(size.value),
             Some(size) => Err(Fault::at(size.node, "has to be from 65535 to 2147483647")),
         };
+        const ENVOY_WINDOW: u32 = 16 * 1024 * 1024;
+        let buffer = window(&self.initial_stream_window_size, ENVOY_WINDOW)?;
         let max_concurrent_streams = match &self.max_concurrent_streams {
             None => 1024,
             Some(count) if (1..=0x7fff_ffff).contains(&count.value) => count.value,
@@ -113,6 +115,7 @@ impl Http2ProtocolOptions {
                 &self.initial_connection_window_size,
                 5 * 1024 * 1024,
             )?,
+            stream_buffer: usize::try_from(buffer).ok(),
             allow_connect: self.allow_connect,
         })
     }
