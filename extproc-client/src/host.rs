@@ -256,6 +256,12 @@ pub struct Aborted;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectReply;
 
+/// Response extension: a filter made this response before the request went on. Envoy shows it to the
+/// filters that lie behind as well, which never saw the request; a host with a chain of them may call
+/// them for it, with [`ExchangeContext::response_only`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnsweredEarly;
+
 /// Response extension, set by the layer: what the processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExchangeSummary {

@@ -9,6 +9,7 @@ use extproc_client::host::ResponseDetails;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 
 use crate::{
+    answered::is_answered,
     body::Body,
     config::snapshot::{Cors, RouteAction},
     exchange::Exchange,
@@ -33,7 +34,7 @@ impl Handler for CorsFilter {
         let (Some(policy), Some(origin)) = (policy, origin) else {
             return self.inner.call(request);
         };
-        if origin.is_empty() {
+        if origin.is_empty() || is_answered(request.extensions()) {
             return self.inner.call(request);
         }
         let origin = origin.clone();

@@ -8,12 +8,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::ResponseDetails;
+use extproc_client::host::{AnsweredEarly, ResponseDetails};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tower::Service;
 
 use crate::{
+    answered::{self, ShownBehind},
     body::{Body, BoxError},
     conditions::Conditions,
     config::snapshot::{Filter, FilterKind, HeaderChange, HeaderMatch, HttpManager, SetMetadata},
@@ -38,18 +39,29 @@ pub(crate) fn chain(
     inner: Arc<dyn Handler>,
     ext_proc: impl Fn(&Filter, &Arc<extproc_client::FilterConfig>, Arc<dyn Handler>) -> Arc<dyn Handler>,
 ) -> Arc<dyn Handler> {
+    // Whether a filter further on has to do with responses.
+    let mut responses = false;
     http.filters
         .iter()
         .rev()
         .fold(inner, |inner, filter| match &filter.kind {
-            FilterKind::ExtProc(config) => ext_proc(filter, config, inner),
+            FilterKind::ExtProc(config) => match std::mem::replace(&mut responses, true) {
+                true => Arc::new(ShownBehind {
+                    filter: ext_proc(filter, config, inner.clone()),
+                    behind: inner,
+                }),
+                false => ext_proc(filter, config, inner),
+            },
             // These have no per-route form that could switch them on.
             _ if filter.disabled => inner,
-            FilterKind::HeaderMutation { request, response } => Arc::new(HeaderMutation {
-                request: request.clone().into(),
-                response: response.clone().into(),
-                inner,
-            }),
+            FilterKind::HeaderMutation { request, response } => {
+                responses |= !response.is_empty();
+                Arc::new(HeaderMutation {
+                    request: request.clone().into(),
+                    response: response.clone().into(),
+                    inner,
+                })
+            }
             FilterKind::Cors => Arc::new(CorsFilter { inner }),
             FilterKind::HealthCheck(headers) => Arc::new(HealthCheck {
                 headers: headers.clone(),
@@ -84,8 +96,11 @@ struct HeaderMutation {
 impl Handler for HeaderMutation {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
+        let is_answered = answered::is_answered(request.extensions());
         let (mut parts, body) = request.into_parts();
-        if let Some(exchange) = &exchange {
+        if let Some(exchange) = &exchange
+            && !is_answered
+        {
             mutate::request(&mut parts, self.request.iter(), exchange);
         }
         let future = self.inner.call(Request::from_parts(parts, body));
@@ -112,17 +127,18 @@ struct HealthCheck {
 impl Handler for HealthCheck {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let (parts, body) = request.into_parts();
-        if !headers_match(&self.headers, &parts) {
+        if answered::is_answered(&parts.extensions) || !headers_match(&self.headers, &parts) {
             return self.inner.call(Request::from_parts(parts, body));
         }
         let mut response = Response::new(Body::empty());
         let details = ResponseDetails("health_check_ok".into());
         response.extensions_mut().insert(details);
+        let inner = self.inner.clone();
         Box::pin(async move {
             // As in Envoy, the answer comes after the whole request, so that the connection can go on.
             let mut body = pin!(body);
             while let Some(Ok(_)) = body.frame().await {}
-            response
+            answered::show(&inner, parts, response).await
         })
     }
 }
@@ -135,7 +151,9 @@ struct MetadataFilter {
 
 impl Handler for MetadataFilter {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
-        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>() {
+        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
+            && !answered::is_answered(request.extensions())
+        {
             for entry in &self.entries {
                 metadata::set(&exchange.metadata, entry);
             }
@@ -169,7 +187,12 @@ where
                 Body::new(body)
             }
         }));
-        Box::pin(async move { Ok(response.await) })
+        Box::pin(async move {
+            let mut response = response.await;
+            // What was answered behind this filter went on from here.
+            response.extensions_mut().remove::<AnsweredEarly>();
+            Ok(response)
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use http_body::Body as _;
 
 use crate::{
+    answered::Answer,
     body::Body,
     config::snapshot::{Forward, Retry, RouteAction},
     exchange::{Exchange, Head},
@@ -66,6 +67,9 @@ impl Handler for RouterHandler {
 
 async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<Body> {
     let parts = &mut request.parts;
+    if let Some(response) = parts.extensions.remove::<Answer>().and_then(|a| a.take()) {
+        return response;
+    }
     if let Some(refusal) = parts.extensions.remove::<Refusal>() {
         let grpc = is_grpc(&parts.headers) && refusal.location.is_none();
         let mut response = local::reply(grpc, refusal.status, "".into(), refusal.details, 0);

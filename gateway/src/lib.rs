@@ -11,6 +11,7 @@
 
 mod access_log;
 mod admin;
+mod answered;
 mod body;
 pub mod cli;
 mod conditions;

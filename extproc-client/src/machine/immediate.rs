@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use super::{Action, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
     headers::{Block, Mutation},
-    host::{Aborted, DirectReply, ResponseDetails},
+    host::{Aborted, AnsweredEarly, DirectReply, ResponseDetails},
     observer::{Effect, Event},
     wire::{HeaderMutation, ImmediateReply},
 };
@@ -106,6 +106,8 @@ impl Exchange {
     pub(super) fn answer(&mut self, mut head: response::Parts, body: Bytes) {
         if self.response.has_head() {
             head.extensions.insert(DirectReply);
+        } else if self.request.is_held() {
+            head.extensions.insert(AnsweredEarly);
         }
         head.extensions.insert(self.summary.get());
         self.actions.clear();

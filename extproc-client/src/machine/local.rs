@@ -13,7 +13,7 @@ use super::{Action, Callback, Exchange, Side, direction::Head, failure::Failure}
 use crate::{
     config::{BodyMode, DirectionMode, MutationRules},
     headers::{Block, Mutation, Outcome},
-    host::ResponseDetails,
+    host::{AnsweredEarly, ResponseDetails},
     observer::{Effect, Event},
     wire::{
         HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody,
@@ -132,6 +132,7 @@ impl Exchange {
         }
         head.extensions
             .insert(ResponseDetails("ext_proc_local_response".into()));
+        head.extensions.insert(AnsweredEarly);
         self.begin_local(head, end_of_stream, now);
     }
 

@@ -280,7 +280,11 @@ fn exchange(
             // hyper would not look whether it is true.
             response.headers_mut().remove(http::header::CONTENT_LENGTH);
         }
-        Ok(response.map(|body| WithTrailers::new(body, trailers.then_some(outgoing), announced)))
+        let absent = length::announced(response.headers())
+            .filter(|length| *length > 0 && status == StatusCode::NOT_MODIFIED && !head_request);
+        Ok(response.map(|body| {
+            WithTrailers::new(body, trailers.then_some(outgoing), announced).absent(absent)
+        }))
     }
 }
 

@@ -178,6 +178,8 @@ pub(crate) struct WithTrailers<B> {
     body: Exact<B>,
     outgoing: Option<Arc<Outgoing>>,
     failed: Option<BoxError>,
+    /// The length of content that the head speaks of and that is not sent.
+    absent: Option<u64>,
 }
 
 impl<B> WithTrailers<B> {
@@ -188,7 +190,15 @@ impl<B> WithTrailers<B> {
             body: Exact::new(body, announced),
             outgoing,
             failed: None,
+            absent: None,
         }
+    }
+
+    /// For a 304, whose `content-length` is that of the content it does not have (RFC 9110 §8.6). hyper
+    /// leaves the field out unless the body claims that length; it does not read the body then.
+    pub(crate) fn absent(mut self, length: Option<u64>) -> Self {
+        self.absent = length;
+        self
     }
 
     /// The body under the wrapper.
@@ -234,10 +244,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.failed.is_none() && self.body.is_end_stream()
+        self.failed.is_none() && self.absent.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.absent
+            .map_or_else(|| self.body.size_hint(), SizeHint::with_exact)
     }
 }
