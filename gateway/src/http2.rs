@@ -27,6 +27,8 @@ pub(crate) struct Http2Body {
     ended: bool,
     left: Option<u64>,
     lost: fn(h2::Error) -> BoxError,
+    /// What becomes of content where there must be none.
+    refuse: Option<fn() -> BoxError>,
 }
 
 impl Http2Body {
@@ -45,7 +47,15 @@ impl Http2Body {
                 .get(header::CONTENT_LENGTH)
                 .and_then(|value| value.to_str().ok()?.parse().ok()),
             lost,
+            refuse: None,
         }
+    }
+
+    /// Fails where there is content, as in a response that has none by its status: it is malformed (RFC
+    /// 9113, section 8.1.1).
+    pub(crate) fn without_content(mut self, refuse: fn() -> BoxError) -> Self {
+        self.refuse = Some(refuse);
+        self
     }
 }
 
@@ -64,6 +74,10 @@ impl http_body::Body for Http2Body {
         if !this.data_ended {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
+                    if let Some(refuse) = this.refuse.filter(|_| !data.is_empty()) {
+                        this.ended = true;
+                        return Poll::Ready(Some(Err(refuse())));
+                    }
                     // The window is given back as soon as the bytes are handed on: whoever holds
                     // them bounds what it holds by not polling.
                     let _ = this.stream.flow_control().release_capacity(data.len());

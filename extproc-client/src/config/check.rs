@@ -13,6 +13,7 @@ use super::{
     RetryPolicy, RouteCacheAction, Service, StringMatcher,
     json::ProtoDuration,
     matcher::RawRegex,
+    route::{MetadataOverrides, Namespaces},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Template},
 };
 use crate::attributes::Expression;
@@ -387,13 +388,24 @@ impl TryFrom<RawForwardRules> for ForwardRules {
 
 impl From<RawMetadataOptions> for MetadataOptions {
     fn from(raw: RawMetadataOptions) -> Self {
+        let mut options = Self::default();
+        MetadataOverrides::from(raw).apply(&mut options);
+        options
+    }
+}
+
+impl From<RawMetadataOptions> for MetadataOverrides {
+    fn from(raw: RawMetadataOptions) -> Self {
+        let namespaces = |raw: Option<RawNamespaces>| {
+            raw.map(|raw| Namespaces {
+                untyped: raw.untyped,
+                typed: raw.typed,
+            })
+        };
         Self {
-            forward_untyped: raw.forwarding_namespaces.untyped,
-            forward_typed: raw.forwarding_namespaces.typed,
-            receive_untyped: raw.receiving_namespaces.untyped,
-            receive_typed: raw.receiving_namespaces.typed,
-            cluster_untyped: raw.cluster_metadata_forwarding_namespaces.untyped,
-            cluster_typed: raw.cluster_metadata_forwarding_namespaces.typed,
+            forwarding: namespaces(raw.forwarding_namespaces),
+            receiving: namespaces(raw.receiving_namespaces),
+            cluster: namespaces(raw.cluster_metadata_forwarding_namespaces),
         }
     }
 }

@@ -22,7 +22,7 @@ use prost::{Message, Name};
 use serde_json::{Value, json};
 
 use super::{
-    BodyMode, ConfigError, FilterConfig, ForwardRules, GrpcService, MetadataOptions, Overrides,
+    BodyMode, ConfigError, FilterConfig, ForwardRules, GrpcService, MetadataOverrides, Overrides,
     PerRoute, ProcessingMode, RouteCacheAction, SendMode, StringMatcher,
     check::{attributes, metadata_entry},
     json::ProtoDuration,
@@ -146,7 +146,7 @@ impl TryFrom<pb::ExtProcOverrides> for Overrides {
                 .collect::<Result<_, _>>()?,
             metadata_options: message
                 .metadata_options
-                .map(|options| MetadataOptions::from(metadata_options(options))),
+                .map(|options| MetadataOverrides::from(metadata_options(options))),
             failure_mode_allow: message.failure_mode_allow.map(|value| value.value),
             mapped: message
                 .processing_request_modifier
@@ -299,11 +299,10 @@ fn forward_rules(message: pb::HeaderForwardingRules) -> Result<ForwardRules, Con
 
 fn metadata_options(message: pb::MetadataOptions) -> RawMetadataOptions {
     let namespaces = |value: Option<pb::metadata_options::MetadataNamespaces>| {
-        let value = value.unwrap_or_default();
-        RawNamespaces {
+        value.map(|value| RawNamespaces {
             untyped: value.untyped,
             typed: value.typed,
-        }
+        })
     };
     RawMetadataOptions {
         forwarding_namespaces: namespaces(message.forwarding_namespaces),

@@ -41,7 +41,7 @@ pub use self::{
     matcher::StringMatcher,
     mode::{BodyMode, ProcessingMode, SendMode},
     retry::RetryPolicy,
-    route::{Overrides, PerRoute},
+    route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
 };
 use crate::attributes::Expression;

@@ -199,11 +199,11 @@ pub(super) struct RawMatchers {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawMetadataOptions {
     #[serde(alias = "forwardingNamespaces")]
-    pub(super) forwarding_namespaces: RawNamespaces,
+    pub(super) forwarding_namespaces: Option<RawNamespaces>,
     #[serde(alias = "receivingNamespaces")]
-    pub(super) receiving_namespaces: RawNamespaces,
+    pub(super) receiving_namespaces: Option<RawNamespaces>,
     #[serde(alias = "clusterMetadataForwardingNamespaces")]
-    pub(super) cluster_metadata_forwarding_namespaces: RawNamespaces,
+    pub(super) cluster_metadata_forwarding_namespaces: Option<RawNamespaces>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -34,11 +34,58 @@ pub struct Overrides {
     pub grpc_service: Option<GrpcService>,
     /// Merged by key into the service's metadata.
     pub grpc_initial_metadata: Vec<MetadataEntry>,
-    /// Lists that are not empty replace the filter's.
-    pub metadata_options: Option<MetadataOptions>,
+    /// Replaces those kinds of namespaces that are given.
+    pub metadata_options: Option<MetadataOverrides>,
     /// Replaces the setting.
     pub failure_mode_allow: Option<bool>,
     pub(crate) mapped: Option<(AttributeSet, AttributeSet)>,
+}
+
+/// `MetadataOptions` of a route: what is given replaces the filter's lists of that kind, both of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataOverrides {
+    /// `forwarding_namespaces`.
+    pub forwarding: Option<Namespaces>,
+    /// `receiving_namespaces`.
+    pub receiving: Option<Namespaces>,
+    /// `cluster_metadata_forwarding_namespaces`.
+    pub cluster: Option<Namespaces>,
+}
+
+/// `MetadataNamespaces`: names by kind of content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// With JSON-like content.
+    pub untyped: Vec<String>,
+    /// With a typed message.
+    pub typed: Vec<String>,
+}
+
+impl MetadataOverrides {
+    pub(super) fn apply(&self, options: &mut MetadataOptions) {
+        for (given, untyped, typed) in [
+            (
+                &self.forwarding,
+                &mut options.forward_untyped,
+                &mut options.forward_typed,
+            ),
+            (
+                &self.receiving,
+                &mut options.receive_untyped,
+                &mut options.receive_typed,
+            ),
+            (
+                &self.cluster,
+                &mut options.cluster_untyped,
+                &mut options.cluster_typed,
+            ),
+        ] {
+            if let Some(given) = given {
+                untyped.clone_from(&given.untyped);
+                typed.clone_from(&given.typed);
+            }
+        }
+    }
 }
 
 pub(super) fn merge<'a>(
@@ -73,19 +120,7 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
         }
     }
     if let Some(options) = &overrides.metadata_options {
-        let metadata = &mut config.metadata;
-        for (list, given) in [
-            (&mut metadata.forward_untyped, &options.forward_untyped),
-            (&mut metadata.forward_typed, &options.forward_typed),
-            (&mut metadata.receive_untyped, &options.receive_untyped),
-            (&mut metadata.receive_typed, &options.receive_typed),
-            (&mut metadata.cluster_untyped, &options.cluster_untyped),
-            (&mut metadata.cluster_typed, &options.cluster_typed),
-        ] {
-            if !given.is_empty() {
-                list.clone_from(given);
-            }
-        }
+        options.apply(&mut config.metadata);
     }
     if let Some(allow) = overrides.failure_mode_allow {
         config.failure_mode_allow = allow;

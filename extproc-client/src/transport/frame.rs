@@ -89,8 +89,7 @@ impl Decoder {
         // 1 says that the message is compressed. None can be, as no encoding was offered: as in
         // Envoy the message is read as it is.
         if flag > 1 {
-            let message = "the processor sent a malformed message prefix";
-            return Err(Close::status(13, message).with_details(VIA_UPSTREAM));
+            return Err(Close::status(13, "").with_details(VIA_UPSTREAM));
         }
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         if length > self.limit {

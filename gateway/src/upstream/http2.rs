@@ -306,7 +306,13 @@ impl Lease {
             parts.headers.insert(header::CONNECTION, upgrade);
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        let body = Http2Body::new(stream, &parts.headers, lost);
+        let mut body = Http2Body::new(stream, &parts.headers, lost);
+        if matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        ) {
+            body = body.without_content(|| Failure::Protocol.after_start(None).into());
+        }
         Ok(Sent {
             response: http::Response::from_parts(parts, Body::http2(body)),
             keep,
