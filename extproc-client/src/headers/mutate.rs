@@ -104,20 +104,19 @@ impl Mutation<'_> {
         name: &str,
         outcome: &mut Outcome,
     ) -> Result<(), Rejection> {
-        if name.is_empty() {
-            return Ok(());
-        }
         let lower = name.to_ascii_lowercase();
-        let parsed = HeaderName::from_bytes(lower.trim_start_matches(':').as_bytes());
-        let Ok(parsed) = parsed else {
+        let parsed = HeaderName::from_bytes(lower.trim_start_matches(':').as_bytes()).ok();
+        // The rules judge an empty name as well, and there is nothing of it to remove.
+        if parsed.is_none() && !name.is_empty() {
             return Err(Rejection {
                 detail: "header_mutation_remove_contains_invalid_character",
                 effect: Effect::Invalid,
             });
-        };
+        }
         match self.rules.check(Operation::Remove, &lower, b"") {
             Verdict::Allow => {
-                outcome.applied |= block.map_mut().remove(&parsed).is_some();
+                outcome.applied |=
+                    parsed.is_some_and(|name| block.map_mut().remove(&name).is_some());
             }
             Verdict::Ignore => outcome.rejected += 1,
             Verdict::Fail => {
