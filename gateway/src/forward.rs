@@ -272,11 +272,10 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    async fn run(&mut self, request: Box<Outbound>) -> Result<Response<Body>, Failure> {
-        let mut next = request;
+    async fn run(&mut self, mut request: Box<Outbound>) -> Result<Response<Body>, Failure> {
         loop {
             self.made += 1;
-            let (outcome, again) = self.attempt(next).await;
+            let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response.status()),
                 Err(failure) => self.wants_retry_after(failure),
@@ -287,7 +286,7 @@ impl Attempts<'_> {
                         self.upstream.shared.stats.upstream_rq_retry.add();
                         tokio::time::sleep(backoff(self.made)).await;
                     }
-                    next = again.request;
+                    request = again.request;
                 }
                 _ => return outcome,
             }

@@ -2,12 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::provision::{self, Missing};
 use tests::support::apiserver;
-pub(crate) use tests::support::apiserver::serve;
+pub(crate) use tests::support::apiserver::{serve, until};
 use tests::support::ports;
 use tests::support::process::Process;
 use tests::support::trial::OnlyWhen;
@@ -207,22 +207,6 @@ pub(crate) fn own_address() -> anyhow::Result<Ipv4Addr> {
     match routed.map(|address| address.ip()) {
         Ok(std::net::IpAddr::V4(address)) if !address.is_loopback() => Ok(address),
         _ => Err(Missing("this machine has no address but loopback".into()).into()),
-    }
-}
-
-/// Asks again until it works.
-pub(crate) async fn until<T>(
-    what: &str,
-    limit: Duration,
-    mut ask: impl AsyncFnMut() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let begun = Instant::now();
-    loop {
-        match ask().await {
-            Ok(value) => return Ok(value),
-            Err(error) if begun.elapsed() > limit => return Err(error.context(what.to_owned())),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
     }
 }
 
