@@ -72,6 +72,7 @@ mod layer;
 mod machine;
 pub mod metadata;
 pub mod observer;
+mod pieces;
 mod service;
 pub mod transport;
 pub mod wire;

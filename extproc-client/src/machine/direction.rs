@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, request, response};
 
 use crate::{
     config::{BodyMode, DirectionMode},
     headers::Block,
     host::HeaderLimits,
+    pieces::Pieces,
 };
 
 /// What this direction waits for from the processor.
@@ -57,7 +57,7 @@ pub(super) enum Head {
 /// A chunk that the processor has and we keep until its reply.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    pub(super) data: Bytes,
+    pub(super) data: Pieces,
     pub(super) end: bool,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Direction {
     /// Body bytes received so far.
     pub(super) size: u64,
     /// Body bytes kept and not sent to the processor, or sent as a whole.
-    pub(super) held: Buffer,
+    pub(super) held: Pieces,
     /// Chunks with the processor, in order.
     pub(super) queue: VecDeque<Chunk>,
     pub(super) queued: usize,
@@ -142,7 +142,7 @@ impl Direction {
             ended: false,
             has_data: false,
             size: 0,
-            held: Buffer::default(),
+            held: Pieces::default(),
             queue: VecDeque::new(),
             queued: 0,
             trailers: None,
@@ -216,7 +216,7 @@ impl Direction {
     }
 
     /// Keeps a chunk that was sent to the processor.
-    pub(super) fn enqueue(&mut self, data: Bytes, end: bool) {
+    pub(super) fn enqueue(&mut self, data: Pieces, end: bool) {
         self.queued += data.len();
         if self.queued > self.buffer_limit {
             self.paused = true;
@@ -242,16 +242,13 @@ impl Direction {
 
     /// All chunks of the queue as one.
     pub(super) fn join_queue(&mut self) -> Chunk {
-        let mut buffer = Buffer::default();
+        let mut data = Pieces::default();
         let mut end = false;
         while let Some(chunk) = self.dequeue() {
             end |= chunk.end;
-            buffer.push(chunk.data);
+            data.append(chunk.data);
         }
-        Chunk {
-            data: buffer.take(),
-            end,
-        }
+        Chunk { data, end }
     }
 
     /// Whether this direction would remove `content-length` from its head: the body may change its
@@ -301,62 +298,5 @@ impl Direction {
         self.timer.overridden = true;
         self.timer.deadline = Some(now + timeout);
         true
-    }
-}
-
-/// Bytes kept as they came.
-#[derive(Debug, Default)]
-pub(super) struct Buffer {
-    chunks: VecDeque<Bytes>,
-    len: usize,
-}
-
-impl Buffer {
-    pub(super) fn push(&mut self, data: Bytes) {
-        if !data.is_empty() {
-            self.len += data.len();
-            self.chunks.push_back(data);
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Everything as one piece, kept as one piece.
-    pub(super) fn join(&mut self) -> Bytes {
-        let joined = self.take();
-        self.push(joined.clone());
-        joined
-    }
-
-    /// Everything as one piece, taken out.
-    pub(super) fn take(&mut self) -> Bytes {
-        let len = std::mem::take(&mut self.len);
-        if self.chunks.len() <= 1 {
-            return self.chunks.pop_front().unwrap_or_default();
-        }
-        let mut joined = BytesMut::with_capacity(len);
-        for chunk in self.chunks.drain(..) {
-            joined.extend_from_slice(&chunk);
-        }
-        joined.freeze()
-    }
-
-    /// The pieces, one after the other.
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
-        let chunk = self.chunks.pop_front()?;
-        self.len -= chunk.len();
-        Some(chunk)
-    }
-
-    pub(super) fn replace(&mut self, data: Bytes) {
-        self.chunks.clear();
-        self.len = 0;
-        self.push(data);
     }
 }

@@ -20,7 +20,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Action, Callback, Exchange, Side, Stream};
-use crate::{headers::Rejection, observer::Event, transport::Close};
+use crate::{headers::Rejection, observer::Event, pieces::Pieces, transport::Close};
 
 /// What went wrong.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl Exchange {
             let queued = direction.join_queue();
             let partial = direction.deframer.take();
             self.release_head(side);
-            self.emit_data(side, queued.data);
+            self.emit_pieces(side, queued.data);
             self.emit_data(side, partial);
             self.release(side);
         }
@@ -180,7 +180,7 @@ impl Exchange {
     pub(super) fn overflow(&mut self, side: Side, now: Instant) {
         match side {
             Side::Request => {
-                self.request.held.replace(Bytes::new());
+                self.request.held = Pieces::default();
                 self.request.clear_queue();
                 self.request.stop_timer();
                 self.request.received = true;

@@ -10,6 +10,7 @@ use crate::{
     config::BodyMode,
     headers::{self, Block},
     host::{DirectReply, KeepSent, UpstreamFailure},
+    pieces::Pieces,
     wire::encode::BodyFlags,
 };
 
@@ -236,9 +237,8 @@ impl Exchange {
     /// Sends everything on that is held, and the end if it was received.
     pub(super) fn release(&mut self, side: Side) {
         self.release_head(side);
-        while let Some(data) = self.direction_mut(side).held.pop() {
-            self.emit_data(side, data);
-        }
+        let held = std::mem::take(&mut self.direction_mut(side).held);
+        self.emit_pieces(side, held);
         if self.direction(side).received {
             match self.direction_mut(side).trailers.take() {
                 Some(trailers) => self.emit_trailers(side, trailers),
@@ -258,6 +258,12 @@ impl Exchange {
     pub(super) fn emit_data(&mut self, side: Side, data: Bytes) {
         if !data.is_empty() && !self.direction(side).ended {
             self.actions.push_back(Action::Data(side, data));
+        }
+    }
+
+    pub(super) fn emit_pieces(&mut self, side: Side, pieces: Pieces) {
+        for data in pieces {
+            self.emit_data(side, data);
         }
     }
 

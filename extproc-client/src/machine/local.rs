@@ -15,6 +15,7 @@ use crate::{
     headers::{Block, Mutation, Outcome},
     host::{AnsweredEarly, ResponseDetails},
     observer::{Effect, Event},
+    pieces::Pieces,
     wire::{
         HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody,
     },
@@ -154,7 +155,7 @@ impl Exchange {
         }
         // Body bytes that came with the headers and were held are sent now or never.
         if self.request.mode.body == BodyMode::None {
-            self.request.held.replace(Bytes::new());
+            self.request.held = Pieces::default();
         } else if !self.request.held.is_empty() {
             super::body::duplex::flush_held(self, Side::Request, now);
         }

@@ -8,6 +8,7 @@ use crate::{
     headers::{self, Mutation, Outcome},
     metadata,
     observer::{Effect, Event, Phase},
+    pieces::Pieces,
     wire::{
         BodyMutation, BodyReply, CommonReply, HeaderMutation, HeadersReply, Part, Reply,
         TrailersReply,
@@ -112,12 +113,12 @@ impl Exchange {
         direction.mode.trailers = false;
         if let Some(message) = common.body_mutation {
             direction.body_replaced = true;
-            direction.held.replace(match message.mutation {
-                Some(BodyMutation::Body(body)) => body,
+            direction.held = match message.mutation {
+                Some(BodyMutation::Body(body)) => body.into(),
                 Some(BodyMutation::Clear(_) | BodyMutation::Streamed(_)) | None => {
-                    bytes::Bytes::new()
+                    Pieces::default()
                 }
-            });
+            };
             if let Some(mut block) = direction.block() {
                 headers::remove_content_length(&mut block);
             }

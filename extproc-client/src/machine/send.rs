@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{request, response};
 
 use super::{Callback, Exchange, Outbound, Side, Stream};
@@ -12,6 +11,7 @@ use crate::{
     host::UpstreamInfo,
     metadata,
     observer::Phase,
+    pieces::Pieces,
     transport::Message,
     wire::encode::{self, BodyFlags, Envelope, Fields, ProtocolConfig},
 };
@@ -44,7 +44,7 @@ impl Exchange {
     pub(super) fn send_body(
         &mut self,
         side: Side,
-        data: Bytes,
+        data: impl Into<Pieces>,
         flags: BodyFlags,
         callback: Callback,
         now: Instant,
@@ -54,7 +54,7 @@ impl Exchange {
         direction.body_sent = true;
         direction.has_sent_end |= flags.end_of_stream;
         let message = self.envelope(side, |_, envelope| {
-            encode::body(phase, envelope, data, flags)
+            encode::body(phase, envelope, data.into(), flags)
         });
         self.call(side, phase, message, callback, now);
     }

@@ -9,8 +9,8 @@ use crate::wire::{GRPC_PREFIX, Reply};
 /// What the end of a call that the peer reported itself carries as details.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
-/// Most bytes reserved at once for a message that is still coming.
-const RESERVED: usize = 256 * 1024;
+/// Most bytes reserved at once for a message that is still coming: as many as the peer may have sent of it.
+const RESERVED: usize = 1024 * 1024;
 
 /// Splits a byte stream into replies. A message within one DATA frame is not copied.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl Decoder {
                 return Ok(None);
             };
             if self.rest.len() < GRPC_PREFIX + length {
-                // Copied once at most: into a buffer of its own, beside the frames to come.
-                self.partial = BytesMut::from(std::mem::take(&mut self.rest));
+                // Copied once: into a buffer of its own, beside the frames to come.
+                self.fill(GRPC_PREFIX + length);
                 return Ok(None);
             }
             self.rest.advance(GRPC_PREFIX);

@@ -235,8 +235,7 @@ where
     }
 
     fn send(&mut self, message: Message) {
-        let (head, chunk) = message.framed();
-        self.outgoing.push(head, chunk);
+        self.outgoing.push(message);
         self.wake();
     }
 
@@ -355,16 +354,13 @@ impl Outgoing {
         queue.parts.is_empty() && queue.end.is_none()
     }
 
-    fn push(&self, head: Bytes, chunk: Bytes) {
+    fn push(&self, message: Message) {
         let mut queue = self.lock();
         if queue.end.is_some() || queue.is_closed() {
             return;
         }
-        queue.bytes += head.len() + chunk.len();
-        queue.parts.push_back(head);
-        if !chunk.is_empty() {
-            queue.parts.push_back(chunk);
-        }
+        queue.bytes += message.framed_len();
+        queue.parts.extend(message.framed());
         queue.wake_reader();
     }
 

@@ -20,7 +20,7 @@ pub(crate) use self::frame::grpc_code;
 pub use self::grpc::{GrpcStream, GrpcTransport};
 pub use self::http::{HttpStream, HttpTransport};
 pub use self::pool::{Connector, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector};
-use crate::{config::Service, wire::Reply};
+use crate::{config::Service, pieces::Pieces, wire::Reply};
 
 /// Opens side streams.
 ///
@@ -71,30 +71,31 @@ pub trait Sidestream: Send + Unpin + 'static {
 
 /// An encoded `ProcessingRequest`.
 ///
-/// A body chunk is kept apart, so that it can be sent without a copy: the message is `head`
-/// followed by `chunk`.
+/// Bytes of a body are kept apart, so that they can be sent without a copy: the message is the head followed
+/// by the body.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub(crate) framed_head: Bytes,
-    pub(crate) chunk: Bytes,
+    pub(crate) body: Pieces,
 }
 
 impl Message {
     /// The encoded message without gRPC framing, as one buffer.
     pub fn to_bytes(&self) -> Bytes {
         let head = self.framed_head.slice(crate::wire::GRPC_PREFIX..);
-        if self.chunk.is_empty() {
-            return head;
-        }
-        let mut whole = bytes::BytesMut::with_capacity(head.len() + self.chunk.len());
-        whole.extend_from_slice(&head);
-        whole.extend_from_slice(&self.chunk);
-        whole.freeze()
+        let mut whole = Pieces::from(head);
+        whole.append(self.body.clone());
+        whole.join()
     }
 
-    /// The message with its gRPC length prefix, in two parts of which the second may be empty.
-    pub fn framed(self) -> (Bytes, Bytes) {
-        (self.framed_head, self.chunk)
+    /// Its length in bytes, gRPC length prefix included.
+    pub fn framed_len(&self) -> usize {
+        self.framed_head.len() + self.body.len()
+    }
+
+    /// The message with its gRPC length prefix, as the parts that go out one after the other.
+    pub fn framed(self) -> impl Iterator<Item = Bytes> {
+        std::iter::once(self.framed_head).chain(self.body)
     }
 }
 

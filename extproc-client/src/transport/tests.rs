@@ -139,7 +139,7 @@ fn encoded(message: &ProcessingRequest) -> Message {
     framed.extend(message.encode_to_vec());
     Message {
         framed_head: framed.into(),
-        chunk: Bytes::new(),
+        body: Pieces::default(),
     }
 }
 
@@ -163,7 +163,7 @@ fn body(size: usize) -> Message {
     let head = whole.framed_head.len() - size;
     Message {
         framed_head: whole.framed_head.slice(..head),
-        chunk,
+        body: chunk.into(),
     }
 }
 

@@ -2,13 +2,12 @@
 //!
 //! Each message is written once into one buffer, behind room for the gRPC length prefix. The part
 //! that names the phase comes last, and in body messages the bytes of the body last of all, so
-//! that they follow as a second buffer without a copy.
+//! that they follow in the pieces in which they came, without a copy.
 
-use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::GRPC_PREFIX;
-use crate::{observer::Phase, transport::Message};
+use crate::{observer::Phase, pieces::Pieces, transport::Message};
 
 /// What every message carries beside its phase.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +61,7 @@ pub(crate) fn headers(
     if end_of_stream {
         put_bool(&mut out, 3);
     }
-    finish(out, Bytes::new())
+    finish(out, Pieces::default())
 }
 
 /// A `HttpTrailers` message.
@@ -73,14 +72,14 @@ pub(crate) fn trailers(phase: Phase, envelope: Envelope<'_>, fields: &impl Field
     put_tag(&mut out, tag(phase), LEN);
     put_varint(&mut out, inner as u64);
     put_map(&mut out, 1, map, fields);
-    finish(out, Bytes::new())
+    finish(out, Pieces::default())
 }
 
-/// A `HttpBody` message; `chunk` is not copied.
+/// A `HttpBody` message; `body` is not copied.
 pub(crate) fn body(
     phase: Phase,
     envelope: Envelope<'_>,
-    chunk: Bytes,
+    body: Pieces,
     flags: BodyFlags,
 ) -> Message {
     let set = [
@@ -89,12 +88,12 @@ pub(crate) fn body(
         (4, flags.grpc_message_compressed),
         (5, flags.drain_complete),
     ];
-    let chunk_len = match chunk.len() {
+    let body_len = match body.len() {
         0 => 0,
         len => field_len(1, len),
     };
-    let inner = set.iter().filter(|(_, set)| *set).count() * 2 + chunk_len;
-    let mut out = start(envelope, field_len(tag(phase), inner) - chunk.len());
+    let inner = set.iter().filter(|(_, set)| *set).count() * 2 + body_len;
+    let mut out = start(envelope, field_len(tag(phase), inner) - body.len());
     put_tag(&mut out, tag(phase), LEN);
     put_varint(&mut out, inner as u64);
     for (number, set) in set {
@@ -102,11 +101,11 @@ pub(crate) fn body(
             put_bool(&mut out, number);
         }
     }
-    if !chunk.is_empty() {
+    if !body.is_empty() {
         put_tag(&mut out, 1, LEN);
-        put_varint(&mut out, chunk.len() as u64);
+        put_varint(&mut out, body.len() as u64);
     }
-    finish(out, chunk)
+    finish(out, body)
 }
 
 const VARINT: u32 = 0;
@@ -158,17 +157,17 @@ fn start(envelope: Envelope<'_>, phase_len: usize) -> Vec<u8> {
     out
 }
 
-/// Fills the gRPC prefix in: not compressed, and the length of head and chunk together.
-fn finish(mut head: Vec<u8>, chunk: Bytes) -> Message {
-    let len = head.len() - GRPC_PREFIX + chunk.len();
-    // A chunk is one read of a socket or a bounded buffer: far below 4 GiB.
+/// Fills the gRPC prefix in: not compressed, and the length of head and body together.
+fn finish(mut head: Vec<u8>, body: Pieces) -> Message {
+    let len = head.len() - GRPC_PREFIX + body.len();
+    // A body is one read of a socket or a bounded buffer: far below 4 GiB.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     if let Some(prefix) = head.get_mut(1..GRPC_PREFIX) {
         prefix.copy_from_slice(&len.to_be_bytes());
     }
     Message {
         framed_head: head.into(),
-        chunk,
+        body,
     }
 }
 
@@ -271,9 +270,9 @@ mod tests {
     }
 
     fn decode(message: &Message) -> ProcessingRequest {
-        let (head, chunk) = message.clone().framed();
-        let len = u32::from_be_bytes(head[1..5].try_into().unwrap()) as usize;
-        assert_eq!(len, head.len() - 5 + chunk.len());
+        let framed: Vec<_> = message.clone().framed().flatten().collect();
+        let len = u32::from_be_bytes(framed[1..5].try_into().unwrap()) as usize;
+        assert_eq!(len, framed.len() - 5);
         ProcessingRequest::decode(message.to_bytes()).unwrap()
     }
 
@@ -331,7 +330,7 @@ mod tests {
                     observability: true,
                     ..Envelope::default()
                 },
-                Bytes::from_static(chunk.as_bytes()),
+                bytes::Bytes::from_static(chunk.as_bytes()).into(),
                 flags,
             ));
             assert!(message.observability_mode);

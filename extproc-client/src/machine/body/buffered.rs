@@ -11,6 +11,7 @@ use http::header;
 use super::super::{Callback, Exchange, Side, failure::Failure};
 use crate::{
     config::BodyMode,
+    pieces::Pieces,
     wire::{BodyMutation, CommonReply},
 };
 
@@ -30,7 +31,7 @@ pub(in super::super) fn data(
 
 /// Sends what is held as the whole body. It stays held: the reply may leave it as it is.
 pub(in super::super) fn send(exchange: &mut Exchange, side: Side, end: bool, now: Instant) {
-    let whole = exchange.direction_mut(side).held.join();
+    let whole = exchange.direction_mut(side).held.clone();
     exchange.send_body(
         side,
         whole,
@@ -65,13 +66,13 @@ pub(in super::super) fn reply(
     let held = &mut exchange.direction_mut(side).held;
     match mutation.flatten() {
         Some(BodyMutation::Body(body)) => {
-            held.replace(body);
+            *held = body.into();
             let buffered = exchange.direction(side).mode.body == BodyMode::Buffered;
             if buffered && !exchange.check_buffer(side, now) {
                 return;
             }
         }
-        Some(BodyMutation::Clear(true)) => held.replace(Bytes::new()),
+        Some(BodyMutation::Clear(true)) => *held = Pieces::default(),
         Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => {}
     }
     exchange.clear_route_cache(side, &common);

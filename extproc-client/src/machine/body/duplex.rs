@@ -9,6 +9,7 @@ use super::super::{Callback, Exchange, Side, direction::Drain, failure::Failure}
 use crate::{
     config::BodyMode,
     observer::Effect,
+    pieces::Pieces,
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
 
@@ -16,10 +17,11 @@ use crate::{
 pub(in super::super) fn data(
     exchange: &mut Exchange,
     side: Side,
-    data: Bytes,
+    data: impl Into<Pieces>,
     end: bool,
     now: Instant,
 ) {
+    let data = data.into();
     if data.is_empty() && !end {
         return;
     }
@@ -70,9 +72,9 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
 pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction_mut(side);
     let end = direction.received && direction.trailers.is_none();
-    let held = direction.held.take();
+    let held = std::mem::take(&mut direction.held);
     match direction.mode.body {
-        BodyMode::Grpc => super::grpc::data(exchange, side, held, end, now),
+        BodyMode::Grpc => super::grpc::data(exchange, side, held.join(), end, now),
         _ => data(exchange, side, held, end, now),
     }
 }

@@ -5,7 +5,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::super::{Callback, Exchange, Side};
-use crate::wire::{BodyMutation, CommonReply};
+use crate::{
+    pieces::Pieces,
+    wire::{BodyMutation, CommonReply},
+};
 
 /// Keeps data until the end or until there is more than the limit, then sends what is there.
 pub(in super::super) fn data(
@@ -20,7 +23,7 @@ pub(in super::super) fn data(
         return exchange.pass(side, data, end);
     }
     if !data.is_empty() || end {
-        direction.enqueue(data, end);
+        direction.enqueue(data.into(), end);
     }
     if direction.callback == Callback::PartialBody {
         return;
@@ -46,7 +49,7 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
     if direction.held.is_empty() {
         return;
     }
-    let held = direction.held.take();
+    let held = std::mem::take(&mut direction.held);
     direction.enqueue(held, false);
     if direction.queued > direction.buffer_limit {
         send(exchange, side, now);
@@ -81,12 +84,12 @@ pub(in super::super) fn reply(
     };
     let rest = direction.join_queue();
     let data = match mutation {
-        Some(BodyMutation::Body(body)) => body,
-        Some(BodyMutation::Clear(true)) => Bytes::new(),
+        Some(BodyMutation::Body(body)) => body.into(),
+        Some(BodyMutation::Clear(true)) => Pieces::default(),
         Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => first.data,
     };
-    exchange.emit_data(side, data);
-    exchange.emit_data(side, rest.data);
+    exchange.emit_pieces(side, data);
+    exchange.emit_pieces(side, rest.data);
     if first.end || rest.end {
         exchange.emit_end(side);
     } else if exchange.trailers_are_due(side) {

@@ -2,19 +2,21 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::super::{Callback, Exchange, Side, failure::Failure};
-use crate::wire::{BodyMutation, CommonReply};
+use crate::{
+    pieces::Pieces,
+    wire::{BodyMutation, CommonReply},
+};
 
 /// Sends a chunk and keeps it until its reply.
 pub(in super::super) fn data(
     exchange: &mut Exchange,
     side: Side,
-    data: Bytes,
+    data: impl Into<Pieces>,
     end: bool,
     now: Instant,
 ) {
+    let data = data.into();
     if data.is_empty() && !end {
         return;
     }
@@ -41,7 +43,7 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
         return;
     }
     if !direction.held.is_empty() {
-        let held = direction.held.take();
+        let held = std::mem::take(&mut direction.held);
         data(exchange, side, held, false, now);
     }
 }
@@ -75,12 +77,12 @@ pub(in super::super) fn reply(
     exchange.accept(side, side.body(), super::effect(&mutation), next, now);
     exchange.clear_route_cache(side, &common);
     let data = match mutation {
-        Some(BodyMutation::Body(body)) => body,
-        Some(BodyMutation::Clear(true)) => Bytes::new(),
+        Some(BodyMutation::Body(body)) => body.into(),
+        Some(BodyMutation::Clear(true)) => Pieces::default(),
         Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => chunk.data,
     };
     exchange.release_head(side);
-    exchange.emit_data(side, data);
+    exchange.emit_pieces(side, data);
     if chunk.end {
         exchange.emit_end(side);
         exchange.close_after_end_of_body(side);

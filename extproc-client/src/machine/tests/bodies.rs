@@ -179,7 +179,8 @@ fn buffered_body_is_one_message() {
         p.part(sb(nothing())),
         [
             "client: 200 content-length=6",
-            "client: \"aaabbb\"",
+            "client: \"aaa\"",
+            "client: \"bbb\"",
             "client: END"
         ]
     );

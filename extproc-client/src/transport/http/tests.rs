@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     config::{HttpService, Service as Configured},
+    pieces::Pieces,
     wire::Part,
 };
 
@@ -29,7 +30,7 @@ fn message(bytes: &'static [u8]) -> Message {
     framed.extend(bytes);
     Message {
         framed_head: framed.into(),
-        chunk: Bytes::new(),
+        body: Pieces::default(),
     }
 }
 

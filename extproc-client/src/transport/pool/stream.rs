@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::ResponseFuture};
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Sleep, sleep};
@@ -41,8 +41,9 @@ const REPLAY: usize = 64 * 1024;
 /// away during a restart of processors.
 const REPEATS: u8 = 3;
 
-/// A chunk shorter than this is joined to its head: receivers ration DATA frames below 256 bytes.
-const SMALL_CHUNK: usize = 256;
+/// A piece of a body shorter than this is joined to what goes before it: a frame of its own costs more than
+/// the copy, and receivers ration DATA frames below 256 bytes.
+const SMALL_PIECE: usize = 1024;
 
 /// A side stream on a [`Pool`](super::Pool).
 ///
@@ -374,17 +375,21 @@ impl Outbox {
         if self.end != End::Open {
             return;
         }
-        let (head, chunk) = message.framed();
-        self.unsent += head.len() + chunk.len();
-        if chunk.is_empty() {
-            self.parts.push_back(head);
-        } else if chunk.len() < SMALL_CHUNK {
-            let mut joined = bytes::BytesMut::from(head);
-            joined.extend_from_slice(&chunk);
+        self.unsent += message.framed_len();
+        let Message { framed_head, body } = message;
+        let mut joined = BytesMut::from(framed_head);
+        for piece in body {
+            if piece.len() < SMALL_PIECE {
+                joined.extend_from_slice(&piece);
+                continue;
+            }
+            if !joined.is_empty() {
+                self.parts.push_back(joined.split().freeze());
+            }
+            self.parts.push_back(piece);
+        }
+        if !joined.is_empty() {
             self.parts.push_back(joined.freeze());
-        } else {
-            self.parts.push_back(head);
-            self.parts.push_back(chunk);
         }
     }
 

@@ -311,15 +311,24 @@ async fn dropping_resets_and_frees() {
     assert_eq!(reset.await.unwrap(), Reason::CANCEL);
 }
 
-/// A short chunk travels in the frame of its head, a long one in its own.
+/// Short pieces travel in the frame of what goes before them, long ones in their own.
 #[tokio::test]
 async fn chunks_and_frames() {
-    static LONG: [u8; 1000] = [1; 1000];
-    for (chunk, frames) in [(&LONG[..10], vec![17]), (&LONG[..], vec![7, 1000])] {
+    static LONG: [u8; 1024] = [1; 1024];
+    let (long, short) = (&LONG[..], &LONG[..10]);
+    for (pieces, frames) in [
+        (vec![short, short], vec![27]),
+        (vec![long], vec![7, 1024]),
+        (vec![short, long, short, short], vec![17, 1024, 20]),
+    ] {
         let (builder, mut far) = pipes();
         let pool = builder.build();
         let mut stream = open(&pool);
-        stream.send(message(&[0x12, 0x00], chunk));
+        let mut sent = message(&[0x12, 0x00], b"");
+        for piece in pieces {
+            sent.body.push(Bytes::from_static(piece));
+        }
+        stream.send(sent);
         stream.finish();
         let (reply, seen) = tokio::join!(recv(&mut stream), async {
             let mut server = server(&mut far).await;

@@ -78,7 +78,7 @@ fn open(pool: &Pool) -> PoolStream {
 fn message(head: &[u8], chunk: &'static [u8]) -> Message {
     Message {
         framed_head: framed(head, chunk.len()),
-        chunk: Bytes::from_static(chunk),
+        body: Bytes::from_static(chunk).into(),
     }
 }
 
