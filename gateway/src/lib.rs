@@ -11,6 +11,7 @@
 
 mod access_log;
 mod admin;
+mod alarm;
 mod answered;
 mod body;
 pub mod cli;

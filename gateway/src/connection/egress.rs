@@ -4,14 +4,14 @@ use std::{
     borrow::Cow,
     cell::RefCell,
     error::Error,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::SystemTime,
 };
 
 use extproc_client::host::{Aborted, ResponseFlags, UpstreamFailure, UpstreamInfo};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{forwarded::append_to_list, timers::Timers};
+use super::{forwarded::append_to_list, timers::Running};
 use crate::{
     access_log,
     body::{Body, BoxError, Watch, Watched},
@@ -25,14 +25,11 @@ use crate::{
     upstream::error::{LENGTH_MISMATCH, flag},
 };
 
-/// The limits of the exchange whose response is on its way; they end with it.
-pub(super) type TimersSlot = Arc<Mutex<Option<Timers>>>;
-
 /// Ends the exchange when it is dropped: counts and logs.
 pub(super) struct Finish {
     exchange: Arc<Exchange>,
     _active: Held<HttpStats>,
-    timers: Option<TimersSlot>,
+    timers: Option<Running>,
     /// Bytes of the body that its announced length still asks for.
     left: Option<u64>,
     complete: bool,
@@ -59,17 +56,17 @@ impl Finish {
         }
     }
 
-    /// Empties the slot when the exchange is over.
-    pub(super) fn ends_timers(mut self, slot: TimersSlot) -> Self {
-        self.timers = Some(slot);
+    /// Its limits end with the exchange.
+    pub(super) fn ends_timers(mut self, timers: Running) -> Self {
+        self.timers = Some(timers);
         self
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        if let Some(slot) = &self.timers {
-            let _ = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(timers) = &self.timers {
+            timers.end();
         }
         if self.exchange.is_cut() {
             self.exchange.listener.stats.downstream_rq_tx_reset.add();

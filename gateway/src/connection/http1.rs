@@ -25,10 +25,10 @@ use tokio::{
 
 use super::{
     ClientStream, Context,
-    egress::{self, FinalBody, Finish, TimersSlot},
+    egress::{self, FinalBody, Finish},
     guard::{Guarded, StallLimit},
     ingress,
-    timers::{self, Expired, Timers},
+    timers::{self, Expired, Running, Timers},
 };
 use crate::{
     body::{Body, BoxError},
@@ -52,7 +52,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let queue = OutgoingQueue::default();
     let tunnel = TunnelSlot::default();
     let http = context.http().clone();
-    let running = TimersSlot::default();
+    let running = Running::default();
     let limits = http.request_headers;
     let stall = StallLimit::new(http.timeouts.stream_idle);
     let guarded = Guarded::new(stream, stall.clone());
@@ -92,13 +92,13 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let result = poll_fn(|cx| {
         // Before, because a socket that takes nothing gives up at the same time; after, because the
         // connection may just have begun a response.
-        if expire(&running, cx) {
+        if running.expire(cx) {
             return Poll::Ready(Ok(false));
         }
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(result.map(|()| true));
         }
-        if expire(&running, cx) {
+        if running.expire(cx) {
             return Poll::Ready(Ok(false));
         }
         if !closes && closing.as_mut().poll(cx).is_ready() {
@@ -112,10 +112,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     .await;
     if let Err(error) = &result {
         if timed_out(error)
-            && let Some(timers) = running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
+            && let Some(timers) = running.take()
         {
             // The socket took nothing for as long as an exchange may stand still.
             timers.cut(Expired::Idle);
@@ -136,12 +133,8 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let upgraded = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     match upgraded {
         Some(tunnel) if matches!(result, Ok(true)) => {
-            let timers = running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
             // In a box: few connections need the room for it.
-            Box::pin(run_tunnel(io, parts.read_buf, tunnel, timers)).await;
+            Box::pin(run_tunnel(io, parts.read_buf, tunnel, running.take())).await;
         }
         _ if !matches!(result, Ok(true))
             && let Some(socket) = io.unended() =>
@@ -160,25 +153,12 @@ fn timed_out(error: &hyper::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// Whether a limit of the response that is under way has passed; that is noted then.
-fn expire(running: &TimersSlot, cx: &mut TaskContext<'_>) -> bool {
-    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-    let Poll::Ready(expired) = timers::poll(&mut running, cx) else {
-        return false;
-    };
-    if let Some(timers) = running.take() {
-        timers.cut(expired);
-    }
-    true
-}
-
 /// What the exchanges of a connection share.
 struct Shared {
     context: Context,
     queue: OutgoingQueue,
     tunnel: TunnelSlot,
-    /// Limits of the exchange whose response is on its way.
-    running: TimersSlot,
+    running: Running,
     stall: Arc<StallLimit>,
     requests: AtomicU32,
 }
@@ -242,7 +222,7 @@ fn exchange(
     async move {
         let exchange = ingress.exchange;
         let end = Finish::new(exchange.clone());
-        let mut timers = Timers::new(&exchange);
+        let mut timers = running.begin(&exchange);
         let response = timers::call(&context, ingress.request, &exchange, &mut timers).await;
         stall.set(timers::idle_limit(&exchange));
         if egress::is_cut(&response, &exchange) {
@@ -253,7 +233,7 @@ fn exchange(
         let switched =
             status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
         let response = egress::confirm_empty(response, &exchange, bodyless || switched).await;
-        *running.lock().unwrap_or_else(PoisonError::into_inner) = timers;
+        running.set(timers);
         let end = end.ends_timers(running);
         let mut response = egress::finish(response, &exchange, end, bodyless);
         if let (true, Some(to_chain)) = (switched, to_chain) {

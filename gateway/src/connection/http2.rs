@@ -32,6 +32,7 @@ use super::{
     timers::{self, Timers},
 };
 use crate::{
+    alarm::Alarm,
     body::{Body, BoxError},
     http1::{MessageFacts, Outgoing},
     http2::{Http2Body, SendError, send_body},
@@ -223,7 +224,7 @@ async fn exchange(
     );
     let exchange = ingress.exchange;
     let end = egress::Finish::new(exchange.clone());
-    let mut timers = Timers::new(&exchange);
+    let mut timers = Timers::new(&exchange, Alarm::default());
     let chain = timers::call(context, ingress.request, &exchange, &mut timers);
     let Some(response) = respond_to(chain, &mut respond, &outgoing).await else {
         return;

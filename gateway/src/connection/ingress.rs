@@ -260,16 +260,15 @@ fn target(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &'static str> 
             // RFC 9113 §8.3.1: both name the same, or the request is malformed.
             return Err("invalid_authority");
         }
-        (Some(authority), _) => authority.clone(),
+        (Some(authority), _) if normalize::valid_authority(authority.as_str()) => authority.clone(),
+        (Some(_), _) => return Err("invalid_authority"),
+        // Known to be a valid one.
         (None, Some(host)) => {
             Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes()))
                 .map_err(|_| "invalid_authority")?
         }
         (None, None) => return Err("missing_host_header"),
     };
-    if !normalize::valid_authority(authority.as_str()) {
-        return Err("invalid_authority");
-    }
     let scheme = parts.uri.scheme();
     if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none() {
         // RFC 9112 §3.2.3: `host:port` and nothing else.

@@ -164,6 +164,11 @@ pub(super) fn underscores(headers: &mut HeaderMap, rule: Underscores) -> bool {
 /// Whether the authority is one that a `host` header may hold: a name or an address and perhaps a port,
 /// no user information, no list, no white space (RFC 9110 §4.2.4, §7.2; RFC 3986 §3.2.2).
 pub(super) fn valid_authority(authority: &str) -> bool {
+    // Most of them.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    if authority.bytes().all(plain) {
+        return !authority.is_empty();
+    }
     let (name, port) = match authority.strip_prefix('[') {
         Some(literal) => {
             let Some((address, rest)) = literal.split_once(']') else {

@@ -2,24 +2,26 @@
 //!
 //! Whoever drives an exchange polls its [`Timers`] beside it. Before the response has begun, a limit
 //! that passed becomes a local reply ([`call`]); after that it ends the message. Time is kept by one
-//! timer, moved on when it fires early, because nearly every exchange ends before any of them.
+//! [`Alarm`], because nearly every exchange ends before any of them, and HTTP/1 connections pass it on from
+//! exchange to exchange.
 
 use std::{
     borrow::Cow,
     future::{Future, poll_fn},
-    pin::{Pin, pin},
-    sync::Arc,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context as TaskContext, Poll, ready},
     time::Duration,
 };
 
 use extproc_client::host::ResponseFlags;
 use http::{HeaderValue, Request, Response, StatusCode};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::Context;
 use crate::{
-    body::Body, config::snapshot::RouteAction, exchange::Exchange, local, upstream::error::flag,
+    alarm::Alarm, body::Body, config::snapshot::RouteAction, exchange::Exchange, local,
+    upstream::error::flag,
 };
 
 /// Which limit passed.
@@ -39,13 +41,13 @@ pub(super) struct Timers {
     idle: Option<Duration>,
     request: Option<Duration>,
     duration: Option<Duration>,
-    sleep: Pin<Box<Sleep>>,
+    alarm: Alarm,
     exchange: Arc<Exchange>,
 }
 
 impl Timers {
     /// `None` if the exchange has no limit.
-    pub(super) fn new(exchange: &Arc<Exchange>) -> Option<Self> {
+    pub(super) fn new(exchange: &Arc<Exchange>, alarm: Alarm) -> Option<Self> {
         let timeouts = &exchange.http.timeouts;
         let route = exchange.route();
         let forward = route.as_ref().and_then(|route| match &route.route.action {
@@ -60,11 +62,11 @@ impl Timers {
             idle: idle_limit(exchange),
             request: timeouts.request.filter(|_| !exchange.request_done()),
             duration,
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            alarm,
             exchange: exchange.clone(),
         };
         let (next, _) = timers.next()?;
-        timers.sleep.as_mut().reset(next);
+        timers.alarm.set(next);
         Some(timers)
     }
 
@@ -76,14 +78,14 @@ impl Timers {
     /// Ready when a limit has passed.
     pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Expired> {
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
+            ready!(self.alarm.poll(cx));
             let Some((next, expired)) = self.next() else {
                 return Poll::Pending;
             };
             if next <= Instant::now() {
                 return Poll::Ready(expired);
             }
-            self.sleep.as_mut().reset(next);
+            self.alarm.set(next);
         }
     }
 
@@ -114,6 +116,58 @@ impl Timers {
         .into_iter()
         .flatten()
         .min_by_key(|(at, _)| *at)
+    }
+}
+
+/// The limits of the exchange whose response is on its way on an HTTP/1 connection. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Running(Arc<Mutex<Slot>>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    timers: Option<Timers>,
+    /// For the next exchange.
+    alarm: Alarm,
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        // What is in it is put in and taken out whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The limits of the exchange that begins.
+    pub(super) fn begin(&self, exchange: &Arc<Exchange>) -> Option<Timers> {
+        Timers::new(exchange, std::mem::take(&mut self.lock().alarm))
+    }
+
+    /// The response begins.
+    pub(super) fn set(&self, timers: Option<Timers>) {
+        self.lock().timers = timers;
+    }
+
+    pub(super) fn take(&self) -> Option<Timers> {
+        self.lock().timers.take()
+    }
+
+    /// The response is over.
+    pub(super) fn end(&self) {
+        let mut slot = self.lock();
+        if let Some(timers) = slot.timers.take() {
+            slot.alarm = timers.alarm;
+        }
+    }
+
+    /// Whether a limit of the response that is under way has passed; that is noted then.
+    pub(super) fn expire(&self, cx: &mut TaskContext<'_>) -> bool {
+        let mut slot = self.lock();
+        let Poll::Ready(expired) = poll(&mut slot.timers, cx) else {
+            return false;
+        };
+        if let Some(timers) = slot.timers.take() {
+            timers.cut(expired);
+        }
+        true
     }
 }
 

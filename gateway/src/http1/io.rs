@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    framing::{Framer, Head, MessageFacts, Role, Stop},
+    framing::{Framer, Head, Role, Stop},
     inbound::Inbound,
     outgoing::{OutgoingQueue, write_interim},
     waiting::{Phase, Waiting},
@@ -123,13 +123,6 @@ impl<T> Http1Io<T> {
         self.ready = ready.freeze();
     }
 
-    fn facts(&self, index: usize) -> MessageFacts {
-        self.queue
-            .get(index)
-            .map(|outgoing| outgoing.facts)
-            .unwrap_or_default()
-    }
-
     /// Whether something has to be inserted at this stop into the message `index` from the front.
     fn wants(&self, index: usize, stop: Stop) -> bool {
         match stop {
@@ -147,9 +140,9 @@ impl<T> Http1Io<T> {
         let mut writable = 0;
         for buf in bufs {
             let mut at = 0;
-            let mut facts = self.facts(ended);
-            loop {
-                let (n, stop) = framer.advance(buf.get(at..).unwrap_or_default(), facts);
+            while at < buf.len() {
+                let rest = buf.get(at..).unwrap_or_default();
+                let (n, stop) = framer.advance(rest, self.queue.facts(ended));
                 at += n;
                 if self.wants(ended, stop) {
                     writable += at;
@@ -165,10 +158,7 @@ impl<T> Http1Io<T> {
                 match stop {
                     // hyper writes no faults.
                     Stop::End | Stop::Fault => break,
-                    Stop::MessageEnd => {
-                        ended += 1;
-                        facts = self.facts(ended);
-                    }
+                    Stop::MessageEnd => ended += 1,
                     Stop::Head | Stop::Trailers => {}
                 }
             }
@@ -209,7 +199,7 @@ impl<T> Http1Io<T> {
             let mut offered: &[u8] = buf;
             n -= bytes.len();
             loop {
-                let facts = self.facts(0);
+                let facts = self.queue.facts(0);
                 if !bytes.is_empty()
                     && self.framer.between_messages()
                     && let Some(head) = Head::read(offered)
@@ -395,7 +385,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::http1::Outgoing;
+    use crate::http1::{MessageFacts, Outgoing};
 
     /// Trailers find their place also when the socket takes little at a time, heads included.
     #[tokio::test]

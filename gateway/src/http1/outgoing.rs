@@ -157,6 +157,12 @@ impl OutgoingQueue {
         self.lock().writing.get(index).cloned()
     }
 
+    pub(super) fn facts(&self, index: usize) -> MessageFacts {
+        let queue = self.lock();
+        let outgoing = queue.writing.get(index);
+        outgoing.map(|outgoing| outgoing.facts).unwrap_or_default()
+    }
+
     pub(super) fn pop(&self) {
         self.lock().writing.pop_front();
     }

@@ -4,12 +4,13 @@
 //! (`idle_timeout`, `request_headers_timeout`), and so have we.
 
 use std::{
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+
+use crate::alarm::Alarm;
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub(crate) struct Waiting {
     whole: bool,
     /// What is waited for, and which one of these it is.
     now: Option<(Phase, u64)>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     expired: Option<Phase>,
 }
 
@@ -46,7 +47,7 @@ impl Waiting {
             head: if whole { request } else { head },
             whole,
             now: None,
-            sleep: None,
+            alarm: Alarm::default(),
             expired: None,
         }
     }
@@ -87,17 +88,12 @@ impl Waiting {
             self.now = now;
             return Poll::Pending;
         };
-        let began = Instant::now();
-        let sleep = self.sleep.get_or_insert_with(|| {
-            self.now = now;
-            Box::pin(tokio::time::sleep(limit))
-        });
         if self.now != now {
             self.now = now;
-            sleep.as_mut().reset(began + limit);
+            self.alarm.set(Instant::now() + limit);
         }
         loop {
-            ready!(sleep.as_mut().poll(cx));
+            ready!(self.alarm.poll(cx));
             // hyper does not look for the next request again when the response has been written.
             let now = Instant::now();
             let end = match (quiet_since, phase) {
@@ -109,7 +105,7 @@ impl Waiting {
                 self.expired = Some(phase);
                 return Poll::Ready(phase);
             }
-            sleep.as_mut().reset(end);
+            self.alarm.set(end);
         }
     }
 }

@@ -158,9 +158,9 @@ impl Idle {
     }
 }
 
-/// Gives a connection back after a complete exchange.
-pub(super) fn give_back(host: &Arc<Host>, mut connection: Connection) {
-    if connection.rest() == State::Gone || !connection.may_go_on(&host.shared.cluster) {
+/// Gives a connection back after a complete exchange. What became of it shows when it is looked at again.
+pub(super) fn give_back(host: &Arc<Host>, connection: Connection) {
+    if connection.sender.is_closed() || !connection.may_go_on(&host.shared.cluster) {
         return;
     }
     let mut idlers = host.http1().lock();

@@ -30,9 +30,9 @@ use super::{Connector, KeepAlive, Settings, set::Set};
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024 * 1024;
 
-/// Largest frame accepted. A reply with a body chunk of 16 KiB is a little longer than a frame of
-/// the default size; in one frame it need not be put together.
-const FRAME: u32 = 64 * 1024;
+/// Largest frame accepted. A reply with a body chunk, which is one read of a socket, is longer than a frame of the
+/// default size; in one frame it need not be put together.
+const FRAME: u32 = 128 * 1024;
 
 /// Streams that may be opened before the peer has said how many it allows.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
