@@ -179,8 +179,7 @@ fn buffered_body_is_one_message() {
         p.part(sb(nothing())),
         [
             "client: 200 content-length=6",
-            "client: \"aaa\"",
-            "client: \"bbb\"",
+            "client: \"aaabbb\"",
             "client: END"
         ]
     );
