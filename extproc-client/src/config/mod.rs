@@ -180,7 +180,7 @@ impl FilterConfig {
         &self.stat_prefix
     }
 
-    /// How long a reply may take. Default 200 ms, 0 to 3600 s.
+    /// How long a reply may take. Default 200 ms, 0 to 3600 s; with 0 messages are sent and no reply comes in time.
     pub fn message_timeout(&self) -> Duration {
         self.message_timeout
     }

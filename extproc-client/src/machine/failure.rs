@@ -15,12 +15,16 @@
 //! begun, a cut afterwards. Failing open needs the original bytes: it is refused once data of a full
 //! duplex direction was received, and once the processor began to stream a response itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Action, Callback, Exchange, Side, Stream};
+use super::{Action, Callback, Closing, Exchange, Side, Stream};
 use crate::{headers::Rejection, observer::Event, pieces::Pieces, transport::Close};
+
+/// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
+/// that the processor learns of the exchange.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
 /// What went wrong.
 #[derive(Debug)]
@@ -108,7 +112,12 @@ impl Exchange {
             | Failure::UnaskedDrain => {}
         }
         let ended_by_processor = matches!(&failure, Failure::Closed(close) if !close.http);
-        self.reset_stream();
+        match &failure {
+            Failure::Timeout(_) if self.config.message_timeout.is_zero() => {
+                self.close_stream_so(Closing::Within(ON_ITS_WAY));
+            }
+            _ => self.reset_stream(),
+        }
         if covered && self.config.failure_mode_allow && self.can_fail_open() {
             if ended_by_processor {
                 // Envoy counts these once more on this path.

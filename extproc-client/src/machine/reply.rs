@@ -21,6 +21,10 @@ impl Exchange {
         if self.complete || self.config.observability_mode {
             return;
         }
+        if self.config.message_timeout.is_zero() && self.next_timeout().is_some() {
+            // No time was given: it comes too late, however soon.
+            return;
+        }
         if let Some(timeout) = reply.override_message_timeout.take() {
             return self.override_timeout(timeout, now);
         }
