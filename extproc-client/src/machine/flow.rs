@@ -191,7 +191,7 @@ impl Exchange {
         self.direction_mut(side).head = head;
     }
 
-    fn remove_length(&mut self, side: Side) {
+    pub(super) fn remove_length(&mut self, side: Side) {
         if !self.drops_length(side) {
             return;
         }

@@ -12,6 +12,9 @@ impl Exchange {
         if self.direction(side).mode.headers {
             let end = self.direction(side).no_body;
             self.send_head(side, end, now);
+        } else {
+            // As in Envoy, where only a head that is copied keeps it.
+            self.remove_length(side);
         }
         self.release_head(side);
     }
