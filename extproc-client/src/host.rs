@@ -33,6 +33,9 @@ pub struct ExchangeContext {
     /// The request is answered locally before any filter saw it (a malformed request): filters see
     /// the response alone.
     pub response_only: bool,
+    /// The client waits for `100 Continue` before it sends its body: nothing is read of that before the request goes on,
+    /// so that a refusal comes first. An `expect` header that is still there says the same.
+    pub awaits_continue: bool,
 }
 
 /// Configurations of a route that differ from the filters' own.

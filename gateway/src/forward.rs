@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use extproc_client::host::{KeepSent, ResponseDetails, UpstreamInfo};
+use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, UpstreamInfo};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
@@ -249,11 +249,16 @@ fn failed(grpc: bool, failure: &Failure, made: u32, flags: u64) -> Response<Body
         Failure::Connect(_) => failure.to_string(),
         _ => String::new(),
     };
-    response.extensions_mut().insert(UpstreamInfo {
+    let extensions = response.extensions_mut();
+    extensions.insert(UpstreamInfo {
         attempts: made.into(),
         transport_failure_reason,
         ..UpstreamInfo::default()
     });
+    if matches!(failure, Failure::Request) {
+        // The client is gone or broke its message: there is nothing left to process.
+        extensions.insert(DirectReply);
+    }
     response
 }
 

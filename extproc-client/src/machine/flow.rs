@@ -19,6 +19,7 @@ impl Exchange {
     pub(crate) fn request_head(&mut self, head: request::Parts, end: bool, now: Instant) {
         self.is_grpc = is_grpc(&head.headers);
         self.is_head = head.method == Method::HEAD;
+        self.context.awaits_continue |= head.headers.contains_key(header::EXPECT);
         self.remember_request(&head);
         self.head(Side::Request, Head::Request(Box::new(head)), end, now);
     }

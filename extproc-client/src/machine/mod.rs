@@ -115,6 +115,9 @@ enum Stream {
     Done,
 }
 
+/// Bytes of a request's body that are read while only its head is with the processor.
+const READ_AHEAD: usize = 16 * 1024;
+
 /// One exchange. See the module's documentation for the order of calls.
 pub(crate) struct Exchange {
     config: Arc<FilterConfig>,
@@ -213,12 +216,21 @@ impl Exchange {
         if self.complete {
             return true;
         }
-        // What nobody will ask for stays where it is until the head goes on.
-        let waits = direction.callback == Callback::Headers
+        let unasked = direction.callback == Callback::Headers
             && direction.mode.body == BodyMode::None
             && !direction.mode.trailers
             && !self.config.allow_mode_override;
-        !waits && self.outbound.is_empty() && direction.has_room()
+        if unasked && (side == Side::Response || !self.reads_ahead()) {
+            return false;
+        }
+        self.outbound.is_empty() && direction.has_room()
+    }
+
+    /// Whether a request's body is read although nobody asks for it before the head goes on: one that is here as a whole
+    /// lets its connection go on after an answer of ours, and only who reads learns that the client is gone. More than a
+    /// little stays where it is.
+    fn reads_ahead(&self) -> bool {
+        !self.context.awaits_continue && self.request.held.len() < READ_AHEAD
     }
 
     /// Body bytes of the request that passed by unseen, for attributes.

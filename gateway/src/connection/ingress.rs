@@ -121,6 +121,7 @@ pub(super) fn begin(
         parts.headers.insert(header::CONNECTION, upgrade);
         parts.headers.insert(header::UPGRADE, protocol);
     }
+    let awaits_continue = has_body && parts.headers.contains_key(header::EXPECT);
     forwarded::clean(&mut parts.headers, http.use_remote_address);
     forwarded::add(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
@@ -166,7 +167,11 @@ pub(super) fn begin(
     let extensions = &mut parts.extensions;
     extensions.clear();
     if filters::has_ext_proc(http) {
-        extensions.insert(exchange_context(context, &exchange, refusal.is_some()));
+        extensions.insert(ExchangeContext {
+            response_only: refusal.is_some(),
+            awaits_continue,
+            ..exchange_context(context, &exchange)
+        });
     }
     extensions.insert(exchange.clone());
     if let Some(refusal) = refusal {
@@ -379,11 +384,7 @@ fn normalize_target(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
     })
 }
 
-fn exchange_context(
-    context: &Context,
-    exchange: &Arc<Exchange>,
-    response_only: bool,
-) -> ExchangeContext {
+fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeContext {
     let chain = &context.chain;
     let tls = context.peer.tls.as_ref();
     let route = exchange.route();
@@ -427,7 +428,7 @@ fn exchange_context(
                 exchange.clear_route();
             }
         })),
-        response_only,
+        ..ExchangeContext::default()
     }
 }
 
