@@ -23,6 +23,7 @@ use crate::{
     listener::ListenerShared,
     router::Selected,
     tls::TlsFacts,
+    upstream::error::flag,
 };
 
 /// Facts of a client's connection.
@@ -55,6 +56,10 @@ pub(crate) struct Exchange {
     request_done: AtomicBool,
     /// A limit of ours ended the response after it had begun.
     cut: AtomicBool,
+    /// The client reset its stream (HTTP/2), where otherwise its connection ends.
+    reset: AtomicBool,
+    /// The request's body failed.
+    broken: AtomicBool,
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
     state: Mutex<State>,
@@ -143,6 +148,8 @@ impl Exchange {
             response_bytes: AtomicU64::new(0),
             request_done: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             state: Mutex::new(State {
                 route: begin.route,
@@ -208,11 +215,6 @@ impl Exchange {
         self.state().reply = reply;
     }
 
-    /// Sets flags beside those that the response came with.
-    pub(crate) fn add_flags(&self, flags: ResponseFlags) {
-        self.state().reply.flags |= flags.0;
-    }
-
     /// A limit of ours ends the response, which has begun.
     pub(crate) fn cut(&self, details: impl Into<Cow<'static, str>>, flags: ResponseFlags) {
         self.cut.store(true, Ordering::Relaxed);
@@ -224,6 +226,27 @@ impl Exchange {
     /// Whether the response was [`cut`](Self::cut).
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// The client reset its stream.
+    pub(crate) fn note_reset(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client broke its request off, or sent what is none.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// The client did not wait for the end of the response: whatever else was noted follows from that.
+    pub(crate) fn leave(&self) {
+        let (details, flag) = match self.reset.load(Ordering::Relaxed) {
+            true => ("http2.remote_reset", flag::DOWNSTREAM_REMOTE_RESET),
+            false => ("downstream_remote_disconnect", flag::DOWNSTREAM_TERMINATION),
+        };
+        let reply = &mut self.state().reply;
+        reply.flags = flag;
+        reply.details = Some(ResponseDetails(details.into()));
     }
 
     /// The trailers as they go to the client.
@@ -264,6 +287,15 @@ impl Watch for RequestWatch {
         for name in &self.nominated {
             trailers.remove(name);
         }
+    }
+
+    fn failed(&mut self, error: BoxError) -> BoxError {
+        let reset = error
+            .downcast_ref::<h2::Error>()
+            .is_some_and(h2::Error::is_reset);
+        self.exchange.reset.fetch_or(reset, Ordering::Relaxed);
+        self.exchange.broken.store(true, Ordering::Relaxed);
+        error
     }
 
     fn end(&mut self, result: Result<(), &BoxError>) {

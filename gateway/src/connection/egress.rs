@@ -22,7 +22,7 @@ use crate::{
     length, local,
     metrics::{Held, HttpStats},
     mutate,
-    upstream::error::{LENGTH_MISMATCH, flag},
+    upstream::error::LENGTH_MISMATCH,
 };
 
 /// Ends the exchange when it is dropped: counts and logs.
@@ -68,12 +68,12 @@ impl Drop for Finish {
         if let Some(timers) = &self.timers {
             timers.end();
         }
-        if self.exchange.is_cut() {
-            self.exchange.listener.stats.downstream_rq_tx_reset.add();
+        let exchange = &self.exchange;
+        if exchange.is_cut() && !exchange.is_broken() {
+            exchange.listener.stats.downstream_rq_tx_reset.add();
         } else if !self.complete {
-            self.exchange
-                .add_flags(ResponseFlags(flag::DOWNSTREAM_TERMINATION));
-            self.exchange.listener.stats.downstream_rq_rx_reset.add();
+            exchange.leave();
+            exchange.listener.stats.downstream_rq_rx_reset.add();
         }
         access_log::log(&self.exchange);
     }
@@ -244,7 +244,7 @@ pub(super) fn finish(
 /// Whether the upstream's response was lost after it had begun, so that none can be given.
 pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
     let cut = response.extensions().get::<Aborted>().is_some();
-    if cut && exchange.logged() {
+    if cut && exchange.logged() && !exchange.is_broken() {
         exchange.set_reply(Reply::of(response));
     }
     cut

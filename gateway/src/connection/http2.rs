@@ -226,8 +226,14 @@ async fn exchange(
     let end = egress::Finish::new(exchange.clone());
     let mut timers = Timers::new(&exchange, Alarm::default());
     let chain = timers::call(context, ingress.request, &exchange, &mut timers);
-    let Some(response) = respond_to(chain, &mut respond, &outgoing).await else {
-        return;
+    let response = match respond_to(chain, &mut respond, &outgoing).await {
+        Ok(response) => response,
+        Err(Left { reset }) => {
+            if reset {
+                exchange.note_reset();
+            }
+            return;
+        }
     };
     if egress::is_cut(&response, &exchange) {
         respond.send_reset(Reason::INTERNAL_ERROR);
@@ -279,17 +285,28 @@ async fn exchange(
     .await;
     match sent {
         Some(Ok(())) | None => {}
-        Some(Err(SendError::Peer(error))) => tracing::debug!(%error, "client left"),
+        Some(Err(SendError::Peer(error))) => {
+            if error.reason().is_some() && !error.is_go_away() {
+                exchange.note_reset();
+            }
+            tracing::debug!(%error, "client left");
+        }
         Some(Err(SendError::Body(error))) => tracing::debug!(%error, "response cut short"),
     }
 }
 
-/// Runs the chain, sending interim responses meanwhile; `None` if the client reset the stream.
+/// The client did not wait for the response.
+struct Left {
+    /// It reset the stream; otherwise the connection ended.
+    reset: bool,
+}
+
+/// Runs the chain, sending interim responses meanwhile.
 async fn respond_to(
     chain: impl Future<Output = Response<Body>>,
     respond: &mut SendResponse<Bytes>,
     outgoing: &Outgoing,
-) -> Option<Response<Body>> {
+) -> Result<Response<Body>, Left> {
     let mut response = pin!(chain);
     poll_fn(|cx| {
         let done = response.as_mut().poll(cx);
@@ -297,9 +314,12 @@ async fn respond_to(
             send_interim(respond, status, headers);
         }
         if let Poll::Ready(response) = done {
-            return Poll::Ready(Some(response));
+            return Poll::Ready(Ok(response));
         }
-        respond.poll_reset(cx).map(|_| None)
+        respond.poll_reset(cx).map(|left| {
+            let reset = left.is_ok();
+            Err(Left { reset })
+        })
     })
     .await
 }

@@ -21,6 +21,7 @@ pub(crate) mod flag {
     pub(crate) const UPSTREAM_PROTOCOL_ERROR: u64 = 0x80_0000;
     pub(crate) const NO_CLUSTER_FOUND: u64 = 0x100_0000;
     pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
+    pub(crate) const DOWNSTREAM_REMOTE_RESET: u64 = 0x1000_0000;
 }
 
 /// Response code details where a head announces another length than its body has.
