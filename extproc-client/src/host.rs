@@ -9,7 +9,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::StatusCode;
@@ -185,6 +185,8 @@ pub struct UpstreamInfo {
     pub attempts: u64,
     /// `upstream.cx_pool_ready_duration`.
     pub pool_ready: Option<Duration>,
+    /// When the request began to be sent, for `response.backend_latency`.
+    pub begun: Option<Instant>,
     /// `upstream.transport_failure_reason`.
     pub transport_failure_reason: String,
     /// `xds.upstream_host_metadata`.

@@ -386,6 +386,7 @@ impl Attempts<'_> {
                     local_address: local,
                     attempts: self.made.into(),
                     pool_ready: Some(pool_ready),
+                    begun: Some(begun + pool_ready),
                     transport_failure_reason: String::new(),
                     host_metadata: host.metadata.clone(),
                     sent: sent_head,

@@ -82,6 +82,7 @@ pub(super) fn fields(root: &str) -> &'static [&'static str] {
             "size",
             "total_size",
             "headers_bytes",
+            "backend_latency",
         ],
         "source" | "destination" => &["address", "port", vocabulary::IP],
         "connection" => &[
@@ -159,7 +160,7 @@ impl<'a> View<'a> {
                 }
             }
             Headers::Response => {
-                let response = self.response?;
+                let response = self.response.filter(|_| self.response_head_sent)?;
                 match name {
                     ":status" => Some(response.status.as_str().to_owned().into()),
                     name => joined(&response.headers, name),
@@ -173,7 +174,11 @@ impl<'a> View<'a> {
     pub(super) fn each_header(&self, headers: Headers, mut f: impl FnMut(&[u8], &[u8])) {
         match headers {
             Headers::Request => self.request.iter().for_each(|parts| parts.each(&mut f)),
-            Headers::Response => self.response.iter().for_each(|parts| parts.each(&mut f)),
+            Headers::Response => self
+                .response
+                .iter()
+                .filter(|_| self.response_head_sent)
+                .for_each(|parts| parts.each(&mut f)),
             Headers::ResponseTrailers => {
                 self.response_trailers
                     .iter()
@@ -267,6 +272,7 @@ impl<'a> View<'a> {
             "headers" => Item::Headers(Headers::Response),
             "trailers" => Item::Headers(Headers::ResponseTrailers),
             "size" => count(self.response_size),
+            "backend_latency" => Item::Duration(self.backend_latency?),
             "headers_bytes" => count(self.bytes(Headers::Response)),
             "total_size" => count(
                 self.response_size

@@ -4,8 +4,8 @@
 //! (`request.headers['x-a']`). Those are looked up directly; anything else is evaluated as CEL over
 //! maps that are built for it. Attribute names, presence and kinds are Envoy's.
 //!
-//! Beyond Envoy, comprehensions (`exists`, `map`, …), `string()` and `+` on strings work. Not
-//! available: `filter_state` (always empty), and the certificate attributes of `connection`.
+//! Beyond Envoy, comprehensions (`exists`, `map`, …) work; in agentgateway's [`Vocabulary`] also `string()` and `+` on
+//! strings, bytes and lists, which Envoy's CEL leaves out. Not available: `filter_state` (always empty), and the certificate attributes of `connection`.
 
 mod lookup;
 mod print;
@@ -61,6 +61,8 @@ struct Compiled {
     expression: IdedExpr,
     /// The variables it mentions, among those that exist.
     roots: Vec<&'static str>,
+    /// Adds numbers only.
+    adds: bool,
 }
 
 /// The names that an expression may begin with.
@@ -87,7 +89,6 @@ const FUNCTIONS: &[&str] = &[
     "int",
     "uint",
     "double",
-    "string",
     "bytes",
     "bool",
     "dyn",
@@ -129,12 +130,14 @@ impl Expression {
         })?;
         let references = program.references();
         if let Some(unknown) = references.functions().into_iter().find(|name| {
-            name.starts_with(|c: char| c.is_ascii_alphabetic()) && !FUNCTIONS.contains(name)
+            name.starts_with(|c: char| c.is_ascii_alphabetic())
+                && !FUNCTIONS.contains(name)
+                && !vocabulary.functions().contains(name)
         }) {
             return Err(format!("unknown function {unknown:?}"));
         }
         let mut expression = program.expression().clone();
-        vocabulary.translate(&mut expression);
+        let adds = vocabulary.translate(&mut expression);
         let form = match plain(&expression) {
             Some(form) => form,
             None => {
@@ -144,7 +147,11 @@ impl Expression {
                     .filter(|root| references.has_variable(root))
                     .collect();
                 lower_header_names(&mut expression);
-                Form::Cel(Arc::new(Compiled { expression, roots }))
+                Form::Cel(Arc::new(Compiled {
+                    expression,
+                    roots,
+                    adds,
+                }))
             }
         };
         Ok(Self { form })
@@ -188,8 +195,14 @@ impl Expression {
                         context.add_variable_from_value(*root, value);
                     }
                 }
+                if compiled.adds {
+                    context.add_function(vocabulary::ADD, value::add).ok()?;
+                }
                 let value = Value::resolve(&compiled.expression, &context).ok()?;
-                Some(print::item(value))
+                match &compiled.expression.expr {
+                    Expr::Call(call) if call.func_name == "type" => Some(print::a_type()),
+                    _ => Some(print::item(value)),
+                }
             }
         }
     }
@@ -200,6 +213,12 @@ fn plain(expression: &IdedExpr) -> Option<Form> {
     match &expression.expr {
         Expr::Ident(root) => Some(Form::Name(root.as_str().into(), None)),
         Expr::Select(select) if !select.test => {
+            if let Some(headers) = header_map(&select.operand) {
+                return Some(Form::Header(
+                    headers,
+                    select.field.to_ascii_lowercase().into(),
+                ));
+            }
             let Expr::Ident(root) = &select.operand.expr else {
                 return None;
             };
@@ -223,21 +242,26 @@ fn header_index(call: &CallExpr) -> Option<(Headers, &str)> {
     else {
         return None;
     };
-    let (Expr::Select(select), Expr::Literal(LiteralValue::String(name))) =
-        (&map.expr, &index.expr)
-    else {
+    let Expr::Literal(LiteralValue::String(name)) = &index.expr else {
+        return None;
+    };
+    Some((header_map(map)?, name.inner()))
+}
+
+/// `request.headers` and its like.
+fn header_map(expression: &IdedExpr) -> Option<Headers> {
+    let Expr::Select(select) = &expression.expr else {
         return None;
     };
     let Expr::Ident(root) = &select.operand.expr else {
         return None;
     };
-    let headers = match (root.as_str(), select.field.as_str(), select.test) {
-        ("request", "headers", false) => Headers::Request,
-        ("response", "headers", false) => Headers::Response,
-        ("response", "trailers", false) => Headers::ResponseTrailers,
-        _ => return None,
-    };
-    Some((headers, name.inner()))
+    match (root.as_str(), select.field.as_str(), select.test) {
+        ("request", "headers", false) => Some(Headers::Request),
+        ("response", "headers", false) => Some(Headers::Response),
+        ("response", "trailers", false) => Some(Headers::ResponseTrailers),
+        _ => None,
+    }
 }
 
 /// Header names match in any case; the maps that expressions see hold lower case.
@@ -263,10 +287,14 @@ fn lower_header_names(expression: &mut IdedExpr) {
 pub(crate) struct View<'a> {
     pub(crate) request: Option<&'a http::request::Parts>,
     pub(crate) response: Option<&'a http::response::Parts>,
+    /// The processor was shown the response's head; as in Envoy, its fields are there then only.
+    pub(crate) response_head_sent: bool,
     pub(crate) response_trailers: Option<&'a http::HeaderMap>,
     /// Body bytes seen so far.
     pub(crate) request_size: u64,
     pub(crate) response_size: u64,
+    /// From the request's way to the upstream to the end of the response, once that is here.
+    pub(crate) backend_latency: Option<std::time::Duration>,
     pub(crate) facts: &'a HostFacts,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
     pub(crate) metadata: &'a DynamicMetadata,
@@ -277,9 +305,11 @@ impl<'a> View<'a> {
         Self {
             request: Some(request),
             response: None,
+            response_head_sent: false,
             response_trailers: None,
             request_size: 0,
             response_size: 0,
+            backend_latency: None,
             facts: &context.facts,
             upstream: None,
             metadata: &context.metadata,

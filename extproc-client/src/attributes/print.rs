@@ -9,6 +9,11 @@ pub(super) const MAP: &str = "CelMap value";
 const LIST: &str = "CelList value";
 const TYPE: &str = "CelType value";
 
+/// What a type is sent as.
+pub(super) fn a_type<'a>() -> Item<'a> {
+    Item::Text(TYPE.into())
+}
+
 /// What the result of an expression is sent as.
 pub(super) fn item<'a>(value: Value) -> Item<'a> {
     let text = match value {

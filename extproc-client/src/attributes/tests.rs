@@ -78,9 +78,11 @@ impl Exchange {
         let view = View {
             request: Some(&self.request),
             response: self.response.as_ref(),
+            response_head_sent: true,
             response_trailers: self.trailers.as_ref(),
             request_size: 5,
             response_size: 0,
+            backend_latency: None,
             facts: &self.facts,
             upstream: self.upstream.as_ref(),
             metadata: &self.metadata,

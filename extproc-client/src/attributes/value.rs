@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use cel::{Value, objects::Key};
+use cel::{ExecutionError, Value, objects::Key};
 use prost_types::{Any, Struct, value::Kind};
 
 use super::{
@@ -136,6 +136,16 @@ fn of_node(node: &serde_json::Value) -> Value {
         .iter()
         .map(|(name, value)| (name.clone(), of_kind(value.kind.as_ref())));
     map(empty.chain(given))
+}
+
+/// `+` as Envoy has it: texts, bytes and lists are not joined.
+pub(super) fn add(left: Value, right: Value) -> Result<Value, ExecutionError> {
+    match (&left, &right) {
+        (Value::String(_) | Value::Bytes(_) | Value::List(_), _) => Err(
+            ExecutionError::function_error("+", "joins nothing in Envoy's CEL"),
+        ),
+        _ => left + right,
+    }
 }
 
 fn text_value(text: Cow<'_, str>) -> Value {

@@ -2,7 +2,7 @@
 
 use cel::{
     IdedExpr,
-    common::ast::{EntryExpr, Expr},
+    common::ast::{CallExpr, EntryExpr, Expr, SelectExpr, operators},
 };
 
 /// Whose names an expression uses.
@@ -23,6 +23,9 @@ pub(super) const URI: &str = "@uri";
 /// The address without its port. No expression can name it.
 pub(super) const IP: &str = "@ip";
 
+/// Addition of what is not joined. No expression can name it.
+pub(super) const ADD: &str = "@add";
+
 /// Agentgateway's names and those they have here.
 const AGENTGATEWAY: &[(&str, &str, &str)] = &[
     ("request", "path", "url_path"),
@@ -34,46 +37,79 @@ const AGENTGATEWAY: &[(&str, &str, &str)] = &[
 ];
 
 impl Vocabulary {
-    /// Gives the attributes of an expression the names that they have here.
-    pub(super) fn translate(self, expression: &mut IdedExpr) {
-        if self == Self::Agentgateway {
-            rename(expression);
+    /// Gives the attributes and operators of an expression the names that they have here. Tells whether it adds numbers
+    /// only.
+    pub(super) fn translate(self, expression: &mut IdedExpr) -> bool {
+        let mut adds = false;
+        each(expression, &mut |expression| match (self, expression) {
+            (Self::Agentgateway, Expr::Select(select)) => rename(select),
+            (Self::Envoy, Expr::Call(call))
+                if call.func_name == operators::ADD && !collects(call) =>
+            {
+                call.func_name = ADD.into();
+                adds = true;
+            }
+            _ => {}
+        });
+        adds
+    }
+
+    /// Functions that there are beside the common ones.
+    pub(super) fn functions(self) -> &'static [&'static str] {
+        match self {
+            Self::Envoy => &[],
+            Self::Agentgateway => &["string"],
         }
     }
 }
 
-fn rename(expression: &mut IdedExpr) {
+/// Whether it is the step of a comprehension that makes a list.
+fn collects(call: &CallExpr) -> bool {
+    let Some(IdedExpr {
+        expr: Expr::Ident(name),
+        ..
+    }) = call.args.first()
+    else {
+        return false;
+    };
+    name.starts_with('@')
+}
+
+fn rename(select: &mut SelectExpr) {
+    if let Expr::Ident(root) = &select.operand.expr {
+        let known = AGENTGATEWAY
+            .iter()
+            .find(|(of, name, _)| of == root && *name == select.field);
+        if let Some((_, _, ours)) = known {
+            select.field = (*ours).into();
+        }
+    }
+}
+
+/// Calls `f` with every expression inside another one.
+fn each(expression: &mut IdedExpr, f: &mut impl FnMut(&mut Expr)) {
+    f(&mut expression.expr);
     match &mut expression.expr {
-        Expr::Select(select) => {
-            if let Expr::Ident(root) = &select.operand.expr {
-                let known = AGENTGATEWAY
-                    .iter()
-                    .find(|(of, name, _)| of == root && *name == select.field);
-                if let Some((_, _, ours)) = known {
-                    select.field = (*ours).into();
-                }
-            }
-            rename(&mut select.operand);
-        }
+        Expr::Select(select) => each(&mut select.operand, f),
         Expr::Call(call) => {
-            call.target.iter_mut().for_each(|e| rename(e));
-            call.args.iter_mut().for_each(rename);
+            call.target.iter_mut().for_each(|e| each(e, f));
+            call.args.iter_mut().for_each(|e| each(e, f));
         }
-        Expr::List(list) => list.elements.iter_mut().for_each(rename),
+        Expr::List(list) => list.elements.iter_mut().for_each(|e| each(e, f)),
         Expr::Map(map) => {
             for entry in &mut map.entries {
                 if let EntryExpr::MapEntry(entry) = &mut entry.expr {
-                    rename(&mut entry.key);
-                    rename(&mut entry.value);
+                    each(&mut entry.key, f);
+                    each(&mut entry.value, f);
                 }
             }
         }
         Expr::Comprehension(comprehension) => {
-            rename(&mut comprehension.iter_range);
-            rename(&mut comprehension.accu_init);
-            rename(&mut comprehension.loop_cond);
-            rename(&mut comprehension.loop_step);
-            rename(&mut comprehension.result);
+            each(&mut comprehension.iter_range, f);
+            each(&mut comprehension.accu_init, f);
+            each(&mut comprehension.loop_cond, f);
+            each(&mut comprehension.loop_step, f);
+            each(&mut comprehension.result, f);
         }
         _ => {}
     }

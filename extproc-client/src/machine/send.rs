@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::{request, response};
+use http::{HeaderMap, request, response};
 
 use super::{Callback, Exchange, Outbound, Side, Stream};
 use crate::{
@@ -33,7 +33,7 @@ impl Exchange {
         now: Instant,
     ) {
         let phase = side.headers();
-        let message = self.envelope(side, |exchange, envelope| {
+        let message = self.envelope(phase, now, |exchange, envelope| {
             let fields = Forwarded::new(fields, &exchange.config.forward_rules);
             encode::headers(phase, envelope, &fields, end)
         });
@@ -53,7 +53,7 @@ impl Exchange {
         let direction = self.direction_mut(side);
         direction.body_sent = true;
         direction.has_sent_end |= flags.end_of_stream;
-        let message = self.envelope(side, |_, envelope| {
+        let message = self.envelope(phase, now, |_, envelope| {
             encode::body(phase, envelope, data.into(), flags)
         });
         self.call(side, phase, message, callback, now);
@@ -63,15 +63,16 @@ impl Exchange {
     /// waiting for what it waited for.
     pub(super) fn send_trailers(&mut self, side: Side, now: Instant) {
         let phase = side.trailers();
-        let Some(trailers) = self.direction_mut(side).trailers.take() else {
+        if self.direction(side).trailers.is_none() {
             return;
-        };
-        let message = self.envelope(side, |exchange, envelope| {
-            let fields = Forwarded::new(&trailers, &exchange.config.forward_rules);
+        }
+        let message = self.envelope(phase, now, |exchange, envelope| {
+            let none = HeaderMap::new();
+            let trailers = exchange.direction(side).trailers.as_ref();
+            let fields = Forwarded::new(trailers.unwrap_or(&none), &exchange.config.forward_rules);
             encode::trailers(phase, envelope, &fields)
         });
         let direction = self.direction_mut(side);
-        direction.trailers = Some(trailers);
         direction.trailers_sent = true;
         let callback = match (direction.mode.body.is_duplex(), direction.callback) {
             (true, waiting @ (Callback::Headers | Callback::StreamedBody)) => waiting,
@@ -83,7 +84,8 @@ impl Exchange {
     /// Puts what every message carries around `build`.
     fn envelope(
         &mut self,
-        side: Side,
+        phase: Phase,
+        now: Instant,
         build: impl FnOnce(&Self, Envelope<'_>) -> Message,
     ) -> Message {
         let mut context = Vec::new();
@@ -93,7 +95,7 @@ impl Exchange {
             &self.context.facts.route.cluster_metadata,
             &mut context,
         );
-        let attributes = self.attributes(side);
+        let attributes = self.attributes(phase, now);
         let protocol =
             (!self.first_message_sent && !self.config.observability_mode).then(|| ProtocolConfig {
                 request_body_mode: self.config.mode.request_body_mode.number(),
@@ -113,10 +115,14 @@ impl Exchange {
     }
 
     /// The attributes of a direction, in its first message only.
-    fn attributes(&mut self, side: Side) -> Option<Vec<u8>> {
-        let set = match side {
-            Side::Request => &self.config.request_attributes,
-            Side::Response => &self.config.response_attributes,
+    fn attributes(&mut self, phase: Phase, now: Instant) -> Option<Vec<u8>> {
+        let (side, set) = match phase {
+            Phase::RequestHeaders | Phase::RequestBody | Phase::RequestTrailers => {
+                (Side::Request, &self.config.request_attributes)
+            }
+            Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers => {
+                (Side::Response, &self.config.response_attributes)
+            }
         };
         if set.entries.is_empty() || self.direction(side).attributes_sent {
             return None;
@@ -126,6 +132,7 @@ impl Exchange {
             .response
             .as_ref()
             .and_then(|parts| parts.extensions.get::<UpstreamInfo>());
+        let begun = upstream.and_then(|info| info.begun);
         let encoded = attributes::evaluate(
             set,
             &View {
@@ -133,9 +140,17 @@ impl Exchange {
                     .and_then(|info| info.sent.as_deref())
                     .or(self.seen.request.as_deref()),
                 response: self.seen.response.as_deref(),
+                response_head_sent: self.response.mode.headers,
                 response_trailers: self.response.trailers.as_ref(),
                 request_size: self.request.size,
-                response_size: self.response.size,
+                // What went on to the client: nothing yet where the first message is one of the body.
+                response_size: match phase {
+                    Phase::ResponseBody => 0,
+                    _ => self.response.size,
+                },
+                backend_latency: begun
+                    .filter(|_| self.response.received)
+                    .map(|begun| now.saturating_duration_since(begun)),
                 facts: &self.context.facts,
                 upstream,
                 metadata: &self.context.metadata,
