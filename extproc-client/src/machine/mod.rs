@@ -116,7 +116,7 @@ enum Stream {
 }
 
 /// Bytes of a request's body that are read while only its head is with the processor.
-const READ_AHEAD: usize = 16 * 1024;
+const READ_AHEAD: usize = 128 * 1024;
 
 /// One exchange. See the module's documentation for the order of calls.
 pub(crate) struct Exchange {
