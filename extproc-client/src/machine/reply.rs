@@ -157,8 +157,13 @@ impl Exchange {
             return self.fail(Failure::Spurious("spurious_message"), now);
         }
         if !direction.trailers_sent {
-            // Full duplex: there is nothing to change yet, and nothing to wait for.
-            return self.received(side.trailers(), None, Effect::None);
+            // Full duplex: there is nothing to change yet, and nothing more to come from the processor.
+            let goes_on = direction.is_forwarded();
+            self.received(side.trailers(), None, Effect::None);
+            if goes_on {
+                self.close_after_trailers(side);
+            }
+            return;
         }
         let mut trailers = direction.trailers.take();
         let mut effect = Effect::None;
