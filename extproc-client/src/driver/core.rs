@@ -12,13 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{request, response};
+use http::{Version, request, response};
 use http_body::Body;
 
 use super::{Piece, SideStream, pipe, pipe::pipe as new_pipe};
 use crate::{
     error::{BoxError, Error},
-    host::UpstreamFailure,
+    host::{UpstreamFailure, UpstreamInfo},
     machine::{Action, Exchange, Side},
     transport::Transport,
 };
@@ -57,6 +57,9 @@ struct Flow<B> {
     state: State,
     /// Where pieces go, if not to whom polls.
     sink: Option<pipe::Sender>,
+    /// The source comes over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
+    /// a processor of a streamed body gets another message for it.
+    ends_apart: bool,
 }
 
 /// How far a direction's output is.
@@ -84,7 +87,20 @@ impl<B> Flow<B> {
             out: VecDeque::new(),
             state: State::Open,
             sink: None,
+            ends_apart: false,
         }
+    }
+
+    /// Whether nothing comes after the frame that was just read.
+    fn has_ended(&self) -> bool
+    where
+        B: Body,
+    {
+        !self.ends_apart
+            && self
+                .source
+                .as_ref()
+                .is_some_and(|body| body.is_end_stream())
     }
 }
 
@@ -113,6 +129,7 @@ where
         if !end {
             self.request.source = Some(Box::pin(body));
         }
+        self.request.ends_apart = self.machine.context().facts.protocol.starts_with("HTTP/1");
         self.machine.request_head(head, end, Instant::now());
         self.drain();
     }
@@ -127,6 +144,9 @@ where
         if !end {
             self.response.source = Some(Box::pin(body));
         }
+        let upstream = head.extensions.get::<UpstreamInfo>();
+        self.response.ends_apart = head.version < Version::HTTP_2
+            && upstream.is_some_and(|upstream| upstream.address.is_some());
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }
@@ -284,7 +304,7 @@ where
         let Poll::Ready(frame) = source.as_mut().poll_frame(cx) else {
             return false;
         };
-        let ended = !matches!(frame, Some(Ok(_))) || source.is_end_stream();
+        let ended = !matches!(frame, Some(Ok(_))) || self.request.has_ended();
         match frame.transpose() {
             Ok(frame) => self.frame(Side::Request, frame, ended),
             Err(error) => {
@@ -314,7 +334,7 @@ where
         let Poll::Ready(frame) = source.as_mut().poll_frame(cx) else {
             return false;
         };
-        let ended = !matches!(frame, Some(Ok(_))) || source.is_end_stream();
+        let ended = !matches!(frame, Some(Ok(_))) || self.response.has_ended();
         match frame.transpose() {
             Ok(frame) => self.frame(Side::Response, frame, ended),
             Err(error) => {

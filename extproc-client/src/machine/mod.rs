@@ -284,6 +284,11 @@ impl Exchange {
         &self.config
     }
 
+    /// The surroundings of this exchange.
+    pub(crate) fn context(&self) -> &ExchangeContext {
+        &self.context
+    }
+
     /// The side stream was opened; counted apart from [`Outbound::Open`], since opening may fail at once.
     pub(crate) fn opened(&mut self) {
         if matches!(self.config.service, Service::Grpc(_)) {
