@@ -267,6 +267,11 @@ pub struct DirectReply;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnsweredEarly;
 
+/// Response extension: a filter made this response after the request had gone on, and before a response came back. Envoy
+/// shows it to the filters that lie behind as the response to the request that they have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnsweredLate;
+
 /// Response extension, set by the layer: what the processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExchangeSummary {

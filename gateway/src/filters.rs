@@ -8,13 +8,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, ResponseDetails};
+use extproc_client::host::{AnsweredEarly, AnsweredLate, ResponseDetails};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tower::Service;
 
 use crate::{
-    answered::{self, ShownBehind},
+    answered::{self, Kept, ShownBehind},
     body::{Body, BoxError},
     conditions::Conditions,
     config::snapshot::{Filter, FilterKind, HeaderChange, HeaderMatch, HttpManager, SetMetadata},
@@ -47,7 +47,7 @@ pub(crate) fn chain(
         .fold(inner, |inner, filter| match &filter.kind {
             FilterKind::ExtProc(config) => match std::mem::replace(&mut responses, true) {
                 true => Arc::new(ShownBehind {
-                    filter: ext_proc(filter, config, inner.clone()),
+                    filter: ext_proc(filter, config, Arc::new(Kept(inner.clone()))),
                     behind: inner,
                 }),
                 false => ext_proc(filter, config, inner),
@@ -190,7 +190,9 @@ where
         Box::pin(async move {
             let mut response = response.await;
             // What was answered behind this filter went on from here.
-            response.extensions_mut().remove::<AnsweredEarly>();
+            let extensions = response.extensions_mut();
+            extensions.remove::<AnsweredEarly>();
+            extensions.remove::<AnsweredLate>();
             Ok(response)
         })
     }

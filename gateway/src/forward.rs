@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use http_body::Body as _;
 
 use crate::{
-    answered::Answer,
+    answered::{Answer, LateAnswers},
     body::Body,
     config::snapshot::{Forward, Retry, RouteAction},
     exchange::{Exchange, Head},
@@ -49,9 +49,14 @@ impl Handler for RouterHandler {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let upstreams = self.upstreams.clone();
         let head = request.method() == Method::HEAD;
-        let request = Box::new(Outbound::from(request));
+        let mut request = Box::new(Outbound::from(request));
+        let late = request.parts.extensions.remove::<LateAnswers>();
         Box::pin(async move {
-            let response = answer(&upstreams, request).await;
+            let response = answer(&upstreams, request);
+            let response = match late {
+                Some(late) => late.or(response).await,
+                None => response.await,
+            };
             let is_local = response
                 .extensions()
                 .get::<UpstreamInfo>()

@@ -308,8 +308,14 @@ where
         match frame.transpose() {
             Ok(frame) => self.frame(Side::Request, frame, ended),
             Err(error) => {
+                let error = error.into();
+                if error.downcast_ref().is_some_and(Error::is_cancelled) {
+                    // A filter in front gave its answer, which may come by on its way back.
+                    self.request.source = None;
+                    return false;
+                }
                 // The client is gone or broke its message: nobody waits for an answer.
-                let error = Error::body(error.into());
+                let error = Error::body(error);
                 self.machine.request_failed();
                 self.drain();
                 self.request.state = State::Failed(error);

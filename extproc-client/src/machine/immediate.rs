@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use super::{Action, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
     headers::{Block, Mutation},
-    host::{Aborted, AnsweredEarly, DirectReply, ResponseDetails},
+    host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails},
     observer::{Effect, Event},
     wire::{HeaderMutation, ImmediateReply},
 };
@@ -108,6 +108,8 @@ impl Exchange {
             head.extensions.insert(DirectReply);
         } else if self.request.is_held() {
             head.extensions.insert(AnsweredEarly);
+        } else {
+            head.extensions.insert(AnsweredLate);
         }
         head.extensions.insert(self.summary.get());
         self.actions.clear();
