@@ -186,10 +186,8 @@ impl Mutation<'_> {
                 };
                 let joined = match (block, operation) {
                     (Block::Request(parts), Operation::Append) => {
-                        let mut joined =
-                            super::block::authority(parts).unwrap_or_default().to_vec();
-                        joined.push(b',');
-                        joined.extend_from_slice(value.as_bytes());
+                        let present = super::block::authority(parts).unwrap_or_default();
+                        let joined = join(present.to_vec(), value.as_bytes());
                         Block::Request(parts).set_pseudo(target, &joined)
                     }
                     (block, _) => block.set_pseudo(target, value.as_bytes()),
@@ -217,16 +215,23 @@ fn set_field(block: &mut Block<'_>, name: HeaderName, value: HeaderValue, operat
         block.map_mut().append(name, value);
         return;
     }
-    let mut joined = Vec::new();
-    for present in block.map().get_all(&name) {
-        joined.extend_from_slice(present.as_bytes());
-        joined.push(b',');
-    }
-    joined.extend_from_slice(value.as_bytes());
+    let present = block.map().get_all(&name).iter();
+    let joined = present
+        .chain([&value])
+        .fold(Vec::new(), |joined, value| join(joined, value.as_bytes()));
     // Two valid values and a comma are a valid value.
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         block.map_mut().insert(name, joined);
     }
+}
+
+/// Appends to a value with a comma, where there is something on both sides of it.
+fn join(mut value: Vec<u8>, more: &[u8]) -> Vec<u8> {
+    if !value.is_empty() && !more.is_empty() {
+        value.push(b',');
+    }
+    value.extend_from_slice(more);
+    value
 }
 
 /// Removes `content-length`, where a body may change its length.
