@@ -157,7 +157,8 @@ fn expand_metadata(service: &GrpcService, request: &http::request::Parts) -> Hea
             http::HeaderName::from_bytes(entry.key.as_bytes()),
             http::HeaderValue::from_bytes(&value),
         ) {
-            metadata.append(name, value);
+            // As in Envoy, the last one of a name holds.
+            metadata.insert(name, value);
         }
     }
     metadata
