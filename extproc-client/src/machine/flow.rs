@@ -279,6 +279,15 @@ impl Exchange {
         if !direction.ended {
             direction.ended = true;
             self.actions.push_back(Action::End(side));
+            self.ended(side);
+        }
+    }
+
+    /// With the end of the response the exchange is over, however long a client takes to read it: what the processor
+    /// still says has nothing to be about. So it is in Envoy.
+    fn ended(&mut self, side: Side) {
+        if side == Side::Response && self.request.ended && !self.config.observability_mode {
+            self.close_stream();
         }
     }
 
@@ -290,6 +299,7 @@ impl Exchange {
         if !direction.ended {
             direction.ended = true;
             self.actions.push_back(Action::Trailers(side, trailers));
+            self.ended(side);
         }
     }
 

@@ -178,6 +178,7 @@ fn buffered_body_is_one_message() {
     assert_eq!(
         p.part(sb(nothing())),
         [
+            "close",
             "client: 200 content-length=6",
             "client: \"aaabbb\"",
             "client: END"
