@@ -60,6 +60,8 @@ struct Flow<B> {
     /// The source comes over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
     /// a processor of a streamed body gets another message for it.
     ends_apart: bool,
+    /// A piece was just read from such a source. If that was one too many, its end may be here as well.
+    peeks: bool,
 }
 
 /// How far a direction's output is.
@@ -88,6 +90,7 @@ impl<B> Flow<B> {
             state: State::Open,
             sink: None,
             ends_apart: false,
+            peeks: false,
         }
     }
 
@@ -200,7 +203,7 @@ where
     /// Counts the bytes of a body that passes by, if attributes may ask for it.
     pub(crate) fn counter(&mut self) -> Option<Arc<AtomicU64>> {
         if self.machine.counts_request() {
-            self.passed = Some(Arc::default());
+            self.passed = Some(Arc::new(AtomicU64::new(self.machine.request_size())));
         }
         self.passed.clone()
     }
@@ -292,9 +295,11 @@ where
     // === bodies in ===
 
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
+        let peeks =
+            std::mem::take(&mut self.request.peeks) && self.machine.is_overfull(Side::Request);
         if !self.request.out.is_empty()
             || self.side.is_full()
-            || !self.machine.wants_frame(Side::Request)
+            || !(peeks || self.machine.wants_frame(Side::Request))
         {
             return false;
         }
@@ -306,7 +311,10 @@ where
         };
         let ended = !matches!(frame, Some(Ok(_))) || self.request.has_ended();
         match frame.transpose() {
-            Ok(frame) => self.frame(Side::Request, frame, ended),
+            Ok(frame) => {
+                self.request.peeks = self.request.ends_apart && !peeks;
+                self.frame(Side::Request, frame, ended);
+            }
             Err(error) => {
                 let error = error.into();
                 if error.downcast_ref().is_some_and(Error::is_cancelled) {
@@ -328,9 +336,11 @@ where
     }
 
     fn poll_response_body(&mut self, cx: &mut Context<'_>) -> bool {
+        let peeks =
+            std::mem::take(&mut self.response.peeks) && self.machine.is_overfull(Side::Response);
         if !self.response.out.is_empty()
             || self.side.is_full()
-            || !self.machine.wants_frame(Side::Response)
+            || !(peeks || self.machine.wants_frame(Side::Response))
         {
             return false;
         }
@@ -342,7 +352,10 @@ where
         };
         let ended = !matches!(frame, Some(Ok(_))) || self.response.has_ended();
         match frame.transpose() {
-            Ok(frame) => self.frame(Side::Response, frame, ended),
+            Ok(frame) => {
+                self.response.peeks = self.response.ends_apart && !peeks;
+                self.frame(Side::Response, frame, ended);
+            }
             Err(error) => {
                 let error = error.into();
                 self.machine.response_failed(UpstreamFailure::of(&*error));

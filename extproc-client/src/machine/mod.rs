@@ -233,6 +233,17 @@ impl Exchange {
         !self.context.awaits_continue && self.request.held.len() < READ_AHEAD
     }
 
+    /// Whether more was received of that side's body than may be kept, and its end was not.
+    pub(crate) fn is_overfull(&self, side: Side) -> bool {
+        let direction = self.direction(side);
+        !direction.is_received() && direction.has_head() && !direction.has_room()
+    }
+
+    /// Body bytes of the request that were received.
+    pub(crate) fn request_size(&self) -> u64 {
+        self.request.size
+    }
+
     /// Body bytes of the request that passed by unseen, for attributes.
     pub(crate) fn set_request_size(&mut self, bytes: u64) {
         self.request.size = self.request.size.max(bytes);
