@@ -60,13 +60,21 @@ pub(crate) fn rewrite(
     }
 }
 
-/// The path with what matched replaced.
+/// The path with what matched replaced. One that a filter has changed since, so that it does not match any more, stays
+/// as it is; Envoy does not look at the case for that.
 fn replace_match(path: &str, matches: &RouteMatch, with: &str) -> String {
-    let matched = match &matches.path {
-        PathMatch::Prefix(prefix) | PathMatch::PathSeparatedPrefix(prefix) => prefix.len(),
-        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => path.len(),
+    let rest = match &matches.path {
+        PathMatch::Prefix(matched)
+        | PathMatch::PathSeparatedPrefix(matched)
+        | PathMatch::Exact(matched) => {
+            let begin = path.get(..matched.len());
+            if !begin.is_some_and(|begin| begin.eq_ignore_ascii_case(matched)) {
+                return path.to_owned();
+            }
+            path.get(matched.len()..).unwrap_or_default()
+        }
+        PathMatch::Regex(_) | PathMatch::Connect => "",
     };
-    let rest = path.get(matched..).unwrap_or_default();
     // A target without its slash is none (RFC 9112 §3.2.1).
     let slash = match with.starts_with('/') || (with.is_empty() && rest.starts_with('/')) {
         true => "",
@@ -187,6 +195,10 @@ mod tests {
         };
         rewrite(&mut from, &prefix("/a"), &forward, None);
         assert_eq!(from.uri, "http://b.example/z/b?q=1");
+        // A filter has changed it.
+        let mut other = request("http://a.example/other?q=1");
+        rewrite(&mut other, &prefix("/a"), &forward, None);
+        assert_eq!(other.uri, "http://b.example/other?q=1");
     }
 
     #[test]
