@@ -4,8 +4,9 @@
 //! (`request.headers['x-a']`). Those are looked up directly; anything else is evaluated as CEL over
 //! maps that are built for it. Attribute names, presence and kinds are Envoy's.
 //!
-//! Beyond Envoy, comprehensions (`exists`, `map`, …) work; in agentgateway's [`Vocabulary`] also `string()` and `+` on
-//! strings, bytes and lists, which Envoy's CEL leaves out. Not available: `filter_state` (always empty), and the certificate attributes of `connection`.
+//! Beyond Envoy, comprehensions (`exists`, `map`, …) work; in agentgateway's [`Vocabulary`] also `string()` and
+//! `+` on strings, bytes and lists, which Envoy's CEL leaves out. Not available: `filter_state` (always empty),
+//! and the certificate attributes of `connection`.
 
 mod lookup;
 mod print;
