@@ -42,9 +42,9 @@ const EXCHANGES: usize = 1000;
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Times that each proxy is measured in each mode.
+    /// Times that the proxies are started in each mode.
     pub rounds: usize,
-    /// Seconds of full load each time, and of the fixed rate.
+    /// Seconds of full load each time, one by one in turn, and of the fixed rate.
     pub seconds: u64,
 }
 
@@ -58,24 +58,29 @@ pub struct Bench {
     directory: PathBuf,
 }
 
-/// One proxy in one mode, one round.
+/// One proxy in one mode under full load.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
     cpu: f64,
     per_second: f64,
-    resident: f64,
 }
 
 impl Bench {
-    /// Finds the programs, starts upstream and processor.
+    /// Finds the programs, starts upstream and processor. Another build of the gateway takes Envoy's place if one is given.
     ///
     /// # Errors
     /// A program is missing; the message says how to get it.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new(other: Option<&Path>) -> anyhow::Result<Self> {
         let wrk = provision::program("wrk")
             .ok()
             .context("wrk is needed: apt-get install wrk")?;
-        let envoy = provision::envoy()?;
+        let beside = match other {
+            Some(build) => Target {
+                name: "other".to_owned(),
+                ..Target::gateway(build)
+            },
+            None => Target::envoy(&provision::envoy()?),
+        };
         let gateway = provision::workspace_binary("gateway", "gateway")?;
         let gate = Arc::<Gate>::default();
         let upstream = start(upstream::serve)?;
@@ -84,7 +89,7 @@ impl Bench {
         let directory = provision::target_directory().join("bench");
         std::fs::create_dir_all(&directory)?;
         Ok(Self {
-            targets: [Target::envoy(&envoy), Target::gateway(&gateway)],
+            targets: [beside, Target::gateway(&gateway)],
             wrk,
             peers: Ports {
                 listener: 0,
@@ -103,15 +108,26 @@ impl Bench {
     /// A proxy does not start, or fails a request.
     pub async fn measure(&self, mode: &'static Mode, plan: Plan) -> anyhow::Result<Row> {
         let mut figures: [Vec<Figures>; 2] = Default::default();
+        let mut resident: [Vec<f64>; 2] = Default::default();
         for round in 0..plan.rounds {
-            for (target, figures) in self.targets.iter().zip(&mut figures) {
-                let one = self.full_load(target, mode, plan).await?;
-                eprintln!(
-                    "{} {round} {}: {:.1} µs, {:.0}/s",
-                    mode.name, target.name, one.cpu, one.per_second
-                );
-                figures.push(one);
+            let mut loaded = Vec::new();
+            for target in &self.targets {
+                let (process, address) = self.proxy(target, mode).await?;
+                self.full_load(&process, address, mode).await?;
+                loaded.push((process, address));
             }
+            // A second each in turn: what else the machine does falls on both.
+            for _ in 0..plan.seconds {
+                for ((process, address), figures) in loaded.iter().zip(&mut figures) {
+                    figures.push(self.full_load(process, *address, mode).await?);
+                }
+            }
+            for ((process, _), resident) in loaded.iter().zip(&mut resident) {
+                let pid = process.id().context("the proxy is gone")?;
+                resident.push(sample::resident(pid)? as f64);
+            }
+            let ratio = ratio(&figures);
+            eprintln!("{} round {round}: {ratio:.2} so far", mode.name);
         }
         let slower = figures
             .iter()
@@ -127,13 +143,14 @@ impl Bench {
         let side = |index: usize| report::Side {
             cpu: median(figures[index].iter().map(|one| one.cpu)),
             per_second: median(figures[index].iter().map(|one| one.per_second)),
-            resident: median(figures[index].iter().map(|one| one.resident)),
+            resident: median(resident[index].iter().copied()),
             p50: median(latencies[index].iter().map(|(p50, _)| *p50)),
             p99: median(latencies[index].iter().map(|(_, p99)| *p99)),
         };
         Ok(Row {
             mode,
             rate,
+            ratio: ratio(&figures),
             envoy: side(0),
             ours: side(1),
         })
@@ -196,25 +213,23 @@ impl Bench {
         .await?
     }
 
+    /// A second of full load.
     async fn full_load(
         &self,
-        target: &Target,
+        process: &Process,
+        address: SocketAddr,
         mode: &'static Mode,
-        plan: Plan,
     ) -> anyhow::Result<Figures> {
-        let (process, address) = self.proxy(target, mode).await?;
         let pid = process.id().context("the proxy is gone")?;
         let wrk = self.wrk.clone();
         let script = self.directory.join("wrk.lua");
         tokio::task::spawn_blocking(move || {
-            client::wrk(&wrk, address, mode, 1, &script)?;
             let before = sample::cpu(pid)?;
-            let load = client::wrk(&wrk, address, mode, plan.seconds, &script)?;
+            let load = client::wrk(&wrk, address, mode, 1, &script)?;
             let used = sample::cpu(pid)? - before;
             Ok(Figures {
                 cpu: used.as_secs_f64() * 1e6 / load.requests.max(1) as f64,
                 per_second: load.per_second,
-                resident: sample::resident(pid)? as f64,
             })
         })
         .await?
@@ -294,6 +309,12 @@ where
         });
     });
     Ok(port)
+}
+
+/// The second proxy's share of the first one's CPU time per request: the median of the shares that were measured side by
+/// side.
+fn ratio([first, second]: &[Vec<Figures>; 2]) -> f64 {
+    median(first.iter().zip(second).map(|(a, b)| b.cpu / a.cpu))
 }
 
 /// The middle one.

@@ -26,18 +26,12 @@ pub struct Row {
     pub mode: &'static Mode,
     /// Requests per second when latencies were measured.
     pub rate: f64,
+    /// The gateway's share of Envoy's CPU time per request: the median of what was measured side by side.
+    pub ratio: f64,
     /// Envoy's figures.
     pub envoy: Side,
     /// The gateway's.
     pub ours: Side,
-}
-
-impl Row {
-    /// The gateway's share of Envoy's CPU time per request.
-    #[must_use]
-    pub fn ratio(&self) -> f64 {
-        self.ours.cpu / self.envoy.cpu
-    }
 }
 
 /// Memory of open exchanges: bytes of an idle connection, and what an open exchange adds to it.
@@ -51,11 +45,11 @@ pub struct Open {
     pub ours: (f64, f64),
 }
 
-/// Everything in Markdown, with how and where it was measured.
+/// Everything in Markdown, with how and where it was measured. `first` is whom the gateway was measured beside.
 #[must_use]
-pub fn markdown(rows: &[Row], open: Option<Open>, plan: Plan, date: &str) -> String {
+pub fn markdown(rows: &[Row], open: Option<Open>, plan: Plan, date: &str, first: &str) -> String {
     let mut out = format!(
-        "{}, {date}; medians of {} interleaved rounds of {} s. Each pair is Envoy / gateway.\n\n",
+        "{}, {date}; medians of {} rounds of {} interleaved seconds. Each pair is {first} / gateway.\n\n",
         sample::machine(),
         plan.rounds,
         plan.seconds
@@ -73,7 +67,7 @@ pub fn markdown(rows: &[Row], open: Option<Open>, plan: Plan, date: &str) -> Str
             row.mode.title,
             e.cpu,
             o.cpu,
-            row.ratio(),
+            row.ratio,
             row.mode.target,
             e.per_second,
             o.per_second,
@@ -87,7 +81,7 @@ pub fn markdown(rows: &[Row], open: Option<Open>, plan: Plan, date: &str) -> Str
     if let Some(open) = open {
         let _ = writeln!(
             out,
-            "\n| memory, {} at a time | Envoy | gateway |\n|---|---|---|\n\
+            "\n| memory, {} at a time | {first} | gateway |\n|---|---|---|\n\
              | an idle connection | {:.1} KiB | {:.1} KiB |\n\
              | what an open exchange (headers) adds | {:.1} KiB | {:.1} KiB |",
             open.exchanges,
@@ -122,7 +116,7 @@ pub fn plot(rows: &[Row]) -> String {
     );
     for (index, row) in rows.iter().enumerate() {
         let y = TOP + STEP * index as f64;
-        let ratio = row.ratio();
+        let ratio = row.ratio;
         let aim = LEFT + WIDTH * row.mode.target;
         let _ = writeln!(
             out,

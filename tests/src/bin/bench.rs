@@ -1,6 +1,6 @@
 //! The benchmark: the gateway beside a real Envoy. `docs/performance.md` says what it measures.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
@@ -14,10 +14,10 @@ use tests::bench::{
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Options {
-    /// Times that each proxy is measured in each mode.
+    /// Times that the proxies are started in each mode.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of load each time.
+    /// Seconds of load each time, one by one in turn.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Only these modes, by name; "open" is the memory of open exchanges.
@@ -26,6 +26,9 @@ struct Options {
     /// Counts the gateway's instructions per request (callgrind) instead.
     #[arg(long)]
     instructions: bool,
+    /// Another build of the gateway, measured in Envoy's place.
+    #[arg(long, conflicts_with = "write")]
+    beside: Option<PathBuf>,
     /// Puts the results into docs/performance.md and docs/performance.svg.
     #[arg(long)]
     write: bool,
@@ -51,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("this is a debug build: its figures mean nothing");
     }
-    let bench = Bench::new()?;
+    let bench = Bench::new(options.beside.as_deref())?;
     if options.instructions {
         for mode in modes.iter().filter(|mode| mode.connections == 16) {
             let count = bench.instructions(mode).await?;
@@ -67,7 +70,11 @@ async fn main() -> anyhow::Result<()> {
         true => Some(bench.open_exchanges().await?),
         false => None,
     };
-    let results = report::markdown(&rows, open, plan, &today()?);
+    let first = match options.beside {
+        Some(_) => "the other build",
+        None => "Envoy",
+    };
+    let results = report::markdown(&rows, open, plan, &today()?, first);
     println!("{results}");
     if options.write {
         let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
