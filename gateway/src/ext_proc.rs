@@ -28,6 +28,7 @@ use tower::{Layer, Service as TowerService};
 use crate::{
     body::Body,
     config::snapshot::{Filter, HttpManager},
+    cork::Corked,
     filters::{Handler, Inner, Outer},
     metrics::{ClusterStats, Held, Metrics},
     upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, connect::Stream, send},
@@ -282,18 +283,19 @@ fn set_authority(uri: &mut Uri, authority: Authority) {
 struct ClusterConnector(Upstream);
 
 impl Connector for ClusterConnector {
-    type Io = Stream;
+    type Io = Corked<Stream>;
 
-    async fn connect(&self) -> io::Result<Stream> {
+    async fn connect(&self) -> io::Result<Corked<Stream>> {
         let host = self.0.choose(&HeaderMap::new()).await.map_err(|_| {
             io::Error::other(
                 Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
             )
         })?;
-        host.connect_raw().await.map(|connected| connected.io)
+        let connected = host.connect_raw().await?;
+        Ok(Corked::new(connected.io))
     }
 
-    fn local_addr(io: &Stream) -> Option<SocketAddr> {
-        io.local_addr()
+    fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().local_addr()
     }
 }

@@ -18,6 +18,7 @@ pub mod cli;
 mod conditions;
 pub mod config;
 mod connection;
+mod cork;
 mod cors;
 mod drain;
 mod exchange;

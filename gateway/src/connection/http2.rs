@@ -34,6 +34,7 @@ use super::{
 use crate::{
     alarm::Alarm,
     body::{Body, BoxError},
+    cork::Corked,
     http1::{MessageFacts, Outgoing},
     http2::{Http2Body, SendError, send_body},
     length::{self, Exact},
@@ -110,7 +111,7 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
         ended: AtomicU64::new(0),
     });
     let stall = StallLimit::new(http.timeouts.stream_idle);
-    let stream = Guarded::new(stream, stall).with_backlog(shared.backlog.clone());
+    let stream = Guarded::new(Corked::new(stream), stall).with_backlog(shared.backlog.clone());
     let mut connection = builder.handshake(Prefixed { read, stream }).await?;
     let mut drain = context.drain.clone();
     let far = Duration::from_secs(365 * 24 * 3600);
@@ -375,7 +376,7 @@ impl http_body::Body for ContinueBody {
 /// A connection of which something was read already.
 struct Prefixed {
     read: Bytes,
-    stream: Guarded<ClientStream>,
+    stream: Guarded<Corked<ClientStream>>,
 }
 
 impl AsyncRead for Prefixed {

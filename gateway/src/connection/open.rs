@@ -13,6 +13,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use super::{Context, serve};
 use crate::{
     config::snapshot::TransportProtocol,
+    cork::MaybeTcp,
     io::delegate_io,
     listener::{Chain, Chains, Hello},
     overload::Admitted,
@@ -27,6 +28,15 @@ const HELLO: Duration = Duration::from_secs(15);
 pub(crate) enum ClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl MaybeTcp for ClientStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 delegate_io!(ClientStream { Self::Plain, Self::Tls });

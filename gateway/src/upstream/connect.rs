@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::io::delegate_io;
+use crate::{cork::MaybeTcp, io::delegate_io};
 
 /// Where an endpoint is, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,6 +114,15 @@ pub(crate) enum Plain {
 pub(crate) enum Stream {
     Plain(Plain),
     Tls(Box<TlsStream<Plain>>),
+}
+
+impl MaybeTcp for Stream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(Plain::Tcp(stream)) => Some(stream),
+            _ => None,
+        }
+    }
 }
 
 impl Stream {

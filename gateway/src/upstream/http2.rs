@@ -26,6 +26,7 @@ use super::{
 use crate::{
     body::{Body, BoxError, Watched},
     config::snapshot::Cluster,
+    cork::Corked,
     headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
     http2::{Http2Body, SendError, send_body},
     length::{self, Exact, Mismatch},
@@ -168,7 +169,7 @@ impl Http2Pool {
             .initial_connection_window_size(options.initial_connection_window_size)
             .max_header_list_size(header_list.unwrap_or(u32::MAX).saturating_add(16 * 1024))
             .enable_push(false)
-            .handshake(connected.io)
+            .handshake(Corked::new(connected.io))
             .await
             .map_err(|error| failure(&error))?;
         // Whether upgrades are possible is known from the peer's settings, which come before an answer.

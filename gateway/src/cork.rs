@@ -1,0 +1,190 @@
+//! Several HTTP/2 frames in one TCP segment.
+//!
+//! `h2` writes and flushes each DATA frame by itself, and most peers accept 16 KiB in one. A message of a MiB is sixty-four writes
+//! then, each of which wakes the peer. Here a write of a whole frame tells the kernel that more is coming (`MSG_MORE`), so that
+//! it sends full segments, and what the kernel still holds is pushed out as soon as the connection's task has written
+//! everything: never is anything left waiting for the kernel's own timer.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+/// `MSG_MORE` of `sendmsg(2)`; its value is the same on all architectures. Other systems have none.
+const MORE: Option<i32> = if cfg!(target_os = "linux") {
+    Some(0x8000)
+} else {
+    None
+};
+
+/// A write this long is one of several: the smallest limit for DATA frames that a peer may have (RFC 9113 §4.2).
+const WHOLE_FRAME: usize = 16 * 1024;
+
+/// A stream that may be a bare TCP connection.
+pub(crate) trait MaybeTcp {
+    fn tcp(&self) -> Option<&TcpStream>;
+}
+
+/// The stream under an `h2` connection.
+#[derive(Debug)]
+pub(crate) struct Corked<S> {
+    io: S,
+    /// The kernel may hold bytes back. The task is going to be polled again then, and reads first.
+    held: bool,
+}
+
+impl<S: MaybeTcp> Corked<S> {
+    pub(crate) fn new(io: S) -> Self {
+        Self { io, held: false }
+    }
+
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    /// Lets the kernel send what it holds.
+    fn push(&mut self) {
+        if std::mem::take(&mut self.held)
+            && let Some(tcp) = self.io.tcp()
+        {
+            // It has that option; to set it again sends what is there (tcp(7)). A connection that is gone says so when it is
+            // read.
+            let _ = tcp.set_nodelay(true);
+        }
+    }
+}
+
+/// Writes as the stream does, but with `flags`.
+fn poll_send(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    bufs: &[IoSlice<'_>],
+    flags: i32,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        let sent = tcp.try_io(Interest::WRITABLE, || {
+            SockRef::from(tcp).send_vectored_with_flags(bufs, flags)
+        });
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
+    }
+}
+
+impl<S: AsyncRead + MaybeTcp + Unpin> AsyncRead for Corked<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.push();
+        Pin::new(&mut this.io).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + MaybeTcp + Unpin> AsyncWrite for Corked<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let whole: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if whole >= WHOLE_FRAME
+            && let (Some(flags), Some(tcp)) = (MORE, this.io.tcp())
+        {
+            let sent = ready!(poll_send(tcp, cx, bufs, flags))?;
+            if !std::mem::replace(&mut this.held, true) {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Ready(Ok(sent));
+        }
+        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::Instant,
+    };
+
+    use super::*;
+
+    struct Socket(TcpStream);
+
+    impl MaybeTcp for Socket {
+        fn tcp(&self) -> Option<&TcpStream> {
+            Some(&self.0)
+        }
+    }
+
+    crate::io::delegate_io!(Socket { Socket });
+
+    /// Whole frames and nothing after them arrive, and before the kernel's timer of 200 ms would send them.
+    #[tokio::test]
+    async fn nothing_is_held_back() {
+        const FRAMES: usize = 3;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut theirs, _) = theirs.unwrap();
+        let mut ours = Corked::new(Socket(ours.unwrap()));
+        ours.io.0.set_nodelay(true).unwrap();
+        let frame = vec![7_u8; WHOLE_FRAME];
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let begun = Instant::now();
+            for _ in 0..FRAMES {
+                ours.write_all(&frame).await.unwrap();
+            }
+            assert!(ours.held, "nothing says that it has to be pushed");
+            // As the connection's task does when it is woken.
+            let mut buf = [0; 1];
+            poll_fn(|cx| {
+                let mut buf = ReadBuf::new(&mut buf);
+                assert!(Pin::new(&mut ours).poll_read(cx, &mut buf).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            let mut all = vec![0; FRAMES * WHOLE_FRAME];
+            theirs.read_exact(&mut all).await.unwrap();
+            quickest = quickest.min(begun.elapsed());
+        }
+        assert!(quickest < Duration::from_millis(150), "{quickest:?}");
+    }
+}
