@@ -20,6 +20,7 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
+// Without huge pages (feature `no_thp`): with them, what an open exchange takes is twice what it uses.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
