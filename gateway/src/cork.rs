@@ -117,7 +117,10 @@ impl<S: AsyncWrite + MaybeTcp + Unpin> AsyncWrite for Corked<S> {
             }
             return Poll::Ready(Ok(sent));
         }
-        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
+        let sent = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        // The kernel sends what it held before that with it.
+        this.held = false;
+        Poll::Ready(Ok(sent))
     }
 
     fn is_write_vectored(&self) -> bool {
