@@ -10,6 +10,7 @@
 
 mod lookup;
 mod print;
+mod regex;
 mod text;
 mod value;
 mod vocabulary;
@@ -64,6 +65,8 @@ struct Compiled {
     roots: Vec<&'static str>,
     /// Adds numbers only.
     adds: bool,
+    /// Calls functions for regular expressions.
+    matches: bool,
 }
 
 /// The names that an expression may begin with.
@@ -114,7 +117,7 @@ impl Expression {
     /// Compiles `text`. An unknown name is no error: the expression then has no value.
     ///
     /// # Errors
-    /// `text` is not CEL, or calls a function that does not exist.
+    /// `text` is not CEL, calls a function that does not exist, or gives `matches` a text that is no regular expression.
     pub fn compile(text: &str) -> Result<Self, String> {
         Self::compile_with(text, Vocabulary::Envoy)
     }
@@ -130,14 +133,14 @@ impl Expression {
             format!("not a CEL expression: {line}")
         })?;
         let references = program.references();
-        if let Some(unknown) = references.functions().into_iter().find(|name| {
-            name.starts_with(|c: char| c.is_ascii_alphabetic())
-                && !FUNCTIONS.contains(name)
-                && !vocabulary.functions().contains(name)
-        }) {
-            return Err(format!("unknown function {unknown:?}"));
-        }
         let mut expression = program.expression().clone();
+        let mut calls = Ok(());
+        vocabulary::each(&mut expression, &mut |part| {
+            if let (Expr::Call(call), Ok(())) = (part, &calls) {
+                calls = check_call(call, vocabulary);
+            }
+        });
+        calls?;
         let adds = vocabulary.translate(&mut expression);
         let form = match plain(&expression) {
             Some(form) => form,
@@ -152,6 +155,7 @@ impl Expression {
                     expression,
                     roots,
                     adds,
+                    matches: references.has_variable(regex::LIBRARY),
                 }))
             }
         };
@@ -199,6 +203,9 @@ impl Expression {
                 if compiled.adds {
                     context.add_function(vocabulary::ADD, value::add).ok()?;
                 }
+                if compiled.matches {
+                    regex::add(&mut context)?;
+                }
                 let value = Value::resolve(&compiled.expression, &context).ok()?;
                 match &compiled.expression.expr {
                     Expr::Call(call) if call.func_name == "type" => Some(print::a_type()),
@@ -206,6 +213,19 @@ impl Expression {
                 }
             }
         }
+    }
+}
+
+/// Whether a function exists, and what it is given can be used.
+fn check_call(call: &CallExpr, vocabulary: Vocabulary) -> Result<(), String> {
+    let name = call.func_name.as_str();
+    let known = !name.starts_with(|c: char| c.is_ascii_alphabetic())
+        || FUNCTIONS.contains(&name)
+        || vocabulary.functions().contains(&name)
+        || regex::is_ours(call);
+    match known {
+        true => regex::check(call),
+        false => Err(format!("unknown function {name:?}")),
     }
 }
 

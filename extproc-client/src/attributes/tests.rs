@@ -266,6 +266,20 @@ fn expressions() {
         ("request.path.endsWith('1')", json!(true)),
         ("request.path.contains('a')", json!(true)),
         ("request.path.matches('^/p.*')", json!(true)),
+        ("request.path.matches(request.method)", json!(false)),
+        ("re.extract(request.path, '/(.)', '<\\\\1>')", json!("<p>")),
+        ("re.extract(request.path, '/(.)', '\\\\2')", Json::Null),
+        ("re.extract(request.path, '(', '\\\\1')", Json::Null),
+        ("re.capture(request.path, '/(.).*')", json!("p")),
+        ("re.capture(request.path, '/(.)')", Json::Null),
+        (
+            "re.captureN(request.path, '/(?P<a>.)(.*)')['a']",
+            json!("p"),
+        ),
+        (
+            "re.captureN(request.path, '/(?P<a>.)(.*)')['2']",
+            json!("?a=1"),
+        ),
         (
             "request.path == '/p?a=1' && request.method == 'POST'",
             json!(true),
@@ -284,6 +298,9 @@ fn expressions() {
         ("request.time.getFullYear() == 1970", json!(true)),
         ("duration('90s')", json!("1m30s")),
         ("duration('1500ms')", json!("1.5s")),
+        ("duration('1500ms').getMilliseconds()", json!(500)),
+        ("startsWith(request.path, '/p')", json!(true)),
+        ("contains(request.path, 'q')", json!(false)),
         ("request.time - request.time", json!("0")),
         ("metadata.filter_metadata['my.ns']['k']", json!("v")),
         ("metadata.filter_metadata['my.ns']['n']", json!("7")),
@@ -333,6 +350,9 @@ fn refused() {
         "a b",
         "(",
         "request.path.lowerAscii()",
+        "request.path.matches('(')",
+        "true || matches(request.path, '[')",
+        "request.path.extract('a', 'b')",
         "nope(1)",
     ] {
         assert!(Expression::compile(text).is_err(), "{text:?}");

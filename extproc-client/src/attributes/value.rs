@@ -148,7 +148,7 @@ pub(super) fn add(left: Value, right: Value) -> Result<Value, ExecutionError> {
     }
 }
 
-fn text_value(text: Cow<'_, str>) -> Value {
+pub(super) fn text_value(text: Cow<'_, str>) -> Value {
     Value::String(text.into_owned().into())
 }
 

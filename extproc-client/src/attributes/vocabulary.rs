@@ -2,7 +2,7 @@
 
 use cel::{
     IdedExpr,
-    common::ast::{CallExpr, EntryExpr, Expr, SelectExpr, operators},
+    common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, SelectExpr, operators},
 };
 
 /// Whose names an expression uses.
@@ -49,6 +49,12 @@ impl Vocabulary {
                 call.func_name = ADD.into();
                 adds = true;
             }
+            (_, Expr::Call(call)) => {
+                as_member(call);
+                if call.func_name == MILLISECONDS {
+                    below_a_second(call);
+                }
+            }
             _ => {}
         });
         adds
@@ -61,6 +67,33 @@ impl Vocabulary {
             Self::Agentgateway => &["string"],
         }
     }
+}
+
+const MILLISECONDS: &str = "getMilliseconds";
+
+/// `startsWith(a, b)` as `a.startsWith(b)`.
+fn as_member(call: &mut CallExpr) {
+    let member = matches!(
+        call.func_name.as_str(),
+        "startsWith" | "endsWith" | "contains"
+    );
+    if member && call.target.is_none() && call.args.len() == 2 {
+        call.target = Some(Box::new(call.args.remove(0)));
+    }
+}
+
+/// The milliseconds of a duration are those beyond its seconds, as those of a time are.
+fn below_a_second(call: &mut CallExpr) {
+    let whole = CallExpr {
+        func_name: MILLISECONDS.into(),
+        target: call.target.take(),
+        args: std::mem::take(&mut call.args),
+    };
+    let second = Expr::Literal(LiteralValue::Int(1000.into()));
+    call.func_name = operators::MODULO.into();
+    call.args = [Expr::Call(whole), second]
+        .map(|expr| IdedExpr { id: 0, expr })
+        .into();
 }
 
 /// Whether it is the step of a comprehension that makes a list.
@@ -86,9 +119,8 @@ fn rename(select: &mut SelectExpr) {
     }
 }
 
-/// Calls `f` with every expression inside another one.
-fn each(expression: &mut IdedExpr, f: &mut impl FnMut(&mut Expr)) {
-    f(&mut expression.expr);
+/// Calls `f` with an expression and every one inside it, which come first.
+pub(super) fn each(expression: &mut IdedExpr, f: &mut impl FnMut(&mut Expr)) {
     match &mut expression.expr {
         Expr::Select(select) => each(&mut select.operand, f),
         Expr::Call(call) => {
@@ -113,4 +145,5 @@ fn each(expression: &mut IdedExpr, f: &mut impl FnMut(&mut Expr)) {
         }
         _ => {}
     }
+    f(&mut expression.expr);
 }

@@ -138,9 +138,22 @@ pub(super) fn attributes(
             map.iter().map(|(n, text)| (n.clone(), text.as_str())),
         )
     };
+    // A direction for which nothing is mapped keeps its list.
+    let either = |map: &BTreeMap<String, String>, field, list: &[String]| match map.is_empty() {
+        true => plain(field, list),
+        false => mapped(map),
+    };
     Ok((
-        mapped(&config.mapped_request_attributes)?,
-        mapped(&config.mapped_response_attributes)?,
+        either(
+            &config.mapped_request_attributes,
+            "request_attributes",
+            request,
+        )?,
+        either(
+            &config.mapped_response_attributes,
+            "response_attributes",
+            response,
+        )?,
     ))
 }
 

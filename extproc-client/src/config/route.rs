@@ -112,11 +112,16 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
         config.service = Service::Grpc(service.clone());
     }
     if let Service::Grpc(service) = &mut config.service {
+        let entries = &mut service.initial_metadata;
         for entry in &overrides.grpc_initial_metadata {
-            service
-                .initial_metadata
-                .retain(|known| known.key != entry.key);
-            service.initial_metadata.push(entry.clone());
+            let mut known = false;
+            for same in entries.iter_mut().filter(|known| known.key == entry.key) {
+                *same = entry.clone();
+                known = true;
+            }
+            if !known {
+                entries.push(entry.clone());
+            }
         }
     }
     if let Some(options) = &overrides.metadata_options {
@@ -126,8 +131,12 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
         config.failure_mode_allow = allow;
     }
     if let Some((request, response)) = &overrides.mapped {
-        config.request_attributes = request.clone();
-        config.response_attributes = response.clone();
+        if !request.entries.is_empty() {
+            config.request_attributes = request.clone();
+        }
+        if !response.entries.is_empty() {
+            config.response_attributes = response.clone();
+        }
     }
 }
 

@@ -50,7 +50,8 @@ pub enum GrpcTarget {
 /// One entry of `initial_metadata`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataEntry {
-    /// The key, lower case.
+    /// The key as it was written. Only entries whose keys are written alike replace each other when configurations are merged;
+    /// of those that differ in case alone, the last one with a value is sent.
     pub key: String,
     /// The value, with its substitutions.
     pub(crate) value: Template,
@@ -110,7 +111,7 @@ impl MetadataEntry {
     /// An entry; `value` may hold `%REQ(name)%` and `%REQ(name?other):length%`.
     pub fn new(key: impl AsRef<str>, value: &str) -> Self {
         Self {
-            key: key.as_ref().to_ascii_lowercase(),
+            key: key.as_ref().to_owned(),
             value: Template::parse(value),
         }
     }

@@ -5,7 +5,10 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::inline::{is_inline_request_header, is_inline_response_header, is_inline_trailer};
+use super::{
+    inline::{is_inline_request_header, is_inline_response_header, is_inline_trailer},
+    rules::status_number,
+};
 use crate::wire::encode::Fields;
 
 /// A header block that can be read and changed.
@@ -85,7 +88,9 @@ impl Block<'_> {
                 _ => Ok(()),
             },
             Self::Response(parts) if name == ":status" => {
-                parts.status = StatusCode::from_bytes(value).map_err(|_| Unusable)?;
+                let number = status_number(value).and_then(|number| number.try_into().ok());
+                let status = number.and_then(|number| StatusCode::from_u16(number).ok());
+                parts.status = status.ok_or(Unusable)?;
                 Ok(())
             }
             Self::Response(_) | Self::RequestTrailers(_) | Self::ResponseTrailers(_) => Ok(()),

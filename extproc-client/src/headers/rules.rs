@@ -74,10 +74,7 @@ fn is_valid(name: &str, value: &[u8]) -> bool {
                     .iter()
                     .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b))
         }
-        ":status" => std::str::from_utf8(value)
-            .ok()
-            .and_then(|status| status.parse::<u32>().ok())
-            .is_some_and(|status| status >= 200),
+        ":status" => status_number(value).is_some_and(|status| status >= 200),
         _ => true,
     }
 }
@@ -85,6 +82,11 @@ fn is_valid(name: &str, value: &[u8]) -> bool {
 /// RFC 3986 §3.2: unreserved, percent-encoded, sub-delims and the brackets, colon and at sign.
 fn is_authority_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
+}
+
+/// The number that a status is, as Envoy reads it: blanks around it and zeros before it do not count.
+pub(super) fn status_number(value: &[u8]) -> Option<u32> {
+    std::str::from_utf8(value).ok()?.trim_ascii().parse().ok()
 }
 
 #[cfg(test)]
@@ -101,6 +103,7 @@ mod tests {
             (Set, ":status", "199", Ignore),
             (Set, ":status", "abc", Ignore),
             (Set, ":status", "1000", Allow),
+            (Set, ":status", " 0204 ", Allow),
             (Set, ":method", "POST", Ignore),
             (Set, "host", "a", Ignore),
             (Set, "x-envoy-a", "1", Ignore),
