@@ -174,11 +174,14 @@ pub struct Metadata {
     pub typed_filter_metadata: std::collections::BTreeMap<String, prost_types::Any>,
 }
 
-/// Response extension: how the response came about. Absent or without an address: made locally.
+/// Response extension: how the response came about. Absent, or without a [response](Self::responded) of an endpoint: made
+/// locally.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamInfo {
-    /// `upstream.address`, `upstream.port`.
+    /// `upstream.address`, `upstream.port`: the endpoint that was chosen last.
     pub address: Option<SocketAddr>,
+    /// That endpoint gave no response; this one says why.
+    pub failed: bool,
     /// `upstream.local_address`.
     pub local_address: Option<SocketAddr>,
     /// `upstream.request_attempt_count`.
@@ -191,9 +194,18 @@ pub struct UpstreamInfo {
     pub transport_failure_reason: String,
     /// `xds.upstream_host_metadata`.
     pub host_metadata: Option<Arc<Metadata>>,
+    /// The route, if it was selected again since the request came.
+    pub route: Option<Arc<RouteFacts>>,
     /// The head of the request as it was sent, where [`KeepSent`] asked for it: response attributes
     /// speak of it.
     pub sent: Option<Arc<http::request::Parts>>,
+}
+
+impl UpstreamInfo {
+    /// Whether the response is an endpoint's.
+    pub fn responded(&self) -> bool {
+        self.address.is_some() && !self.failed
+    }
 }
 
 /// Request extension, set by a layer: response attributes are configured, so the head that goes to

@@ -9,7 +9,7 @@ use extproc_client::host::ResponseDetails;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 
 use crate::{
-    answered::is_answered,
+    answered::{is_answered, show},
     body::Body,
     config::snapshot::{Cors, RouteAction},
     exchange::Exchange,
@@ -41,7 +41,7 @@ impl Handler for CorsFilter {
         let allowed = policy.allows(&origin);
         if is_preflight(&request) && (allowed || !policy.forward_not_matching_preflights) {
             let response = preflight(&policy, allowed.then_some(origin), request.headers());
-            return Box::pin(std::future::ready(response));
+            return show(&self.inner, request.into_parts().0, response);
         }
         let future = self.inner.call(request);
         if !allowed {

@@ -47,6 +47,8 @@ pub(crate) struct Exchange {
     pub(crate) metadata: DynamicMetadata,
     /// Where interim responses go.
     pub(crate) outgoing: Arc<Outgoing>,
+    /// Bytes of a body that may be held.
+    pub(crate) buffer: usize,
     /// The request asks for a tunnel that the configuration allows.
     pub(crate) upgrade: bool,
     /// The request was one of gRPC when it came.
@@ -125,6 +127,7 @@ pub(crate) struct Begin {
     pub(crate) peer: Arc<Peer>,
     pub(crate) version: Version,
     pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) buffer: usize,
     pub(crate) upgrade: bool,
     pub(crate) grpc: bool,
     pub(crate) route: Option<Selected>,
@@ -142,6 +145,7 @@ impl Exchange {
             time: SystemTime::now(),
             metadata: DynamicMetadata::default(),
             outgoing: begin.outgoing,
+            buffer: begin.buffer,
             upgrade: begin.upgrade,
             grpc: begin.grpc,
             request_bytes: AtomicU64::new(0),
@@ -210,9 +214,27 @@ impl Exchange {
         self.state().head = Some(head);
     }
 
+    /// The target that the request went on with.
+    pub(crate) fn set_target(&self, target: &Uri) {
+        if let Some(head) = &mut self.state().head
+            && head.uri != *target
+        {
+            head.uri = target.clone();
+        }
+    }
+
     /// The response as it goes to the client.
-    pub(crate) fn set_reply(&self, reply: Reply) {
-        self.state().reply = reply;
+    pub(crate) fn set_reply(&self, mut reply: Reply) {
+        let mut state = self.state();
+        if reply.upstream.is_none() {
+            reply.upstream = state.reply.upstream.take();
+        }
+        state.reply = reply;
+    }
+
+    /// The endpoint that the request goes to.
+    pub(crate) fn set_upstream(&self, upstream: &UpstreamInfo) {
+        self.state().reply.upstream = Some(upstream.clone());
     }
 
     /// A limit of ours ends the response, which has begun.
@@ -238,14 +260,19 @@ impl Exchange {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// The client did not wait for the end of the response: whatever else was noted follows from that.
+    /// The client did not wait for the end of the response.
     pub(crate) fn leave(&self) {
         let (details, flag) = match self.reset.load(Ordering::Relaxed) {
             true => ("http2.remote_reset", flag::DOWNSTREAM_REMOTE_RESET),
             false => ("downstream_remote_disconnect", flag::DOWNSTREAM_TERMINATION),
         };
+        // What a broken request led to is no reason of its own.
+        let consequence = self.is_broken();
         let reply = &mut self.state().reply;
-        reply.flags = flag;
+        reply.flags = match consequence {
+            true => flag,
+            false => reply.flags | flag,
+        };
         reply.details = Some(ResponseDetails(details.into()));
     }
 

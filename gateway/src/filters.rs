@@ -19,7 +19,7 @@ use crate::{
     conditions::Conditions,
     config::snapshot::{Filter, FilterKind, HeaderChange, HeaderMatch, HttpManager, SetMetadata},
     cors::CorsFilter,
-    exchange::Exchange,
+    exchange::{Exchange, Head},
     metadata, mutate,
     router::headers_match,
 };
@@ -101,7 +101,11 @@ impl Handler for HeaderMutation {
         if let Some(exchange) = &exchange
             && !is_answered
         {
-            mutate::request(&mut parts, self.request.iter(), exchange);
+            // Each sees what the one before it did.
+            mutate::request(&mut parts, self.request.chunks(1), exchange);
+            if exchange.logged() && !self.request.is_empty() {
+                exchange.set_head(Head::of(&parts));
+            }
         }
         let future = self.inner.call(Request::from_parts(parts, body));
         let changes = self.response.clone();
@@ -111,7 +115,7 @@ impl Handler for HeaderMutation {
         Box::pin(async move {
             let mut response = future.await;
             if let Some(exchange) = &exchange {
-                mutate::response(&mut response, changes.iter(), exchange, None);
+                mutate::response(&mut response, changes.chunks(1), exchange, None);
             }
             response
         })

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::{
     exchange::{Exchange, Head, Reply},
-    headers::{field, head_field},
+    headers::head_field,
 };
 
 /// What operators see.
@@ -154,11 +154,14 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
     match name {
         "REQ" | "REQUEST_HEADER" => two_names(argument, |name| {
             let head = scope.head?;
-            head_field(&head.method, &head.uri, &head.headers, name)
+            match name.starts_with(':') || name == "host" {
+                true => head_field(&head.method, &head.uri, &head.headers, name),
+                false => first(&head.headers, name),
+            }
         }),
         "RESP" | "RESPONSE_HEADER" => two_names(argument, |name| response_field(scope.reply, name)),
         "TRAILER" | "RESPONSE_TRAILER" => {
-            two_names(argument, |name| field(scope.reply.trailers.as_ref()?, name))
+            two_names(argument, |name| first(scope.reply.trailers.as_ref()?, name))
         }
         "START_TIME" => text(start_time(exchange.time, argument)),
         "DURATION" => millis(exchange.start.elapsed()),
@@ -199,7 +202,7 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
             optional(upstream.and_then(|info| info.local_address).map(show))
         }
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => {
-            optional(upstream.map(|info| info.transport_failure_reason.clone()))
+            optional(upstream.map(|info| info.transport_failure_reason.replace(' ', "_")))
         }
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Value::Number(upstream.map_or(0, |info| info.attempts)),
         "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => text(show(peer.remote)),
@@ -250,8 +253,12 @@ fn response_field<'a>(reply: &'a Reply, name: &str) -> Option<Cow<'a, str>> {
             .status
             .map(|status: StatusCode| status.as_str().to_owned().into());
     }
-    let headers: &HeaderMap = &reply.headers;
-    field(headers, name)
+    first(&reply.headers, name)
+}
+
+/// As in Envoy, the first of several values alone.
+fn first<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
+    Some(String::from_utf8_lossy(headers.get(name)?.as_bytes()))
 }
 
 /// `namespace:key:key`.
@@ -280,12 +287,18 @@ const FLAGS: &[&str] = &[
 ];
 
 fn flags(bits: u64) -> String {
-    let names: Vec<&str> = FLAGS
-        .iter()
-        .enumerate()
+    let named = FLAGS.iter().enumerate();
+    let mut names: Vec<&str> = named
         .filter(|(bit, _)| bits & (1 << bit) != 0)
         .map(|(_, name)| *name)
         .collect();
+    // As in Envoy, in the order in which they were noted: the end of the retries before that of the last attempt, and
+    // what the client did last.
+    names.sort_by_key(|name| match *name {
+        "URX" => 0,
+        "DC" | "DR" => 2,
+        _ => 1,
+    });
     names.join(",")
 }
 
@@ -384,7 +397,7 @@ mod tests {
     fn flag_names() {
         assert_eq!(flags(0), "");
         assert_eq!(flags(0x100), "NR");
-        assert_eq!(flags(0x20 | 0x8000), "UF,URX");
+        assert_eq!(flags(0x20 | 0x8000), "URX,UF");
     }
 
     #[test]

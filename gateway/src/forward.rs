@@ -5,18 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, UpstreamInfo};
+use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
 use crate::{
     answered::{Answer, LateAnswers},
     body::Body,
-    config::snapshot::{Forward, Retry, RouteAction},
-    exchange::{Exchange, Head},
+    config::snapshot::{Forward, Redirect, Retry, RouteAction},
+    exchange::{Exchange, Head, Reply},
     filters::{Handler, HandlerFuture},
     headers::{is_grpc, join_response_lines, strip_hop_by_hop},
     local, mirror, mutate,
+    replay::Kept,
     router::{self, Selected},
     upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, error::flag, send},
 };
@@ -51,16 +52,24 @@ impl Handler for RouterHandler {
         let head = request.method() == Method::HEAD;
         let mut request = Box::new(Outbound::from(request));
         let late = request.parts.extensions.remove::<LateAnswers>();
+        let exchange = request.parts.extensions.get::<Arc<Exchange>>();
+        let logged = exchange.filter(|exchange| exchange.logged()).cloned();
         Box::pin(async move {
             let response = answer(&upstreams, request);
             let response = match late {
                 Some(late) => late.or(response).await,
                 None => response.await,
             };
+            // For clients that leave before the filters have seen it.
+            if let Some(exchange) = logged
+                && response.extensions().get::<DirectReply>().is_none()
+            {
+                exchange.set_reply(Reply::of(&response));
+            }
             let is_local = response
                 .extensions()
                 .get::<UpstreamInfo>()
-                .is_none_or(|info| info.address.is_none());
+                .is_none_or(|info| !info.responded());
             // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
             match head && is_local {
                 true => response.map(|_| Body::empty()),
@@ -98,14 +107,15 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     // A filter must not set what belongs to a hop either.
     strip_hop_by_hop(&mut parts.headers, exchange.upgrade);
     parts.headers.remove(header::HOST);
-    if exchange.take_route_cleared() {
+    let again = exchange.take_route_cleared();
+    if again {
         exchange.set_route(router::select(&exchange.http, parts));
     }
     let route = exchange.route();
     let shown = route.as_ref().is_some_and(Selected::shows_request);
-    let head = (exchange.logged() || shown).then(|| Head::of(parts));
-    if let Some(head) = &head {
-        exchange.set_head(head.clone());
+    let noted = exchange.logged() || shown;
+    if noted {
+        exchange.set_head(Head::of(parts));
     }
     let Some(route) = route else {
         exchange.listener.stats.no_route.add();
@@ -122,23 +132,41 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         );
     };
     let mut response = match &route.route.action {
+        RouteAction::Direct { status, body }
+            if *status == StatusCode::CREATED || status.is_redirection() =>
+        {
+            // As in Envoy, it points to where the request went.
+            let own = router::redirect_location(parts, &route.route.matches, &Redirect::default());
+            with_location(direct(*status, body.clone()), &own)
+        }
         RouteAction::Direct { status, body } => direct(*status, body.clone()),
         RouteAction::Redirect(redirect) => {
             let location = router::redirect_location(parts, &route.route.matches, redirect);
             redirected(redirect.status, &location)
         }
         RouteAction::Forward(forward) => {
-            mutate::request(parts, route.request_headers(), &exchange);
+            if route.request_headers().next().is_some() {
+                mutate::request(parts, route.request_headers(), &exchange);
+                if noted {
+                    exchange.set_head(Head::of(parts));
+                }
+            }
             proxy(upstreams, &exchange, &route, forward, request).await
         }
     };
+    let head = shown.then(|| exchange.head()).flatten();
     mutate::response(
         &mut response,
         route.response_headers(),
         &exchange,
         head.as_ref(),
     );
-    response.extensions_mut().insert(RouteHeadersDone);
+    let extensions = response.extensions_mut();
+    extensions.insert(RouteHeadersDone);
+    if again {
+        let route = exchange.route().map(|route| route.facts());
+        extensions.get_or_insert_default::<UpstreamInfo>().route = route;
+    }
     response
 }
 
@@ -157,7 +185,10 @@ fn direct(status: StatusCode, body: bytes::Bytes) -> Response<Body> {
 }
 
 fn redirected(status: StatusCode, location: &str) -> Response<Body> {
-    let mut response = direct(status, bytes::Bytes::new());
+    with_location(direct(status, bytes::Bytes::new()), location)
+}
+
+fn with_location(mut response: Response<Body>, location: &str) -> Response<Body> {
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -172,11 +203,12 @@ async fn proxy(
     mut request: Box<Outbound>,
 ) -> Response<Body> {
     let Outbound { parts, body } = &mut *request;
-    let name = route.cluster_name(parts);
+    let name = route.cluster_name();
     let grpc = is_grpc(&parts.headers);
     let Some(upstream) = upstreams.get(name) else {
         tracing::warn!(cluster = %name, "the route's cluster is not configured");
-        let mut response = failed(grpc, &Failure::UnknownCluster, 0, 0);
+        exchange.set_route(Some(route.unnamed()));
+        let mut response = failed(grpc, &Failure::UnknownCluster, UpstreamInfo::default(), 0);
         if let (false, Some(status)) = (grpc, forward.missing_cluster) {
             *response.status_mut() = status;
         }
@@ -204,13 +236,21 @@ async fn proxy(
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
+    let kept = (forward.retry.is_some() && !body.is_end_stream() && !exchange.upgrade)
+        .then(|| Kept::new(std::mem::take(body), exchange.buffer));
+    if let Some(first) = kept.as_ref().and_then(Kept::replay) {
+        *body = first;
+    }
     let mut attempts = Attempts {
         exchange,
         route,
         forward,
         upstream,
         keep_sent,
+        noted: exchange.logged() || route.shows_request(),
+        kept,
         made: 0,
+        tried: UpstreamInfo::default(),
         deadline: Deadline::new(forward.timeout),
         renewed: false,
     };
@@ -224,9 +264,12 @@ async fn proxy(
             }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
-            response
-                .extensions_mut()
-                .insert(ResponseDetails("via_upstream".into()));
+            let extensions = response.extensions_mut();
+            extensions.insert(ResponseDetails("via_upstream".into()));
+            if attempts.is_exhausted_by(response.status()) {
+                let flags = ResponseFlags(flag::RETRY_LIMIT_EXCEEDED);
+                response.extensions_mut().insert(flags);
+            }
             response
         }
         Err(failure) => {
@@ -236,12 +279,12 @@ async fn proxy(
             } else {
                 0
             };
-            failed(grpc, &failure, attempts.made, flags)
+            failed(grpc, &failure, attempts.tried, flags)
         }
     }
 }
 
-fn failed(grpc: bool, failure: &Failure, made: u32, flags: u64) -> Response<Body> {
+fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Response<Body> {
     let told = failure.told();
     let mut response = local::reply(
         grpc,
@@ -256,9 +299,9 @@ fn failed(grpc: bool, failure: &Failure, made: u32, flags: u64) -> Response<Body
     };
     let extensions = response.extensions_mut();
     extensions.insert(UpstreamInfo {
-        attempts: made.into(),
         transport_failure_reason,
-        ..UpstreamInfo::default()
+        failed: true,
+        ..tried
     });
     if matches!(failure, Failure::Request) {
         // The client is gone or broke its message: there is nothing left to process.
@@ -273,10 +316,16 @@ struct Attempts<'a> {
     route: &'a Selected,
     forward: &'a Forward,
     upstream: &'a Upstream,
+    /// The body, if it may have to be sent again.
+    kept: Option<Kept>,
     made: u32,
+    /// What is known of the endpoint that the last attempt goes to.
+    tried: UpstreamInfo,
     deadline: Deadline,
     /// Response attributes will ask for the head that was sent.
     keep_sent: bool,
+    /// The head is kept for the log or for response headers.
+    noted: bool,
     /// A request that a stale connection swallowed was sent again.
     renewed: bool,
 }
@@ -303,6 +352,22 @@ impl Attempts<'_> {
         }
     }
 
+    /// The request with its body, if all of that is still here.
+    fn with_body(&self, again: Again) -> Option<Again> {
+        let body = self.kept.as_ref()?.replay()?;
+        let Outbound { parts, .. } = *again.request;
+        Some(Again::new(Box::new(Outbound { parts, body })))
+    }
+
+    /// Makes the target what the endpoint is to see.
+    fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) {
+        let Selected { route, .. } = self.route;
+        router::rewrite(parts, &route.matches, self.forward, Some(hostname));
+        if self.noted {
+            self.exchange.set_target(&parts.uri);
+        }
+    }
+
     fn policy(&self) -> Option<&Retry> {
         self.forward
             .retry
@@ -316,16 +381,13 @@ impl Attempts<'_> {
     }
 
     fn wants_retry_of(&self, status: StatusCode) -> bool {
-        let Some(retry) = self.policy() else {
-            return false;
-        };
-        retry.on.iter().any(|on| match on.as_str() {
-            "5xx" => status.is_server_error(),
-            "gateway-error" => matches!(status.as_u16(), 502..=504),
-            "retriable-4xx" => status == StatusCode::CONFLICT,
-            "retriable-status-codes" => retry.status_codes.contains(&status.as_u16()),
-            _ => false,
-        })
+        self.policy().is_some_and(|retry| is_named(retry, status))
+    }
+
+    /// Whether one more attempt would have followed, but for their number.
+    fn is_exhausted_by(&self, status: StatusCode) -> bool {
+        let retry = self.forward.retry.as_ref();
+        self.policy().is_none() && retry.is_some_and(|retry| is_named(retry, status))
     }
 
     /// One attempt, and what is needed for another one if that is possible.
@@ -337,22 +399,44 @@ impl Attempts<'_> {
         let begun = Instant::now();
         let tunnel = self.exchange.upgrade;
         let client_http2 = self.exchange.version == http::Version::HTTP_2;
+        self.tried = UpstreamInfo {
+            attempts: self.made.into(),
+            ..UpstreamInfo::default()
+        };
+        if self.exchange.logged() {
+            self.exchange.set_upstream(&self.tried);
+        }
         let host = match self.upstream.choose(&parts.headers).await {
             Ok(host) => host,
             Err(failure) => return (Err(failure), None),
         };
-        let lease = match host.lease(client_http2, tunnel || self.renewed).await {
-            Ok(lease) => lease,
-            Err(failure) => return (Err(failure), Some(Again::new(request))),
-        };
+        let lease = host.lease(client_http2, tunnel || self.renewed).await;
         let pool_ready = begun.elapsed();
+        self.tried.address = host.socket();
+        self.tried.host_metadata = host.metadata.clone();
+        self.tried.pool_ready = Some(pool_ready);
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(failure) => {
+                if self.keep_sent || self.noted {
+                    let mut parts = parts.clone();
+                    self.rewrite(&mut parts, &host.hostname);
+                    self.tried.sent = Some(Arc::new(parts));
+                }
+                return (Err(failure), Some(Again::new(request)));
+            }
+        };
         let reused = lease.reused();
-        let local = lease.local();
+        self.tried.local_address = lease.local();
+        self.tried.begun = Some(begun + pool_ready);
+        if self.exchange.logged() {
+            self.exchange.set_upstream(&self.tried);
+        }
         let empty = body.is_end_stream() && !tunnel;
         let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
         let repeatable = match empty {
             true => idempotent || self.policy().is_some(),
-            false => reused,
+            false => reused || self.kept.is_some(),
         };
         let again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
         let sending = Sending {
@@ -362,13 +446,8 @@ impl Attempts<'_> {
             connect: parts.method == Method::CONNECT,
             keyless: client_http2,
         };
-        router::rewrite(
-            parts,
-            &self.route.route.matches,
-            self.forward,
-            Some(&host.hostname),
-        );
-        let sent_head = self.keep_sent.then(|| Arc::new(parts.clone()));
+        self.rewrite(parts, &host.hostname);
+        self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();
         }
@@ -386,17 +465,13 @@ impl Attempts<'_> {
         };
         match sent {
             Ok(mut response) => {
-                response.extensions_mut().insert(UpstreamInfo {
-                    address: host.socket(),
-                    local_address: local,
-                    attempts: self.made.into(),
-                    pool_ready: Some(pool_ready),
-                    begun: Some(begun + pool_ready),
-                    transport_failure_reason: String::new(),
-                    host_metadata: host.metadata.clone(),
-                    sent: sent_head,
-                });
-                (Ok(response), again.filter(|_| empty))
+                let info = std::mem::take(&mut self.tried);
+                response.extensions_mut().insert(info);
+                let again = match empty {
+                    true => again,
+                    false => again.and_then(|again| self.with_body(again)),
+                };
+                (Ok(response), again)
             }
             Err(unsent) => {
                 tracing::debug!(
@@ -421,12 +496,23 @@ impl Attempts<'_> {
                         self.renewed |= stale;
                         Some(Again { stale, ..again })
                     }
-                    _ => None,
+                    (again, _) => again.and_then(|again| self.with_body(again)),
                 };
                 (Err(unsent.failure), again)
             }
         }
     }
+}
+
+/// Whether a response's status is one to retry on.
+fn is_named(retry: &Retry, status: StatusCode) -> bool {
+    retry.on.iter().any(|on| match on.as_str() {
+        "5xx" => status.is_server_error(),
+        "gateway-error" => matches!(status.as_u16(), 502..=504),
+        "retriable-4xx" => status == StatusCode::CONFLICT,
+        "retriable-status-codes" => retry.status_codes.contains(&status.as_u16()),
+        _ => false,
+    })
 }
 
 struct Again {

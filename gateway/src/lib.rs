@@ -44,6 +44,7 @@ mod mirror;
 mod mutate;
 mod overload;
 pub mod reload;
+mod replay;
 mod router;
 mod serving;
 mod tls;

@@ -44,6 +44,15 @@ impl fmt::Debug for ChainRuntime {
 }
 
 impl ChainRuntime {
+    /// Bytes of a body that are held for a client of this protocol version.
+    pub(crate) fn buffer(&self, version: http::Version) -> usize {
+        let of_stream = match version {
+            http::Version::HTTP_2 => self.http.http2.stream_buffer,
+            _ => None,
+        };
+        of_stream.unwrap_or(self.buffer_limit)
+    }
+
     /// Header limits of responses on this route.
     pub(crate) fn cluster_limits(&self, route: &Selected) -> Option<HeaderLimits> {
         let upstream = self.upstreams.get(&route.cluster()?.name)?;

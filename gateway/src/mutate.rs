@@ -9,93 +9,110 @@ use crate::{
 };
 
 /// Applies changes in order. `scope` is what `%..%` operators in values see.
-pub(crate) fn apply<'a>(
-    headers: &mut HeaderMap,
-    changes: impl IntoIterator<Item = &'a HeaderChange>,
-    scope: &Scope<'_>,
-) {
+fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
     for change in changes {
-        match change {
-            HeaderChange::Remove(name) => {
-                headers.remove(name);
-            }
-            HeaderChange::Set {
-                name,
-                value,
-                action,
-            } => {
-                let exists = headers.contains_key(name);
-                let wanted = match action {
-                    AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => {
-                        true
-                    }
-                    AppendAction::AddIfAbsent => !exists,
-                    AppendAction::OverwriteIfExists => exists,
-                };
-                if !wanted {
-                    continue;
-                }
-                // An operator may give bytes that no header may hold.
-                let Some(value) = expand(value, scope) else {
-                    continue;
-                };
-                if matches!(action, AppendAction::AppendIfExistsOrAdd) {
-                    headers.append(name, value);
-                } else {
-                    headers.insert(name, value);
-                }
-            }
+        let HeaderChange::Set {
+            name,
+            value,
+            action,
+            keep_empty,
+        } = change
+        else {
+            remove(headers, std::slice::from_ref(change));
+            continue;
+        };
+        let exists = headers.contains_key(name);
+        let wanted = match action {
+            AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
+            AppendAction::AddIfAbsent => !exists,
+            AppendAction::OverwriteIfExists => exists,
+        };
+        if !wanted {
+            continue;
+        }
+        // An operator may give bytes that no header may hold.
+        let Some(value) = expand(value, *keep_empty, scope) else {
+            continue;
+        };
+        if matches!(action, AppendAction::AppendIfExistsOrAdd) {
+            headers.append(name, value);
+        } else {
+            headers.insert(name, value);
         }
     }
 }
 
-fn expand(template: &HeaderTemplate, scope: &Scope<'_>) -> Option<HeaderValue> {
+fn remove(headers: &mut HeaderMap, changes: &[HeaderChange]) {
+    for change in changes {
+        if let HeaderChange::Remove(name) = change {
+            headers.remove(name);
+        }
+    }
+}
+
+/// What a level removes before it adds something, and the rest. As in Envoy, values see what is removed no more, and
+/// nothing of what the same level adds.
+fn split(level: &[HeaderChange]) -> (&[HeaderChange], &[HeaderChange]) {
+    let removed = level
+        .iter()
+        .take_while(|change| matches!(change, HeaderChange::Remove(_)))
+        .count();
+    level.split_at(removed)
+}
+
+fn is_template(change: &HeaderChange) -> bool {
+    matches!(change, HeaderChange::Set { value, .. } if value.0.contains('%'))
+}
+
+fn expand(template: &HeaderTemplate, keep_empty: bool, scope: &Scope<'_>) -> Option<HeaderValue> {
     if !template.0.contains('%') {
         return HeaderValue::from_str(&template.0).ok();
     }
     let mut text = String::new();
     Format::parse(&template.0).render(scope, "", &mut text);
-    // A value that comes out empty is not added.
-    (!text.is_empty())
+    (keep_empty || !text.is_empty())
         .then(|| HeaderValue::try_from(text).ok())
         .flatten()
 }
 
-/// Applies changes to a request.
+/// Applies changes to a request, level by level.
 pub(crate) fn request<'a>(
     parts: &mut http::request::Parts,
-    changes: impl Iterator<Item = &'a HeaderChange>,
+    levels: impl Iterator<Item = &'a [HeaderChange]>,
     exchange: &Exchange,
 ) {
-    let mut changes = changes.peekable();
-    if changes.peek().is_none() {
-        return;
+    for level in levels {
+        let (removed, rest) = split(level);
+        remove(&mut parts.headers, removed);
+        let head = rest.iter().any(is_template).then(|| Head::of(parts));
+        let scope = Scope {
+            exchange,
+            head: head.as_ref(),
+            reply: &Reply::default(),
+        };
+        apply(&mut parts.headers, rest, &scope);
     }
-    let head = Head::of(parts);
-    let scope = Scope {
-        exchange,
-        head: Some(&head),
-        reply: &Reply::default(),
-    };
-    apply(&mut parts.headers, changes, &scope);
 }
 
-/// Applies changes to a response.
+/// Applies changes to a response, level by level.
 pub(crate) fn response<'a, B>(
     response: &mut http::Response<B>,
-    changes: impl Iterator<Item = &'a HeaderChange>,
+    levels: impl Iterator<Item = &'a [HeaderChange]>,
     exchange: &Exchange,
     head: Option<&Head>,
 ) {
-    let mut changes = changes.peekable();
-    if changes.peek().is_none() {
-        return;
+    for level in levels {
+        let (removed, rest) = split(level);
+        remove(response.headers_mut(), removed);
+        let reply = match rest.iter().any(is_template) {
+            true => Reply::of(response),
+            false => Reply::default(),
+        };
+        let scope = Scope {
+            exchange,
+            head,
+            reply: &reply,
+        };
+        apply(response.headers_mut(), rest, &scope);
     }
-    let reply = Reply::of(response);
-    let scope = Scope {
-        exchange,
-        head,
-        reply: &reply,
-    };
-    apply(response.headers_mut(), changes, &scope);
 }

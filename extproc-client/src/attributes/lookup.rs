@@ -11,7 +11,7 @@ use http::{HeaderMap, Version, header};
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
     headers::{authority, scheme},
-    host::{Metadata, ResponseDetails, ResponseFlags},
+    host::{Metadata, ResponseDetails, ResponseFlags, RouteFacts},
     wire::encode::Fields,
 };
 
@@ -258,7 +258,7 @@ impl<'a> View<'a> {
                 match response.extensions.get::<ResponseDetails>() {
                     Some(details) => Item::Text(details.0.as_ref().into()),
                     None => {
-                        self.upstream?.address?;
+                        self.upstream.filter(|upstream| upstream.responded())?;
                         Item::Text("via_upstream".into())
                     }
                 }
@@ -314,21 +314,28 @@ impl<'a> View<'a> {
         let upstream = self.upstream.filter(|_| self.response.is_some());
         let reached = || upstream.filter(|upstream| upstream.address.is_some());
         Some(match field {
-            "num_endpoints" => count(self.facts.route.endpoints),
+            "num_endpoints" => count(self.route().endpoints),
             "request_attempt_count" => count(upstream.map_or(0, |upstream| upstream.attempts)),
             "address" | "port" => address(reached()?.address, field)?,
             "local_address" => Item::Text(reached()?.local_address?.to_string().into()),
             "cx_pool_ready_duration" => Item::Duration(reached()?.pool_ready?),
             "transport_failure_reason" => {
-                Item::Text(upstream?.transport_failure_reason.as_str().into())
+                let tried = upstream.filter(|upstream| upstream.pool_ready.is_some())?;
+                Item::Text(tried.transport_failure_reason.as_str().into())
             }
             "locality" => reached().map(|_| Item::Text("".into()))?,
             _ => return None,
         })
     }
 
+    /// The route that holds now.
+    fn route(&'a self) -> &'a RouteFacts {
+        let again = self.upstream.and_then(|upstream| upstream.route.as_deref());
+        again.unwrap_or(&self.facts.route)
+    }
+
     fn xds(&'a self, field: &str) -> Option<Item<'a>> {
-        let route = &self.facts.route;
+        let route = self.route();
         let of_cluster = |item| (!route.cluster_name.is_empty()).then_some(item);
         let metadata = |metadata| Item::Metadata(Cow::Borrowed(metadata));
         let reached = || {

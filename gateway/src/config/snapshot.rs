@@ -299,6 +299,8 @@ pub enum HeaderChange {
         value: HeaderTemplate,
         /// How it meets a value that is there.
         action: AppendAction,
+        /// Also if the value comes out empty.
+        keep_empty: bool,
     },
 }
 

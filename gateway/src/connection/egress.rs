@@ -15,7 +15,7 @@ use super::{forwarded::append_to_list, timers::Running};
 use crate::{
     access_log,
     body::{Body, BoxError, Watch, Watched},
-    config::snapshot::ServerHeader,
+    config::snapshot::{RouteAction, ServerHeader},
     exchange::{Exchange, Reply},
     forward::{Closes, RouteHeadersDone},
     headers::{nominated, strip_hop_by_hop, trim_values},
@@ -174,8 +174,9 @@ pub(super) fn finish(
     let http = &exchange.http;
     if response.extensions().get::<RouteHeadersDone>().is_none()
         && let Some(route) = exchange.route()
+        && matches!(route.route.action, RouteAction::Forward(_))
     {
-        // A filter answered: the route's headers are not in it yet.
+        // A filter answered: the headers of a route that would have forwarded are not in it yet.
         let head = exchange.head();
         let changes = route.response_headers();
         mutate::response(&mut response, changes, exchange, head.as_ref());
@@ -190,7 +191,7 @@ pub(super) fn finish(
     let own = response
         .extensions()
         .get::<UpstreamInfo>()
-        .is_none_or(|info| info.address.is_none());
+        .is_none_or(|info| !info.responded());
     let closing = response.extensions().get::<Closes>().is_some();
     let headers = response.headers_mut();
     if headers.contains_key(header::CONNECTION) {

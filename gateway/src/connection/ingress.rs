@@ -159,6 +159,7 @@ pub(super) fn begin(
         peer: context.peer.clone(),
         version,
         outgoing,
+        buffer: context.chain.buffer(version),
         upgrade,
         grpc: is_grpc(&parts.headers),
         head: logged.then(|| Head::of(&parts)),
@@ -389,14 +390,9 @@ fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeCont
     let tls = context.peer.tls.as_ref();
     let route = exchange.route();
     let cluster = route.as_ref().and_then(|route| chain.cluster_limits(route));
-    let buffer = match exchange.version {
-        Version::HTTP_2 => chain.http.http2.stream_buffer,
-        _ => None,
-    };
-    let buffer = buffer.unwrap_or(chain.buffer_limit);
     let mut limits = Limits {
-        request_buffer: buffer,
-        response_buffer: buffer,
+        request_buffer: exchange.buffer,
+        response_buffer: exchange.buffer,
         request_headers: chain.http.request_headers,
         ..Limits::default()
     };

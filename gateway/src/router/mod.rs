@@ -26,6 +26,8 @@ pub(crate) struct Selected {
     host: usize,
     pub(crate) route: Arc<Route>,
     cluster: usize,
+    /// The cluster that a header of the request named when the route was selected.
+    named: Option<Arc<str>>,
 }
 
 /// Selects the route for a request as it stands; `None` if there is none.
@@ -42,12 +44,18 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
         RouteAction::Forward(forward) => pick(&forward.clusters),
         RouteAction::Direct { .. } | RouteAction::Redirect(_) => 0,
     };
-    Some(Selected {
+    let mut selected = Selected {
         http: http.clone(),
         host,
         route: route.clone(),
         cluster,
-    })
+        named: None,
+    };
+    if let Some(header) = selected.forward().and_then(|f| f.cluster_header.as_ref()) {
+        let value = request.headers.get(header);
+        selected.named = value.and_then(|value| value.to_str().ok()).map(Arc::from);
+    }
+    Some(selected)
 }
 
 /// The virtual host of a request.
@@ -108,15 +116,19 @@ impl Selected {
         self.forward()?.clusters.get(self.cluster)
     }
 
-    /// The cluster's name for this request; empty if there is none.
-    pub(crate) fn cluster_name<'a>(&'a self, request: &'a Parts) -> &'a str {
-        match self.forward().and_then(|f| f.cluster_header.as_ref()) {
-            Some(header) => request
-                .headers
-                .get(header)
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default(),
+    /// The cluster's name; empty if there is none.
+    pub(crate) fn cluster_name(&self) -> &str {
+        match &self.named {
+            Some(named) => named,
             None => self.cluster().map_or("", |cluster| &cluster.name),
+        }
+    }
+
+    /// The same route without the cluster that a header named, which does not exist.
+    pub(crate) fn unnamed(&self) -> Self {
+        Self {
+            named: None,
+            ..self.clone()
         }
     }
 
@@ -129,8 +141,16 @@ impl Selected {
 
     /// Facts for attributes.
     pub(crate) fn facts(&self) -> Arc<RouteFacts> {
-        self.cluster()
-            .map_or_else(|| self.route.facts.clone(), |cluster| cluster.facts.clone())
+        let facts = self
+            .cluster()
+            .map_or(&self.route.facts, |cluster| &cluster.facts);
+        match &self.named {
+            Some(named) => Arc::new(RouteFacts {
+                cluster_name: named.to_string(),
+                ..RouteFacts::clone(facts)
+            }),
+            None => facts.clone(),
+        }
     }
 
     /// Whether upgrades of this type may pass; `None` if the route says nothing of it.
@@ -142,8 +162,8 @@ impl Selected {
             .map(|(_, allowed)| *allowed)
     }
 
-    /// Changes of request headers, in the order in which they are made.
-    pub(crate) fn request_headers(&self) -> impl Iterator<Item = &HeaderChange> {
+    /// Changes of request headers, level by level, in the order in which they are made.
+    pub(crate) fn request_headers(&self) -> impl Iterator<Item = &[HeaderChange]> {
         let cluster = self.cluster().map(|c| c.request_headers.as_slice());
         let host = self.virtual_host().map(|h| h.request_headers.as_slice());
         cluster
@@ -151,19 +171,21 @@ impl Selected {
             .chain([self.route.request_headers.as_slice()])
             .chain(host)
             .chain([self.http.routes.request_headers.as_slice()])
-            .flatten()
+            .filter(|level| !level.is_empty())
     }
 
     /// Whether a change of a response header shows something of the request.
     pub(crate) fn shows_request(&self) -> bool {
-        self.response_headers().any(|change| match change {
-            HeaderChange::Remove(_) => false,
-            HeaderChange::Set { value, .. } => value.0.contains("%REQ"),
-        })
+        self.response_headers()
+            .flatten()
+            .any(|change| match change {
+                HeaderChange::Remove(_) => false,
+                HeaderChange::Set { value, .. } => value.0.contains("%REQ"),
+            })
     }
 
-    /// Changes of response headers, in the order in which they are made.
-    pub(crate) fn response_headers(&self) -> impl Iterator<Item = &HeaderChange> {
+    /// Changes of response headers, level by level, in the order in which they are made.
+    pub(crate) fn response_headers(&self) -> impl Iterator<Item = &[HeaderChange]> {
         let cluster = self.cluster().map(|c| c.response_headers.as_slice());
         let host = self.virtual_host().map(|h| h.response_headers.as_slice());
         cluster
@@ -171,6 +193,6 @@ impl Selected {
             .chain([self.route.response_headers.as_slice()])
             .chain(host)
             .chain([self.http.routes.response_headers.as_slice()])
-            .flatten()
+            .filter(|level| !level.is_empty())
     }
 }

@@ -140,6 +140,7 @@ impl Located<HeaderValueOption> {
             name: header.key.0.clone(),
             value: HeaderTemplate(value),
             action,
+            keep_empty: option.keep_empty_value,
         }))
     }
 }

@@ -122,6 +122,7 @@ fn changes(modifier: &HeaderModifier, into: &mut Vec<HeaderChange>) -> Result<()
                 // The value is no template here.
                 value: HeaderTemplate(header.value.replace('%', "%%")),
                 action,
+                keep_empty: false,
             });
         }
     }
