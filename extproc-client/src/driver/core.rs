@@ -15,20 +15,18 @@ use bytes::Bytes;
 use http::{Version, request, response};
 use http_body::Body;
 
-use super::{Piece, SideStream, pipe, pipe::pipe as new_pipe};
+use super::{
+    Piece, SideStream,
+    flow::{Flow, State},
+    pipe,
+    pipe::pipe as new_pipe,
+};
 use crate::{
     error::{BoxError, Error},
     host::{UpstreamFailure, UpstreamInfo},
     machine::{Action, Exchange, Side},
     transport::Transport,
 };
-
-/// Pieces kept for a direction before no more replies are read. The machine asks for no more body
-/// while there are any, so only a processor that sends more than it gets comes here.
-const PIECES: usize = 256;
-
-/// The same in bytes.
-const BYTES: usize = 4 * 1024 * 1024;
 
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
 pub(crate) struct Core<T: Transport, B, R> {
@@ -48,63 +46,6 @@ pub(crate) enum Step {
     Request { head: request::Parts, end: bool },
     Cancel,
     Response { head: response::Parts, end: bool },
-}
-
-/// One direction: where its body comes from and what of it is ready to go on.
-struct Flow<B> {
-    source: Option<Pin<Box<B>>>,
-    out: VecDeque<Piece>,
-    state: State,
-    /// Where pieces go, if not to whom polls.
-    sink: Option<pipe::Sender>,
-    /// The source comes over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
-    /// a processor of a streamed body gets another message for it.
-    ends_apart: bool,
-    /// A piece was just read from such a source. If that was one too many, its end may be here as well.
-    peeks: bool,
-}
-
-/// How far a direction's output is.
-enum State {
-    Open,
-    Complete,
-    Failed(Error),
-    /// The one who reads was told the end.
-    Told,
-}
-
-impl<B> Flow<B> {
-    /// Whether one more reply may add to what waits.
-    fn has_room(&self) -> bool {
-        let bytes = |piece: &Piece| match piece {
-            Piece::Data(data) => data.len(),
-            Piece::Trailers(_) => 0,
-        };
-        self.out.len() < PIECES && self.out.iter().map(bytes).sum::<usize>() < BYTES
-    }
-
-    fn new() -> Self {
-        Self {
-            source: None,
-            out: VecDeque::new(),
-            state: State::Open,
-            sink: None,
-            ends_apart: false,
-            peeks: false,
-        }
-    }
-
-    /// Whether nothing comes after the frame that was just read.
-    fn has_ended(&self) -> bool
-    where
-        B: Body,
-    {
-        !self.ends_apart
-            && self
-                .source
-                .as_ref()
-                .is_some_and(|body| body.is_end_stream())
-    }
 }
 
 impl<T, B, R> Core<T, B, R>
@@ -148,8 +89,8 @@ where
             self.response.source = Some(Box::pin(body));
         }
         let upstream = head.extensions.get::<UpstreamInfo>();
-        self.response.ends_apart = head.version < Version::HTTP_2
-            && upstream.is_some_and(|upstream| upstream.address.is_some());
+        self.response.ends_apart =
+            head.version < Version::HTTP_2 && upstream.is_some_and(UpstreamInfo::responded);
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }
@@ -188,6 +129,11 @@ where
         self.steps.pop_front()
     }
 
+    /// Puts the step that was taken last back.
+    pub(super) fn put_back(&mut self, step: Step) {
+        self.steps.push_front(step);
+    }
+
     // === the request's way on ===
 
     /// Whether the request's body passes by unseen; if so, its source is taken out, with what of it
@@ -220,8 +166,17 @@ where
         receiver
     }
 
+    /// Whether the request's body still has pieces that were released before it was cancelled. As in Envoy, those go on;
+    /// each look gives one to its pipe.
+    pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
+        self.request.poll_sink(cx);
+        let taken = |sink: &pipe::Sender| sink.poll_ready(cx).is_ready();
+        self.request.sink.as_ref().is_some_and(|sink| !taken(sink))
+    }
+
     /// Cuts the request that flows through a pipe.
     pub(super) fn cancel_request(&mut self) {
+        self.request.out.clear();
         if let Some(sink) = self.request.sink.take() {
             sink.fail(Error::cancelled());
         }
@@ -295,24 +250,23 @@ where
     // === bodies in ===
 
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
-        let peeks =
-            std::mem::take(&mut self.request.peeks) && self.machine.is_overfull(Side::Request);
+        let looks = match std::mem::take(&mut self.request.looks) {
+            0 => 0,
+            looks if self.machine.is_overfull(Side::Request) => looks,
+            _ => 0,
+        };
         if !self.request.out.is_empty()
             || self.side.is_full()
-            || !(peeks || self.machine.wants_frame(Side::Request))
+            || !(looks > 0 || self.machine.wants_frame(Side::Request))
         {
             return false;
         }
-        let Some(source) = &mut self.request.source else {
-            return false;
-        };
-        let Poll::Ready(frame) = source.as_mut().poll_frame(cx) else {
+        let Poll::Ready(frame) = self.request.poll_frame(cx, looks) else {
             return false;
         };
         let ended = !matches!(frame, Some(Ok(_))) || self.request.has_ended();
         match frame.transpose() {
             Ok(frame) => {
-                self.request.peeks = self.request.ends_apart && !peeks;
                 self.frame(Side::Request, frame, ended);
             }
             Err(error) => {
@@ -336,24 +290,23 @@ where
     }
 
     fn poll_response_body(&mut self, cx: &mut Context<'_>) -> bool {
-        let peeks =
-            std::mem::take(&mut self.response.peeks) && self.machine.is_overfull(Side::Response);
+        let looks = match std::mem::take(&mut self.response.looks) {
+            0 => 0,
+            looks if self.machine.is_overfull(Side::Response) => looks,
+            _ => 0,
+        };
         if !self.response.out.is_empty()
             || self.side.is_full()
-            || !(peeks || self.machine.wants_frame(Side::Response))
+            || !(looks > 0 || self.machine.wants_frame(Side::Response))
         {
             return false;
         }
-        let Some(source) = &mut self.response.source else {
-            return false;
-        };
-        let Poll::Ready(frame) = source.as_mut().poll_frame(cx) else {
+        let Poll::Ready(frame) = self.response.poll_frame(cx, looks) else {
             return false;
         };
         let ended = !matches!(frame, Some(Ok(_))) || self.response.has_ended();
         match frame.transpose() {
             Ok(frame) => {
-                self.response.peeks = self.response.ends_apart && !peeks;
                 self.frame(Side::Response, frame, ended);
             }
             Err(error) => {
@@ -402,7 +355,9 @@ where
                         .retain(|step| !matches!(step, Step::Request { .. }));
                     self.steps.push_back(Step::Cancel);
                     self.response.source = None;
-                    self.request.out.clear();
+                    if self.request.sink.is_none() {
+                        self.request.out.clear();
+                    }
                     self.request.state = State::Told;
                 }
                 Action::ResponseHead { head, end } => {
@@ -437,45 +392,6 @@ where
         let request = self.request.poll_sink(cx);
         let response = self.response.poll_sink(cx);
         request | response
-    }
-}
-
-impl<B> Flow<B> {
-    fn poll_sink(&mut self, cx: &Context<'_>) -> bool {
-        let Some(sink) = &self.sink else {
-            return false;
-        };
-        let mut moved = false;
-        loop {
-            match sink.poll_ready(cx) {
-                Poll::Pending => return moved,
-                Poll::Ready(false) => {
-                    // Nobody reads on: what still comes is dropped.
-                    moved |= !self.out.is_empty();
-                    self.out.clear();
-                    return moved;
-                }
-                Poll::Ready(true) => {}
-            }
-            if let Some(piece) = self.out.pop_front() {
-                sink.send(piece);
-                moved = true;
-                continue;
-            }
-            match std::mem::replace(&mut self.state, State::Told) {
-                State::Open => self.state = State::Open,
-                State::Told => {}
-                State::Complete => {
-                    sink.complete();
-                    moved = true;
-                }
-                State::Failed(error) => {
-                    sink.fail(error);
-                    moved = true;
-                }
-            }
-            return moved;
-        }
     }
 }
 

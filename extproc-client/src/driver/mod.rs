@@ -6,6 +6,7 @@
 //! its own.
 
 mod core;
+mod flow;
 mod pipe;
 mod side;
 mod task;

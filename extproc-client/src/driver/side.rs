@@ -14,7 +14,8 @@ use crate::{
     config::{GrpcService, Service},
     headers,
     machine::{Closing, Exchange, Outbound},
-    transport::{Call, Message, Sidestream, Transport},
+    transport::{Call, Close, Message, Sidestream, Transport},
+    wire::Reply,
 };
 
 /// The side stream, from before it is opened until it is closed.
@@ -25,6 +26,8 @@ pub(crate) struct SideStream<T: Transport> {
     stream: Option<T::Sidestream>,
     /// A message that waits for the stream to take it.
     waiting: Option<Message>,
+    /// What came right behind a reply that leads to another message.
+    next: Option<Result<Reply, Close>>,
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
 }
@@ -40,6 +43,7 @@ impl<T: Transport> SideStream<T> {
             metadata,
             stream: None,
             waiting: None,
+            next: None,
             timer: None,
             deadline: None,
         }
@@ -49,9 +53,7 @@ impl<T: Transport> SideStream<T> {
     /// machine was given something.
     pub(super) fn poll(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
         self.flush(machine, cx);
-        if let Some(stream) = &mut self.stream
-            && let Poll::Ready(received) = stream.poll_recv(cx)
-        {
+        if let Poll::Ready(received) = self.poll_recv(cx) {
             let now = Instant::now();
             match received {
                 Ok(reply) => machine.handle_reply(reply, now),
@@ -61,10 +63,35 @@ impl<T: Transport> SideStream<T> {
                     machine.handle_close(close, now);
                 }
             }
+            if machine.has_messages()
+                && let Poll::Ready(next) = self.poll_recv(cx)
+            {
+                self.next = Some(next);
+            }
             self.flush(machine, cx);
             return Poll::Ready(());
         }
         self.poll_timer(machine, cx)
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(next);
+        }
+        match &mut self.stream {
+            Some(stream) => stream.poll_recv(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Whether what is here already ends the stream. What is not sent by now is not sent any more, as in Envoy, which looks
+    /// at all of it before it writes.
+    fn is_over(&self, machine: &Exchange) -> bool {
+        match &self.next {
+            Some(Ok(reply)) => machine.ends_with(reply),
+            Some(Err(_)) => true,
+            None => false,
+        }
     }
 
     /// Sends until the machine has nothing more or the stream takes no more.
@@ -72,6 +99,8 @@ impl<T: Transport> SideStream<T> {
         loop {
             if machine.closes_next() {
                 self.waiting = None;
+            } else if self.is_over(machine) {
+                return;
             }
             if let Some(stream) = &mut self.stream
                 && self.waiting.is_some()
@@ -106,7 +135,7 @@ impl<T: Transport> SideStream<T> {
                             self.stream = Some(stream);
                             machine.opened();
                         }
-                        Err(close) => machine.handle_close(close, Instant::now()),
+                        Err(close) => machine.not_opened(close, Instant::now()),
                     }
                 }
             }

@@ -19,6 +19,10 @@ use crate::{
     transport::{Sidestream, Transport},
 };
 
+/// Pieces of a request's body that may still go on before the request is cancelled, each in a turn of its own: who takes
+/// nothing is not waited for.
+const LAST_PIECES: u8 = 8;
+
 /// The response future's end of a task.
 pub(crate) struct Handle<R> {
     /// Where the upstream's response goes, until it was sent.
@@ -59,11 +63,18 @@ async fn run<T, B, R>(
 {
     let mut response = Some(response);
     let mut head = Some(head);
+    let mut looks = LAST_PIECES;
     poll_fn(|cx| {
         loop {
             while let Some(step) = core.next_step() {
                 match step {
                     Step::Request { .. } => {}
+                    Step::Cancel if looks > 0 && core.hands_over(cx) => {
+                        looks -= 1;
+                        core.put_back(Step::Cancel);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     Step::Cancel => {
                         // First the future learns that the upstream's answer does not count, then the
                         // upstream that its request is cut.

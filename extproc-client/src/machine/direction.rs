@@ -100,8 +100,6 @@ pub(super) struct Direction {
     pub(super) body_replaced: bool,
     /// BUFFERED_PARTIAL: the one message was answered.
     pub(super) partial_processed: bool,
-    /// Full duplex: the processor ended its body.
-    pub(super) duplex_ended: bool,
     pub(super) drain: Drain,
     /// The processor has some of the body.
     pub(super) body_sent: bool,
@@ -149,7 +147,6 @@ impl Direction {
             trailers_sent: false,
             body_replaced: false,
             partial_processed: false,
-            duplex_ended: false,
             drain: Drain::None,
             body_sent: false,
             has_sent_end: false,

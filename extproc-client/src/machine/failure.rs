@@ -44,7 +44,13 @@ pub(super) enum Failure {
 }
 
 impl Exchange {
-    /// The side stream ended, or could not be opened.
+    /// The side stream could not be opened: nothing was on its way.
+    pub(crate) fn not_opened(&mut self, close: Close, now: Instant) {
+        self.outbound.clear();
+        self.handle_close(close, now);
+    }
+
+    /// The side stream ended.
     pub(crate) fn handle_close(&mut self, close: Close, now: Instant) {
         if self.stream != Stream::Open {
             if !close.is_ok() {
@@ -53,7 +59,7 @@ impl Exchange {
             return;
         }
         self.stream = Stream::Done;
-        self.outbound.clear();
+        self.forget_messages();
         if close.http {
             self.event(&Event::HttpNotOk);
             return self.fail(Failure::Closed(close), now);

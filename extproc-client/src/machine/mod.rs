@@ -190,6 +190,20 @@ impl Exchange {
         matches!(self.outbound.front(), Some(Outbound::Close(_)))
     }
 
+    /// Whether messages for the processor are there.
+    pub(crate) fn has_messages(&self) -> bool {
+        matches!(self.outbound.front(), Some(Outbound::Message(..)))
+    }
+
+    /// Nothing more goes to the processor. As in Envoy, what was on its way counts as sent.
+    fn forget_messages(&mut self) {
+        for forgotten in std::mem::take(&mut self.outbound) {
+            if let Outbound::Message(phase, _) = forgotten {
+                self.event(&Event::MessageSent { phase });
+            }
+        }
+    }
+
     /// The next thing for upstream or client.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -363,7 +377,7 @@ impl Exchange {
         if self.stream == Stream::Open {
             self.stream = Stream::Done;
             // What was not sent yet has no reader.
-            self.outbound.clear();
+            self.forget_messages();
             self.outbound.push_back(Outbound::Close(closing));
             if matches!(self.config.service, Service::Grpc(_)) {
                 self.event(&Event::StreamClosed);

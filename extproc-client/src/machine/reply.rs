@@ -59,6 +59,28 @@ impl Exchange {
         }
     }
 
+    /// Whether a reply ends the stream: an answer to the client, or one that nothing was asked for.
+    pub(crate) fn ends_with(&self, reply: &Reply) -> bool {
+        use Callback::{BufferedBody, Headers, PartialBody, StreamedBody, Trailers};
+        let unasked = |side, asked: &[Callback]| !asked.contains(&self.direction(side).callback);
+        let body = [BufferedBody, StreamedBody, PartialBody];
+        let trailers =
+            |side| unasked(side, &[Trailers]) && !self.direction(side).mode.body.is_duplex();
+        if self.config.observability_mode || reply.override_message_timeout.is_some() {
+            return false;
+        }
+        match &reply.part {
+            Some(Part::RequestHeaders(_)) => unasked(Side::Request, &[Headers]),
+            Some(Part::ResponseHeaders(_)) => unasked(Side::Response, &[Headers]),
+            Some(Part::RequestBody(_)) => unasked(Side::Request, &body),
+            Some(Part::ResponseBody(_)) => unasked(Side::Response, &body),
+            Some(Part::RequestTrailers(_)) => trailers(Side::Request),
+            Some(Part::ResponseTrailers(_)) => trailers(Side::Response),
+            Some(Part::Immediate(_)) => true,
+            Some(Part::Local(_)) | None => false,
+        }
+    }
+
     fn headers_reply(&mut self, side: Side, part: HeadersReply, now: Instant) {
         if self.direction(side).callback != Callback::Headers || self.local.is_active() {
             return self.fail(Failure::Spurious("spurious_message"), now);
@@ -117,12 +139,12 @@ impl Exchange {
         direction.mode.trailers = false;
         if let Some(message) = common.body_mutation {
             direction.body_replaced = true;
-            direction.held = match message.mutation {
-                Some(BodyMutation::Body(body)) => body.into(),
-                Some(BodyMutation::Clear(_) | BodyMutation::Streamed(_)) | None => {
-                    Pieces::default()
-                }
-            };
+            match message.mutation {
+                Some(BodyMutation::Body(body)) => direction.held = body.into(),
+                Some(BodyMutation::Clear(true)) => direction.held = Pieces::default(),
+                // As in Envoy, what is here already is the whole body then.
+                Some(BodyMutation::Clear(false) | BodyMutation::Streamed(_)) | None => {}
+            }
             if let Some(mut block) = direction.block() {
                 headers::remove_content_length(&mut block);
             }
@@ -335,6 +357,16 @@ impl Exchange {
     /// Only for bodies of which the reply to the last chunk is known.
     pub(super) fn close_after_end_of_body(&mut self, side: Side) {
         self.close_if_other_is_done(side);
+    }
+
+    /// What is left after the reply to a body goes on. Trailers that the processor does not want are the last of a request:
+    /// it has nothing more to answer.
+    pub(super) fn release_after_body(&mut self, side: Side) {
+        let trailers = self.direction(side).trailers.is_some();
+        self.release(side);
+        if trailers && side == Side::Request {
+            self.close_after_trailers(side);
+        }
     }
 
     fn close_after_trailers(&mut self, side: Side) {

@@ -126,10 +126,6 @@ pub(super) fn streamed(
         return None;
     };
     let direction = exchange.direction(side);
-    if direction.duplex_ended {
-        exchange.fail(Failure::Spurious("spurious_message"), now);
-        return None;
-    }
     if streamed.drain_complete && direction.drain != Drain::Announced {
         exchange.fail(Failure::UnaskedDrain, now);
         return None;
@@ -155,7 +151,6 @@ pub(super) fn finish_reply(
     exchange.emit_data(side, data);
     if streamed.end_of_stream {
         let direction = exchange.direction_mut(side);
-        direction.duplex_ended = true;
         if side == Side::Request && direction.trailers.is_some() {
             // They end the message once they are answered. Those of a response are lost, as in Envoy.
             return;

@@ -95,6 +95,6 @@ pub(in super::super) fn reply(
     } else if exchange.trailers_are_due(side) {
         exchange.send_trailers(side, now);
     } else if exchange.direction(side).trailers.is_some() {
-        exchange.release(side);
+        exchange.release_after_body(side);
     }
 }

@@ -90,7 +90,7 @@ pub(in super::super) fn reply(
         if exchange.trailers_are_due(side) {
             exchange.send_trailers(side, now);
         } else {
-            exchange.release(side);
+            exchange.release_after_body(side);
         }
     }
 }

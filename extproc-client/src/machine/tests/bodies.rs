@@ -250,6 +250,26 @@ fn buffered_trailers() {
 }
 
 #[test]
+fn buffered_trailers_that_are_not_asked_for_are_the_last() {
+    let mut p = Play::new(mode(
+        r#"{"request_body_mode": "BUFFERED", "response_header_mode": "SKIP"}"#,
+    ));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    p.data(Request, "aaa", false);
+    assert_eq!(p.trailers(Request, &[("x-t", "1")]), ["RB \"aaa\""]);
+    assert_eq!(
+        p.part(rb(nothing())),
+        [
+            "close",
+            "upstream: POST http://test.local/p",
+            "upstream: \"aaa\"",
+            "upstream: TRAILERS x-t=1"
+        ]
+    );
+}
+
+#[test]
 fn buffered_body_over_the_limit_is_413_that_the_processor_sees() {
     let mut p = limited(r#"{"request_body_mode": "BUFFERED"}"#, 4);
     p.request(&[], false);
@@ -360,6 +380,22 @@ fn duplex_replies_are_independent_in_number_and_size() {
             .contains("500"),
         "after the end"
     );
+}
+
+#[test]
+fn duplex_body_beyond_the_end_is_answered_and_dropped() {
+    let mut p = Play::new(mode(DUPLEX));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    p.data(Request, "aaa", false);
+    assert_eq!(
+        p.part(rb(stream("A", true))),
+        ["upstream: \"A\"", "upstream: END"]
+    );
+    assert_eq!(p.data(Request, "bbb", false), ["RB \"bbb\""]);
+    assert!(p.part(rb(stream("B", true))).is_empty());
+    let lines = p.part(rb(stream("C", true)));
+    assert_eq!(lines.last().unwrap(), "client: 500 END", "one too many");
 }
 
 #[test]

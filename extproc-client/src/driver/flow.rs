@@ -1,0 +1,142 @@
+//! One direction of an exchange: where its body comes from, and what of it is ready to go on.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::{Body, Frame};
+
+use super::{Piece, pipe};
+use crate::error::Error;
+
+/// Pieces kept for a direction before no more replies are read. The machine asks for no more body
+/// while there are any, so only a processor that sends more than it gets comes here.
+const PIECES: usize = 256;
+
+/// The same in bytes.
+const BYTES: usize = 4 * 1024 * 1024;
+
+/// Looks for the end of a body behind a piece. Who polls may do so twice before it gives others their turn.
+const LOOKS: u8 = 4;
+
+/// One direction.
+pub(super) struct Flow<B> {
+    pub(super) source: Option<Pin<Box<B>>>,
+    pub(super) out: VecDeque<Piece>,
+    pub(super) state: State,
+    /// Where pieces go, if not to whom polls.
+    pub(super) sink: Option<pipe::Sender>,
+    /// The source comes over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
+    /// a processor of a streamed body gets another message for it.
+    pub(super) ends_apart: bool,
+    /// How often to look whether the end follows a piece at once. That may have been one piece too many: in Envoy both come
+    /// out of one read.
+    pub(super) looks: u8,
+}
+
+/// A frame of a body, or its end.
+type Polled<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+
+/// How far a direction's output is.
+pub(super) enum State {
+    Open,
+    Complete,
+    Failed(Error),
+    /// The one who reads was told the end.
+    Told,
+}
+
+impl<B> Flow<B> {
+    /// Whether one more reply may add to what waits.
+    pub(super) fn has_room(&self) -> bool {
+        let bytes = |piece: &Piece| match piece {
+            Piece::Data(data) => data.len(),
+            Piece::Trailers(_) => 0,
+        };
+        self.out.len() < PIECES && self.out.iter().map(bytes).sum::<usize>() < BYTES
+    }
+
+    pub(super) fn new() -> Self {
+        Self {
+            source: None,
+            out: VecDeque::new(),
+            state: State::Open,
+            sink: None,
+            ends_apart: false,
+            looks: 0,
+        }
+    }
+
+    /// Whether nothing comes after the frame that was just read.
+    pub(super) fn has_ended(&self) -> bool
+    where
+        B: Body,
+    {
+        !self.ends_apart
+            && self
+                .source
+                .as_ref()
+                .is_some_and(|body| body.is_end_stream())
+    }
+
+    /// The next frame of the source; none without one. With `looks`, it is only asked for the end that it may be: what reads
+    /// for the body gets its turn before each further one, since the end may be among what it has.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, looks: u8) -> Poll<Polled<B>>
+    where
+        B: Body,
+    {
+        let Some(source) = &mut self.source else {
+            return Poll::Pending;
+        };
+        let frame = source.as_mut().poll_frame(cx);
+        self.looks = match (&frame, looks) {
+            (Poll::Ready(Some(Ok(_))), 0) if self.ends_apart => LOOKS,
+            (Poll::Pending, 2..) => {
+                cx.waker().wake_by_ref();
+                looks - 1
+            }
+            _ => 0,
+        };
+        frame
+    }
+
+    /// Gives pieces to the pipe, as far as it takes them.
+    pub(super) fn poll_sink(&mut self, cx: &Context<'_>) -> bool {
+        let Some(sink) = &self.sink else {
+            return false;
+        };
+        let mut moved = false;
+        loop {
+            match sink.poll_ready(cx) {
+                Poll::Pending => return moved,
+                Poll::Ready(false) => {
+                    // Nobody reads on: what still comes is dropped.
+                    moved |= !self.out.is_empty();
+                    self.out.clear();
+                    return moved;
+                }
+                Poll::Ready(true) => {}
+            }
+            if let Some(piece) = self.out.pop_front() {
+                sink.send(piece);
+                moved = true;
+                continue;
+            }
+            match std::mem::replace(&mut self.state, State::Told) {
+                State::Open => self.state = State::Open,
+                State::Told => {}
+                State::Complete => {
+                    sink.complete();
+                    moved = true;
+                }
+                State::Failed(error) => {
+                    sink.fail(error);
+                    moved = true;
+                }
+            }
+            return moved;
+        }
+    }
+}
