@@ -155,6 +155,9 @@ pub async fn run(
         .collect();
     let (program, arguments) = words.split_first().context("an empty command")?;
     let mut process = Process::spawn(program, arguments, &file("log"))?;
+    if !has_timers(&scenario.source) {
+        activity.clock.watch(process.id());
+    }
     let listener = SocketAddr::from(([127, 0, 0, 1], ports.listener));
     let started = process.wait_until_listening(listener, START_LIMIT).await;
     let mut out = Run {
@@ -198,6 +201,19 @@ pub async fn run(
     Ok(out)
 }
 
+/// Whether the proxy's own timers have a part in the scenario: they run on, whatever else does.
+fn has_timers(value: &Value) -> bool {
+    let timer =
+        |name: &str| name == "time" || name.contains("timeout") || name.contains("duration");
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .any(|(name, item)| timer(name) || has_timers(item)),
+        Value::Array(items) => items.iter().any(has_timers),
+        _ => false,
+    }
+}
+
 async fn clients(
     scenario: &Scenario,
     address: SocketAddr,
@@ -207,7 +223,7 @@ async fn clients(
     let spec = &scenario.spec;
     let limit = Duration::from_millis(spec.limit.unwrap_or(CLIENT_LIMIT));
     let settle = async || match spec.settle {
-        Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        Some(ms) => activity.clock.pause(ms).await,
         None => {
             activity.touch();
             activity.settle(REST, SILENCE, SETTLE_LIMIT, &at_rest).await;

@@ -1,11 +1,18 @@
-//! A shared note of when something last happened, to tell that an exchange has come to rest.
+//! What the peers of a scenario share: its clock, and when something last happened, to tell that an exchange has come to
+//! rest.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use super::clock::Clock;
+
+const STEP: Duration = Duration::from_millis(5);
+
 /// When any peer of a scenario last saw or did something.
 #[derive(Debug)]
 pub struct Activity {
+    /// The time of scripts.
+    pub clock: Clock,
     start: Instant,
     last: Mutex<Instant>,
 }
@@ -14,6 +21,7 @@ impl Default for Activity {
     fn default() -> Self {
         let now = Instant::now();
         Self {
+            clock: Clock::default(),
             start: now,
             last: Mutex::new(now),
         }
@@ -34,6 +42,10 @@ impl Activity {
         self.start.elapsed()
     }
 
+    fn last(&self) -> Instant {
+        self.last.lock().map_or(self.start, |last| *last)
+    }
+
     /// Waits until nothing happened for a while: `short` once `done` says that nothing more can come, `long` before
     /// that, and never longer than `limit` in all.
     pub async fn settle(
@@ -43,13 +55,16 @@ impl Activity {
         limit: Duration,
         done: impl Fn() -> bool,
     ) {
-        let begun = Instant::now();
-        while begun.elapsed() < limit {
-            let quiet = self.last.lock().map_or(long, |last| last.elapsed());
-            if quiet >= if done() { short } else { long } {
-                return;
+        let (mut passed, mut quiet) = (Duration::ZERO, Duration::ZERO);
+        let mut before = self.last();
+        while passed < limit && quiet < if done() { short } else { long } {
+            self.clock.sleep(STEP).await;
+            passed += STEP;
+            quiet += STEP;
+            let last = self.last();
+            if last != before {
+                (before, quiet) = (last, Duration::ZERO);
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }

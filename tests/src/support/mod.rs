@@ -7,6 +7,7 @@ pub mod activity;
 pub mod adversary;
 pub mod apiserver;
 pub mod client;
+pub mod clock;
 pub mod curl;
 pub mod exchange;
 pub mod frames;

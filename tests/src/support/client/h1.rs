@@ -23,7 +23,7 @@ enum Progress {
 pub(super) async fn talk(script: &ClientScript, socket: TcpStream, seen: &Seen) {
     let (reader, writer) = socket.into_split();
     let (progress, watched) = watch::channel(Progress::Nothing);
-    let send = send(script, writer, watched);
+    let send = send(script, writer, watched, seen);
     tokio::pin!(send);
     let receive = receive(script, reader, seen, &progress);
     tokio::pin!(receive);
@@ -40,7 +40,7 @@ pub(super) async fn talk(script: &ClientScript, socket: TcpStream, seen: &Seen) 
             Some(after) => {
                 tokio::select! {
                     () = receive => {}
-                    () = tokio::time::sleep(Duration::from_millis(after)) => {
+                    () = seen.activity.clock.pause(after) => {
                         seen.change(|r| r.end = End::Cancelled);
                     }
                 }
@@ -53,6 +53,7 @@ async fn send(
     script: &ClientScript,
     mut writer: OwnedWriteHalf,
     mut progress: watch::Receiver<Progress>,
+    seen: &Seen,
 ) -> OwnedWriteHalf {
     let mut head: Fields = Vec::new();
     if let Some(authority) = &script.authority {
@@ -86,7 +87,7 @@ async fn send(
         }
         for part in &parts {
             match part {
-                Part::Pause { pause } => tokio::time::sleep(Duration::from_millis(*pause)).await,
+                Part::Pause { pause } => seen.activity.clock.pause(*pause).await,
                 Part::Data(data) => {
                     let data = data.bytes();
                     if chunked && !data.is_empty() {

@@ -71,7 +71,7 @@ async fn stream(
     tokio::pin!(receive);
     let send = async {
         if !only_head {
-            let _ = send(script, &parts, &mut body, watched).await;
+            let _ = send(script, &parts, &mut body, watched, seen).await;
         }
         body
     };
@@ -85,17 +85,17 @@ async fn stream(
             Some(after) => {
                 tokio::select! {
                     () = receive => {}
-                    () = tokio::time::sleep(Duration::from_millis(after)) => {
+                    () = seen.activity.clock.pause(after) => {
                         seen.change(|r| r.end = End::Cancelled);
                         body.send_reset(Reason::CANCEL);
-                        tokio::time::sleep(Duration::from_millis(30)).await;
+                        seen.activity.clock.pause(30).await;
                     }
                 }
             }
         },
     }
     // frames that are written but not yet flushed must leave before the connection is dropped
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    seen.activity.clock.pause(2).await;
     Ok(())
 }
 
@@ -104,6 +104,7 @@ async fn send(
     parts: &[Part],
     body: &mut SendStream<Bytes>,
     mut progress: watch::Receiver<bool>,
+    seen: &Seen,
 ) -> Result<(), h2::Error> {
     if script.expect_continue {
         let wait = progress.changed();
@@ -115,7 +116,7 @@ async fn send(
     let mut ended = false;
     for (index, part) in parts.iter().enumerate() {
         match part {
-            Part::Pause { pause } => tokio::time::sleep(Duration::from_millis(*pause)).await,
+            Part::Pause { pause } => seen.activity.clock.pause(*pause).await,
             Part::Data(data) => {
                 ended = index + 1 == parts.len()
                     && script.trailers.is_none()

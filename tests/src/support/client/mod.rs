@@ -139,12 +139,13 @@ pub async fn run(
             Protocol::Http2 => h2c::talk(script, socket, &seen).await,
         }
     };
-    if tokio::time::timeout(limit, talk).await.is_err() {
-        seen.change(|r| {
+    tokio::select! {
+        () = talk => {}
+        () = activity.clock.sleep(limit) => seen.change(|r| {
             if r.end == End::Open {
                 r.end = End::TimedOut;
             }
-        });
+        }),
     }
     seen.response.into_inner().unwrap_or_default()
 }

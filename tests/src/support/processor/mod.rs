@@ -370,7 +370,7 @@ impl Talk<'_> {
         message: Option<&ProcessingRequest>,
     ) -> anyhow::Result<()> {
         if let Some(ms) = action.sleep {
-            tokio::time::sleep(Duration::from_millis(ms)).await;
+            self.shared.activity.clock.pause(ms).await;
         } else if let Some(garbage) = &action.garbage {
             self.send(&garbage.bytes())?;
         } else if let Some(raw) = &action.raw {

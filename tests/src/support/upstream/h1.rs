@@ -13,7 +13,8 @@ use crate::support::exchange::End;
 use crate::support::http1::{self, Framing, Piece};
 use crate::support::script::{Part, fields};
 
-const BEFORE_RESET: Duration = Duration::from_millis(30);
+/// Milliseconds.
+const BEFORE_RESET: u64 = 30;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
@@ -101,7 +102,7 @@ async fn respond(
         tokio::time::sleep(Duration::from_secs(30)).await;
         return false;
     }
-    tokio::time::sleep(Duration::from_millis(script.delay)).await;
+    shared.activity.clock.pause(script.delay).await;
     let result = write(writer, shared, index, method).await;
     shared.activity.touch();
     result.unwrap_or(false)
@@ -148,13 +149,13 @@ async fn write(
     let first = format!("HTTP/1.1 {} Status", script.status);
     writer.write_all(&http1::head_bytes(&first, &head)).await?;
     if script.reset == Some(ResetAt::AfterHead) {
-        tokio::time::sleep(BEFORE_RESET).await;
+        shared.activity.clock.pause(BEFORE_RESET).await;
         return abort(writer);
     }
     if !bodyless {
         for part in &parts {
             match part {
-                Part::Pause { pause } => tokio::time::sleep(Duration::from_millis(*pause)).await,
+                Part::Pause { pause } => shared.activity.clock.pause(*pause).await,
                 Part::Data(data) => {
                     let data = data.bytes();
                     if chunked && !data.is_empty() {
@@ -167,7 +168,7 @@ async fn write(
             }
         }
         if script.reset == Some(ResetAt::AfterBody) {
-            tokio::time::sleep(BEFORE_RESET).await;
+            shared.activity.clock.pause(BEFORE_RESET).await;
             return abort(writer);
         }
         if chunked {

@@ -15,7 +15,8 @@ use super::{ResetAt, Shared, Wait};
 use crate::support::exchange::{End, Fields, end_of, extend};
 use crate::support::script::{Part, fields};
 
-const BEFORE_RESET: Duration = Duration::from_millis(30);
+/// Milliseconds.
+const BEFORE_RESET: u64 = 30;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
@@ -119,7 +120,7 @@ async fn answer(
     if script.silent {
         tokio::time::sleep(Duration::from_secs(30)).await;
     }
-    tokio::time::sleep(Duration::from_millis(script.delay)).await;
+    shared.activity.clock.pause(script.delay).await;
     shared.activity.touch();
     let code = Reason::from(script.reset_code);
     if script.reset == Some(ResetAt::BeforeHead) {
@@ -137,14 +138,14 @@ async fn answer(
         return Ok(());
     }
     if script.reset == Some(ResetAt::AfterHead) {
-        tokio::time::sleep(BEFORE_RESET).await;
+        shared.activity.clock.pause(BEFORE_RESET).await;
         body.send_reset(code);
         return Ok(());
     }
     let mut ended = false;
     for (at, part) in parts.iter().enumerate() {
         match part {
-            Part::Pause { pause } => tokio::time::sleep(Duration::from_millis(*pause)).await,
+            Part::Pause { pause } => shared.activity.clock.pause(*pause).await,
             Part::Data(data) => {
                 ended = at + 1 == parts.len()
                     && script.trailers.is_none()
@@ -157,7 +158,7 @@ async fn answer(
         }
     }
     if script.reset == Some(ResetAt::AfterBody) {
-        tokio::time::sleep(BEFORE_RESET).await;
+        shared.activity.clock.pause(BEFORE_RESET).await;
         body.send_reset(code);
     } else if let Some(trailers) = &script.trailers {
         body.send_trailers(header_map(&fields(trailers)))?;
