@@ -143,22 +143,33 @@ async fn rejected(stage: &Stage, client: &Client, statuses: &Statuses) -> Result
 /// Waits for the answer and compares it. Gives what is to be looked at next.
 async fn answered(stage: &Stage, answer: &Expect) -> Result<Then, String> {
     let case = &stage.case;
+    let each = match answer {
+        Expect::Any(list) => list,
+        one => std::slice::from_ref(one),
+    };
+    let closes = matches!(case.then, Some(Then::Closed | Then::Reset));
     let enough = |connections: &[Received]| {
         let Some(own) = connections.first() else {
             return false;
         };
-        own.eof.is_some() || compare(answer, &responses(case, connections), case, true).is_ok()
+        let got = responses(case, connections);
+        own.eof.is_some()
+            || !closes
+                && each.iter().any(|one| {
+                    !ends_connection(one, case) && compare(one, &got, case, true).is_ok()
+                })
     };
-    let ends = ends_connection(answer, case);
-    let closes = ends || matches!(case.then, Some(Then::Closed | Then::Reset));
-    let all = |connections: &[Received]| {
-        let closed = connections.first().is_some_and(|own| own.eof.is_some());
-        if closes { closed } else { enough(connections) }
-    };
-    stage.client.wait(stage.limit, all).await;
+    stage.client.wait(stage.limit, enough).await;
     let got = responses(case, &stage.client.connections());
     compare(answer, &got, case, true).map_err(|error| format!("client: {error}"))?;
-    let own = if ends { Then::Any } else { Then::Usable };
+    // Of several answers, the one that came says what has become of the connection.
+    let came = each
+        .iter()
+        .find(|one| compare(one, &got, case, true).is_ok());
+    let own = match came.is_some_and(|one| ends_connection(one, case)) {
+        true => Then::Closed,
+        false => Then::Usable,
+    };
     Ok(case.then.unwrap_or(own))
 }
 
