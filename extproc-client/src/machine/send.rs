@@ -33,7 +33,7 @@ impl Exchange {
         now: Instant,
     ) {
         let phase = side.headers();
-        let message = self.envelope(phase, now, |exchange, envelope| {
+        let message = self.envelope(side, phase, now, |exchange, envelope| {
             let fields = Forwarded::new(fields, &exchange.config.forward_rules);
             encode::headers(phase, envelope, &fields, end)
         });
@@ -53,7 +53,7 @@ impl Exchange {
         let direction = self.direction_mut(side);
         direction.body_sent = true;
         direction.has_sent_end |= flags.end_of_stream;
-        let message = self.envelope(phase, now, |_, envelope| {
+        let message = self.envelope(side, phase, now, |_, envelope| {
             encode::body(phase, envelope, data.into(), flags)
         });
         self.call(side, phase, message, callback, now);
@@ -66,7 +66,7 @@ impl Exchange {
         if self.direction(side).trailers.is_none() {
             return;
         }
-        let message = self.envelope(phase, now, |exchange, envelope| {
+        let message = self.envelope(side, phase, now, |exchange, envelope| {
             let none = HeaderMap::new();
             let trailers = exchange.direction(side).trailers.as_ref();
             let fields = Forwarded::new(trailers.unwrap_or(&none), &exchange.config.forward_rules);
@@ -84,6 +84,7 @@ impl Exchange {
     /// Puts what every message carries around `build`.
     fn envelope(
         &mut self,
+        side: Side,
         phase: Phase,
         now: Instant,
         build: impl FnOnce(&Self, Envelope<'_>) -> Message,
@@ -95,7 +96,7 @@ impl Exchange {
             &self.context.facts.route.cluster_metadata,
             &mut context,
         );
-        let attributes = self.attributes(phase, now);
+        let attributes = self.attributes(side, phase, now);
         let protocol =
             (!self.first_message_sent && !self.config.observability_mode).then(|| ProtocolConfig {
                 request_body_mode: self.config.mode.request_body_mode.number(),
@@ -115,14 +116,10 @@ impl Exchange {
     }
 
     /// The attributes of a direction, in its first message only.
-    fn attributes(&mut self, phase: Phase, now: Instant) -> Option<Vec<u8>> {
-        let (side, set) = match phase {
-            Phase::RequestHeaders | Phase::RequestBody | Phase::RequestTrailers => {
-                (Side::Request, &self.config.request_attributes)
-            }
-            Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers => {
-                (Side::Response, &self.config.response_attributes)
-            }
+    fn attributes(&mut self, side: Side, phase: Phase, now: Instant) -> Option<Vec<u8>> {
+        let set = match side {
+            Side::Request => &self.config.request_attributes,
+            Side::Response => &self.config.response_attributes,
         };
         if set.entries.is_empty() || self.direction(side).attributes_sent {
             return None;
