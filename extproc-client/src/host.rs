@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 
 use crate::{config::FilterConfig, error::BoxError, metadata::DynamicMetadata};
 
@@ -126,8 +126,9 @@ pub struct HostFacts {
     pub source: Option<SocketAddr>,
     /// `destination.address`, `destination.port`.
     pub destination: Option<SocketAddr>,
-    /// `request.protocol`, such as `HTTP/1.1` or `HTTP/2`.
-    pub protocol: Cow<'static, str>,
+    /// The version that the client speaks, for `request.protocol`; without it, that of the request is taken. Over HTTP/1 a
+    /// processor of a streamed body is told the end apart from the last bytes, as by Envoy.
+    pub version: Option<Version>,
     /// `request.time`: when the first byte of the request arrived.
     pub start: Option<SystemTime>,
     /// `connection.requested_server_name`; empty without TLS.

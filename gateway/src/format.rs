@@ -270,7 +270,7 @@ fn metadata(exchange: &Exchange, argument: &str) -> Option<String> {
 }
 
 /// The name of a protocol as Envoy writes it.
-pub(crate) fn protocol(version: Version) -> &'static str {
+fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",

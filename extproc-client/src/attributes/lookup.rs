@@ -237,11 +237,10 @@ impl<'a> View<'a> {
         }))
     }
 
-    fn protocol(&'a self) -> Option<&'a str> {
-        if !self.facts.protocol.is_empty() {
-            return Some(&self.facts.protocol);
-        }
-        match self.request?.version {
+    fn protocol(&self) -> Option<&'static str> {
+        let own = || self.request.map(|request| request.version);
+        let version = self.facts.version.or_else(own)?;
+        match version {
             Version::HTTP_10 => Some("HTTP/1.0"),
             Version::HTTP_11 => Some("HTTP/1.1"),
             Version::HTTP_2 => Some("HTTP/2"),

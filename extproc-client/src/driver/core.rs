@@ -73,7 +73,8 @@ where
         if !end {
             self.request.source = Some(Box::pin(body));
         }
-        self.request.ends_apart = self.machine.context().facts.protocol.starts_with("HTTP/1");
+        let version = self.machine.context().facts.version;
+        self.request.ends_apart = version.is_some_and(|version| version < Version::HTTP_2);
         self.machine.request_head(head, end, Instant::now());
         self.drain();
     }
