@@ -121,7 +121,7 @@ impl<T: Transport> SideStream<T> {
                         (Some(stream), Closing::Within(grace)) => {
                             super::task::finish(stream, grace)
                         }
-                        (Some(stream), Closing::Flushed) => super::task::drop_flushed(stream),
+                        (Some(stream), Closing::Flushed) => stream.close_flushed(),
                         (_, Closing::Now) | (None, _) => {}
                     }
                 }

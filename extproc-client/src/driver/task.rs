@@ -117,17 +117,6 @@ async fn run<T, B, R>(
     .await;
 }
 
-/// Resets a side stream after its connection had its chance to write what it was given.
-pub(super) fn drop_flushed(stream: impl Sidestream) {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-        return;
-    };
-    runtime.spawn(async move {
-        tokio::task::yield_now().await;
-        drop(stream);
-    });
-}
-
 /// Half-closes a side stream and resets it if the processor has not ended it after `grace`.
 pub(super) fn finish(mut stream: impl Sidestream, grace: Duration) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -185,8 +174,8 @@ pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream
         let ended = tokio::time::timeout(timeout, flushed).await.is_ok();
         stream.finish();
         if !ended {
-            // The half-close gets its chance to leave before the reset that dropping is.
-            tokio::task::yield_now().await;
+            // The half-close leaves before the reset.
+            stream.close_flushed();
             closed();
         }
     });

@@ -67,6 +67,21 @@ pub trait Sidestream: Send + Unpin + 'static {
 
     /// Half-closes: no more messages follow, replies are still read.
     fn finish(&mut self);
+
+    /// Resets the stream as dropping it does, after what it was given has left: a reset takes back what is not on its
+    /// way. Unless the transport knows better, it gets one turn of the runtime for that.
+    fn close_flushed(self)
+    where
+        Self: Sized,
+    {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            tokio::task::yield_now().await;
+            drop(self);
+        });
+    }
 }
 
 /// An encoded `ProcessingRequest`.

@@ -19,9 +19,12 @@ use h2::{
     client::{Builder, SendRequest},
 };
 use http::HeaderValue;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    time::{sleep, timeout},
+};
 
-use super::{Connector, KeepAlive, Settings, set::Set};
+use super::{Connector, KeepAlive, Settings, set::Set, stream::Open};
 
 /// Receive windows. They are fixed: an adaptive window begins at 64 KiB and costs pings. A stream's
 /// bounds what one exchange leaves unread. The connection's is so wide that exchanges whose clients
@@ -46,6 +49,8 @@ pub(super) struct Connection {
     /// Streams ever opened.
     pub(super) opened: AtomicU32,
     pub(super) forwarded_for: Option<HeaderValue>,
+    /// Where streams go whose reset has to wait for what is queued: dropping them is left to the connection's task.
+    pub(super) leaving: UnboundedSender<Box<Open>>,
 }
 
 /// Makes connections; a [`Connector`] with its type erased.
@@ -110,6 +115,7 @@ pub(super) async fn serve(
     ping: Option<PingPong>,
     settings: Settings,
     waiting: Arc<AtomicUsize>,
+    mut leaving: UnboundedReceiver<Box<Open>>,
 ) {
     let io = poll_fn(|cx| {
         let result = served.as_mut().poll(cx);
@@ -121,6 +127,8 @@ pub(super) async fn serve(
         }
         result
     });
+    // Polled after `io`, which has written by then what the socket takes. Never ends, as `connection` has a sender.
+    let resets = async { while leaving.recv().await.is_some() {} };
     tokio::select! {
         biased;
         result = io => match result {
@@ -133,6 +141,7 @@ pub(super) async fn serve(
             tracing::debug!(connection = connection.id, "connection does not answer pings");
         }
         () = retire_in_time(&set, &connection, &settings) => {}
+        () = resets => {}
     }
     if let Some(set) = set.upgrade() {
         set.remove(connection.id);

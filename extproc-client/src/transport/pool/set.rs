@@ -23,12 +23,16 @@ use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::{
+    sync::mpsc::{self, UnboundedSender},
+    time::{Instant, Sleep, sleep},
+};
 
 use super::{
     Settings,
     connection::{self, Connection, Dial, Dialed},
     failure,
+    stream::Open,
 };
 use crate::transport::{Close, request::Outline};
 
@@ -114,6 +118,11 @@ impl Slot {
 
     pub(super) fn is_first(&self) -> bool {
         self.first
+    }
+
+    /// Where to leave a stream that is to be reset after what is queued.
+    pub(super) fn leaving(&self) -> UnboundedSender<Box<Open>> {
+        self.connection.leaving.clone()
     }
 }
 
@@ -396,6 +405,7 @@ impl Set {
                 ping,
             }) => {
                 tracing::debug!(connection = attempt, "connected");
+                let (leaving, leave) = mpsc::unbounded_channel();
                 let connection = Arc::new(Connection {
                     id: attempt,
                     live: AtomicUsize::new(0),
@@ -405,6 +415,7 @@ impl Set {
                         .own_address
                         .clone()
                         .or_else(|| local.and_then(connection::forwarded_for)),
+                    leaving,
                 });
                 state.failure = None;
                 state.no_growth_before = None;
@@ -421,6 +432,7 @@ impl Set {
                     ping,
                     self.settings.clone(),
                     self.waiting.clone(),
+                    leave,
                 ));
                 self.wake(room);
             }

@@ -76,7 +76,7 @@ enum State {
     Ended,
 }
 
-struct Open {
+pub(super) struct Open {
     send: SendStream<Bytes>,
     receive: Receive,
     /// Dropped after the halves above: only then is the stream over for `h2`.
@@ -264,6 +264,14 @@ impl Sidestream for PoolStream {
         self.outbox.finish();
         if let State::Open(open) = &mut self.state {
             self.outbox.flush(&mut open.send, None);
+        }
+    }
+
+    fn close_flushed(mut self) {
+        self.leave();
+        if let State::Open(open) = std::mem::replace(&mut self.state, State::Ended) {
+            // A connection that is over gives it back, to be dropped.
+            let _ = open.slot.leaving().send(open);
         }
     }
 }

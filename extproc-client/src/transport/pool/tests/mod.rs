@@ -2,6 +2,7 @@
 
 mod calls;
 mod connections;
+mod flush;
 
 use std::{
     future::{Future, poll_fn},
