@@ -93,13 +93,14 @@ impl Backlog {
     }
 
     fn written(&self, bytes: usize) {
-        let was_full = self.is_full();
-        let _ = self
+        let left = |queued: usize| queued.saturating_sub(bytes);
+        let before = self
             .queued
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
-                Some(queued.saturating_sub(bytes))
+                Some(left(queued))
             });
-        if was_full && !self.is_full() {
+        // What it was at this very moment: a look of its own could miss what another thread adds meanwhile.
+        if before.is_ok_and(|queued| queued >= self.limit && left(queued) < self.limit) {
             self.room.notify_waiters();
         }
     }
