@@ -64,12 +64,12 @@ impl<S> HttpTransport<S> {
     pub fn new(service: S) -> Self {
         Self {
             service,
-            max_answer: 64 * 1024 * 1024,
+            max_answer: 32 * 1024 * 1024,
             exchanges: Arc::default(),
         }
     }
 
-    /// The largest answer accepted, in bytes. Default 64 MiB.
+    /// The largest answer accepted, in bytes. Default 32 MiB, as in Envoy (`http.async_response_buffer_limit`).
     #[must_use]
     pub fn max_answer(mut self, bytes: usize) -> Self {
         self.max_answer = bytes;
