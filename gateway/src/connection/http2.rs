@@ -44,6 +44,9 @@ use crate::{
 /// [`Backlog`].
 const STREAM_SEND_BUFFER: usize = 256 * 1024;
 
+/// How often it is looked whether a client that was to go long ago has no streams left.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Serves a connection; `read` was read from it already.
 pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let begun = begin(stream, read, &context).await;
@@ -117,19 +120,26 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let far = Duration::from_secs(365 * 24 * 3600);
     let old = shared.born + http.timeouts.max_connection_duration.unwrap_or(far);
     let idle_limit = http.timeouts.connection_idle.unwrap_or(far);
-    let mut closing = false;
+    // Once the client was asked to go: when to look whether it has. `h2` waits for its acknowledgement for ever.
+    let mut closing: Option<Instant> = None;
+    let end = || Some(Instant::now() + http.timeouts.drain);
     let mut requests = 0_u32;
     let mut last = shared.born;
+    // It had its time to go: what it still asks for is refused.
+    let mut late = false;
     loop {
         let idle = last + idle_limit;
         tokio::select! {
             accepted = connection.accept() => match accepted {
+                Some(Ok((_, mut respond))) if late => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                }
                 Some(Ok((request, respond))) => {
                     last = Instant::now();
                     requests += 1;
-                    if !closing && http.max_requests_per_connection.is_some_and(|max| requests >= max.get()) {
+                    if closing.is_none() && http.max_requests_per_connection.is_some_and(|max| requests >= max.get()) {
                         context.stats().downstream_cx_max_requests_reached.add();
-                        closing = true;
+                        closing = end();
                         connection.graceful_shutdown();
                     }
                     let shared = shared.clone();
@@ -141,11 +151,18 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
-            () = drain.signaled(), if !closing => {
-                closing = true;
+            () = drain.signaled(), if closing.is_none() => {
+                closing = end();
                 connection.graceful_shutdown();
             }
-            () = sleep_until(old.min(idle)), if !closing => {
+            () = sleep_until(closing.unwrap_or(idle)), if closing.is_some() => {
+                if !connection.has_streams() {
+                    return Ok(());
+                }
+                late = true;
+                closing = Some(Instant::now() + LOOK);
+            }
+            () = sleep_until(old.min(idle)), if closing.is_none() => {
                 let now = Instant::now();
                 last = match connection.has_streams() {
                     true => now,
@@ -159,7 +176,7 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
                 } else {
                     continue;
                 }
-                closing = true;
+                closing = end();
                 connection.graceful_shutdown();
             }
         }

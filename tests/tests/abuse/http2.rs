@@ -308,3 +308,36 @@ pub(crate) async fn http2_reads_nothing() -> anyhow::Result<()> {
     ensure!(left == 0, "{left} exchanges are still there");
     Ok(())
 }
+
+/// A server that wants to end a connection asks for an acknowledgement, to learn that no request is on its way. A client
+/// that gives none is not waited for, and one that goes on asking is not served.
+pub(crate) async fn acknowledges_nothing(asks: bool) -> anyhow::Result<()> {
+    let limits = "drain_timeout: 1s\ncommon_http_protocol_options: {idle_timeout: 1s, max_connection_duration: 2s}\n";
+    let (_upstream, rig) = plain(limits).await?;
+    let socket = http2(&rig, &[]).await?;
+    let (mut read, mut write) = socket.into_split();
+    let end = tokio::spawn(async move {
+        let mut scrap = vec![0; 64 * 1024];
+        while matches!(read.read(&mut scrap).await, Ok(1..)) {}
+    });
+    let block = frames::request("GET", "/");
+    let begun = Instant::now();
+    let mut stream = 1;
+    while !end.is_finished() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(20),
+            "the connection is kept"
+        );
+        if asks {
+            let mut out = BytesMut::new();
+            let flags = END_HEADERS | END_STREAM;
+            frames::frame(&mut out, kind::HEADERS, flags, stream, &block);
+            stream += 2;
+            // The gateway may have ended the connection just now.
+            let _ = write.write_all(&out).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(begun.elapsed() > Duration::from_millis(900), "too soon");
+    rig.normal_client().await.map(drop)
+}

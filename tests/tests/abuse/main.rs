@@ -25,8 +25,8 @@ use self::{
         header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
     },
     http2::{
-        continuation, control_flood, empty_data, header_bomb, http2_reads_nothing, made_you_reset,
-        rapid_reset, small_data, small_window, window_updates,
+        acknowledges_nothing, continuation, control_flood, empty_data, header_bomb,
+        http2_reads_nothing, made_you_reset, rapid_reset, small_data, small_window, window_updates,
     },
     limits::{connection_limit, memory_limit},
     processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
@@ -57,6 +57,10 @@ fn main() -> ExitCode {
         trial("http2/one-byte-window", || go(small_window(1))),
         trial("http2/zero-window", || go(small_window(0))),
         trial("http2/reads-nothing", || go(http2_reads_nothing())),
+        trial("http2/acknowledges-nothing", || {
+            go(acknowledges_nothing(false))
+        }),
+        trial("http2/asks-on-and-on", || go(acknowledges_nothing(true))),
         trial("http1/slow-heads", || go(slow_heads())),
         trial("http1/slow-bodies", || go(slow_bodies())),
         trial("http1/slow-readers", || go(slow_readers())),
