@@ -173,7 +173,7 @@ impl Running {
 
 /// The time without movement after which an exchange ends: the route's, otherwise the connection
 /// manager's.
-pub(super) fn idle_limit(exchange: &Exchange) -> Option<Duration> {
+pub(crate) fn idle_limit(exchange: &Exchange) -> Option<Duration> {
     let own = exchange
         .route()
         .and_then(|route| match &route.route.action {

@@ -18,6 +18,7 @@ use std::{
 
 use hyper::client::conn::http1::Connection;
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 
 use super::connect::Stream;
 use crate::{
@@ -91,22 +92,21 @@ impl Driver {
         });
     }
 
-    /// Moves the connection on in a task, with upgrades.
-    pub(super) fn spawn(self) {
+    /// Moves the connection on in a task, with upgrades. The handle is for what nobody waits for any more.
+    pub(super) fn spawn(self) -> Option<AbortHandle> {
         let Self {
             connection,
             _active: active,
             ..
         } = self;
-        let Some(connection) = connection else {
-            return;
-        };
-        tokio::spawn(async move {
+        let connection = connection?;
+        let task = tokio::spawn(async move {
             let _active = active;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
+        Some(task.abort_handle())
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Sending {
     pub(crate) tunnel: bool,
     /// It does so by CONNECT.
     pub(crate) connect: bool,
+    /// How long an upstream may take nothing of what goes through a tunnel.
+    pub(crate) stall: Option<Duration>,
     /// It came over HTTP/2, where a WebSocket handshake has no key.
     pub(crate) keyless: bool,
 }
@@ -72,6 +74,8 @@ pub(super) struct Sent {
 pub(super) enum Keep {
     Nothing,
     Http1(Box<(Arc<Host>, http1::Connection)>),
+    /// What goes into a tunnel.
+    Tunnel(AbortHandle),
     Http2 {
         streams: Arc<()>,
         pipe: Option<AbortHandle>,
@@ -269,7 +273,10 @@ impl Watch for ResponseWatch {
                 }
                 drop(streams);
             }
-            Keep::Http1(_) | Keep::Nothing => {}
+            // What is left may wait for an upstream that reads nothing.
+            Keep::Http1(kept) => kept.1.close(),
+            Keep::Tunnel(pipe) if !half => pipe.abort(),
+            Keep::Tunnel(_) | Keep::Nothing => {}
         }
     }
 }

@@ -21,6 +21,7 @@ use hyper::{
     client::conn::{TrySendError, http1 as client},
 };
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 
 use super::{
     connect::Connected,
@@ -69,6 +70,7 @@ pub(crate) struct Connection {
     sender: client::SendRequest<RequestBody>,
     /// `None` once a task moves it.
     driver: Option<Driver>,
+    task: Option<AbortHandle>,
     queue: OutgoingQueue,
     local: Option<SocketAddr>,
     reused: bool,
@@ -122,7 +124,7 @@ impl Http1Pool {
                     });
                 }
                 State::Busy => {}
-                State::Gone => drop(idlers.idle.remove(at)),
+                State::Gone => idlers.idle.remove(at).connection.close(),
             }
         }
         None
@@ -131,9 +133,13 @@ impl Http1Pool {
     /// Drops what is closed or idle for too long; `false` if nothing is left, which ends the task.
     fn sweep(&self, limit: Option<Duration>) -> bool {
         let mut idlers = self.lock();
-        idlers
-            .idle
-            .retain_mut(|entry| entry.state(limit) != State::Gone);
+        idlers.idle.retain_mut(|entry| {
+            let gone = entry.state(limit) == State::Gone;
+            if gone {
+                entry.connection.close();
+            }
+            !gone
+        });
         idlers.swept = !idlers.idle.is_empty();
         idlers.swept
     }
@@ -200,7 +206,14 @@ impl Connection {
     /// Gives the connection to a task.
     fn detach(&mut self) {
         if let Some(driver) = self.driver.take() {
-            driver.spawn();
+            self.task = driver.spawn();
+        }
+    }
+
+    /// Closes it, whatever is on its way: its task may be waiting for an upstream that reads nothing.
+    pub(super) fn close(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }
@@ -227,6 +240,7 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
         connection: Connection {
             sender,
             driver: Some(Driver::new(connection, active)),
+            task: None,
             queue,
             local,
             reused: false,
@@ -293,7 +307,7 @@ impl Lease {
                 if !sending.connect && !tunnel::names_one(response.headers(), asked.as_ref()) {
                     return Err(Failure::Protocol.into());
                 }
-                return tunnel::open(response, body, progress)
+                return tunnel::open(response, body, progress, sending.stall)
                     .await
                     .map_err(Into::into);
             }

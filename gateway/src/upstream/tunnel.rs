@@ -1,14 +1,15 @@
 //! Connections over HTTP/1 that become tunnels (RFC 9110 §7.8 and §9.3.6).
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -50,18 +51,20 @@ pub(super) fn complete_handshake(headers: &mut HeaderMap) {
     }
 }
 
-/// Joins the two bodies to the connection after the switch.
+/// Joins the two bodies to the connection after the switch. An upstream that takes nothing for the time of `stall` gets no
+/// more.
 pub(super) async fn open(
     mut response: Response<Incoming>,
     body: Body,
     progress: &Arc<Progress>,
+    stall: Option<Duration>,
 ) -> Result<Sent, Failure> {
     let upgraded = hyper::upgrade::on(&mut response)
         .await
         .map_err(|error| http1::failure(&error))?;
     let (read, mut write) = tokio::io::split(TokioIo::new(upgraded));
     let mut body = Watched::new(body, ProgressWatch(progress.clone()));
-    tokio::spawn(async move {
+    let pipe = tokio::spawn(async move {
         while let Some(frame) =
             poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
         {
@@ -69,8 +72,11 @@ pub(super) async fn open(
             let Ok(mut data) = frame.into_data() else {
                 continue;
             };
-            if write.write_all_buf(&mut data).await.is_err() {
-                return;
+            while data.has_remaining() {
+                let written = within(stall, write.write_buf(&mut data)).await;
+                if !matches!(written, Some(Ok(1..))) {
+                    return;
+                }
             }
         }
         let _ = write.shutdown().await;
@@ -79,9 +85,17 @@ pub(super) async fn open(
     parts.extensions.clear();
     Ok(Sent {
         response: Response::from_parts(parts, Body::new(TunnelBody::new(read))),
-        keep: Keep::Nothing,
+        keep: Keep::Tunnel(pipe.abort_handle()),
         tunnel: true,
     })
+}
+
+/// `None` if it takes longer.
+async fn within<T>(limit: Option<Duration>, wait: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, wait).await.ok(),
+        None => Some(wait.await),
+    }
 }
 
 /// The bytes that come out of a tunnel, as a body.

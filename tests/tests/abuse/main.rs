@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod limits;
 mod processor;
+mod upstream;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -84,6 +85,8 @@ fn main() -> ExitCode {
         trial("processor/refuses-an-upload", || go(refused_upload())),
         trial("processor/no-trailers", || go(no_trailers())),
         trial("processor/goes-away", || go(goes_away())),
+        trial("upstream/answers-early", || go(upstream::answers_early())),
+        trial("upstream/tunnel", || go(upstream::tunnel())),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
