@@ -173,6 +173,16 @@ impl Exchange {
         self.state().route.clone()
     }
 
+    /// The time without movement after which the exchange ends: the route's, otherwise the connection
+    /// manager's.
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
+        let route = self.route();
+        let own = route.as_ref().and_then(Selected::forward);
+        own.and_then(|forward| forward.idle_timeout)
+            .or(self.http.timeouts.stream_idle)
+            .filter(|limit| !limit.is_zero())
+    }
+
     /// Takes a new route.
     pub(crate) fn set_route(&self, route: Option<Selected>) {
         self.state().route = route;

@@ -13,7 +13,6 @@ use crate::{
     answered::{Answer, LateAnswers},
     body::Body,
     config::snapshot::{Forward, Redirect, Retry, RouteAction},
-    connection::idle_limit,
     exchange::{Exchange, Head, Reply},
     filters::{Handler, HandlerFuture},
     headers::{is_grpc, join_response_lines, strip_hop_by_hop},
@@ -445,7 +444,7 @@ impl Attempts<'_> {
                 .then(|| self.exchange.outgoing.clone()),
             tunnel,
             connect: parts.method == Method::CONNECT,
-            stall: idle_limit(self.exchange),
+            stall: self.exchange.idle_limit(),
             keyless: client_http2,
         };
         self.rewrite(parts, &host.hostname);

@@ -11,15 +11,17 @@ use crate::{
 /// Applies changes in order. `scope` is what `%..%` operators in values see.
 fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
     for change in changes {
-        let HeaderChange::Set {
-            name,
-            value,
-            action,
-            keep_empty,
-        } = change
-        else {
-            remove(headers, std::slice::from_ref(change));
-            continue;
+        let (name, value, action, keep_empty) = match change {
+            HeaderChange::Remove(name) => {
+                headers.remove(name);
+                continue;
+            }
+            HeaderChange::Set {
+                name,
+                value,
+                action,
+                keep_empty,
+            } => (name, value, action, *keep_empty),
         };
         let exists = headers.contains_key(name);
         let wanted = match action {
@@ -31,7 +33,7 @@ fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
             continue;
         }
         // An operator may give bytes that no header may hold.
-        let Some(value) = expand(value, *keep_empty, scope) else {
+        let Some(value) = expand(value, keep_empty, scope) else {
             continue;
         };
         if matches!(action, AppendAction::AppendIfExistsOrAdd) {
@@ -42,22 +44,15 @@ fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
     }
 }
 
-fn remove(headers: &mut HeaderMap, changes: &[HeaderChange]) {
-    for change in changes {
-        if let HeaderChange::Remove(name) = change {
-            headers.remove(name);
-        }
-    }
-}
-
-/// What a level removes before it adds something, and the rest. As in Envoy, values see what is removed no more, and
+/// Makes the removals that a level begins with, and gives the rest. As in Envoy, values see what is removed no more, and
 /// nothing of what the same level adds.
-fn split(level: &[HeaderChange]) -> (&[HeaderChange], &[HeaderChange]) {
-    let removed = level
-        .iter()
-        .take_while(|change| matches!(change, HeaderChange::Remove(_)))
-        .count();
-    level.split_at(removed)
+fn remove_first<'a>(headers: &mut HeaderMap, level: &'a [HeaderChange]) -> &'a [HeaderChange] {
+    let mut rest = level;
+    while let [HeaderChange::Remove(name), after @ ..] = rest {
+        headers.remove(name);
+        rest = after;
+    }
+    rest
 }
 
 fn is_template(change: &HeaderChange) -> bool {
@@ -82,8 +77,7 @@ pub(crate) fn request<'a>(
     exchange: &Exchange,
 ) {
     for level in levels {
-        let (removed, rest) = split(level);
-        remove(&mut parts.headers, removed);
+        let rest = remove_first(&mut parts.headers, level);
         let head = rest.iter().any(is_template).then(|| Head::of(parts));
         let scope = Scope {
             exchange,
@@ -102,8 +96,7 @@ pub(crate) fn response<'a, B>(
     head: Option<&Head>,
 ) {
     for level in levels {
-        let (removed, rest) = split(level);
-        remove(response.headers_mut(), removed);
+        let rest = remove_first(response.headers_mut(), level);
         let reply = match rest.iter().any(is_template) {
             true => Reply::of(response),
             false => Reply::default(),

@@ -65,8 +65,8 @@ struct Compiled {
     roots: Vec<&'static str>,
     /// Adds numbers only.
     adds: bool,
-    /// Calls functions for regular expressions.
-    matches: bool,
+    /// Names the library of regular expressions.
+    uses_regex: bool,
 }
 
 /// The names that an expression may begin with.
@@ -155,7 +155,7 @@ impl Expression {
                     expression,
                     roots,
                     adds,
-                    matches: references.has_variable(regex::LIBRARY),
+                    uses_regex: references.has_variable(regex::LIBRARY),
                 }))
             }
         };
@@ -203,7 +203,7 @@ impl Expression {
                 if compiled.adds {
                     context.add_function(vocabulary::ADD, value::add).ok()?;
                 }
-                if compiled.matches {
+                if compiled.uses_regex {
                     regex::add(&mut context)?;
                 }
                 let value = Value::resolve(&compiled.expression, &context).ok()?;

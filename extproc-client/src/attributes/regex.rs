@@ -52,13 +52,10 @@ pub(super) fn add(context: &mut Context<'_, '_>) -> Option<()> {
 
 /// The first match, rewritten: `\1` stands for a group, `\0` for all of it, `\\` for a backslash.
 fn extract(text: Value, pattern: Value, rewrite: Value) -> Result<Value, ExecutionError> {
-    let found = compile(&pattern, "")?;
-    let found = captures(&found, &text)?;
-    let Value::String(rewrite) = &rewrite else {
-        return Err(failed("a rewrite is a text"));
-    };
+    let pattern = compile(text_of(&pattern)?)?;
+    let found = captures(&pattern, &text)?;
     let mut out = String::new();
-    let mut rest = rewrite.as_str().chars();
+    let mut rest = text_of(&rewrite)?.chars();
     while let Some(next) = rest.next() {
         if next != '\\' {
             out.push(next);
@@ -80,7 +77,7 @@ fn extract(text: Value, pattern: Value, rewrite: Value) -> Result<Value, Executi
 
 /// The first group, where the whole text matches.
 fn capture(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
-    let pattern = compile(&pattern, "$")?;
+    let pattern = compile_whole(&pattern)?;
     let found = captures(&pattern, &text)?;
     match found.len() {
         0 | 1 => Err(failed("no group")),
@@ -90,7 +87,7 @@ fn capture(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
 
 /// All groups by name or number, where the whole text matches.
 fn capture_all(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
-    let pattern = compile(&pattern, "$")?;
+    let pattern = compile_whole(&pattern)?;
     let found = captures(&pattern, &text)?;
     let groups: std::collections::HashMap<Key, Value> = pattern
         .capture_names()
@@ -110,25 +107,25 @@ fn capture_all(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
     }
 }
 
-/// With an `end`, for the whole of a text.
-fn compile(pattern: &Value, end: &str) -> Result<Regex, ExecutionError> {
-    let Value::String(pattern) = pattern else {
-        return Err(failed("a regular expression is a text"));
-    };
-    let pattern = pattern.as_str();
-    let whole = match end {
-        "" => Cow::Borrowed(pattern),
-        end => format!("^(?:{pattern}){end}").into(),
-    };
-    Regex::new(&whole).map_err(|_| failed("not a regular expression"))
+fn compile(pattern: &str) -> Result<Regex, ExecutionError> {
+    Regex::new(pattern).map_err(|_| failed("not a regular expression"))
+}
+
+/// For the whole of a text.
+fn compile_whole(pattern: &Value) -> Result<Regex, ExecutionError> {
+    compile(&format!("^(?:{})$", text_of(pattern)?))
 }
 
 fn captures<'t>(pattern: &Regex, text: &'t Value) -> Result<Captures<'t>, ExecutionError> {
-    let Value::String(text) = text else {
-        return Err(failed("only texts are matched"));
-    };
-    let found = pattern.captures(text.as_str());
+    let found = pattern.captures(text_of(text)?);
     found.ok_or_else(|| failed("no match"))
+}
+
+fn text_of(value: &Value) -> Result<&str, ExecutionError> {
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err(failed("not a text")),
+    }
 }
 
 fn group(found: &Captures<'_>, number: usize) -> Value {

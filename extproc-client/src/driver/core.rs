@@ -251,11 +251,9 @@ where
     // === bodies in ===
 
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
-        let looks = match std::mem::take(&mut self.request.looks) {
-            0 => 0,
-            looks if self.machine.is_overfull(Side::Request) => looks,
-            _ => 0,
-        };
+        let looks = self
+            .request
+            .take_looks(|| self.machine.is_overfull(Side::Request));
         if !self.request.out.is_empty()
             || self.side.is_full()
             || !(looks > 0 || self.machine.wants_frame(Side::Request))
@@ -291,11 +289,9 @@ where
     }
 
     fn poll_response_body(&mut self, cx: &mut Context<'_>) -> bool {
-        let looks = match std::mem::take(&mut self.response.looks) {
-            0 => 0,
-            looks if self.machine.is_overfull(Side::Response) => looks,
-            _ => 0,
-        };
+        let looks = self
+            .response
+            .take_looks(|| self.machine.is_overfull(Side::Response));
         if !self.response.out.is_empty()
             || self.side.is_full()
             || !(looks > 0 || self.machine.wants_frame(Side::Response))

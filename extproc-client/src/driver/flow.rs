@@ -33,7 +33,7 @@ pub(super) struct Flow<B> {
     pub(super) ends_apart: bool,
     /// How often to look whether the end follows a piece at once. That may have been one piece too many: in Envoy both come
     /// out of one read.
-    pub(super) looks: u8,
+    looks: u8,
 }
 
 /// A frame of a body, or its end.
@@ -79,6 +79,15 @@ impl<B> Flow<B> {
                 .source
                 .as_ref()
                 .is_some_and(|body| body.is_end_stream())
+    }
+
+    /// How often to look for the end behind the last piece; never if that was not one too many.
+    pub(super) fn take_looks(&mut self, is_overfull: impl FnOnce() -> bool) -> u8 {
+        let looks = std::mem::take(&mut self.looks);
+        match looks > 0 && is_overfull() {
+            true => looks,
+            false => 0,
+        }
     }
 
     /// The next frame of the source; none without one. With `looks`, it is only asked for the end that it may be: what reads

@@ -224,7 +224,7 @@ fn exchange(
         let end = Finish::new(exchange.clone());
         let mut timers = running.begin(&exchange);
         let response = timers::call(&context, ingress.request, &exchange, &mut timers).await;
-        stall.set(timers::idle_limit(&exchange));
+        stall.set(exchange.idle_limit());
         if egress::is_cut(&response, &exchange) {
             return Err(Cut);
         }

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::open::ClientStream;
-pub(crate) use self::{open::open, timers::idle_limit};
+pub(crate) use self::open::open;
 use crate::{
     config::snapshot::{Codec, HttpManager},
     drain::Drain,

@@ -20,8 +20,7 @@ use tokio::time::Instant;
 
 use super::Context;
 use crate::{
-    alarm::Alarm, body::Body, config::snapshot::RouteAction, exchange::Exchange, local,
-    upstream::error::flag,
+    alarm::Alarm, body::Body, exchange::Exchange, local, router::Selected, upstream::error::flag,
 };
 
 /// Which limit passed.
@@ -50,16 +49,13 @@ impl Timers {
     pub(super) fn new(exchange: &Arc<Exchange>, alarm: Alarm) -> Option<Self> {
         let timeouts = &exchange.http.timeouts;
         let route = exchange.route();
-        let forward = route.as_ref().and_then(|route| match &route.route.action {
-            RouteAction::Forward(forward) => Some(forward),
-            RouteAction::Direct { .. } | RouteAction::Redirect(_) => None,
-        });
+        let forward = route.as_ref().and_then(Selected::forward);
         let own = forward.and_then(|forward| forward.max_stream_duration);
         let duration = own
             .or(timeouts.max_stream_duration)
             .filter(|limit| !limit.is_zero());
         let mut timers = Self {
-            idle: idle_limit(exchange),
+            idle: exchange.idle_limit(),
             request: timeouts.request.filter(|_| !exchange.request_done()),
             duration,
             alarm,
@@ -169,19 +165,6 @@ impl Running {
         }
         true
     }
-}
-
-/// The time without movement after which an exchange ends: the route's, otherwise the connection
-/// manager's.
-pub(crate) fn idle_limit(exchange: &Exchange) -> Option<Duration> {
-    let own = exchange
-        .route()
-        .and_then(|route| match &route.route.action {
-            RouteAction::Forward(forward) => forward.idle_timeout,
-            RouteAction::Direct { .. } | RouteAction::Redirect(_) => None,
-        });
-    own.or(exchange.http.timeouts.stream_idle)
-        .filter(|limit| !limit.is_zero())
 }
 
 /// Polls what may not be there.

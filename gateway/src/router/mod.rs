@@ -104,7 +104,7 @@ impl Selected {
         self.http.routes.virtual_hosts.get(self.host)
     }
 
-    fn forward(&self) -> Option<&Forward> {
+    pub(crate) fn forward(&self) -> Option<&Forward> {
         match &self.route.action {
             RouteAction::Forward(forward) => Some(forward),
             RouteAction::Direct { .. } | RouteAction::Redirect(_) => None,

@@ -8,11 +8,13 @@
 //! What the kernel tells of the proxy's threads is read from `/proc`; where there is none, only the second holds. Without a
 //! proxy to watch, time is what it always is: so it has to be where a script races the proxy's own timers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long the proxy is left alone between two looks at it.
+use tokio::{sync::watch, task::JoinSet};
+
+/// How long the proxy is left alone between two looks at it: time passes in such steps.
 const TICK: Duration = Duration::from_millis(5);
 
 /// The longest that a wait takes, in multiples of what it should: a proxy that is always at work stops no script for good.
@@ -21,11 +23,12 @@ const LONGEST: u32 = 20;
 /// Being woken that late is no sign of a busy machine: the runtime's timer counts whole milliseconds.
 const LATE: Duration = Duration::from_millis(3);
 
-/// The clock of one scenario.
+/// The clock of one scenario. All who take part have the same time, so that their pauses keep their order.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// The threads of the proxy, as a folder of `/proc`.
-    threads: Mutex<Option<PathBuf>>,
+    passed: watch::Sender<Duration>,
+    /// What lets time pass, while there is a proxy to watch. It ends with the clock.
+    ticker: Mutex<JoinSet<()>>,
 }
 
 /// What is known of the proxy's threads.
@@ -40,51 +43,57 @@ struct Load {
 impl Clock {
     /// The proxy is this process.
     pub fn watch(&self, process: Option<u32>) {
-        if let Ok(mut threads) = self.threads.lock() {
-            *threads = process.map(|id| PathBuf::from(format!("/proc/{id}/task")));
+        if let Ok(mut ticker) = self.ticker.lock() {
+            *ticker = JoinSet::new();
+            if let Some(id) = process {
+                let threads = PathBuf::from(format!("/proc/{id}/task"));
+                ticker.spawn(tick(threads, self.passed.clone()));
+            }
         }
     }
 
     /// Waits.
     pub async fn sleep(&self, time: Duration) {
-        if self.threads.lock().is_ok_and(|threads| threads.is_none()) {
+        if self.ticker.lock().is_ok_and(|ticker| ticker.is_empty()) {
             return tokio::time::sleep(time).await;
         }
-        let begun = Instant::now();
-        let mut left = time;
-        let mut before = self.load();
-        while !left.is_zero() && begun.elapsed() < time * LONGEST {
-            let tick = left.min(TICK);
-            let slept = Instant::now();
-            tokio::time::sleep(tick).await;
-            let late = slept.elapsed().saturating_sub(tick);
-            let now = self.load();
-            let waited = now.waited.saturating_sub(before.waited);
-            before = now;
-            if !now.busy && late < LATE {
-                left = left.saturating_sub(tick.saturating_sub(waited));
-            }
-        }
+        let mut passed = self.passed.subscribe();
+        let until = *passed.borrow() + time;
+        let reached = passed.wait_for(|passed| *passed >= until);
+        // The proxy may always be at work.
+        let _ = tokio::time::timeout(time * LONGEST, reached).await;
     }
 
     /// Waits, in milliseconds.
     pub async fn pause(&self, milliseconds: u64) {
         self.sleep(Duration::from_millis(milliseconds)).await;
     }
+}
 
-    fn load(&self) -> Load {
-        let threads = self.threads.lock().ok().and_then(|t| t.clone());
-        let mut load = Load::default();
-        let Some(Ok(threads)) = threads.map(std::fs::read_dir) else {
-            return load;
-        };
-        for thread in threads.flatten() {
-            let read = |name| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
-            load.waited += waited(&read("schedstat"));
-            load.busy |= is_busy(&read("stat"));
+/// Lets time pass while nobody waits for a core.
+async fn tick(threads: PathBuf, passed: watch::Sender<Duration>) {
+    let mut before = load(&threads);
+    loop {
+        let slept = Instant::now();
+        tokio::time::sleep(TICK).await;
+        let late = slept.elapsed().saturating_sub(TICK);
+        let now = load(&threads);
+        let waited = now.waited.saturating_sub(before.waited);
+        before = now;
+        if !now.busy && late < LATE {
+            passed.send_modify(|passed| *passed += TICK.saturating_sub(waited));
         }
-        load
     }
+}
+
+fn load(threads: &Path) -> Load {
+    let mut load = Load::default();
+    for thread in std::fs::read_dir(threads).into_iter().flatten().flatten() {
+        let read = |name| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        load.waited += waited(&read("schedstat"));
+        load.busy |= is_busy(&read("stat"));
+    }
+    load
 }
 
 /// The second number of `schedstat`, in nanoseconds (Linux: `Documentation/scheduler/sched-stats.rst`).
@@ -115,10 +124,27 @@ mod tests {
         assert!(!is_busy(""));
     }
 
+    /// Who began to wait at the same moment for longer comes later, however busy the machine is.
+    #[tokio::test]
+    async fn pauses_keep_their_order() {
+        let clock = Clock::default();
+        clock.watch(Some(std::process::id()));
+        let order = Mutex::new(Vec::new());
+        let pause = async |milliseconds| {
+            for _ in 0..4 {
+                clock.pause(milliseconds).await;
+            }
+            order.lock().unwrap().push(milliseconds);
+        };
+        tokio::join!(pause(20), pause(5));
+        assert_eq!(*order.lock().unwrap(), [5, 20]);
+    }
+
     /// Time does not pass while the watched process has its hands full, and a wait ends all the same.
     #[tokio::test]
     async fn a_busy_proxy_stops_the_clock() -> anyhow::Result<()> {
         if !std::path::Path::new("/proc/self/task").exists() {
+            eprintln!("skipped: without /proc nothing is known of a process");
             return Ok(());
         }
         let mut busy = tokio::process::Command::new("sh")
