@@ -143,7 +143,7 @@ mod tests {
     /// Time does not pass while the watched process has its hands full, and a wait ends all the same.
     #[tokio::test]
     async fn a_busy_proxy_stops_the_clock() -> anyhow::Result<()> {
-        if !std::path::Path::new("/proc/self/task").exists() {
+        if !Path::new("/proc/self/task").exists() {
             eprintln!("skipped: without /proc nothing is known of a process");
             return Ok(());
         }
