@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
 };
 
@@ -16,8 +16,8 @@ use extproc_client::{
     ExtProcLayer, FilterConfig,
     config::{GrpcTarget, Service},
     transport::{
-        Call, Close, Connector, HttpStream, HttpTransport, Message, Pool, PoolStream, Sidestream,
-        TcpConnector, Transport,
+        Balance, Balanced, Call, Close, Connector, HttpStream, HttpTransport, Message, Pool,
+        PoolBuilder, PoolStream, Sidestream, TcpConnector, Transport,
     },
     wire::Reply,
 };
@@ -27,11 +27,13 @@ use tower::{Layer, Service as TowerService};
 
 use crate::{
     body::Body,
-    config::snapshot::{Filter, HttpManager},
+    config::snapshot::{Cluster, Filter, HttpManager},
     cork::Corked,
     filters::{Handler, Inner, Outer},
     metrics::{ClusterStats, Held, Metrics},
-    upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, connect::Stream, send},
+    upstream::{
+        Deadline, Failure, Host, Outbound, Sending, Upstream, Upstreams, connect::Stream, send,
+    },
 };
 
 /// The ext_proc filter `filter` around `inner`.
@@ -58,7 +60,7 @@ pub(crate) struct ClusterTransport(Arc<Pools>);
 #[derive(Clone, Debug)]
 struct Processor {
     upstream: Upstream,
-    grpc: Pool,
+    grpc: Balanced,
     http: HttpTransport<ClusterClient>,
 }
 
@@ -103,31 +105,54 @@ impl ClusterTransport {
             .trim_end_matches('/');
         self.addresses()
             .entry(address.to_owned())
-            .or_insert_with(|| {
-                Pool::builder(TcpConnector::new(address))
-                    .connections(1)
-                    .retry_first_refusal(false)
-                    .build()
-            })
+            .or_insert_with(|| as_envoy(Pool::builder(TcpConnector::new(address))).build())
             .clone()
     }
 }
 
 impl Processor {
     fn new(upstream: &Upstream) -> Self {
-        let cluster = &upstream.cluster;
         Self {
-            grpc: Pool::builder(ClusterConnector(upstream.clone()))
-                .connections(1)
-                .retry_first_refusal(false)
-                .connect_timeout(cluster.connect_timeout)
-                .head_timeout(cluster.response_timeout)
-                .idle_timeout(cluster.idle_timeout)
-                .build(),
+            grpc: Balanced::new(GrpcPools {
+                any: pool(&upstream.cluster, ClusterConnector(upstream.clone())),
+                upstream: upstream.clone(),
+            }),
             http: HttpTransport::new(ClusterClient(upstream.clone())),
             upstream: upstream.clone(),
         }
     }
+}
+
+/// The pools of a cluster: side streams are balanced one by one, as requests are.
+#[derive(Debug)]
+struct GrpcPools {
+    upstream: Upstream,
+    /// For a cluster with one endpoint, or whose names were not looked up yet.
+    any: Pool,
+}
+
+impl Balance for GrpcPools {
+    fn choose(&self) -> Pool {
+        match self.upstream.choose_among_several() {
+            Some(host) => host
+                .side_streams(|| pool(&self.upstream.cluster, HostConnector(Arc::downgrade(&host))))
+                .clone(),
+            None => self.any.clone(),
+        }
+    }
+}
+
+fn pool(cluster: &Cluster, connector: impl Connector) -> Pool {
+    as_envoy(Pool::builder(connector))
+        .connect_timeout(cluster.connect_timeout)
+        .head_timeout(cluster.response_timeout)
+        .idle_timeout(cluster.idle_timeout)
+        .build()
+}
+
+/// One connection to an endpoint while that suffices, and no more repetitions than Envoy makes.
+fn as_envoy(builder: PoolBuilder) -> PoolBuilder {
+    builder.connections(1).retry_first_refusal(false)
 }
 
 impl Transport for ClusterTransport {
@@ -278,7 +303,7 @@ fn set_authority(uri: &mut Uri, authority: Authority) {
     *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// Connects to an endpoint of a cluster.
+/// Connects to an endpoint of a cluster, another one each time.
 #[derive(Debug)]
 struct ClusterConnector(Upstream);
 
@@ -291,8 +316,25 @@ impl Connector for ClusterConnector {
                 Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
             )
         })?;
-        let connected = host.connect_raw().await?;
-        Ok(Corked::new(connected.io))
+        Ok(Corked::new(host.connect_raw().await?.io))
+    }
+
+    fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().local_addr()
+    }
+}
+
+/// Connects to one endpoint, as long as the cluster has it: the endpoint owns the pool.
+#[derive(Debug)]
+struct HostConnector(Weak<Host>);
+
+impl Connector for HostConnector {
+    type Io = Corked<Stream>;
+
+    async fn connect(&self) -> io::Result<Corked<Stream>> {
+        let gone = || io::Error::other(Close::unavailable("the endpoint is gone"));
+        let host = self.0.upgrade().ok_or_else(gone)?;
+        Ok(Corked::new(host.connect_raw().await?.io))
     }
 
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         trial("upstream/restart", || go(upstream_restart())),
         trial("upstream/stale-connection", || go(stale_connection())),
         trial("processor/restart", || go(processor_restart())),
+        trial("processor/balanced", || go(balanced_processors())),
         trial("configuration/unusable", || go(unusable())),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -451,6 +452,44 @@ async fn processor_restart() -> anyhow::Result<()> {
     let (_, refused, lost) = closed.counts();
     // What each client had open at each restart, and what met the port while nobody listened there.
     ensure!(lost == 0 && refused <= 3 * CLIENTS * 2, "{closed:?}");
+    Ok(())
+}
+
+/// Processors share exchanges evenly, one by one; one that is gone costs a repetition with another, if there is a policy.
+async fn balanced_processors() -> anyhow::Result<()> {
+    const REQUESTS: usize = 30;
+    let upstream = Upstream::start().await?;
+    let processors = [
+        Adversary::start().await?,
+        Adversary::start().await?,
+        Adversary::start().await?,
+    ];
+    let rig = Setup {
+        upstream: Some(upstream.address),
+        processor: Some(processors[0].address),
+        more_processors: processors[1..].iter().map(|p| p.address).collect(),
+        service: "retry_policy: {retry_on: connect-failure, num_retries: 1, \
+            retry_back_off: {base_interval: 0.005s}}"
+            .to_owned(),
+        filter: "message_timeout: 5s\n".to_owned(),
+        ..Setup::default()
+    }
+    .start()
+    .await?;
+    for _ in 0..REQUESTS {
+        rig.normal_client().await?;
+    }
+    let calls = processors.each_ref().map(Adversary::calls);
+    ensure!(calls == [REQUESTS / 3; 3], "{calls:?}");
+    let [first, second, third] = processors;
+    first.stop().await;
+    for number in 0..REQUESTS {
+        rig.normal_client()
+            .await
+            .with_context(|| format!("request {number} after the first processor ended"))?;
+    }
+    let calls = second.calls() + third.calls() - 2 * REQUESTS / 3;
+    ensure!(calls == REQUESTS, "{calls}");
     Ok(())
 }
 

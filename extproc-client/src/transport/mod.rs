@@ -19,7 +19,9 @@ use bytes::Bytes;
 pub(crate) use self::frame::grpc_code;
 pub use self::grpc::{GrpcStream, GrpcTransport};
 pub use self::http::{HttpStream, HttpTransport};
-pub use self::pool::{Connector, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector};
+pub use self::pool::{
+    Balance, Balanced, Connector, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector,
+};
 use crate::{config::Service, pieces::Pieces, wire::Reply};
 
 /// Opens side streams.

@@ -93,6 +93,15 @@ impl Endpoints {
         self.balance()
     }
 
+    /// The endpoint for what has no headers, if several are known now.
+    pub(crate) fn choose_among_several(self: &Arc<Self>) -> Option<Arc<Host>> {
+        if matches!(self.shared.cluster.discovery, Discovery::Header(_)) || !self.refresh() {
+            return None;
+        }
+        let several = self.lock().hosts.len() > 1;
+        several.then(|| self.balance()).flatten()
+    }
+
     /// The host that a header names, if it is one of the cluster's.
     fn overridden(&self, names: &[http::HeaderName], headers: &HeaderMap) -> Option<Arc<Host>> {
         let hosts = self.lock().hosts.clone();
@@ -162,27 +171,41 @@ impl Endpoints {
     }
 
     async fn resolve(self: &Arc<Self>) {
-        let (endpoints, first_alone) = match &self.shared.cluster.discovery {
-            Discovery::StrictDns(endpoints) => (endpoints, false),
-            Discovery::LogicalDns(endpoints) => (endpoints, true),
-            Discovery::Static(_) | Discovery::Header(_) => return,
-        };
-        let first_time = {
-            let mut state = self.lock();
-            let fresh = state.resolved.is_some_and(|at| at.elapsed() < REFRESH);
-            if fresh || (state.resolving && state.resolved.is_some()) {
-                return;
-            }
-            state.resolving = true;
-            state.resolved.is_none()
-        };
-        if first_time {
+        if !self.refresh()
+            && let Some((endpoints, first_alone)) = self.names()
+        {
             self.look_up(endpoints, first_alone).await;
-        } else {
-            let this = self.clone();
-            let endpoints = endpoints.clone();
-            tokio::spawn(async move { this.look_up(&endpoints, first_alone).await });
         }
+    }
+
+    /// What has to be resolved, and whether only the first address of it counts.
+    fn names(&self) -> Option<(&[Endpoint], bool)> {
+        match &self.shared.cluster.discovery {
+            Discovery::StrictDns(endpoints) => Some((endpoints, false)),
+            Discovery::LogicalDns(endpoints) => Some((endpoints, true)),
+            Discovery::Static(_) | Discovery::Header(_) => None,
+        }
+    }
+
+    /// Looks names up again if that is due. `false` if they have to be looked up for the first time.
+    fn refresh(self: &Arc<Self>) -> bool {
+        if self.names().is_none() {
+            return true;
+        }
+        let mut state = self.lock();
+        let Some(at) = state.resolved else {
+            return false;
+        };
+        if at.elapsed() >= REFRESH && !state.resolving {
+            state.resolving = true;
+            let this = self.clone();
+            tokio::spawn(async move {
+                if let Some((endpoints, first_alone)) = this.names() {
+                    this.look_up(endpoints, first_alone).await;
+                }
+            });
+        }
+        true
     }
 
     /// Replaces the hosts by what the names mean now. A name that does not resolve keeps the

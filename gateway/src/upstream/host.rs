@@ -4,12 +4,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use extproc_client::host::Metadata;
+use extproc_client::{host::Metadata, transport::Pool};
 
 use super::{
     connect::{self, Address, Connected, Tls},
@@ -33,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) shared: Arc<HostShared>,
     http1: Http1Pool,
     http2: Http2Pool,
+    /// Connections for side streams, if it is a processor.
+    side_streams: OnceLock<Pool>,
 }
 
 /// What all endpoints of a cluster have in common.
@@ -84,6 +86,7 @@ impl Host {
             shared,
             http1: Http1Pool::default(),
             http2: Http2Pool::default(),
+            side_streams: OnceLock::new(),
         }
     }
 
@@ -95,9 +98,15 @@ impl Host {
         }
     }
 
-    /// Requests that are on their way.
+    /// Requests and side streams that are on their way.
     pub(crate) fn load(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        let side_streams = self.side_streams.get().map_or(0, Pool::streams);
+        self.active.load(Ordering::Relaxed) + side_streams
+    }
+
+    /// The pool for side streams, which `new` makes the first time.
+    pub(crate) fn side_streams(&self, new: impl FnOnce() -> Pool) -> &Pool {
+        self.side_streams.get_or_init(new)
     }
 
     /// A connection for one more request: an idle one, or a new one. `fresh` asks for a new one.

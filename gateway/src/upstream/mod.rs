@@ -106,6 +106,11 @@ impl Upstream {
         Arc::ptr_eq(&self.endpoints, &other.endpoints)
     }
 
+    /// The endpoint for a side stream, if there is a choice now.
+    pub(crate) fn choose_among_several(&self) -> Option<Arc<Host>> {
+        self.endpoints.choose_among_several()
+    }
+
     /// The endpoint for a request with these headers.
     pub(crate) async fn choose(&self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
         match self.endpoints.choose(headers).await {

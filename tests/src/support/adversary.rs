@@ -4,6 +4,8 @@
 //! is answered as a good processor would. So one gateway with one processor serves good and bad exchanges side by side.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -29,6 +31,7 @@ use super::rig::listen;
 pub struct Adversary {
     /// Where it listens.
     pub address: SocketAddr,
+    calls: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -48,6 +51,8 @@ impl Adversary {
     pub async fn at(address: SocketAddr) -> anyhow::Result<Self> {
         let listener = listen(address)?;
         let address = listener.local_addr()?;
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = calls.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -55,10 +60,20 @@ impl Adversary {
                     continue;
                 };
                 while connections.try_join_next().is_some() {}
-                connections.spawn(connection(socket));
+                connections.spawn(connection(socket, count.clone()));
             }
         });
-        Ok(Self { address, task })
+        Ok(Self {
+            address,
+            calls,
+            task,
+        })
+    }
+
+    /// How many calls came.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
     }
 
     /// Ends it with all its connections, whatever they do.
@@ -68,7 +83,7 @@ impl Adversary {
     }
 }
 
-async fn connection(socket: TcpStream) {
+async fn connection(socket: TcpStream, calls: Arc<AtomicUsize>) {
     let _ = socket.set_nodelay(true);
     let Ok(mut connection) = h2::server::Builder::new()
         .initial_window_size(1 << 20)
@@ -85,6 +100,7 @@ async fn connection(socket: TcpStream) {
             accepted = connection.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return };
                 while streams.try_join_next().is_some() {}
+                calls.fetch_add(1, Ordering::SeqCst);
                 let order = order.clone();
                 streams.spawn(async move {
                     // A stream that the gateway ended is no failure of ours.

@@ -34,6 +34,10 @@ pub struct Setup {
     pub upstream: Option<SocketAddr>,
     /// The processor; no filter without one.
     pub processor: Option<SocketAddr>,
+    /// Further endpoints of the processor's cluster.
+    pub more_processors: Vec<SocketAddr>,
+    /// Fields of the filter's `grpc_service`, as `timeout: 1s`.
+    pub service: String,
     /// Lines of the connection manager.
     pub manager: String,
     /// Lines of the filter.
@@ -61,13 +65,20 @@ impl Setup {
     /// The bootstrap, which a real Envoy takes too. Below `/open` the filter's failure mode is to go on.
     #[must_use]
     pub fn yaml(&self, listen: u16, admin: u16) -> String {
-        let port = |address: Option<SocketAddr>| address.map_or(1, |a| a.port());
         let indented = |text: &str, by: usize| -> String {
             text.lines()
                 .map(|line| format!("{}{line}\n", " ".repeat(by)))
                 .collect()
         };
-        let cluster = |name: &str, at: Option<SocketAddr>, http2: bool| {
+        let endpoint = |at: &SocketAddr| {
+            format!(
+                "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}",
+                at.port()
+            )
+        };
+        let nobody = [SocketAddr::from(([127, 0, 0, 1], 1))];
+        let cluster = |name: &str, at: &[SocketAddr], http2: bool| {
+            let at = if at.is_empty() { &nobody } else { at };
             let protocol = if http2 {
                 "
     typed_extension_protocol_options:
@@ -84,10 +95,15 @@ impl Setup {
     type: STATIC
     load_assignment:
       cluster_name: {name}
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]{protocol}",
-                port(at)
+      endpoints: [{{lb_endpoints: [{}]}}]{protocol}",
+                at.iter().map(endpoint).collect::<Vec<_>>().join(", ")
             )
         };
+        let further = |fields: &str| match fields {
+            "" => String::new(),
+            fields => format!(", {fields}"),
+        };
+        let service = further(&self.service);
         let filter = match self.processor {
             None => String::new(),
             Some(_) => format!(
@@ -95,7 +111,7 @@ impl Setup {
           - name: ext_proc
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
-              grpc_service: {{envoy_grpc: {{cluster_name: processor}}}}
+              grpc_service: {{envoy_grpc: {{cluster_name: processor}}{service}}}
 {}",
                 indented(&self.filter, 14)
             ),
@@ -110,10 +126,9 @@ impl Setup {
                     overrides: {failure_mode_allow: true}"
             }
         };
-        let route = match self.route.as_str() {
-            "" => String::new(),
-            fields => format!(", {fields}"),
-        };
+        let route = further(&self.route);
+        let mut processors = Vec::from_iter(self.processor);
+        processors.extend(&self.more_processors);
         format!(
             "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
 {bootstrap}static_resources:
@@ -142,8 +157,8 @@ impl Setup {
 ",
             bootstrap = indented(&self.bootstrap, 0),
             manager = indented(&self.manager, 10),
-            upstream = cluster("upstream", self.upstream, self.upstream_http2),
-            processor = cluster("processor", self.processor, true),
+            upstream = cluster("upstream", self.upstream.as_slice(), self.upstream_http2),
+            processor = cluster("processor", &processors, true),
         )
     }
 

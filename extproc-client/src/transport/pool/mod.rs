@@ -3,7 +3,8 @@
 //! One pool serves one set of endpoints that are as good as each other. It counts streams itself,
 //! opens connections as they are needed, never uses one that is going away, and repeats a call that
 //! the peer says it never processed. It is not a load balancer: which endpoint a connection goes to
-//! is the [`Connector`]'s choice.
+//! is the [`Connector`]'s choice. Where each call is to go to an endpoint of its own, there is a pool for
+//! each, and [`Balanced`] asks a [`Balance`] for one, call by call.
 //!
 //! A connection is served by a task on the tokio runtime that first needed it; the runtime's timer
 //! has to be enabled. On a host with one
@@ -18,6 +19,7 @@
 //!     .build();
 //! ```
 
+mod balance;
 mod connection;
 mod connector;
 mod failure;
@@ -31,11 +33,12 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use self::{connection::Dial, retry::Retries, set::Set};
 pub use self::{
+    balance::{Balance, Balanced},
     connector::{Connector, TcpConnector, UnixConnector},
     stream::PoolStream,
 };
+use self::{connection::Dial, retry::Retries, set::Set};
 use super::{
     Call, Close, Transport,
     request::{Known, Outline},
@@ -88,12 +91,23 @@ impl Transport for Pool {
     type Sidestream = PoolStream;
 
     fn open(&self, call: Call<'_>) -> Result<PoolStream, Close> {
+        self.open_balanced(call, None)
+    }
+}
+
+impl Pool {
+    /// Opens a call; `balance` says where repetitions of it go, if not here.
+    fn open_balanced(
+        &self,
+        call: Call<'_>,
+        balance: Option<Arc<dyn Balance>>,
+    ) -> Result<PoolStream, Close> {
         let retries = match call.service {
             Service::Grpc(service) => service.retry.as_ref().map(Retries::new),
             Service::Http(_) => None,
         };
         let outline = Outline::new(call, self.names.authority.as_deref(), &self.names.known)?;
-        Ok(PoolStream::new(self.set.clone(), outline, retries))
+        Ok(PoolStream::new(self.set.clone(), outline, retries, balance))
     }
 }
 

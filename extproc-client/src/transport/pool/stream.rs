@@ -14,6 +14,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Sleep, sleep};
 
 use super::{
+    balance::Balance,
     failure,
     retry::{Failed, Retries},
     set::{Opened, Place, Set, Slot},
@@ -61,6 +62,8 @@ pub struct PoolStream {
     outline: Outline,
     outbox: Outbox,
     set: Arc<Set>,
+    /// Where repetitions of the call go, if not to `set` again.
+    balance: Option<Arc<dyn Balance>>,
     /// Times that the call was repeated because it had never been processed.
     repeated: u8,
     refused: bool,
@@ -95,12 +98,18 @@ enum Receive {
 }
 
 impl PoolStream {
-    pub(super) fn new(set: Arc<Set>, outline: Outline, retries: Option<Retries>) -> Self {
+    pub(super) fn new(
+        set: Arc<Set>,
+        outline: Outline,
+        retries: Option<Retries>,
+        balance: Option<Arc<dyn Balance>>,
+    ) -> Self {
         Self {
             state: State::Waiting(Place::avoiding(None)),
             outline,
             outbox: Outbox::default(),
             set,
+            balance,
             repeated: 0,
             refused: false,
             retries: retries.map(Box::new),
@@ -148,8 +157,19 @@ impl PoolStream {
         self.repeated += 1;
         self.refused |= refused;
         let avoid = refused.then_some(connection);
-        self.state = State::Waiting(Place::avoiding(avoid));
+        self.again(avoid);
         true
+    }
+
+    /// Waits for another stream, on another connection than `avoid` of this set.
+    fn again(&mut self, avoid: Option<u64>) {
+        let mut place = Place::avoiding(avoid);
+        let chosen = self.balance.as_ref().map(|balance| balance.choose().set);
+        if let Some(set) = chosen.filter(|set| !Arc::ptr_eq(set, &self.set)) {
+            self.set = set;
+            place = Place::avoiding(None);
+        }
+        self.state = State::Waiting(place);
     }
 
     /// Whether the policy lets the call be made again; then it pauses until then.
@@ -210,7 +230,7 @@ impl Sidestream for PoolStream {
                 State::Ended => return Poll::Pending,
                 State::Pausing(pause) => {
                     ready!(pause.as_mut().poll(cx));
-                    self.state = State::Waiting(Place::avoiding(None));
+                    self.again(None);
                 }
                 State::Waiting(place) => {
                     match ready!(self.set.poll_open(cx, place, &self.outline)) {

@@ -1,5 +1,6 @@
 //! The pool against scripted HTTP/2 servers.
 
+mod balance;
 mod calls;
 mod connections;
 mod flush;
@@ -67,7 +68,7 @@ async fn server_with(
     builder.handshake(io).await.unwrap()
 }
 
-fn open(pool: &Pool) -> PoolStream {
+fn open(pool: &impl Transport<Sidestream = PoolStream>) -> PoolStream {
     let service = Service::Grpc(GrpcService::cluster("processor"));
     pool.open(Call {
         service: &service,
@@ -95,7 +96,7 @@ async fn recv(stream: &mut PoolStream) -> Result<Reply, Close> {
 }
 
 /// A call with one message sent, not yet on a connection.
-fn call(pool: &Pool) -> PoolStream {
+fn call(pool: &impl Transport<Sidestream = PoolStream>) -> PoolStream {
     let mut stream = open(pool);
     stream.send(message(&[0x12, 0x00], b""));
     stream

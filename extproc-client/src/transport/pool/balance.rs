@@ -1,0 +1,33 @@
+//! Several pools as one transport.
+
+use std::{fmt, sync::Arc};
+
+use super::{Pool, PoolStream};
+use crate::transport::{Call, Close, Transport};
+
+/// Says which of several pools a call goes to: a load balancer.
+pub trait Balance: fmt::Debug + Send + Sync + 'static {
+    /// The pool of the next call. Asked once for each, and once more for each repetition of one: a call that
+    /// an endpoint refused or lost may go on with another.
+    fn choose(&self) -> Pool;
+}
+
+/// A transport whose calls go to the pools that a [`Balance`] chooses. A handle: clones share it.
+#[derive(Clone, Debug)]
+pub struct Balanced(Arc<dyn Balance>);
+
+impl Balanced {
+    /// Calls on pools that `balance` chooses.
+    pub fn new(balance: impl Balance) -> Self {
+        Self(Arc::new(balance))
+    }
+}
+
+impl Transport for Balanced {
+    type Sidestream = PoolStream;
+
+    fn open(&self, call: Call<'_>) -> Result<PoolStream, Close> {
+        let pool = self.0.choose();
+        pool.open_balanced(call, Some(self.0.clone()))
+    }
+}
