@@ -6,6 +6,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,8 +16,8 @@ use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::{
+    backlog::{Backlog, Queued},
     body::{Body, BoxError},
-    connection::guard::Backlog,
     headers::{strip_trailers, trim_values},
 };
 
@@ -123,9 +124,9 @@ pub(crate) enum SendError {
 ///
 /// A `backlog` is what all streams of the connection have waiting for the socket.
 pub(crate) async fn send_body(
-    mut stream: SendStream<Bytes>,
+    mut stream: SendStream<Queued>,
     body: &mut Body,
-    backlog: Option<&Backlog>,
+    backlog: Option<&Arc<Backlog>>,
     on_failure: Reason,
 ) -> Result<(), SendError> {
     let result = send_frames(&mut stream, body, backlog).await;
@@ -138,9 +139,9 @@ pub(crate) async fn send_body(
 }
 
 async fn send_frames(
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Queued>,
     body: &mut Body,
-    backlog: Option<&Backlog>,
+    backlog: Option<&Arc<Backlog>>,
 ) -> Result<(), SendError> {
     loop {
         let frame = poll_fn(|cx| {
@@ -157,7 +158,7 @@ async fn send_frames(
         .await?;
         let Some(frame) = frame else {
             return stream
-                .send_data(Bytes::new(), true)
+                .send_data(Queued::empty(), true)
                 .map_err(SendError::Peer);
         };
         match frame.into_data() {
@@ -183,13 +184,15 @@ async fn send_frames(
 }
 
 async fn send_data(
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Queued>,
     mut data: Bytes,
-    backlog: Option<&Backlog>,
+    backlog: Option<&Arc<Backlog>>,
     end: bool,
 ) -> Result<(), SendError> {
     if data.is_empty() {
-        return stream.send_data(data, end).map_err(SendError::Peer);
+        return stream
+            .send_data(Queued::empty(), end)
+            .map_err(SendError::Peer);
     }
     while !data.is_empty() {
         if let Some(backlog) = backlog {
@@ -215,17 +218,16 @@ async fn send_data(
             continue;
         }
         let last = end && data.is_empty();
-        if let Some(backlog) = backlog {
-            backlog.add(part.len());
-        }
-        stream.send_data(part, last).map_err(SendError::Peer)?;
+        stream
+            .send_data(Queued::new(part, backlog), last)
+            .map_err(SendError::Peer)?;
     }
     Ok(())
 }
 
 /// Waits for `other`, unless the peer resets the stream first.
 async fn unless_reset(
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Queued>,
     other: impl Future<Output = ()>,
 ) -> Result<(), SendError> {
     let mut other = pin!(other);
@@ -238,4 +240,116 @@ async fn unless_reset(
             .map(|reset| Err(SendError::Peer(reset.map_or_else(|e| e, Into::into))))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::JoinSet,
+    };
+
+    use super::*;
+
+    const PIECE: usize = 16 * 1024;
+
+    /// Pieces without end, which are counted as long as anybody has them.
+    struct Endless(Arc<AtomicUsize>);
+
+    struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.1.fetch_sub(PIECE, Ordering::Relaxed);
+        }
+    }
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            self.0.fetch_add(PIECE, Ordering::Relaxed);
+            let piece = Bytes::from_owner(Counted(vec![0; PIECE], self.0.clone()));
+            Poll::Ready(Some(Ok(Frame::data(piece))))
+        }
+    }
+
+    /// A client that opens all windows and reads one frame at a time gets no more queued by that than one that reads
+    /// nothing.
+    #[tokio::test]
+    async fn what_waits_for_a_slow_client_is_bounded() {
+        const STREAMS: usize = 50;
+        const LIMIT: usize = 256 * 1024;
+        let (near, far) = tokio::io::duplex(PIECE);
+        let held = Arc::<AtomicUsize>::default();
+        let serve = {
+            let held = held.clone();
+            async move {
+                let mut connection = h2::server::Builder::new()
+                    .max_send_buffer_size(256 * 1024)
+                    .handshake::<_, Queued>(near)
+                    .await
+                    .unwrap();
+                let backlog = Backlog::new(LIMIT);
+                let mut streams = JoinSet::new();
+                while let Some(accepted) = connection.accept().await {
+                    let (_, mut respond) = accepted.unwrap();
+                    let stream = respond
+                        .send_response(http::Response::new(()), false)
+                        .unwrap();
+                    let mut body = Body::new(Endless(held.clone()));
+                    let backlog = backlog.clone();
+                    streams.spawn(async move {
+                        let failed = Reason::INTERNAL_ERROR;
+                        send_body(stream, &mut body, Some(&backlog), failed).await
+                    });
+                }
+            }
+        };
+        let server = tokio::spawn(serve);
+        let (mut read, mut write) = tokio::io::split(far);
+        let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        // SETTINGS_INITIAL_WINDOW_SIZE, and the window of the connection.
+        out.extend(b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff");
+        out.extend(b"\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0");
+        for number in 0..STREAMS {
+            let stream = u32::try_from(number * 2 + 1).unwrap();
+            out.extend(b"\0\0\x06\x01\x05");
+            out.extend(stream.to_be_bytes());
+            // GET, http, /, and an authority.
+            out.extend(b"\x82\x86\x84\x41\x01a");
+        }
+        let written = tokio::spawn(async move {
+            write.write_all(&out).await.unwrap();
+            write
+        });
+        let mut most = 0;
+        let mut frame = vec![0; PIECE];
+        for _ in 0..1000 {
+            read.read_exact(&mut frame).await.unwrap();
+            // The server's tasks have their turn, all of them.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            most = most.max(held.load(Ordering::Relaxed));
+        }
+        server.abort();
+        drop(written);
+        // Each stream holds the piece that it has no room for, and one too many may pass.
+        let bound = LIMIT + (STREAMS + 2) * PIECE;
+        assert!(most <= bound, "{most} bytes are held, not {bound}");
+        assert!(most > LIMIT, "{most} bytes are held: nothing had to wait");
+    }
 }

@@ -13,6 +13,7 @@ mod access_log;
 mod admin;
 mod alarm;
 mod answered;
+mod backlog;
 mod body;
 pub mod cli;
 mod conditions;

@@ -11,7 +11,7 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
 use crate::config::snapshot::{Certificate, ClientValidation, DownstreamTls};
@@ -98,10 +98,10 @@ impl Acceptor {
     ///
     /// # Errors
     /// The client left, or the two do not agree.
-    pub(crate) async fn finish(
+    pub(crate) async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        start: StartHandshake<TcpStream>,
-    ) -> io::Result<(TlsStream<TcpStream>, TlsFacts)> {
+        start: StartHandshake<S>,
+    ) -> io::Result<(TlsStream<S>, TlsFacts)> {
         let hello = start.client_hello();
         let server_name = hello.server_name().unwrap_or_default().to_owned();
         let common = match hello.alpn() {

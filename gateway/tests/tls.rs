@@ -2,9 +2,9 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gateway::{Gateway, Options, Running, config};
@@ -70,6 +70,11 @@ fn socket(certificates: &[&str], common: &str, context: &str) -> String {
 }
 
 fn start(chains: &[String]) -> (Running, SocketAddr) {
+    start_with(chains, "")
+}
+
+/// With `rest` as the end of the bootstrap.
+fn start_with(chains: &[String], rest: &str) -> (Running, SocketAddr) {
     let text = format!(
         r#"
 static_resources:
@@ -80,6 +85,7 @@ static_resources:
     - name: envoy.filters.listener.tls_inspector
       typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}
     filter_chains:{}
+{rest}
 "#,
         chains.concat()
     );
@@ -344,6 +350,66 @@ fn a_handshake_has_a_limit() {
     let mut rest = Vec::new();
     socket.read_to_end(&mut rest).unwrap();
     assert!(!rest.is_empty(), "the server's half of the handshake came");
+}
+
+/// TLS keeps bytes of its own, which wait where no write does: in a flush, and in the end of the connection.
+#[test]
+fn a_client_that_reads_nothing_is_given_up() {
+    const BODY: usize = 32 * 1024 * 1024;
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = upstream.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = upstream.accept().unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes());
+        // The gateway leaves before the end.
+        let _ = stream.write_all(&vec![0; BODY]);
+    });
+    let chain = chain("main", "", &socket(&["a"], "", ""))
+        .replace(
+            "stat_prefix: main",
+            "stat_prefix: main\n          stream_idle_timeout: 0.3s\n          delayed_close_timeout: 0.2s",
+        )
+        .replace(
+            "direct_response: {status: 200, body: {inline_string: main}}",
+            "route: {cluster: upstream}",
+        );
+    let rest = format!(
+        "  clusters:
+  - name: upstream
+    type: STATIC
+    load_assignment:
+      cluster_name: upstream
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}"
+    );
+    let (running, at) = start_with(&[chain], &rest);
+    let admin = running.admin_addr().unwrap();
+    let active = || {
+        let mut stream = TcpStream::connect(admin).unwrap();
+        let request = b"GET /stats HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let line = |line: &&str| line.starts_with("http.main.downstream_cx_active:");
+        text.lines().find(line).unwrap().to_owned()
+    };
+    let mut client = Client::default().connect(at, "a.example").unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+        .unwrap();
+    client.flush().unwrap();
+    let mut first = [0];
+    client.read_exact(&mut first).unwrap();
+    assert!(active().ends_with(": 1"));
+    let begun = Instant::now();
+    while !active().ends_with(": 0") {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "the connection is kept"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! What lies between a client's socket and its codec: a peer that stops reading does not hold
-//! memory or a connection for ever.
+//! What lies between a client's socket and its codec: a peer that stops reading does not hold a
+//! connection for ever.
 //!
 //! [`Guarded`] ends a connection that takes no bytes for the idle time of a stream, also when the
 //! exchange is over and only its last bytes wait (Envoy's `stream_flush_timeout`, which is
-//! `stream_idle_timeout` unless set). [`Backlog`] bounds what all streams of an HTTP/2 connection
-//! have waiting for the socket together; `h2` bounds it for each stream alone.
+//! `stream_idle_timeout` unless set). It watches writes alone: a TCP socket has nothing else to wait for. What TLS
+//! keeps for itself shows only below it, so there is one guard on either side of it.
 
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -19,7 +19,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
     time::{Instant, Sleep},
 };
 
@@ -50,62 +49,6 @@ impl StallLimit {
     }
 }
 
-/// Bytes of response bodies that were handed to an HTTP/2 connection and not written.
-///
-/// An estimate from below: frame heads count as written bytes too. It is exact where it matters,
-/// which is when nothing can be written.
-#[derive(Debug)]
-pub(crate) struct Backlog {
-    limit: usize,
-    queued: AtomicUsize,
-    room: Notify,
-}
-
-impl Backlog {
-    /// `limit` bytes, and one piece of a body more.
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit: limit.max(1),
-            queued: AtomicUsize::new(0),
-            room: Notify::new(),
-        })
-    }
-
-    fn is_full(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) >= self.limit
-    }
-
-    /// Ends when there is room for one more piece.
-    pub(crate) async fn room(&self) {
-        loop {
-            // Registered before the look, so that no notice is missed.
-            let notified = self.room.notified();
-            if !self.is_full() {
-                return;
-            }
-            notified.await;
-        }
-    }
-
-    /// A piece was handed over.
-    pub(crate) fn add(&self, bytes: usize) {
-        self.queued.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn written(&self, bytes: usize) {
-        let left = |queued: usize| queued.saturating_sub(bytes);
-        let before = self
-            .queued
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
-                Some(left(queued))
-            });
-        // What it was at this very moment: a look of its own could miss what another thread adds meanwhile.
-        if before.is_ok_and(|queued| queued >= self.limit && left(queued) < self.limit) {
-            self.room.notify_waiters();
-        }
-    }
-}
-
 /// A client's socket, watched.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
@@ -114,7 +57,6 @@ pub(crate) struct Guarded<S> {
     /// Runs while the socket takes nothing.
     timer: Option<Pin<Box<Sleep>>>,
     blocked: bool,
-    backlog: Option<Arc<Backlog>>,
 }
 
 impl<S> Guarded<S> {
@@ -130,14 +72,12 @@ impl<S> Guarded<S> {
             stall,
             timer: None,
             blocked: false,
-            backlog: None,
         }
     }
 
-    /// Tells `backlog` what was written.
-    pub(crate) fn with_backlog(mut self, backlog: Arc<Backlog>) -> Self {
-        self.backlog = Some(backlog);
-        self
+    /// How long it may take nothing.
+    pub(crate) fn stall(&self) -> &Arc<StallLimit> {
+        &self.stall
     }
 
     /// Follows the outcome of a write.
@@ -148,9 +88,6 @@ impl<S> Guarded<S> {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(result) = written {
             self.blocked = false;
-            if let (Some(backlog), Ok(bytes)) = (&self.backlog, &result) {
-                backlog.written(*bytes);
-            }
             return Poll::Ready(result);
         }
         if !self.blocked {
@@ -210,12 +147,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        if let Some(backlog) = &self.backlog {
-            // Nothing waits: what was queued and never written was dropped with its stream.
-            backlog.written(usize::MAX);
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -258,26 +190,5 @@ mod tests {
         });
         near.write_all(&[0; 200]).await.unwrap();
         reader.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_full_backlog_waits_for_the_socket() {
-        let (near, mut far) = tokio::io::duplex(64);
-        let backlog = Backlog::new(100);
-        let mut near = Guarded::new(near, StallLimit::new(None)).with_backlog(backlog.clone());
-        backlog.add(100);
-        assert!(backlog.is_full());
-        let waiting = tokio::spawn({
-            let backlog = backlog.clone();
-            async move { backlog.room().await }
-        });
-        near.write_all(&[0; 64]).await.unwrap();
-        waiting.await.unwrap();
-        assert!(!backlog.is_full());
-        // The rest of what was queued is never written.
-        backlog.add(1000);
-        far.read_exact(&mut [0; 64]).await.unwrap();
-        near.flush().await.unwrap();
-        assert!(!backlog.is_full());
     }
 }

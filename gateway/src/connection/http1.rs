@@ -54,7 +54,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let http = context.http().clone();
     let running = Running::default();
     let limits = http.request_headers;
-    let stall = StallLimit::new(http.timeouts.stream_idle);
+    let stall = stream.stall_limit(http.timeouts.stream_idle);
     let guarded = Guarded::new(stream, stall.clone());
     let io = Http1Io::server(
         guarded,
@@ -358,10 +358,11 @@ async fn run_tunnel(
 /// Closes so that the client can read the last response: our direction first, then after a while
 /// the rest (RFC 9112 §9.6).
 async fn linger(mut io: Http1Io<Guarded<ClientStream>>, limit: Duration) {
-    if io.shutdown().await.is_err() {
-        return;
-    }
+    // TLS may have to write what the client does not take, first of all.
     let _ = timeout(limit, async {
+        if io.shutdown().await.is_err() {
+            return;
+        }
         let mut scrap = vec![0; 16 * 1024];
         while matches!(io.read(&mut scrap).await, Ok(1..)) {}
     })

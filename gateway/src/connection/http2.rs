@@ -27,12 +27,13 @@ use tokio::{
 
 use super::{
     ClientStream, Context, egress,
-    guard::{Backlog, Guarded, StallLimit},
+    guard::Guarded,
     ingress,
     timers::{self, Timers},
 };
 use crate::{
     alarm::Alarm,
+    backlog::{Backlog, Queued},
     body::{Body, BoxError},
     cork::Corked,
     http1::{MessageFacts, Outgoing},
@@ -83,14 +84,14 @@ async fn begin(
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
         }
+        if read.get(TYPE) != Some(&SETTINGS) {
+            stream.write_all(REFUSAL).await?;
+            stream.shutdown().await?;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         Ok(())
     };
     timeout(limit.unwrap_or(Duration::from_secs(3600)), first).await??;
-    if read.get(TYPE) != Some(&SETTINGS) {
-        stream.write_all(REFUSAL).await?;
-        stream.shutdown().await?;
-        return Err(io::ErrorKind::InvalidData.into());
-    }
     Ok((stream, read.freeze()))
 }
 
@@ -113,9 +114,11 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
         born: Instant::now(),
         ended: AtomicU64::new(0),
     });
-    let stall = StallLimit::new(http.timeouts.stream_idle);
-    let stream = Guarded::new(Corked::new(stream), stall).with_backlog(shared.backlog.clone());
-    let mut connection = builder.handshake(Prefixed { read, stream }).await?;
+    let stall = stream.stall_limit(http.timeouts.stream_idle);
+    let stream = Guarded::new(Corked::new(stream), stall);
+    let mut connection = builder
+        .handshake::<_, Queued>(Prefixed { read, stream })
+        .await?;
     let mut drain = context.drain.clone();
     let far = Duration::from_secs(365 * 24 * 3600);
     let old = shared.born + http.timeouts.max_connection_duration.unwrap_or(far);
@@ -208,7 +211,7 @@ impl Connection {
 async fn exchange(
     connection: &Connection,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Queued>,
 ) {
     let context = &connection.context.now();
     let (parts, stream) = request.into_parts();
@@ -322,7 +325,7 @@ struct Left {
 /// Runs the chain, sending interim responses meanwhile.
 async fn respond_to(
     chain: impl Future<Output = Response<Body>>,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut SendResponse<Queued>,
     outgoing: &Outgoing,
 ) -> Result<Response<Body>, Left> {
     let mut response = pin!(chain);
@@ -342,7 +345,7 @@ async fn respond_to(
     .await
 }
 
-fn send_interim(respond: &mut SendResponse<Bytes>, status: StatusCode, headers: HeaderMap) {
+fn send_interim(respond: &mut SendResponse<Queued>, status: StatusCode, headers: HeaderMap) {
     let mut head = Response::new(());
     *head.status_mut() = status;
     *head.headers_mut() = headers;

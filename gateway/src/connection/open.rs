@@ -10,7 +10,11 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{Context, serve};
+use super::{
+    Context,
+    guard::{Guarded, StallLimit},
+    serve,
+};
 use crate::{
     config::snapshot::TransportProtocol,
     cork::MaybeTcp,
@@ -27,7 +31,7 @@ const HELLO: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) enum ClientStream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Guarded<TcpStream>>>),
 }
 
 impl MaybeTcp for ClientStream {
@@ -42,11 +46,24 @@ impl MaybeTcp for ClientStream {
 delegate_io!(ClientStream { Self::Plain, Self::Tls });
 
 impl ClientStream {
+    /// The limit for what it writes from now on: below TLS too, which keeps bytes that were written, and waits for
+    /// the socket when it is flushed or shut down.
+    pub(super) fn stall_limit(&self, limit: Option<Duration>) -> Arc<StallLimit> {
+        match self {
+            Self::Plain(_) => StallLimit::new(limit),
+            Self::Tls(stream) => {
+                let stall = stream.get_ref().0.stall().clone();
+                stall.set(limit);
+                stall
+            }
+        }
+    }
+
     /// Closing is a reset from now on, and throws away what was not read.
     pub(super) fn resets(&self) {
         let socket = match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
         };
         if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "cannot reset a connection");
@@ -113,6 +130,8 @@ async fn choose_by_hello(
     chains: &Chains,
     deadline: Instant,
 ) -> io::Result<Option<Chosen>> {
+    // The handshake has a limit of its own.
+    let stream = Guarded::new(stream, StallLimit::new(None));
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let start = timeout_at(deadline, acceptor).await??;
     let hello = start.client_hello();

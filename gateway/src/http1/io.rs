@@ -271,8 +271,10 @@ impl<T: AsyncWrite + Unpin> Http1Io<T> {
                 };
                 self.insert.extend_from_slice(timed_out(text).as_bytes());
             }
-            ready!(self.poll_insert(cx))?;
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            // What is not taken at once goes out with the shutdown, which has a limit.
+            if self.poll_insert(cx)?.is_ready() {
+                let _ = Pin::new(&mut self.io).poll_flush(cx)?;
+            }
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -10,7 +10,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
 use h2::{Ping, Reason, client, ext::Protocol};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
@@ -24,6 +23,7 @@ use super::{
     progress::{Progress, ProgressWatch},
 };
 use crate::{
+    backlog::Queued,
     body::{Body, BoxError, Watched},
     config::snapshot::Cluster,
     cork::Corked,
@@ -46,7 +46,7 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Connection {
-    sender: client::SendRequest<Bytes>,
+    sender: client::SendRequest<Queued>,
     local: Option<SocketAddr>,
     /// One count for each stream, beside that of the pool.
     streams: Arc<()>,
@@ -169,7 +169,7 @@ impl Http2Pool {
             .initial_connection_window_size(options.initial_connection_window_size)
             .max_header_list_size(header_list.unwrap_or(u32::MAX).saturating_add(16 * 1024))
             .enable_push(false)
-            .handshake(Corked::new(connected.io))
+            .handshake::<_, Queued>(Corked::new(connected.io))
             .await
             .map_err(|error| failure(&error))?;
         // Whether upgrades are possible is known from the peer's settings, which come before an answer.
@@ -324,7 +324,7 @@ impl Lease {
 
 /// Makes an upgrade an extended CONNECT (RFC 8441 §4), which the peer has to have allowed. Gives what it
 /// asks for.
-fn extend(parts: &mut Parts, sender: &client::SendRequest<Bytes>) -> Result<HeaderValue, Failure> {
+fn extend(parts: &mut Parts, sender: &client::SendRequest<Queued>) -> Result<HeaderValue, Failure> {
     let headers = &mut parts.headers;
     headers.remove(header::CONNECTION);
     let protocol = headers.remove(header::UPGRADE).ok_or(Failure::Protocol)?;
