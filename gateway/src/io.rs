@@ -1,6 +1,6 @@
 //! Byte streams that are one of several.
 
-/// Makes an enum of streams a stream (`AsyncRead`, `AsyncWrite`).
+/// Makes an enum of streams a stream (`AsyncRead`, `AsyncWrite`). A variant may hold something behind its stream.
 macro_rules! delegate_io {
     ($type:ty { $($variant:path),* }) => {
         impl ::tokio::io::AsyncRead for $type {
@@ -10,7 +10,7 @@ macro_rules! delegate_io {
                 buf: &mut ::tokio::io::ReadBuf<'_>,
             ) -> ::std::task::Poll<::std::io::Result<()>> {
                 use std::pin::Pin;
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_read(cx, buf),)* }
+                match self.get_mut() { $($variant(io, ..) => Pin::new(io).poll_read(cx, buf),)* }
             }
         }
 
@@ -21,7 +21,7 @@ macro_rules! delegate_io {
                 buf: &[u8],
             ) -> ::std::task::Poll<::std::io::Result<usize>> {
                 use std::pin::Pin;
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_write(cx, buf),)* }
+                match self.get_mut() { $($variant(io, ..) => Pin::new(io).poll_write(cx, buf),)* }
             }
 
             fn poll_write_vectored(
@@ -31,13 +31,13 @@ macro_rules! delegate_io {
             ) -> ::std::task::Poll<::std::io::Result<usize>> {
                 use std::pin::Pin;
                 match self.get_mut() {
-                    $($variant(io) => Pin::new(io).poll_write_vectored(cx, bufs),)*
+                    $($variant(io, ..) => Pin::new(io).poll_write_vectored(cx, bufs),)*
                 }
             }
 
             fn is_write_vectored(&self) -> bool {
                 match self {
-                    $($variant(io) => ::tokio::io::AsyncWrite::is_write_vectored(io),)*
+                    $($variant(io, ..) => ::tokio::io::AsyncWrite::is_write_vectored(io),)*
                 }
             }
 
@@ -46,7 +46,7 @@ macro_rules! delegate_io {
                 cx: &mut ::std::task::Context<'_>,
             ) -> ::std::task::Poll<::std::io::Result<()>> {
                 use std::pin::Pin;
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_flush(cx),)* }
+                match self.get_mut() { $($variant(io, ..) => Pin::new(io).poll_flush(cx),)* }
             }
 
             fn poll_shutdown(
@@ -54,7 +54,7 @@ macro_rules! delegate_io {
                 cx: &mut ::std::task::Context<'_>,
             ) -> ::std::task::Poll<::std::io::Result<()>> {
                 use std::pin::Pin;
-                match self.get_mut() { $($variant(io) => Pin::new(io).poll_shutdown(cx),)* }
+                match self.get_mut() { $($variant(io, ..) => Pin::new(io).poll_shutdown(cx),)* }
             }
         }
     };

@@ -9,7 +9,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{cork::MaybeTcp, io::delegate_io};
+use crate::{
+    cork::MaybeTcp,
+    io::delegate_io,
+    metrics::{ClusterStats, Held},
+};
 
 /// Where an endpoint is, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +52,7 @@ pub(crate) struct Connected {
     pub(crate) http2: bool,
 }
 
-/// Opens a connection within `limit`.
+/// Opens a connection within `limit`. It counts in `stats` as long as it lives.
 ///
 /// # Errors
 /// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed.
@@ -57,9 +61,15 @@ pub(crate) async fn connect(
     tls: Option<&Tls>,
     name: &str,
     limit: Duration,
+    stats: &Arc<ClusterStats>,
 ) -> io::Result<Connected> {
     match timeout(limit, open(address, tls, name)).await {
-        Ok(result) => result,
+        Ok(Ok((io, http2))) => {
+            let active = Held::new(stats, |stats| &stats.upstream_cx_active);
+            let io = Stream(io, active);
+            Ok(Connected { io, http2 })
+        }
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
             "connection timeout",
@@ -67,7 +77,8 @@ pub(crate) async fn connect(
     }
 }
 
-async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<Connected> {
+/// The connection, and whether TLS negotiated HTTP/2.
+async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<(MaybeTls, bool)> {
     let plain = match address {
         Address::Socket(address) => {
             let stream = TcpStream::connect(address).await?;
@@ -77,10 +88,7 @@ async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<Co
         Address::Pipe(path) => Plain::Unix(UnixStream::connect(path).await?),
     };
     let Some(tls) = tls else {
-        return Ok(Connected {
-            io: Stream::Plain(plain),
-            http2: false,
-        });
+        return Ok((MaybeTls::Plain(plain), false));
     };
     let name = match &tls.name {
         Some(name) => name.clone(),
@@ -88,10 +96,7 @@ async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<Co
     };
     let stream = tls.connector.connect(name, plain).await?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Connected {
-        io: Stream::Tls(Box::new(stream)),
-        http2,
-    })
+    Ok((MaybeTls::Tls(Box::new(stream)), http2))
 }
 
 fn server_name(address: &Address, name: &str) -> io::Result<ServerName<'static>> {
@@ -109,17 +114,25 @@ pub(crate) enum Plain {
     Unix(UnixStream),
 }
 
-/// A connection to an endpoint.
+/// With TLS on top, or without.
 #[derive(Debug)]
-pub(crate) enum Stream {
+enum MaybeTls {
     Plain(Plain),
     Tls(Box<TlsStream<Plain>>),
 }
 
+/// A connection to an endpoint, and its place in the number of those that are open.
+#[derive(Debug)]
+#[expect(
+    dead_code,
+    reason = "the place is kept as long as the connection lives, and not looked at"
+)]
+pub(crate) struct Stream(MaybeTls, Held<ClusterStats>);
+
 impl MaybeTcp for Stream {
     fn tcp(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(Plain::Tcp(stream)) => Some(stream),
+        match &self.0 {
+            MaybeTls::Plain(Plain::Tcp(stream)) => Some(stream),
             _ => None,
         }
     }
@@ -128,9 +141,9 @@ impl MaybeTcp for Stream {
 impl Stream {
     /// Our address, with TCP.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        let plain = match self {
-            Self::Plain(plain) => plain,
-            Self::Tls(stream) => stream.get_ref().0,
+        let plain = match &self.0 {
+            MaybeTls::Plain(plain) => plain,
+            MaybeTls::Tls(stream) => stream.get_ref().0,
         };
         match plain {
             Plain::Tcp(stream) => stream.local_addr().ok(),
@@ -140,7 +153,8 @@ impl Stream {
 }
 
 delegate_io!(Plain { Self::Tcp, Self::Unix });
-delegate_io!(Stream { Self::Plain, Self::Tls });
+delegate_io!(MaybeTls { Self::Plain, Self::Tls });
+delegate_io!(Stream { Self });
 
 /// A client configuration's connector.
 pub(crate) fn connector(config: rustls::ClientConfig) -> TlsConnector {

@@ -21,11 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
 use super::connect::Stream;
-use crate::{
-    http1::Http1Io,
-    metrics::{ClusterStats, Held},
-    upstream::http1::RequestBody,
-};
+use crate::{http1::Http1Io, upstream::http1::RequestBody};
 
 type Inner = Connection<TokioIo<Http1Io<Stream>>, RequestBody>;
 
@@ -35,11 +31,10 @@ pub(super) struct Driver {
     connection: Option<Box<Inner>>,
     relay: Arc<Relay>,
     waker: Waker,
-    _active: Held<ClusterStats>,
 }
 
 impl Driver {
-    pub(super) fn new(connection: Inner, active: Held<ClusterStats>) -> Self {
+    pub(super) fn new(connection: Inner) -> Self {
         let relay = Arc::new(Relay {
             state: AtomicU8::new(RESTING),
             task: Mutex::new(Waker::noop().clone()),
@@ -48,7 +43,6 @@ impl Driver {
             connection: Some(Box::new(connection)),
             waker: relay.clone().into(),
             relay,
-            _active: active,
         }
     }
 
@@ -94,14 +88,8 @@ impl Driver {
 
     /// Moves the connection on in a task, with upgrades. The handle is for what nobody waits for any more.
     pub(super) fn spawn(self) -> Option<AbortHandle> {
-        let Self {
-            connection,
-            _active: active,
-            ..
-        } = self;
-        let connection = connection?;
+        let connection = self.connection?;
         let task = tokio::spawn(async move {
-            let _active = active;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "upstream connection ended");
             }

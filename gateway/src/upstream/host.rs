@@ -141,12 +141,16 @@ impl Host {
         &self.http1
     }
 
+    pub(super) fn http2(&self) -> &Http2Pool {
+        &self.http2
+    }
+
     /// Opens a connection, and counts and logs it if that fails.
     pub(crate) async fn connect_raw(&self) -> io::Result<Connected> {
         let stats = &self.shared.stats;
         let limit = self.shared.cluster.connect_timeout;
         let tls = self.shared.tls.as_ref();
-        let connected = connect::connect(&self.address, tls, &self.hostname, limit).await;
+        let connected = connect::connect(&self.address, tls, &self.hostname, limit, stats).await;
         match &connected {
             Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {

@@ -38,7 +38,6 @@ use crate::{
     headers::{strip_hop_by_hop, tokens},
     http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
     length::{self, Mismatch},
-    metrics::Held,
 };
 
 /// In a box: hyper's connection has room for 32 requests that wait, and copies each a few times.
@@ -235,11 +234,10 @@ pub(super) async fn open(host: &Arc<Host>, connected: Connected) -> Result<Lease
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| failure(&error))?;
-    let active = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
     Ok(Lease {
         connection: Connection {
             sender,
-            driver: Some(Driver::new(connection, active)),
+            driver: Some(Driver::new(connection)),
             task: None,
             queue,
             local,

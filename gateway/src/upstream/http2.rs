@@ -5,15 +5,15 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use h2::{Ping, Reason, client, ext::Protocol};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
     connect::Connected,
@@ -30,8 +30,10 @@ use crate::{
     headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
     http2::{Http2Body, SendError, send_body},
     length::{self, Exact, Mismatch},
-    metrics::Held,
 };
+
+/// How often it is looked whether connections are idle or gone.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Connections to one endpoint.
 #[derive(Debug, Default)]
@@ -39,9 +41,21 @@ pub(crate) struct Http2Pool(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    connections: Vec<Connection>,
+    connections: Vec<Pooled>,
+    /// A task looks after them.
+    swept: bool,
     /// Open while somebody connects. What is sent is how that failed.
     connecting: Option<watch::Receiver<Option<io::ErrorKind>>>,
+}
+
+/// A connection that may be given out.
+#[derive(Debug)]
+struct Pooled {
+    connection: Connection,
+    /// Moves its bytes, and ends with it.
+    task: AbortHandle,
+    /// Since when it has no streams, as far as that was looked at.
+    idle: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +90,31 @@ impl Connection {
     }
 }
 
+impl Pooled {
+    /// Streams that the peer allows beside those that there are.
+    fn has_room(&self) -> bool {
+        // The pool's own count is no stream.
+        let streams = Arc::strong_count(&self.connection.streams).saturating_sub(1);
+        streams < self.connection.sender.current_max_send_streams()
+    }
+
+    /// Whether it is to be kept. What is not has ended, or does so when its last stream has.
+    fn stays(&mut self, cluster: &Cluster) -> bool {
+        let streams = Arc::strong_count(&self.connection.streams) > 1;
+        self.idle = match streams {
+            true => None,
+            false => Some(self.idle.unwrap_or_else(Instant::now)),
+        };
+        let over = |since: Instant| {
+            cluster
+                .idle_timeout
+                .is_some_and(|limit| since.elapsed() >= limit)
+        };
+        let idle = self.idle.is_some_and(over);
+        !idle && !self.task.is_finished() && self.connection.may_go_on(cluster)
+    }
+}
+
 impl Http2Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Entries are pushed and removed whole.
@@ -85,14 +124,17 @@ impl Http2Pool {
     fn turn(&self, cluster: &Cluster) -> Turn {
         let mut state = self.lock();
         // A connection that may take no more requests ends with the streams that it has.
-        state
-            .connections
-            .retain(|connection| connection.may_go_on(cluster));
-        let free = state.connections.iter_mut().find(|connection| {
-            // The pool's own count is no stream.
-            Arc::strong_count(&connection.streams) <= connection.sender.current_max_send_streams()
+        state.connections.retain_mut(|pooled| pooled.stays(cluster));
+        let connections = &mut state.connections;
+        // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
+        // request until it may go.
+        let free = connections.iter().position(Pooled::has_room).or_else(|| {
+            let shut = |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
+            connections.iter().position(shut)
         });
-        if let Some(connection) = free {
+        if let Some(pooled) = free.and_then(|at| connections.get_mut(at)) {
+            pooled.idle = None;
+            let connection = &mut pooled.connection;
             connection.requests = connection.requests.saturating_add(1);
             return Turn::Use(connection.clone());
         }
@@ -177,9 +219,7 @@ impl Http2Pool {
             true => connection.ping_pong(),
             false => None,
         };
-        let held = Held::new(&host.shared.stats, |stats| &stats.upstream_cx_active);
-        tokio::spawn(async move {
-            let _held = held;
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
             }
@@ -198,7 +238,16 @@ impl Http2Pool {
             born: Instant::now(),
             requests: 1,
         };
-        self.lock().connections.push(connection.clone());
+        let mut state = self.lock();
+        state.connections.push(Pooled {
+            connection: connection.clone(),
+            task: task.abort_handle(),
+            idle: None,
+        });
+        if !std::mem::replace(&mut state.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(host)));
+        }
+        drop(state);
         Ok(Lease {
             connection,
             reused: false,
@@ -208,7 +257,25 @@ impl Http2Pool {
     fn remove(&self, gone: &Connection) {
         self.lock()
             .connections
-            .retain(|known| !Arc::ptr_eq(&known.streams, &gone.streams));
+            .retain(|known| !Arc::ptr_eq(&known.connection.streams, &gone.streams));
+    }
+
+    /// Lets go of connections that ended, or are idle for too long; `false` if none is left, which ends the task.
+    fn sweep(&self, cluster: &Cluster) -> bool {
+        let mut state = self.lock();
+        state.connections.retain_mut(|pooled| pooled.stays(cluster));
+        state.swept = !state.connections.is_empty();
+        state.swept
+    }
+}
+
+async fn sweep(host: Weak<Host>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(host) = host.upgrade() else { return };
+        if !host.http2().sweep(&host.shared.cluster) {
+            return;
+        }
     }
 }
 
