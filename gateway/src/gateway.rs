@@ -4,13 +4,20 @@ use std::{
     io,
     net::SocketAddr,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
+    time::Duration,
 };
 
 use tokio::{runtime, sync::watch};
 
 use crate::{config::snapshot::Snapshot, drain, serving::Serving};
+
+/// How long threads may take to end. One that writes an access log may wait for a reader that does not read.
+const THREADS_END: Duration = Duration::from_secs(5);
 
 /// Settings of a gateway that are no part of its configuration.
 #[derive(Clone, Debug)]
@@ -70,7 +77,7 @@ impl Gateway {
     }
 }
 
-/// A gateway that serves. Dropping it stops it at once; [`shutdown`](Self::shutdown) lets it finish.
+/// A gateway that serves. Dropping it stops it at once, and waits 5 s at most for access logs to be written; [`shutdown`](Self::shutdown) lets it finish.
 #[derive(Debug)]
 pub struct Running {
     /// Unset only while this is dropped.
@@ -142,10 +149,21 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        let serving = self.serving().take();
-        for thread in serving.into_iter().flat_map(Serving::into_threads) {
-            // A thread that panicked is gone too.
-            let _ = thread.join();
+        let Some(serving) = self.serving().take() else {
+            return;
+        };
+        let threads = serving.into_threads();
+        let (ended, all_ended) = mpsc::channel::<()>();
+        let waiting = thread::Builder::new().name("end".into()).spawn(move || {
+            for thread in threads {
+                // A thread that panicked is gone too.
+                let _ = thread.join();
+            }
+            drop(ended);
+        });
+        if waiting.is_ok() && all_ended.recv_timeout(THREADS_END) == Err(RecvTimeoutError::Timeout)
+        {
+            tracing::warn!("threads are left behind: an access log takes no lines");
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) fn start(index: usize, mut stop: watch::Receiver<bool>) -> io::Result
         .spawn(move || {
             // An error means that the gateway is gone.
             let _ = runtime.block_on(stop.wait_for(|stop| *stop));
+            // Not to wait for names that are being resolved.
+            runtime.shutdown_background();
         })?;
     Ok(Worker {
         handle,
