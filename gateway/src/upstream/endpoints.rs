@@ -1,6 +1,7 @@
 //! Which endpoints a cluster has, and which one a request goes to.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -36,6 +37,8 @@ struct State {
     hosts: Arc<[Arc<Host>]>,
     /// Smooth weighted round robin: what each host has in credit.
     credit: Vec<i64>,
+    /// What each name and port meant when it could be resolved last.
+    names: HashMap<(String, u16), Vec<Address>>,
     resolved: Option<Instant>,
     resolving: bool,
 }
@@ -43,8 +46,10 @@ struct State {
 impl Endpoints {
     /// Hosts that are the same in `before` stay, with their connections.
     pub(crate) fn new(shared: Arc<HostShared>, before: Option<&Self>) -> Self {
-        let known = before.map(|before| before.lock().hosts.clone());
-        let known = known.as_deref().unwrap_or_default();
+        let (known, names) = before.map_or_else(Default::default, |before| {
+            let state = before.lock();
+            (state.hosts.clone(), state.names.clone())
+        });
         let hosts = match &shared.cluster.discovery {
             Discovery::Static(endpoints) => endpoints
                 .iter()
@@ -55,7 +60,7 @@ impl Endpoints {
                         // A name needs a cluster type that resolves.
                         EndpointAddress::Name(..) => return None,
                     };
-                    Some(host(address, endpoint, &shared, known))
+                    Some(host(address, endpoint, &shared, &known))
                 })
                 .collect(),
             // Kept until the names are looked up, which the first request does.
@@ -67,6 +72,7 @@ impl Endpoints {
             shared,
             state: Mutex::new(State {
                 hosts,
+                names,
                 ..State::default()
             }),
             next: AtomicUsize::new(0),
@@ -211,14 +217,19 @@ impl Endpoints {
     /// Replaces the hosts by what the names mean now. A name that does not resolve keeps the
     /// addresses that it had.
     async fn look_up(&self, endpoints: &[Endpoint], first_alone: bool) {
-        let known = self.lock().hosts.clone();
+        let (known, before) = {
+            let state = self.lock();
+            (state.hosts.clone(), state.names.clone())
+        };
+        let mut names = HashMap::new();
         let mut hosts: Vec<Arc<Host>> = Vec::new();
         for endpoint in endpoints {
             let addresses: Vec<Address> = match &endpoint.address {
                 EndpointAddress::Socket(address) => vec![Address::Socket(*address)],
                 EndpointAddress::Pipe(path) => vec![Address::Pipe(path.clone())],
                 EndpointAddress::Name(name, port) => {
-                    match tokio::net::lookup_host((name.as_str(), *port)).await {
+                    let key = (name.clone(), *port);
+                    let addresses = match tokio::net::lookup_host((name.as_str(), *port)).await {
                         Ok(found) => {
                             let mut found = self.shared.cluster.dns.choose(found);
                             found.dedup();
@@ -230,10 +241,11 @@ impl Endpoints {
                                 cluster = %self.shared.cluster.name, name, %error,
                                 "cannot resolve upstream"
                             );
-                            let before = known.iter().filter(|host| host.hostname == *name);
-                            before.map(|host| host.address.clone()).collect()
+                            before.get(&key).cloned().unwrap_or_default()
                         }
-                    }
+                    };
+                    names.insert(key, addresses.clone());
+                    addresses
                 }
             };
             for address in addresses {
@@ -242,6 +254,7 @@ impl Endpoints {
         }
         let mut state = self.lock();
         state.hosts = hosts.into();
+        state.names = names;
         state.credit.clear();
         state.resolved = Some(Instant::now());
         state.resolving = false;
@@ -290,4 +303,40 @@ fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
         .max_by_key(|(credit, _)| **credit)?;
     *best -= total;
     Some(host.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, metrics::Metrics, upstream::Upstreams};
+
+    /// Also where the endpoint says what it is called.
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_keeps_its_addresses() {
+        for hostname in ["", "other"] {
+            let text = format!(
+                "static_resources:
+  clusters:
+  - name: c
+    type: STRICT_DNS
+    load_assignment:
+      cluster_name: c
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{hostname: \"{hostname}\", address: {{socket_address: {{address: a.invalid, port_value: 80}}}}}}
+"
+            );
+            let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
+            let upstreams = Upstreams::new(&snapshot, &Metrics::default(), None).unwrap();
+            let endpoints = &upstreams.get("c").unwrap().endpoints;
+            let address = Address::Socket(([127, 0, 0, 1], 80).into());
+            let key = ("a.invalid".to_owned(), 80);
+            endpoints.lock().names.insert(key, vec![address.clone()]);
+            for _ in 0..2 {
+                let host = endpoints.choose(&HeaderMap::new()).await.unwrap();
+                assert_eq!(host.address, address);
+                endpoints.lock().resolved = None;
+            }
+        }
+    }
 }
