@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{Request, request::Parts, uri::Authority};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     body::{Body, BoxError},
@@ -34,10 +34,13 @@ const BEHIND: usize = 1024 * 1024;
 /// What a frame costs of [`BEHIND`] beside its bytes.
 const FRAME: usize = 64;
 
+/// How long a copy may take from the end of the request where the route sets no limit: `timeout`'s default.
+const LIMIT: Duration = Duration::from_secs(15);
+
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Sends copies of a request as `mirrors` say; gives the body that the original has to be sent with.
-/// `limit` is the longest time for a copy's response.
+/// `limit` is the longest time that a copy may take once the request has passed as a whole.
 pub(crate) fn start(
     upstreams: &Upstreams,
     mirrors: &[Mirror],
@@ -58,17 +61,31 @@ pub(crate) fn start(
             tracing::debug!(cluster = %mirror.cluster, "too many copies of requests under way");
             continue;
         };
-        let content = if empty {
-            Body::empty()
+        let (content, fed) = if empty {
+            (Body::empty(), None)
         } else {
-            let (copy, content) = Copy::new(body.size_hint());
+            let (copy, content, fed) = Copy::new(body.size_hint());
             copies.push(copy);
-            Body::new(content)
+            (Body::new(content), Some(fed))
         };
         let request = Request::from_parts(shadow(parts, mirror), content);
         let upstream = upstream.clone();
         tokio::spawn(async move {
-            if let Err(failure) = exchange(&upstream, request, limit).await {
+            let too_long = async {
+                if let Some(fed) = fed {
+                    // An error is what it ends with.
+                    let _ = fed.await;
+                }
+                tokio::time::sleep(limit.unwrap_or(LIMIT)).await;
+            };
+            let failed = tokio::select! {
+                result = exchange(&upstream, request) => result.err(),
+                () = too_long => {
+                    upstream.shared.stats.upstream_rq_timeout.add();
+                    Some(Failure::Timeout)
+                }
+            };
+            if let Some(failure) = failed {
                 tracing::debug!(cluster = %upstream.cluster.name, %failure, "copy of a request failed");
             }
             drop(place);
@@ -105,14 +122,11 @@ fn suffixed(authority: &Authority) -> Option<Authority> {
     format!("{host}-shadow{port}").parse().ok()
 }
 
-async fn exchange(
-    upstream: &Upstream,
-    request: Request<Body>,
-    limit: Option<Duration>,
-) -> Result<(), Failure> {
+async fn exchange(upstream: &Upstream, request: Request<Body>) -> Result<(), Failure> {
     let host = upstream.choose(request.headers()).await?;
     let lease = host.lease(false, false).await?;
-    let mut deadline = Deadline::new(limit);
+    // The caller has a limit for all of it.
+    let mut deadline = Deadline::default();
     let request = Box::new(Outbound::from(request));
     let response = send(&host, lease, request, &Sending::default(), &mut deadline)
         .await
@@ -162,6 +176,8 @@ struct Tee {
 struct Copy {
     pieces: mpsc::UnboundedSender<Piece>,
     behind: Arc<AtomicUsize>,
+    /// Dropped with it.
+    _fed: oneshot::Sender<()>,
 }
 
 enum Piece {
@@ -178,7 +194,8 @@ struct Content {
 }
 
 impl Copy {
-    fn new(hint: SizeHint) -> (Self, Content) {
+    /// It, what it feeds, and what ends when nothing more is fed.
+    fn new(hint: SizeHint) -> (Self, Content, oneshot::Receiver<()>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let behind = Arc::<AtomicUsize>::default();
         let content = Content {
@@ -187,11 +204,13 @@ impl Copy {
             hint,
             ended: false,
         };
+        let (fed, ended) = oneshot::channel();
         let copy = Self {
             pieces: sender,
             behind,
+            _fed: fed,
         };
-        (copy, content)
+        (copy, content, ended)
     }
 
     /// Whether the copy took the frame; otherwise it is over.
@@ -292,6 +311,8 @@ impl http_body::Body for Content {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
 
     /// A body of pieces of these sizes.
@@ -319,18 +340,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_gets_what_the_original_gets() {
-        let (copy, content) = Copy::new(SizeHint::default());
+        let (copy, content, mut fed) = Copy::new(SizeHint::default());
+        assert!(
+            fed.try_recv()
+                .is_err_and(|error| error == TryRecvError::Empty)
+        );
         let body = Body::new(Tee {
             body: frames(&[3, 4]),
             copies: vec![copy],
         });
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 7);
+        fed.await.unwrap_err();
         assert_eq!(content.collect().await.unwrap().to_bytes().len(), 7);
     }
 
     #[tokio::test]
     async fn a_copy_that_falls_behind_is_given_up() {
-        let (copy, content) = Copy::new(SizeHint::default());
+        let (copy, content, _) = Copy::new(SizeHint::default());
         let body = Body::new(Tee {
             body: frames(&[BEHIND / 2, BEHIND / 2, 1]),
             copies: vec![copy],
@@ -341,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_cut_short_cuts_its_copy_short() {
-        let (copy, content) = Copy::new(SizeHint::default());
+        let (copy, content, _) = Copy::new(SizeHint::default());
         drop(Body::new(Tee {
             body: frames(&[1]),
             copies: vec![copy],
