@@ -14,6 +14,9 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use crate::body::{Body, BoxError};
 
+/// What a piece costs of the limit beside its bytes.
+const PIECE: usize = size_of::<Piece>();
+
 /// The body, for the one who makes attempts.
 #[derive(Clone)]
 pub(crate) struct Kept(Arc<Mutex<State>>);
@@ -21,7 +24,7 @@ pub(crate) struct Kept(Arc<Mutex<State>>);
 struct State {
     source: Body,
     pieces: Vec<Piece>,
-    bytes: usize,
+    cost: usize,
     limit: usize,
     /// Nothing more comes from the source.
     ended: bool,
@@ -43,12 +46,12 @@ struct Replay {
 }
 
 impl Kept {
-    /// Keeps at most `limit` bytes of `source`.
+    /// Keeps at most `limit` bytes of `source`, what the pieces themselves take among them.
     pub(crate) fn new(source: Body, limit: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             source,
             pieces: Vec::new(),
-            bytes: 0,
+            cost: 0,
             limit,
             ended: false,
             lost: false,
@@ -89,8 +92,8 @@ impl State {
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        self.bytes += frame.data_ref().map_or(0, Bytes::len);
-        self.lost |= self.bytes > self.limit;
+        self.cost += PIECE + frame.data_ref().map_or(0, Bytes::len);
+        self.lost |= self.cost > self.limit;
         if self.lost {
             self.pieces = Vec::new();
             return;
@@ -191,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn again_after_a_part_and_after_the_end() {
-        let kept = Kept::new(source(), 100);
+        let kept = Kept::new(source(), 1000);
         let mut first = kept.replay().unwrap();
         assert!(first.frame().await.unwrap().unwrap().is_data());
         drop(first);
@@ -203,9 +206,11 @@ mod tests {
 
     #[tokio::test]
     async fn not_beyond_the_limit() {
-        let kept = Kept::new(source(), 5);
-        let whole = all(kept.replay().unwrap()).await;
-        assert_eq!(whole.0, "onetwo");
-        assert!(kept.replay().is_none());
+        for limit in [5, 3 * PIECE + 5] {
+            let kept = Kept::new(source(), limit);
+            let whole = all(kept.replay().unwrap()).await;
+            assert_eq!(whole.0, "onetwo");
+            assert!(kept.replay().is_none());
+        }
     }
 }
