@@ -236,7 +236,8 @@ async fn proxy(
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
-    let kept = (forward.retry.is_some() && !body.is_end_stream() && !exchange.upgrade)
+    let retries = forward.retry.as_ref().is_some_and(|retry| retry.count > 0);
+    let kept = (retries && !body.is_end_stream() && !exchange.upgrade)
         .then(|| Kept::new(std::mem::take(body), exchange.buffer));
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
@@ -273,7 +274,10 @@ async fn proxy(
             response
         }
         Err(failure) => {
-            let exhausted = attempts.made > 1 && forward.retry.is_some();
+            let exhausted = forward
+                .retry
+                .as_ref()
+                .is_some_and(|retry| attempts.made > retry.count && failure.retriable(&retry.on));
             let flags = if exhausted {
                 flag::RETRY_LIMIT_EXCEEDED
             } else {
@@ -435,7 +439,7 @@ impl Attempts<'_> {
         let empty = body.is_end_stream() && !tunnel;
         let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
         let repeatable = match empty {
-            true => idempotent || self.policy().is_some(),
+            true => reused || self.policy().is_some(),
             false => reused || self.kept.is_some(),
         };
         let again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
@@ -448,23 +452,17 @@ impl Attempts<'_> {
             keyless: client_http2,
         };
         self.rewrite(parts, &host.hostname);
+            try_limit: self
+                .forward
+                .retry
+                .as_ref()
+                .and_then(|retry| retry.per_try_timeout),
+            head_limit: self.upstream.cluster.response_timeout,
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();
         }
-        let sent = send(&host, lease, request, &sending, &mut self.deadline);
-        let retry = self.forward.retry.as_ref();
-        let limits = [
-            retry.and_then(|retry| retry.per_try_timeout),
-            self.upstream.cluster.response_timeout,
-        ];
-        let sent = match limits.into_iter().flatten().min() {
-            Some(limit) => Box::pin(tokio::time::timeout(limit, sent))
-                .await
-                .unwrap_or_else(|_| Err(Failure::Timeout.into())),
-            None => sent.await,
-        };
-        match sent {
+        match send(&host, lease, request, &sending, &mut self.deadline).await {
             Ok(mut response) => {
                 let info = std::mem::take(&mut self.tried);
                 response.extensions_mut().insert(info);
@@ -492,7 +490,7 @@ impl Attempts<'_> {
                             stale: true,
                         })
                     }
-                    (Some(again), None) if empty => {
+                    (Some(again), _) if empty => {
                         let stale = idempotent && matches!(unsent.failure, Failure::Terminated);
                         self.renewed |= stale;
                         Some(Again { stale, ..again })

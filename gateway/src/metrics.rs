@@ -120,6 +120,8 @@ numbers! {
         upstream_rq_4xx: Counter,
         upstream_rq_5xx: Counter,
         upstream_rq_timeout: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_max_duration_reached: Counter,
         upstream_rq_retry: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_cx_none_healthy: Counter,

@@ -58,6 +58,9 @@ pub(crate) enum Failure {
     /// The route's timeout passed.
     #[error("upstream request timeout")]
     Timeout,
+    /// `per_try_timeout` passed.
+    #[error("upstream request timeout")]
+    TryTimeout,
     /// The cluster's `max_stream_duration` passed.
     #[error("upstream max stream duration reached")]
     Duration,
@@ -162,6 +165,12 @@ impl Failure {
                 "response_timeout".into(),
                 flag::UPSTREAM_REQUEST_TIMEOUT,
             ),
+            Self::TryTimeout => told(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout".into(),
+                "upstream_per_try_timeout".into(),
+                flag::UPSTREAM_REQUEST_TIMEOUT,
+            ),
             Self::Duration => told(
                 StatusCode::REQUEST_TIMEOUT,
                 "upstream max stream duration reached".into(),
@@ -212,7 +221,7 @@ impl Failure {
             Self::Terminated | Self::Reset { .. } | Self::Protocol => {
                 any(&["5xx", "gateway-error", "reset"])
             }
-            Self::Timeout | Self::Duration => any(&["5xx", "gateway-error"]),
+            Self::Timeout | Self::TryTimeout | Self::Duration => any(&["5xx", "gateway-error"]),
             Self::UnknownCluster | Self::NoHost | Self::Request | Self::Length => false,
         }
     }

@@ -26,7 +26,7 @@ use crate::{
 /// What is to be known for sending beside the request.
 #[derive(Debug, Default)]
 pub(crate) struct Sending {
-    /// Where interim responses go; dropped if there is none. `100 Continue` is this hop's own matter.
+    /// Where interim responses go; dropped if there is none.
     pub(crate) interim: Option<Arc<Outgoing>>,
     /// The request asks for a tunnel.
     pub(crate) tunnel: bool,
@@ -38,6 +38,10 @@ pub(crate) struct Sending {
     pub(crate) keyless: bool,
 }
 
+    /// `per_try_timeout`: the longest wait for the response's head from the end of the request.
+    pub(crate) try_limit: Option<Duration>,
+    /// The longest wait for the response's head from the beginning.
+    pub(crate) head_limit: Option<Duration>,
 /// A request on its way to an endpoint. It is passed on in a box: through so many futures that each would have room
 /// for a copy.
 pub(crate) struct Outbound {
@@ -136,6 +140,8 @@ pub(crate) async fn send(
     deadline.bound(host.shared.cluster.max_stream_duration);
     let progress = Arc::new(Progress::default());
     let sent = {
+    let mut attempt = Deadline::new(sending.try_limit);
+    attempt.bound(sending.head_limit);
         let send = async {
             match lease {
                 Lease::Http1(lease) => lease.send(request, sending, &progress).await,
@@ -147,9 +153,17 @@ pub(crate) async fn send(
             if let Poll::Ready(sent) = send.as_mut().poll(cx) {
                 return Poll::Ready(sent);
             }
-            deadline
-                .poll(cx, &progress)
-                .map(|failure| Err(failure.into()))
+            if let Poll::Ready(failure) = deadline.poll(cx, &progress) {
+                return Poll::Ready(Err(failure.into()));
+            }
+            attempt.poll(cx, &progress).map(|failure| {
+                // The limit from the beginning has no name of its own.
+                Err(match failure {
+                    Failure::Timeout => Failure::TryTimeout,
+                    _ => Failure::Timeout,
+                }
+                .into())
+            })
         })
         .await
     };
@@ -157,9 +171,7 @@ pub(crate) async fn send(
     let sent = match sent {
         Ok(sent) => sent,
         Err(unsent) => {
-            if matches!(unsent.failure, Failure::Timeout | Failure::Duration) {
-                stats.upstream_rq_timeout.add();
-            }
+            count(stats, &unsent.failure);
             return Err(unsent);
         }
     };
@@ -173,7 +185,7 @@ pub(crate) async fn send(
         },
         progress,
         keep: sent.keep,
-        _active: active,
+        active,
     };
     Ok(sent
         .response
@@ -182,6 +194,17 @@ pub(crate) async fn send(
 
 /// The time that a response may take, counted from the end of the request, and the time that both may.
 #[derive(Debug, Default)]
+/// Takes note of what ended a request.
+fn count(stats: &ClusterStats, failure: &Failure) {
+    match failure {
+        Failure::Timeout => stats.upstream_rq_timeout.add(),
+        Failure::TryTimeout => stats.upstream_rq_per_try_timeout.add(),
+        Failure::Duration => stats.upstream_rq_max_duration_reached.add(),
+        Failure::Reset { refused: false } => stats.upstream_rq_rx_reset.add(),
+        _ => {}
+    }
+}
+
 pub(crate) struct Deadline {
     limit: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -228,7 +251,19 @@ struct ResponseWatch {
     progress: Arc<Progress>,
     keep: Keep,
     deadline: Deadline,
-    _active: Active,
+    active: Active,
+}
+
+/// Whether the upstream reset the stream of a response that had begun.
+fn is_reset(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error
+        .downcast_ref::<UpstreamFailure>()
+        .and_then(|failure| failure.source.as_ref()?.downcast_ref::<h2::Error>())
+        .is_some_and(|error| {
+            error.is_remote()
+                && error.is_reset()
+                && error.reason() != Some(h2::Reason::REFUSED_STREAM)
+        })
 }
 
 impl Watch for ResponseWatch {
@@ -237,6 +272,7 @@ impl Watch for ResponseWatch {
             Poll::Ready(failure) => {
                 let told = failure.told();
                 Err(UpstreamFailure {
+                count(&self.active.host.shared.stats, &failure);
                     status: told.status,
                     details: told.details,
                     flags: ResponseFlags(told.flags),
@@ -251,6 +287,10 @@ impl Watch for ResponseWatch {
     fn failed(&mut self, error: BoxError) -> BoxError {
         match error.downcast_ref::<UpstreamFailure>() {
             Some(_) => error,
+        if is_reset(&*error) {
+            let reset = Failure::Reset { refused: false };
+            count(&self.active.host.shared.stats, &reset);
+        }
             None => Failure::Protocol.after_start(Some(error)).into(),
         }
     }

@@ -374,11 +374,16 @@ impl RetryPolicy {
             .map(|condition| condition.trim().to_owned())
             .filter(|condition| !condition.is_empty())
             .collect();
-        let count = self.num_retries.unwrap_or(1);
-        (!on.is_empty() && count > 0).then(|| Retry {
+        let count = match on.is_empty() {
+            true => 0,
+            false => self.num_retries.unwrap_or(1),
+        };
+        let per_try_timeout = self.per_try_timeout.and_then(Time::limit);
+        // Its limit holds for the only attempt, too.
+        (!on.is_empty() || per_try_timeout.is_some()).then(|| Retry {
             on,
             count,
-            per_try_timeout: self.per_try_timeout.and_then(Time::limit),
+            per_try_timeout,
             status_codes: self.retriable_status_codes.clone(),
         })
     }
