@@ -446,18 +446,20 @@ impl Attempts<'_> {
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
+            continues: self.exchange.outgoing.facts.continued_by_upstream
+                && parts.headers.contains_key(header::EXPECT),
             tunnel,
             connect: parts.method == Method::CONNECT,
             stall: self.exchange.idle_limit(),
             keyless: client_http2,
-        };
-        self.rewrite(parts, &host.hostname);
             try_limit: self
                 .forward
                 .retry
                 .as_ref()
                 .and_then(|retry| retry.per_try_timeout),
             head_limit: self.upstream.cluster.response_timeout,
+        };
+        self.rewrite(parts, &host.hostname);
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();

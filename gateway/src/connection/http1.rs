@@ -197,6 +197,7 @@ fn exchange(
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
         bodyless: head_request,
         tunnel: connect,
+        continued_by_upstream: context.http().proxy_100_continue,
     }));
     // Before the first await: hyper must not write a byte of the response before this.
     queue.push(outgoing.clone());

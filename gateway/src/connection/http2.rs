@@ -220,9 +220,11 @@ async fn exchange(
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
         bodyless: head_request,
         tunnel: connect,
+        continued_by_upstream: context.http().proxy_100_continue,
     }));
     let has_body = !stream.is_end_stream();
-    let wants_continue = has_body && expects_continue(&parts.headers);
+    let wants_continue =
+        has_body && !outgoing.facts.continued_by_upstream && expects_continue(&parts.headers);
     let ingress = ingress::begin(
         context,
         parts,

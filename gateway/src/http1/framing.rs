@@ -23,6 +23,8 @@ pub(crate) struct MessageFacts {
     pub(crate) bodyless: bool,
     /// After a successful head (2xx to CONNECT, or any upgrade request) the connection is a tunnel.
     pub(crate) tunnel: bool,
+    /// `proxy_100_continue`: if somebody says `100 Continue`, the upstream does.
+    pub(crate) continued_by_upstream: bool,
 }
 
 /// The place that the scanner stopped at.
@@ -566,6 +568,7 @@ mod tests {
         let facts = MessageFacts {
             bodyless: true,
             tunnel: false,
+            ..MessageFacts::default()
         };
         assert_eq!(
             stops(Role::Server, facts, &[head], 1),

@@ -292,6 +292,7 @@ mod tests {
             let facts = MessageFacts {
                 bodyless,
                 tunnel: false,
+                ..MessageFacts::default()
             };
             queue.push(Arc::new(Outgoing::new(facts)));
             let mut inbound = Inbound::responses(1024);

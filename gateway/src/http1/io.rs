@@ -39,6 +39,9 @@ fn timed_out(text: &str) -> String {
     )
 }
 
+/// What hyper writes when the body is wanted of a client that waits with it.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// A socket under a hyper HTTP/1 connection.
 #[derive(Debug)]
 pub(crate) struct Http1Io<T> {
@@ -61,6 +64,8 @@ struct Ahead {
     writable: usize,
     /// If nothing has to be: the framer after them, and how many messages they end.
     after: Option<(Framer, usize)>,
+    /// Instead, this many bytes have to be left out.
+    muted: usize,
 }
 
 impl<T> Http1Io<T> {
@@ -142,7 +147,19 @@ impl<T> Http1Io<T> {
             let mut at = 0;
             while at < buf.len() {
                 let rest = buf.get(at..).unwrap_or_default();
-                let (n, stop) = framer.advance(rest, self.queue.facts(ended));
+                let facts = self.queue.facts(ended);
+                if facts.continued_by_upstream
+                    && framer.between_messages()
+                    && rest.starts_with(CONTINUE)
+                {
+                    writable += at;
+                    return Ahead {
+                        writable,
+                        after: None,
+                        muted: if writable == 0 { CONTINUE.len() } else { 0 },
+                    };
+                }
+                let (n, stop) = framer.advance(rest, facts);
                 at += n;
                 if self.wants(ended, stop) {
                     writable += at;
@@ -153,6 +170,7 @@ impl<T> Http1Io<T> {
                     return Ahead {
                         writable,
                         after: None,
+                        muted: 0,
                     };
                 }
                 match stop {
@@ -167,6 +185,7 @@ impl<T> Http1Io<T> {
         Ahead {
             writable,
             after: Some((framer, ended)),
+            muted: 0,
         }
     }
 
@@ -337,6 +356,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Http1Io<T> {
         if this.insert.has_remaining() {
             ready!(this.poll_insert(cx))?;
             ahead = this.look_ahead(bufs);
+        }
+        if ahead.muted > 0 {
+            return Poll::Ready(Ok(ahead.muted));
         }
         let limit = ahead.writable;
         let whole: usize = bufs.iter().map(|buf| buf.len()).sum();

@@ -28,6 +28,8 @@ use crate::{
 pub(crate) struct Sending {
     /// Where interim responses go; dropped if there is none.
     pub(crate) interim: Option<Arc<Outgoing>>,
+    /// `100 Continue` is among them. Otherwise it is this hop's own matter.
+    pub(crate) continues: bool,
     /// The request asks for a tunnel.
     pub(crate) tunnel: bool,
     /// It does so by CONNECT.
@@ -36,12 +38,12 @@ pub(crate) struct Sending {
     pub(crate) stall: Option<Duration>,
     /// It came over HTTP/2, where a WebSocket handshake has no key.
     pub(crate) keyless: bool,
-}
-
     /// `per_try_timeout`: the longest wait for the response's head from the end of the request.
     pub(crate) try_limit: Option<Duration>,
     /// The longest wait for the response's head from the beginning.
     pub(crate) head_limit: Option<Duration>,
+}
+
 /// A request on its way to an endpoint. It is passed on in a box: through so many futures that each would have room
 /// for a copy.
 pub(crate) struct Outbound {
@@ -138,10 +140,10 @@ pub(crate) async fn send(
 ) -> Result<Response<Body>, Unsent> {
     let active = Active::new(host.clone());
     deadline.bound(host.shared.cluster.max_stream_duration);
-    let progress = Arc::new(Progress::default());
-    let sent = {
     let mut attempt = Deadline::new(sending.try_limit);
     attempt.bound(sending.head_limit);
+    let progress = Arc::new(Progress::default());
+    let sent = {
         let send = async {
             match lease {
                 Lease::Http1(lease) => lease.send(request, sending, &progress).await,
@@ -192,8 +194,6 @@ pub(crate) async fn send(
         .map(|body| Body::new(Watched::new(body, watch))))
 }
 
-/// The time that a response may take, counted from the end of the request, and the time that both may.
-#[derive(Debug, Default)]
 /// Takes note of what ended a request.
 fn count(stats: &ClusterStats, failure: &Failure) {
     match failure {
@@ -205,6 +205,8 @@ fn count(stats: &ClusterStats, failure: &Failure) {
     }
 }
 
+/// The time that a response may take, counted from the end of the request, and the time that both may.
+#[derive(Debug, Default)]
 pub(crate) struct Deadline {
     limit: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -270,9 +272,9 @@ impl Watch for ResponseWatch {
     fn before(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         match self.deadline.poll(cx, &self.progress) {
             Poll::Ready(failure) => {
+                count(&self.active.host.shared.stats, &failure);
                 let told = failure.told();
                 Err(UpstreamFailure {
-                count(&self.active.host.shared.stats, &failure);
                     status: told.status,
                     details: told.details,
                     flags: ResponseFlags(told.flags),
@@ -285,12 +287,12 @@ impl Watch for ResponseWatch {
     }
 
     fn failed(&mut self, error: BoxError) -> BoxError {
-        match error.downcast_ref::<UpstreamFailure>() {
-            Some(_) => error,
         if is_reset(&*error) {
             let reset = Failure::Reset { refused: false };
             count(&self.active.host.shared.stats, &reset);
         }
+        match error.downcast_ref::<UpstreamFailure>() {
+            Some(_) => error,
             None => Failure::Protocol.after_start(Some(error)).into(),
         }
     }

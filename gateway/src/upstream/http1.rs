@@ -469,6 +469,7 @@ fn prepare(
     let outgoing = Arc::new(Outgoing::new(MessageFacts {
         bodyless: parts.method == Method::HEAD,
         tunnel: sending.tunnel,
+        continued_by_upstream: false,
     }));
     queue.push(outgoing.clone());
     let (body, tunnel) = if sending.tunnel {
@@ -480,8 +481,9 @@ fn prepare(
     let body = WithTrailers::new(body, trailers.then_some(outgoing), announced);
     let mut request = Request::from_parts(parts, Box::new(body));
     if let Some(interim) = sending.interim.clone() {
+        let continues = sending.continues;
         hyper::ext::on_informational(&mut request, move |head| {
-            if head.status() == StatusCode::CONTINUE {
+            if head.status() == StatusCode::CONTINUE && !continues {
                 return;
             }
             let mut headers = head.headers().clone();

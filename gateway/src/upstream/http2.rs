@@ -408,7 +408,7 @@ fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
     let Some(interim) = &sending.interim else {
         return;
     };
-    if status == StatusCode::CONTINUE {
+    if status == StatusCode::CONTINUE && !sending.continues {
         return;
     }
     let mut headers = headers.clone();
