@@ -120,7 +120,7 @@ fn until(mut done: impl FnMut() -> bool, what: &str) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
-        thread::sleep(Duration::from_millis(20));
+        thread::yield_now();
     }
 }
 
