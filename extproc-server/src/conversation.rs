@@ -65,6 +65,9 @@ use crate::{
 ///
 /// When the function returns, what it has not answered is passed through, and so is the rest of the exchange. When it
 /// fails or panics, [`OnFailure`](crate::OnFailure) decides. The deadline of the service does not apply.
+///
+/// A conversation that goes on in a task of its own is over when the function returns, and when the proxy ends the exchange:
+/// [`next`](Conversation::next) gives nothing more, and what is said is refused with [`ConversationError::Over`].
 pub trait StreamProcessor: Send + Sync + 'static {
     /// Takes part in one exchange. The function is dropped when the proxy ends the exchange.
     fn process(&self, exchange: Conversation) -> impl Future<Output = Result<(), BoxError>> + Send;
@@ -118,7 +121,7 @@ impl Conversation {
     /// # Errors
     /// The message was answered already, or an earlier one was not.
     pub async fn pass(&mut self, event: Event) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         let mut shared = self.lock();
         match event {
             Event::Headers(side, _) => shared.headers(side, HeadersReply::new()),
@@ -136,7 +139,7 @@ impl Conversation {
         side: Side,
         reply: HeadersReply,
     ) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().headers(side, reply)
     }
 
@@ -146,7 +149,7 @@ impl Conversation {
     /// No piece of this side waits for an answer, the headers before it do, the mode is a duplex one, or the reply is
     /// refused.
     pub async fn body(&mut self, side: Side, reply: BodyReply) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().body(side, reply)
     }
 
@@ -159,7 +162,7 @@ impl Conversation {
         side: Side,
         reply: TrailersReply,
     ) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().trailers(side, reply)
     }
 
@@ -174,7 +177,7 @@ impl Conversation {
         side: Side,
         data: impl Into<Bytes>,
     ) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().send(side, data.into())
     }
 
@@ -183,7 +186,7 @@ impl Conversation {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn end(&mut self, side: Side) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().end(side)
     }
 
@@ -208,7 +211,7 @@ impl Conversation {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().begin_response(status, headers)
     }
 
@@ -217,7 +220,7 @@ impl Conversation {
     /// # Errors
     /// No streamed response has begun.
     pub async fn response_data(&mut self, data: impl Into<Bytes>) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().response_data(data.into())
     }
 
@@ -229,7 +232,7 @@ impl Conversation {
         &mut self,
         trailers: Option<&HeaderMap>,
     ) -> Result<(), ConversationError> {
-        self.room().await;
+        self.room().await?;
         self.lock().end_response(trailers)
     }
 
@@ -259,8 +262,8 @@ impl Conversation {
     }
 
     /// Waits until the proxy has taken what was sent before.
-    async fn room(&self) {
-        poll_fn(|cx| self.lock().poll_room(cx)).await;
+    async fn room(&self) -> Result<(), ConversationError> {
+        poll_fn(|cx| self.lock().poll_room(cx)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -289,6 +292,9 @@ pub enum ConversationError {
     /// The body mode has no such reply.
     #[error("not in this body mode: {0}")]
     Mode(&'static str),
+    /// The proxy has ended the exchange, or its function has returned.
+    #[error("the exchange is over")]
+    Over,
 }
 
 /// The replies of one exchange; see [`exchange::run`](crate::exchange::run).
@@ -299,6 +305,8 @@ pub(crate) fn run<P: StreamProcessor>(
 ) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static {
     stream! {
         let shared = Arc::new(Mutex::new(Shared::new(engine.settings, engine.stats)));
+        // However this stream ends, dropped by the server too: a conversation that goes on elsewhere hears of it.
+        let _leaving = Leaving(shared.clone());
         let conversation = Conversation {
             shared: shared.clone(),
             attributes: Attributes::default(),
@@ -316,6 +324,15 @@ pub(crate) fn run<P: StreamProcessor>(
         {
             yield reply;
         }
+    }
+}
+
+/// The reply stream's end.
+struct Leaving(Arc<Mutex<Shared>>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        lock(&self.0).leave();
     }
 }
 

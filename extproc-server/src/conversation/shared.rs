@@ -45,7 +45,10 @@ pub(super) struct Notes {
 pub(super) struct Shared {
     answers: Answers,
     inbox: VecDeque<Notes>,
+    /// No message comes any more.
     ended: bool,
+    /// Nothing that the conversation says is heard any more.
+    left: bool,
     request: Unanswered,
     response: Unanswered,
     /// Who waits for a message, for room, and for something to send.
@@ -71,6 +74,7 @@ impl Shared {
             answers: Answers::new(settings, stats),
             inbox: VecDeque::new(),
             ended: false,
+            left: false,
             request: Unanswered::default(),
             response: Unanswered::default(),
             reader: None,
@@ -139,12 +143,28 @@ impl Shared {
         wake(&mut self.reader);
     }
 
+    /// The conversation is over, wherever it went on.
+    pub(super) fn leave(&mut self) {
+        self.ended = true;
+        self.left = true;
+        wake(&mut self.reader);
+        wake(&mut self.writer);
+    }
+
     /// The handler has returned: what it left is passed through.
     pub(super) fn finish(&mut self, result: Result<(), Failure>) {
-        if let Err(failure) = result
-            && !self.answers.failed(None, &failure)
-        {
-            return;
+        self.leave();
+        let mut untaken: Vec<_> = self.inbox.drain(..).map(|notes| notes.part).collect();
+        if let Err(failure) = result {
+            let begun = self.answers.responding && self.answers.stage != Stage::Over;
+            if !self.answers.failed(None, &failure) {
+                return;
+            }
+            if begun && !self.answers.observe_only {
+                // What the client has of the response must not look complete: only an error cuts it.
+                self.answers.outbox.push_back(Err(failure.status()));
+                self.answers.stage = Stage::Over;
+            }
         }
         if self.answers.stage == Stage::Over {
             return;
@@ -161,8 +181,14 @@ impl Shared {
                 self.answers.answer_headers(side, HeadersReply::new());
             }
             if self.answers.mode(side).is_duplex() {
-                // What the handler has taken is its own; the end is not.
-                if unanswered.pieces.contains(&true) {
+                // What the handler has taken is its own; what it has not, and the end, are not.
+                let is_body = |part: &mut Part| matches!(part, Part::Body(of, _) if *of == side);
+                for part in untaken.extract_if(.., is_body) {
+                    if !self.answers.is_done(side) {
+                        self.answers.pass_through(part);
+                    }
+                }
+                if unanswered.pieces.contains(&true) && !self.answers.is_done(side) {
                     self.answers.end_body(side);
                 }
             } else {
@@ -195,9 +221,12 @@ impl Shared {
         Poll::Pending
     }
 
-    pub(super) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), ConversationError>> {
+        if self.left {
+            return Poll::Ready(Err(ConversationError::Over));
+        }
         if self.answers.outbox.len() < ROOM {
-            return Poll::Ready(());
+            return Poll::Ready(Ok(()));
         }
         self.writer = Some(cx.waker().clone());
         Poll::Pending
@@ -305,6 +334,9 @@ impl Shared {
     }
 
     pub(super) fn respond(&mut self, response: Immediate) -> Result<(), ConversationError> {
+        if self.left {
+            return Err(ConversationError::Over);
+        }
         if self.answers.responding {
             return out_of_turn("a response has begun");
         }

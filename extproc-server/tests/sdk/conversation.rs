@@ -1,6 +1,6 @@
 //! Processors that lead the conversation.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use extproc_server::{
     BodyMode, BodyReply, BoxError, Conversation, ConversationError, Event, HeadersReply, Immediate,
@@ -8,6 +8,7 @@ use extproc_server::{
     testing::{FakeProxy, Message, ProxyError},
 };
 use http::{HeaderMap, StatusCode, header};
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::MODES;
 
@@ -36,6 +37,14 @@ impl StreamProcessor for Leader {
                     .await?;
                 Ok(exchange.response_data("half").await?)
             }
+            "/stream-broken" => {
+                exchange
+                    .begin_response(StatusCode::OK, &HeaderMap::new())
+                    .await?;
+                exchange.response_data("half").await?;
+                Err("the source is gone".into())
+            }
+            "/impatient" => impatient(exchange, head).await,
             "/echo" => echo(exchange).await,
             "/turns" => turns(exchange).await,
             "/elsewhere" => elsewhere(exchange, head).await,
@@ -168,6 +177,116 @@ async fn elsewhere(exchange: Conversation, head: extproc_server::Headers) -> Res
         shout(exchange, head).await
     })
     .await?
+}
+
+/// Asks for a message and goes before it has come.
+async fn impatient(
+    mut exchange: Conversation,
+    head: extproc_server::Headers,
+) -> Result<(), BoxError> {
+    exchange.pass(Event::Headers(Side::Request, head)).await?;
+    poll_fn(|cx| {
+        assert!(pin!(exchange.next()).poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Goes on in a task that the end of the exchange does not take along, and tells what that hears.
+struct Detached(mpsc::UnboundedSender<String>);
+
+impl StreamProcessor for Detached {
+    async fn process(&self, mut exchange: Conversation) -> Result<(), BoxError> {
+        let told = self.0.clone();
+        let task = async move {
+            let Some(Event::Headers(side, head)) = exchange.next().await else {
+                return Err("no headers".into());
+            };
+            if head.path() == Some("/return") {
+                return Ok(Some(exchange));
+            }
+            if head.path() == Some("/read") {
+                exchange.pass(Event::Headers(side, head)).await?;
+                told.send("begun".to_owned())?;
+                let next = exchange.next().await;
+                told.send(format!("{next:?}"))?;
+            } else {
+                let head = HeaderMap::new();
+                exchange.begin_response(StatusCode::OK, &head).await?;
+                told.send("begun".to_owned())?;
+                while let Ok(()) = exchange.response_data("more").await {}
+            }
+            let said = exchange.headers(side, HeadersReply::new()).await;
+            told.send(format!("{said:?}"))?;
+            Ok::<_, BoxError>(None)
+        };
+        if let Some(mut exchange) = tokio::spawn(task).await?? {
+            let told = self.0.clone();
+            tokio::spawn(async move {
+                let next = exchange.next().await;
+                told.send(format!("{next:?}")).unwrap();
+            });
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_elsewhere_hears_that_the_proxy_went() {
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let proxy = FakeProxy::with_service(ProcessorService::streaming(Detached(told)));
+    for (path, expected) in [
+        ("/read", ["None", "Err(Over)"].as_slice()),
+        ("/write", &["Err(Over)"]),
+    ] {
+        let mut exchange = proxy.exchange();
+        let request = async {
+            let _ = exchange.request(post(path)).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = request => {}
+            told = hears.recv() => assert_eq!(told.as_deref(), Some("begun")),
+        }
+        drop(exchange);
+        for expected in expected {
+            let told = timeout(Duration::from_secs(10), hears.recv()).await;
+            assert_eq!(told.expect(path).as_deref(), Some(*expected), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_is_over_when_its_function_has_returned() {
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let service = ProcessorService::streaming(Detached(told));
+    let mut exchange = FakeProxy::with_service(service)
+        .request_body(BodyMode::FullDuplexStreamed)
+        .exchange();
+    let request = post("/return").pieces(["a", "b"]);
+    let got = exchange.request(request).await.unwrap();
+    assert_eq!(got.forwarded().unwrap().text(), "ab");
+    let told = timeout(Duration::from_secs(10), hears.recv()).await;
+    assert_eq!(told.unwrap().as_deref(), Some("None"));
+}
+
+#[tokio::test]
+async fn what_the_handler_has_asked_for_and_not_taken_is_passed_through() {
+    let proxy = proxy().request_body(BodyMode::FullDuplexStreamed);
+    for request in [
+        post("/impatient").pieces(["a", "b"]),
+        post("/impatient").body("ab"),
+        post("/impatient").pieces(["a", "b"]).trailer("t", "1"),
+    ] {
+        let mut exchange = proxy.exchange();
+        let got = exchange.request(request).await.unwrap();
+        assert_eq!(got.forwarded().unwrap().text(), "ab");
+    }
 }
 
 fn post(path: &str) -> Message {
@@ -362,5 +481,16 @@ async fn failures_end_the_stream_or_pass_through() {
             .unwrap();
         assert_eq!(got.text(), "x");
         exchange.finish().await.unwrap();
+    }
+}
+
+/// Half a response must not look whole, whatever is done about failures.
+#[tokio::test]
+async fn a_streamed_response_whose_handler_fails_is_not_completed() {
+    for on_failure in [OnFailure::Status, OnFailure::PassThrough] {
+        let service = ProcessorService::streaming(Leader).on_failure(on_failure);
+        let mut exchange = FakeProxy::with_service(service).exchange();
+        let failed = exchange.request(post("/stream-broken")).await;
+        assert!(matches!(failed, Err(ProxyError::Stream(_))), "{failed:?}");
     }
 }
