@@ -57,6 +57,9 @@ struct State {
     dialing: bool,
     /// Attempts begun; the number of the one in progress.
     attempts: u64,
+    /// The attempt that was begun under the lock and is to be spawned without it: a runtime that shuts down drops what it
+    /// is given at once, and that takes the lock.
+    begun: Option<u64>,
     /// The last attempt that failed.
     failure: Option<(u64, Close)>,
     no_growth_before: Option<Instant>,
@@ -161,10 +164,39 @@ impl Set {
         outline: &Outline,
     ) -> Poll<Result<Opened, Close>> {
         let mut state = self.lock();
+        let polled = self.poll_locked(&mut state, cx, place, outline);
+        let begun = state.begun.take();
+        drop(state);
+        if let Some(number) = begun {
+            // The attempt is there before its task is, which may never get a turn.
+            let attempt = Attempt::new(self.clone(), number);
+            tokio::spawn(attempt.run());
+        }
+        if polled.is_ready() {
+            return polled;
+        }
+        let limit = self.settings.open_timeout;
+        let timer = place.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if timer.as_mut().poll(cx).is_ready() {
+            self.leave(place);
+            return Poll::Ready(Err(Close::unavailable(format!(
+                "no stream to the processor became free within {limit:?}"
+            ))));
+        }
+        Poll::Pending
+    }
+
+    fn poll_locked(
+        self: &Arc<Self>,
+        state: &mut State,
+        cx: &Context<'_>,
+        place: &mut Place,
+        outline: &Outline,
+    ) -> Poll<Result<Opened, Close>> {
         if state.is_first(place)
-            && let Some(opened) = self.take(&mut state, place, outline)?
+            && let Some(opened) = self.take(state, place, outline)?
         {
-            self.leave_locked(&mut state, place);
+            self.leave_locked(state, place);
             return Poll::Ready(Ok(opened));
         }
         if place.ticket.is_some()
@@ -173,10 +205,10 @@ impl Set {
             && *attempt >= place.attempt
         {
             let close = close.clone();
-            self.leave_locked(&mut state, place);
+            self.leave_locked(state, place);
             return Poll::Ready(Err(close));
         }
-        self.grow(&mut state, place.avoid);
+        self.grow(state, place.avoid);
         if place.ticket.is_none() {
             if state.waiters.len() >= self.settings.max_pending {
                 return Poll::Ready(Err(failure::before_response("overflow", None)));
@@ -185,22 +217,13 @@ impl Set {
             place.ticket = Some(state.next_ticket);
             place.attempt = state.attempts;
         }
-        self.wait(&mut state, cx, place);
+        self.wait(state, cx, place);
         // A stream may have ended between the first look and now, and seen nobody waiting.
         if state.is_first(place)
-            && let Some(opened) = self.take(&mut state, place, outline)?
+            && let Some(opened) = self.take(state, place, outline)?
         {
-            self.leave_locked(&mut state, place);
+            self.leave_locked(state, place);
             return Poll::Ready(Ok(opened));
-        }
-        drop(state);
-        let limit = self.settings.open_timeout;
-        let timer = place.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if timer.as_mut().poll(cx).is_ready() {
-            self.leave(place);
-            return Poll::Ready(Err(Close::unavailable(format!(
-                "no stream to the processor became free within {limit:?}"
-            ))));
         }
         Poll::Pending
     }
@@ -281,26 +304,13 @@ impl Set {
             let Some(index) = self.choose(state, place.avoid) else {
                 return Ok(None);
             };
-            let Some(member) = state.members.get_mut(index) else {
+            let Some(member) = state.members.get(index) else {
                 return Ok(None);
             };
-            // Shows a GOAWAY or a failed connection before anything is sent. That it is not ready
-            // only concerns this handle: an earlier stream still waits to be written, which
-            // another handle does not.
-            match member
-                .sender
-                .poll_ready(&mut Context::from_waker(Waker::noop()))
-            {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => {
-                    tracing::debug!(connection = member.connection.id, %error, "not used any more");
-                    state.members.swap_remove(index);
-                    continue;
-                }
-                Poll::Pending => member.sender = member.sender.clone(),
-            }
             let request = outline.build(member.connection.forwarded_for.as_ref());
-            match member.sender.send_request(request, false) {
+            // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose
+            // reset would wait for the next call, and has to be asked by whoever waits for the stream to be opened.
+            match member.sender.clone().send_request(request, false) {
                 Ok((response, send)) => {
                     let connection = member.connection.clone();
                     connection.live.fetch_add(1, Ordering::SeqCst);
@@ -319,7 +329,9 @@ impl Set {
                         send,
                     }));
                 }
+                // A connection that goes away, or has failed; nothing was sent.
                 Err(error) if error.is_go_away() || error.is_io() => {
+                    tracing::debug!(connection = member.connection.id, %error, "not used any more");
                     state.members.swap_remove(index);
                 }
                 Err(error) => {
@@ -370,7 +382,7 @@ impl Set {
         }
         state.dialing = true;
         state.attempts += 1;
-        tokio::spawn(self.clone().dial(state.attempts));
+        state.begun = Some(state.attempts);
     }
 
     /// Whether another connection is allowed: below the limit, and not right after a failure
@@ -386,63 +398,6 @@ impl Set {
             tokio::runtime::Handle::try_current()
                 .map_or(1, |runtime| runtime.metrics().num_workers().min(4))
         })
-    }
-
-    async fn dial(self: Arc<Self>, attempt: u64) {
-        let lost = Lost {
-            set: &self,
-            attempt,
-        };
-        let result = self.dialer.dial(&self.settings).await;
-        std::mem::forget(lost);
-        let mut state = self.lock();
-        state.dialing = false;
-        match result {
-            Ok(Dialed {
-                sender,
-                local,
-                served,
-                ping,
-            }) => {
-                tracing::debug!(connection = attempt, "connected");
-                let (leaving, leave) = mpsc::unbounded_channel();
-                let connection = Arc::new(Connection {
-                    id: attempt,
-                    live: AtomicUsize::new(0),
-                    opened: AtomicU32::new(0),
-                    forwarded_for: self
-                        .settings
-                        .own_address
-                        .clone()
-                        .or_else(|| local.and_then(connection::forwarded_for)),
-                    leaving,
-                });
-                state.failure = None;
-                state.no_growth_before = None;
-                state.members.push(Member {
-                    connection: connection.clone(),
-                    sender,
-                });
-                let room = self.room(&state);
-                drop(state);
-                tokio::spawn(connection::serve(
-                    Arc::downgrade(&self),
-                    connection,
-                    served,
-                    ping,
-                    self.settings.clone(),
-                    self.waiting.clone(),
-                    leave,
-                ));
-                self.wake(room);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "cannot connect");
-                state.fail(attempt, failure::of_connect(&error));
-                drop(state);
-                self.wake(usize::MAX);
-            }
-        }
     }
 
     fn wait(&self, state: &mut State, cx: &Context<'_>, place: &Place) {
@@ -506,19 +461,88 @@ impl State {
     }
 }
 
-/// An attempt to connect that ends without a result, because its runtime ended or the connector
-/// panicked; those who wait for it must not wait for ever.
-struct Lost<'a> {
-    set: &'a Set,
-    attempt: u64,
+/// An attempt to connect. One that ends without a result, because its runtime ended or the connector panicked, has failed:
+/// those who wait for it must not wait for ever.
+struct Attempt {
+    set: Arc<Set>,
+    number: u64,
+    is_over: bool,
 }
 
-impl Drop for Lost<'_> {
+impl Attempt {
+    fn new(set: Arc<Set>, number: u64) -> Self {
+        Self {
+            set,
+            number,
+            is_over: false,
+        }
+    }
+
+    /// Connects, and puts what comes of it into the set.
+    async fn run(mut self) {
+        let set = self.set.clone();
+        let result = set.dialer.dial(&set.settings).await;
+        self.is_over = true;
+        let mut state = set.lock();
+        state.dialing = false;
+        match result {
+            Ok(Dialed {
+                sender,
+                local,
+                served,
+                ping,
+            }) => {
+                tracing::debug!(connection = self.number, "connected");
+                let (leaving, leave) = mpsc::unbounded_channel();
+                let connection = Arc::new(Connection {
+                    id: self.number,
+                    live: AtomicUsize::new(0),
+                    opened: AtomicU32::new(0),
+                    forwarded_for: set
+                        .settings
+                        .own_address
+                        .clone()
+                        .or_else(|| local.and_then(connection::forwarded_for)),
+                    leaving,
+                });
+                state.failure = None;
+                state.no_growth_before = None;
+                state.members.push(Member {
+                    connection: connection.clone(),
+                    sender,
+                });
+                let room = set.room(&state);
+                drop(state);
+                tokio::spawn(connection::serve(
+                    Arc::downgrade(&set),
+                    connection,
+                    served,
+                    ping,
+                    set.settings.clone(),
+                    set.waiting.clone(),
+                    leave,
+                ));
+                set.wake(room);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot connect");
+                state.fail(self.number, failure::of_connect(&error));
+                drop(state);
+                set.wake(usize::MAX);
+            }
+        }
+    }
+}
+
+impl Drop for Attempt {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         let mut state = self.set.lock();
         state.dialing = false;
         let close = failure::before_response("the attempt to connect was given up", None);
-        state.fail(self.attempt, close);
+        state.fail(self.number, close);
         drop(state);
         self.set.wake(usize::MAX);
     }

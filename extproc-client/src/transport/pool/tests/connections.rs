@@ -458,3 +458,61 @@ async fn waiting_in_turn() {
     }
     assert_eq!((pool.streams(), pool.connections()), (0, 2));
 }
+
+/// A runtime that ends before it gave the attempt a turn takes nothing with it that the pool needs.
+#[test]
+fn an_attempt_that_never_had_a_turn() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let first = runtime();
+    let mut stream = call(&pool);
+    let polled = first.block_on(poll_fn(|cx| Poll::Ready(stream.poll_recv(cx))));
+    assert!(polled.is_pending());
+    drop(stream);
+    drop(first);
+    runtime().block_on(async {
+        let mut stream = call(&pool);
+        let (reply, ()) = tokio::join!(recv(&mut stream), async {
+            serve(server(&mut far).await, answer);
+        });
+        reply.unwrap();
+    });
+}
+
+/// The stream that fills the connection is reset when it is dropped, not with the next call.
+#[tokio::test]
+async fn the_last_stream_that_the_peer_allows_is_reset_when_it_is_dropped() {
+    let (builder, mut far) = pipes();
+    let pool = builder.max_connections(1).build();
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(1);
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let server = server_with(&mut far, &settings).await;
+        serve(server, move |(mut request, mut respond)| {
+            let ended = ended.clone();
+            async move {
+                let mut send = respond.send_response(grpc_head(), false).unwrap();
+                send.send_data(framed(&[], 0), false).unwrap();
+                while let Some(Ok(_)) = request.body_mut().data().await {}
+                ended.send(()).unwrap();
+            }
+        });
+        std::future::pending::<()>().await;
+    });
+    // The limit is known from the second call on.
+    for _ in 0..2 {
+        let mut stream = call(&pool);
+        recv(&mut stream).await.unwrap();
+        drop(stream);
+        tokio::time::timeout(Duration::from_secs(10), ends.recv())
+            .await
+            .expect("the stream was not reset");
+    }
+}
