@@ -34,6 +34,11 @@ use crate::{
     metadata::DynamicMetadata,
 };
 
+/// Why a text is no [`Expression`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ExpressionError(String);
+
 /// A compiled CEL expression.
 #[derive(Clone, Debug)]
 pub struct Expression {
@@ -118,7 +123,7 @@ impl Expression {
     ///
     /// # Errors
     /// `text` is not CEL, calls a function that does not exist, or gives `matches` a text that is no regular expression.
-    pub fn compile(text: &str) -> Result<Self, String> {
+    pub fn compile(text: &str) -> Result<Self, ExpressionError> {
         Self::compile_with(text, Vocabulary::Envoy)
     }
 
@@ -126,7 +131,11 @@ impl Expression {
     ///
     /// # Errors
     /// As [`compile`](Self::compile).
-    pub fn compile_with(text: &str, vocabulary: Vocabulary) -> Result<Self, String> {
+    pub fn compile_with(text: &str, vocabulary: Vocabulary) -> Result<Self, ExpressionError> {
+        Self::parse(text, vocabulary).map_err(ExpressionError)
+    }
+
+    fn parse(text: &str, vocabulary: Vocabulary) -> Result<Self, String> {
         let program = ENV.compile(text).map_err(|errors| {
             let text = errors.to_string();
             let line = text.lines().next().unwrap_or_default();

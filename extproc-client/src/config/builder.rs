@@ -89,7 +89,8 @@ impl FilterConfigBuilder {
         failure_mode_allow => failure_mode_allow: bool;
         /// What the processor sees. Default: both header blocks, nothing else.
         processing_mode => mode: ProcessingMode;
-        /// How long a reply may take, 0 to 3600 s. Default 200 ms.
+        /// How long a reply may take, 0 to 3600 s. Default 200 ms. No limit to full duplex and GRPC bodies, to responses that the
+        /// processor streams, and in observability mode.
         message_timeout => message_timeout: Duration;
         /// What the processor may change. Default: all but routing headers and `x-envoy-*`.
         mutation_rules => mutation_rules: MutationRules;
@@ -194,6 +195,7 @@ impl FilterConfigBuilder {
 impl FilterConfig {
     /// The rules between fields, the same for every way to make a configuration.
     pub(super) fn check(mut self) -> Result<Self, ConfigError> {
+        self.service.check()?;
         self.filter_mode = self.mode;
         const LONGEST: Duration = Duration::from_secs(3600);
         if matches!(self.service, Service::Http(_)) && self.mode.has_body_or_trailers() {
@@ -226,5 +228,42 @@ impl FilterConfig {
             self.status_on_error = StatusCode::INTERNAL_SERVER_ERROR;
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{GrpcService, HttpService, MetadataEntry};
+
+    /// What no other way to make a configuration lets through.
+    #[test]
+    fn services_are_checked() {
+        let field = |service| FilterConfig::builder(service).build().unwrap_err().field();
+        assert_eq!(
+            field(Service::Grpc(GrpcService::cluster(""))),
+            "grpc_service.envoy_grpc.cluster_name"
+        );
+        assert_eq!(
+            field(Service::Grpc(GrpcService::uri(""))),
+            "grpc_service.google_grpc.target_uri"
+        );
+        for (key, value) in [("bad name", "v"), ("k", "a\nb")] {
+            let mut service = GrpcService::cluster("p");
+            service.initial_metadata = vec![MetadataEntry::new(key, value)];
+            assert_eq!(
+                field(Service::Grpc(service)),
+                "grpc_service.initial_metadata"
+            );
+        }
+        assert_eq!(
+            field(Service::Http(HttpService {
+                uri: http::Uri::from_static("/process"),
+                cluster: "p".into(),
+                timeout: Duration::from_secs(1),
+                headers: Vec::new(),
+            })),
+            "http_service.http_service.http_uri.uri"
+        );
     }
 }

@@ -209,20 +209,12 @@ impl TryFrom<RawGrpcService> for GrpcService {
 
     fn try_from(raw: RawGrpcService) -> Result<Self, ConfigError> {
         let target = match (raw.envoy_grpc, raw.google_grpc) {
-            (Some(envoy), None) => {
-                if envoy.cluster_name.is_empty() {
-                    return Err(ConfigError::new(
-                        "grpc_service.envoy_grpc.cluster_name",
-                        "has to be set",
-                    ));
-                }
-                GrpcTarget::Cluster {
-                    name: envoy.cluster_name,
-                    authority: envoy.authority,
-                    skip_envoy_headers: envoy.skip_envoy_headers,
-                    max_receive_message_length: envoy.max_receive_message_length,
-                }
-            }
+            (Some(envoy), None) => GrpcTarget::Cluster {
+                name: envoy.cluster_name,
+                authority: envoy.authority,
+                skip_envoy_headers: envoy.skip_envoy_headers,
+                max_receive_message_length: envoy.max_receive_message_length,
+            },
             (None, Some(google)) => {
                 let secured = google
                     .channel_credentials
@@ -235,12 +227,6 @@ impl TryFrom<RawGrpcService> for GrpcService {
                         format!(
                             "{kind} is not supported: use envoy_grpc and a cluster with a transport_socket"
                         ),
-                    ));
-                }
-                if google.target_uri.is_empty() {
-                    return Err(ConfigError::new(
-                        "grpc_service.google_grpc.target_uri",
-                        "has to be set",
                     ));
                 }
                 if google.stat_prefix.is_empty() {
@@ -269,16 +255,15 @@ impl TryFrom<RawGrpcService> for GrpcService {
                 "may not be negative",
             ));
         }
-        let mut initial_metadata = Vec::with_capacity(raw.initial_metadata.len());
-        for entry in &raw.initial_metadata {
-            initial_metadata.push(metadata_entry("grpc_service.initial_metadata", entry)?);
-        }
+        let entry = |entry: &RawHeader| MetadataEntry::new(&entry.key, &entry.value);
         let retry = raw.retry_policy.map(RetryPolicy::try_from).transpose()?;
-        Ok(Self {
+        let service = Self {
             retry: retry.filter(|_| matches!(target, GrpcTarget::Cluster { .. })),
             target,
-            initial_metadata,
-        })
+            initial_metadata: raw.initial_metadata.iter().map(entry).collect(),
+        };
+        service.check()?;
+        Ok(service)
     }
 }
 
@@ -286,17 +271,9 @@ pub(super) fn metadata_entry(
     field: &'static str,
     raw: &RawHeader,
 ) -> Result<MetadataEntry, ConfigError> {
-    if http::HeaderName::from_bytes(raw.key.as_bytes()).is_err() {
-        return Err(ConfigError::new(
-            field,
-            format!("{:?} is not a header name", raw.key),
-        ));
-    }
-    if raw.value.contains(['\0', '\r', '\n']) {
-        let message = format!("the value of {:?} holds a line break or NUL", raw.key);
-        return Err(ConfigError::new(field, message));
-    }
-    Ok(MetadataEntry::new(&raw.key, &raw.value))
+    let entry = MetadataEntry::new(&raw.key, &raw.value);
+    entry.check(field)?;
+    Ok(entry)
 }
 
 impl TryFrom<RawHttpService> for HttpService {
@@ -309,9 +286,6 @@ impl TryFrom<RawHttpService> for HttpService {
             .uri
             .parse()
             .map_err(|error| ConfigError::new(URI, format!("{error}")))?;
-        if uri.authority().is_none() {
-            return Err(ConfigError::new(URI, "has to name a host"));
-        }
         let mut headers = Vec::with_capacity(raw.request_headers_to_add.len());
         for option in raw.request_headers_to_add {
             const HEADERS: &str = "http_service.http_service.request_headers_to_add";
@@ -356,7 +330,7 @@ impl TryFrom<RawMutationRules> for MutationRules {
             regex
                 .map(|regex| regex.compile())
                 .transpose()
-                .map_err(|error| ConfigError::new(field, error))
+                .map_err(|error| ConfigError::new(field, error.to_string()))
         };
         Ok(Self {
             allow_all_routing: raw.allow_all_routing,
@@ -388,7 +362,8 @@ impl TryFrom<RawForwardRules> for ForwardRules {
                 .patterns
                 .into_iter()
                 .map(|matcher| {
-                    StringMatcher::try_from(matcher).map_err(|error| ConfigError::new(field, error))
+                    StringMatcher::try_from(matcher)
+                        .map_err(|error| ConfigError::new(field, error.to_string()))
                 })
                 .collect::<Result<Vec<_>, _>>()
         };

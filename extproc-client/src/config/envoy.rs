@@ -43,7 +43,7 @@ impl TryFrom<pb::ExternalProcessor> for FilterConfig {
     fn try_from(message: pb::ExternalProcessor) -> Result<Self, ConfigError> {
         let forward_rules = message.forward_rules.map(forward_rules).transpose()?;
         let raw = RawFilter {
-            grpc_service: message.grpc_service.map(grpc_service),
+            grpc_service: message.grpc_service.map(grpc_service).transpose()?,
             http_service: message.http_service.map(http_service),
             failure_mode_allow: message.failure_mode_allow,
             processing_mode: match message.processing_mode {
@@ -137,7 +137,7 @@ impl TryFrom<pb::ExtProcOverrides> for Overrides {
                 .transpose()?,
             grpc_service: message
                 .grpc_service
-                .map(|service| GrpcService::try_from(grpc_service(service)))
+                .map(|service| grpc_service(service).and_then(GrpcService::try_from))
                 .transpose()?,
             grpc_initial_metadata: message
                 .grpc_initial_metadata
@@ -176,7 +176,7 @@ fn unknown(field: &'static str, number: i32) -> ConfigError {
     ConfigError::new(field, format!("unknown value {number}"))
 }
 
-fn grpc_service(message: core::GrpcService) -> RawGrpcService {
+fn grpc_service(message: core::GrpcService) -> Result<RawGrpcService, ConfigError> {
     let (envoy_grpc, google_grpc) = match message.target_specifier {
         Some(TargetSpecifier::EnvoyGrpc(envoy)) => (
             Some(RawEnvoyGrpc {
@@ -190,23 +190,63 @@ fn grpc_service(message: core::GrpcService) -> RawGrpcService {
             }),
             None,
         ),
-        Some(TargetSpecifier::GoogleGrpc(google)) => (
-            None,
-            Some(RawGoogleGrpc {
-                target_uri: google.target_uri,
-                stat_prefix: google.stat_prefix,
-                ..RawGoogleGrpc::default()
-            }),
-        ),
+        Some(TargetSpecifier::GoogleGrpc(google)) => (None, Some(google_grpc(google)?)),
         None => (None, None),
     };
-    RawGrpcService {
+    Ok(RawGrpcService {
         envoy_grpc,
         google_grpc,
         timeout: message.timeout.map(duration),
         initial_metadata: message.initial_metadata.into_iter().map(header).collect(),
         retry_policy: message.retry_policy.map(retry_policy),
+    })
+}
+
+/// `channel_args` have no effect. What would have one is refused, by the check or, where ProtoJSON does not know the field
+/// either, here.
+fn google_grpc(message: core::grpc_service::GoogleGrpc) -> Result<RawGoogleGrpc, ConfigError> {
+    use core::grpc_service::google_grpc::channel_credentials::CredentialSpecifier;
+    for (field, is_set) in [
+        (
+            "grpc_service.google_grpc.channel_credentials_plugin",
+            !message.channel_credentials_plugin.is_empty(),
+        ),
+        (
+            "grpc_service.google_grpc.call_credentials",
+            !message.call_credentials.is_empty(),
+        ),
+        (
+            "grpc_service.google_grpc.call_credentials_plugin",
+            !message.call_credentials_plugin.is_empty(),
+        ),
+        (
+            "grpc_service.google_grpc.credentials_factory_name",
+            !message.credentials_factory_name.is_empty(),
+        ),
+        ("grpc_service.google_grpc.config", message.config.is_some()),
+        (
+            "grpc_service.google_grpc.per_stream_buffer_limit_bytes",
+            message.per_stream_buffer_limit_bytes.is_some(),
+        ),
+    ] {
+        if is_set {
+            return Err(ConfigError::new(field, "is not supported"));
+        }
     }
+    let credentials = message
+        .channel_credentials
+        .and_then(|credentials| credentials.credential_specifier)
+        .map(|specifier| match specifier {
+            CredentialSpecifier::SslCredentials(_) => json!({"ssl_credentials": {}}),
+            CredentialSpecifier::GoogleDefault(_) => json!({"google_default": {}}),
+            CredentialSpecifier::LocalCredentials(_) => json!({"local_credentials": {}}),
+        });
+    Ok(RawGoogleGrpc {
+        target_uri: message.target_uri,
+        stat_prefix: message.stat_prefix,
+        channel_credentials: credentials,
+        channel_args: message.channel_args.map(|_| Value::Null),
+    })
 }
 
 fn retry_policy(message: core::RetryPolicy) -> RawRetryPolicy {
@@ -280,11 +320,17 @@ fn mutation_rules(message: HeaderMutationRules) -> RawMutationRules {
 
 fn forward_rules(message: pb::HeaderForwardingRules) -> Result<ForwardRules, ConfigError> {
     let compile = |field, list: Option<ListStringMatcher>| {
-        list.unwrap_or_default()
-            .patterns
+        let Some(list) = list else {
+            return Ok(Vec::new());
+        };
+        if list.patterns.is_empty() {
+            return Err(ConfigError::new(field, "has to hold at least one pattern"));
+        }
+        list.patterns
             .into_iter()
             .map(|pattern| {
-                StringMatcher::try_from(pattern).map_err(|error| ConfigError::new(field, error))
+                StringMatcher::try_from(pattern)
+                    .map_err(|error| ConfigError::new(field, error.to_string()))
             })
             .collect::<Result<Vec<_>, _>>()
     };

@@ -3,6 +3,38 @@
 use regex::Regex;
 use serde::Deserialize;
 
+/// A pattern that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PatternError(String);
+
+/// A regular expression that has to match a whole value.
+#[derive(Clone, Debug)]
+pub struct RegexMatcher(Regex);
+
+impl RegexMatcher {
+    /// Compiles `pattern`, in the syntax of the crate [`regex`].
+    ///
+    /// # Errors
+    /// It is empty, which the proto does not allow, or no regular expression.
+    pub fn new(pattern: &str) -> Result<Self, PatternError> {
+        if pattern.is_empty() {
+            let reason = "a regular expression may not be empty";
+            return Err(PatternError(reason.into()));
+        }
+        // By itself first: `a)|(b` is an expression only within the brackets, and would match parts.
+        Regex::new(pattern)
+            .and_then(|_| Regex::new(&format!("^(?:{pattern})$")))
+            .map(Self)
+            .map_err(|error| PatternError(error.to_string()))
+    }
+
+    /// Whether the whole of `value` matches.
+    pub fn matches(&self, value: &str) -> bool {
+        self.0.is_match(value)
+    }
+}
+
 /// A compiled string matcher.
 #[derive(Clone, Debug)]
 pub struct StringMatcher {
@@ -16,10 +48,65 @@ enum Pattern {
     Prefix(String),
     Suffix(String),
     Contains(String),
-    Regex(Regex),
+    Regex(RegexMatcher),
 }
 
 impl StringMatcher {
+    /// Matches this text.
+    pub fn exact(text: impl Into<String>) -> Self {
+        Self::of(Pattern::Exact(text.into()))
+    }
+
+    /// Matches what begins so.
+    ///
+    /// # Errors
+    /// `prefix` is empty, which the proto does not allow.
+    pub fn prefix(prefix: impl Into<String>) -> Result<Self, PatternError> {
+        filled("prefix", prefix.into()).map(|prefix| Self::of(Pattern::Prefix(prefix)))
+    }
+
+    /// Matches what ends so.
+    ///
+    /// # Errors
+    /// `suffix` is empty, which the proto does not allow.
+    pub fn suffix(suffix: impl Into<String>) -> Result<Self, PatternError> {
+        filled("suffix", suffix.into()).map(|suffix| Self::of(Pattern::Suffix(suffix)))
+    }
+
+    /// Matches what holds this.
+    ///
+    /// # Errors
+    /// `part` is empty, which the proto does not allow.
+    pub fn contains(part: impl Into<String>) -> Result<Self, PatternError> {
+        filled("contains", part.into()).map(|part| Self::of(Pattern::Contains(part)))
+    }
+
+    /// Matches what this regular expression does.
+    pub fn regex(regex: RegexMatcher) -> Self {
+        Self::of(Pattern::Regex(regex))
+    }
+
+    /// Makes upper and lower case alike; a regular expression does not change.
+    #[must_use]
+    pub fn ignore_case(mut self) -> Self {
+        self.ignore_case = true;
+        match &mut self.pattern {
+            Pattern::Exact(text)
+            | Pattern::Prefix(text)
+            | Pattern::Suffix(text)
+            | Pattern::Contains(text) => text.make_ascii_lowercase(),
+            Pattern::Regex(_) => {}
+        }
+        self
+    }
+
+    fn of(pattern: Pattern) -> Self {
+        Self {
+            pattern,
+            ignore_case: false,
+        }
+    }
+
     /// Whether `value` matches. Regular expressions match the whole value.
     pub fn matches(&self, value: &str) -> bool {
         let folded;
@@ -34,17 +121,16 @@ impl StringMatcher {
             Pattern::Prefix(pattern) => value.starts_with(pattern.as_str()),
             Pattern::Suffix(pattern) => value.ends_with(pattern.as_str()),
             Pattern::Contains(pattern) => value.contains(pattern.as_str()),
-            Pattern::Regex(regex) => regex.is_match(value),
+            Pattern::Regex(regex) => regex.matches(value),
         }
     }
 }
 
-/// Compiles a regular expression that has to match a whole value. As in the proto, it may not be empty.
-pub(crate) fn whole(pattern: &str) -> Result<Regex, String> {
-    if pattern.is_empty() {
-        return Err("a regular expression may not be empty".into());
+fn filled(name: &str, text: String) -> Result<String, PatternError> {
+    match text.is_empty() {
+        true => Err(PatternError(format!("{name} may not be empty"))),
+        false => Ok(text),
     }
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
 }
 
 /// The ProtoJSON form.
@@ -78,47 +164,31 @@ impl RawRegex {
         }
     }
 
-    pub(crate) fn compile(&self) -> Result<Regex, String> {
-        whole(&self.regex)
+    pub(crate) fn compile(&self) -> Result<RegexMatcher, PatternError> {
+        RegexMatcher::new(&self.regex)
     }
 }
 
 impl TryFrom<RawMatcher> for StringMatcher {
-    type Error = String;
+    type Error = PatternError;
 
-    fn try_from(raw: RawMatcher) -> Result<Self, String> {
-        let fold = |pattern: String| match raw.ignore_case {
-            true => pattern.to_ascii_lowercase(),
-            false => pattern,
-        };
-        let parts = [
-            ("prefix", &raw.prefix),
-            ("suffix", &raw.suffix),
-            ("contains", &raw.contains),
-        ];
-        if let Some((name, _)) = parts.iter().find(|(_, p)| p.as_deref() == Some("")) {
-            return Err(format!("{name} may not be empty"));
-        }
-        let mut patterns = [
-            raw.exact.map(|p| Pattern::Exact(fold(p))),
-            raw.prefix.map(|p| Pattern::Prefix(fold(p))),
-            raw.suffix.map(|p| Pattern::Suffix(fold(p))),
-            raw.contains.map(|p| Pattern::Contains(fold(p))),
-            match raw.safe_regex {
-                Some(regex) => Some(Pattern::Regex(regex.compile()?)),
-                None => None,
-            },
+    fn try_from(raw: RawMatcher) -> Result<Self, PatternError> {
+        let regex = |regex: RawRegex| regex.compile().map(Self::regex);
+        let mut matchers = [
+            raw.exact.map(|text| Ok(Self::exact(text))),
+            raw.prefix.map(Self::prefix),
+            raw.suffix.map(Self::suffix),
+            raw.contains.map(Self::contains),
+            raw.safe_regex.map(regex),
         ]
         .into_iter()
         .flatten();
-        match (patterns.next(), patterns.next()) {
-            (Some(pattern), None) => Ok(Self {
-                pattern,
-                ignore_case: raw.ignore_case,
-            }),
-            _ => Err(
+        match (matchers.next(), matchers.next()) {
+            (Some(matcher), None) if raw.ignore_case => matcher.map(Self::ignore_case),
+            (Some(matcher), None) => matcher,
+            _ => Err(PatternError(
                 "exactly one of exact, prefix, suffix, contains, safe_regex has to be set".into(),
-            ),
+            )),
         }
     }
 }
@@ -132,11 +202,11 @@ impl<'de> Deserialize<'de> for StringMatcher {
 }
 
 impl TryFrom<envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher> for StringMatcher {
-    type Error = String;
+    type Error = PatternError;
 
     fn try_from(
         message: envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, PatternError> {
         use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
         let mut raw = RawMatcher {
             ignore_case: message.ignore_case,
@@ -148,9 +218,41 @@ impl TryFrom<envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher> for Str
             Some(MatchPattern::Suffix(p)) => raw.suffix = Some(p),
             Some(MatchPattern::Contains(p)) => raw.contains = Some(p),
             Some(MatchPattern::SafeRegex(p)) => raw.safe_regex = Some(RawRegex::new(p.regex)),
-            Some(_) => return Err("custom string matchers are not supported".into()),
+            Some(_) => {
+                let reason = "custom string matchers are not supported";
+                return Err(PatternError(reason.into()));
+            }
             None => {}
         }
         raw.try_into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_expressions_match_whole_values() {
+        let matcher = RegexMatcher::new("x-.*|host").unwrap();
+        assert!(matcher.matches("x-a") && matcher.matches("host"));
+        assert!(!matcher.matches("ax-a") && !matcher.matches("hosts"));
+        // Expressions only within the brackets that are put around them.
+        for bad in ["", "(", "a)|(b"] {
+            assert!(RegexMatcher::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn matchers_made_in_code() {
+        let exact = StringMatcher::exact("X-a").ignore_case();
+        assert!(exact.matches("x-A") && !exact.matches("x-ab"));
+        assert!(StringMatcher::prefix("x-").unwrap().matches("x-a"));
+        assert!(!StringMatcher::prefix("x-").unwrap().matches("X-a"));
+        assert!(StringMatcher::suffix("-id").unwrap().matches("x-id"));
+        assert!(StringMatcher::contains("-").unwrap().matches("x-id"));
+        let regex = StringMatcher::regex(RegexMatcher::new("x-[0-9]+").unwrap());
+        assert!(regex.matches("x-12") && !regex.matches("x-12a"));
+        assert!(StringMatcher::prefix("").is_err());
     }
 }

@@ -31,14 +31,10 @@ mod service;
 
 use std::{sync::Arc, time::Duration};
 
-use regex::Regex;
-
-#[cfg(test)]
-pub(crate) use self::matcher::whole;
 pub(crate) use self::mode::DirectionMode;
 pub use self::{
     builder::FilterConfigBuilder,
-    matcher::StringMatcher,
+    matcher::{PatternError, RegexMatcher, StringMatcher},
     mode::{BodyMode, ProcessingMode, SendMode},
     retry::RetryPolicy,
     route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
@@ -70,6 +66,7 @@ impl ConfigError {
 
 /// `RouteCacheAction`: what a reply to request headers may do to the selected route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RouteCacheAction {
     /// Re-select the route when the reply says so.
     #[default]
@@ -101,9 +98,9 @@ pub struct MutationRules {
     /// Nothing may be changed but what `allow_expression` matches.
     pub disallow_all: bool,
     /// Names that may be changed whatever else is set.
-    pub allow_expression: Option<Regex>,
+    pub allow_expression: Option<RegexMatcher>,
     /// Names that may never be changed.
-    pub disallow_expression: Option<Regex>,
+    pub disallow_expression: Option<RegexMatcher>,
     /// A refused change fails the exchange instead of being skipped.
     pub disallow_is_error: bool,
 }
@@ -180,7 +177,8 @@ impl FilterConfig {
         &self.stat_prefix
     }
 
-    /// How long a reply may take. Default 200 ms, 0 to 3600 s; with 0 messages are sent and no reply comes in time.
+    /// How long a reply may take. Default 200 ms, 0 to 3600 s; with 0 messages are sent and no reply comes in time. No limit to
+    /// full duplex and GRPC bodies, to responses that the processor streams, and in observability mode.
     pub fn message_timeout(&self) -> Duration {
         self.message_timeout
     }

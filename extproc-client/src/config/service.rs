@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::RetryPolicy;
+use super::{ConfigError, RetryPolicy};
 
 /// The service that processes: gRPC or JSON over HTTP.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +72,34 @@ pub struct HttpService {
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
+impl Service {
+    /// The rules for one service, the same for every way to make it.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Grpc(service) => service.check(),
+            Self::Http(service) if service.uri.authority().is_none() => Err(ConfigError::new(
+                "http_service.http_service.http_uri.uri",
+                "has to name a host",
+            )),
+            Self::Http(_) => Ok(()),
+        }
+    }
+}
+
 impl GrpcService {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let (field, destination) = match &self.target {
+            GrpcTarget::Cluster { name, .. } => ("grpc_service.envoy_grpc.cluster_name", name),
+            GrpcTarget::Uri { target } => ("grpc_service.google_grpc.target_uri", target),
+        };
+        if destination.is_empty() {
+            return Err(ConfigError::new(field, "has to be set"));
+        }
+        self.initial_metadata
+            .iter()
+            .try_for_each(|entry| entry.check("grpc_service.initial_metadata"))
+    }
+
     /// A service in a cluster, with nothing special.
     pub fn cluster(name: impl Into<String>) -> Self {
         Self {
@@ -108,12 +135,28 @@ impl GrpcService {
 }
 
 impl MetadataEntry {
-    /// An entry; `value` may hold `%REQ(name)%` and `%REQ(name?other):length%`.
+    /// An entry; `value` may hold `%REQ(name)%` and `%REQ(name?other):length%`. A key that is no header name, or a line break
+    /// or NUL in the value, is refused by the configuration that it goes into; in the overrides of a route, such an entry is
+    /// left out of the call.
     pub fn new(key: impl AsRef<str>, value: &str) -> Self {
         Self {
             key: key.as_ref().to_owned(),
             value: Template::parse(value),
         }
+    }
+
+    pub(super) fn check(&self, field: &'static str) -> Result<(), ConfigError> {
+        if http::HeaderName::from_bytes(self.key.as_bytes()).is_err() {
+            let message = format!("{:?} is not a header name", self.key);
+            return Err(ConfigError::new(field, message));
+        }
+        let breaks =
+            |piece: &Piece| matches!(piece, Piece::Text(text) if text.contains(['\0', '\r', '\n']));
+        if self.value.0.iter().any(breaks) {
+            let message = format!("the value of {:?} holds a line break or NUL", self.key);
+            return Err(ConfigError::new(field, message));
+        }
+        Ok(())
     }
 }
 

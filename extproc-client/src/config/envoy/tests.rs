@@ -272,6 +272,86 @@ fn refusals() {
     );
 }
 
+/// What ProtoJSON refuses is refused as a message.
+#[test]
+fn refusals_within_the_service_and_the_rules() {
+    use envoy_types::pb::envoy::config::core::v3::grpc_service::{GoogleGrpc, google_grpc::*};
+    let google = |change: fn(&mut GoogleGrpc)| {
+        let mut google = GoogleGrpc {
+            target_uri: "processor:50051".to_owned(),
+            stat_prefix: "p".to_owned(),
+            ..Default::default()
+        };
+        change(&mut google);
+        FilterConfig::try_from(pb::ExternalProcessor {
+            grpc_service: Some(core::GrpcService {
+                target_specifier: Some(TargetSpecifier::GoogleGrpc(google)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .map_err(|error| error.field())
+    };
+    let credentials = |specifier| {
+        Some(ChannelCredentials {
+            credential_specifier: Some(specifier),
+        })
+    };
+    assert!(google(|_| {}).is_ok());
+    google(|g| g.channel_credentials = Some(Default::default())).unwrap();
+    let secured = core::GrpcService {
+        target_specifier: Some(TargetSpecifier::GoogleGrpc(GoogleGrpc {
+            target_uri: "processor:50051".to_owned(),
+            stat_prefix: "p".to_owned(),
+            channel_credentials: credentials(
+                channel_credentials::CredentialSpecifier::SslCredentials(Default::default()),
+            ),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let refused = |message: pb::ExternalProcessor| FilterConfig::try_from(message).unwrap_err();
+    let message = pb::ExternalProcessor {
+        grpc_service: Some(secured),
+        ..Default::default()
+    };
+    assert_eq!(
+        refused(message).field(),
+        "grpc_service.google_grpc.channel_credentials"
+    );
+    assert_eq!(
+        google(|g| g.call_credentials = vec![Default::default()]).unwrap_err(),
+        "grpc_service.google_grpc.call_credentials"
+    );
+    assert_eq!(
+        google(|g| g.credentials_factory_name = "f".to_owned()).unwrap_err(),
+        "grpc_service.google_grpc.credentials_factory_name"
+    );
+    for (rules, field) in [
+        (
+            pb::HeaderForwardingRules {
+                allowed_headers: Some(Default::default()),
+                ..Default::default()
+            },
+            "forward_rules.allowed_headers",
+        ),
+        (
+            pb::HeaderForwardingRules {
+                disallowed_headers: Some(Default::default()),
+                ..Default::default()
+            },
+            "forward_rules.disallowed_headers",
+        ),
+    ] {
+        let message = pb::ExternalProcessor {
+            grpc_service: Some(cluster("p")),
+            forward_rules: Some(rules),
+            ..Default::default()
+        };
+        assert_eq!(refused(message).field(), field);
+    }
+}
+
 #[test]
 fn per_route() {
     use pb::ext_proc_per_route::Override;

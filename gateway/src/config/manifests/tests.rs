@@ -196,11 +196,7 @@ fn answer(translation: &Translation, request: &str) -> String {
             let Service::Grpc(service) = config.service() else {
                 continue;
             };
-            let destination = match service.destination() {
-                "" => "nobody",
-                name => name,
-            };
-            out.push_str(&format!(" {filter}={destination}"));
+            out.push_str(&format!(" {filter}={}", service.destination()));
         }
     }
     out

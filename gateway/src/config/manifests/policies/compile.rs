@@ -24,8 +24,8 @@ use crate::config::snapshot::Case;
 /// answer any more.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A processor that nobody is: exchanges fail as its failure mode says.
-const NOBODY: &str = "";
+/// A processor that nobody is, since clusters are named otherwise: exchanges fail as its failure mode says.
+const NOBODY: &str = "nobody";
 
 /// The namespace of `metadataContext` whose entries become metadata of the gRPC call.
 const INITIAL_METADATA: &str = "agentgateway.dev.grpc_initial_metadata";
