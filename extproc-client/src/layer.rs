@@ -21,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<FilterConfig>,
     pub(crate) name: Arc<str>,
     pub(crate) disabled: bool,
+    pub(crate) guards_framing: bool,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
@@ -32,6 +33,7 @@ impl<T> ExtProcLayer<T> {
                 config: config.into(),
                 name: Arc::from("envoy.filters.http.ext_proc"),
                 disabled: false,
+                guards_framing: true,
                 observer: None,
             }),
             transport,
@@ -50,6 +52,17 @@ impl<T> ExtProcLayer<T> {
     #[must_use]
     pub fn disabled(mut self, disabled: bool) -> Self {
         self.change().disabled = disabled;
+        self
+    }
+
+    /// Whether the fields that frame a message or speak of one connection (`transfer-encoding`, `connection`, `upgrade` and
+    /// their like) are kept from a processor that sets them, and `content-length` where no content follows: HTTP clients and
+    /// servers around the layer would write them as they are, and what comes behind would be read as another message.
+    /// Default true. Such a change counts as a refused one. Envoy lets them pass; false is for a host that looks after them
+    /// itself when it writes a message.
+    #[must_use]
+    pub fn guards_framing(mut self, guards: bool) -> Self {
+        self.change().guards_framing = guards;
         self
     }
 

@@ -34,6 +34,16 @@ impl<S, T> ExtProc<S, T> {
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
+
+    /// The wrapped service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The wrapped service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, T, B, R> Service<Request<B>> for ExtProc<S, T>
@@ -74,6 +84,7 @@ where
         let side = SideStream::new(self.layer.transport.clone(), config.service(), &head);
         let response_only = context.response_only;
         let mut machine = Exchange::new(config, context, self.layer.shared.observer.clone());
+        machine.guard_framing(self.layer.shared.guards_framing);
         if response_only {
             machine.skip_request(&head);
             let core = Core::new(machine, side);

@@ -48,6 +48,8 @@ pub(crate) fn handler(
     let layer = ExtProcLayer::new(config.clone(), transport.clone())
         .named(filter.name.as_str())
         .disabled(filter.disabled)
+        // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
+        .guards_framing(false)
         .observer(metrics.ext_proc(&http.stat_prefix, config.stat_prefix()));
     Arc::new(Outer(layer.layer(Inner(inner))))
 }
@@ -231,6 +233,13 @@ impl Sidestream for ClusterStream {
         match self {
             Self::Grpc(stream, _) => stream.finish(),
             Self::Http(stream) => stream.finish(),
+        }
+    }
+
+    fn close_flushed(self) {
+        match self {
+            Self::Grpc(stream, _counted) => stream.close_flushed(),
+            Self::Http(stream) => stream.close_flushed(),
         }
     }
 }

@@ -291,10 +291,7 @@ impl<'a> View<'a> {
             .find_map(|map| map.get("grpc-status"))
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse::<u32>().ok());
-        Some(given.map_or_else(
-            || crate::transport::grpc_code(response.status).into(),
-            f64::from,
-        ))
+        Some(given.map_or_else(|| crate::wire::grpc_code(response.status).into(), f64::from))
     }
 
     fn connection(&'a self, field: &str) -> Option<Item<'a>> {

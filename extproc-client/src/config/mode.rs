@@ -21,6 +21,7 @@ pub enum SendMode {
 /// `BodySendMode`: how a body is sent to the processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum BodyMode {
     /// The body is not sent.
     #[default]
@@ -33,7 +34,8 @@ pub enum BodyMode {
     BufferedPartial,
     /// Chunk by chunk, replies independent in number and size.
     FullDuplexStreamed,
-    /// As `FullDuplexStreamed`, one gRPC message at a time.
+    /// As `FullDuplexStreamed`, one gRPC message at a time. Trailers are sent to the processor as well, whatever the
+    /// trailer mode says.
     Grpc,
 }
 
@@ -88,7 +90,8 @@ impl ProcessingMode {
         DirectionMode {
             headers: self.request_header_mode != SendMode::Skip,
             body: self.request_body_mode,
-            trailers: self.request_trailer_mode == SendMode::Send,
+            trailers: self.request_trailer_mode == SendMode::Send
+                || self.request_body_mode.includes_trailers(),
         }
     }
 
@@ -97,7 +100,8 @@ impl ProcessingMode {
         DirectionMode {
             headers: self.response_header_mode != SendMode::Skip,
             body: self.response_body_mode,
-            trailers: self.response_trailer_mode == SendMode::Send,
+            trailers: self.response_trailer_mode == SendMode::Send
+                || self.response_body_mode.includes_trailers(),
         }
     }
 
@@ -135,6 +139,12 @@ impl BodyMode {
             5 => Self::Grpc,
             _ => return None,
         })
+    }
+
+    /// Whether trailers are sent in any case, as the proto says of `GRPC` ("the client will send body and trailers to the
+    /// server as they arrive"): nearly every gRPC response has some, and they may not overtake its messages.
+    fn includes_trailers(self) -> bool {
+        self == Self::Grpc
     }
 
     /// Whether replies are independent of requests in number and size.

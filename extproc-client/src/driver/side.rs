@@ -60,7 +60,7 @@ impl<T: Transport> SideStream<T> {
                 Err(close) => {
                     self.stream = None;
                     self.waiting = None;
-                    machine.handle_close(close, now);
+                    machine.handle_close(close);
                 }
             }
             if machine.has_messages()
@@ -135,7 +135,7 @@ impl<T: Transport> SideStream<T> {
                             self.stream = Some(stream);
                             machine.opened();
                         }
-                        Err(close) => machine.not_opened(close, Instant::now()),
+                        Err(close) => machine.not_opened(close),
                     }
                 }
             }

@@ -121,6 +121,23 @@ pub(crate) fn authority(parts: &request::Parts) -> Option<&[u8]> {
     }
 }
 
+/// Where the URI names an authority, `host` is not asked (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1). It says the same
+/// from here on, so that whoever looks at it sees the host that the processor is shown and may change.
+pub(crate) fn settle_host(parts: &mut request::Parts) {
+    let Some(authority) = parts.uri.authority() else {
+        return;
+    };
+    if !parts.headers.contains_key(header::HOST) {
+        return;
+    }
+    let text = authority.as_str();
+    let host = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    // An authority has no bytes that a value may not have.
+    if let Ok(host) = HeaderValue::from_str(host) {
+        parts.headers.insert(header::HOST, host);
+    }
+}
+
 /// The scheme of a request, `http` if it does not say.
 pub(crate) fn scheme(parts: &request::Parts) -> &str {
     parts.uri.scheme_str().unwrap_or("http")
@@ -196,13 +213,19 @@ fn set_authority(parts: &mut request::Parts, value: &[u8]) -> Result<(), Unusabl
         return Ok(());
     }
     let authority = Authority::try_from(value).map_err(|_| Unusable)?;
-    change_uri(parts, |uri| uri.authority = Some(authority))
+    change_uri(parts, |uri| uri.authority = Some(authority))?;
+    settle_host(parts);
+    Ok(())
 }
 
 fn set_scheme(parts: &mut request::Parts, value: &[u8]) -> Result<(), Unusable> {
     let scheme = Scheme::try_from(value).map_err(|_| Unusable)?;
     if parts.uri.authority().is_none() {
-        return Ok(());
+        // In origin form there is no place for it.
+        return match scheme.as_str() == self::scheme(parts) {
+            true => Ok(()),
+            false => Err(Unusable),
+        };
     }
     change_uri(parts, |uri| uri.scheme = Some(scheme))
 }

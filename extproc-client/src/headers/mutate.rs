@@ -1,6 +1,6 @@
 //! Applies a `HeaderMutation` to a header block: removes first, then sets, each under the rules.
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{Block, Operation, Verdict};
 use crate::{
@@ -15,12 +15,14 @@ use crate::{
 pub(crate) struct Mutation<'a> {
     pub(crate) message: &'a HeaderMutation,
     pub(crate) rules: &'a MutationRules,
-    /// Bounds on the operations and on the result; none for local replies.
+    /// Bounds on the operations and on the result; for local replies none but what a header map can hold.
     pub(crate) limits: Option<HeaderLimits>,
     /// CONTINUE_AND_REPLACE: `:method` may be set whatever the rules say.
     pub(crate) replacing: bool,
     /// The body may change its length: `content-length` is not set.
     pub(crate) drop_content_length: bool,
+    /// Fields of a connection are not set.
+    pub(crate) guards_framing: bool,
 }
 
 /// What came of a mutation.
@@ -79,15 +81,11 @@ impl Mutation<'_> {
                 Effect::TooLarge,
             );
         }
-        for name in remove_headers {
-            if let Err(rejection) = self.remove(block, name, &mut outcome) {
-                return outcome.reject(rejection.detail, rejection.effect);
-            }
-        }
-        for option in set_headers {
-            if let Err(rejection) = self.set(block, option, &mut outcome) {
-                return outcome.reject(rejection.detail, rejection.effect);
-            }
+        let mut appended = Vec::new();
+        let changed = self.change(block, &mut outcome, &mut appended);
+        join_lines(block, appended);
+        if let Err(rejection) = changed {
+            return outcome.reject(rejection.detail, rejection.effect);
         }
         if let Some(limits) = self.limits {
             let (count, bytes) = block.size();
@@ -96,6 +94,22 @@ impl Mutation<'_> {
             }
         }
         outcome
+    }
+
+    /// Makes the changes up to one that is refused. What is appended to a field of one line goes into `appended`.
+    fn change(
+        &self,
+        block: &mut Block<'_>,
+        outcome: &mut Outcome,
+        appended: &mut Vec<HeaderName>,
+    ) -> Result<(), Rejection> {
+        for name in &self.message.remove_headers {
+            self.remove(block, name, outcome)?;
+        }
+        for option in &self.message.set_headers {
+            self.set(block, option, outcome, appended)?;
+        }
+        Ok(())
     }
 
     fn remove(
@@ -134,6 +148,7 @@ impl Mutation<'_> {
         block: &mut Block<'_>,
         option: &HeaderOption,
         outcome: &mut Outcome,
+        appended: &mut Vec<HeaderName>,
     ) -> Result<(), Rejection> {
         const INVALID: Rejection = Rejection {
             detail: "header_mutation_set_contains_invalid_character",
@@ -153,6 +168,10 @@ impl Mutation<'_> {
         let bare = if pseudo { &lower[1..] } else { lower.as_str() };
         let name = HeaderName::from_bytes(bare.as_bytes()).map_err(|_| INVALID)?;
         if self.drop_content_length && lower == "content-length" {
+            return Ok(());
+        }
+        if self.guards_framing && is_of_one_hop(&lower, value.as_bytes()) {
+            outcome.rejected += 1;
             return Ok(());
         }
         let append = option.append.unwrap_or(false);
@@ -198,7 +217,10 @@ impl Mutation<'_> {
                 }
             }
             Verdict::Allow => {
-                set_field(block, name, value, operation);
+                if operation == Operation::Append && block.is_inline(&name) {
+                    appended.push(name.clone());
+                }
+                set_field(block.map_mut(), name, value, operation)?;
                 outcome.applied = true;
             }
         }
@@ -206,22 +228,62 @@ impl Mutation<'_> {
     }
 }
 
-fn set_field(block: &mut Block<'_>, name: HeaderName, value: HeaderValue, operation: Operation) {
-    if operation != Operation::Append {
-        block.map_mut().insert(name, value);
-        return;
+fn set_field(
+    map: &mut HeaderMap,
+    name: HeaderName,
+    value: HeaderValue,
+    operation: Operation,
+) -> Result<(), Rejection> {
+    // A map holds 24,576 names.
+    let full = match operation {
+        Operation::Append => map.try_append(name, value).is_err(),
+        _ => map.try_insert(name, value).is_err(),
+    };
+    match full {
+        true => Err(Rejection {
+            detail: "header_mutation_result_exceeds_limit",
+            effect: Effect::TooLarge,
+        }),
+        false => Ok(()),
     }
-    if !block.is_inline(&name) {
-        block.map_mut().append(name, value);
-        return;
+}
+
+/// Whether a field speaks of the connection that it is sent on (RFC 9110, section 7.6.1), about which a processor knows
+/// nothing. `te: trailers` speaks to the far end.
+fn is_of_one_hop(name: &str, value: &[u8]) -> bool {
+    match name {
+        "connection" | "http2-settings" | "keep-alive" | "proxy-connection"
+        | "transfer-encoding" | "upgrade" => true,
+        "te" => !value.eq_ignore_ascii_case(b"trailers"),
+        _ => false,
     }
-    let present = block.map().get_all(&name).iter();
-    let joined = present
-        .chain([&value])
-        .fold(Vec::new(), |joined, value| join(joined, value.as_bytes()));
-    // Two valid values and a comma are a valid value.
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        block.map_mut().insert(name, joined);
+}
+
+/// Removes a `content-length` that announces what does not follow, from a head without a body.
+pub(crate) fn remove_unkept_length(headers: &mut HeaderMap) {
+    if headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .any(|length| length != "0")
+    {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Makes one line of each of these fields, once for all that was appended to it.
+fn join_lines(block: &mut Block<'_>, names: Vec<HeaderName>) {
+    for name in names {
+        let lines = block.map().get_all(&name);
+        if lines.iter().nth(1).is_none() {
+            continue;
+        }
+        let joined = lines
+            .iter()
+            .fold(Vec::new(), |joined, value| join(joined, value.as_bytes()));
+        // Valid values and commas are a valid value; the name is there already.
+        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+            block.map_mut().insert(name, joined);
+        }
     }
 }
 

@@ -45,13 +45,13 @@ pub(super) enum Failure {
 
 impl Exchange {
     /// The side stream could not be opened: nothing was on its way.
-    pub(crate) fn not_opened(&mut self, close: Close, now: Instant) {
+    pub(crate) fn not_opened(&mut self, close: Close) {
         self.outbound.clear();
-        self.handle_close(close, now);
+        self.handle_close(close);
     }
 
     /// The side stream ended.
-    pub(crate) fn handle_close(&mut self, close: Close, now: Instant) {
+    pub(crate) fn handle_close(&mut self, close: Close) {
         if self.stream != Stream::Open {
             if !close.is_ok() {
                 self.event(&Event::StreamFailed { close: &close });
@@ -62,12 +62,12 @@ impl Exchange {
         self.forget_messages();
         if close.http {
             self.event(&Event::HttpNotOk);
-            return self.fail(Failure::Closed(close), now);
+            return self.fail(Failure::Closed(close));
         }
         if !close.is_ok() {
             self.event(&Event::StreamFailed { close: &close });
             self.event(&Event::ServerHalfClosed);
-            return self.fail(Failure::Closed(close), now);
+            return self.fail(Failure::Closed(close));
         }
         self.event(&Event::StreamClosed);
         self.event(&Event::ServerHalfClosed);
@@ -83,13 +83,13 @@ impl Exchange {
         for side in [Side::Request, Side::Response] {
             let due = |deadline: Instant| deadline <= now;
             if self.direction(side).deadline().is_some_and(due) {
-                return self.fail(Failure::Timeout(side), now);
+                return self.fail(Failure::Timeout(side));
             }
         }
     }
 
     /// The table above.
-    pub(super) fn fail(&mut self, failure: Failure, now: Instant) {
+    pub(super) fn fail(&mut self, failure: Failure) {
         if self.complete {
             return;
         }
@@ -134,7 +134,7 @@ impl Exchange {
             return self.pass_everything();
         }
         let (status, details) = self.outcome(&failure);
-        self.respond_error(status, details, now);
+        self.respond_error(status, details);
     }
 
     fn outcome(&self, failure: &Failure) -> (http::StatusCode, String) {

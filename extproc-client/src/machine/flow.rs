@@ -16,7 +16,8 @@ use crate::{
 
 impl Exchange {
     /// The request's head arrived; `end` if nothing follows it.
-    pub(crate) fn request_head(&mut self, head: request::Parts, end: bool, now: Instant) {
+    pub(crate) fn request_head(&mut self, mut head: request::Parts, end: bool, now: Instant) {
+        headers::settle_host(&mut head);
         self.is_grpc = is_grpc(&head.headers);
         self.is_head = head.method == Method::HEAD;
         self.context.awaits_continue |= head.headers.contains_key(header::EXPECT);
@@ -116,6 +117,10 @@ impl Exchange {
         if direction.callback != Callback::Idle && !duplex {
             return;
         }
+        if direction.mode.body == BodyMode::Grpc && !body::grpc::ends_whole(self, side) {
+            return;
+        }
+        let direction = self.direction(side);
         match direction.mode.body {
             BodyMode::Buffered if !direction.held.is_empty() => {
                 return body::buffered::send(self, side, false, now);
@@ -125,7 +130,6 @@ impl Exchange {
             {
                 return body::partial::send(self, side, now);
             }
-            BodyMode::Grpc => body::grpc::end_before_trailers(self, side),
             _ => {}
         }
         if self.direction(side).mode.trailers {
@@ -218,6 +222,9 @@ impl Exchange {
         direction.ended = end;
         match std::mem::replace(&mut direction.head, Head::Forwarded) {
             Head::Request(mut head) => {
+                if self.guards_framing && end {
+                    headers::remove_unkept_length(&mut head.headers);
+                }
                 self.remember_request(&head);
                 if !self.config.response_attributes.entries.is_empty() {
                     head.extensions.insert(KeepSent);
@@ -227,6 +234,10 @@ impl Exchange {
             }
             Head::Response(mut head) => {
                 self.committed = true;
+                let bodyless = self.is_head || head.status == StatusCode::NOT_MODIFIED;
+                if self.guards_framing && end && !bodyless {
+                    headers::remove_unkept_length(&mut head.headers);
+                }
                 head.extensions.insert(self.summary.get());
                 self.actions
                     .push_back(Action::ResponseHead { head: *head, end });

@@ -1,7 +1,5 @@
 //! Answers that end the exchange at once: immediate responses and error replies.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
@@ -10,16 +8,15 @@ use crate::{
     headers::{Block, Mutation},
     host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails},
     observer::{Effect, Event},
-    wire::{HeaderMutation, ImmediateReply},
+    wire::{HeaderMutation, ImmediateReply, grpc_code},
 };
 
 impl Exchange {
-    pub(super) fn immediate_reply(&mut self, reply: ImmediateReply, now: Instant) {
+    pub(super) fn immediate_reply(&mut self, reply: ImmediateReply) {
         if self.config.disable_immediate_response {
-            return self.fail(
-                Failure::Spurious("unhandled_immediate_response_due_to_config_disabled_it"),
-                now,
-            );
+            return self.fail(Failure::Spurious(
+                "unhandled_immediate_response_due_to_config_disabled_it",
+            ));
         }
         let details = without_spaces(&reply.details);
         let status = reply.status.map_or(0, |status| status.code);
@@ -53,7 +50,7 @@ impl Exchange {
     }
 
     /// An answer to a failure, without a body.
-    pub(super) fn respond_error(&mut self, status: StatusCode, details: String, _now: Instant) {
+    pub(super) fn respond_error(&mut self, status: StatusCode, details: String) {
         self.event(&Event::ImmediateResponseSent {
             status: status.as_u16(),
             details: &details,
@@ -141,7 +138,7 @@ impl Exchange {
         let mut head = http::Response::new(()).into_parts().0;
         head.extensions.insert(ResponseDetails(details.into()));
         if self.is_grpc {
-            let code = grpc_status.unwrap_or_else(|| grpc_code(status));
+            let code = grpc_status.unwrap_or_else(|| grpc_code(status).into());
             head.headers.insert(
                 header::CONTENT_TYPE,
                 HeaderValue::from_static("application/grpc"),
@@ -178,6 +175,7 @@ impl Exchange {
             limits: None,
             replacing: false,
             drop_content_length: true,
+            guards_framing: self.guards_framing,
         }
         .apply(&mut Block::Response(&mut head));
         for _ in 0..outcome.rejected {
@@ -204,23 +202,11 @@ fn merge(base: &mut HeaderMap, given: HeaderMap, is_grpc: bool) {
         if fixed {
             continue;
         }
-        if first {
-            base.insert(name, value);
-        } else {
-            base.append(name, value);
-        }
-    }
-}
-
-/// HTTP to gRPC, as Envoy maps a local reply.
-fn grpc_code(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
+        // What a full map does not take is left out.
+        let _ = match first {
+            true => base.try_insert(name, value).map(|_| ()),
+            false => base.try_append(name, value).map(|_| ()),
+        };
     }
 }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use super::{Action, Callback, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
     config::{BodyMode, DirectionMode, MutationRules},
-    headers::{Block, Mutation, Outcome},
+    headers::{self, Block, Mutation, Outcome},
     host::{AnsweredEarly, ResponseDetails},
     observer::{Effect, Event},
     pieces::Pieces,
@@ -48,18 +48,16 @@ impl Exchange {
             (Some(LocalPart::Headers(headers)), Local::None) => self.local_headers(headers, now),
             (Some(LocalPart::Body(body)), Local::Begun) => self.local_body(body),
             (Some(LocalPart::Trailers(trailers)), Local::Begun) => {
-                self.local_trailers(&trailers, now)
+                self.local_trailers(&trailers);
             }
-            (Some(LocalPart::Body(_)), _) => self.fail(
-                Failure::Spurious("local_response_body_received_before_headers"),
-                now,
-            ),
-            (Some(LocalPart::Trailers(_)), _) => self.fail(
-                Failure::Spurious("local_response_trailers_received_before_headers"),
-                now,
-            ),
+            (Some(LocalPart::Body(_)), _) => self.fail(Failure::Spurious(
+                "local_response_body_received_before_headers",
+            )),
+            (Some(LocalPart::Trailers(_)), _) => self.fail(Failure::Spurious(
+                "local_response_trailers_received_before_headers",
+            )),
             (Some(LocalPart::Headers(_)), _) => {
-                self.fail(Failure::Spurious("spurious_message"), now);
+                self.fail(Failure::Spurious("spurious_message"));
             }
             (None, _) => {
                 self.count_local();
@@ -67,7 +65,6 @@ impl Exchange {
                 self.respond_error(
                     self.config.status_on_error,
                     "Invalid_local_response_headers_continue".into(),
-                    now,
                 );
             }
         }
@@ -79,11 +76,11 @@ impl Exchange {
             end_of_stream,
         } = reply;
         if self.request.callback != Callback::Headers || self.response.has_head() {
-            return self.fail(Failure::Spurious("spurious_message"), now);
+            return self.fail(Failure::Spurious("spurious_message"));
         }
         let body_mode = self.request.mode.body;
         if !end_of_stream && !matches!(body_mode, BodyMode::None | BodyMode::FullDuplexStreamed) {
-            return self.fail(Failure::Spurious(STREAMING), now);
+            return self.fail(Failure::Spurious(STREAMING));
         }
         self.count_local();
         let list = headers.unwrap_or_default();
@@ -119,7 +116,7 @@ impl Exchange {
             }
             (Some(detail), _) => {
                 self.reset_stream();
-                return self.respond_error(self.config.status_on_error, detail.into(), now);
+                return self.respond_error(self.config.status_on_error, detail.into());
             }
             (None, Some(None)) => {
                 self.event(&Event::RejectedHeaderMutation);
@@ -127,7 +124,6 @@ impl Exchange {
                 return self.respond_error(
                     self.config.status_on_error,
                     "header_mutation_set_headers_failed".into(),
-                    now,
                 );
             }
         }
@@ -137,7 +133,10 @@ impl Exchange {
         self.begin_local(head, end_of_stream, now);
     }
 
-    fn begin_local(&mut self, head: http::response::Parts, end: bool, now: Instant) {
+    fn begin_local(&mut self, mut head: http::response::Parts, end: bool, now: Instant) {
+        if self.guards_framing && end && !self.is_head {
+            headers::remove_unkept_length(&mut head.headers);
+        }
         self.response.mode = DirectionMode::OFF;
         self.response.head = Head::Forwarded;
         self.response.received = true;
@@ -175,7 +174,7 @@ impl Exchange {
         }
     }
 
-    fn local_trailers(&mut self, list: &HeaderList, _now: Instant) {
+    fn local_trailers(&mut self, list: &HeaderList) {
         self.count_local();
         let mut trailers = HeaderMap::new();
         let outcome = self.apply_local(list, &mut Block::ResponseTrailers(&mut trailers));
@@ -224,6 +223,7 @@ impl Exchange {
             limits: None,
             replacing: false,
             drop_content_length: false,
+            guards_framing: self.guards_framing,
         }
         .apply(block);
         for _ in 0..outcome.rejected {

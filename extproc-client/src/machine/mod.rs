@@ -123,6 +123,8 @@ pub(crate) struct Exchange {
     config: Arc<FilterConfig>,
     context: ExchangeContext,
     observer: Option<Arc<dyn Observer>>,
+    /// The processor may not say how messages are framed.
+    guards_framing: bool,
     request: Direction,
     response: Direction,
     stream: Stream,
@@ -162,6 +164,7 @@ impl Exchange {
             config,
             context,
             observer,
+            guards_framing: false,
             stream: Stream::Unopened,
             complete: false,
             first_message_sent: false,
@@ -174,6 +177,11 @@ impl Exchange {
             outbound: VecDeque::new(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// Keeps the processor from saying how messages are framed, or not, as Envoy does.
+    pub(crate) fn guard_framing(&mut self, guards: bool) {
+        self.guards_framing = guards;
     }
 
     /// The next thing for the processor.

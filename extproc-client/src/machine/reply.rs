@@ -52,10 +52,10 @@ impl Exchange {
             Some(Part::ResponseBody(part)) => self.body_reply(Side::Response, part, now),
             Some(Part::RequestTrailers(part)) => self.trailers_reply(Side::Request, part, now),
             Some(Part::ResponseTrailers(part)) => self.trailers_reply(Side::Response, part, now),
-            Some(Part::Immediate(part)) => self.immediate_reply(part, now),
+            Some(Part::Immediate(part)) => self.immediate_reply(part),
             Some(Part::Local(part)) => self.local_reply(part, now),
             None if drains => {}
-            None => self.fail(Failure::Spurious("unhandled_message"), now),
+            None => self.fail(Failure::Spurious("unhandled_message")),
         }
     }
 
@@ -83,10 +83,10 @@ impl Exchange {
 
     fn headers_reply(&mut self, side: Side, part: HeadersReply, now: Instant) {
         if self.direction(side).callback != Callback::Headers || self.local.is_active() {
-            return self.fail(Failure::Spurious("spurious_message"), now);
+            return self.fail(Failure::Spurious("spurious_message"));
         }
         let common = part.response.unwrap_or_default();
-        let Some(effect) = self.mutate_head(side, &common, now) else {
+        let Some(effect) = self.mutate_head(side, &common) else {
             return;
         };
         self.accept(side, side.headers(), effect, Callback::Idle, now);
@@ -156,7 +156,7 @@ impl Exchange {
         let common = part.response.unwrap_or_default();
         let direction = self.direction(side);
         if self.local.is_active() {
-            return self.fail(Failure::Spurious("spurious_message"), now);
+            return self.fail(Failure::Spurious("spurious_message"));
         }
         match (direction.callback, direction.mode.body) {
             (Callback::BufferedBody, _) => body::buffered::reply(self, side, common, now),
@@ -168,7 +168,7 @@ impl Exchange {
                 body::grpc::reply(self, side, common, now);
             }
             (Callback::StreamedBody, _) => body::streamed::reply(self, side, common, now),
-            _ => self.fail(Failure::Spurious("spurious_message"), now),
+            _ => self.fail(Failure::Spurious("spurious_message")),
         }
     }
 
@@ -176,7 +176,7 @@ impl Exchange {
         let direction = self.direction_mut(side);
         let duplex = direction.mode.body.is_duplex();
         if direction.callback != Callback::Trailers && !duplex {
-            return self.fail(Failure::Spurious("spurious_message"), now);
+            return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
             // Full duplex: there is nothing to change yet, and nothing more to come from the processor.
@@ -197,9 +197,10 @@ impl Exchange {
                 limits: Some(limits),
                 replacing: false,
                 drop_content_length: false,
+                guards_framing: self.guards_framing,
             }
             .apply(&mut Self::trailer_block(side, trailers));
-            if !self.judge(side, side.trailers(), outcome, now) {
+            if !self.judge(side, side.trailers(), outcome) {
                 return;
             }
             effect = outcome.effect();
@@ -214,12 +215,7 @@ impl Exchange {
 
     /// Applies the header mutation of a headers or body reply to a head that is still held. `None` if
     /// that failed the exchange.
-    pub(super) fn mutate_head(
-        &mut self,
-        side: Side,
-        common: &CommonReply,
-        now: Instant,
-    ) -> Option<Effect> {
+    pub(super) fn mutate_head(&mut self, side: Side, common: &CommonReply) -> Option<Effect> {
         let Some(message) = &common.header_mutation else {
             return Some(Effect::None);
         };
@@ -228,8 +224,7 @@ impl Exchange {
             Callback::Headers => side.headers(),
             _ => side.body(),
         };
-        self.judge(side, phase, outcome, now)
-            .then(|| outcome.effect())
+        self.judge(side, phase, outcome).then(|| outcome.effect())
     }
 
     fn apply_to_head(&mut self, side: Side, message: &HeaderMutation, replacing: bool) -> Outcome {
@@ -248,12 +243,13 @@ impl Exchange {
             limits: Some(limits),
             replacing,
             drop_content_length,
+            guards_framing: self.guards_framing,
         }
         .apply(&mut block)
     }
 
     /// Counts refused changes; a mutation refused as a whole fails the exchange. Gives whether to go on.
-    fn judge(&mut self, side: Side, phase: Phase, outcome: Outcome, now: Instant) -> bool {
+    fn judge(&mut self, side: Side, phase: Phase, outcome: Outcome) -> bool {
         for _ in 0..outcome.rejected {
             self.event(&Event::RejectedHeaderMutation);
         }
@@ -262,7 +258,7 @@ impl Exchange {
         };
         self.direction_mut(side).stop_timer();
         self.received(phase, None, rejection.effect);
-        self.fail(Failure::Rejected(rejection), now);
+        self.fail(Failure::Rejected(rejection));
         false
     }
 

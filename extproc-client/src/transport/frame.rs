@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use super::Close;
-use crate::wire::{GRPC_PREFIX, Reply};
+use crate::wire::{GRPC_PREFIX, Reply, grpc_code};
 
 /// What the end of a call that the peer reported itself carries as details.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";
@@ -121,25 +121,12 @@ pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
             .and_then(|text| text.parse::<i32>().ok())
             .filter(|code| (0..=16).contains(code))
             .unwrap_or(-1),
-        None => grpc_code(status),
+        None => grpc_code(status).into(),
     };
     let close = Close::status(code, message);
     match code {
         0 => close,
         _ => close.with_details(VIA_UPSTREAM),
-    }
-}
-
-/// The code for an answer without `grpc-status` ("HTTP to gRPC Status Code Mapping" of the gRPC
-/// documentation).
-pub(crate) fn grpc_code(status: StatusCode) -> i32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
     }
 }
 

@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 use ::http::HeaderMap;
 use bytes::Bytes;
 
-pub(crate) use self::frame::grpc_code;
 pub use self::grpc::{GrpcStream, GrpcTransport};
 pub use self::http::{HttpStream, HttpTransport};
 pub use self::pool::{
@@ -71,7 +70,8 @@ pub trait Sidestream: Send + Unpin + 'static {
     fn finish(&mut self);
 
     /// Resets the stream as dropping it does, after what it was given has left: a reset takes back what is not on its
-    /// way. Unless the transport knows better, it gets one turn of the runtime for that.
+    /// way. Unless the transport knows better, it gets one turn of the runtime for that; one around another has to pass this
+    /// call on.
     fn close_flushed(self)
     where
         Self: Sized,

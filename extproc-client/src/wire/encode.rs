@@ -53,8 +53,8 @@ pub(crate) fn headers(
     end_of_stream: bool,
 ) -> Message {
     let map = map_len(fields);
-    let inner = field_len(1, map) + if end_of_stream { 2 } else { 0 };
-    let mut out = start(envelope, field_len(tag(phase), inner));
+    let inner = field_len(map) + if end_of_stream { 2 } else { 0 };
+    let mut out = start(envelope, field_len(inner));
     put_tag(&mut out, tag(phase), LEN);
     put_varint(&mut out, inner as u64);
     put_map(&mut out, 1, map, fields);
@@ -67,8 +67,8 @@ pub(crate) fn headers(
 /// A `HttpTrailers` message.
 pub(crate) fn trailers(phase: Phase, envelope: Envelope<'_>, fields: &impl Fields) -> Message {
     let map = map_len(fields);
-    let inner = field_len(1, map);
-    let mut out = start(envelope, field_len(tag(phase), inner));
+    let inner = field_len(map);
+    let mut out = start(envelope, field_len(inner));
     put_tag(&mut out, tag(phase), LEN);
     put_varint(&mut out, inner as u64);
     put_map(&mut out, 1, map, fields);
@@ -90,10 +90,10 @@ pub(crate) fn body(
     ];
     let body_len = match body.len() {
         0 => 0,
-        len => field_len(1, len),
+        len => field_len(len),
     };
     let inner = set.iter().filter(|(_, set)| *set).count() * 2 + body_len;
-    let mut out = start(envelope, field_len(tag(phase), inner) - body.len());
+    let mut out = start(envelope, field_len(inner) - body.len());
     put_tag(&mut out, tag(phase), LEN);
     put_varint(&mut out, inner as u64);
     for (number, set) in set {
@@ -128,15 +128,15 @@ fn start(envelope: Envelope<'_>, phase_len: usize) -> Vec<u8> {
     let attributes = envelope.attributes.map(|encoded| {
         (
             encoded,
-            field_len(1, ATTRIBUTES_KEY.len()) + field_len(2, encoded.len()),
+            field_len(ATTRIBUTES_KEY.len()) + field_len(encoded.len()),
         )
     });
-    let shared = field_len(8, envelope.metadata.len())
-        + attributes.map_or(0, |(_, entry)| field_len(9, entry))
+    let shared = field_len(envelope.metadata.len())
+        + attributes.map_or(0, |(_, entry)| field_len(entry))
         + if envelope.observability { 2 } else { 0 }
         + envelope
             .protocol
-            .map_or(0, |config| field_len(11, config.len()));
+            .map_or(0, |config| field_len(config.len()));
     let mut out = Vec::with_capacity(GRPC_PREFIX + shared + phase_len);
     out.resize(GRPC_PREFIX, 0);
     put_bytes(&mut out, 8, envelope.metadata);
@@ -198,14 +198,14 @@ impl ProtocolConfig {
 fn entry_len(name: &[u8], value: &[u8]) -> usize {
     let value = match value.len() {
         0 => 0,
-        len => field_len(3, len),
+        len => field_len(len),
     };
-    field_len(1, name.len()) + value
+    field_len(name.len()) + value
 }
 
 fn map_len(fields: &impl Fields) -> usize {
     let mut len = 0;
-    fields.each(|name, value| len += field_len(1, entry_len(name, value)));
+    fields.each(|name, value| len += field_len(entry_len(name, value)));
     len
 }
 
@@ -223,7 +223,7 @@ fn put_map(out: &mut Vec<u8>, field: u32, len: usize, fields: &impl Fields) {
 }
 
 /// The length of a length-delimited field with its tag; all our field numbers take one byte.
-fn field_len(_field: u32, len: usize) -> usize {
+fn field_len(len: usize) -> usize {
     1 + encoded_len_varint(len as u64) + len
 }
 

@@ -48,7 +48,7 @@ pub(in super::super) fn reply(
     common: CommonReply,
     now: Instant,
 ) {
-    let Some(effect) = exchange.mutate_head(side, &common, now) else {
+    let Some(effect) = exchange.mutate_head(side, &common) else {
         return;
     };
     let mutation = common.body_mutation.clone().map(|message| message.mutation);
@@ -59,7 +59,7 @@ pub(in super::super) fn reply(
         };
         if announced_length(exchange, side).is_some_and(|announced| announced != size as u64) {
             exchange.received(side.body(), None, effect);
-            return exchange.fail(Failure::LengthMismatch, now);
+            return exchange.fail(Failure::LengthMismatch);
         }
     }
     exchange.accept(side, side.body(), effect, Callback::Idle, now);

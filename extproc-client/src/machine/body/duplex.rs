@@ -13,6 +13,8 @@ use crate::{
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
 
+const PLAIN_REPLY: &str = "spurious_message:_Normal_body_mutation_response_is_received_while_body_mode__is_FULL_DUPLEX_STREAMED";
+
 /// Sends a chunk.
 pub(in super::super) fn data(
     exchange: &mut Exchange,
@@ -58,6 +60,9 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
     {
         flush_held(exchange, side, now);
     }
+    if exchange.complete {
+        return;
+    }
     let direction = exchange.direction(side);
     if direction.trailers.is_some() && !direction.trailers_sent {
         if direction.mode.trailers {
@@ -74,7 +79,12 @@ pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Ins
     let end = direction.received && direction.trailers.is_none();
     let held = std::mem::take(&mut direction.held);
     match direction.mode.body {
-        BodyMode::Grpc => super::grpc::data(exchange, side, held.join(), end, now),
+        BodyMode::Grpc => {
+            super::grpc::data(exchange, side, held.join(), end, now);
+            if exchange.direction(side).trailers.is_some() {
+                super::grpc::ends_whole(exchange, side);
+            }
+        }
         _ => data(exchange, side, held, end, now),
     }
 }
@@ -98,7 +108,7 @@ pub(in super::super) fn reply(
     common: CommonReply,
     now: Instant,
 ) {
-    let Some(streamed) = streamed(exchange, side, &common, now) else {
+    let Some(streamed) = streamed(exchange, side, &common) else {
         return;
     };
     finish_reply(exchange, side, streamed.body.clone(), &streamed, now);
@@ -110,24 +120,18 @@ pub(super) fn streamed(
     exchange: &mut Exchange,
     side: Side,
     common: &CommonReply,
-    now: Instant,
 ) -> Option<StreamedBody> {
     let mutation = common
         .body_mutation
         .as_ref()
         .and_then(|message| message.mutation.clone());
     let Some(BodyMutation::Streamed(streamed)) = mutation else {
-        exchange.fail(
-            Failure::Spurious(
-                "spurious_message:_Normal_body_mutation_response_is_received_while_body_mode__is_FULL_DUPLEX_STREAMED",
-            ),
-            now,
-        );
+        exchange.fail(Failure::Spurious(PLAIN_REPLY));
         return None;
     };
     let direction = exchange.direction(side);
     if streamed.drain_complete && direction.drain != Drain::Announced {
-        exchange.fail(Failure::UnaskedDrain, now);
+        exchange.fail(Failure::UnaskedDrain);
         return None;
     }
     Some(streamed)
@@ -151,8 +155,10 @@ pub(super) fn finish_reply(
     exchange.emit_data(side, data);
     if streamed.end_of_stream {
         let direction = exchange.direction_mut(side);
-        if side == Side::Request && direction.trailers.is_some() {
-            // They end the message once they are answered. Those of a response are lost, as in Envoy.
+        let kept = side == Side::Request || direction.mode.body == BodyMode::Grpc;
+        if kept && direction.trailers.is_some() {
+            // They end the message once they are answered. Those of a response are lost, as in Envoy, which does not have
+            // GRPC: there they hold the status.
             return;
         }
         exchange.emit_end(side);

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::StatusCode;
 
 use super::{
     super::{Exchange, Side, failure::Failure},
@@ -48,7 +49,7 @@ impl Deframer {
     }
 }
 
-/// Sends each message that is whole now. The end goes by itself, without a message.
+/// Sends each message that is whole now. The end goes by itself, without a message, and only behind a whole one.
 pub(in super::super) fn data(
     exchange: &mut Exchange,
     side: Side,
@@ -71,7 +72,7 @@ pub(in super::super) fn data(
             Err(TooLarge) => return exchange.overflow(side, now),
         }
     }
-    if end {
+    if end && ends_whole(exchange, side) {
         let flags = BodyFlags {
             end_of_stream: true,
             end_of_stream_without_message: true,
@@ -81,9 +82,20 @@ pub(in super::super) fn data(
     }
 }
 
-/// Before trailers nothing is sent that is no whole message.
-pub(in super::super) fn end_before_trailers(exchange: &mut Exchange, side: Side) {
-    exchange.direction_mut(side).deframer.buffer.clear();
+/// Whether a body that has ended did so behind a whole message. One that did not was cut short, and must not look
+/// complete when the processor has put new frames around the others: the exchange ends.
+pub(in super::super) fn ends_whole(exchange: &mut Exchange, side: Side) -> bool {
+    if exchange.direction(side).deframer.buffer.is_empty() {
+        return true;
+    }
+    let status = match side {
+        Side::Request => StatusCode::BAD_REQUEST,
+        Side::Response => StatusCode::BAD_GATEWAY,
+    };
+    exchange.close_stream_flushed();
+    let text = Bytes::from_static(b"the body ends within a gRPC message");
+    exchange.respond(status, text, "incomplete_grpc_message".into());
+    false
 }
 
 fn send(
@@ -108,7 +120,7 @@ pub(in super::super) fn reply(
     common: CommonReply,
     now: Instant,
 ) {
-    let Some(streamed) = duplex::streamed(exchange, side, &common, now) else {
+    let Some(streamed) = duplex::streamed(exchange, side, &common) else {
         return;
     };
     let without_message = streamed.end_of_stream_without_message && streamed.body.is_empty()
@@ -122,7 +134,7 @@ pub(in super::super) fn reply(
             framed.extend_from_slice(&streamed.body);
             framed.freeze()
         }
-        (false, Err(_)) => return exchange.fail(Failure::Spurious("spurious_message"), now),
+        (false, Err(_)) => return exchange.fail(Failure::Spurious("spurious_message")),
     };
     duplex::finish_reply(exchange, side, framed, &streamed, now);
     exchange.clear_route_cache(side, &common);

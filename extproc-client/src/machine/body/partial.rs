@@ -63,7 +63,7 @@ pub(in super::super) fn reply(
     common: CommonReply,
     now: Instant,
 ) {
-    let Some(head_effect) = exchange.mutate_head(side, &common, now) else {
+    let Some(head_effect) = exchange.mutate_head(side, &common) else {
         return;
     };
     let mutation = common

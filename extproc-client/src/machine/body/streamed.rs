@@ -8,6 +8,9 @@ use crate::{
     wire::{BodyMutation, CommonReply},
 };
 
+const DUPLEX_REPLY: &str =
+    "spurious_message:_streamed_response_is_received_while_body_mode__is_not_FULL_DUPLEX_STREAMED";
+
 /// Sends a chunk and keeps it until its reply.
 pub(in super::super) fn data(
     exchange: &mut Exchange,
@@ -60,15 +63,10 @@ pub(in super::super) fn reply(
         .as_ref()
         .and_then(|message| message.mutation.clone());
     if matches!(mutation, Some(BodyMutation::Streamed(_))) {
-        return exchange.fail(
-            Failure::Spurious(
-                "spurious_message:_streamed_response_is_received_while_body_mode__is_not_FULL_DUPLEX_STREAMED",
-            ),
-            now,
-        );
+        return exchange.fail(Failure::Spurious(DUPLEX_REPLY));
     }
     let Some(chunk) = exchange.direction_mut(side).dequeue() else {
-        return exchange.fail(Failure::Spurious("spurious_message"), now);
+        return exchange.fail(Failure::Spurious("spurious_message"));
     };
     let next = match exchange.direction(side).queue.is_empty() {
         true => Callback::Idle,

@@ -254,3 +254,17 @@ fn limits_hold_before_and_after_a_mutation() {
         "100 are fine"
     );
 }
+
+#[test]
+fn what_is_appended_to_a_field_of_one_line_is_joined() {
+    let mut p = Play::new(config(""));
+    p.request(&[("via", "a"), ("x-a", "1")], true);
+    let mut message = set(&[("via", "b"), ("x-a", "2"), ("via", ""), ("via", "c")]);
+    for option in &mut message.set_headers {
+        option.append = Some(true);
+    }
+    assert_eq!(
+        p.part(rh(common(Some(message), None))),
+        ["upstream: POST http://test.local/p via=a,b,c x-a=1 x-a=2 END"]
+    );
+}

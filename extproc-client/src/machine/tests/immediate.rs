@@ -193,3 +193,54 @@ fn streamed_and_left_alone_is_cut() {
         "Envoy lets the client wait for ever"
     );
 }
+
+/// More names than a header map can hold are an error of the processor's, wherever no limit is set.
+#[test]
+fn more_headers_than_a_map_holds() {
+    let names: Vec<_> = (0..25_000).map(|n| format!("x-{n}")).collect();
+    let mut many: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+
+    let mut p = Play::new(config(""));
+    p.request(&[], true);
+    let mut reply = immediate(403, "denied");
+    reply.headers = Some(set(&many));
+    let lines = p.part(Part::Immediate(reply));
+    assert!(lines[2].starts_with("client: 403"), "what fits is set");
+
+    let mut p = Play::new(config(""));
+    p.request(&[], true);
+    p.part(local_headers(&[(":status", "200")], false));
+    let trailers = HeaderList {
+        headers: set(&many)
+            .set_headers
+            .into_iter()
+            .filter_map(|option| option.header)
+            .collect(),
+    };
+    let lines = p.part(local(LocalPart::Trailers(trailers)));
+    assert_eq!(lines.last().unwrap(), "client: ABORT");
+
+    let unlimited = crate::host::HeaderLimits {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let limits = crate::host::Limits {
+        request_headers: unlimited,
+        ..Default::default()
+    };
+    let context = crate::host::ExchangeContext {
+        limits,
+        ..Default::default()
+    };
+    let mut p = Play::with(config(""), context);
+    p.request(&[], true);
+    let lines = p.part(rh(common(Some(set(&many)), None)));
+    assert_eq!(lines.last().unwrap(), "client: 500 END");
+
+    many.push((":status", "200"));
+    let mut p = Play::new(config(""));
+    p.request(&[], true);
+    let lines = p.part(local_headers(&many, true));
+    assert_eq!(lines.last().unwrap(), "client: 500 END");
+    assert_eq!(p.details, "header_mutation_result_exceeds_limit");
+}

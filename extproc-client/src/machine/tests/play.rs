@@ -117,7 +117,7 @@ impl Play {
     }
 
     pub(super) fn close(&mut self, close: Close) -> Vec<String> {
-        self.exchange.handle_close(close, self.now);
+        self.exchange.handle_close(close);
         self.outputs()
     }
 
