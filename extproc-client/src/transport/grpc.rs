@@ -4,9 +4,13 @@
 //! connection), for tonic's `Channel`, and for whatever stands around one: interceptors, a mesh's
 //! balancer. For plain TCP or Unix sockets [`Pool`](super::Pool) costs less than half.
 //!
-//! Nothing is spawned: the request body is pumped by whoever polls the service's future or its
-//! response. The call is made once the first message is there, since some servers answer only
-//! then. A call that the service lost before it took anything of it is made once more.
+//! No task is spawned while a side stream is in use: the request body is pumped by whoever polls the service's future or its
+//! response. So a processor in the same process gets its turns from the exchange; one that sees a response's body, from
+//! whoever reads that body. One that is to work on meanwhile spawns a task, or stands behind a `Channel`.
+//!
+//! The call is made once the first message is there, since some servers answer only
+//! then. A call that the service lost before it took anything of it is made once more. That is all: the `retry_policy` of
+//! `grpc_service` is [`Pool`](super::Pool)'s, here it belongs into the service (`tower::retry`).
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -23,10 +27,11 @@
 use std::{
     collections::VecDeque,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -46,6 +51,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Queued bytes up to which one more message is taken.
 const BACKLOG: usize = 64 * 1024;
+
+/// How long a service may leave what it was given before a stream is reset in any case.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Makes calls through a clone of `S` each.
 #[derive(Clone)]
@@ -251,6 +259,22 @@ where
         self.outgoing.finish(End::Clean);
         self.wake();
     }
+
+    /// The service may do nothing unless it is polled: it is, until it has taken everything.
+    fn close_flushed(mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let taken = poll_fn(move |cx| {
+            while let Poll::Ready(reply) = self.poll_recv(cx) {
+                if reply.is_err() {
+                    return Poll::Ready(());
+                }
+            }
+            self.outgoing.poll_taken(cx)
+        });
+        runtime.spawn(tokio::time::timeout(FLUSH, taken));
+    }
 }
 
 /// The service is never pinned; future and body are boxed.
@@ -370,6 +394,16 @@ impl Outgoing {
             queue.end = Some(end);
             queue.wake_reader();
         }
+    }
+
+    /// Whether the service has taken everything, or will take no more.
+    fn poll_taken(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut queue = self.lock();
+        if queue.parts.is_empty() || queue.is_closed() {
+            return Poll::Ready(());
+        }
+        queue.writer = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {

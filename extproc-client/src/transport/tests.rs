@@ -167,6 +167,40 @@ fn body(size: usize) -> Message {
     }
 }
 
+/// A service that reads only while its answer is polled gets what came right before the reset.
+#[tokio::test]
+async fn what_was_sent_reaches_a_service_in_the_process_before_the_reset() {
+    use http_body_util::{BodyExt, StreamBody};
+    let (taken, mut takes) = mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: ::http::Request<tonic::body::Body>| {
+        let state = (request.into_body(), taken.clone());
+        let frames = futures_util::stream::unfold(state, |(mut body, taken)| async {
+            let frame = body.frame().await?.ok()?;
+            taken.send(frame.into_data().ok()?).ok()?;
+            let reply = http_body::Frame::data(Bytes::from_static(&[0; GRPC_PREFIX]));
+            Some((Ok::<_, Status>(reply), (body, taken)))
+        });
+        let response = ::http::Response::new(StreamBody::new(frames));
+        std::future::ready(Ok::<_, std::convert::Infallible>(response))
+    });
+    let target = Service::Grpc(GrpcService::cluster("processor"));
+    let call = Call {
+        service: &target,
+        metadata: HeaderMap::new(),
+    };
+    let mut stream = GrpcTransport::new(service).open(call).unwrap();
+    stream.send(headers());
+    poll_fn(|cx| stream.poll_recv(cx)).await.unwrap();
+    stream.send(body(1));
+    stream.close_flushed();
+    let mut bytes = 0;
+    let all = headers().framed_len() + body(1).framed_len();
+    while bytes < all {
+        let part = tokio::time::timeout(Duration::from_secs(10), takes.recv()).await;
+        bytes += part.unwrap().expect("the stream was reset first").len();
+    }
+}
+
 fn open_with<T: Transport>(
     transport: &T,
     script: &'static str,
