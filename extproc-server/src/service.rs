@@ -134,8 +134,8 @@ pub enum OnFailure {
     PassThrough,
 }
 
-/// What a service can be made around: a [`Processor`], or a [`StreamProcessor`].
-pub trait Run: Send + Sync + Sized + 'static {
+/// What a service can be made around: a [`Processor`], or a [`StreamProcessor`] in a [`Streaming`]. Nothing else is.
+pub trait Run: sealed::Sealed + Send + Sync + Sized + 'static {
     /// The replies to the messages of one exchange. Ends when the proxy ends its side, or when there is nothing more to
     /// say.
     #[doc(hidden)]
@@ -144,6 +144,14 @@ pub trait Run: Send + Sync + Sized + 'static {
         initial_metadata: MetadataMap,
         inbound: impl Stream<Item = Result<ProcessingRequest, Status>> + Send + 'static,
     ) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send + 'static;
+}
+
+mod sealed {
+    use super::{Processor, StreamProcessor, Streaming};
+
+    pub trait Sealed {}
+    impl<P: Processor> Sealed for P {}
+    impl<P: StreamProcessor> Sealed for Streaming<P> {}
 }
 
 impl<P: Processor> Run for P {

@@ -19,8 +19,12 @@ const BROTLI_BUFFER: usize = 4096;
 const BROTLI_QUALITY: u32 = 5;
 const BROTLI_WINDOW: u32 = 22;
 
+/// The lower seven bits of a stream with a window beyond 16 MiB. RFC 7932, section 9.1, has none; the library does, up to 1 GiB.
+const LARGE_WINDOW: u8 = 0x11;
+
 /// A content coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Coding {
     /// `gzip`
     Gzip,
@@ -64,9 +68,12 @@ pub enum CodingError {
 }
 
 /// Decodes a body.
+///
+/// Beside what comes out it keeps what is referred back to: 32 KiB, in Brotli as much as the encoder asked for, up to 16 MiB.
 pub struct Decoder {
     coding: Coding,
     inner: DecoderKind,
+    begun: bool,
 }
 
 enum DecoderKind {
@@ -86,7 +93,11 @@ impl Decoder {
                 DecoderKind::Brotli(Box::new(DecompressorWriter::new(sink, BROTLI_BUFFER)))
             }
         };
-        Self { coding, inner }
+        Self {
+            coding,
+            inner,
+            begun: false,
+        }
     }
 
     /// Decodes a piece. What comes out may be empty although the piece is not.
@@ -94,6 +105,14 @@ impl Decoder {
     /// # Errors
     /// The piece is malformed, or becomes larger than the limit. The decoder cannot go on then.
     pub fn push(&mut self, piece: &[u8]) -> Result<Bytes, CodingError> {
+        if let Some(first) = piece.first()
+            && !std::mem::replace(&mut self.begun, true)
+            && self.coding == Coding::Brotli
+            && first & 0x7f == LARGE_WINDOW
+        {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "a large window");
+            return Err(CodingError::Malformed(self.coding, error));
+        }
         let written = match &mut self.inner {
             DecoderKind::Gzip(inner) => inner.write_all(piece).and_then(|()| inner.flush()),
             DecoderKind::Deflate(inner) => inner.write_all(piece).and_then(|()| inner.flush()),
@@ -306,6 +325,24 @@ mod tests {
             decoder.push(&encoded[..encoded.len() / 2]).unwrap();
             assert!(decoder.finish().is_err(), "{coding:?}");
         }
+    }
+
+    #[test]
+    fn a_large_window_is_no_brotli() {
+        let params = brotli::enc::BrotliEncoderParams {
+            large_window: true,
+            lgwin: 28,
+            ..Default::default()
+        };
+        let mut encoded = Vec::new();
+        CompressorWriter::with_params(&mut encoded, BROTLI_BUFFER, &params)
+            .write_all(b"hello")
+            .unwrap();
+        let refused = Decoder::new(Coding::Brotli, 1000).push(&encoded);
+        assert!(
+            matches!(refused, Err(CodingError::Malformed(..))),
+            "{refused:?}"
+        );
     }
 
     #[test]
