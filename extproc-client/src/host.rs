@@ -287,6 +287,7 @@ pub struct AnsweredLate;
 
 /// Response extension, set by the layer: what the processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExchangeSummary {
     /// Messages sent to the processor.
     pub sent: u32,

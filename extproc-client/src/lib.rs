@@ -40,12 +40,19 @@
 //!
 //! - One side stream per request, opened just before the first message and closed as soon as nothing more can come.
 //! - The wrapped service gets no new error: a failed exchange becomes a response (504 after a timeout, else
-//!   `status_on_error`) or, with `failure_mode_allow`, goes on without the processor. Only a body that is cut short is an
-//!   [`Error`].
+//!   `status_on_error`) or, with `failure_mode_allow`, goes on without the processor. Only a body can fail, with what its
+//!   source failed with, or with an [`Error`] where the filter cuts it.
 //! - Back-pressure both ways: a slow processor, service or client stops what feeds it. What is held for a reply is
 //!   bounded by [`host::Limits`].
-//! - Dropping the response future, or the response's body, ends the side stream at once.
-//! - No task is spawned, unless a request body flows through the processor while the service already answers.
+//! - Dropping the response future, or the response's body, ends the side stream at once. Later only where that is asked for:
+//!   with a [graceful close](FilterConfig::with_graceful_close), in observability mode (`deferred_close_timeout`), and for
+//!   what was sent in the same breath and has to leave before the reset.
+//! - An exchange spawns a task if a request body flows through the processor while the service already answers, and for such
+//!   a late end of its side stream; none otherwise. A [`Pool`](transport::Pool) has one for each connection.
+//! - `message_timeout` limits the wait for each reply. As in Envoy it does not where replies are not bound to messages: in
+//!   full duplex and GRPC bodies, while the processor streams a response itself, and in observability mode. There a
+//!   processor that stops holds the exchange until somebody drops it; give the service around the layer a timeout, or the pool
+//!   a [keep-alive](transport::PoolBuilder::keep_alive) against hosts that are gone.
 //!
 //! # Which part for what
 //!
@@ -76,6 +83,10 @@ mod pieces;
 mod service;
 pub mod transport;
 pub mod wire;
+
+/// Crates of which types are in this one's interface.
+#[doc(no_inline)]
+pub use {bytes, envoy_types, http, http_body, prost_types, serde_json, tonic};
 
 pub use self::{
     body::{RequestBody, ResponseBody},

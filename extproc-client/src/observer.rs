@@ -9,6 +9,7 @@ use crate::{config::BodyMode, transport::Close};
 
 /// The part of an exchange that a message belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Phase {
     /// Request headers.
     RequestHeaders,
@@ -26,6 +27,7 @@ pub enum Phase {
 
 /// What a reply did to the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Effect {
     /// Nothing changed.
     None,

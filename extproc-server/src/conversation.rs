@@ -80,6 +80,7 @@ pub struct Streaming<P>(pub(crate) P);
 
 /// A message of the proxy.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The headers of the request or of the response.
     Headers(Side, Headers),

@@ -128,6 +128,10 @@ mod trace;
 pub mod validate;
 mod wire;
 
+/// Crates of which types are in this one's interface.
+#[doc(no_inline)]
+pub use {bytes, envoy_types, http, serde_json, tonic};
+
 pub use crate::{
     attributes::{Attributes, Metadata},
     call::Call,
@@ -138,7 +142,7 @@ pub use crate::{
     processor::{BoxError, Processor},
     reply::{BodyReply, HeadersReply, Immediate, TrailersReply},
     server::{DRAIN, ServeError, Server},
-    service::{DEADLINE, OnFailure, ProcessorService, RECEIVE_LIMIT},
+    service::{DEADLINE, OnFailure, ProcessorService, RECEIVE_LIMIT, Run},
     stats::{Phase, Stats},
     wire::Side,
 };

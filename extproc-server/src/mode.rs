@@ -14,6 +14,7 @@ use crate::wire::Side;
 
 /// How a proxy sends the body of a message (`ProcessingMode.BodySendMode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BodyMode {
     /// No body is sent.
     #[default]
@@ -73,6 +74,7 @@ impl fmt::Display for BodyMode {
 
 /// What the proxy said about itself in the first message (`protocol_config`), with mode overrides applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Modes {
     /// How request bodies are sent. [`BodyMode::None`] also where the proxy did not say.
     pub request_body: BodyMode,

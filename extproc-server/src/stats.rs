@@ -9,6 +9,7 @@ use crate::metrics;
 
 /// The kinds of message that a proxy sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Phase {
     /// `request_headers`
     RequestHeaders,

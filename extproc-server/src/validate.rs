@@ -13,6 +13,7 @@ use crate::reply::Mutation;
 
 /// Where a mutation applies; decides which pseudo-headers may be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Target {
     /// The headers of a request: `:method`, `:path`, `:scheme` and `:authority` may be set.
     Request,

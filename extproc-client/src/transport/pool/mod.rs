@@ -203,7 +203,7 @@ impl PoolBuilder {
     }
 
     /// The longest wait for the response headers of a call, from when its stream was opened; the call then
-    /// ends with status 4. `None`, the default: no limit but those of the caller.
+    /// ends with status 4. `None`, the default: no limit but those of the caller, which has none in full duplex modes.
     #[must_use]
     pub fn head_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.settings.head_timeout = timeout;
