@@ -3,6 +3,7 @@
 mod bodies;
 mod failures;
 mod fuzz;
+mod grpc;
 mod headers;
 mod immediate;
 mod modes;
