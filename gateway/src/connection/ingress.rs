@@ -4,19 +4,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
 use h2::ext::Protocol;
-use http::{
-    HeaderValue, Method, Request, StatusCode, Uri, Version, header,
-    request::Parts,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
-use super::{
-    Context, forwarded,
-    normalize::{self, Path},
-};
+use super::{Context, forwarded, normalize, target};
 use crate::{
     body::{Body, Watched},
-    config::snapshot::{HttpManager, StripPort},
+    config::snapshot::HttpManager,
     exchange::{Begin, Exchange, Head, RequestWatch},
     filters,
     forward::Refusal,
@@ -72,12 +65,12 @@ pub(super) fn begin(
     let extended = extended.map(|protocol| protocol.as_str().to_owned());
 
     let tls = context.peer.tls.is_some();
-    let target = target(&parts, tls, !http.use_remote_address);
+    let target = target::absolute(&parts, tls, !http.use_remote_address);
     match target {
         Ok(uri) => {
             parts.uri = uri;
             let own = context.peer.local.port();
-            strip_port(http.normalization.strip_port, own, &mut parts);
+            target::strip_port(http.normalization.strip_port, own, &mut parts);
         }
         Err(details) => refusal = Some(bad(details)),
     }
@@ -127,7 +120,7 @@ pub(super) fn begin(
         refusal = refusal.or_else(|| Some(bad("unexpected_underscore")));
     }
     if refusal.is_none() {
-        refusal = normalize_target(http, &mut parts);
+        refusal = target::normalize(http, &mut parts);
     }
     let route = match refusal {
         None => router::select(http, &parts),
@@ -232,156 +225,12 @@ fn goes_no_further(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
     }
 }
 
-fn bad(details: &'static str) -> Refusal {
+pub(super) fn bad(details: &'static str) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
         details,
         location: None,
     }
-}
-
-/// The absolute target: the authority of the request line, else that of the one `host` line
-/// (RFC 9112 §3.2).
-fn target(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &'static str> {
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err("http1.codec_error");
-    }
-    let host = match host {
-        Some(host) if !host.is_empty() => Some(
-            host.to_str()
-                .ok()
-                .filter(|host| normalize::valid_authority(host))
-                .ok_or("invalid_authority")?,
-        ),
-        Some(_) => return Err("missing_host_header"),
-        // RFC 9112 §3.2: required even beside an absolute target.
-        None if parts.version == Version::HTTP_11 => return Err("missing_host_header"),
-        None => None,
-    };
-    let authority = match (parts.uri.authority(), host) {
-        (Some(authority), Some(host)) if differs(parts.version, authority, host) => {
-            // RFC 9113 §8.3.1: both name the same, or the request is malformed.
-            return Err("invalid_authority");
-        }
-        (Some(authority), _) if normalize::valid_authority(authority.as_str()) => authority.clone(),
-        (Some(_), _) => return Err("invalid_authority"),
-        // Known to be a valid one.
-        (None, Some(host)) => {
-            Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes()))
-                .map_err(|_| "invalid_authority")?
-        }
-        (None, None) => return Err("missing_host_header"),
-    };
-    let scheme = parts.uri.scheme();
-    if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none() {
-        // RFC 9112 §3.2.3: `host:port` and nothing else.
-        if scheme.is_some()
-            || parts.uri.path_and_query().is_some()
-            || parts.uri.authority().is_none()
-        {
-            return Err("invalid_authority");
-        }
-        return Uri::builder()
-            .authority(authority)
-            .build()
-            .map_err(|_| "invalid_authority");
-    }
-    let web = scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
-    // HTTP/2 without `:authority` looks like it too.
-    let origin_form = scheme.is_none() && parts.uri.authority().is_none();
-    if !(web || origin_form) {
-        return Err("invalid_scheme");
-    }
-    let given = parts.uri.path_and_query();
-    let path = match given.map(PathAndQuery::as_str) {
-        None | Some("") => PathAndQuery::from_static("/"),
-        Some("*") if parts.method != Method::OPTIONS => return Err("path_normalization_failed"),
-        // An absolute target may have an empty path (RFC 9110 §4.2.3), `:path` may not.
-        Some(query) if query.starts_with('?') && parts.version != Version::HTTP_2 => {
-            PathAndQuery::try_from(format!("/{query}")).map_err(|_| "path_normalization_failed")?
-        }
-        Some(path) if path != "*" && !path.starts_with('/') => {
-            return Err("path_normalization_failed");
-        }
-        Some(_) => given.cloned().unwrap_or(PathAndQuery::from_static("/")),
-    };
-    let mut uri = http::uri::Parts::default();
-    // What the connection is, whatever the client writes, unless a proxy in front of us says otherwise.
-    let forwarded = parts.headers.get("x-forwarded-proto").filter(|_| trusted);
-    uri.scheme = Some(match forwarded.map(HeaderValue::as_bytes) {
-        Some(b"https") => Scheme::HTTPS,
-        Some(b"http") => Scheme::HTTP,
-        _ if tls => Scheme::HTTPS,
-        _ => Scheme::HTTP,
-    });
-    uri.authority = Some(authority);
-    uri.path_and_query = Some(path);
-    Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
-}
-
-/// Whether `:authority` and `host` name different authorities. In HTTP/1 the target simply wins.
-fn differs(version: Version, authority: &Authority, host: &str) -> bool {
-    version == Version::HTTP_2 && !authority.as_str().eq_ignore_ascii_case(host)
-}
-
-/// `strip_matching_host_port` and `strip_any_host_port`. A listener's own port is all that the first
-/// takes; CONNECT keeps its port, which is what it asks for.
-fn strip_port(rule: StripPort, own: u16, parts: &mut Parts) {
-    if rule == StripPort::No || parts.method == Method::CONNECT {
-        return;
-    }
-    let Some(authority) = parts.uri.authority() else {
-        return;
-    };
-    let strip = match authority.port_u16() {
-        Some(port) => rule == StripPort::Any || port == own,
-        None => false,
-    };
-    if !strip {
-        return;
-    }
-    let Ok(host) = authority.host().parse::<Authority>() else {
-        return;
-    };
-    let mut uri = parts.uri.clone().into_parts();
-    uri.authority = Some(host);
-    if let Ok(uri) = Uri::from_parts(uri) {
-        parts.uri = uri;
-    }
-}
-
-fn normalize_target(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
-    let redirected = match normalize::path(parts.uri.path(), &http.normalization) {
-        Path::Same => return None,
-        Path::Refuse => return Some(bad("path_normalization_failed")),
-        Path::New(path) => (path, false),
-        Path::Redirect(path) => (path, true),
-    };
-    let (mut path, redirect) = redirected;
-    if let Some(query) = parts.uri.query() {
-        path.push('?');
-        path.push_str(query);
-    }
-    let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    let Ok(path) = path.parse::<PathAndQuery>() else {
-        return Some(bad("path_normalization_failed"));
-    };
-    let location = path.as_str().to_owned();
-    uri.path_and_query = Some(path);
-    match Uri::from_parts(uri) {
-        Ok(uri) => parts.uri = uri,
-        Err(_) => return Some(bad("path_normalization_failed")),
-    }
-    if !redirect {
-        return None;
-    }
-    Some(Refusal {
-        status: StatusCode::TEMPORARY_REDIRECT,
-        details: "path_normalization_failed",
-        location: HeaderValue::try_from(location).ok(),
-    })
 }
 
 fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeContext {
@@ -433,63 +282,6 @@ mod tests {
 
     fn parts(request: http::request::Builder) -> Parts {
         request.body(()).unwrap().into_parts().0
-    }
-
-    #[test]
-    fn the_request_line_wins_over_host() {
-        let from = parts(Request::get("http://x.example/a?b").header("host", "y.example"));
-        assert_eq!(target(&from, false, true).unwrap(), "http://x.example/a?b");
-        let from = parts(Request::get("/a").header("host", "y.example:81"));
-        assert_eq!(target(&from, false, true).unwrap(), "http://y.example:81/a");
-    }
-
-    #[test]
-    fn ports() {
-        for (rule, authority, expected) in [
-            (StripPort::No, "a:80", "a:80"),
-            (StripPort::Matching, "a:80", "a"),
-            (StripPort::Matching, "a:81", "a:81"),
-            (StripPort::Any, "a:81", "a"),
-            (StripPort::Any, "[::1]:81", "[::1]"),
-            (StripPort::Any, "a", "a"),
-        ] {
-            let mut from = parts(Request::get(format!("http://{authority}/x")));
-            strip_port(rule, 80, &mut from);
-            assert_eq!(
-                from.uri.to_string(),
-                format!("http://{expected}/x"),
-                "{rule:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn bad_targets() {
-        let refused =
-            |request: http::request::Builder| target(&parts(request), false, true).is_err();
-        assert!(refused(Request::get("/")));
-        assert!(refused(Request::get("/").header("host", "")));
-        assert!(refused(
-            Request::get("/").header("host", "a").header("host", "a")
-        ));
-        assert!(refused(Request::get("/").header("host", "a b")));
-        assert!(refused(Request::get("/").header("host", "a/b")));
-        assert!(refused(Request::get("/").header("host", "u:p@a")));
-        assert!(refused(Request::get("*").header("host", "a")));
-        assert!(!refused(Request::options("*").header("host", "a")));
-        assert!(refused(Request::get("a:80").header("host", "a")));
-        assert!(refused(Request::get("ftp://a/").header("host", "a")));
-        assert!(refused(Request::get("http://a/")));
-        assert!(refused(Request::connect("/").header("host", "a")));
-        assert!(refused(Request::connect("http://a/").header("host", "a")));
-        assert!(!refused(Request::connect("a:80").header("host", "a")));
-        let both = |host: &'static str| {
-            Request::get("http://a/")
-                .version(Version::HTTP_2)
-                .header("host", host)
-        };
-        assert!(refused(both("b")));
-        assert!(!refused(both("A")));
     }
 
     #[test]

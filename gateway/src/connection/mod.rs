@@ -8,6 +8,7 @@ mod http2;
 mod ingress;
 mod normalize;
 mod open;
+mod target;
 mod timers;
 
 use std::{

@@ -9,7 +9,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    framing::{Framer, Head, MessageFacts, Role, Stop, is_token},
+    framing::{Framer, MessageFacts, Role, Stop, is_token},
+    head::Head,
     outgoing::OutgoingQueue,
     waiting::Phase,
 };

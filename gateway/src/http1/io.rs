@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use super::{
-    framing::{Framer, Head, Role, Stop},
+    framing::{Framer, Role, Stop},
+    head::Head,
     inbound::Inbound,
     outgoing::{OutgoingQueue, write_interim},
     waiting::{Phase, Waiting},

@@ -4,6 +4,7 @@
 mod framing;
 #[cfg(test)]
 mod fuzz;
+mod head;
 mod inbound;
 mod io;
 mod outgoing;
