@@ -4,17 +4,20 @@
 //! its way when the response begins, gives the connection to a task: the request must not wait for somebody
 //! who reads the response slowly.
 
+mod pool;
+mod request;
+
 use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{Request, Response, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -23,6 +26,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
+pub(crate) use self::pool::Http1Pool;
+pub(super) use self::pool::give_back;
+use self::{
+    pool::State,
+    request::{prepare, switched},
+};
 use super::{
     connect::Connected,
     drive::Driver,
@@ -35,33 +44,12 @@ use super::{
 use crate::{
     body::{Body, Watched},
     config::snapshot::Cluster,
-    headers::{strip_hop_by_hop, tokens},
-    http1::{Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
+    http1::{Http1Io, OutgoingQueue, WithTrailers},
     length::{self, Mismatch},
 };
 
 /// In a box: hyper's connection has room for 32 requests that wait, and copies each a few times.
 pub(super) type RequestBody = Box<WithTrailers<Watched<Body, ProgressWatch>>>;
-
-/// How often idle connections are looked at that nobody uses.
-const SWEEP: Duration = Duration::from_secs(1);
-
-/// Idle connections, the one used last at the end.
-#[derive(Debug, Default)]
-pub(crate) struct Http1Pool(Mutex<Idlers>);
-
-#[derive(Debug, Default)]
-struct Idlers {
-    idle: Vec<Idle>,
-    /// A task looks after them.
-    swept: bool,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
-}
 
 /// A connection that carries one request at a time.
 #[derive(Debug)]
@@ -93,99 +81,6 @@ impl Connection {
         !self.last
             && max.is_none_or(|max| self.requests < max.get())
             && old.is_none_or(|old| self.born.elapsed() < old)
-    }
-}
-
-impl Http1Pool {
-    fn lock(&self) -> MutexGuard<'_, Idlers> {
-        // Entries are pushed and removed whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The idle connection that was used last.
-    pub(super) fn idle(&self, host: &Arc<Host>) -> Option<Lease> {
-        let limit = host.shared.cluster.idle_timeout;
-        let mut idlers = self.lock();
-        let mut at = idlers.idle.len();
-        while let Some(entry) = at.checked_sub(1).and_then(|last| idlers.idle.get_mut(last)) {
-            at -= 1;
-            match entry.state(limit) {
-                State::Ready => {
-                    let mut connection = idlers.idle.remove(at).connection;
-                    if !connection.may_go_on(&host.shared.cluster) {
-                        continue;
-                    }
-                    connection.reused = true;
-                    connection.requests = connection.requests.saturating_add(1);
-                    return Some(Lease {
-                        connection,
-                        host: host.clone(),
-                    });
-                }
-                State::Busy => {}
-                State::Gone => idlers.idle.remove(at).connection.close(),
-            }
-        }
-        None
-    }
-
-    /// Drops what is closed or idle for too long; `false` if nothing is left, which ends the task.
-    fn sweep(&self, limit: Option<Duration>) -> bool {
-        let mut idlers = self.lock();
-        idlers.idle.retain_mut(|entry| {
-            let gone = entry.state(limit) == State::Gone;
-            if gone {
-                entry.connection.close();
-            }
-            !gone
-        });
-        idlers.swept = !idlers.idle.is_empty();
-        idlers.swept
-    }
-}
-
-/// What an idle connection is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Ready,
-    /// Its task has not come to the end of the last exchange.
-    Busy,
-    /// Closed, or idle for too long.
-    Gone,
-}
-
-impl Idle {
-    fn state(&mut self, limit: Option<Duration>) -> State {
-        if limit.is_some_and(|limit| self.since.elapsed() >= limit) {
-            return State::Gone;
-        }
-        self.connection.rest()
-    }
-}
-
-/// Gives a connection back after a complete exchange. What became of it shows when it is looked at again.
-pub(super) fn give_back(host: &Arc<Host>, connection: Connection) {
-    if connection.sender.is_closed() || !connection.may_go_on(&host.shared.cluster) {
-        return;
-    }
-    let mut idlers = host.http1().lock();
-    idlers.idle.push(Idle {
-        connection,
-        since: Instant::now(),
-    });
-    if !std::mem::replace(&mut idlers.swept, true) {
-        tokio::spawn(sweep(Arc::downgrade(host)));
-    }
-}
-
-async fn sweep(host: Weak<Host>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        let Some(host) = host.upgrade() else { return };
-        let limit = host.shared.cluster.idle_timeout;
-        if !host.http1().sweep(limit) {
-            return;
-        }
     }
 }
 
@@ -414,109 +309,6 @@ impl http_body::Body for DrivenBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-fn switched(sending: &Sending, status: StatusCode) -> bool {
-    if sending.connect {
-        status.is_success()
-    } else {
-        status == StatusCode::SWITCHING_PROTOCOLS
-    }
-}
-
-/// Turns a request into what goes on the wire; for a tunnel the body stays back.
-fn prepare(
-    request: Outbound,
-    sending: &Sending,
-    trailers: bool,
-    progress: &Arc<Progress>,
-    queue: &OutgoingQueue,
-) -> (Request<RequestBody>, Option<Body>) {
-    let Outbound { mut parts, body } = request;
-    let host = parts
-        .uri
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    parts.uri = if parts.method == Method::CONNECT {
-        parts.uri
-    } else {
-        origin_form(parts.uri)
-    };
-    parts.version = Version::HTTP_11;
-    parts.extensions.clear();
-    parts
-        .headers
-        .insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
-    // RFC 9110 §10.1.4: a TE field is of one hop and has to be named so.
-    if !sending.tunnel && tokens(&parts.headers, &header::TE).next().is_some() {
-        parts
-            .headers
-            .insert(header::CONNECTION, HeaderValue::from_static("te"));
-    }
-    let announced = length::announced(&parts.headers).filter(|_| !sending.tunnel);
-    if sending.tunnel {
-        if sending.keyless {
-            tunnel::complete_handshake(&mut parts.headers);
-        }
-    } else {
-        if announced == Some(0) && !length::is_empty(&body) {
-            // hyper would not look whether it is true.
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
-        frame_body(&mut parts, &body);
-    }
-    let outgoing = Arc::new(Outgoing::new(MessageFacts {
-        bodyless: parts.method == Method::HEAD,
-        tunnel: sending.tunnel,
-        continued_by_upstream: false,
-    }));
-    queue.push(outgoing.clone());
-    let (body, tunnel) = if sending.tunnel {
-        (Body::empty(), Some(body))
-    } else {
-        (body, None)
-    };
-    let body = Watched::new(body, ProgressWatch(progress.clone()));
-    let body = WithTrailers::new(body, trailers.then_some(outgoing), announced);
-    let mut request = Request::from_parts(parts, Box::new(body));
-    if let Some(interim) = sending.interim.clone() {
-        let continues = sending.continues;
-        hyper::ext::on_informational(&mut request, move |head| {
-            if head.status() == StatusCode::CONTINUE && !continues {
-                return;
-            }
-            let mut headers = head.headers().clone();
-            strip_hop_by_hop(&mut headers, false);
-            interim.interim(head.status(), headers);
-        });
-    }
-    (request, tunnel)
-}
-
-/// Says how the body is framed where no `content-length` does. hyper would drop a body of unknown length
-/// from methods that rarely have one, and would leave other requests without a body unframed
-/// (RFC 9112 §6.3; RFC 9110 §8.6).
-fn frame_body(parts: &mut http::request::Parts, body: &Body) {
-    if parts.headers.contains_key(header::CONTENT_LENGTH) {
-        return;
-    }
-    let rarely = matches!(
-        parts.method,
-        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
-    );
-    if !http_body::Body::is_end_stream(body) {
-        let chunked = HeaderValue::from_static("chunked");
-        parts.headers.insert(header::TRANSFER_ENCODING, chunked);
-    } else if !rarely {
-        parts.headers.insert(header::CONTENT_LENGTH, 0.into());
-    }
-}
-
-fn origin_form(uri: Uri) -> Uri {
-    match uri.into_parts().path_and_query {
-        Some(path) => Uri::from(path),
-        None => Uri::from_static("/"),
     }
 }
 

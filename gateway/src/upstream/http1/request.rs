@@ -1,0 +1,121 @@
+//! What a request looks like on the wire.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+
+use super::RequestBody;
+use crate::{
+    body::{Body, Watched},
+    headers::{strip_hop_by_hop, tokens},
+    http1::{MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
+    length,
+    upstream::{
+        exchange::{Outbound, Sending},
+        progress::{Progress, ProgressWatch},
+        tunnel,
+    },
+};
+
+pub(super) fn switched(sending: &Sending, status: StatusCode) -> bool {
+    if sending.connect {
+        status.is_success()
+    } else {
+        status == StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// Turns a request into what goes on the wire; for a tunnel the body stays back.
+pub(super) fn prepare(
+    request: Outbound,
+    sending: &Sending,
+    trailers: bool,
+    progress: &Arc<Progress>,
+    queue: &OutgoingQueue,
+) -> (Request<RequestBody>, Option<Body>) {
+    let Outbound { mut parts, body } = request;
+    let host = parts
+        .uri
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    parts.uri = if parts.method == Method::CONNECT {
+        parts.uri
+    } else {
+        origin_form(parts.uri)
+    };
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    parts
+        .headers
+        .insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
+    // RFC 9110 §10.1.4: a TE field is of one hop and has to be named so.
+    if !sending.tunnel && tokens(&parts.headers, &header::TE).next().is_some() {
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    let announced = length::announced(&parts.headers).filter(|_| !sending.tunnel);
+    if sending.tunnel {
+        if sending.keyless {
+            tunnel::complete_handshake(&mut parts.headers);
+        }
+    } else {
+        if announced == Some(0) && !length::is_empty(&body) {
+            // hyper would not look whether it is true.
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        frame_body(&mut parts, &body);
+    }
+    let outgoing = Arc::new(Outgoing::new(MessageFacts {
+        bodyless: parts.method == Method::HEAD,
+        tunnel: sending.tunnel,
+        continued_by_upstream: false,
+    }));
+    queue.push(outgoing.clone());
+    let (body, tunnel) = if sending.tunnel {
+        (Body::empty(), Some(body))
+    } else {
+        (body, None)
+    };
+    let body = Watched::new(body, ProgressWatch(progress.clone()));
+    let body = WithTrailers::new(body, trailers.then_some(outgoing), announced);
+    let mut request = Request::from_parts(parts, Box::new(body));
+    if let Some(interim) = sending.interim.clone() {
+        let continues = sending.continues;
+        hyper::ext::on_informational(&mut request, move |head| {
+            if head.status() == StatusCode::CONTINUE && !continues {
+                return;
+            }
+            let mut headers = head.headers().clone();
+            strip_hop_by_hop(&mut headers, false);
+            interim.interim(head.status(), headers);
+        });
+    }
+    (request, tunnel)
+}
+
+/// Says how the body is framed where no `content-length` does. hyper would drop a body of unknown length
+/// from methods that rarely have one, and would leave other requests without a body unframed
+/// (RFC 9112 §6.3; RFC 9110 §8.6).
+fn frame_body(parts: &mut http::request::Parts, body: &Body) {
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return;
+    }
+    let rarely = matches!(
+        parts.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    );
+    if !http_body::Body::is_end_stream(body) {
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(header::TRANSFER_ENCODING, chunked);
+    } else if !rarely {
+        parts.headers.insert(header::CONTENT_LENGTH, 0.into());
+    }
+}
+
+fn origin_form(uri: Uri) -> Uri {
+    match uri.into_parts().path_and_query {
+        Some(path) => Uri::from(path),
+        None => Uri::from_static("/"),
+    }
+}
