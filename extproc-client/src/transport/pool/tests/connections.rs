@@ -478,10 +478,11 @@ fn an_attempt_that_never_had_a_turn() {
     drop(first);
     runtime().block_on(async {
         let mut stream = call(&pool);
-        let (reply, ()) = tokio::join!(recv(&mut stream), async {
-            serve(server(&mut far).await, answer);
-        });
-        reply.unwrap();
+        tokio::select! {
+            reply = recv(&mut stream) => panic!("no connection is made: {reply:?}"),
+            server = server(&mut far) => serve(server, answer),
+        }
+        recv(&mut stream).await.unwrap();
     });
 }
 
