@@ -44,6 +44,7 @@ mod metrics;
 mod mirror;
 mod mutate;
 mod overload;
+mod pem;
 pub mod reload;
 mod replay;
 mod router;

@@ -3,10 +3,10 @@
 use std::{fmt, io, sync::Arc};
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     client::verify_server_name,
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    crypto::ring,
+    pki_types::ServerName,
     server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
@@ -14,7 +14,10 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use crate::config::snapshot::{Certificate, ClientValidation, DownstreamTls};
+use crate::{
+    config::snapshot::{Certificate, DownstreamTls},
+    pem,
+};
 
 /// The server's side of TLS, ready for handshakes.
 #[derive(Clone)]
@@ -60,7 +63,8 @@ impl Acceptor {
         let builder = match &settings.client {
             None => builder.with_no_client_auth(),
             Some(client) => {
-                let (roots, provider) = (roots(client)?, provider.clone());
+                let roots = pem::roots(&client.trusted_ca)
+                    .map_err(|error| format!("trusted_ca: {error}"))?;
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = match client.required {
@@ -76,7 +80,7 @@ impl Acceptor {
         let keys = settings
             .certificates
             .iter()
-            .map(|certificate| certified(certificate, &provider))
+            .map(certified)
             .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Err("tls_certificates may not be empty".into());
@@ -133,36 +137,13 @@ impl Acceptor {
     }
 }
 
-fn roots(client: &ClientValidation) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in chain(&client.trusted_ca, "trusted_ca")? {
-        roots
-            .add(certificate)
-            .map_err(|error| format!("trusted_ca: {error}"))?;
-    }
-    Ok(roots)
-}
-
-fn certified(
-    certificate: &Certificate,
-    provider: &CryptoProvider,
-) -> Result<Arc<CertifiedKey>, String> {
-    let chain = chain(&certificate.chain, "certificate_chain")?;
-    let key = PrivateKeyDer::from_pem_slice(&certificate.key)
-        .map_err(|error| format!("private_key: {error}"))?;
-    CertifiedKey::from_der(chain, key, provider)
+fn certified(certificate: &Certificate) -> Result<Arc<CertifiedKey>, String> {
+    let chain = pem::certificates(&certificate.chain)
+        .map_err(|error| format!("certificate_chain: {error}"))?;
+    let key = pem::key(&certificate.key).map_err(|error| format!("private_key: {error}"))?;
+    pem::certified(chain, key)
         .map(Arc::new)
-        .map_err(|error| format!("certificate_chain: {error}"))
-}
-
-fn chain(pem: &[u8], field: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("{field}: {error}"))?;
-    match certificates.is_empty() {
-        true => Err(format!("{field}: holds no certificate")),
-        false => Ok(certificates),
-    }
+        .map_err(|error| format!("private_key: {error}"))
 }
 
 /// Chooses among certificates: of those that the client can check, the first that bears the name it

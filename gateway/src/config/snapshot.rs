@@ -23,8 +23,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
 pub use self::cluster::{
-    Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, UpstreamProtocol,
-    UpstreamTls,
+    Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, SubjectAltName,
+    UpstreamProtocol, UpstreamTls,
 };
 pub use self::listener::{
     Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,

@@ -37,6 +37,8 @@ pub(crate) struct Tls {
     pub(crate) connector: TlsConnector,
     /// `None` takes the endpoint's name.
     pub(crate) name: Option<ServerName<'static>>,
+    /// The endpoint's name comes before `name`.
+    pub(crate) endpoint_name: bool,
 }
 
 impl fmt::Debug for Tls {
@@ -90,21 +92,30 @@ async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<(M
     let Some(tls) = tls else {
         return Ok((MaybeTls::Plain(plain), false));
     };
-    let name = match &tls.name {
-        Some(name) => name.clone(),
-        None => server_name(address, name)?,
-    };
+    let name = tls.server_name(address, name)?;
     let stream = tls.connector.connect(name, plain).await?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok((MaybeTls::Tls(Box::new(stream)), http2))
 }
 
-fn server_name(address: &Address, name: &str) -> io::Result<ServerName<'static>> {
-    let name = match (name, address) {
-        ("", Address::Socket(address)) => address.ip().to_string(),
-        (name, _) => name.to_owned(),
-    };
-    ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+impl Tls {
+    /// The name to ask for and to verify, of an endpoint with this host name.
+    fn server_name(&self, address: &Address, hostname: &str) -> io::Result<ServerName<'static>> {
+        let own = match &self.name {
+            Some(name) if hostname.is_empty() || !self.endpoint_name => return Ok(name.clone()),
+            _ => hostname,
+        };
+        let name = match (own, address) {
+            ("", Address::Socket(address)) => return Ok(ServerName::from(address.ip())),
+            // A socket of this machine has no name of its own.
+            ("", Address::Pipe(_)) => "localhost",
+            (name, _) => name,
+        };
+        ServerName::try_from(name.to_owned()).map_err(|_| {
+            let text = format!("{name:?} is no server name");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })
+    }
 }
 
 /// A TCP or Unix connection.
@@ -159,4 +170,42 @@ delegate_io!(Stream { Self });
 /// A client configuration's connector.
 pub(crate) fn connector(config: rustls::ClientConfig) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_name_a_server_is_asked_for() {
+        let tcp = Address::Socket("127.0.0.1:1".parse().unwrap());
+        let unix = Address::Pipe("/socket".into());
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+        let mut tls = Tls {
+            connector: connector(config),
+            name: None,
+            endpoint_name: false,
+        };
+        for (configured, endpoint_name, address, hostname, expected) in [
+            (None, false, &tcp, "", Some("127.0.0.1")),
+            (None, false, &tcp, "host", Some("host")),
+            (None, false, &unix, "", Some("localhost")),
+            (None, true, &tcp, "*.host", None),
+            (Some("sni"), false, &tcp, "host", Some("sni")),
+            (Some("sni"), true, &tcp, "host", Some("host")),
+            (Some("sni"), true, &tcp, "", Some("sni")),
+        ] {
+            tls.name = configured.map(|name| ServerName::try_from(name).unwrap());
+            tls.endpoint_name = endpoint_name;
+            let name = tls.server_name(address, hostname).ok();
+            let expected = expected.map(|name| ServerName::try_from(name).unwrap());
+            assert_eq!(name, expected, "{configured:?} {address} {hostname:?}");
+        }
+    }
 }

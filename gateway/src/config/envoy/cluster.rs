@@ -15,7 +15,7 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{Cluster as Model, Discovery, DnsFamily, LbPolicy, UpstreamProtocol},
+    snapshot::{Cluster as Model, Discovery, DnsFamily, LbPolicy, UpstreamProtocol, UpstreamTls},
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -52,6 +52,7 @@ pub(super) struct Cluster {
     common_http_protocol_options: Option<HttpProtocolOptions>,
     http_protocol_options: Option<Http1ProtocolOptions>,
     http2_protocol_options: Option<Http2ProtocolOptions>,
+    upstream_http_protocol_options: Option<UpstreamHttpProtocolOptions>,
     #[serde(default)]
     protocol_selection: Enum<ProtocolSelection>,
     transport_socket: Option<TransportSocket>,
@@ -180,11 +181,12 @@ struct UpstreamProtocolOptions {
     http_filters: Vec<Located<UpstreamFilter>>,
 }
 
-/// `envoy.config.core.v3.UpstreamHttpProtocolOptions`: `auto_sni` is what an empty server name means
-/// here anyway.
+/// `envoy.config.core.v3.UpstreamHttpProtocolOptions`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct UpstreamHttpProtocolOptions {}
+struct UpstreamHttpProtocolOptions {
+    auto_sni: Option<Located<bool>>,
+}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -213,6 +215,7 @@ struct Spoken {
     common: HttpProtocolOptions,
     http1: Http1ProtocolOptions,
     http2: Http2ProtocolOptions,
+    upstream: UpstreamHttpProtocolOptions,
 }
 
 impl Located<Cluster> {
@@ -234,6 +237,7 @@ impl Located<Cluster> {
             common,
             http1,
             http2,
+            upstream,
         } = cluster.spoken(reader, node)?;
         Ok(Model {
             discovery: cluster.discovery(reader, node)?,
@@ -261,7 +265,7 @@ impl Located<Cluster> {
             max_stream_duration: common.max_stream_duration.and_then(Time::limit),
             lb: cluster.policy(reader, node)?,
             tls: match &cluster.transport_socket {
-                Some(socket) => socket.upstream(reader)?,
+                Some(socket) => upstream.named(socket.upstream(reader)?, reader),
                 None => None,
             },
             metadata: Arc::new(cluster.metadata.build(reader)?),
@@ -369,7 +373,27 @@ impl Cluster {
             common: self.common_http_protocol_options.take().unwrap_or_default(),
             http1: self.http_protocol_options.take().unwrap_or_default(),
             http2: self.http2_protocol_options.take().unwrap_or_default(),
+            upstream: self
+                .upstream_http_protocol_options
+                .take()
+                .unwrap_or_default(),
         })
+    }
+}
+
+impl UpstreamHttpProtocolOptions {
+    /// TLS settings with `auto_sni`. Connections here are of an endpoint, not of a name that a client chooses, so that
+    /// it is the endpoint's name that can be asked for.
+    fn named(&self, tls: Option<UpstreamTls>, reader: &Reader<'_>) -> Option<UpstreamTls> {
+        let mut tls = tls?;
+        if let Some(auto) = self.auto_sni.as_ref().filter(|auto| auto.value) {
+            reader.note(
+                auto.node,
+                "the server name is sni, or else the endpoint's host name, not that of the request",
+            );
+            tls.endpoint_name |= tls.sni.is_none();
+        }
+        Some(tls)
     }
 }
 
@@ -377,11 +401,12 @@ impl Located<UpstreamProtocolOptions> {
     fn spoken(self, reader: &Reader<'_>) -> Result<Spoken, Fault> {
         let UpstreamProtocolOptions {
             common_http_protocol_options: common,
-            upstream_http_protocol_options: _,
+            upstream_http_protocol_options: upstream,
             explicit_http_config,
             use_downstream_protocol_config,
             http_filters,
         } = self.value;
+        let upstream = upstream.unwrap_or_default();
         for filter in &http_filters {
             if let Some(tree) = &filter.value.typed_config {
                 let name = reader.type_of(tree.node)?;
@@ -402,12 +427,14 @@ impl Located<UpstreamProtocolOptions> {
                         protocol: UpstreamProtocol::Http1,
                         common,
                         http1,
+                        upstream,
                         ..Spoken::default()
                     }),
                     (None, Some(http2)) => Ok(Spoken {
                         protocol: UpstreamProtocol::Http2,
                         common,
                         http2,
+                        upstream,
                         ..Spoken::default()
                     }),
                     _ => Err(Fault::at(
@@ -422,6 +449,7 @@ impl Located<UpstreamProtocolOptions> {
                 common,
                 http1: downstream.http_protocol_options,
                 http2: downstream.http2_protocol_options,
+                upstream,
             }),
             _ => Err(Fault::at(
                 self.node,

@@ -166,7 +166,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RouteConfiguration", Refuse(NO_XDS), &["vhds"]),
     ("RouteConfiguration", Refuse(UNSUPPORTED), &[
         "most_specific_header_mutations_wins", "cluster_specifier_plugins",
-        "request_mirror_policies",
         "ignore_path_parameters_in_path_matching",
     ]),
     ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),
@@ -240,7 +239,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Cluster", Note(NOT_DONE), &[
         "health_checks", "circuit_breakers", "outlier_detection", "common_lb_config",
         "connection_pool_per_downstream_connection",
-        "upstream_http_protocol_options",
     ]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
@@ -260,8 +258,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("UpstreamProtocolOptions", Note(NOT_DONE), &["outlier_detection"]),
     ("UpstreamProtocolOptions", Refuse(UNSUPPORTED), &["retry_policy", "request_mirror_policies", "hash_policy"]),
-    ("UpstreamHttpProtocolOptions", Ignore, &["auto_sni"]),
-    ("UpstreamHttpProtocolOptions", Note(NOT_DONE), &["auto_san_validation"]),
+    ("UpstreamHttpProtocolOptions", Note("the certificate has to bear the name that is connected to"), &[
+        "auto_san_validation",
+    ]),
     ("UpstreamHttpProtocolOptions", Refuse(UNSUPPORTED), &["override_auto_sni_header"]),
     ("ExplicitHttpConfig", Refuse("HTTP/3 is not supported"), &["http3_protocol_options"]),
     ("UseDownstreamHttpConfig", Ignore, &["http3_protocol_options"]),
@@ -281,7 +280,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("UpstreamTlsContext", Ignore, &[
         "allow_renegotiation", "max_session_keys", "enforce_rsa_key_usage",
     ]),
-    ("UpstreamTlsContext", Note(NOT_DONE), &["auto_host_sni", "auto_sni_san_validation"]),
     ("CommonTlsContext", Ignore, &["key_log"]),
     ("DownstreamTlsContext", Ignore, &[
         "session_timeout", "disable_stateless_session_resumption",

@@ -1,5 +1,6 @@
 //! TLS to the endpoints of a cluster, and to clients.
 
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
 use super::{
@@ -8,9 +9,12 @@ use super::{
     listener::TransportSocket,
     value::{Enum, ProtoEnum},
 };
-use crate::config::{
-    document::{Fault, Located, Reader},
-    snapshot::{Certificate, ClientValidation, DownstreamTls, UpstreamTls},
+use crate::{
+    config::{
+        document::{Fault, Located, Reader},
+        snapshot::{Certificate, ClientValidation, DownstreamTls, SubjectAltName, UpstreamTls},
+    },
+    pem,
 };
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
@@ -22,7 +26,9 @@ const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTl
 #[serde(default)]
 struct UpstreamTlsContext {
     common_tls_context: CommonTlsContext,
-    sni: String,
+    sni: Option<Located<String>>,
+    auto_host_sni: bool,
+    auto_sni_san_validation: Option<Located<bool>>,
 }
 
 /// `envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext`.
@@ -89,7 +95,6 @@ struct CertificateValidationContext {
 /// `envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher`.
 #[derive(Debug, Deserialize)]
 struct SubjectAltNameMatcher {
-    #[serde(default)]
     san_type: Enum<SanType>,
     matcher: Located<ExactMatcher>,
 }
@@ -101,16 +106,22 @@ struct ExactMatcher {
     exact: Option<String>,
 }
 
+// There is no default: the field is required.
 #[derive(Clone, Copy, Debug, Default)]
-struct SanType;
+enum SanType {
+    #[default]
+    Dns,
+    Uri,
+    Ip,
+}
 
 impl ProtoEnum for SanType {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        ("SAN_TYPE_UNSPECIFIED", 0, Ok(Self)),
+        ("SAN_TYPE_UNSPECIFIED", 0, Err("a type has to be chosen")),
         ("EMAIL", 1, Err("not supported")),
-        ("DNS", 2, Ok(Self)),
-        ("URI", 3, Ok(Self)),
-        ("IP_ADDRESS", 4, Ok(Self)),
+        ("DNS", 2, Ok(Self::Dns)),
+        ("URI", 3, Ok(Self::Uri)),
+        ("IP_ADDRESS", 4, Ok(Self::Ip)),
         ("OTHER_NAME", 5, Err("not supported")),
     ];
 }
@@ -170,12 +181,7 @@ impl Located<DownstreamTlsContext> {
         let certificates = common
             .tls_certificates
             .iter()
-            .map(|certificate| {
-                Ok(Certificate {
-                    chain: certificate.value.certificate_chain.load(reader)?,
-                    key: certificate.value.private_key.load(reader)?,
-                })
-            })
+            .map(|certificate| certificate.value.load(reader))
             .collect::<Result<_, Fault>>()?;
         let required = self.value.require_client_certificate.unwrap_or_default();
         let client = match &common.validation_context {
@@ -232,11 +238,87 @@ impl Located<CertificateValidationContext> {
         }
         match &context.trusted_ca {
             Some(source) => Ok(ClientValidation {
-                trusted_ca: source.load(reader)?,
+                trusted_ca: source.roots(reader)?,
                 required,
             }),
             None => Err(Fault::at(self.node, "missing field \"trusted_ca\"")),
         }
+    }
+}
+
+impl TlsCertificate {
+    /// The pair, which can be used.
+    fn load(&self, reader: &Reader<'_>) -> Result<Certificate, Fault> {
+        let bad = |source: &Located<DataSource>| {
+            let node = source.node;
+            move |message: String| Fault::at(node, message)
+        };
+        let chain = self.certificate_chain.load(reader)?;
+        let key = self.private_key.load(reader)?;
+        let certificates = pem::certificates(&chain).map_err(bad(&self.certificate_chain))?;
+        let private = pem::key(&key).map_err(bad(&self.private_key))?;
+        pem::certified(certificates, private).map_err(bad(&self.private_key))?;
+        Ok(Certificate { chain, key })
+    }
+}
+
+impl Located<DataSource> {
+    /// Certificates that can be trusted.
+    fn roots(&self, reader: &Reader<'_>) -> Result<Vec<u8>, Fault> {
+        let pem = self.load(reader)?;
+        pem::roots(&pem).map_err(|message| Fault::at(self.node, message))?;
+        Ok(pem)
+    }
+}
+
+impl Located<ExactMatcher> {
+    /// The name of this type; without a type, of the one that it looks like.
+    fn name(&self, kind: Option<SanType>) -> Result<SubjectAltName, Fault> {
+        let Some(exact) = &self.value.exact else {
+            return Err(Fault::at(self.node, "only exact names are supported"));
+        };
+        let uri = || SubjectAltName::Uri(exact.clone());
+        match (kind, ServerName::try_from(exact.clone())) {
+            (None | Some(SanType::Dns), Ok(name @ ServerName::DnsName(_)))
+            | (None | Some(SanType::Ip), Ok(name @ ServerName::IpAddress(_))) => {
+                Ok(SubjectAltName::Server(name))
+            }
+            (None | Some(SanType::Uri), _) => Ok(uri()),
+            (Some(SanType::Dns), _) => {
+                Err(Fault::at(self.node, format!("{exact:?} is no DNS name")))
+            }
+            (Some(SanType::Ip), _) => {
+                Err(Fault::at(self.node, format!("{exact:?} is no IP address")))
+            }
+        }
+    }
+}
+
+impl Located<CertificateValidationContext> {
+    /// What certificates of servers have to be.
+    fn of_servers(&self, tls: &mut UpstreamTls, reader: &Reader<'_>) -> Result<(), Fault> {
+        let context = &self.value;
+        let roots = context.trusted_ca.as_ref();
+        let roots = roots.map(|source| source.roots(reader)).transpose()?;
+        let typed = context
+            .match_typed_subject_alt_names
+            .iter()
+            .map(|name| (&name.value.matcher, Some(name.value.san_type.0)));
+        let untyped = context.match_subject_alt_names.iter();
+        for (matcher, kind) in untyped.map(|matcher| (matcher, None)).chain(typed) {
+            if roots.is_none() {
+                // A name that anybody can write into a certificate says nothing. Envoy refuses it too.
+                return Err(Fault::at(
+                    matcher.node,
+                    "a name can only be verified with a trusted_ca",
+                ));
+            }
+            tls.subject_alt_names.push(matcher.name(kind)?);
+        }
+        if context.trust_chain_verification.0 == Verification::TrustChain {
+            tls.trusted_ca = roots;
+        }
+        Ok(())
     }
 }
 
@@ -245,16 +327,26 @@ impl UpstreamTlsContext {
         let common = &self.common_tls_context;
         let identity = match common.tls_certificates.as_slice() {
             [] => None,
-            [certificate] => Some((
-                certificate.value.certificate_chain.load(reader)?,
-                certificate.value.private_key.load(reader)?,
-            )),
+            [certificate] => {
+                let Certificate { chain, key } = certificate.value.load(reader)?;
+                Some((chain, key))
+            }
             [_, second, ..] => {
                 return Err(Fault::at(second.node, "only one certificate is supported"));
             }
         };
+        let sni = match &self.sni {
+            Some(sni) if !sni.value.is_empty() => {
+                let name = ServerName::try_from(sni.value.clone());
+                Some(name.map_err(|_| {
+                    Fault::at(sni.node, format!("{:?} is no server name", sni.value))
+                })?)
+            }
+            _ => None,
+        };
         let mut tls = UpstreamTls {
-            sni: self.sni.clone(),
+            sni,
+            endpoint_name: self.auto_host_sni,
             identity,
             alpn: common.alpn_protocols.clone(),
             ..UpstreamTls::default()
@@ -262,29 +354,16 @@ impl UpstreamTlsContext {
         if let Some(params) = &common.tls_params {
             reader.note(params.node, "has no effect in this gateway");
         }
-        if let Some(Located {
-            value: validation, ..
-        }) = &common.validation_context
-        {
-            if validation.trust_chain_verification.0 == Verification::TrustChain {
-                tls.trusted_ca = validation
-                    .trusted_ca
-                    .as_ref()
-                    .map(|source| source.load(reader))
-                    .transpose()?;
+        if let Some(context) = &common.validation_context {
+            context.of_servers(&mut tls, reader)?;
+        }
+        match &self.auto_sni_san_validation {
+            Some(auto) if auto.value && common.validation_context.is_none() => {
+                return Err(Fault::at(auto.node, "needs a validation_context"));
             }
-            let typed = validation.match_typed_subject_alt_names.iter().map(|name| {
-                let Enum(SanType) = name.value.san_type;
-                &name.value.matcher
-            });
-            for matcher in validation.match_subject_alt_names.iter().chain(typed) {
-                match &matcher.value.exact {
-                    Some(name) => tls.subject_alt_names.push(name.clone()),
-                    None => {
-                        return Err(Fault::at(matcher.node, "only exact names are supported"));
-                    }
-                }
-            }
+            // The server name takes the place of the names given, which is what no names mean.
+            Some(auto) if auto.value => tls.subject_alt_names.clear(),
+            _ => {}
         }
         Ok(tls)
     }

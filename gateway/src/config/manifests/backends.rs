@@ -4,11 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use extproc_client::host::{HeaderLimits, Metadata};
+use rustls::pki_types::ServerName;
 
 use super::{
     Objects, Scope, duration,
@@ -19,9 +20,12 @@ use super::{
         ServicePort,
     },
 };
-use crate::config::snapshot::{
-    Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options, LbPolicy,
-    UpstreamProtocol, UpstreamTls,
+use crate::{
+    config::snapshot::{
+        Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options, LbPolicy,
+        UpstreamProtocol, UpstreamTls,
+    },
+    pem,
 };
 
 /// The longest wait for a connection to a backend, if nothing else is said.
@@ -241,17 +245,22 @@ fn of_backend(name: &str, backend: &AgentgatewayBackend) -> Result<Cluster, Stri
         cluster.protocol = UpstreamProtocol::Http2;
     }
     if let Some(tls) = &policies.tls {
-        let sni = tls.sni.as_deref().unwrap_or(host);
-        cluster.tls = Some(upstream_tls(sni, cluster.protocol)?);
+        let (field, name) = match tls.sni.as_deref() {
+            Some(sni) => ("policies.tls.sni", sni),
+            None => ("static.host", host),
+        };
+        let tls = upstream_tls(name, cluster.protocol);
+        cluster.tls = Some(tls.map_err(|message| format!("spec.{field}: {message}"))?);
     }
     Ok(cluster)
 }
 
 /// TLS that trusts the system's roots.
 fn upstream_tls(host: &str, protocol: UpstreamProtocol) -> Result<UpstreamTls, String> {
+    let name = ServerName::try_from(host.to_owned());
     Ok(UpstreamTls {
-        sni: host.to_owned(),
-        trusted_ca: Some(system_roots()?),
+        sni: Some(name.map_err(|_| format!("{host:?} is no server name"))?),
+        trusted_ca: Some(system_roots()?.to_owned()),
         alpn: match protocol {
             UpstreamProtocol::Http2 => vec!["h2".into()],
             _ => vec!["http/1.1".into()],
@@ -260,19 +269,28 @@ fn upstream_tls(host: &str, protocol: UpstreamProtocol) -> Result<UpstreamTls, S
     })
 }
 
-/// The trusted roots of the system, PEM.
-fn system_roots() -> Result<Vec<u8>, String> {
+/// The trusted roots of the system, PEM; read once, since a translation asks for them with every backend.
+fn system_roots() -> Result<&'static [u8], String> {
     const PLACES: &[&str] = &[
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt",
         "/etc/ssl/cert.pem",
     ];
+    static ROOTS: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(roots) = ROOTS.get() {
+        return Ok(roots);
+    }
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    named
+    let file = named
         .into_iter()
         .chain(PLACES.iter().map(PathBuf::from))
         .find_map(|place| std::fs::read(place).ok())
-        .ok_or_else(|| "this system has no file of trusted roots; name one in SSL_CERT_FILE".into())
+        .ok_or("this system has no file of trusted roots; name one in SSL_CERT_FILE")?;
+    let roots = pem::usable_roots(&String::from_utf8_lossy(&file));
+    if roots.is_empty() {
+        return Err("this system's file of trusted roots holds none".into());
+    }
+    Ok(ROOTS.get_or_init(|| roots.into_bytes()))
 }
 
 fn address(host: &str, port: u16) -> EndpointAddress {

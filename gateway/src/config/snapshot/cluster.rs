@@ -4,6 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Dura
 
 use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
+use rustls::pki_types::ServerName;
 
 use super::{Http1Options, Http2Options};
 
@@ -160,16 +161,28 @@ pub enum LbPolicy {
 /// `UpstreamTlsContext`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// Server name; the authority if empty.
-    pub sni: String,
+    /// The server name to ask for (SNI) and to find in the certificate. Without one none is asked for, and the
+    /// certificate has to bear the endpoint's host name, or its address if it has none.
+    pub sni: Option<ServerName<'static>>,
+    /// `auto_host_sni`: the endpoint's host name takes the place of `sni` where it has one.
+    pub endpoint_name: bool,
     /// PEM of the trusted roots; no validation if unset, as in Envoy.
     pub trusted_ca: Option<Vec<u8>>,
     /// PEM of our certificate chain and key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
     /// Protocols to offer.
     pub alpn: Vec<String>,
-    /// Exact subject alternative names of which one has to match; the server name if empty.
-    pub subject_alt_names: Vec<String>,
+    /// Subject alternative names of which the certificate has to bear one; the server name if empty.
+    pub subject_alt_names: Vec<SubjectAltName>,
+}
+
+/// A name that a certificate may bear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubjectAltName {
+    /// A DNS name or an IP address.
+    Server(ServerName<'static>),
+    /// A URI, such as a SPIFFE ID; compared as a text.
+    Uri(String),
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use extproc_client::{BodyMode, FilterConfig, SendMode, host::RouteOverrides};
 use http::StatusCode;
+use rustls::pki_types::ServerName;
 
 use crate::config::{parse_envoy, snapshot::*};
 
@@ -409,8 +410,11 @@ fn clusters() {
     assert_eq!(ext_proc.protocol, UpstreamProtocol::Http2);
     let tls = ext_proc.tls.as_ref().expect("tls");
     assert_eq!(
-        (&*tls.sni, &tls.alpn[..]),
-        ("processor.example", &["h2".to_owned()][..])
+        (tls.sni.as_ref(), &tls.alpn[..]),
+        (
+            ServerName::try_from("processor.example").ok().as_ref(),
+            &["h2".to_owned()][..]
+        )
     );
     assert!(tls.trusted_ca.is_none());
 }
