@@ -128,6 +128,14 @@ impl Running {
         self.serving().as_ref()?.admin_address()
     }
 
+    /// Says on `/ready` from now on that the gateway goes down; everything else goes on. For the time in which others
+    /// learn that, before [`drain`](Self::drain).
+    pub fn leave(&self) {
+        if let Some(serving) = self.serving().as_ref() {
+            serving.leave();
+        }
+    }
+
     /// Accepts no more connections, finishes the requests that are under way and ends; at the
     /// latest after the longest `drain_timeout` of the configuration.
     pub async fn drain(&self) {

@@ -419,10 +419,15 @@ impl Serving {
         self.admin.as_ref().map(|admin| admin.local)
     }
 
+    /// Tells those who ask that the gateway goes down.
+    pub(crate) fn leave(&self) {
+        self.going_down.send_replace(true);
+    }
+
     /// Tells everything to finish; gives what to wait for, and for how long at most.
     pub(crate) fn drain(&mut self) -> (Vec<Drainer>, Duration) {
         self.draining = true;
-        self.going_down.send_replace(true);
+        self.leave();
         let mut all = std::mem::take(&mut self.leaving);
         for bound in &self.listeners {
             all.push(bound.drainer.clone());

@@ -22,6 +22,8 @@ use tests::support::curl::{self, curl};
 use tests::support::load::{Load, named};
 use tests::support::peers;
 use tests::support::ports;
+use tests::support::process::Process;
+use tests::support::rig::get;
 use tests::support::trial::outcome;
 use tokio::runtime::Runtime;
 
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
         trial("guide", || go(guide)),
         trial("unknown-settings-fail-closed", || go(unknown_settings)),
         trial("live-change", || go(live_change)),
+        trial("certificate-replaced", || go(certificate)),
+        trial("going-down", || go(going_down)),
         trial("api-server-restart", || go(restart)),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -440,6 +444,101 @@ async fn live_change(cluster: &mut Cluster) -> anyhow::Result<()> {
     let tally = load.end().await?;
     ensure!(tally.failures.is_empty(), "{tally:?}");
     ensure!(tally.answers.len() == 2, "{tally:?}");
+    Ok(())
+}
+
+/// A listener takes another Secret and serves all the while; an object that cannot be used is in nobody's way.
+async fn certificate(cluster: &mut Cluster) -> anyhow::Result<()> {
+    const NAMESPACE: &str = "agentgateway-system";
+    let tls = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/tests/tls");
+    for (secret, pair) in [("first", "a"), ("second", "wildcard")] {
+        let certificate = format!("--cert={tls}/{pair}.pem");
+        let key = format!("--key={tls}/{pair}.key");
+        let line = ["create", "secret", "tls", secret, "-n", NAMESPACE];
+        let line: Vec<&str> = line.into_iter().chain([&*certificate, &*key]).collect();
+        cluster.kubectl(&line).await?;
+    }
+    let port = ports::free()?;
+    let gateway = |secret: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: secure, namespace: {NAMESPACE}}}
+spec:
+  gatewayClassName: agentgateway
+  listeners: [{{name: https, protocol: HTTPS, port: {port}, tls: {{certificateRefs: [{{name: {secret}}}]}}}}]
+"
+        )
+    };
+    cluster.apply("gateway", &gateway("first")).await?;
+    let data_plane = cluster
+        .data_plane(&format!("{NAMESPACE}/secure"), port)
+        .await?;
+    let backend = "apiVersion: agentgateway.dev/v1alpha1
+kind: AgentgatewayBackend
+metadata: {name: nameless, namespace: agentgateway-system}
+spec: {static: {host: a.example, port: 1}, policies: {tls: {sni: '*.x'}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: nameless, namespace: agentgateway-system}
+spec:
+  parentRefs: [{name: secure}]
+  rules: [{backendRefs: [{group: agentgateway.dev, kind: AgentgatewayBackend, name: nameless}]}]
+";
+    cluster.apply("nameless", backend).await?;
+    let address = format!("https://a.example:{port}/");
+    let resolve = format!("a.example:{port}:127.0.0.1");
+    let authority = format!("{tls}/ca.pem");
+    let line = [&*address, "--resolve", &*resolve, "--cacert", &*authority];
+    until("the route's refusal", PATIENCE, async || {
+        let answer = curl(&line).await?;
+        ensure!(answer.status == 500, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.apply("gateway", &gateway("second")).await?;
+    until("the other certificate", PATIENCE, async || {
+        ensure!(curl(&line).await.is_err(), "still the first one");
+        Ok(())
+    })
+    .await?;
+    let any = curl(&[&address, "--resolve", &resolve, "--insecure"]).await?;
+    ensure!(any.status == 500, "{any:?}");
+    let log = data_plane.log();
+    ensure!(!log.contains("no longer listening"), "{log}");
+    Ok(())
+}
+
+/// From the signal on the pod is not ready, and serves while others learn that.
+async fn going_down(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let (port, admin) = (ports::free()?, ports::free()?);
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let manifest = gateway("agentgateway-system", "leaving", port);
+    cluster.apply("gateway", &manifest).await?;
+    let process = Process::spawn_with(
+        &cluster.gateway,
+        [
+            "--kubernetes=agentgateway-system/leaving",
+            "--address=127.0.0.1",
+            "--drain-delay=60",
+            &format!("--admin={}", local(admin)),
+        ],
+        &[("KUBECONFIG", &cluster.kubeconfig())],
+        &cluster.folder.join("leaving.log"),
+    )?;
+    let process = process.listening(local(port), PATIENCE).await?;
+    ensure!(get(local(admin), "/ready").await?.0 == 200);
+    let id = process.id().context("it has ended")?.to_string();
+    let kill = tokio::process::Command::new("kill").arg(&id).status();
+    ensure!(kill.await?.success());
+    until("it is not ready", PATIENCE, async || {
+        ensure!(get(local(admin), "/ready").await?.0 == 503);
+        Ok(())
+    })
+    .await?;
+    // No route takes it.
+    ensure!(get(local(port), "/").await?.0 == 404);
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::config::manifests::{
-    Objects,
-    types::{GATEWAY_API, Gateway, Key, ReferenceGrant},
+    Objects, Referrer, granted,
+    types::{Gateway, Key},
 };
 
 /// The Secrets that a Gateway's listeners name.
@@ -23,26 +23,9 @@ pub(super) fn named(gateway: &Gateway) -> BTreeSet<Key> {
 }
 
 /// Those of them that are in the Gateway's namespace, or that a ReferenceGrant lets it have.
-pub(super) fn granted(gateway: &Gateway, objects: &Objects) -> BTreeSet<Key> {
-    let from = &gateway.metadata.namespace;
+pub(super) fn permitted(gateway: &Gateway, objects: &Objects) -> BTreeSet<Key> {
+    let from = Referrer::gateway(&gateway.metadata.namespace);
     let mut secrets = named(gateway);
-    secrets.retain(|secret| {
-        secret.namespace == *from
-            || objects
-                .iter::<ReferenceGrant>()
-                .any(|(_, grant)| grants(grant, from, secret))
-    });
+    secrets.retain(|secret| granted(objects, &from, "", "Secret", secret));
     secrets
-}
-
-fn grants(grant: &ReferenceGrant, from: &str, secret: &Key) -> bool {
-    grant.metadata.namespace == secret.namespace
-        && grant.spec.from.iter().any(|entry| {
-            entry.group == GATEWAY_API && entry.kind == "Gateway" && entry.namespace == from
-        })
-        && grant.spec.to.iter().any(|entry| {
-            entry.group.is_empty()
-                && entry.kind == "Secret"
-                && entry.name.as_ref().is_none_or(|name| *name == secret.name)
-        })
 }

@@ -168,7 +168,9 @@ impl Controller {
     async fn reconcile(&mut self) -> bool {
         let read = self.mirror.typed();
         let objects = self.mirror.objects();
-        let statuses = translate(&read, &Scope::new(Serve::Each)).statuses;
+        let mut scope = Scope::new(Serve::Each);
+        scope.admin_port = Some(owned::ADMIN_PORT);
+        let statuses = translate(&read, &scope).statuses;
         let mut done = true;
         let mut wanted = BTreeSet::new();
         let mut workloads = BTreeMap::new();
@@ -216,7 +218,7 @@ impl Controller {
         else {
             return Ok(());
         };
-        let secrets = certificates::granted(gateway, read);
+        let secrets = certificates::permitted(gateway, read);
         let desired: BTreeMap<Key, Value> = owned::desired(&object, &secrets, &self.settings);
         wanted.extend(desired.keys().cloned());
         if gateway.metadata.deletion_timestamp.is_some() {

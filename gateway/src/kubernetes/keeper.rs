@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     kinds::Kind,
-    mirror::{Key, Mirror},
+    mirror::{Key, Mirror, version},
     owned::MANAGED_BY,
 };
 
@@ -67,7 +67,7 @@ impl Keeper {
         desired.to_string().hash(&mut hasher);
         let hash = hasher.finish();
         let present = mirror.get(key);
-        let version = present.as_deref().and_then(version);
+        let version = present.as_deref().and_then(version).map(str::to_owned);
         if let (Some((written, at)), Some(_)) = (self.written.get(key), &present)
             && *written == hash
             && *at == version
@@ -97,9 +97,9 @@ impl Keeper {
         let patch = Patch::Apply(desired);
         let answer = api.patch(&key.name, &parameters, &patch).await;
         let object = answer.map_err(refused)?;
-        let version = object.metadata.resource_version.clone();
-        self.written.insert(key.clone(), (hash, version));
-        mirror.learn(key.kind, object);
+        let now = object.metadata.resource_version.clone();
+        self.written.insert(key.clone(), (hash, now));
+        mirror.learn(key.kind, version.as_deref(), object);
         Ok(())
     }
 
@@ -136,10 +136,6 @@ impl Keeper {
         }
         Ok(())
     }
-}
-
-fn version(object: &Value) -> Option<String> {
-    Some(object["metadata"]["resourceVersion"].as_str()?.to_owned())
 }
 
 fn ours(object: &Value) -> bool {

@@ -159,6 +159,8 @@ struct Source {
     interest: Interest,
     /// The first list is complete, or was refused.
     settled: bool,
+    /// The first list is complete.
+    listed: bool,
     /// Null if only names are kept.
     objects: BTreeMap<Key, Arc<Value>>,
 }
@@ -168,6 +170,15 @@ pub(super) struct Watch {
     mirror: Mirror,
     id: u64,
     task: JoinHandle<()>,
+}
+
+impl Watch {
+    /// Whether it has been read what there is.
+    pub(super) fn listed(&self) -> bool {
+        let state = self.mirror.state();
+        let source = state.sources.get(&self.id);
+        source.is_some_and(|source| source.listed)
+    }
 }
 
 impl Drop for Watch {
@@ -203,6 +214,7 @@ impl Mirror {
             let source = Source {
                 interest: interest.clone(),
                 settled: false,
+                listed: false,
                 objects: BTreeMap::new(),
             };
             state.sources.insert(id, source);
@@ -256,18 +268,19 @@ impl Mirror {
             .collect()
     }
 
-    /// Puts in what a write gave back, ahead of the watch that will tell the same.
-    pub(super) fn learn(&self, kind: Kind, object: DynamicObject) {
+    /// Puts in what a write gave back, ahead of the watch that will tell the same. `before` is the version of the
+    /// object that was written over: if the mirror has another one, the watch was faster and may know more.
+    pub(super) fn learn(&self, kind: Kind, before: Option<&str>, object: DynamicObject) {
         let key = Key::of(kind, &object);
         let Some(value) = value(kind, object) else {
             return;
         };
         let mut state = self.state();
-        for source in state.sources.values_mut() {
-            if let Some(known) = source.objects.get_mut(&key) {
-                *known = Arc::new(value);
-                return;
-            }
+        let mut sources = state.sources.values_mut();
+        if let Some(known) = sources.find_map(|source| source.objects.get_mut(&key))
+            && version(known) == before
+        {
+            *known = Arc::new(value);
         }
     }
 
@@ -325,7 +338,8 @@ impl Mirror {
                 false
             }
             Event::InitDone => {
-                let mut changed = !std::mem::replace(&mut source.settled, true);
+                source.settled = true;
+                let mut changed = !std::mem::replace(&mut source.listed, true);
                 let fresh = std::mem::take(fresh);
                 source.objects.retain(|key, _| {
                     let stays = fresh.contains_key(key);
@@ -408,6 +422,11 @@ fn value(kind: Kind, mut object: DynamicObject) -> Option<Value> {
     Some(value)
 }
 
+/// The version of an object.
+pub(super) fn version(object: &Value) -> Option<&str> {
+    object["metadata"]["resourceVersion"].as_str()
+}
+
 fn forget(typed: &mut Objects, key: &Key) {
     if let Some(kind) = key.kind.manifest() {
         typed.remove(kind, &types::Key::new(&*key.namespace, &*key.name));
@@ -473,5 +492,70 @@ pub(super) async fn changed(changes: &mut watch::Receiver<u64>) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Mirror {
+    /// One whose API server never answers.
+    pub(super) fn deaf(keep: Keep) -> Self {
+        let nothing = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        Self::new(Client::new(nothing, "default"), keep)
+    }
+
+    /// What a watch would be told by a list.
+    pub(super) fn list(&self, watch: &Watch, kind: Kind, objects: &[Value]) {
+        let mut fresh = BTreeMap::new();
+        self.take(watch.id, kind, Event::Init, &mut fresh);
+        for object in objects {
+            let object = serde_json::from_value(object.clone()).unwrap();
+            self.take(watch.id, kind, Event::InitApply(object), &mut fresh);
+        }
+        self.take(watch.id, kind, Event::InitDone, &mut fresh);
+    }
+
+    /// What a watch would be told if the list were forbidden.
+    pub(super) fn forbid(&self, watch: &Watch) {
+        self.settle(watch.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn gateway(version: &str) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"namespace": "n", "name": "g", "resourceVersion": version},
+            "spec": {"gatewayClassName": "c", "listeners": []},
+        })
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_a_write_does_not_replace_what_came_after_it() {
+        let mirror = Mirror::deaf(Keep::Raw);
+        let watch = mirror.watch(Interest::all(Kind::Gateway));
+        mirror.list(&watch, Kind::Gateway, &[gateway("1")]);
+        let key = Key::new(Kind::Gateway, "n", "g");
+        let known = || {
+            mirror
+                .get(&key)
+                .and_then(|known| Some(version(&known)?.to_owned()))
+        };
+        let answered = |before: &str, version: &str| {
+            let object = serde_json::from_value(gateway(version)).unwrap();
+            mirror.learn(Kind::Gateway, Some(before), object);
+        };
+        answered("1", "2");
+        assert_eq!(known().as_deref(), Some("2"));
+        // Somebody else wrote version 4 after our 3, and the watch has told of both before the answer is read.
+        mirror.list(&watch, Kind::Gateway, &[gateway("4")]);
+        answered("2", "3");
+        assert_eq!(known().as_deref(), Some("4"));
     }
 }

@@ -178,12 +178,14 @@ impl<'a> Gateway<'a> {
             .flatten()
             .filter(|listener| matches!(listener["protocol"].as_str(), Some("HTTP" | "HTTPS")))
             .filter_map(|listener| listener["port"].as_i64())
+            // Its listener is refused, and the admin server is nobody's outside.
+            .filter(|port| *port != i64::from(ADMIN_PORT))
             .collect()
     }
 
     fn deployment(&self, settings: &Settings) -> Value {
-        // Longest: the delay, then the drain of the listeners, then a little.
-        let grace = settings.drain_delay + 30;
+        // Longest: the delay, then the drain of the listeners (30 s), then a little.
+        let grace = settings.drain_delay + 35;
         let mut pod = json!({"labels": self.labels()});
         let annotations = &self.object["spec"]["infrastructure"]["annotations"];
         if annotations.is_object() {
@@ -251,6 +253,7 @@ mod tests {
                     {"name": "b", "protocol": "HTTP", "port": 80, "hostname": "b.example"},
                     {"name": "c", "protocol": "HTTPS", "port": 443},
                     {"name": "d", "protocol": "UDP", "port": 53},
+                    {"name": "e", "protocol": "HTTP", "port": 15000},
                 ],
             },
         })
@@ -271,6 +274,8 @@ mod tests {
         let pod = &objects[&Key::new(Kind::Deployment, "n", "g")]["spec"]["template"];
         assert_eq!(pod["metadata"]["labels"]["team"], "a");
         assert_eq!(pod["spec"]["containers"][0]["args"][0], "--kubernetes=n/g");
+        // Time for the delay, for what is under way, and to end.
+        assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 5 + 30 + 5);
         // Scaling is left to others.
         assert!(
             objects[&Key::new(Kind::Deployment, "n", "g")]["spec"]

@@ -11,6 +11,7 @@ use super::{
         ReferenceGrant, RouteGroupKind, Secret, SecretRef, TlsMode,
     },
 };
+use crate::pem;
 
 /// A Gateway of ours.
 pub(super) struct GatewayState<'a> {
@@ -65,7 +66,7 @@ pub(super) fn ours<'a>(objects: &'a Objects, scope: &Scope) -> Vec<GatewayState<
                 .spec
                 .listeners
                 .iter()
-                .map(|listener| judge(objects, key, listener))
+                .map(|listener| judge(objects, scope, key, gateway, listener))
                 .collect(),
         })
         .collect();
@@ -93,7 +94,13 @@ fn is_ours(objects: &Objects, scope: &Scope, gateway: &Gateway) -> bool {
         .is_some_and(|class| class.spec.controller_name == scope.controller)
 }
 
-fn judge<'a>(objects: &Objects, gateway: &Key, spec: &'a Listener) -> ListenerState<'a> {
+fn judge<'a>(
+    objects: &Objects,
+    scope: &Scope,
+    key: &Key,
+    gateway: &Gateway,
+    spec: &'a Listener,
+) -> ListenerState<'a> {
     let mut state = ListenerState {
         spec,
         hostname: Hostname::of(spec.hostname.as_deref()),
@@ -109,9 +116,21 @@ fn judge<'a>(objects: &Objects, gateway: &Key, spec: &'a Listener) -> ListenerSt
         state.refused = Some(("UnsupportedProtocol", message));
         return state;
     }
+    if scope.admin_port == Some(spec.port) {
+        let message = format!("port {} is that of the admin server", spec.port);
+        state.refused = Some(("PortUnavailable", message));
+        return state;
+    }
     kinds(&mut state);
     if spec.protocol == Protocol::Https {
-        certificates(objects, gateway, &mut state);
+        let unknown = gateway.spec.unknown(spec);
+        if !unknown.is_empty() {
+            // It may be what clients have to show: nobody is let in without.
+            let message = format!("not supported: {}", unknown.join(", "));
+            state.refused = Some(("UnsupportedValue", message));
+            return state;
+        }
+        certificates(objects, key, &mut state);
     }
     state
 }
@@ -172,11 +191,7 @@ fn certificate(
     }
     let namespace = reference.namespace.as_ref().unwrap_or(&gateway.namespace);
     let key = Key::new(namespace.as_str(), reference.name.as_str());
-    let from = Referrer {
-        group: GATEWAY_API,
-        kind: "Gateway",
-        namespace: &gateway.namespace,
-    };
+    let from = Referrer::gateway(&gateway.namespace);
     if !granted(objects, &from, "", "Secret", &key) {
         return Err((
             "RefNotPermitted",
@@ -203,17 +218,11 @@ fn certificate(
     Ok((chain, private))
 }
 
-/// Whether rustls takes the pair.
+/// Whether the pair can be served.
 fn usable(chain: &[u8], key: &[u8]) -> Result<(), String> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("tls.crt: {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("tls.key: {error}"))?;
-    let provider = rustls::crypto::ring::default_provider();
-    rustls::sign::CertifiedKey::from_der(chain, key, &provider)
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    let chain = pem::certificates(chain).map_err(|error| format!("tls.crt: {error}"))?;
+    let key = pem::key(key).map_err(|error| format!("tls.key: {error}"))?;
+    pem::certified(chain, key).map(|_| ())
 }
 
 /// Marks listeners that cannot share a port with an earlier one.
@@ -268,14 +277,25 @@ pub(super) fn allows_namespace(
 }
 
 /// Who refers to something.
-pub(super) struct Referrer<'a> {
-    pub(super) group: &'a str,
-    pub(super) kind: &'a str,
-    pub(super) namespace: &'a str,
+pub(crate) struct Referrer<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) namespace: &'a str,
+}
+
+impl<'a> Referrer<'a> {
+    /// A Gateway in this namespace.
+    pub(crate) fn gateway(namespace: &'a str) -> Self {
+        Self {
+            group: GATEWAY_API,
+            kind: "Gateway",
+            namespace,
+        }
+    }
 }
 
 /// Whether a reference is within one namespace, or permitted by a grant in the target's.
-pub(super) fn granted(
+pub(crate) fn granted(
     objects: &Objects,
     from: &Referrer<'_>,
     group: &str,

@@ -28,6 +28,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::gateways::{Referrer, granted};
 use self::types::Key;
 pub use self::{
     files::FileOptions,
@@ -89,6 +91,8 @@ pub struct Scope {
     pub address: IpAddr,
     /// Ports to bind in place of those of the manifests.
     pub listen_ports: BTreeMap<u16, u16>,
+    /// The port of the admin server, which no listener can have.
+    pub admin_port: Option<u16>,
     /// Endpoints of a Service's port, in place of its EndpointSlices.
     pub endpoints: BTreeMap<(Key, u16), Vec<EndpointAddress>>,
 }
@@ -113,6 +117,7 @@ impl Scope {
             controller: CONTROLLER.into(),
             address: Ipv4Addr::UNSPECIFIED.into(),
             listen_ports: BTreeMap::new(),
+            admin_port: None,
             endpoints: BTreeMap::new(),
         }
     }

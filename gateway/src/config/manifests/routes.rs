@@ -24,6 +24,10 @@ use crate::config::snapshot::{Forward, HeaderChange, Retry, Route, RouteAction, 
 /// A cluster that does not exist: what a share of traffic without a usable backend is sent to.
 const NO_BACKEND: &str = "";
 
+/// Fields of a rule, in the experimental channel, that are not known here and change nothing about which requests
+/// pass, and where to. Without any other one nothing is served.
+const OPTIONAL: &[&str] = &["retry", "sessionPersistence"];
+
 /// A route whose rules are compiled.
 pub(super) struct RoutePlan<'a> {
     pub(super) key: &'a Key,
@@ -32,6 +36,8 @@ pub(super) struct RoutePlan<'a> {
     pub(super) unresolved: Option<Reason>,
     /// What is asked for and cannot be done; requests that it concerns are refused.
     pub(super) unsupported: Vec<String>,
+    /// What is asked for and not done, where requests are served without.
+    pub(super) ignored: Vec<String>,
     /// Whether at least one rule does what it says.
     pub(super) usable: bool,
 }
@@ -76,6 +82,7 @@ pub(super) fn plan<'a>(
         rules: Vec::new(),
         unresolved: None,
         unsupported: Vec::new(),
+        ignored: Vec::new(),
         usable: false,
     };
     for (index, rule) in object.spec.rules.iter().enumerate() {
@@ -85,6 +92,7 @@ pub(super) fn plan<'a>(
             place: format!("rules[{index}]"),
             unresolved: &mut plan.unresolved,
             unsupported: &mut plan.unsupported,
+            ignored: &mut plan.ignored,
         };
         if let Some(compiled) = compiler.rule(rule) {
             plan.usable |= matches!(compiled.plan, Plan::Serve(_));
@@ -102,6 +110,7 @@ struct Compiler<'c, 'o> {
     place: String,
     unresolved: &'c mut Option<Reason>,
     unsupported: &'c mut Vec<String>,
+    ignored: &'c mut Vec<String>,
 }
 
 impl Compiler<'_, '_> {
@@ -126,6 +135,13 @@ impl Compiler<'_, '_> {
         }
         if matches.is_empty() {
             return None;
+        }
+        for name in spec.unknown.keys() {
+            let field = format!("{}.{name}", self.place);
+            match OPTIONAL.contains(&name.as_str()) {
+                true => self.ignored.push(field),
+                false => self.unsupported.push(format!("{field} is not supported")),
+            }
         }
         let place = format!("{}.filters", self.place);
         let filters = self.filters(&spec.filters, &place);

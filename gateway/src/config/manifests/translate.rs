@@ -169,12 +169,17 @@ impl Route<'_> {
                         "the route is attached",
                     )],
                 };
-                if plan.usable && !unsupported.is_empty() {
+                let refused = (plan.usable && !unsupported.is_empty())
+                    .then(|| format!("requests to these rules are refused: {unsupported}"));
+                let ignored = (!plan.ignored.is_empty())
+                    .then(|| format!("without effect here: {}", plan.ignored.join(", ")));
+                let remarks: Vec<String> = refused.into_iter().chain(ignored).collect();
+                if !remarks.is_empty() {
                     conditions.push(condition(
                         "PartiallyInvalid",
                         true,
                         "UnsupportedValue",
-                        &format!("requests to these rules are refused: {unsupported}"),
+                        &remarks.join("; "),
                     ));
                 }
                 conditions.push(resolved.clone());

@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::kubernetes::mirror::{Key, Mirror};
+use crate::kubernetes::mirror::{Key, Mirror, version};
 
 /// Writes a status where it differs. Gives whether it was written.
 ///
@@ -40,9 +40,9 @@ pub(in crate::kubernetes) async fn write(
         .patch_status(&key.name, &parameters, &Patch::Merge(&patch))
         .await
     {
-        Ok(object) => {
+        Ok(answer) => {
             tracing::debug!(object = %key, "status written");
-            mirror.learn(key.kind, object);
+            mirror.learn(key.kind, version(&object), answer);
             Ok(true)
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{GATEWAY_API, Metadata};
+use super::{GATEWAY_API, Metadata, Unknown};
 use crate::config::manifests::objects::or_default;
 
 /// `gateway.networking.k8s.io` `GatewayClass`.
@@ -44,6 +44,30 @@ pub struct GatewaySpec {
     pub listeners: Vec<Listener>,
     /// For the objects that serve it.
     pub infrastructure: Infrastructure,
+    /// Fields that are not known here.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl GatewaySpec {
+    /// The fields that are not known here and may be what TLS of this listener must not be served without, by their
+    /// paths: `tls.frontend`, by which clients need certificates, and whatever comes after it.
+    pub fn unknown(&self, listener: &Listener) -> Vec<String> {
+        /// They ask for addresses, and for listeners and routes from elsewhere.
+        const HARMLESS: &[&str] = &["addresses", "allowedListeners", "defaultScope"];
+        /// Each of an implementation's own, which no other one needs to know.
+        const OPTIONS: &str = "options";
+        let fields = self
+            .unknown
+            .keys()
+            .filter(|name| !HARMLESS.contains(&name.as_str()));
+        let tls = listener.tls.iter().flat_map(|tls| tls.unknown.keys());
+        let tls = tls.filter(|name| *name != OPTIONS);
+        fields
+            .map(|name| format!("spec.{name}"))
+            .chain(tls.map(|name| format!("spec.listeners[{}].tls.{name}", listener.name)))
+            .collect()
+    }
 }
 
 /// `GatewayInfrastructure`.
@@ -102,6 +126,9 @@ pub struct GatewayTls {
     /// Certificates.
     #[serde(deserialize_with = "or_default")]
     pub certificate_refs: Vec<SecretRef>,
+    /// Fields that are not known here.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// `TLSModeType`.

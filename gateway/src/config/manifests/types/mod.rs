@@ -2,7 +2,8 @@
 //!
 //! Only what the gateway uses is here; fields it does not know are skipped, as the API server has
 //! checked them (the file front end does the same with the published schemas). Those that would be
-//! settings of a policy or backend are kept as [`Unknown`], so that nothing is served without them.
+//! settings of a policy, a backend, a route's rule or a Gateway's TLS are kept as [`Unknown`], so that nothing is
+//! served without them.
 //! Defaults are those of the API server.
 
 mod backend;

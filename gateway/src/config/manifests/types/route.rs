@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{GATEWAY_API, Metadata};
+use super::{GATEWAY_API, Metadata, Unknown};
 use crate::config::manifests::objects::or_default;
 
 /// `gateway.networking.k8s.io` `HTTPRoute`.
@@ -78,6 +78,9 @@ pub struct HttpRouteRule {
     /// Time limits.
     #[serde(deserialize_with = "or_default")]
     pub timeouts: RouteTimeouts,
+    /// Fields that are not known here.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// `HTTPRouteMatch`.
