@@ -123,6 +123,8 @@ where
                     mut service,
                 } => match core.next_step() {
                     Some(Step::Request { head, end }) => {
+                        // What is to be said of the head is said before the next filter says something.
+                        core.flush(cx);
                         let (body, task) = request_body(&mut core, &head, end);
                         let future = service.call(Request::from_parts(head, body));
                         this.upstream.set(Upstream::Called { future });
@@ -154,7 +156,10 @@ where
                         }
                         Some(Step::Request { .. }) | None => {}
                     }
-                    if let UpstreamProj::Called { future } = this.upstream.as_mut().project()
+                    // The processor first: what it said may be that nothing goes upstream.
+                    let polled = core.poll(cx);
+                    if polled.is_pending()
+                        && let UpstreamProj::Called { future } = this.upstream.as_mut().project()
                         && let Poll::Ready(response) = future.poll(cx)
                     {
                         this.upstream.set(Upstream::Idle);
@@ -163,7 +168,6 @@ where
                         *this.stage = Stage::Waiting(core);
                         continue;
                     }
-                    let polled = core.poll(cx);
                     *this.stage = Stage::Waiting(core);
                     ready!(polled);
                 }

@@ -101,12 +101,13 @@ where
         let mut progress = false;
         loop {
             let mut moved = self.poll_sinks(cx);
-            self.side.flush(&mut self.machine, cx);
-            self.drain();
-            // Bodies first: what is here already came before the reply to the message that went ahead of
-            // it, and whether a message is complete when its headers are answered makes a difference.
-            moved |= self.poll_request_body(cx);
-            moved |= self.poll_response_body(cx);
+            self.flush(cx);
+            // Bodies first, and all of them that is here: that came before the reply to the message that went ahead
+            // of it, and whether a message is complete when its headers are answered makes a difference.
+            while self.poll_request_body(cx) | self.poll_response_body(cx) {
+                moved = true;
+                self.flush(cx);
+            }
             if self.request.has_room() && self.response.has_room() {
                 moved |= self.side.poll(&mut self.machine, cx).is_ready();
                 self.drain();
@@ -123,6 +124,12 @@ where
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
+    }
+
+    /// Sends what the machine has for the processor, as far as the side stream takes it.
+    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+        self.side.flush(&mut self.machine, cx);
+        self.drain();
     }
 
     /// The next head that is ready.
