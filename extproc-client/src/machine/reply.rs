@@ -108,6 +108,12 @@ impl Exchange {
             // Answered already, with 413.
             _ if direction.ended => return,
             _ if direction.no_body => return self.release(side),
+            // Full duplex by an override in this very reply, of a message that is here as a whole.
+            BodyMode::FullDuplexStreamed
+                if direction.received && has_held_body && !direction.body_sent =>
+            {
+                return body::duplex::send_whole(self, side, now);
+            }
             BodyMode::FullDuplexStreamed | BodyMode::Grpc => {
                 return body::duplex::after_headers(self, side, now);
             }
@@ -159,6 +165,9 @@ impl Exchange {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         match (direction.callback, direction.mode.body) {
+            (Callback::BufferedBody, BodyMode::FullDuplexStreamed) => {
+                body::duplex::reply_to_whole(self, side, common, now);
+            }
             (Callback::BufferedBody, _) => body::buffered::reply(self, side, common, now),
             (Callback::PartialBody, _) => body::partial::reply(self, side, common, now),
             (Callback::StreamedBody, BodyMode::FullDuplexStreamed) => {
@@ -179,10 +188,15 @@ impl Exchange {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
-            // Full duplex: there is nothing to change yet, and nothing more to come from the processor.
-            let goes_on = direction.is_forwarded();
-            self.received(side.trailers(), None, Effect::None);
-            if goes_on {
+            // Full duplex: there is nothing to change yet, and nothing more to come from the processor. What it was
+            // not asked about in time goes on as it is; the body that it has is its own.
+            if direction.is_forwarded() || !direction.has_head() {
+                self.received(side.trailers(), None, Effect::None);
+            } else {
+                self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
+                self.release(side);
+            }
+            if self.direction(side).is_forwarded() {
                 self.close_after_trailers(side);
             }
             return;

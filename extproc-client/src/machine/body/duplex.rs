@@ -115,6 +115,33 @@ pub(in super::super) fn reply(
     exchange.clear_route_cache(side, &common);
 }
 
+/// Sends a message that was here as a whole when an override in the reply to its headers made the direction full duplex: as
+/// in BUFFERED, head and trailers wait for the reply, but the body is not kept.
+pub(in super::super) fn send_whole(exchange: &mut Exchange, side: Side, now: Instant) {
+    let direction = exchange.direction_mut(side);
+    let whole = std::mem::take(&mut direction.held);
+    let flags = Exchange::flags(direction.trailers.is_none());
+    exchange.send_body(side, whole, flags, Callback::BufferedBody, now);
+}
+
+/// The first piece of the new body of such a message.
+pub(in super::super) fn reply_to_whole(
+    exchange: &mut Exchange,
+    side: Side,
+    common: CommonReply,
+    now: Instant,
+) {
+    reply(exchange, side, common, now);
+    if exchange.complete || exchange.direction(side).ended {
+        return;
+    }
+    if exchange.trailers_are_due(side) {
+        exchange.send_trailers(side, now);
+    } else {
+        trailers_pass_by(exchange, side);
+    }
+}
+
 /// The `streamed_response` of a reply; anything else is spurious in this mode.
 pub(super) fn streamed(
     exchange: &mut Exchange,
