@@ -214,7 +214,7 @@ impl FilterConfig {
     ///
     /// `processing_mode` and `grpc_service` replace the less specific value as a whole,
     /// `grpc_initial_metadata` merges by key, each list of `metadata_options` is replaced as a whole.
-    /// A more specific `overrides` cancels a less specific `disabled`.
+    /// A more specific `overrides` cancels a less specific `disabled`; of what is less specific still, only the modes are gone.
     pub fn for_route<'a>(
         &self,
         levels: impl IntoIterator<Item = &'a PerRoute>,

@@ -92,16 +92,43 @@ pub(super) fn merge<'a>(
     base: &FilterConfig,
     levels: impl IntoIterator<Item = &'a PerRoute>,
 ) -> Option<Arc<FilterConfig>> {
-    let mut merged = Some(base.clone());
+    let mut merged = base.clone();
+    let mut disabled = false;
+    let mut metadata = Vec::new();
     for level in levels {
         match level {
-            PerRoute::Disabled => merged = None,
+            PerRoute::Disabled => {
+                disabled = true;
+                merged.mode = base.mode;
+            }
             PerRoute::Overrides(overrides) => {
-                apply(merged.get_or_insert_with(|| base.clone()), overrides);
+                disabled = false;
+                apply(&mut merged, overrides);
+                metadata.extend(&overrides.grpc_initial_metadata);
             }
         }
     }
-    merged.map(Arc::new)
+    if disabled {
+        return None;
+    }
+    // Last, so that it also goes to a service of a more specific level.
+    if let Service::Grpc(service) = &mut merged.service {
+        for entry in metadata {
+            add_metadata(&mut service.initial_metadata, entry);
+        }
+    }
+    Some(Arc::new(merged))
+}
+
+fn add_metadata(entries: &mut Vec<MetadataEntry>, entry: &MetadataEntry) {
+    let mut known = false;
+    for same in entries.iter_mut().filter(|known| known.key == entry.key) {
+        *same = entry.clone();
+        known = true;
+    }
+    if !known {
+        entries.push(entry.clone());
+    }
 }
 
 fn apply(config: &mut FilterConfig, overrides: &Overrides) {
@@ -110,19 +137,6 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
     }
     if let Some(service) = &overrides.grpc_service {
         config.service = Service::Grpc(service.clone());
-    }
-    if let Service::Grpc(service) = &mut config.service {
-        let entries = &mut service.initial_metadata;
-        for entry in &overrides.grpc_initial_metadata {
-            let mut known = false;
-            for same in entries.iter_mut().filter(|known| known.key == entry.key) {
-                *same = entry.clone();
-                known = true;
-            }
-            if !known {
-                entries.push(entry.clone());
-            }
-        }
     }
     if let Some(options) = &overrides.metadata_options {
         options.apply(&mut config.metadata);
