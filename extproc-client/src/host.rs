@@ -166,6 +166,13 @@ pub struct RouteFacts {
     pub node: serde_json::Value,
 }
 
+impl RouteFacts {
+    /// Whether there is a route: its virtual host has a name, if not the route itself.
+    pub(crate) fn is_selected(&self) -> bool {
+        !self.virtual_host_name.is_empty() || !self.route_name.is_empty()
+    }
+}
+
 /// `envoy.config.core.v3.Metadata` from configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {

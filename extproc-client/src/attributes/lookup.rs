@@ -126,7 +126,10 @@ impl<'a> View<'a> {
         let Some(field) = field else {
             return match root {
                 "metadata" => Some(Item::Metadata(Cow::Owned(self.metadata.snapshot()))),
-                "upstream_filter_state" => self.upstream.map(|_| Item::Map),
+                "upstream_filter_state" => self
+                    .upstream
+                    .and_then(|upstream| upstream.address)
+                    .map(|_| Item::Map),
                 root => super::ROOTS.contains(&root).then_some(Item::Map),
             };
         };
@@ -310,7 +313,10 @@ impl<'a> View<'a> {
         let upstream = self.upstream.filter(|_| self.response.is_some());
         let reached = || upstream.filter(|upstream| upstream.address.is_some());
         Some(match field {
-            "num_endpoints" => count(self.route().endpoints),
+            "num_endpoints" => {
+                let route = self.route();
+                (!route.cluster_name.is_empty()).then(|| count(route.endpoints))?
+            }
             "request_attempt_count" => count(upstream.map_or(0, |upstream| upstream.attempts)),
             "address" | "port" => address(reached()?.address, field)?,
             "local_address" => Item::Text(reached()?.local_address?.to_string().into()),
@@ -333,6 +339,7 @@ impl<'a> View<'a> {
     fn xds(&'a self, field: &str) -> Option<Item<'a>> {
         let route = self.route();
         let of_cluster = |item| (!route.cluster_name.is_empty()).then_some(item);
+        let of_route = |item| route.is_selected().then_some(item);
         let metadata = |metadata| Item::Metadata(Cow::Borrowed(metadata));
         let reached = || {
             self.upstream
@@ -341,10 +348,10 @@ impl<'a> View<'a> {
         Some(match field {
             "cluster_name" => of_cluster(Item::Text(route.cluster_name.as_str().into()))?,
             "cluster_metadata" => of_cluster(metadata(&route.cluster_metadata))?,
-            "route_name" => Item::Text(route.route_name.as_str().into()),
-            "route_metadata" => metadata(&route.route_metadata),
-            "virtual_host_name" => Item::Text(route.virtual_host_name.as_str().into()),
-            "virtual_host_metadata" => metadata(&route.virtual_host_metadata),
+            "route_name" => of_route(Item::Text(route.route_name.as_str().into()))?,
+            "route_metadata" => of_route(metadata(&route.route_metadata))?,
+            "virtual_host_name" => of_route(Item::Text(route.virtual_host_name.as_str().into()))?,
+            "virtual_host_metadata" => of_route(metadata(&route.virtual_host_metadata))?,
             "filter_chain_name" => Item::Text(route.filter_chain_name.as_str().into()),
             "listener_metadata" => metadata(&route.listener_metadata),
             "listener_direction" => Item::Number(0.0),
