@@ -123,8 +123,7 @@ impl Failure {
             ),
             Self::Connect(_) => told(
                 UNAVAILABLE,
-                format!("{BEFORE}remote connection failure, transport failure reason: {self}")
-                    .into(),
+                before("remote connection failure"),
                 started(&format!("remote_connection_failure|{self}").replace(' ', "_")),
                 flag::UPSTREAM_CONNECTION_FAILURE,
             ),

@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -214,6 +214,9 @@ impl Lease {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::Protocol.into());
         }
+        if response.status() == StatusCode::NO_CONTENT {
+            drop_framing(response.headers_mut())?;
+        }
         // The sender would speak HTTP/1.0 from now on.
         connection.last |= response.version() == Version::HTTP_10;
         response.extensions_mut().clear();
@@ -257,6 +260,18 @@ impl Connection {
         };
         let mut response = pin!(response);
         poll_fn(|cx| driver.poll(cx, |cx| response.as_mut().poll(cx))).await
+    }
+}
+
+/// A response without content says nothing about its length (RFC 9110 §8.6, RFC 9112 §6.1). One that announces a body may
+/// be meant otherwise; an empty one is not.
+fn drop_framing(headers: &mut HeaderMap) -> Result<(), Failure> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Failure::Protocol);
+    }
+    match headers.remove(header::CONTENT_LENGTH) {
+        Some(length) if length != "0" => Err(Failure::Protocol),
+        _ => Ok(()),
     }
 }
 
