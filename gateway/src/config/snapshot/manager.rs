@@ -186,13 +186,13 @@ pub enum FilterKind {
         /// On responses.
         response: Vec<HeaderChange>,
     },
-    /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`].
+    /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`](super::Route::cors).
     Cors,
     /// `envoy.extensions.filters.http.health_check.v3.HealthCheck`: requests with these headers are answered with 200.
     HealthCheck(Arc<[HeaderMatch]>),
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
-    /// Decides over the [`Choice`] of a filter behind it.
+    /// Decides over the [`Choice`](super::Choice) of a filter behind it.
     Conditions {
         /// The filter's name.
         filter: String,

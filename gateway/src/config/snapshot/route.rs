@@ -96,7 +96,7 @@ pub struct Route {
     pub facts: Arc<RouteFacts>,
     /// Filters whose configuration depends on the request; instead of their entry in `overrides`.
     pub choices: Arc<[Choice]>,
-    /// What the filter [`FilterKind::Cors`] does here; nothing if unset.
+    /// What the filter [`FilterKind::Cors`](super::FilterKind::Cors) does here; nothing if unset.
     pub cors: Option<Arc<Cors>>,
 }
 
