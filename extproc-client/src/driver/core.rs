@@ -28,6 +28,10 @@ use crate::{
     transport::Transport,
 };
 
+/// Frames of a body that are read before replies are looked at again: the last piece of a body and its trailers come
+/// together. A side stream without a limit of its own would else be given a whole body before its first reply is heard.
+const FRAMES_AT_ONCE: usize = 3;
+
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
 pub(crate) struct Core<T: Transport, B, R> {
     pub(super) machine: Exchange,
@@ -102,9 +106,12 @@ where
         loop {
             let mut moved = self.poll_sinks(cx);
             self.flush(cx);
-            // Bodies first, and all of them that is here: that came before the reply to the message that went ahead
-            // of it, and whether a message is complete when its headers are answered makes a difference.
-            while self.poll_request_body(cx) | self.poll_response_body(cx) {
+            // Bodies first: what of them is here came before the reply to the message that went ahead of it, and
+            // whether a message is complete when its headers are answered makes a difference.
+            for _ in 0..FRAMES_AT_ONCE {
+                if !(self.poll_request_body(cx) | self.poll_response_body(cx)) {
+                    break;
+                }
                 moved = true;
                 self.flush(cx);
             }
