@@ -447,7 +447,10 @@ fn local_replies() {
         "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
     );
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("reset reason: remote connection failure"), "{answer}");
+    assert!(
+        answer.contains("reset reason: remote connection failure"),
+        "{answer}"
+    );
     let answer = exchange(
         gateway,
         "GET /old/a?b HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
