@@ -181,6 +181,11 @@ pub async fn run(
         };
         out.clients = clients(scenario, listener, &activity, at_rest).await;
         out.counters = counters(out.ports.admin).await;
+        // Before the proxy is killed, which ends every stream.
+        out.processor = processor
+            .as_ref()
+            .map(Processor::streams)
+            .unwrap_or_default();
         if scenario.spec.log.is_some() {
             out.log = lines(&log, out.clients.len()).await;
         }
@@ -192,10 +197,6 @@ pub async fn run(
         out.output = process.log_tail(800);
     }
     process.kill().await;
-    out.processor = processor
-        .as_ref()
-        .map(Processor::streams)
-        .unwrap_or_default();
     out.upstream = upstreams.iter().flat_map(Upstream::arrived).collect();
     out.upstream.sort_by_key(|a| a.at);
     Ok(out)
