@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request};
 
 /// Fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
 const HOP: [HeaderName; 7] = [
@@ -277,18 +277,6 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
-}
-
-/// The gRPC status that stands for an HTTP status.
-pub(crate) fn grpc_status(status: StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
 }
 
 #[cfg(test)]

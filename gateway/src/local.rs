@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
-use extproc_client::host::{ResponseDetails, ResponseFlags};
+use extproc_client::{
+    host::{ResponseDetails, ResponseFlags},
+    wire::grpc_code,
+};
 use http::{HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::{body::Body, headers::grpc_status};
+use crate::body::Body;
 
 /// What `grpc-message` has to encode.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%').add(b'\x7f');
@@ -26,7 +29,7 @@ pub(crate) fn reply(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        headers.insert("grpc-status", u16::from(grpc_status(status)).into());
+        headers.insert("grpc-status", u16::from(grpc_code(status)).into());
         if !body.is_empty()
             && let Ok(message) =
                 HeaderValue::try_from(utf8_percent_encode(&body, MESSAGE).to_string())

@@ -1,5 +1,7 @@
 //! The gateway as a plain proxy, byte for byte over HTTP/1: raw clients, raw upstreams, no processor.
 
+mod common;
+
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -59,59 +61,25 @@ fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 fn gateway(upstream: SocketAddr, route: &str, manager: &str) -> (Running, SocketAddr) {
-    let own_id = manager.contains("generate_request_id");
-    let id = if own_id {
-        ""
-    } else {
-        "generate_request_id: false"
+    let own_id = match manager.contains("generate_request_id") {
+        true => "",
+        false => "generate_request_id: false",
     };
-    let text = format!(
-        r#"
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: ingress
-          {id}
-          server_header_transformation: PASS_THROUGH
-          http_protocol_options: {{enable_trailers: true}}
-          {manager}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - {{match: {{path: /direct}}, direct_response: {{status: 201, body: {{inline_string: here}}}}}}
-              - {{match: {{prefix: /old}}, redirect: {{prefix_rewrite: /new}}}}
-              - {{match: {{prefix: /}}, route: {{cluster: upstream, {route}}}}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: upstream
-    type: STATIC
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http_protocol_options: {{enable_trailers: true}}}}
-    load_assignment:
-      cluster_name: upstream
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}
-"#,
-        port = upstream.port(),
-    );
-    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
-    let address = running.local_addr("main").unwrap();
-    (running, address)
+    common::start(
+        &[
+            own_id,
+            "server_header_transformation: PASS_THROUGH",
+            "http_protocol_options: {enable_trailers: true}",
+            manager,
+        ],
+        &[
+            "{match: {path: /direct}, direct_response: {status: 201, body: {inline_string: here}}}",
+            "{match: {prefix: /old}, redirect: {prefix_rewrite: /new}}",
+            &format!("{{match: {{prefix: /}}, route: {{cluster: upstream, {route}}}}}"),
+        ],
+        upstream,
+        "explicit_http_config: {http_protocol_options: {enable_trailers: true}}",
+    )
 }
 
 fn plain(upstream: SocketAddr) -> (Running, SocketAddr) {

@@ -1,5 +1,7 @@
 //! Waits that have to end: connections that nobody uses, peers that take nothing, threads that hang.
 
+mod common;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -14,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway::{Gateway, Options, Running, config};
+use gateway::Running;
 use http::Response;
 
 /// What an upstream over HTTP/2 has seen.
@@ -58,50 +60,17 @@ fn upstream(streams: u32) -> (SocketAddr, Arc<Seen>) {
     (bound.recv().unwrap(), seen)
 }
 
+/// A gateway in front of an upstream over HTTP/2; `common` is a field of the cluster's options, with a comma.
 fn gateway(upstream: SocketAddr, common: &str, manager: &str) -> (Running, SocketAddr) {
-    let text = format!(
-        r#"
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          {manager}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - {{match: {{path: /direct}}, direct_response: {{status: 200}}}}
-              - {{match: {{prefix: /}}, route: {{cluster: upstream, timeout: 0.3s}}}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: upstream
-    type: STATIC
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        {common}
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    load_assignment:
-      cluster_name: upstream
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}
-"#,
-        port = upstream.port(),
-    );
-    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
-    let address = running.local_addr("main").unwrap();
-    (running, address)
+    common::start(
+        &[manager],
+        &[
+            "{match: {path: /direct}, direct_response: {status: 200}}",
+            "{match: {prefix: /}, route: {cluster: upstream, timeout: 0.3s}}",
+        ],
+        upstream,
+        &format!("{common} explicit_http_config: {{http2_protocol_options: {{}}}}"),
+    )
 }
 
 fn get(address: SocketAddr, path: &str) -> String {
@@ -127,7 +96,7 @@ fn until(mut done: impl FnMut() -> bool, what: &str) {
 #[test]
 fn an_idle_connection_to_an_http2_upstream_ends() {
     let (address, seen) = upstream(10);
-    let common = "common_http_protocol_options: {idle_timeout: 1.5s}";
+    let common = "common_http_protocol_options: {idle_timeout: 1.5s},";
     let (_running, gateway) = gateway(address, common, "");
     for _ in 0..3 {
         let answer = get(gateway, "/");

@@ -28,8 +28,9 @@ use crate::{
     transport::Transport,
 };
 
-/// Frames of a body that are read before replies are looked at again: the last piece of a body and its trailers come
-/// together. A side stream without a limit of its own would else be given a whole body before its first reply is heard.
+/// Frames of a body that are read before replies are looked at again: two pieces and the trailers. Envoy takes what one read of
+/// the socket gave. There has to be an end to it, since a side stream without a limit of its own would else be given a whole
+/// body before its first reply is heard.
 const FRAMES_AT_ONCE: usize = 3;
 
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.

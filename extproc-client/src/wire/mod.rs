@@ -19,7 +19,7 @@ pub(crate) use self::reply::{BodyMutationMessage, GrpcStatus, HeaderEntry, HttpS
 
 /// The gRPC status of an answer that has none of its own ("HTTP to gRPC Status Code Mapping" of the gRPC documentation); Envoy's
 /// local replies to gRPC requests have the same.
-pub(crate) fn grpc_code(status: http::StatusCode) -> u8 {
+pub fn grpc_code(status: http::StatusCode) -> u8 {
     match status.as_u16() {
         400 => 13,
         401 => 16,
