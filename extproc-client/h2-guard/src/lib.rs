@@ -17,6 +17,7 @@
 mod frames;
 mod keepalive;
 mod receiver;
+mod resets;
 mod traffic;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use self::{
     frames::Frames,
     keepalive::{Interval, Keepalive},
     receiver::Receiver,
+    resets::Resets,
     traffic::Traffic,
 };
 

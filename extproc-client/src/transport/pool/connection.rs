@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{PingPong, client::SendRequest};
-use h2_guard::{Frames, Traffic};
+use h2_guard::{Frames, Resets, Traffic};
 use http::HeaderValue;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
@@ -34,11 +34,6 @@ const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 /// Streams whose windows fit into that of a connection.
 pub(super) const MOST_STREAMS: usize = (LARGEST_WINDOW / STREAM_WINDOW) as usize;
 
-/// Streams reset before their response, and their part of all, from which on a connection gets no more: servers end
-/// connections that reset more (Envoy at 250 of the first 500, and half of all later).
-const MOST_RESETS: u32 = 200;
-const RESET_PART: u32 = 3;
-
 /// Largest frame accepted. A reply with a body chunk, which is one read of a socket, is longer than a frame of the
 /// default size; in one frame it need not be put together.
 const FRAME: u32 = 128 * 1024;
@@ -55,20 +50,10 @@ pub(super) struct Connection {
     /// Streams ever opened.
     pub(super) opened: AtomicU32,
     pub(super) forwarded_for: Option<HeaderValue>,
-    /// Streams that were reset before their response had begun.
-    pub(super) resets: AtomicU32,
+    pub(super) resets: Resets,
     pub(super) traffic: Arc<Traffic>,
     /// Where streams go whose reset has to wait for what is queued: dropping them is left to the connection's task.
     pub(super) leaving: UnboundedSender<Box<Open>>,
-}
-
-impl Connection {
-    /// Takes note of such a stream. `true` if the connection should get no more.
-    pub(super) fn note_reset(&self) -> bool {
-        let resets = self.resets.fetch_add(1, Ordering::Relaxed) + 1;
-        let opened = self.opened.load(Ordering::Relaxed);
-        resets >= MOST_RESETS && resets.saturating_mul(RESET_PART) >= opened
-    }
 }
 
 /// Makes connections; a [`Connector`] with its type erased.

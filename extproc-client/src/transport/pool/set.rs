@@ -23,7 +23,7 @@ use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use h2_guard::Traffic;
+use h2_guard::{Resets, Traffic};
 use tokio::{
     sync::mpsc::{self, UnboundedSender},
     time::{Instant, Sleep, sleep},
@@ -135,7 +135,9 @@ impl Slot {
 
     /// The stream was reset before its response had begun.
     pub(super) fn note_reset(&self) {
-        if self.connection.note_reset() {
+        self.connection.resets.note();
+        let opened = self.connection.opened.load(Ordering::SeqCst);
+        if self.connection.resets.are_many(opened) {
             self.retire();
         }
     }
@@ -519,7 +521,7 @@ impl Attempt {
                     id: self.number,
                     live: AtomicUsize::new(0),
                     opened: AtomicU32::new(0),
-                    resets: AtomicU32::new(0),
+                    resets: Resets::default(),
                     traffic,
                     forwarded_for: set
                         .settings
