@@ -52,7 +52,7 @@
 //! - `message_timeout` limits the wait for each reply. As in Envoy it does not where replies are not bound to messages: in
 //!   full duplex and GRPC bodies, while the processor streams a response itself, and in observability mode. There a
 //!   processor that stops holds the exchange until somebody drops it; give the service around the layer a timeout, or the pool
-//!   a [keep-alive](transport::PoolBuilder::keep_alive) against hosts that are gone.
+//!   a [keepalive](transport::PoolBuilder::keepalive) against hosts that are gone.
 //!
 //! # Which part for what
 //!

@@ -149,6 +149,8 @@ fn pool(cluster: &Cluster, connector: impl Connector) -> Pool {
         .connect_timeout(cluster.connect_timeout)
         .head_timeout(cluster.response_timeout)
         .idle_timeout(cluster.idle_timeout)
+        .keepalive(cluster.http2.keepalive)
+        .max_streams(cluster.http2.max_concurrent_streams as usize)
         .build()
 }
 
@@ -233,6 +235,13 @@ impl Sidestream for ClusterStream {
         match self {
             Self::Grpc(stream, _) => stream.finish(),
             Self::Http(stream) => stream.finish(),
+        }
+    }
+
+    fn timed_out(&mut self) {
+        match self {
+            Self::Grpc(stream, _) => stream.timed_out(),
+            Self::Http(stream) => stream.timed_out(),
         }
     }
 

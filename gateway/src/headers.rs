@@ -115,6 +115,14 @@ pub(crate) fn values_are_trimmed(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Bytes of the names and values, which is how Envoy measures a header section.
+pub(crate) fn section_bytes(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}
+
 /// Takes white space off both ends of values, as HTTP/2 demands and no HTTP/1 reader sees.
 pub(crate) fn trim_values(headers: &mut HeaderMap) {
     if values_are_trimmed(headers) {

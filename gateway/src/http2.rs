@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use h2_guard::{Receiver, Traffic};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -23,9 +24,9 @@ use crate::{
 
 /// The body of a received message.
 pub(crate) struct Http2Body {
-    stream: RecvStream,
+    /// `None` after the end.
+    stream: Option<Receiver>,
     data_ended: bool,
-    ended: bool,
     left: Option<u64>,
     lost: fn(h2::Error) -> BoxError,
     /// What becomes of content where there must be none.
@@ -33,17 +34,16 @@ pub(crate) struct Http2Body {
 }
 
 impl Http2Body {
-    /// `headers` give the announced length, if any; `lost` makes the body's error.
+    /// `headers` give the announced length, if any; `lost` makes the body's error. `traffic` is that of the connection.
     pub(crate) fn new(
         stream: RecvStream,
+        traffic: &Traffic,
         headers: &HeaderMap,
         lost: fn(h2::Error) -> BoxError,
     ) -> Self {
-        let ended = stream.is_end_stream();
         Self {
-            stream,
+            stream: (!stream.is_end_stream()).then(|| Receiver::new(stream, traffic)),
             data_ended: false,
-            ended,
             left: headers
                 .get(header::CONTENT_LENGTH)
                 .and_then(|value| value.to_str().ok()?.parse().ok()),
@@ -69,20 +69,22 @@ impl http_body::Body for Http2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if this.ended {
+        let Some(stream) = &mut this.stream else {
             return Poll::Ready(None);
-        }
+        };
         if !this.data_ended {
-            match ready!(this.stream.poll_data(cx)) {
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     if let Some(refuse) = this.refuse.filter(|_| !data.is_empty()) {
-                        this.ended = true;
+                        this.stream = None;
                         return Poll::Ready(Some(Err(refuse())));
                     }
                     // The window is given back as soon as the bytes are handed on: whoever holds
                     // them bounds what it holds by not polling.
-                    let _ = this.stream.flow_control().release_capacity(data.len());
-                    this.ended = this.stream.is_end_stream();
+                    stream.release(data.len());
+                    if stream.is_end_stream() {
+                        this.stream = None;
+                    }
                     if let Some(left) = &mut this.left {
                         *left = left.saturating_sub(data.len() as u64);
                     }
@@ -93,8 +95,8 @@ impl http_body::Body for Http2Body {
                 None => this.data_ended = true,
             }
         }
-        let trailers = ready!(this.stream.poll_trailers(cx));
-        this.ended = true;
+        let trailers = ready!(stream.poll_trailers(cx));
+        this.stream = None;
         Poll::Ready(match trailers {
             Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(None) => None,
@@ -103,7 +105,7 @@ impl http_body::Body for Http2Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.stream.is_end_stream()
+        self.stream.as_ref().is_none_or(Receiver::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

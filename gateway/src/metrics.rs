@@ -89,6 +89,7 @@ numbers! {
         downstream_rq_completed: Counter,
         downstream_rq_rx_reset: Counter,
         downstream_rq_tx_reset: Counter,
+        downstream_rq_too_many_premature_resets: Counter,
         downstream_rq_overload_close: Counter,
         downstream_rq_timeout: Counter,
         downstream_rq_header_timeout: Counter,

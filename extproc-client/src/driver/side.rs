@@ -168,6 +168,9 @@ impl<T: Transport> SideStream<T> {
             return Poll::Pending;
         }
         self.deadline = None;
+        if let Some(stream) = &mut self.stream {
+            stream.timed_out();
+        }
         machine.handle_timeout(deadline.max(Instant::now()));
         self.flush(machine, cx);
         Poll::Ready(())

@@ -19,7 +19,7 @@ use bytes::Bytes;
 pub use self::grpc::{GrpcStream, GrpcTransport};
 pub use self::http::{HttpStream, HttpTransport};
 pub use self::pool::{
-    Balance, Balanced, Connector, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector,
+    Balance, Balanced, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector,
 };
 use crate::{config::Service, pieces::Pieces, wire::Reply};
 
@@ -68,6 +68,10 @@ pub trait Sidestream: Send + Unpin + 'static {
 
     /// Half-closes: no more messages follow, replies are still read.
     fn finish(&mut self);
+
+    /// Says that a reply did not come in time. A transport may doubt the connection then; the stream goes on until it is
+    /// dropped. One around another has to pass this call on.
+    fn timed_out(&mut self) {}
 
     /// Resets the stream as dropping it does, after what it was given has left: a reset takes back what is not on its
     /// way. Unless the transport knows better, it gets one turn of the runtime for that; one around another has to pass this

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 pub use self::{
     cluster::{
         Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, SubjectAltName,
-        UpstreamProtocol, UpstreamTls,
+        TcpKeepalive, UpstreamProtocol, UpstreamTls,
     },
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,

@@ -6,9 +6,9 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, Waker},
     time::Duration,
 };
 
@@ -16,12 +16,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{
     Reason, RecvStream,
     ext::Protocol,
-    server::{self, SendResponse},
+    server::SendResponse,
 };
+use h2_guard::{Frames, Traffic};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::Notify,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -98,7 +100,7 @@ async fn begin(
 async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
     let http = context.http().clone();
     let header_list = u32::try_from(http.request_headers.bytes).unwrap_or(u32::MAX);
-    let mut builder = server::Builder::new();
+    let mut builder = h2_guard::server();
     builder
         .initial_window_size(http.http2.initial_stream_window_size)
         .initial_connection_window_size(http.http2.initial_connection_window_size)
@@ -113,12 +115,25 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
         backlog: Backlog::new(context.chain.buffer_limit),
         born: Instant::now(),
         ended: AtomicU64::new(0),
+        traffic: Arc::default(),
+        requests: Requests::default(),
     });
     let stall = stream.stall_limit(http.timeouts.stream_idle);
     let stream = Guarded::new(Corked::new(stream), stall);
-    let mut connection = builder
-        .handshake::<_, Queued>(Prefixed { read, stream })
-        .await?;
+    let frames = Frames::of_client(Prefixed { read, stream }, shared.traffic.clone());
+    let mut connection = builder.handshake::<_, Queued>(frames).await?;
+    let ping = connection.ping_pong();
+    let open = Arc::downgrade(&shared);
+    let mut gone = pin!(async {
+        match http.http2.keepalive {
+            Some(keepalive) => {
+                // Each exchange holds it, beside this task.
+                let streams = || open.strong_count() > 1;
+                keepalive.watch(ping, &shared.traffic, streams).await;
+            }
+            None => std::future::pending().await,
+        }
+    });
     let mut drain = context.drain.clone();
     let far = Duration::from_secs(365 * 24 * 3600);
     let old = shared.born + http.timeouts.max_connection_duration.unwrap_or(far);
@@ -132,14 +147,28 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let mut late = false;
     loop {
         let idle = last + idle_limit;
+        let accept = poll_fn(|cx| {
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                shared.traffic.turn();
+            }
+            accepted
+        });
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = accept => match accepted {
                 Some(Ok((_, mut respond))) if late => {
                     respond.send_reset(Reason::REFUSED_STREAM);
                 }
-                Some(Ok((request, respond))) => {
+                Some(Ok((request, mut respond))) => {
                     last = Instant::now();
                     requests += 1;
+                    // Envoy begins each, and learns of the reset then.
+                    if respond.poll_reset(&mut TaskContext::from_waker(Waker::noop())).is_ready() {
+                        context.stats().downstream_rq_total.add();
+                        context.stats().downstream_rq_rx_reset.add();
+                        shared.requests.note_end(true);
+                        continue;
+                    }
                     if closing.is_none() && http.max_requests_per_connection.is_some_and(|max| requests >= max.get()) {
                         context.stats().downstream_cx_max_requests_reached.add();
                         closing = end();
@@ -147,13 +176,23 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
                     }
                     let shared = shared.clone();
                     tokio::spawn(async move {
-                        exchange(&shared, request, respond).await;
+                        let premature = exchange(&shared, request, respond).await;
                         shared.note_end();
+                        shared.requests.note_end(premature);
                     });
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
+            () = shared.requests.abused() => {
+                context.stats().downstream_rq_too_many_premature_resets.add();
+                tracing::debug!(peer = %context.peer.remote, "too many requests are reset");
+                return Ok(());
+            }
+            () = &mut gone => {
+                tracing::debug!(peer = %context.peer.remote, "a client does not answer pings");
+                return Ok(());
+            }
             () = drain.signaled(), if closing.is_none() => {
                 closing = end();
                 connection.graceful_shutdown();
@@ -194,6 +233,41 @@ struct Connection {
     born: Instant,
     /// Milliseconds from there to the last end of an exchange.
     ended: AtomicU64,
+    traffic: Arc<Traffic>,
+    requests: Requests,
+}
+
+/// Requests of a connection that have ended, and those among them that were reset soon and before a response. As in Envoy,
+/// a client that resets most of its requests loses its connection: each costs more here than there.
+#[derive(Debug, Default)]
+struct Requests {
+    ended: AtomicU32,
+    premature: AtomicU32,
+    abused: Notify,
+}
+
+impl Requests {
+    /// `overload.premature_reset_total_stream_count`: fewer requests count as so many.
+    const FEW: u32 = 500;
+
+    /// `overload.premature_reset_min_stream_lifetime_seconds`: a later reset is none of those.
+    const SOON: Duration = Duration::from_secs(1);
+
+    fn note_end(&self, premature: bool) {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        if !premature {
+            return;
+        }
+        let premature = self.premature.fetch_add(1, Ordering::Relaxed) + 1;
+        if premature.saturating_mul(2) >= ended.max(Self::FEW) {
+            self.abused.notify_one();
+        }
+    }
+
+    /// Ends when half of them were.
+    async fn abused(&self) {
+        self.abused.notified().await;
+    }
 }
 
 impl Connection {
@@ -207,12 +281,13 @@ impl Connection {
     }
 }
 
-/// Answers one request.
+/// Answers one request. `true` if it was reset soon, and before a response.
 async fn exchange(
     connection: &Connection,
     request: Request<RecvStream>,
     mut respond: SendResponse<Queued>,
-) {
+) -> bool {
+    let begun = Instant::now();
     let context = &connection.context.now();
     let (parts, stream) = request.into_parts();
     let head_request = parts.method == Method::HEAD;
@@ -232,9 +307,11 @@ async fn exchange(
         |parts, upgrade| {
             if upgrade {
                 // The bytes of a tunnel have no length.
-                return Body::http2(Http2Body::new(stream, &HeaderMap::new(), Into::into));
+                let none = HeaderMap::new();
+                let body = Http2Body::new(stream, &connection.traffic, &none, Into::into);
+                return Body::http2(body);
             }
-            let body = Http2Body::new(stream, &parts.headers, Into::into);
+            let body = Http2Body::new(stream, &connection.traffic, &parts.headers, Into::into);
             if !wants_continue {
                 return Body::http2(body);
             }
@@ -255,12 +332,12 @@ async fn exchange(
             if reset {
                 exchange.note_reset();
             }
-            return;
+            return reset && begun.elapsed() <= Requests::SOON;
         }
     };
     if egress::is_cut(&response, &exchange) {
         respond.send_reset(Reason::INTERNAL_ERROR);
-        return;
+        return false;
     }
     let status = response.status();
     let bodyless = egress::is_bodyless(head_request, status);
@@ -280,11 +357,11 @@ async fn exchange(
         Err(error) => {
             tracing::debug!(%error, "cannot send response");
             respond.send_reset(Reason::INTERNAL_ERROR);
-            return;
+            return false;
         }
     };
     if ended {
-        return;
+        return false;
     }
     let mut body = Body::new(Exact::new(body, announced));
     let mut sent = pin!(send_body(
@@ -316,6 +393,7 @@ async fn exchange(
         }
         Some(Err(SendError::Body(error))) => tracing::debug!(%error, "response cut short"),
     }
+    false
 }
 
 /// The client did not wait for the response.

@@ -3,6 +3,7 @@
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
@@ -10,6 +11,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    config::snapshot::TcpKeepalive,
     cork::MaybeTcp,
     io::delegate_io,
     metrics::{ClusterStats, Held},
@@ -62,10 +64,11 @@ pub(crate) async fn connect(
     address: &Address,
     tls: Option<&Tls>,
     name: &str,
+    keepalive: Option<TcpKeepalive>,
     limit: Duration,
     stats: &Arc<ClusterStats>,
 ) -> io::Result<Connected> {
-    match timeout(limit, open(address, tls, name)).await {
+    match timeout(limit, open(address, tls, name, keepalive)).await {
         Ok(Ok((io, http2))) => {
             let active = Held::new(stats, |stats| &stats.upstream_cx_active);
             let io = Stream(io, active);
@@ -80,11 +83,19 @@ pub(crate) async fn connect(
 }
 
 /// The connection, and whether TLS negotiated HTTP/2.
-async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<(MaybeTls, bool)> {
+async fn open(
+    address: &Address,
+    tls: Option<&Tls>,
+    name: &str,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<(MaybeTls, bool)> {
     let plain = match address {
         Address::Socket(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
+            if let Some(keepalive) = keepalive {
+                keep_alive(&stream, keepalive)?;
+            }
             Plain::Tcp(stream)
         }
         Address::Pipe(path) => Plain::Unix(UnixStream::connect(path).await?),
@@ -96,6 +107,21 @@ async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<(M
     let stream = tls.connector.connect(name, plain).await?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok((MaybeTls::Tls(Box::new(stream)), http2))
+}
+
+/// Has the system probe an idle connection.
+fn keep_alive(stream: &TcpStream, keepalive: TcpKeepalive) -> io::Result<()> {
+    let mut options = socket2::TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        options = options.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        options = options.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        options = options.with_retries(probes);
+    }
+    SockRef::from(stream).set_tcp_keepalive(&options)
 }
 
 impl Tls {

@@ -14,7 +14,7 @@ use tokio::{task::AbortHandle, time::Sleep};
 use super::{
     error::Failure,
     host::{Host, Lease},
-    http1,
+    http1, http2,
     progress::Progress,
 };
 use crate::{
@@ -83,7 +83,7 @@ pub(super) enum Keep {
     /// What goes into a tunnel.
     Tunnel(AbortHandle),
     Http2 {
-        streams: Arc<()>,
+        counted: http2::Counted,
         pipe: Option<AbortHandle>,
     },
 }
@@ -143,6 +143,7 @@ pub(crate) async fn send(
     let mut attempt = Deadline::new(sending.try_limit);
     attempt.bound(sending.head_limit);
     let progress = Arc::new(Progress::default());
+    let witness = lease.witness();
     let sent = {
         let send = async {
             match lease {
@@ -174,6 +175,11 @@ pub(crate) async fn send(
         Ok(sent) => sent,
         Err(unsent) => {
             count(stats, &unsent.failure);
+            if let (Failure::Timeout | Failure::TryTimeout, Some(witness)) =
+                (&unsent.failure, &witness)
+            {
+                host.http2().distrust(witness);
+            }
             return Err(unsent);
         }
     };
@@ -309,11 +315,11 @@ impl Watch for ResponseWatch {
                 let (host, connection) = *kept;
                 http1::give_back(&host, connection);
             }
-            Keep::Http2 { pipe, streams } => {
+            Keep::Http2 { pipe, counted } => {
                 if let (Some(pipe), false) = (pipe, complete || half) {
                     pipe.abort();
                 }
-                drop(streams);
+                drop(counted);
             }
             // What is left may wait for an upstream that reads nothing.
             Keep::Http1(kept) => kept.1.close(),

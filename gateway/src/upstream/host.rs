@@ -60,6 +60,14 @@ impl Lease {
         }
     }
 
+    /// What can be told of the connection later, if others use it, too.
+    pub(crate) fn witness(&self) -> Option<http2::Witness> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(lease) => Some(lease.witness()),
+        }
+    }
+
     /// Whether the connection carried requests before.
     pub(crate) fn reused(&self) -> bool {
         match self {
@@ -148,9 +156,16 @@ impl Host {
     /// Opens a connection, and counts and logs it if that fails.
     pub(crate) async fn connect_raw(&self) -> io::Result<Connected> {
         let stats = &self.shared.stats;
-        let limit = self.shared.cluster.connect_timeout;
-        let tls = self.shared.tls.as_ref();
-        let connected = connect::connect(&self.address, tls, &self.hostname, limit, stats).await;
+        let cluster = &self.shared.cluster;
+        let connected = connect::connect(
+            &self.address,
+            self.shared.tls.as_ref(),
+            &self.hostname,
+            cluster.tcp_keepalive,
+            cluster.connect_timeout,
+            stats,
+        )
+        .await;
         match &connected {
             Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {

@@ -4,16 +4,23 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
 
 use h2::{Ping, Reason, client, ext::Protocol};
+use h2_guard::{Frames, Resets, Traffic};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+};
 
 use super::{
     connect::Connected,
@@ -27,13 +34,20 @@ use crate::{
     body::{Body, BoxError, Watched},
     config::snapshot::Cluster,
     cork::Corked,
-    headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
+    headers::{section_bytes, strip_hop_by_hop, trim_values, values_are_trimmed},
     http2::{Http2Body, SendError, send_body},
     length::{self, Exact, Mismatch},
 };
 
 /// How often it is looked whether connections are idle or gone.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Streams after which a connection gets no more: their numbers end (RFC 9113 §5.1.1).
+const MOST_STREAMS_EVER: u32 = (1 << 30) - 4096;
+
+/// Longest header list that `h2` hands on, in bytes, if the cluster does not allow a longer one. It resets the stream of
+/// a longer one, and ends the connection at four times the length; the cluster's own limit is for a response alone.
+const HEADER_LIST: u32 = 1024 * 1024;
 
 /// Connections to one endpoint.
 #[derive(Debug, Default)]
@@ -62,20 +76,65 @@ struct Pooled {
 struct Connection {
     sender: client::SendRequest<Queued>,
     local: Option<SocketAddr>,
-    /// One count for each stream, beside that of the pool.
-    streams: Arc<()>,
+    shared: Arc<Shared>,
     born: Instant,
     requests: u32,
+}
+
+/// What the streams of a connection share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    traffic: Arc<Traffic>,
+    resets: Resets,
+    /// Streams that there are.
+    streams: AtomicUsize,
+    /// Most bytes of a response's header fields.
+    header_bytes: usize,
+}
+
+/// A stream, as long as its connection counts it.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.streams.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What was heard on a connection when a request was sent on it.
+pub(crate) struct Witness {
+    traffic: Arc<Traffic>,
+    heard: u64,
+}
+
+/// Counts a stream that ends before its response has begun.
+struct Unanswered<'a>(Option<&'a Resets>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(resets) = self.0 {
+            resets.note();
+        }
+    }
 }
 
 /// A connection for one request.
 pub(crate) struct Lease {
     connection: Connection,
+    counted: Counted,
     reused: bool,
 }
 
 enum Turn {
-    Use(Connection),
+    Use(Connection, Counted),
     Wait(watch::Receiver<Option<io::ErrorKind>>),
     Connect(watch::Sender<Option<io::ErrorKind>>),
 }
@@ -85,25 +144,29 @@ impl Connection {
     fn may_go_on(&self, cluster: &Cluster) -> bool {
         let old = cluster.max_connection_duration;
         let max = cluster.max_requests_per_connection;
-        max.is_none_or(|max| self.requests < max.get())
+        !self.shared.resets.are_many(self.requests)
+            && self.requests < max.map_or(MOST_STREAMS_EVER, |max| max.get().min(MOST_STREAMS_EVER))
             && old.is_none_or(|old| self.born.elapsed() < old)
     }
 }
 
 impl Pooled {
-    /// Streams that the peer allows beside those that there are.
-    fn has_room(&self) -> bool {
-        // The pool's own count is no stream.
-        let streams = Arc::strong_count(&self.connection.streams).saturating_sub(1);
-        streams < self.connection.sender.current_max_send_streams()
+    fn streams(&self) -> usize {
+        self.connection.shared.streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer and the cluster allow more streams than there are, and the peer is there.
+    fn has_room(&self, cluster: &Cluster) -> bool {
+        let peers = self.connection.sender.current_max_send_streams();
+        let ours = cluster.http2.max_concurrent_streams as usize;
+        self.streams() < peers.min(ours) && !self.connection.shared.traffic.is_doubted()
     }
 
     /// Whether it is to be kept. What is not has ended, or does so when its last stream has.
     fn stays(&mut self, cluster: &Cluster) -> bool {
-        let streams = Arc::strong_count(&self.connection.streams) > 1;
-        self.idle = match streams {
-            true => None,
-            false => Some(self.idle.unwrap_or_else(Instant::now)),
+        self.idle = match self.streams() {
+            1.. => None,
+            0 => Some(self.idle.unwrap_or_else(Instant::now)),
         };
         let over = |since: Instant| {
             cluster
@@ -128,7 +191,7 @@ impl Http2Pool {
         let connections = &mut state.connections;
         // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
         // request until it may go.
-        let free = connections.iter().position(Pooled::has_room).or_else(|| {
+        let free = connections.iter().position(|pooled| pooled.has_room(cluster)).or_else(|| {
             let shut = |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
             connections.iter().position(shut)
         });
@@ -136,7 +199,7 @@ impl Http2Pool {
             pooled.idle = None;
             let connection = &mut pooled.connection;
             connection.requests = connection.requests.saturating_add(1);
-            return Turn::Use(connection.clone());
+            return Turn::Use(connection.clone(), Counted::new(&connection.shared));
         }
         // A channel whose sender is gone belongs to one who gave up.
         if let Some(connecting) = &state.connecting
@@ -154,10 +217,11 @@ impl Http2Pool {
     pub(super) async fn lease(&self, host: &Arc<Host>) -> Result<Lease, Failure> {
         loop {
             match self.turn(&host.shared.cluster) {
-                Turn::Use(mut connection) => {
+                Turn::Use(mut connection, counted) => {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         return Ok(Lease {
                             connection,
+                            counted,
                             reused: true,
                         });
                     }
@@ -205,39 +269,71 @@ impl Http2Pool {
     ) -> Result<Lease, Failure> {
         let local = connected.io.local_addr();
         let options = &host.shared.cluster.http2;
-        let header_list = u32::try_from(host.shared.cluster.response_headers.bytes);
-        let (sender, mut connection) = client::Builder::new()
+        let header_bytes = host.shared.cluster.response_headers.bytes;
+        let header_list = u32::try_from(header_bytes).unwrap_or(u32::MAX);
+        let shared = Arc::new(Shared {
+            traffic: Arc::default(),
+            resets: Resets::default(),
+            streams: AtomicUsize::new(0),
+            header_bytes,
+        });
+        let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone());
+        let (sender, mut connection) = h2_guard::client()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
-            .max_header_list_size(header_list.unwrap_or(u32::MAX).saturating_add(16 * 1024))
-            .enable_push(false)
-            .handshake::<_, Queued>(Corked::new(connected.io))
+            .max_header_list_size(header_list.max(HEADER_LIST))
+            .handshake::<_, Queued>(frames)
             .await
             .map_err(|error| failure(&error))?;
-        // Whether upgrades are possible is known from the peer's settings, which come before an answer.
-        let settled = match options.allow_connect {
-            true => connection.ping_pong(),
-            false => None,
-        };
+        let (settled, settle) = oneshot::channel();
+        let mut ping = connection.ping_pong();
+        let (connect, keepalive) = (options.allow_connect, options.keepalive);
+        let served = shared.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
+            let mut connection = pin!(connection);
+            let io = poll_fn(|cx| {
+                let over = connection.as_mut().poll(cx);
+                served.traffic.turn();
+                over
+            });
+            let watch = async {
+                // Whether upgrades are possible is known from the peer's settings, which come before an answer.
+                if let (true, Some(ping)) = (connect, &mut ping) {
+                    let _ = settled.send(ping.ping(Ping::opaque()).await);
+                }
+                match keepalive {
+                    Some(keepalive) => {
+                        keepalive
+                            .watch(ping, &served.traffic, || served.streams.load(Ordering::Relaxed) > 0)
+                            .await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                over = io => if let Err(error) = over {
+                    tracing::debug!(%error, "upstream connection ended");
+                },
+                () = watch => tracing::debug!("an upstream does not answer pings"),
             }
         });
-        if let Some(mut settled) = settled {
+        if connect {
             let limit = host.shared.cluster.connect_timeout;
-            match tokio::time::timeout(limit, settled.ping(Ping::opaque())).await {
-                Ok(answer) => answer.map_err(|error| failure(&error))?,
+            match tokio::time::timeout(limit, settle).await {
+                Ok(Ok(answer)) => answer.map_err(|error| failure(&error))?,
+                Ok(Err(_)) => return Err(Failure::Terminated),
                 Err(_) => return Err(Failure::ConnectTimeout),
             };
         }
         let connection = Connection {
             sender,
             local,
-            streams: Arc::default(),
+            shared,
             born: Instant::now(),
             requests: 1,
         };
+        let counted = Counted::new(&connection.shared);
         let mut state = self.lock();
         state.connections.push(Pooled {
             connection: connection.clone(),
@@ -250,6 +346,7 @@ impl Http2Pool {
         drop(state);
         Ok(Lease {
             connection,
+            counted,
             reused: false,
         })
     }
@@ -257,7 +354,17 @@ impl Http2Pool {
     fn remove(&self, gone: &Connection) {
         self.lock()
             .connections
-            .retain(|known| !Arc::ptr_eq(&known.connection.streams, &gone.streams));
+            .retain(|known| !Arc::ptr_eq(&known.connection.shared, &gone.shared));
+    }
+
+    /// A request got no answer in time. If nothing at all was heard of the endpoint meanwhile, the connection may lead nowhere:
+    /// it gets no more requests.
+    pub(super) fn distrust(&self, witness: &Witness) {
+        if witness.traffic.heard() == witness.heard {
+            self.lock().connections.retain(|known| {
+                !Arc::ptr_eq(&known.connection.shared.traffic, &witness.traffic)
+            });
+        }
     }
 
     /// Lets go of connections that ended, or are idle for too long; `false` if none is left, which ends the task.
@@ -288,6 +395,14 @@ impl Lease {
         self.reused
     }
 
+    pub(super) fn witness(&self) -> Witness {
+        let traffic = &self.connection.shared.traffic;
+        Witness {
+            traffic: traffic.clone(),
+            heard: traffic.heard(),
+        }
+    }
+
     /// Sends a request whose target is absolute.
     pub(super) async fn send(
         self,
@@ -295,11 +410,13 @@ impl Lease {
         sending: &Sending,
         progress: &Arc<Progress>,
     ) -> Result<Sent, Unsent> {
-        let Connection {
-            mut sender,
-            streams,
+        let Self {
+            connection: Connection {
+                mut sender, shared, ..
+            },
+            counted,
             ..
-        } = self.connection;
+        } = self;
         let Outbound { mut parts, body } = *request;
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
@@ -325,6 +442,7 @@ impl Lease {
                 });
             }
         };
+        let mut unanswered = Unanswered(Some(&shared.resets));
         let mut pipe = (!end).then(|| {
             let mut body = Body::new(Exact::new(body, announced));
             Box::pin(
@@ -355,13 +473,17 @@ impl Lease {
                 .map_err(|error| failure(&error))
         })
         .await?;
+        unanswered.0 = None;
+        drop(unanswered);
         let keep = Keep::Http2 {
-            streams,
+            counted,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
         let (mut parts, stream) = response.into_parts();
         // RFC 9113 §8.2.1: malformed.
-        if !values_are_trimmed(&parts.headers) {
+        if !values_are_trimmed(&parts.headers)
+            || section_bytes(&parts.headers) > shared.header_bytes
+        {
             return Err(Failure::Protocol.into());
         }
         let tunnel = sending.tunnel && parts.status.is_success();
@@ -374,7 +496,7 @@ impl Lease {
             parts.headers.insert(header::CONNECTION, upgrade);
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        let mut body = Http2Body::new(stream, &parts.headers, lost);
+        let mut body = Http2Body::new(stream, &shared.traffic, &parts.headers, lost);
         if matches!(
             parts.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED

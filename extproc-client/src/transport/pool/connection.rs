@@ -14,24 +14,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{
-    Ping, PingPong,
-    client::{Builder, SendRequest},
-};
+use h2::{PingPong, client::SendRequest};
+use h2_guard::{Frames, Resets, Traffic};
 use http::HeaderValue;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
     time::{sleep, timeout},
 };
 
-use super::{Connector, KeepAlive, Settings, set::Set, stream::Open};
+use super::{Connector, Settings, set::Set, stream::Open};
 
-/// Receive windows. They are fixed: an adaptive window begins at 64 KiB and costs pings. A stream's
-/// bounds what one exchange leaves unread. The connection's is so wide that exchanges whose clients
-/// do not read cannot close it for the others; it also bounds how many small unread replies `h2`
-/// tolerates before it closes the connection.
+/// Receive window of a stream. It bounds what one exchange leaves unread. That of the connection is as wide as those of
+/// all its streams. They are fixed: an adaptive window begins at 64 KiB and costs pings.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024 * 1024;
+
+/// The largest window (RFC 9113 §6.9.1).
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+
+/// Streams whose windows fit into that of a connection.
+pub(super) const MOST_STREAMS: usize = (LARGEST_WINDOW / STREAM_WINDOW) as usize;
 
 /// Largest frame accepted. A reply with a body chunk, which is one read of a socket, is longer than a frame of the
 /// default size; in one frame it need not be put together.
@@ -49,6 +50,8 @@ pub(super) struct Connection {
     /// Streams ever opened.
     pub(super) opened: AtomicU32,
     pub(super) forwarded_for: Option<HeaderValue>,
+    pub(super) resets: Resets,
+    pub(super) traffic: Arc<Traffic>,
     /// Where streams go whose reset has to wait for what is queued: dropping them is left to the connection's task.
     pub(super) leaving: UnboundedSender<Box<Open>>,
 }
@@ -65,6 +68,7 @@ pub(super) trait Dial: Send + Sync {
 pub(super) struct Dialed {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) local: Option<IpAddr>,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) served: Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>,
     pub(super) ping: Option<PingPong>,
 }
@@ -75,18 +79,20 @@ impl<C: Connector> Dial for C {
         settings: &Settings,
     ) -> Pin<Box<dyn Future<Output = io::Result<Dialed>> + Send + '_>> {
         let limit = settings.connect_timeout;
+        let streams = u32::try_from(settings.max_streams).unwrap_or(u32::MAX);
+        let window = streams.saturating_mul(STREAM_WINDOW).min(LARGEST_WINDOW);
         Box::pin(async move {
             let io = timeout(limit, self.connect())
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)??;
             let local = C::local_addr(&io).map(|address| address.ip());
-            let handshake = Builder::new()
+            let traffic = Arc::<Traffic>::default();
+            let handshake = h2_guard::client()
                 .initial_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_connection_window_size(window)
                 .max_frame_size(FRAME)
                 .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
-                .enable_push(false)
-                .handshake(io);
+                .handshake(Frames::of_server(io, traffic.clone()));
             let (sender, mut connection) = timeout(limit, handshake)
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)?
@@ -94,6 +100,7 @@ impl<C: Connector> Dial for C {
             Ok(Dialed {
                 sender,
                 local,
+                traffic,
                 ping: connection.ping_pong(),
                 served: Box::pin(connection),
             })
@@ -119,6 +126,7 @@ pub(super) async fn serve(
 ) {
     let io = poll_fn(|cx| {
         let result = served.as_mut().poll(cx);
+        connection.traffic.turn();
         // Frames were read: the peer may have raised its limit of streams.
         if waiting.load(Ordering::SeqCst) > 0
             && let Some(set) = set.upgrade()
@@ -137,7 +145,7 @@ pub(super) async fn serve(
                 tracing::debug!(connection = connection.id, %error, "connection failed");
             }
         },
-        () = keep_alive(ping, settings.keep_alive, &connection) => {
+        () = keepalive(ping, &settings, &connection) => {
             tracing::debug!(connection = connection.id, "connection does not answer pings");
         }
         () = retire_in_time(&set, &connection, &settings) => {}
@@ -148,25 +156,14 @@ pub(super) async fn serve(
     }
 }
 
-/// Ends when a ping was not answered.
-async fn keep_alive(ping: Option<PingPong>, settings: Option<KeepAlive>, connection: &Connection) {
-    let (
-        Some(mut ping),
-        Some(KeepAlive {
-            interval,
-            timeout: limit,
-        }),
-    ) = (ping, settings)
-    else {
-        return std::future::pending().await;
-    };
-    loop {
-        sleep(interval).await;
-        if connection.live.load(Ordering::SeqCst) > 0
-            && !matches!(timeout(limit, ping.ping(Ping::opaque())).await, Ok(Ok(_)))
-        {
-            return;
+/// Ends when the peer is gone.
+async fn keepalive(ping: Option<PingPong>, settings: &Settings, connection: &Connection) {
+    match &settings.keepalive {
+        Some(keepalive) => {
+            let streams = || connection.live.load(Ordering::SeqCst) > 0;
+            keepalive.watch(ping, &connection.traffic, streams).await;
         }
+        None => std::future::pending().await,
     }
 }
 

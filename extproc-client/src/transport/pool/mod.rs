@@ -33,6 +33,8 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
+pub use h2_guard::{Interval, Keepalive};
+
 pub use self::{
     balance::{Balance, Balanced},
     connector::{Connector, TcpConnector, UnixConnector},
@@ -129,16 +131,10 @@ struct Settings {
     connect_timeout: Duration,
     idle_timeout: Option<Duration>,
     max_age: Option<Duration>,
-    keep_alive: Option<KeepAlive>,
+    keepalive: Option<Keepalive>,
     max_message: usize,
     own_address: Option<HeaderValue>,
     retry_first_refusal: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct KeepAlive {
-    interval: Duration,
-    timeout: Duration,
 }
 
 impl Default for Settings {
@@ -153,16 +149,13 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Some(Duration::from_secs(3600)),
             max_age: None,
-            keep_alive: None,
+            keepalive: Some(Keepalive::default()),
             max_message: 64 * 1024 * 1024,
             own_address: None,
             retry_first_refusal: true,
         }
     }
 }
-
-/// The shortest interval between keep-alive pings (gRPC proposal A8).
-const SHORTEST_PING_INTERVAL: Duration = Duration::from_secs(10);
 
 impl PoolBuilder {
     /// How many connections to spread calls over as long as none is crowded. Default: one per
@@ -181,10 +174,13 @@ impl PoolBuilder {
         self
     }
 
-    /// The most streams on a connection at a time; the peer may allow fewer. Default 1024.
+    /// The most streams on a connection at a time, 2047 or fewer; the peer may allow fewer. Default 1024.
+    ///
+    /// The receive window of a connection is that of all its streams together, so that exchanges whose clients do not read
+    /// cannot close it for the others.
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
-        self.settings.max_streams = streams.max(1);
+        self.settings.max_streams = streams.clamp(1, connection::MOST_STREAMS);
         self
     }
 
@@ -232,15 +228,12 @@ impl PoolBuilder {
         self
     }
 
-    /// Pings a connection with open calls every `interval` (at least 10 s) and closes it if no
-    /// answer comes within `timeout`. Default off, as in gRPC: servers close connections that ping
-    /// more often than every five minutes, unless they are told otherwise.
+    /// When a connection is pinged; one that does not answer is closed. Default: when a call is open and nothing was read
+    /// for 10 s, with 20 s for the answer. gRPC servers close connections that ping more often than every five
+    /// minutes without a message between, unless they are told otherwise: the default does not.
     #[must_use]
-    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
-        self.settings.keep_alive = Some(KeepAlive {
-            interval: interval.max(SHORTEST_PING_INTERVAL),
-            timeout,
-        });
+    pub fn keepalive(mut self, keepalive: Option<Keepalive>) -> Self {
+        self.settings.keepalive = keepalive;
         self
     }
 

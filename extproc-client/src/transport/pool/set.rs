@@ -23,6 +23,7 @@ use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
 };
+use h2_guard::{Resets, Traffic};
 use tokio::{
     sync::mpsc::{self, UnboundedSender},
     time::{Instant, Sleep, sleep},
@@ -121,6 +122,24 @@ impl Slot {
 
     pub(super) fn is_first(&self) -> bool {
         self.first
+    }
+
+    pub(super) fn traffic(&self) -> &Arc<Traffic> {
+        &self.connection.traffic
+    }
+
+    /// Gives the connection no more streams. It ends with the last that it has.
+    pub(super) fn retire(&self) {
+        self.set.remove(self.connection.id);
+    }
+
+    /// The stream was reset before its response had begun.
+    pub(super) fn note_reset(&self) {
+        self.connection.resets.note();
+        let opened = self.connection.opened.load(Ordering::SeqCst);
+        if self.connection.resets.are_many(opened) {
+            self.retire();
+        }
     }
 
     /// Where to leave a stream that is to be reset after what is queued.
@@ -277,8 +296,11 @@ impl Set {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of streams that `member` may have.
+    /// The number of streams that `member` may have: none while its peer does not answer a ping.
     fn limit(&self, member: &Member) -> usize {
+        if member.connection.traffic.is_doubted() {
+            return 0;
+        }
         member
             .sender
             .current_max_send_streams()
@@ -489,6 +511,7 @@ impl Attempt {
             Ok(Dialed {
                 sender,
                 local,
+                traffic,
                 served,
                 ping,
             }) => {
@@ -498,6 +521,8 @@ impl Attempt {
                     id: self.number,
                     live: AtomicUsize::new(0),
                     opened: AtomicU32::new(0),
+                    resets: Resets::default(),
+                    traffic,
                     forwarded_for: set
                         .settings
                         .own_address

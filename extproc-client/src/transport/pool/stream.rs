@@ -10,6 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::ResponseFuture};
+use h2_guard::Receiver;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Sleep, sleep};
 
@@ -82,6 +83,8 @@ enum State {
 pub(super) struct Open {
     send: SendStream<Bytes>,
     receive: Receive,
+    /// What was heard on the connection when the last message was sent.
+    heard: u64,
     /// Dropped after the halves above: only then is the stream over for `h2`.
     slot: Slot,
 }
@@ -90,11 +93,28 @@ enum Receive {
     /// With the end of the wait for it.
     Head(ResponseFuture, Option<Pin<Box<Sleep>>>),
     Body {
-        stream: RecvStream,
+        stream: Receiver,
         decoder: Decoder,
         /// Bytes received whose window is not given back yet.
         owed: usize,
     },
+}
+
+impl Open {
+    /// An answer is overdue. If nothing at all was heard of the peer meanwhile, the connection may lead nowhere.
+    fn distrust(&self) {
+        if self.slot.traffic().heard() == self.heard {
+            self.slot.retire();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if matches!(self.receive, Receive::Head(..)) {
+            self.slot.note_reset();
+        }
+    }
 }
 
 impl PoolStream {
@@ -121,6 +141,7 @@ impl PoolStream {
         let mut open = Box::new(Open {
             send: opened.send,
             receive: Receive::Head(opened.response, limit.map(|limit| Box::pin(sleep(limit)))),
+            heard: opened.slot.traffic().heard(),
             slot: opened.slot,
         });
         self.outbox.restart();
@@ -196,7 +217,7 @@ impl PoolStream {
         self.outbox.forget();
         if let State::Open(open) = &mut self.state {
             open.receive = Receive::Body {
-                stream,
+                stream: Receiver::new(stream, open.slot.traffic()),
                 decoder: Decoder::new(limit),
                 owed: 0,
             };
@@ -220,6 +241,7 @@ impl Sidestream for PoolStream {
     fn send(&mut self, message: Message) {
         self.outbox.push(message);
         if let State::Open(open) = &mut self.state {
+            open.heard = open.slot.traffic().heard();
             self.outbox.flush(&mut open.send, None);
         }
     }
@@ -252,6 +274,7 @@ impl Sidestream for PoolStream {
                                     return Poll::Pending;
                                 };
                                 ready!(timer.as_mut().poll(cx));
+                                open.distrust();
                                 return self.ended(failure::no_head());
                             };
                             let on = (open.slot.connection(), open.slot.is_first());
@@ -284,6 +307,12 @@ impl Sidestream for PoolStream {
         self.outbox.finish();
         if let State::Open(open) = &mut self.state {
             self.outbox.flush(&mut open.send, None);
+        }
+    }
+
+    fn timed_out(&mut self) {
+        if let State::Open(open) = &self.state {
+            open.distrust();
         }
     }
 
@@ -353,13 +382,11 @@ fn poll_reply(receive: &mut Receive, cx: &mut Context<'_>) -> Poll<Result<Reply,
     }
 }
 
-/// Gives receive window back. It fails only when the stream is over, which its polls report.
-fn release(stream: &mut RecvStream, owed: &mut usize, bytes: usize) {
+/// Gives receive window back.
+fn release(stream: &mut Receiver, owed: &mut usize, bytes: usize) {
     let bytes = bytes.min(*owed);
     *owed -= bytes;
-    if bytes > 0 {
-        let _ = stream.flow_control().release_capacity(bytes);
-    }
+    stream.release(bytes);
 }
 
 /// Messages on their way out: first those already given to `h2`, kept in case the call has to be

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{Cluster as Model, Discovery, DnsFamily, LbPolicy, UpstreamProtocol, UpstreamTls},
+    snapshot::{
+        Cluster as Model, Discovery, DnsFamily, LbPolicy, TcpKeepalive as TcpKeepaliveModel,
+        UpstreamProtocol, UpstreamTls,
+    },
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -56,6 +59,7 @@ pub(super) struct Cluster {
     #[serde(default)]
     protocol_selection: Enum<ProtocolSelection>,
     transport_socket: Option<TransportSocket>,
+    upstream_connection_options: Option<UpstreamConnectionOptions>,
     #[serde(default)]
     metadata: Metadata,
 }
@@ -123,6 +127,39 @@ impl ProtoEnum for ProtocolSelection {
         ("USE_CONFIGURED_PROTOCOL", 0, Ok(Self::Configured)),
         ("USE_DOWNSTREAM_PROTOCOL", 1, Ok(Self::Downstream)),
     ];
+}
+
+/// `envoy.config.cluster.v3.UpstreamConnectionOptions`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UpstreamConnectionOptions {
+    tcp_keepalive: Option<TcpKeepalive>,
+}
+
+/// `envoy.config.core.v3.TcpKeepalive`; times in seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TcpKeepalive {
+    keepalive_probes: Option<u32>,
+    keepalive_time: Option<u32>,
+    keepalive_interval: Option<u32>,
+}
+
+impl TcpKeepalive {
+    /// `None` if a zero turns it off.
+    fn build(&self) -> Option<TcpKeepaliveModel> {
+        let given = [
+            self.keepalive_probes,
+            self.keepalive_time,
+            self.keepalive_interval,
+        ];
+        let seconds = |given: Option<u32>| given.map(|given| Duration::from_secs(given.into()));
+        (!given.contains(&Some(0))).then(|| TcpKeepaliveModel {
+            probes: self.keepalive_probes,
+            time: seconds(self.keepalive_time),
+            interval: seconds(self.keepalive_interval),
+        })
+    }
 }
 
 /// `envoy.config.cluster.v3.Cluster.OriginalDstLbConfig`.
@@ -246,7 +283,7 @@ impl Located<Cluster> {
             response_timeout: None,
             protocol,
             http1: http1.build()?,
-            http2: http2.build()?,
+            http2: http2.build_upstream()?,
             response_headers: HeaderLimits {
                 count: common.header_count()?,
                 bytes: common.response_header_bytes(protocol == UpstreamProtocol::Http2)?,
@@ -264,6 +301,12 @@ impl Located<Cluster> {
             max_connection_duration: common.max_connection_duration.and_then(Time::limit),
             max_stream_duration: common.max_stream_duration.and_then(Time::limit),
             lb: cluster.policy(reader, node)?,
+            tcp_keepalive: match cluster.upstream_connection_options.as_ref() {
+                Some(UpstreamConnectionOptions {
+                    tcp_keepalive: Some(keepalive),
+                }) => keepalive.build(),
+                _ => Some(TcpKeepaliveModel::DEFAULT),
+            },
             tls: match &cluster.transport_socket {
                 Some(socket) => upstream.named(socket.upstream(reader)?, reader),
                 None => None,

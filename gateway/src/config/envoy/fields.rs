@@ -92,8 +92,11 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "stream_error_on_invalid_http_messaging", "override_stream_error_on_invalid_http_message",
         "use_oghttp2_codec", "max_metadata_size", "enable_huffman_encoding",
     ]),
+    ("UpstreamConnectionOptions", Ignore, &[
+        "set_local_interface_name_on_upstream_connections", "happy_eyeballs_config",
+    ]),
     ("Http2ProtocolOptions", Note(NOT_DONE), &[
-        "allow_metadata", "custom_settings_parameters", "connection_keepalive",
+        "allow_metadata", "custom_settings_parameters",
     ]),
 
     // envoy.config.listener.v3
@@ -231,7 +234,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "alt_stat_name", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate",
         "respect_dns_ttl", "use_tcp_for_dns_lookups", "dns_resolution_config",
         "typed_dns_resolver_config", "dns_resolvers", "wait_for_warm_on_init", "cleanup_interval",
-        "upstream_connection_options", "close_connections_on_host_health_failure",
+        "close_connections_on_host_health_failure",
         "ignore_health_on_host_removal", "track_timeout_budgets", "track_cluster_stats",
         "preconnect_policy", "least_request_lb_config", "round_robin_lb_config", "lrs_server",
         "lrs_report_endpoint_metrics", "warm_hosts",

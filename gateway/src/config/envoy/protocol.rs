@@ -1,5 +1,8 @@
 //! `Http1ProtocolOptions`, `Http2ProtocolOptions`, `HttpProtocolOptions`.
 
+use std::time::Duration;
+
+use h2_guard::{Interval, Keepalive};
 use serde::Deserialize;
 
 use super::value::{Enum, ProtoEnum, Time};
@@ -38,6 +41,53 @@ pub(super) struct Http2ProtocolOptions {
     initial_stream_window_size: Option<Located<u32>>,
     initial_connection_window_size: Option<Located<u32>>,
     allow_connect: bool,
+    connection_keepalive: Option<Located<KeepaliveSettings>>,
+}
+
+/// `envoy.config.core.v3.KeepaliveSettings`.
+#[derive(Debug, Deserialize)]
+struct KeepaliveSettings {
+    interval: Option<Located<Time>>,
+    timeout: Located<Time>,
+    interval_jitter: Option<Located<Percent>>,
+    connection_idle_interval: Option<Located<Time>>,
+}
+
+/// `envoy.type.v3.Percent`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Percent {
+    value: f64,
+}
+
+impl KeepaliveSettings {
+    fn build(&self) -> Result<Keepalive, Fault> {
+        let time = |time: &Located<Time>| match time.value.0 {
+            time if time >= Duration::from_millis(1) => Ok(time),
+            _ => Err(Fault::at(time.node, "has to be 1 ms or longer")),
+        };
+        let jitter = match &self.interval_jitter {
+            None => 15.0,
+            Some(jitter) if (0.0..=100.0).contains(&jitter.value.value) => jitter.value.value,
+            Some(jitter) => return Err(Fault::at(jitter.node, "has to be from 0 to 100")),
+        };
+        let interval = match &self.interval {
+            None => None,
+            Some(interval) => {
+                let period = time(interval)?;
+                Some(Interval {
+                    period,
+                    jitter: period.mul_f64(jitter / 100.0),
+                    when_idle: true,
+                })
+            }
+        };
+        Ok(Keepalive {
+            interval,
+            silence: self.connection_idle_interval.as_ref().map(time).transpose()?,
+            timeout: time(&self.timeout)?,
+        })
+    }
 }
 
 impl ProtoEnum for Underscores {
@@ -117,6 +167,22 @@ impl Http2ProtocolOptions {
             )?,
             stream_buffer: usize::try_from(buffer).ok(),
             allow_connect: self.allow_connect,
+            keepalive: match &self.connection_keepalive {
+                None => None,
+                Some(settings) => Some(settings.value.build()?),
+            },
         })
+    }
+
+    /// The same for a cluster, with defaults of its own.
+    pub(super) fn build_upstream(&self) -> Result<Http2Options, Fault> {
+        let given = self.build()?;
+        let mut options = given.towards_endpoints();
+        if self.initial_connection_window_size.is_some() {
+            options.initial_connection_window_size = given.initial_connection_window_size;
+            options.max_concurrent_streams = given.max_concurrent_streams;
+        }
+        options.keepalive = given.keepalive.or(options.keepalive);
+        Ok(options)
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::snapshot::{
         Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options, LbPolicy,
-        UpstreamProtocol, UpstreamTls,
+        TcpKeepalive, UpstreamProtocol, UpstreamTls,
     },
     pem,
 };
@@ -335,7 +335,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
             enable_trailers: true,
             accept_http_10: false,
         },
-        http2: super::listeners::HTTP2,
+        http2: super::listeners::HTTP2.towards_endpoints(),
         max_requests_per_connection: None,
         max_connection_duration: None,
         max_stream_duration: None,
@@ -346,6 +346,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
         buffer_limit: super::listeners::BUFFER_LIMIT,
         idle_timeout: Some(Duration::from_secs(3600)),
         lb: LbPolicy::RoundRobin,
+        tcp_keepalive: Some(TcpKeepalive::DEFAULT),
         tls: None,
         metadata: Arc::new(Metadata::default()),
     }

@@ -22,13 +22,14 @@ use crate::config::snapshot::{
 /// `maxBufferSize` unless a policy says otherwise, in bytes.
 pub(super) const BUFFER_LIMIT: usize = 2 * 1024 * 1024;
 
-/// HTTP/2 on every side.
+/// HTTP/2 of listeners.
 pub(super) const HTTP2: Http2Options = Http2Options {
     max_concurrent_streams: 1024,
     initial_stream_window_size: 1024 * 1024,
     initial_connection_window_size: 5 * 1024 * 1024,
     stream_buffer: None,
     allow_connect: false,
+    keepalive: None,
 };
 
 /// A route on one listener.

@@ -42,6 +42,8 @@ pub struct Cluster {
     pub max_stream_duration: Option<Duration>,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
+    /// `upstream_connection_options.tcp_keepalive`; `None` is none.
+    pub tcp_keepalive: Option<TcpKeepalive>,
     /// TLS to the endpoints.
     pub tls: Option<UpstreamTls>,
     /// For attributes and `cluster_metadata_forwarding_namespaces`.
@@ -156,6 +158,26 @@ pub enum LbPolicy {
     Random,
     /// Policy `override_host`: the addresses in these headers first, then in turn.
     OverrideHost(Vec<HeaderName>),
+}
+
+/// `envoy.config.core.v3.TcpKeepalive`. What is `None` is as the system has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Probes without an answer before the connection ends.
+    pub probes: Option<u32>,
+    /// Time without a byte before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+impl TcpKeepalive {
+    /// Default: an idle connection whose path is gone ends after two minutes.
+    pub const DEFAULT: Self = Self {
+        probes: Some(6),
+        time: Some(Duration::from_secs(60)),
+        interval: Some(Duration::from_secs(10)),
+    };
 }
 
 /// `UpstreamTlsContext`.

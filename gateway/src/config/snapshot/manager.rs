@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use extproc_client::{FilterConfig, host::HeaderLimits};
+use h2_guard::Keepalive;
 
 use super::{HeaderChange, HeaderMatch, RouteTable, StripPort};
 
@@ -139,6 +140,25 @@ pub struct Http2Options {
     pub stream_buffer: Option<usize>,
     /// Extended CONNECT (RFC 8441).
     pub allow_connect: bool,
+    /// `connection_keepalive`; `None` is no pings.
+    pub keepalive: Option<Keepalive>,
+}
+
+impl Http2Options {
+    /// Defaults towards endpoints, where the streams of a connection belong to different clients. The window of a
+    /// connection is that of all its streams, so that clients that do not read cannot close it for the others, and an endpoint of
+    /// which nothing is heard is pinged.
+    #[must_use]
+    pub fn towards_endpoints(mut self) -> Self {
+        const LARGEST: u32 = 0x7fff_ffff;
+        let stream = self.initial_stream_window_size.max(1);
+        self.max_concurrent_streams = self.max_concurrent_streams.min(LARGEST / stream);
+        self.initial_connection_window_size = stream
+            .saturating_mul(self.max_concurrent_streams)
+            .max(self.initial_connection_window_size);
+        self.keepalive = Some(Keepalive::default());
+        self
+    }
 }
 
 /// Time limits of a connection manager; `None` is no limit.

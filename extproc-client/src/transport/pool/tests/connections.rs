@@ -402,7 +402,10 @@ async fn idle_and_old_connections_close() {
 async fn keep_alive_finds_a_dead_connection() {
     let (builder, mut far) = pipes();
     let pool = builder
-        .keep_alive(Duration::ZERO, Duration::from_secs(2))
+        .keepalive(Some(Keepalive {
+            timeout: Duration::from_secs(2),
+            ..Keepalive::default()
+        }))
         .build();
     let mut stream = call(&pool);
     let start = tokio::time::Instant::now();

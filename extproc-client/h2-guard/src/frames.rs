@@ -1,0 +1,297 @@
+//! The byte stream under an `h2` connection, followed frame by frame.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::traffic::{Tally, Traffic};
+
+/// The preface of a client (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+
+/// Length of a frame's head (RFC 9113 §4.1).
+const HEAD: usize = 9;
+
+/// Position of the type in it.
+const TYPE: usize = 3;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+
+/// A type that no extension uses. Receivers ignore such frames (RFC 9113 §5.5).
+const IGNORED: u8 = 0xff;
+
+const END_STREAM: u8 = 0x1;
+const PADDED: u8 = 0x8;
+
+/// DATA shorter than this takes more memory than its bytes.
+const SMALL: usize = 256;
+
+/// Empty DATA frames in a row that are hidden of a client. `h2` ends the connection of one that goes on.
+const EMPTY_IN_A_ROW: u32 = 10_000;
+
+/// Frames that are read while the peer takes nothing of what is written. Answers to them pile up.
+const UNANSWERED: u32 = 100_000;
+
+/// A byte stream that `h2` reads, whose frames are counted.
+///
+/// A DATA frame without content that does not end its stream says nothing, and `h2` ends a connection that has received 100 of them.
+/// They become frames of an unknown type here. The window that their padding takes is lost to the peer.
+#[derive(Debug)]
+pub struct Frames<S> {
+    io: S,
+    traffic: Arc<Traffic>,
+    /// Bytes of the preface or of a frame's payload that are still to come.
+    left: usize,
+    head: Head,
+    /// Most empty frames in a row that are hidden.
+    most_empty: u32,
+    empty: u32,
+    /// The last write had to wait.
+    blocked: bool,
+    unanswered: u32,
+}
+
+/// The head of a frame that was not read at once; with the first byte of its payload if it is padded.
+#[derive(Debug, Default)]
+struct Head {
+    bytes: [u8; HEAD + 1],
+    /// Bytes that are there.
+    length: usize,
+    /// Whether it is complete and waits for room.
+    ready: bool,
+}
+
+/// Outcome of a look at the bytes from the head of a frame on.
+enum Look {
+    /// Not enough bytes; so many are needed.
+    Short(usize),
+    /// The frame is so long, without its head.
+    Frame { payload: usize, hide: bool },
+}
+
+impl<S> Frames<S> {
+    /// The stream of a connection to a server.
+    pub fn of_server(io: S, traffic: Arc<Traffic>) -> Self {
+        Self::new(io, traffic, 0, u32::MAX)
+    }
+
+    /// The stream of a connection of a client, from its preface on.
+    pub fn of_client(io: S, traffic: Arc<Traffic>) -> Self {
+        Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW)
+    }
+
+    fn new(io: S, traffic: Arc<Traffic>, left: usize, most_empty: u32) -> Self {
+        Self {
+            io,
+            traffic,
+            left,
+            head: Head::default(),
+            most_empty,
+            empty: 0,
+            blocked: false,
+            unanswered: 0,
+        }
+    }
+
+    /// The stream below.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    /// Looks at a frame of which these bytes are there.
+    fn look(&mut self, bytes: &[u8], tally: &mut Tally) -> Look {
+        let &[a, b, c, kind, flags, d, e, f, g, ..] = bytes else {
+            return Look::Short(HEAD);
+        };
+        let payload = u32::from_be_bytes([0, a, b, c]) as usize;
+        let stream = u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff;
+        let content = match (kind, flags & PADDED != 0, bytes.get(HEAD)) {
+            (DATA, true, None) if payload > 0 && payload <= SMALL => return Look::Short(HEAD + 1),
+            (DATA, true, Some(padding)) => payload.saturating_sub(1 + usize::from(*padding)),
+            _ => payload,
+        };
+        tally.frames += 1;
+        let mut hide = false;
+        match kind {
+            DATA if content == 0 && flags & END_STREAM == 0 && stream != 0 => {
+                self.empty = self.empty.saturating_add(1);
+                hide = self.empty <= self.most_empty;
+            }
+            DATA => {
+                self.empty = 0;
+                tally.messages += 1;
+                if content < SMALL && flags & END_STREAM == 0 {
+                    tally.small += 1;
+                }
+            }
+            HEADERS => {
+                self.empty = 0;
+                tally.messages += 1;
+            }
+            _ => {}
+        }
+        Look::Frame { payload, hide }
+    }
+
+    /// Follows the frames in what was read. Gives how much of it may be handed on: all but a head that is not complete.
+    fn follow(&mut self, read: &mut [u8], tally: &mut Tally) -> usize {
+        let mut at = 0;
+        loop {
+            let skipped = self.left.min(read.len() - at);
+            self.left -= skipped;
+            at += skipped;
+            let Some(rest) = read.get_mut(at..).filter(|rest| !rest.is_empty()) else {
+                return at;
+            };
+            match self.look(rest, tally) {
+                Look::Short(_) => {
+                    for (to, from) in self.head.bytes.iter_mut().zip(rest.iter()) {
+                        *to = *from;
+                    }
+                    self.head.length = rest.len();
+                    return at;
+                }
+                Look::Frame { payload, hide } => {
+                    if let (true, Some(kind)) = (hide, rest.get_mut(TYPE)) {
+                        *kind = IGNORED;
+                    }
+                    self.left = HEAD + payload;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, tally: &Tally) -> io::Result<()> {
+        self.traffic.add(tally);
+        if self.blocked {
+            self.unanswered = self.unanswered.saturating_add(tally.frames);
+            if self.unanswered > UNANSWERED {
+                return Err(io::Error::other("the peer sends frames and reads no answers"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the outcome of a write.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.blocked = written.is_pending();
+        if !self.blocked {
+            self.unanswered = 0;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Frames<S> {
+    /// Completes a head of which a part was read.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.head.ready {
+            let mut tally = Tally::default();
+            let Head { bytes, length, .. } = self.head;
+            match self.look(bytes.get(..length).unwrap_or_default(), &mut tally) {
+                Look::Short(needed) => {
+                    let mut room = [0; HEAD + 1];
+                    let room = room.get_mut(..needed - length).unwrap_or_default();
+                    let mut more = ReadBuf::new(room);
+                    ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
+                    let more = more.filled();
+                    for (to, from) in self.head.bytes.iter_mut().skip(length).zip(more) {
+                        *to = *from;
+                    }
+                    self.head.length += more.len();
+                    // The end: `h2` is to see that it comes within a frame.
+                    self.head.ready = more.is_empty();
+                }
+                Look::Frame { payload, hide } => {
+                    if hide && let Some(kind) = self.head.bytes.get_mut(TYPE) {
+                        *kind = IGNORED;
+                    }
+                    // Of a padded frame, the first byte is there already.
+                    self.left = payload.saturating_sub(length - HEAD);
+                    self.head.ready = true;
+                    self.note(&tally)?;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.traffic.is_full() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            if this.head.length > 0 {
+                ready!(this.poll_head(cx))?;
+                let there = this.head.length.min(buf.remaining());
+                buf.put_slice(this.head.bytes.get(..there).unwrap_or_default());
+                this.head.bytes.rotate_left(there);
+                this.head.length -= there;
+                this.head.ready = this.head.length > 0;
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let read = buf.filled_mut().get_mut(before..).unwrap_or_default();
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut tally = Tally::default();
+            let whole = this.follow(read, &mut tally);
+            this.note(&tally)?;
+            buf.set_filled(before + whole);
+            if whole > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,123 @@
+//! Counters of what a connection has received.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError, Weak,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+use crate::receiver::Inbox;
+
+/// Frames after which reading is interrupted until the next [`Traffic::turn`].
+const FRAMES_A_TURN: u32 = 4096;
+
+/// Small DATA frames after which those that nobody has taken are joined. `h2` keeps about 256 bytes for each.
+const SMALL_FRAMES: u32 = 4096;
+
+/// Receivers in the list before those that are gone are looked for.
+const FEW_RECEIVERS: usize = 32;
+
+/// What a connection has received, shared by its [`Frames`](crate::Frames), its [`Receiver`](crate::Receiver)s and its owner.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Reads that gave bytes.
+    reads: AtomicU64,
+    /// HEADERS and DATA frames.
+    messages: AtomicU64,
+    /// Frames since the last turn.
+    frames: AtomicU32,
+    /// DATA frames that take more memory than their bytes, since they were joined last.
+    small: AtomicU32,
+    doubted: AtomicBool,
+    receivers: Mutex<Receivers>,
+}
+
+#[derive(Debug, Default)]
+struct Receivers {
+    known: Vec<Weak<Mutex<Inbox>>>,
+    /// Length of the list at which those that are gone are taken out.
+    full: usize,
+}
+
+/// Frames of one read.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) frames: u32,
+    pub(crate) messages: u32,
+    pub(crate) small: u32,
+}
+
+impl Traffic {
+    /// How often bytes have been read. As long as the number is the same, nothing has been heard of the peer.
+    pub fn heard(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// How many HEADERS and DATA frames have been read.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer is late with the answer to a ping. New streams are better opened on another connection.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    /// Doubts the peer until something is heard of it.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Allows more frames to be read, and joins small ones if there were many. For whoever polls the connection, after each poll
+    /// that has nothing more for it.
+    pub fn turn(&self) {
+        if self.frames.load(Ordering::Relaxed) > 0 {
+            self.frames.store(0, Ordering::Relaxed);
+        }
+        if self.small.load(Ordering::Relaxed) >= SMALL_FRAMES {
+            self.small.store(0, Ordering::Relaxed);
+            for receiver in &self.lock().known {
+                if let Some(inbox) = receiver.upgrade() {
+                    inbox.lock().unwrap_or_else(PoisonError::into_inner).join();
+                }
+            }
+        }
+    }
+
+    /// Whether no more may be read before the next turn.
+    pub(crate) fn is_full(&self) -> bool {
+        self.frames.load(Ordering::Relaxed) >= FRAMES_A_TURN
+    }
+
+    pub(crate) fn add(&self, tally: &Tally) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.is_doubted() {
+            self.doubted.store(false, Ordering::Relaxed);
+        }
+        if tally.messages > 0 {
+            self.messages
+                .fetch_add(u64::from(tally.messages), Ordering::Relaxed);
+        }
+        if tally.frames > 0 {
+            self.frames.fetch_add(tally.frames, Ordering::Relaxed);
+        }
+        if tally.small > 0 {
+            self.small.fetch_add(tally.small, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn register(&self, inbox: Weak<Mutex<Inbox>>) {
+        let mut receivers = self.lock();
+        if receivers.known.len() >= receivers.full {
+            receivers.known.retain(|known| known.strong_count() > 0);
+            receivers.full = FEW_RECEIVERS.max(receivers.known.len() * 2);
+        }
+        receivers.known.push(inbox);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Receivers> {
+        // The list is changed entry by entry.
+        self.receivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
