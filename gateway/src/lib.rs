@@ -49,8 +49,10 @@ pub mod reload;
 mod replay;
 mod router;
 mod serving;
+mod throttle;
 mod tls;
 mod upstream;
 mod worker;
+pub mod writer;
 
 pub use self::gateway::{Gateway, Options, Running};
