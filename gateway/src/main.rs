@@ -49,6 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, log: &Log) -> Result<(), String> {
+    gateway::raise_open_files();
     #[cfg(feature = "kubernetes")]
     if let Some(result) = gateway::kubernetes::run(cli) {
         return result;

@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 pub use self::{
     cluster::{
-        Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, SubjectAltName,
-        UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy,
+        Priority, RetryBudget, SubjectAltName, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,

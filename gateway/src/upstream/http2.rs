@@ -19,12 +19,14 @@ use super::{
     connect::Connected,
     error::Failure,
     exchange::{Keep, Outbound, Sending, Sent, Unsent},
-    host::Host,
+    host::{Host, Lending},
     progress::{Progress, ProgressWatch},
+    queue::Wakes,
 };
 use crate::{
     backlog::Queued,
     body::{Body, BoxError, Watched},
+    breakers::Resource,
     config::snapshot::Cluster,
     cork::Corked,
     headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
@@ -71,7 +73,15 @@ struct Connection {
 /// A connection for one request.
 pub(crate) struct Lease {
     connection: Connection,
+    wakes: Wakes,
     reused: bool,
+}
+
+/// A stream in the number of those of its connection. Who waits for one is told when it is given back.
+#[expect(dead_code, reason = "held, and given back in this order when dropped")]
+pub(crate) struct Slot {
+    streams: Arc<()>,
+    wakes: Wakes,
 }
 
 enum Turn {
@@ -151,13 +161,26 @@ impl Http2Pool {
 
     /// A connection with room for one more stream. Those who need one at the same time share one
     /// attempt to connect.
-    pub(super) async fn lease(&self, host: &Arc<Host>) -> Result<Lease, Failure> {
+    pub(super) async fn lease(&self, host: &Arc<Host>, asked: Lending) -> Result<Lease, Failure> {
+        let queue = host.http2_queue();
+        let mut pending = None;
+        let mut waiting = None;
         loop {
-            match self.turn(&host.shared.cluster) {
+            // Nobody overtakes those who wait for a stream.
+            if waiting.is_none() && !queue.is_empty() {
+                pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
+                host.wait(queue, &mut waiting, asked.limit).await?;
+            }
+            let turn = self.turn(&host.shared.cluster);
+            if pending.is_none() && !matches!(turn, Turn::Use(_)) {
+                pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
+            }
+            match turn {
                 Turn::Use(mut connection) => {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         return Ok(Lease {
                             connection,
+                            wakes: queue.wakes(),
                             reused: true,
                         });
                     }
@@ -168,17 +191,19 @@ impl Http2Pool {
                     let _ = receiver.changed().await;
                     let failed = *receiver.borrow();
                     if let Some(kind) = failed {
-                        return Err(if kind == io::ErrorKind::TimedOut {
-                            Failure::ConnectTimeout
-                        } else {
-                            Failure::Connect(kind.into())
-                        });
+                        return Err(Failure::connect(kind.into()));
                     }
                 }
                 Turn::Connect(sender) => {
+                    let Some(place) = host.shared.connection(asked.priority, queue) else {
+                        // Those who wait for this attempt look for themselves.
+                        drop(sender);
+                        host.wait(queue, &mut waiting, asked.limit).await?;
+                        continue;
+                    };
                     // In a box: it is rare.
                     let result = Box::pin(async {
-                        let connected = host.connect().await?;
+                        let connected = host.connect(place, queue).await?;
                         self.adopt(host, connected).await
                     })
                     .await;
@@ -250,6 +275,7 @@ impl Http2Pool {
         drop(state);
         Ok(Lease {
             connection,
+            wakes: host.http2_queue().wakes(),
             reused: false,
         })
     }
@@ -300,6 +326,10 @@ impl Lease {
             streams,
             ..
         } = self.connection;
+        let slot = Slot {
+            streams,
+            wakes: self.wakes,
+        };
         let Outbound { mut parts, body } = *request;
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
@@ -356,7 +386,7 @@ impl Lease {
         })
         .await?;
         let keep = Keep::Http2 {
-            streams,
+            slot,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
         let (mut parts, stream) = response.into_parts();
