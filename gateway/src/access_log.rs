@@ -5,11 +5,8 @@
 
 use std::{
     fs::OpenOptions,
-    io::{self, BufWriter, Write},
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    io::{self, Write},
+    sync::Arc,
     thread,
 };
 
@@ -17,10 +14,8 @@ use crate::{
     config::snapshot::{AccessLog, LogFormat, LogSink},
     exchange::Exchange,
     format::{Format, Scope},
+    writer::Lines,
 };
-
-/// Lines that may wait for a sink.
-const QUEUE: usize = 16 * 1024;
 
 /// Envoy's default line.
 const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -32,7 +27,7 @@ const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PAT
 #[derive(Debug)]
 pub(crate) struct Logger {
     form: Form,
-    sink: SyncSender<String>,
+    sink: Lines,
 }
 
 #[derive(Debug)]
@@ -60,7 +55,7 @@ pub(crate) struct Sinks {
 #[derive(Debug)]
 struct Open {
     sink: LogSink,
-    sender: SyncSender<String>,
+    lines: Lines,
     /// The configuration that is being built uses it.
     used: bool,
 }
@@ -93,17 +88,17 @@ impl Sinks {
         let sink = match known {
             Some(open) => {
                 open.used = true;
-                open.sender.clone()
+                open.lines.clone()
             }
             None => {
-                let (sender, writer) = open(&log.sink)?;
+                let (lines, writer) = Lines::new("access-log", open(&log.sink)?)?;
                 self.writers.push(writer);
                 self.open.push(Open {
                     sink: log.sink.clone(),
-                    sender: sender.clone(),
+                    lines: lines.clone(),
                     used: true,
                 });
-                sender
+                lines
             }
         };
         let form = match &log.format {
@@ -115,8 +110,8 @@ impl Sinks {
     }
 }
 
-fn open(sink: &LogSink) -> io::Result<(SyncSender<String>, thread::JoinHandle<()>)> {
-    let output: Box<dyn Write + Send> = match sink {
+fn open(sink: &LogSink) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match sink {
         LogSink::Stdout => Box::new(io::stdout()),
         LogSink::Stderr => Box::new(io::stderr()),
         LogSink::File(path) => Box::new(
@@ -128,23 +123,7 @@ fn open(sink: &LogSink) -> io::Result<(SyncSender<String>, thread::JoinHandle<()
                     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
                 })?,
         ),
-    };
-    let (sender, lines) = sync_channel(QUEUE);
-    let writer = thread::Builder::new()
-        .name("access-log".into())
-        .spawn(move || write(BufWriter::with_capacity(64 * 1024, output), &lines))?;
-    Ok((sender, writer))
-}
-
-fn write(mut output: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<String>) {
-    // A failed write (a full disk) loses lines; the gateway goes on.
-    while let Ok(line) = lines.recv() {
-        let _ = output.write_all(line.as_bytes());
-        while let Ok(line) = lines.try_recv() {
-            let _ = output.write_all(line.as_bytes());
-        }
-        let _ = output.flush();
-    }
+    })
 }
 
 /// Writes an exchange's line to all logs of its listener.
@@ -159,7 +138,7 @@ pub(crate) fn log(exchange: &Exchange) {
         reply: &reply,
     };
     for logger in &exchange.listener.logs {
-        if logger.sink.try_send(logger.line(&scope)).is_err() {
+        if !logger.sink.send(logger.line(&scope).into_bytes()) {
             exchange.listener.stats.access_log_dropped.add();
         }
     }

@@ -1,8 +1,16 @@
 //! The admin server: `/stats`, `/stats/prometheus`, `/ready`, `/server_info`.
 //!
-//! For operators, on an address of their own. No part of the data path.
+//! For operators, on an address of their own. No part of the data path: it has a thread and a number of connections of its
+//! own. When there are too many, the one that was silent longest makes room, so that a probe is always answered.
 
-use std::{convert::Infallible, fmt::Write as _, io, sync::Arc, thread, time::Instant};
+use std::{
+    convert::Infallible,
+    fmt::Write as _,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -10,15 +18,35 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
-use regex::Regex;
-use tokio::{net::TcpListener, runtime, sync::watch};
+use regex::{Regex, RegexBuilder};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::watch,
+    task::{AbortHandle, yield_now},
+    time::sleep,
+};
 
-use crate::metrics::{Kind, Metrics, Sample};
+use crate::{
+    metrics::{Kind, Metrics, Sample},
+    overload::Overload,
+    throttle::Throttle,
+};
+
+/// The longest silence of a connection: no request came, or its answer was not taken.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The longest pattern of a filter, in bytes.
+const PATTERN: usize = 1024;
+
+/// What a pattern may become, in bytes.
+const COMPILED: usize = 1024 * 1024;
 
 /// What the admin server tells.
 #[derive(Debug)]
 pub(crate) struct Admin {
     metrics: Arc<Metrics>,
+    overload: Arc<Overload>,
     concurrency: usize,
     draining: watch::Receiver<bool>,
     start: Instant,
@@ -27,11 +55,13 @@ pub(crate) struct Admin {
 impl Admin {
     pub(crate) fn new(
         metrics: Arc<Metrics>,
+        overload: Arc<Overload>,
         concurrency: usize,
         draining: watch::Receiver<bool>,
     ) -> Self {
         Self {
             metrics,
+            overload,
             concurrency,
             draining,
             start: Instant::now(),
@@ -66,29 +96,101 @@ pub(crate) fn start(
 }
 
 async fn serve(socket: std::net::TcpListener, admin: Arc<Admin>) -> io::Result<()> {
+    /// Waiting time after an error such as "too many open files".
+    const PAUSE: Duration = Duration::from_millis(50);
     let listener = TcpListener::from_std(socket)?;
+    let failures = Throttle::new();
+    let mut open: Vec<Open> = Vec::new();
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "admin server cannot accept");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                if let Some(suppressed) = failures.pass() {
+                    tracing::warn!(%error, suppressed, "admin server cannot accept");
+                }
+                sleep(PAUSE).await;
                 continue;
             }
         };
-        let admin = admin.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let response = answer(&admin, &request);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() >= admin.overload.admin_connections() {
+            let_go(&mut open);
+        }
+        let heard = Arc::<Heard>::default();
+        let task = tokio::spawn(connection(stream, admin.clone(), heard.clone()));
+        open.push(Open {
+            task: task.abort_handle(),
+            heard,
+        });
+        // What it has sent already is answered before another one can take its place.
+        yield_now().await;
+    }
+}
+
+/// A connection of the admin server.
+struct Open {
+    task: AbortHandle,
+    heard: Arc<Heard>,
+}
+
+/// When the last request of a connection came, or the connection itself.
+struct Heard(Mutex<Instant>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Heard {
+    fn last(&self) -> Instant {
+        // Only assignments run under the lock.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits until nothing came for [`SILENCE`].
+    async fn silence(&self) {
+        loop {
+            let Some(left) = SILENCE.checked_sub(self.last().elapsed()) else {
+                return;
+            };
+            sleep(left).await;
+        }
+    }
+}
+
+/// Ends the connection that was silent longest.
+fn let_go(open: &mut Vec<Open>) {
+    let silent = open
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, connection)| connection.heard.last());
+    if let Some((at, _)) = silent {
+        open.swap_remove(at).task.abort();
+    }
+}
+
+async fn connection(stream: TcpStream, admin: Arc<Admin>, heard: Arc<Heard>) {
+    let _counted = admin.overload.admin_connection();
+    let service = service_fn(|request| {
+        heard.now();
+        let response = answer(&admin, &request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
                 tracing::debug!(%error, "admin connection ended");
             }
-        });
+        }
+        () = heard.silence() => {}
     }
 }
 
@@ -140,7 +242,7 @@ fn stats<R>(
     reply: impl FnOnce(StatusCode, &'static str, String) -> R,
 ) -> R {
     const TEXT: &str = "text/plain; charset=UTF-8";
-    let filter = match query.filter.as_deref().map(Regex::new).transpose() {
+    let filter = match query.filter.as_deref().map(pattern).transpose() {
         Ok(filter) => filter,
         Err(error) => {
             return reply(StatusCode::BAD_REQUEST, TEXT, format!("filter: {error}\n"));
@@ -154,6 +256,18 @@ fn stats<R>(
             && (!query.used_only || sample.value > 0)
     });
     reply(StatusCode::OK, TEXT, show(&samples))
+}
+
+/// A pattern of a size that does not keep others waiting.
+fn pattern(text: &str) -> Result<Regex, String> {
+    if text.len() > PATTERN {
+        return Err(format!("longer than {PATTERN} bytes"));
+    }
+    RegexBuilder::new(text)
+        .size_limit(COMPILED)
+        .dfa_size_limit(COMPILED)
+        .build()
+        .map_err(|error| error.to_string())
 }
 
 #[derive(Default)]
@@ -238,6 +352,20 @@ mod tests {
             "envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix=\"ingress\"} 1\n"
         ));
         assert!(text.contains("# TYPE envoy_http_downstream_rq_active gauge\n"));
+    }
+
+    #[test]
+    fn patterns_have_a_size() {
+        assert!(pattern("cluster.*(cx|rq)_active$").is_ok());
+        assert!(pattern(r"\w+\.\d{1,3}").is_ok());
+        for bad in [
+            "(",
+            r"(\w{100}){100}",
+            "((a{100}){100}){100}",
+            &"a".repeat(1025),
+        ] {
+            assert!(pattern(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -16,23 +16,30 @@ use extproc_client::{
     ExtProcLayer, FilterConfig,
     config::{GrpcTarget, Service},
     transport::{
-        Balance, Balanced, Call, Close, Connector, HttpStream, HttpTransport, Message, Pool,
-        PoolBuilder, PoolStream, Sidestream, TcpConnector, Transport,
+        Balance, Balanced, Budget, Call, Close, Connector, HttpStream, HttpTransport, Message,
+        Pool, PoolBuilder, PoolStream, Share, Sidestream, TcpConnector, Transport,
     },
     wire::Reply,
 };
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::Full;
+use tokio::net::TcpStream;
 use tower::{Layer, Service as TowerService};
 
 use crate::{
     body::Body,
-    config::snapshot::{Cluster, Filter, HttpManager},
+    breakers::Resource,
+    config::snapshot::{Filter, HttpManager, Priority},
     cork::Corked,
     filters::{Handler, Inner, Outer},
-    metrics::{ClusterStats, Held, Metrics},
+    io::delegate_io,
+    metrics::{ClusterStats, Metrics},
+    overload::{Descriptor, Overload},
     upstream::{
-        Deadline, Failure, Host, Outbound, Sending, Upstream, Upstreams, connect::Stream, send,
+        Deadline, Failure, Host, HostShared, Lending, Outbound, Queue, Sending, Upstream,
+        Upstreams,
+        connect::{Connected, Stream},
+        send,
     },
 };
 
@@ -71,11 +78,16 @@ struct Pools {
     clusters: HashMap<String, Processor>,
     /// Processors that are named by address, made when first used.
     addresses: Arc<Mutex<HashMap<String, Pool>>>,
+    overload: Arc<Overload>,
 }
 
 impl ClusterTransport {
     /// Pools of `before` are kept where the cluster is the same; those of other ones finish their streams.
-    pub(crate) fn new(upstreams: &Upstreams, before: Option<&Self>) -> Self {
+    pub(crate) fn new(
+        upstreams: &Upstreams,
+        overload: &Arc<Overload>,
+        before: Option<&Self>,
+    ) -> Self {
         let clusters = upstreams
             .iter()
             .map(|(name, upstream)| {
@@ -89,6 +101,7 @@ impl ClusterTransport {
         Self(Arc::new(Pools {
             clusters,
             addresses: before.map_or_else(Arc::default, |before| before.0.addresses.clone()),
+            overload: overload.clone(),
         }))
     }
 
@@ -107,7 +120,13 @@ impl ClusterTransport {
             .trim_end_matches('/');
         self.addresses()
             .entry(address.to_owned())
-            .or_insert_with(|| as_envoy(Pool::builder(TcpConnector::new(address))).build())
+            .or_insert_with(|| {
+                let connector = AddressConnector {
+                    tcp: TcpConnector::new(address),
+                    overload: self.0.overload.clone(),
+                };
+                as_envoy(Pool::builder(connector)).build()
+            })
             .clone()
     }
 }
@@ -116,7 +135,10 @@ impl Processor {
     fn new(upstream: &Upstream) -> Self {
         Self {
             grpc: Balanced::new(GrpcPools {
-                any: pool(&upstream.cluster, ClusterConnector(upstream.clone())),
+                any: pool(&upstream.shared, |queue| ClusterConnector {
+                    upstream: upstream.clone(),
+                    queue,
+                }),
                 upstream: upstream.clone(),
             }),
             http: HttpTransport::new(ClusterClient(upstream.clone())),
@@ -137,15 +159,24 @@ impl Balance for GrpcPools {
     fn choose(&self) -> Pool {
         match self.upstream.choose_among_several() {
             Some(host) => host
-                .side_streams(|| pool(&self.upstream.cluster, HostConnector(Arc::downgrade(&host))))
+                .side_streams(|| {
+                    pool(&self.upstream.shared, |queue| HostConnector {
+                        host: Arc::downgrade(&host),
+                        queue,
+                    })
+                })
                 .clone(),
             None => self.any.clone(),
         }
     }
 }
 
-fn pool(cluster: &Cluster, connector: impl Connector) -> Pool {
-    as_envoy(Pool::builder(connector))
+/// A pool of connections that count in `connector`'s queue, within the circuit breakers of the cluster.
+fn pool<C: Connector>(shared: &Arc<HostShared>, connector: impl FnOnce(Arc<Queue>) -> C) -> Pool {
+    let cluster = &shared.cluster;
+    as_envoy(Pool::builder(connector(Arc::default())))
+        .max_pending(usize::MAX)
+        .budget(Arc::new(SideStreams(shared.clone())))
         .connect_timeout(cluster.connect_timeout)
         .head_timeout(cluster.response_timeout)
         .idle_timeout(cluster.idle_timeout)
@@ -258,7 +289,6 @@ impl Sidestream for ClusterStream {
 pub(crate) struct Counted {
     stats: Arc<ClusterStats>,
     answered: bool,
-    _active: Held<ClusterStats>,
 }
 
 impl Counted {
@@ -267,7 +297,6 @@ impl Counted {
         Self {
             stats: stats.clone(),
             answered: false,
-            _active: Held::new(stats, |stats| &stats.upstream_rq_active),
         }
     }
 
@@ -303,7 +332,7 @@ impl TowerService<Request<Full<Bytes>>> for ClusterClient {
                 set_authority(request.uri_mut(), authority);
             }
             let host = upstream.choose(request.headers()).await?;
-            let lease = host.lease(false, false).await?;
+            let lease = host.lease(Lending::default()).await?;
             // The caller has a time limit of its own.
             let mut deadline = Deadline::new(None);
             let request = Box::new(Outbound::from(request));
@@ -321,20 +350,61 @@ fn set_authority(uri: &mut Uri, authority: Authority) {
     *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
+/// Side streams as requests of their cluster, to its circuit breakers.
+#[derive(Debug)]
+struct SideStreams(Arc<HostShared>);
+
+impl Budget for SideStreams {
+    fn take(&self, share: Share) -> bool {
+        self.0.take(Priority::Default, resource(share))
+    }
+
+    fn give_back(&self, share: Share) {
+        self.0
+            .breakers
+            .give_back(Priority::Default, resource(share));
+    }
+}
+
+fn resource(share: Share) -> Resource {
+    match share {
+        Share::Waiting => Resource::Pending,
+        Share::Stream => Resource::Request,
+        // Retries, and what may be added to them.
+        _ => Resource::Retry,
+    }
+}
+
+/// The error of a connector that may not connect.
+fn overflow() -> io::Error {
+    let told = Failure::Overflow.told();
+    io::Error::other(Close::unavailable(told.body).with_details(told.details))
+}
+
+/// Connects to `host` within the limits of its cluster.
+async fn connect(host: &Host, queue: &Arc<Queue>) -> io::Result<Connected> {
+    let place = host.shared.connection(Priority::Default, queue);
+    host.connect_raw(place.ok_or_else(overflow)?).await
+}
+
 /// Connects to an endpoint of a cluster, another one each time.
 #[derive(Debug)]
-struct ClusterConnector(Upstream);
+struct ClusterConnector {
+    upstream: Upstream,
+    /// The pool's connections.
+    queue: Arc<Queue>,
+}
 
 impl Connector for ClusterConnector {
     type Io = Corked<Stream>;
 
     async fn connect(&self) -> io::Result<Corked<Stream>> {
-        let host = self.0.choose(&HeaderMap::new()).await.map_err(|_| {
+        let host = self.upstream.choose(&HeaderMap::new()).await.map_err(|_| {
             io::Error::other(
                 Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
             )
         })?;
-        Ok(Corked::new(host.connect_raw().await?.io))
+        Ok(Corked::new(connect(&host, &self.queue).await?.io))
     }
 
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
@@ -344,18 +414,49 @@ impl Connector for ClusterConnector {
 
 /// Connects to one endpoint, as long as the cluster has it: the endpoint owns the pool.
 #[derive(Debug)]
-struct HostConnector(Weak<Host>);
+struct HostConnector {
+    host: Weak<Host>,
+    /// The pool's connections.
+    queue: Arc<Queue>,
+}
 
 impl Connector for HostConnector {
     type Io = Corked<Stream>;
 
     async fn connect(&self) -> io::Result<Corked<Stream>> {
         let gone = || io::Error::other(Close::unavailable("the endpoint is gone"));
-        let host = self.0.upgrade().ok_or_else(gone)?;
-        Ok(Corked::new(host.connect_raw().await?.io))
+        let host = self.host.upgrade().ok_or_else(gone)?;
+        Ok(Corked::new(connect(&host, &self.queue).await?.io))
     }
 
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
         io.get_ref().local_addr()
+    }
+}
+
+/// Connects to an address that is no cluster's, within the limits of the process.
+#[derive(Debug)]
+struct AddressConnector {
+    tcp: TcpConnector,
+    overload: Arc<Overload>,
+}
+
+/// A connection and its descriptor.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the descriptor is held, and not looked at")]
+struct AddressStream(TcpStream, Descriptor);
+
+delegate_io!(AddressStream { Self });
+
+impl Connector for AddressConnector {
+    type Io = AddressStream;
+
+    async fn connect(&self) -> io::Result<AddressStream> {
+        let descriptor = self.overload.descriptor(0).ok_or_else(overflow)?;
+        Ok(AddressStream(self.tcp.connect().await?, descriptor))
+    }
+
+    fn local_addr(io: &AddressStream) -> Option<SocketAddr> {
+        io.0.local_addr().ok()
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     local, mirror, mutate,
     replay::Kept,
     router::{self, Selected},
+    throttle::Throttle,
     upstream::{Deadline, Failure, Outbound, Upstreams, error::flag},
 };
 
@@ -29,6 +30,9 @@ pub(crate) struct Refusal {
     pub(crate) details: &'static str,
     pub(crate) location: Option<HeaderValue>,
 }
+
+/// Says that nobody was asked, for lack of room.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -206,7 +210,10 @@ async fn proxy(
     let name = route.cluster_name();
     let grpc = is_grpc(&parts.headers);
     let Some(upstream) = upstreams.get(name) else {
-        tracing::warn!(cluster = %name, "the route's cluster is not configured");
+        static UNKNOWN: Throttle = Throttle::new();
+        if let Some(suppressed) = UNKNOWN.pass() {
+            tracing::warn!(cluster = %name, suppressed, "the route's cluster is not configured");
+        }
         exchange.set_route(Some(route.unnamed()));
         let mut response = failed(grpc, &Failure::UnknownCluster, UpstreamInfo::default(), 0);
         if let (false, Some(status)) = (grpc, forward.missing_cluster) {
@@ -254,6 +261,8 @@ async fn proxy(
         tried: UpstreamInfo::default(),
         deadline: Deadline::new(forward.timeout),
         renewed: false,
+        retrying: None,
+        overflown: false,
     };
     match attempts.run(request).await {
         Ok(mut response) => {
@@ -267,9 +276,13 @@ async fn proxy(
             join_response_lines(headers);
             let extensions = response.extensions_mut();
             extensions.insert(ResponseDetails("via_upstream".into()));
-            if attempts.is_exhausted_by(response.status()) {
-                let flags = ResponseFlags(flag::RETRY_LIMIT_EXCEEDED);
-                response.extensions_mut().insert(flags);
+            let flags = match attempts.overflown {
+                true => flag::UPSTREAM_OVERFLOW,
+                false if attempts.is_exhausted_by(response.status()) => flag::RETRY_LIMIT_EXCEEDED,
+                false => 0,
+            };
+            if flags != 0 {
+                response.extensions_mut().insert(ResponseFlags(flags));
             }
             response
         }
@@ -278,10 +291,10 @@ async fn proxy(
                 .retry
                 .as_ref()
                 .is_some_and(|retry| attempts.made > retry.count && failure.retriable(&retry.on));
-            let flags = if exhausted {
-                flag::RETRY_LIMIT_EXCEEDED
-            } else {
-                0
+            let flags = match attempts.overflown {
+                true => flag::UPSTREAM_OVERFLOW,
+                false if exhausted => flag::RETRY_LIMIT_EXCEEDED,
+                false => 0,
             };
             failed(grpc, &failure, attempts.tried, flags)
         }
@@ -297,6 +310,10 @@ fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Res
         told.details,
         told.flags | flags,
     );
+    if matches!(failure, Failure::Overflow) {
+        let headers = response.headers_mut();
+        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
     let transport_failure_reason = match failure {
         Failure::Connect(_) => failure.to_string(),
         _ => String::new(),

@@ -15,12 +15,14 @@ mod alarm;
 mod answered;
 mod backlog;
 mod body;
+mod breakers;
 pub mod cli;
 mod conditions;
 pub mod config;
 mod connection;
 mod cork;
 mod cors;
+mod descriptors;
 mod drain;
 mod exchange;
 mod ext_proc;
@@ -49,8 +51,13 @@ pub mod reload;
 mod replay;
 mod router;
 mod serving;
+mod throttle;
 mod tls;
 mod upstream;
 mod worker;
+pub mod writer;
 
-pub use self::gateway::{Gateway, Options, Running};
+pub use self::{
+    descriptors::raise_open_files,
+    gateway::{Gateway, Options, Running},
+};

@@ -16,6 +16,7 @@ use crate::{
     metrics::HttpStats,
     overload::{Overload, Refused},
     router::Selected,
+    throttle::Throttle,
     tls::Acceptor,
     upstream::Upstreams,
 };
@@ -224,6 +225,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
 pub(crate) async fn accept(listener: TcpListener, chains: Arc<ArcSwap<Chains>>, mut drain: Drain) {
     /// Waiting time after an error such as "too many open files".
     const PAUSE: Duration = Duration::from_millis(50);
+    let failures = Throttle::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -232,8 +234,10 @@ pub(crate) async fn accept(listener: TcpListener, chains: Arc<ArcSwap<Chains>>, 
         match accepted {
             Ok((stream, remote)) => serve(stream, remote, &chains),
             Err(error) => {
-                let listener = &chains.load().listener;
-                tracing::warn!(%listener, %error, "cannot accept");
+                if let Some(suppressed) = failures.pass() {
+                    let listener = &chains.load().listener;
+                    tracing::warn!(%listener, %error, suppressed, "cannot accept");
+                }
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = drain.signaled() => break,

@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal as _},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use gateway::{
@@ -13,6 +15,7 @@ use gateway::{
     cli::{self, Cli, LogForm},
     config::snapshot::Snapshot,
     reload::Watcher,
+    writer::Lines,
 };
 use tokio::{
     runtime,
@@ -24,19 +27,29 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long the log may take to be written at the end.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let cli = cli::parse();
-    match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+    let log = match Log::start(&cli) {
+        Ok(log) => log,
         Err(error) => {
             eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&cli, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.0.send(format!("{error}\n").into_bytes());
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: &Cli) -> Result<(), String> {
-    log(cli)?;
+fn run(cli: &Cli, log: &Log) -> Result<(), String> {
+    gateway::raise_open_files();
     #[cfg(feature = "kubernetes")]
     if let Some(result) = gateway::kubernetes::run(cli) {
         return result;
@@ -88,6 +101,7 @@ fn run(cli: &Cli) -> Result<(), String> {
         };
         if !finished {
             // Not even the threads are waited for.
+            log.0.flush(LAST_LINES);
             std::process::exit(0);
         }
         Ok(())
@@ -139,18 +153,39 @@ fn tell(running: &Running) {
     }
 }
 
-fn log(cli: &Cli) -> Result<(), String> {
-    let filter =
-        EnvFilter::try_new(&cli.log_level).map_err(|error| format!("--log-level: {error}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    match cli.log_format {
-        LogForm::Human => builder.init(),
-        LogForm::Json => builder.json().init(),
+/// The log of the program, on stderr. Dropping it waits a moment for its last lines.
+struct Log(Lines);
+
+impl Log {
+    fn start(cli: &Cli) -> Result<Self, String> {
+        let filter =
+            EnvFilter::try_new(&cli.log_level).map_err(|error| format!("--log-level: {error}"))?;
+        let ansi = io::stderr().is_terminal();
+        let (lines, _) = Lines::new("log", io::stderr()).map_err(|error| error.to_string())?;
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(ansi)
+            .with_writer(lines.clone());
+        match cli.log_format {
+            LogForm::Human => builder.init(),
+            LogForm::Json => builder.json().init(),
+        }
+        // The standard library's own would write to stderr itself, and wait.
+        std::panic::set_hook(Box::new(|panic| {
+            let backtrace = Backtrace::capture();
+            match backtrace.status() {
+                BacktraceStatus::Captured => tracing::error!("{panic}\n{backtrace}"),
+                _ => tracing::error!("{panic}"),
+            }
+        }));
+        Ok(Self(lines))
     }
-    Ok(())
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
 }
 
 /// SIGTERM and SIGINT.

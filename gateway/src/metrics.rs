@@ -11,6 +11,8 @@ use std::{
 use extproc_client::observer::Stats;
 use http::StatusCode;
 
+use crate::breakers::{Breakers, Resource};
+
 /// A number that goes up, and for gauges also down.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
@@ -109,11 +111,13 @@ numbers! {
     /// Of a cluster, under `cluster.<name>.`.
     ClusterStats {
         upstream_cx_total: Counter,
-        upstream_cx_active: Gauge,
+        upstream_cx_overflow: Counter,
         upstream_cx_connect_fail: Counter,
         upstream_cx_connect_timeout: Counter,
         upstream_rq_total: Counter,
-        upstream_rq_active: Gauge,
+        upstream_rq_active_overflow: Counter,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_pending_overflow: Counter,
         upstream_rq_completed: Counter,
         upstream_rq_1xx: Counter,
         upstream_rq_2xx: Counter,
@@ -124,6 +128,7 @@ numbers! {
         upstream_rq_per_try_timeout: Counter,
         upstream_rq_max_duration_reached: Counter,
         upstream_rq_retry: Counter,
+        upstream_rq_retry_overflow: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_cx_none_healthy: Counter,
     }
@@ -166,6 +171,7 @@ pub(crate) struct Metrics {
 struct Inner {
     http: BTreeMap<String, Arc<HttpStats>>,
     clusters: BTreeMap<String, Arc<ClusterStats>>,
+    breakers: BTreeMap<String, Arc<Breakers>>,
     ext_proc: BTreeMap<(String, String), Arc<Stats>>,
 }
 
@@ -203,6 +209,15 @@ impl Metrics {
             .clone()
     }
 
+    /// The circuit breakers of a cluster.
+    pub(crate) fn breakers(&self, name: &str) -> Arc<Breakers> {
+        self.lock()
+            .breakers
+            .entry(name.to_owned())
+            .or_default()
+            .clone()
+    }
+
     /// Of all ext_proc filters with this connection manager and filter prefix.
     pub(crate) fn ext_proc(&self, prefix: &str, filter: &str) -> Arc<Stats> {
         self.lock()
@@ -215,6 +230,7 @@ impl Metrics {
     /// Everything, by name.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         const MANAGER: &str = "envoy_http_conn_manager_prefix";
+        const CLUSTER: &str = "envoy_cluster_name";
         let inner = self.lock();
         let mut samples = Vec::new();
         for (prefix, stats) in &inner.http {
@@ -248,10 +264,31 @@ impl Metrics {
                 samples.push(Sample {
                     name: format!("cluster.{cluster}.{name}"),
                     family: format!("cluster_{name}"),
-                    label: ("envoy_cluster_name", cluster.clone()),
+                    label: (CLUSTER, cluster.clone()),
                     kind,
                     value,
                 });
+            }
+        }
+        for (cluster, breakers) in &inner.breakers {
+            let mut sample = |name: String, value| {
+                samples.push(Sample {
+                    name: format!("cluster.{cluster}.{name}"),
+                    family: format!("cluster_{name}"),
+                    label: (CLUSTER, cluster.clone()),
+                    kind: Kind::Gauge,
+                    value,
+                });
+            };
+            for (resource, name) in [
+                (Resource::Connection, "upstream_cx_active"),
+                (Resource::Pending, "upstream_rq_pending_active"),
+                (Resource::Request, "upstream_rq_active"),
+            ] {
+                sample(name.to_owned(), breakers.in_use(resource).into());
+            }
+            for (priority, name, value) in breakers.gauges() {
+                sample(format!("circuit_breakers.{priority}.{name}"), value);
             }
         }
         samples.sort_by(|a, b| a.name.cmp(&b.name));

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     body::{Body, BoxError},
     config::snapshot::{Fraction, Mirror},
-    upstream::{Deadline, Failure, Outbound, Sending, Upstream, Upstreams, send},
+    upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, Upstreams, send},
 };
 
 /// Copies under way in this process; no more are made beside them.
@@ -124,7 +124,7 @@ fn suffixed(authority: &Authority) -> Option<Authority> {
 
 async fn exchange(upstream: &Upstream, request: Request<Body>) -> Result<(), Failure> {
     let host = upstream.choose(request.headers()).await?;
-    let lease = host.lease(false, false).await?;
+    let lease = host.lease(Lending::default()).await?;
     // The caller has a limit for all of it.
     let mut deadline = Deadline::default();
     let request = Box::new(Outbound::from(request));

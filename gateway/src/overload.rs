@@ -1,4 +1,4 @@
-//! What the process as a whole may hold: client connections and memory.
+//! What the process as a whole may hold: connections and memory.
 //!
 //! Beyond its limits the gateway sheds load in an orderly way, before the kernel ends it or refuses it
 //! descriptors: new requests are answered 503, and closer to the limit new connections are closed.
@@ -16,13 +16,21 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::config::snapshot::OverloadLimits;
+use crate::{config::snapshot::OverloadLimits, descriptors::Shares, throttle::Throttle};
 
 /// Shared by all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Overload {
     limits: ArcSwap<OverloadLimits>,
     connections: AtomicUsize,
+    upstreams: AtomicUsize,
+    /// The most connections to upstreams. 0 before the first configuration.
+    most_upstreams: AtomicUsize,
+    /// Warnings that there are no more.
+    exhausted: Throttle,
+    admin: AtomicUsize,
+    /// The most connections of the admin server.
+    most_admin: AtomicUsize,
     pressure: AtomicU8,
 }
 
@@ -47,6 +55,26 @@ impl Drop for Admitted {
     }
 }
 
+/// Holds the descriptor of a connection to an upstream.
+#[derive(Debug)]
+pub(crate) struct Descriptor(Arc<Overload>);
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.0.upstreams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection of the admin server in the number of all that are open.
+#[derive(Debug)]
+pub(crate) struct AdminConnection(Arc<Overload>);
+
+impl Drop for AdminConnection {
+    fn drop(&mut self) {
+        self.0.admin.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Why a connection is closed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -57,11 +85,65 @@ pub(crate) enum Refused {
 }
 
 impl Overload {
-    /// Takes other limits; without any, those that the system sets.
+    /// Takes other limits; what is not configured is what the system allows, and nothing is more than that.
     pub(crate) fn set(&self, configured: Option<OverloadLimits>) {
-        let limits = configured.unwrap_or_else(defaults);
-        tracing::debug!(?limits, "limits of the process");
+        let counted = [&self.connections, &self.upstreams, &self.admin];
+        let counted = counted.map(|count| count.load(Ordering::Relaxed));
+        let shares = Shares::of_process(counted.iter().sum());
+        let mut limits = configured.unwrap_or_else(|| OverloadLimits {
+            memory: available(),
+            ..OverloadLimits::default()
+        });
+        if let Some(wanted) = limits.connections.filter(|wanted| *wanted > shares.clients) {
+            tracing::warn!(
+                wanted,
+                allowed = shares.clients,
+                "the limit of open files allows fewer client connections"
+            );
+        }
+        let connections = limits.connections.unwrap_or(shares.clients);
+        limits.connections = Some(connections.min(shares.clients));
+        tracing::debug!(?limits, ?shares, "limits of the process");
         self.limits.store(Arc::new(limits));
+        self.most_upstreams
+            .store(shares.upstreams, Ordering::Relaxed);
+        self.most_admin.store(shares.admin, Ordering::Relaxed);
+    }
+
+    /// The most connections that the admin server may have.
+    pub(crate) fn admin_connections(&self) -> usize {
+        self.most_admin.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection of the admin server as long as what this gives lives.
+    pub(crate) fn admin_connection(self: &Arc<Self>) -> AdminConnection {
+        self.admin.fetch_add(1, Ordering::Relaxed);
+        AdminConnection(self.clone())
+    }
+
+    /// A descriptor for a connection to an upstream whose cluster holds `held` of them. No cluster takes more than it
+    /// leaves free, so that there is always something left for the others.
+    pub(crate) fn descriptor(self: &Arc<Self>, held: u32) -> Option<Descriptor> {
+        let most = self.most_upstreams.load(Ordering::Relaxed);
+        let one_more = |used: usize| {
+            let free = most.saturating_sub(used);
+            (free > held as usize).then(|| used + 1)
+        };
+        let taken = self
+            .upstreams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        if taken.is_ok() {
+            return Some(Descriptor(self.clone()));
+        }
+        if let Some(suppressed) = self.exhausted.pass() {
+            tracing::warn!(
+                most,
+                held,
+                suppressed,
+                "no descriptor for another connection to an upstream"
+            );
+        }
+        None
     }
 
     /// A place for one more client connection.
@@ -113,25 +195,6 @@ impl Overload {
             }
         }
     }
-}
-
-/// From what the system gives the process: half of its descriptors for clients, since each may need
-/// another one to an upstream, and all of its memory.
-fn defaults() -> OverloadLimits {
-    OverloadLimits {
-        connections: open_files().map(|files| (files / 2).saturating_sub(64).max(16)),
-        memory: available(),
-        ..OverloadLimits::default()
-    }
-}
-
-/// The soft limit of open files.
-fn open_files() -> Option<usize> {
-    let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))?;
-    line.split_whitespace().nth(3)?.parse().ok()
 }
 
 /// Resident memory of this process, in bytes.
@@ -205,6 +268,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_leaves_descriptors_for_others() {
+        let overload = Arc::new(Overload::default());
+        assert!(overload.descriptor(0).is_none());
+        overload.most_upstreams.store(8, Ordering::Relaxed);
+        let mut greedy = Vec::new();
+        while let Some(descriptor) = overload.descriptor(greedy.len() as u32) {
+            greedy.push(descriptor);
+        }
+        assert_eq!(greedy.len(), 4);
+        let other = [0, 1].map(|held| overload.descriptor(held).unwrap());
+        assert!(overload.descriptor(2).is_none());
+        drop((greedy, other));
+        assert!(overload.descriptor(7).is_some());
+    }
+
+    #[test]
     fn memory_sheds_requests_first() {
         let overload = Arc::new(Overload::default());
         let state = |used| {
@@ -236,6 +315,5 @@ mod tests {
     fn the_system_says_what_there_is() {
         assert!(resident().unwrap() > 100_000);
         assert!(available().unwrap() > resident().unwrap());
-        assert!(open_files().unwrap() > 16);
     }
 }

@@ -157,7 +157,10 @@ impl Serving {
         let pools = self
             .workers
             .iter()
-            .map(|worker| Pools::new(snapshot, &self.metrics, worker.pools.as_ref()))
+            .map(|worker| {
+                let before = worker.pools.as_ref();
+                Pools::new(snapshot, &self.metrics, &self.overload, before)
+            })
             .collect::<io::Result<Vec<_>>>()?;
         self.sinks.begin();
         let mut listeners: Vec<Next> = Vec::with_capacity(snapshot.listeners.len());
@@ -168,6 +171,9 @@ impl Serving {
 
         // From here on nothing fails.
         self.overload.set(snapshot.overload);
+        for (name, cluster) in &snapshot.clusters {
+            self.metrics.breakers(name).set(&cluster.circuit_breakers);
+        }
         self.sinks.sweep();
         for (worker, pools) in self.workers.iter_mut().zip(pools) {
             worker.pools = Some(pools);
@@ -397,6 +403,7 @@ impl Serving {
         let stop = watch::Sender::new(false);
         let state = Admin::new(
             self.metrics.clone(),
+            self.overload.clone(),
             self.workers.len(),
             self.going_down.subscribe(),
         );

@@ -65,14 +65,16 @@ impl Pools {
     pub(crate) fn new(
         snapshot: &Snapshot,
         metrics: &Metrics,
+        overload: &Arc<Overload>,
         before: Option<&Self>,
     ) -> io::Result<Self> {
         let known = before.map(|pools| &*pools.upstreams);
-        let upstreams = Upstreams::new(snapshot, metrics, known).map_err(io::Error::other)?;
+        let upstreams =
+            Upstreams::new(snapshot, metrics, overload, known).map_err(io::Error::other)?;
         let upstreams = Arc::new(upstreams);
         let known = before.map(|pools| &pools.transport);
         Ok(Self {
-            transport: ClusterTransport::new(&upstreams, known),
+            transport: ClusterTransport::new(&upstreams, overload, known),
             upstreams,
         })
     }

@@ -14,8 +14,9 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 pub use self::{
     cluster::{
-        Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, SubjectAltName,
-        TcpKeepalive, UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy,
+        Priority, RetryBudget, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol,
+        UpstreamTls,
     },
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,

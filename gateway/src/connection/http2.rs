@@ -13,11 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{
-    Reason, RecvStream,
-    ext::Protocol,
-    server::SendResponse,
-};
+use h2::{Reason, RecvStream, ext::Protocol, server::SendResponse};
 use h2_guard::{Frames, Traffic};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};

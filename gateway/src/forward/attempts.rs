@@ -11,11 +11,12 @@ use http_body::Body as _;
 
 use crate::{
     body::Body,
+    breakers::{Place, Resource},
     config::snapshot::{Forward, Retry},
     exchange::Exchange,
     replay::Kept,
     router::{self, Selected},
-    upstream::{Deadline, Failure, Outbound, Sending, Upstream, send},
+    upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, send},
 };
 
 /// The attempts to get one response.
@@ -36,6 +37,10 @@ pub(super) struct Attempts<'a> {
     pub(super) noted: bool,
     /// A request that a stale connection swallowed was sent again.
     pub(super) renewed: bool,
+    /// The place of the retry that is under way.
+    pub(super) retrying: Option<Place>,
+    /// There was no place for one more retry.
+    pub(super) overflown: bool,
 }
 
 impl Attempts<'_> {
@@ -53,6 +58,16 @@ impl Attempts<'_> {
             match again {
                 Some(again) if retry || again.stale => {
                     if !again.stale {
+                        self.retrying = None;
+                        self.retrying = self
+                            .upstream
+                            .shared
+                            .place(self.forward.priority, Resource::Retry)
+                            .ok();
+                        if self.retrying.is_none() {
+                            self.overflown = true;
+                            return outcome;
+                        }
                         self.upstream.shared.stats.upstream_rq_retry.add();
                         tokio::time::sleep(backoff(self.made)).await;
                     }
@@ -121,7 +136,13 @@ impl Attempts<'_> {
             Ok(host) => host,
             Err(failure) => return (Err(failure), None),
         };
-        let lease = host.lease(client_http2, tunnel || self.renewed).await;
+        let asked = Lending {
+            priority: self.forward.priority,
+            client_http2,
+            fresh: tunnel || self.renewed,
+            limit: self.forward.timeout,
+        };
+        let lease = host.lease(asked).await;
         let pool_ready = begun.elapsed();
         self.tried.address = host.socket();
         self.tried.host_metadata = host.metadata.clone();

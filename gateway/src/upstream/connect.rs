@@ -10,12 +10,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{
-    config::snapshot::TcpKeepalive,
-    cork::MaybeTcp,
-    io::delegate_io,
-    metrics::{ClusterStats, Held},
-};
+use super::host::ConnectionPlace;
+use crate::{config::snapshot::TcpKeepalive, cork::MaybeTcp, io::delegate_io};
 
 /// Where an endpoint is, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +52,7 @@ pub(crate) struct Connected {
     pub(crate) http2: bool,
 }
 
-/// Opens a connection within `limit`. It counts in `stats` as long as it lives.
+/// Opens a connection within `limit`, which keeps its place as long as it lives.
 ///
 /// # Errors
 /// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed.
@@ -66,12 +62,11 @@ pub(crate) async fn connect(
     name: &str,
     keepalive: Option<TcpKeepalive>,
     limit: Duration,
-    stats: &Arc<ClusterStats>,
+    place: ConnectionPlace,
 ) -> io::Result<Connected> {
     match timeout(limit, open(address, tls, name, keepalive)).await {
         Ok(Ok((io, http2))) => {
-            let active = Held::new(stats, |stats| &stats.upstream_cx_active);
-            let io = Stream(io, active);
+            let io = Stream(io, place);
             Ok(Connected { io, http2 })
         }
         Ok(Err(error)) => Err(error),
@@ -158,13 +153,13 @@ enum MaybeTls {
     Tls(Box<TlsStream<Plain>>),
 }
 
-/// A connection to an endpoint, and its place in the number of those that are open.
+/// A connection to an endpoint, and its place among those that may be open.
 #[derive(Debug)]
 #[expect(
     dead_code,
     reason = "the place is kept as long as the connection lives, and not looked at"
 )]
-pub(crate) struct Stream(MaybeTls, Held<ClusterStats>);
+pub(crate) struct Stream(MaybeTls, ConnectionPlace);
 
 impl MaybeTcp for Stream {
     fn tcp(&self) -> Option<&TcpStream> {

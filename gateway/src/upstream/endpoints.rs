@@ -16,7 +16,10 @@ use super::{
     connect::Address,
     host::{Host, HostShared},
 };
-use crate::config::snapshot::{Discovery, Endpoint, EndpointAddress, LbPolicy};
+use crate::{
+    config::snapshot::{Discovery, Endpoint, EndpointAddress, LbPolicy},
+    throttle::Throttle,
+};
 
 /// How long names stay resolved: `dns_refresh_rate`'s default.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -30,6 +33,8 @@ pub(crate) struct Endpoints {
     shared: Arc<HostShared>,
     state: Mutex<State>,
     next: AtomicUsize,
+    /// Warnings about names.
+    unresolved: Throttle,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +81,7 @@ impl Endpoints {
                 ..State::default()
             }),
             next: AtomicUsize::new(0),
+            unresolved: Throttle::new(),
         }
     }
 
@@ -237,10 +243,12 @@ impl Endpoints {
                             found.into_iter().map(Address::Socket).collect()
                         }
                         Err(error) => {
-                            tracing::warn!(
-                                cluster = %self.shared.cluster.name, name, %error,
-                                "cannot resolve upstream"
-                            );
+                            if let Some(suppressed) = self.unresolved.pass() {
+                                tracing::warn!(
+                                    cluster = %self.shared.cluster.name, name, %error, suppressed,
+                                    "cannot resolve upstream"
+                                );
+                            }
                             before.get(&key).cloned().unwrap_or_default()
                         }
                     };
@@ -327,7 +335,8 @@ mod tests {
 "
             );
             let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-            let upstreams = Upstreams::new(&snapshot, &Metrics::default(), None).unwrap();
+            let upstreams =
+                Upstreams::new(&snapshot, &Metrics::default(), &Arc::default(), None).unwrap();
             let endpoints = &upstreams.get("c").unwrap().endpoints;
             let address = Address::Socket(([127, 0, 0, 1], 80).into());
             let key = ("a.invalid".to_owned(), 80);

@@ -14,6 +14,7 @@ pub(crate) mod flag {
     pub(crate) const UPSTREAM_REMOTE_RESET: u64 = 0x10;
     pub(crate) const UPSTREAM_CONNECTION_FAILURE: u64 = 0x20;
     pub(crate) const UPSTREAM_CONNECTION_TERMINATION: u64 = 0x40;
+    pub(crate) const UPSTREAM_OVERFLOW: u64 = 0x80;
     pub(crate) const NO_ROUTE_FOUND: u64 = 0x100;
     pub(crate) const DOWNSTREAM_TERMINATION: u64 = 0x4000;
     pub(crate) const RETRY_LIMIT_EXCEEDED: u64 = 0x8000;
@@ -37,6 +38,9 @@ pub(crate) enum Failure {
     /// The cluster has no endpoint.
     #[error("no healthy upstream")]
     NoHost,
+    /// A circuit breaker of the cluster is open, or the process has no descriptor for another connection.
+    #[error("overflow")]
+    Overflow,
     /// An endpoint refused, or TLS failed.
     #[error("delayed connect error: {}", reason(.0))]
     Connect(#[source] io::Error),
@@ -93,6 +97,14 @@ pub(crate) struct Told {
 }
 
 impl Failure {
+    /// No connection could be made.
+    pub(crate) fn connect(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::ConnectTimeout,
+            _ => Self::Connect(error),
+        }
+    }
+
     /// The local reply for this failure, in Envoy's words.
     pub(crate) fn told(&self) -> Told {
         const BEFORE: &str =
@@ -120,6 +132,12 @@ impl Failure {
                 "no healthy upstream".into(),
                 "no_healthy_upstream".into(),
                 flag::NO_HEALTHY_UPSTREAM,
+            ),
+            Self::Overflow => told(
+                UNAVAILABLE,
+                before("overflow"),
+                started("overflow"),
+                flag::UPSTREAM_OVERFLOW,
             ),
             Self::Connect(_) => told(
                 UNAVAILABLE,
@@ -221,7 +239,9 @@ impl Failure {
                 any(&["5xx", "gateway-error", "reset"])
             }
             Self::Timeout | Self::TryTimeout | Self::Duration => any(&["5xx", "gateway-error"]),
-            Self::UnknownCluster | Self::NoHost | Self::Request | Self::Length => false,
+            Self::UnknownCluster | Self::NoHost | Self::Overflow | Self::Request | Self::Length => {
+                false
+            }
         }
     }
 }

@@ -13,14 +13,15 @@ use tokio::{task::AbortHandle, time::Sleep};
 
 use super::{
     error::Failure,
-    host::{Host, Lease},
+    host::{Host, Lease, On},
     http1, http2,
     progress::Progress,
 };
 use crate::{
     body::{Body, BoxError, Watch, Watched},
+    breakers::Place,
     http1::Outgoing,
-    metrics::{ClusterStats, Held},
+    metrics::ClusterStats,
 };
 
 /// What is to be known for sending beside the request.
@@ -83,7 +84,7 @@ pub(super) enum Keep {
     /// What goes into a tunnel.
     Tunnel(AbortHandle),
     Http2 {
-        counted: http2::Counted,
+        slot: http2::Slot,
         pipe: Option<AbortHandle>,
     },
 }
@@ -108,16 +109,17 @@ impl From<Failure> for Unsent {
 /// Counts a request as long as it lives.
 struct Active {
     host: Arc<Host>,
-    _gauge: Held<ClusterStats>,
+    _request: Place,
 }
 
 impl Active {
-    fn new(host: Arc<Host>) -> Self {
+    fn new(host: Arc<Host>, request: Place) -> Self {
         host.active.fetch_add(1, Ordering::Relaxed);
-        let stats = &host.shared.stats;
-        stats.upstream_rq_total.add();
-        let held = Held::new(stats, |stats| &stats.upstream_rq_active);
-        Self { host, _gauge: held }
+        host.shared.stats.upstream_rq_total.add();
+        Self {
+            host,
+            _request: request,
+        }
     }
 }
 
@@ -138,17 +140,17 @@ pub(crate) async fn send(
     sending: &Sending,
     deadline: &mut Deadline,
 ) -> Result<Response<Body>, Unsent> {
-    let active = Active::new(host.clone());
+    let witness = lease.witness();
+    let active = Active::new(host.clone(), lease.request);
     deadline.bound(host.shared.cluster.max_stream_duration);
     let mut attempt = Deadline::new(sending.try_limit);
     attempt.bound(sending.head_limit);
     let progress = Arc::new(Progress::default());
-    let witness = lease.witness();
     let sent = {
         let send = async {
-            match lease {
-                Lease::Http1(lease) => lease.send(request, sending, &progress).await,
-                Lease::Http2(lease) => lease.send(request, sending, &progress).await,
+            match lease.on {
+                On::Http1(lease) => lease.send(request, sending, &progress).await,
+                On::Http2(lease) => lease.send(request, sending, &progress).await,
             }
         };
         let mut send = std::pin::pin!(send);
@@ -315,11 +317,11 @@ impl Watch for ResponseWatch {
                 let (host, connection) = *kept;
                 http1::give_back(&host, connection);
             }
-            Keep::Http2 { pipe, counted } => {
+            Keep::Http2 { pipe, slot } => {
                 if let (Some(pipe), false) = (pipe, complete || half) {
                     pipe.abort();
                 }
-                drop(counted);
+                drop(slot);
             }
             // What is left may wait for an upstream that reads nothing.
             Keep::Http1(kept) => kept.1.close(),

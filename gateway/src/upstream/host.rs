@@ -7,19 +7,25 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use extproc_client::{host::Metadata, transport::Pool};
+use tokio::time::Instant;
 
 use super::{
     connect::{self, Address, Connected, Tls},
     error::Failure,
     http1::{self, Http1Pool},
     http2::{self, Http2Pool},
+    queue::{Counted, Queue, Waiting},
 };
 use crate::{
-    config::snapshot::{Cluster, UpstreamProtocol},
+    breakers::{Breakers, Place, Resource},
+    config::snapshot::{Cluster, Priority, UpstreamProtocol},
     metrics::ClusterStats,
+    overload::{Descriptor, Overload},
+    throttle::Throttle,
 };
 
 /// An endpoint.
@@ -35,6 +41,10 @@ pub(crate) struct Host {
     http2: Http2Pool,
     /// Connections for side streams, if it is a processor.
     side_streams: OnceLock<Pool>,
+    http1_queue: Arc<Queue>,
+    http2_queue: Arc<Queue>,
+    /// Warnings that it cannot be connected to.
+    unreachable: Throttle,
 }
 
 /// What all endpoints of a cluster have in common.
@@ -43,10 +53,91 @@ pub(crate) struct HostShared {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) tls: Option<Tls>,
     pub(crate) stats: Arc<ClusterStats>,
+    pub(crate) breakers: Arc<Breakers>,
+    pub(crate) overload: Arc<Overload>,
+    /// Warnings that there is no endpoint.
+    pub(crate) unavailable: Throttle,
+}
+
+/// A connection's place: in its cluster, in the process, at its endpoint.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, and given back in this order when dropped")]
+pub(crate) struct ConnectionPlace {
+    place: Place,
+    descriptor: Descriptor,
+    counted: Counted,
+}
+
+impl HostShared {
+    /// Takes a resource of the cluster, counted as an overflow if there is none left.
+    pub(crate) fn take(&self, priority: Priority, resource: Resource) -> bool {
+        let taken = self.breakers.take(priority, resource);
+        let stats = &self.stats;
+        match (resource, taken) {
+            (Resource::Pending, true) => stats.upstream_rq_pending_total.add(),
+            (_, true) => {}
+            (Resource::Connection, false) => stats.upstream_cx_overflow.add(),
+            (Resource::Pending, false) => stats.upstream_rq_pending_overflow.add(),
+            (Resource::Request, false) => stats.upstream_rq_active_overflow.add(),
+            (Resource::Retry, false) => stats.upstream_rq_retry_overflow.add(),
+        }
+        taken
+    }
+
+    /// As [`take`](Self::take); what was taken is given back when dropped.
+    pub(crate) fn place(&self, priority: Priority, resource: Resource) -> Result<Place, Failure> {
+        match self.take(priority, resource) {
+            true => Ok(Place::new(&self.breakers, priority, resource)),
+            false => Err(Failure::Overflow),
+        }
+    }
+
+    /// A place for one more connection to the endpoint of `queue`. One that has none gets it whatever the cluster's limit:
+    /// what waits there could not be served otherwise.
+    pub(crate) fn connection(
+        &self,
+        priority: Priority,
+        queue: &Arc<Queue>,
+    ) -> Option<ConnectionPlace> {
+        let held = self.breakers.in_use(Resource::Connection);
+        let Some(descriptor) = self.overload.descriptor(held) else {
+            self.stats.upstream_cx_overflow.add();
+            return None;
+        };
+        if !self.take(priority, Resource::Connection) {
+            if queue.connections() > 0 {
+                return None;
+            }
+            self.breakers.take_anyway(priority, Resource::Connection);
+        }
+        Some(ConnectionPlace {
+            place: Place::new(&self.breakers, priority, Resource::Connection),
+            descriptor,
+            counted: queue.count(),
+        })
+    }
+}
+
+/// What a connection is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lending {
+    pub(crate) priority: Priority,
+    /// The request came over HTTP/2.
+    pub(crate) client_http2: bool,
+    /// A connection that carried no request yet, where that is possible.
+    pub(crate) fresh: bool,
+    /// The longest wait for one where a limit allows no further one.
+    pub(crate) limit: Option<Duration>,
+}
+
+/// A connection that can take a request now, and the request's place.
+pub(crate) struct Lease {
+    pub(super) on: On,
+    pub(super) request: Place,
 }
 
 /// A connection that can take a request now.
-pub(crate) enum Lease {
+pub(super) enum On {
     Http1(http1::Lease),
     Http2(http2::Lease),
 }
@@ -54,25 +145,25 @@ pub(crate) enum Lease {
 impl Lease {
     /// Our address, with TCP.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Http1(lease) => lease.local(),
-            Self::Http2(lease) => lease.local(),
+        match &self.on {
+            On::Http1(lease) => lease.local(),
+            On::Http2(lease) => lease.local(),
         }
     }
 
     /// What can be told of the connection later, if others use it, too.
     pub(crate) fn witness(&self) -> Option<http2::Witness> {
-        match self {
-            Self::Http1(_) => None,
-            Self::Http2(lease) => Some(lease.witness()),
+        match &self.on {
+            On::Http1(_) => None,
+            On::Http2(lease) => Some(lease.witness()),
         }
     }
 
     /// Whether the connection carried requests before.
     pub(crate) fn reused(&self) -> bool {
-        match self {
-            Self::Http1(lease) => lease.reused(),
-            Self::Http2(lease) => lease.reused(),
+        match &self.on {
+            On::Http1(lease) => lease.reused(),
+            On::Http2(lease) => lease.reused(),
         }
     }
 }
@@ -95,6 +186,9 @@ impl Host {
             http1: Http1Pool::default(),
             http2: Http2Pool::default(),
             side_streams: OnceLock::new(),
+            http1_queue: Arc::default(),
+            http2_queue: Arc::default(),
+            unreachable: Throttle::new(),
         }
     }
 
@@ -117,32 +211,91 @@ impl Host {
         self.side_streams.get_or_init(new)
     }
 
-    /// A connection for one more request: an idle one, or a new one. `fresh` asks for a new one.
-    pub(crate) async fn lease(
-        self: &Arc<Self>,
-        client_http2: bool,
-        fresh: bool,
-    ) -> Result<Lease, Failure> {
+    /// A connection for one more request: an idle one, or a new one.
+    pub(crate) async fn lease(self: &Arc<Self>, asked: Lending) -> Result<Lease, Failure> {
         let http2 = match self.shared.cluster.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => client_http2,
+            UpstreamProtocol::Downstream => asked.client_http2,
         };
-        if http2 {
-            return self.http2.lease(self).await.map(Lease::Http2);
-        }
-        if !fresh && let Some(lease) = self.http1.idle(self) {
-            return Ok(Lease::Http1(lease));
-        }
-        // In a box: it is rare, and most requests need not have room for it.
-        Box::pin(async {
-            let connected = self.connect().await?;
-            if connected.http2 {
-                return self.http2.adopt(self, connected).await.map(Lease::Http2);
+        let on = if http2 {
+            On::Http2(self.http2.lease(self, asked).await?)
+        } else if let Some(lease) = self.idle(asked) {
+            On::Http1(lease)
+        } else {
+            // In a box: it is rare, and most requests need not have room for it.
+            Box::pin(self.open(asked)).await?
+        };
+        let request = self.shared.place(asked.priority, Resource::Request);
+        match (request, on) {
+            (Ok(request), on) => Ok(Lease { on, request }),
+            (Err(failure), On::Http1(lease)) => {
+                lease.give_back();
+                Err(failure)
             }
-            http1::open(self, connected).await.map(Lease::Http1)
-        })
-        .await
+            (Err(failure), On::Http2(_)) => Err(failure),
+        }
+    }
+
+    /// An idle HTTP/1 connection, unless others wait for one.
+    fn idle(self: &Arc<Self>, asked: Lending) -> Option<http1::Lease> {
+        match asked.fresh || !self.http1_queue.is_empty() {
+            true => None,
+            false => self.http1.idle(self),
+        }
+    }
+
+    /// A new connection, or an HTTP/1 connection that becomes idle while no further one is allowed.
+    async fn open(self: &Arc<Self>, asked: Lending) -> Result<On, Failure> {
+        let _pending = self.shared.place(asked.priority, Resource::Pending)?;
+        let queue = &self.http1_queue;
+        let place = || self.shared.connection(asked.priority, queue);
+        let mut waiting: Option<Waiting<'_>> = None;
+        loop {
+            if waiting.is_some()
+                && !asked.fresh
+                && let Some(lease) = self.http1.idle(self)
+            {
+                return Ok(On::Http1(lease));
+            }
+            let mut opening = place();
+            // An idle connection that is of no use for this request makes room.
+            let next = waiting.is_some() || queue.is_empty();
+            if opening.is_none() && next && self.http1.let_go() {
+                opening = place();
+            }
+            if let Some(opening) = opening {
+                let connected = self.connect(opening, queue).await?;
+                return match connected.http2 {
+                    true => self.http2.adopt(self, connected).await.map(On::Http2),
+                    false => http1::open(self, connected).await.map(On::Http1),
+                };
+            }
+            self.wait(queue, &mut waiting, asked.limit).await?;
+        }
+    }
+
+    /// Waits until something became free.
+    pub(super) async fn wait<'a>(
+        &self,
+        queue: &'a Queue,
+        waiting: &mut Option<Waiting<'a>>,
+        limit: Option<Duration>,
+    ) -> Result<(), Failure> {
+        // Nothing could become free.
+        if queue.connections() == 0 {
+            return Err(Failure::Overflow);
+        }
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        waiting
+            .get_or_insert_with(|| queue.join(until))
+            .turn()
+            .await
+            .inspect_err(|failure| {
+                if matches!(failure, Failure::Timeout) {
+                    self.shared.stats.upstream_rq_timeout.add();
+                }
+            })
     }
 
     pub(super) fn http1(&self) -> &Http1Pool {
@@ -153,8 +306,18 @@ impl Host {
         &self.http2
     }
 
+    /// Requests that wait for an HTTP/1 connection.
+    pub(super) fn http1_queue(&self) -> &Arc<Queue> {
+        &self.http1_queue
+    }
+
+    /// Requests that wait for an HTTP/2 stream.
+    pub(super) fn http2_queue(&self) -> &Arc<Queue> {
+        &self.http2_queue
+    }
+
     /// Opens a connection, and counts and logs it if that fails.
-    pub(crate) async fn connect_raw(&self) -> io::Result<Connected> {
+    pub(crate) async fn connect_raw(&self, place: ConnectionPlace) -> io::Result<Connected> {
         let stats = &self.shared.stats;
         let cluster = &self.shared.cluster;
         let connected = connect::connect(
@@ -163,7 +326,7 @@ impl Host {
             &self.hostname,
             cluster.tcp_keepalive,
             cluster.connect_timeout,
-            stats,
+            place,
         )
         .await;
         match &connected {
@@ -173,24 +336,29 @@ impl Host {
                 if error.kind() == io::ErrorKind::TimedOut {
                     stats.upstream_cx_connect_timeout.add();
                 }
-                tracing::warn!(
-                    cluster = %self.shared.cluster.name,
-                    address = %self.address,
-                    %error,
-                    "cannot connect to upstream"
-                );
+                if let Some(suppressed) = self.unreachable.pass() {
+                    tracing::warn!(
+                        cluster = %self.shared.cluster.name,
+                        address = %self.address,
+                        %error,
+                        suppressed,
+                        "cannot connect to upstream"
+                    );
+                }
             }
         }
         connected
     }
 
-    pub(super) async fn connect(&self) -> Result<Connected, Failure> {
-        self.connect_raw().await.map_err(|error| {
-            if error.kind() == io::ErrorKind::TimedOut {
-                Failure::ConnectTimeout
-            } else {
-                Failure::Connect(error)
-            }
+    /// Opens a connection for requests of `queue`, which all fail if that fails.
+    pub(super) async fn connect(
+        &self,
+        place: ConnectionPlace,
+        queue: &Queue,
+    ) -> Result<Connected, Failure> {
+        self.connect_raw(place).await.map_err(|error| {
+            queue.fail(error.kind());
+            Failure::connect(error)
         })
     }
 }

@@ -154,6 +154,11 @@ impl Lease {
         self.connection.reused
     }
 
+    /// Gives the connection back, unused.
+    pub(super) fn give_back(self) {
+        give_back(&self.host, self.connection);
+    }
+
     /// Sends a request whose target is absolute.
     pub(super) async fn send(
         self,

@@ -26,12 +26,14 @@ use super::{
     connect::Connected,
     error::Failure,
     exchange::{Keep, Outbound, Sending, Sent, Unsent},
-    host::Host,
+    host::{Host, Lending},
     progress::{Progress, ProgressWatch},
+    queue::Wakes,
 };
 use crate::{
     backlog::Queued,
     body::{Body, BoxError, Watched},
+    breakers::Resource,
     config::snapshot::Cluster,
     cork::Corked,
     headers::{section_bytes, strip_hop_by_hop, trim_values, values_are_trimmed},
@@ -130,7 +132,15 @@ impl Drop for Unanswered<'_> {
 pub(crate) struct Lease {
     connection: Connection,
     counted: Counted,
+    wakes: Wakes,
     reused: bool,
+}
+
+/// A stream in the number of those of its connection. Who waits for one is told when it is given back.
+#[expect(dead_code, reason = "held, and given back in this order when dropped")]
+pub(crate) struct Slot {
+    counted: Counted,
+    wakes: Wakes,
 }
 
 enum Turn {
@@ -191,10 +201,14 @@ impl Http2Pool {
         let connections = &mut state.connections;
         // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
         // request until it may go.
-        let free = connections.iter().position(|pooled| pooled.has_room(cluster)).or_else(|| {
-            let shut = |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
-            connections.iter().position(shut)
-        });
+        let free = connections
+            .iter()
+            .position(|pooled| pooled.has_room(cluster))
+            .or_else(|| {
+                let shut =
+                    |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
+                connections.iter().position(shut)
+            });
         if let Some(pooled) = free.and_then(|at| connections.get_mut(at)) {
             pooled.idle = None;
             let connection = &mut pooled.connection;
@@ -214,14 +228,27 @@ impl Http2Pool {
 
     /// A connection with room for one more stream. Those who need one at the same time share one
     /// attempt to connect.
-    pub(super) async fn lease(&self, host: &Arc<Host>) -> Result<Lease, Failure> {
+    pub(super) async fn lease(&self, host: &Arc<Host>, asked: Lending) -> Result<Lease, Failure> {
+        let queue = host.http2_queue();
+        let mut pending = None;
+        let mut waiting = None;
         loop {
-            match self.turn(&host.shared.cluster) {
+            // Nobody overtakes those who wait for a stream.
+            if waiting.is_none() && !queue.is_empty() {
+                pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
+                host.wait(queue, &mut waiting, asked.limit).await?;
+            }
+            let turn = self.turn(&host.shared.cluster);
+            if pending.is_none() && !matches!(turn, Turn::Use(..)) {
+                pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
+            }
+            match turn {
                 Turn::Use(mut connection, counted) => {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         return Ok(Lease {
                             connection,
                             counted,
+                            wakes: queue.wakes(),
                             reused: true,
                         });
                     }
@@ -232,17 +259,19 @@ impl Http2Pool {
                     let _ = receiver.changed().await;
                     let failed = *receiver.borrow();
                     if let Some(kind) = failed {
-                        return Err(if kind == io::ErrorKind::TimedOut {
-                            Failure::ConnectTimeout
-                        } else {
-                            Failure::Connect(kind.into())
-                        });
+                        return Err(Failure::connect(kind.into()));
                     }
                 }
                 Turn::Connect(sender) => {
+                    let Some(place) = host.shared.connection(asked.priority, queue) else {
+                        // Those who wait for this attempt look for themselves.
+                        drop(sender);
+                        host.wait(queue, &mut waiting, asked.limit).await?;
+                        continue;
+                    };
                     // In a box: it is rare.
                     let result = Box::pin(async {
-                        let connected = host.connect().await?;
+                        let connected = host.connect(place, queue).await?;
                         self.adopt(host, connected).await
                     })
                     .await;
@@ -304,7 +333,9 @@ impl Http2Pool {
                 match keepalive {
                     Some(keepalive) => {
                         keepalive
-                            .watch(ping, &served.traffic, || served.streams.load(Ordering::Relaxed) > 0)
+                            .watch(ping, &served.traffic, || {
+                                served.streams.load(Ordering::Relaxed) > 0
+                            })
                             .await;
                     }
                     None => std::future::pending().await,
@@ -347,6 +378,7 @@ impl Http2Pool {
         Ok(Lease {
             connection,
             counted,
+            wakes: host.http2_queue().wakes(),
             reused: false,
         })
     }
@@ -361,9 +393,9 @@ impl Http2Pool {
     /// it gets no more requests.
     pub(super) fn distrust(&self, witness: &Witness) {
         if witness.traffic.heard() == witness.heard {
-            self.lock().connections.retain(|known| {
-                !Arc::ptr_eq(&known.connection.shared.traffic, &witness.traffic)
-            });
+            self.lock()
+                .connections
+                .retain(|known| !Arc::ptr_eq(&known.connection.shared.traffic, &witness.traffic));
         }
     }
 
@@ -415,8 +447,10 @@ impl Lease {
                 mut sender, shared, ..
             },
             counted,
+            wakes,
             ..
         } = self;
+        let slot = Slot { counted, wakes };
         let Outbound { mut parts, body } = *request;
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
@@ -476,7 +510,7 @@ impl Lease {
         unanswered.0 = None;
         drop(unanswered);
         let keep = Keep::Http2 {
-            counted,
+            slot,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
         let (mut parts, stream) = response.into_parts();

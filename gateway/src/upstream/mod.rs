@@ -9,6 +9,7 @@ mod host;
 mod http1;
 mod http2;
 mod progress;
+mod queue;
 mod tls;
 mod tunnel;
 
@@ -16,15 +17,18 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderMap;
 
-use self::{endpoints::Endpoints, host::HostShared};
+use self::endpoints::Endpoints;
 pub(crate) use self::{
     error::Failure,
     exchange::{Deadline, Outbound, Sending, send},
-    host::Host,
+    host::{Host, HostShared, Lending},
+    queue::Queue,
 };
 use crate::{
     config::snapshot::{Cluster, Snapshot},
     metrics::Metrics,
+    overload::Overload,
+    throttle::Throttle,
 };
 
 /// All clusters of a snapshot.
@@ -50,6 +54,7 @@ impl Upstreams {
     pub(crate) fn new(
         snapshot: &Snapshot,
         metrics: &Metrics,
+        overload: &Arc<Overload>,
         before: Option<&Self>,
     ) -> Result<Self, String> {
         let mut clusters = HashMap::new();
@@ -74,6 +79,9 @@ impl Upstreams {
                 cluster: cluster.clone(),
                 tls,
                 stats: metrics.cluster(name),
+                breakers: metrics.breakers(name),
+                overload: overload.clone(),
+                unavailable: Throttle::new(),
             });
             clusters.insert(
                 name.clone(),
@@ -117,7 +125,9 @@ impl Upstream {
             Some(host) => Ok(host),
             None => {
                 self.shared.stats.upstream_cx_none_healthy.add();
-                tracing::warn!(cluster = %self.cluster.name, "no healthy upstream");
+                if let Some(suppressed) = self.shared.unavailable.pass() {
+                    tracing::warn!(cluster = %self.cluster.name, suppressed, "no healthy upstream");
+                }
                 Err(Failure::NoHost)
             }
         }

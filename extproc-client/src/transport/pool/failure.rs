@@ -21,6 +21,11 @@ pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
     .with_details(details.replace(char::is_whitespace, "_"))
 }
 
+/// A limit of the pool or of its budget is reached.
+pub(super) fn overflow() -> Close {
+    before_response("overflow", None)
+}
+
 /// No connection could be made.
 pub(super) fn of_connect(error: &io::Error) -> Close {
     if let Some(close) = error

@@ -20,6 +20,7 @@
 //! ```
 
 mod balance;
+mod budget;
 mod connection;
 mod connector;
 mod failure;
@@ -37,6 +38,7 @@ pub use h2_guard::{Interval, Keepalive};
 
 pub use self::{
     balance::{Balance, Balanced},
+    budget::{Budget, Share},
     connector::{Connector, TcpConnector, UnixConnector},
     stream::PoolStream,
 };
@@ -126,6 +128,7 @@ struct Settings {
     max_connections: usize,
     max_streams: usize,
     max_pending: usize,
+    budget: Option<Arc<dyn Budget>>,
     open_timeout: Duration,
     head_timeout: Option<Duration>,
     connect_timeout: Duration,
@@ -144,6 +147,7 @@ impl Default for Settings {
             max_connections: 64,
             max_streams: 1024,
             max_pending: 1024,
+            budget: None,
             open_timeout: Duration::from_secs(5),
             head_timeout: None,
             connect_timeout: Duration::from_secs(5),
@@ -188,6 +192,13 @@ impl PoolBuilder {
     #[must_use]
     pub fn max_pending(mut self, calls: usize) -> Self {
         self.settings.max_pending = calls;
+        self
+    }
+
+    /// A budget that this pool shares with others, beside the limits of its own. Default: none.
+    #[must_use]
+    pub fn budget(mut self, budget: Arc<dyn Budget>) -> Self {
+        self.settings.budget = Some(budget);
         self
     }
 

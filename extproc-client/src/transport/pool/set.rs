@@ -31,6 +31,7 @@ use tokio::{
 
 use super::{
     Settings,
+    budget::{Held, Share},
     connection::{self, Connection, Dial, Dialed},
     failure,
     stream::Open,
@@ -83,6 +84,8 @@ struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Place {
     ticket: Option<u64>,
+    /// The share of the budget that goes with the ticket.
+    waiting: Option<Held>,
     /// The attempt whose failure is this call's failure.
     attempt: u64,
     timer: Option<Pin<Box<Sleep>>>,
@@ -113,6 +116,8 @@ pub(super) struct Slot {
     set: Arc<Set>,
     /// Whether no stream was opened on the connection before.
     first: bool,
+    /// Its share of the budget.
+    share: Option<Held>,
 }
 
 impl Slot {
@@ -150,6 +155,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.share = None;
         self.connection.live.fetch_sub(1, Ordering::SeqCst);
         if self.set.waiting.load(Ordering::SeqCst) > 0 {
             self.set.wake(1);
@@ -229,8 +235,13 @@ impl Set {
         }
         self.grow(state, place.avoid);
         if place.ticket.is_none() {
-            if state.waiters.len() >= self.settings.max_pending {
-                return Poll::Ready(Err(failure::before_response("overflow", None)));
+            let budget = self.settings.budget.as_ref();
+            place.waiting = match state.waiters.len() < self.settings.max_pending {
+                true => Held::take(budget, Share::Waiting),
+                false => None,
+            };
+            if place.waiting.is_none() {
+                return Poll::Ready(Err(failure::overflow()));
             }
             state.next_ticket += 1;
             place.ticket = Some(state.next_ticket);
@@ -258,6 +269,7 @@ impl Set {
                 self.count(&mut state);
             }
         }
+        place.waiting = None;
         place.timer = None;
     }
 
@@ -322,6 +334,7 @@ impl Set {
         place: &Place,
         outline: &Outline,
     ) -> Result<Option<Opened>, Close> {
+        let mut share = None;
         loop {
             let Some(index) = self.choose(state, place.avoid) else {
                 return Ok(None);
@@ -329,6 +342,10 @@ impl Set {
             let Some(member) = state.members.get(index) else {
                 return Ok(None);
             };
+            if share.is_none() {
+                let budget = self.settings.budget.as_ref();
+                share = Some(Held::take(budget, Share::Stream).ok_or_else(failure::overflow)?);
+            }
             let request = outline.build(member.connection.forwarded_for.as_ref());
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose
             // reset would wait for the next call, and has to be asked by whoever waits for the stream to be opened.
@@ -346,6 +363,7 @@ impl Set {
                             connection,
                             set: self.clone(),
                             first: before == 0,
+                            share,
                         },
                         response,
                         send,
@@ -438,6 +456,7 @@ impl Set {
             state.waiters.remove(&ticket);
             self.count(state);
         }
+        place.waiting = None;
         place.timer = None;
     }
 

@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     balance::Balance,
+    budget::{Held, Share},
     failure,
     retry::{Failed, Retries},
     set::{Opened, Place, Set, Slot},
@@ -70,6 +71,8 @@ pub struct PoolStream {
     refused: bool,
     /// What the configured policy still allows.
     retries: Option<Box<Retries>>,
+    /// The budget's share of the retry that is under way.
+    retrying: Option<Held>,
 }
 
 enum State {
@@ -133,6 +136,7 @@ impl PoolStream {
             repeated: 0,
             refused: false,
             retries: retries.map(Box::new),
+            retrying: None,
         }
     }
 
@@ -195,11 +199,16 @@ impl PoolStream {
 
     /// Whether the policy lets the call be made again; then it pauses until then.
     fn retry(&mut self, failed: Failed<'_>) -> bool {
+        self.retrying = None;
         let pause = match &mut self.retries {
             Some(retries) if self.outbox.replayable => retries.next(failed),
             _ => None,
         };
         let Some(pause) = pause else { return false };
+        self.retrying = Held::take(self.set.settings.budget.as_ref(), Share::Retry);
+        if self.retrying.is_none() {
+            return false;
+        }
         self.leave();
         self.state = State::Pausing(Box::pin(sleep(pause)));
         true
@@ -258,7 +267,8 @@ impl Sidestream for PoolStream {
                     match ready!(self.set.poll_open(cx, place, &self.outline)) {
                         Ok(opened) => self.opened(opened),
                         Err(close) => {
-                            if !self.retry(Failed::Connect) {
+                            let overflow = close == failure::overflow();
+                            if overflow || !self.retry(Failed::Connect) {
                                 return self.ended(close);
                             }
                         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located, NodeId, Reader},
-    snapshot::{Forward, Fraction, Mirror, Redirect, Retry, RouteAction as Model},
+    snapshot::{Forward, Fraction, Mirror, Priority, Redirect, Retry, RouteAction as Model},
 };
 
 /// Envoy's default for the time from the end of a request to the end of its response.
@@ -36,6 +36,7 @@ pub(super) struct RouteAction {
     request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
     cluster_not_found_response_code: Option<Enum<MissingCluster>>,
     timeout: Option<Time>,
+    priority: Enum<Priority>,
     idle_timeout: Option<Time>,
     max_stream_duration: Option<MaxStreamDuration>,
     retry_policy: Option<RetryPolicy>,
@@ -234,6 +235,7 @@ impl Located<RouteAction> {
             clusters: Vec::new(),
             cluster_header: action.cluster_header.as_ref().map(|name| name.0.clone()),
             timeout: action.timeout.map_or(Some(DEFAULT_TIMEOUT), Time::limit),
+            priority: action.priority.0,
             idle_timeout: action.idle_timeout.map(|time| time.0),
             max_stream_duration: action
                 .max_stream_duration

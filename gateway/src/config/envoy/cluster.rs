@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{
     any::{Metadata, unsupported},
+    breakers::CircuitBreakers,
     endpoint::ClusterLoadAssignment,
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
@@ -50,6 +51,8 @@ pub(super) struct Cluster {
     load_assignment: Option<Located<ClusterLoadAssignment>>,
     original_dst_lb_config: Option<OriginalDstLbConfig>,
     max_requests_per_connection: Option<u32>,
+    #[serde(default)]
+    circuit_breakers: CircuitBreakers,
     #[serde(default)]
     typed_extension_protocol_options: ByName<Subtree>,
     common_http_protocol_options: Option<HttpProtocolOptions>,
@@ -300,6 +303,7 @@ impl Located<Cluster> {
                 .and_then(NonZeroU32::new),
             max_connection_duration: common.max_connection_duration.and_then(Time::limit),
             max_stream_duration: common.max_stream_duration.and_then(Time::limit),
+            circuit_breakers: cluster.circuit_breakers.build()?,
             lb: cluster.policy(reader, node)?,
             tcp_keepalive: match cluster.upstream_connection_options.as_ref() {
                 Some(UpstreamConnectionOptions {

@@ -188,7 +188,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "filter_state", "cookies",
     ]),
     ("RouteAction", Ignore, &[
-        "priority", "rate_limits", "include_vh_rate_limits", "hash_policy", "early_data_policy",
+        "rate_limits", "include_vh_rate_limits", "hash_policy", "early_data_policy",
         "flush_timeout",
     ]),
     ("RouteAction", Note(NOT_DONE), &["append_x_forwarded_host", "hedge_policy"]),
@@ -240,9 +240,11 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "lrs_report_endpoint_metrics", "warm_hosts",
     ]),
     ("Cluster", Note(NOT_DONE), &[
-        "health_checks", "circuit_breakers", "outlier_detection", "common_lb_config",
+        "health_checks", "outlier_detection", "common_lb_config",
         "connection_pool_per_downstream_connection",
     ]),
+    ("CircuitBreakers", Note(NOT_DONE), &["per_host_thresholds"]),
+    ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
         "cluster_type", "upstream_bind_config", "lb_subset_config", "ring_hash_lb_config",

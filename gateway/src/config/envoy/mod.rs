@@ -10,6 +10,7 @@ mod action;
 mod address;
 mod any;
 mod bootstrap;
+mod breakers;
 mod cluster;
 mod cors;
 mod data;

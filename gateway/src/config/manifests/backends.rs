@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     config::snapshot::{
-        Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options, LbPolicy,
-        TcpKeepalive, UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options,
+        LbPolicy, TcpKeepalive, UpstreamProtocol, UpstreamTls,
     },
     pem,
 };
@@ -339,6 +339,7 @@ fn cluster(name: &str, discovery: Discovery) -> Cluster {
         max_requests_per_connection: None,
         max_connection_duration: None,
         max_stream_duration: None,
+        circuit_breakers: CircuitBreakers::default(),
         response_headers: HeaderLimits {
             count: 100,
             bytes: 80 * 1024,

@@ -40,6 +40,8 @@ pub struct Cluster {
     pub max_connection_duration: Option<Duration>,
     /// `max_stream_duration`: how long a request and its response may take. `None` is no limit.
     pub max_stream_duration: Option<Duration>,
+    /// What its requests may take at a time.
+    pub circuit_breakers: CircuitBreakers,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,
     /// `upstream_connection_options.tcp_keepalive`; `None` is none.
@@ -52,16 +54,85 @@ pub struct Cluster {
 
 impl Cluster {
     /// Whether connections that were opened for `self` may serve `other`: the two differ in nothing but
-    /// their endpoints, and in how one is chosen.
+    /// their endpoints, in how one is chosen and in how many there may be.
     pub fn connects_like(&self, other: &Self) -> bool {
         Self {
             discovery: other.discovery.clone(),
             dns: other.dns,
             lb: other.lb.clone(),
+            circuit_breakers: other.circuit_breakers.clone(),
             metadata: other.metadata.clone(),
             ..self.clone()
         } == *other
     }
+}
+
+/// `envoy.config.cluster.v3.CircuitBreakers`, counted over all endpoints and workers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CircuitBreakers {
+    /// Of requests of routes without a priority, and of side streams.
+    pub default: Thresholds,
+    /// Of requests of routes with `priority: HIGH`.
+    pub high: Thresholds,
+}
+
+impl CircuitBreakers {
+    /// The limits of one priority.
+    pub fn of(&self, priority: Priority) -> &Thresholds {
+        match priority {
+            Priority::Default => &self.default,
+            Priority::High => &self.high,
+        }
+    }
+}
+
+/// `envoy.config.core.v3.RoutingPriority`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// Everything that says nothing else.
+    #[default]
+    Default,
+    /// Has limits of its own.
+    High,
+}
+
+/// `envoy.config.cluster.v3.CircuitBreakers.Thresholds`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Thresholds {
+    /// `max_connections`. Default 1024.
+    pub connections: u32,
+    /// `max_pending_requests`: requests that wait for a connection. Default 1024.
+    pub pending: u32,
+    /// `max_requests`: requests on connections. Default 1024.
+    pub requests: u32,
+    /// `max_retries`: requests that are sent again. Default 3.
+    pub retries: u32,
+    /// Takes the place of `retries`.
+    pub retry_budget: Option<RetryBudget>,
+    /// Shows what is left in the statistics. Default false.
+    pub track_remaining: bool,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            pending: 1024,
+            requests: 1024,
+            retries: 3,
+            retry_budget: None,
+            track_remaining: false,
+        }
+    }
+}
+
+/// `envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Retries per hundred requests that are active or wait for a connection. Default 20.
+    pub percent: f64,
+    /// Retries that are always allowed. Default 3.
+    pub least: u32,
 }
 
 /// How a cluster finds its endpoints.

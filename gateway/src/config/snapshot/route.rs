@@ -11,7 +11,7 @@ use extproc_client::{
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
-use super::{Cors, Mirror};
+use super::{Cors, Mirror, Priority};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -212,6 +212,8 @@ pub struct Forward {
     pub cluster_header: Option<HeaderName>,
     /// From the end of the request to the end of the response. Default 15 s; `None` is no limit.
     pub timeout: Option<Duration>,
+    /// Which of the cluster's circuit breakers hold.
+    pub priority: Priority,
     /// `idle_timeout` of the stream on this route; zero is no limit. Unset: the connection manager's.
     pub idle_timeout: Option<Duration>,
     /// `max_stream_duration.max_stream_duration`; zero is no limit. Unset: the connection manager's.

@@ -61,6 +61,20 @@ impl Http1Pool {
         None
     }
 
+    /// Closes the connection that was used longest ago; `false` if there is none.
+    pub(in crate::upstream) fn let_go(&self) -> bool {
+        let mut idlers = self.lock();
+        let oldest = (!idlers.idle.is_empty()).then(|| idlers.idle.remove(0));
+        drop(idlers);
+        match oldest {
+            Some(oldest) => {
+                oldest.connection.close();
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Drops what is closed or idle for too long; `false` if nothing is left, which ends the task.
     fn sweep(&self, limit: Option<Duration>) -> bool {
         let mut idlers = self.lock();
@@ -108,6 +122,8 @@ pub(in crate::upstream) fn give_back(host: &Arc<Host>, connection: Connection) {
     if !std::mem::replace(&mut idlers.swept, true) {
         tokio::spawn(sweep(Arc::downgrade(host)));
     }
+    drop(idlers);
+    host.http1_queue().free();
 }
 
 async fn sweep(host: Weak<Host>) {
