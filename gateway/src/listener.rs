@@ -3,7 +3,6 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use extproc_client::host::HeaderLimits;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,9 +14,7 @@ use crate::{
     filters::Handler,
     metrics::HttpStats,
     overload::{Overload, Refused},
-    router::Selected,
     tls::Acceptor,
-    upstream::Upstreams,
 };
 
 /// What all workers share of a filter chain.
@@ -33,7 +30,6 @@ pub(crate) struct ChainRuntime {
     pub(crate) buffer_limit: usize,
     pub(crate) shared: Arc<ListenerShared>,
     pub(crate) filters: Arc<dyn Handler>,
-    pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) overload: Arc<Overload>,
 }
 
@@ -51,12 +47,6 @@ impl ChainRuntime {
             _ => None,
         };
         of_stream.unwrap_or(self.buffer_limit)
-    }
-
-    /// Header limits of responses on this route.
-    pub(crate) fn cluster_limits(&self, route: &Selected) -> Option<HeaderLimits> {
-        let upstream = self.upstreams.get(&route.cluster()?.name)?;
-        Some(upstream.cluster.response_headers)
     }
 }
 
