@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{StatusCode, Version};
+use http::{StatusCode, Version, request};
 
 use crate::{config::FilterConfig, error::BoxError, metadata::DynamicMetadata};
 
@@ -20,16 +20,14 @@ use crate::{config::FilterConfig, error::BoxError, metadata::DynamicMetadata};
 /// the same one.
 #[derive(Clone, Debug, Default)]
 pub struct ExchangeContext {
-    /// Configurations that hold on the selected route, per filter name.
-    pub overrides: Option<Arc<RouteOverrides>>,
+    /// The program around the layer, asked for what may change while the exchange goes on: its route.
+    pub host: Option<Arc<dyn Host>>,
     /// Buffer and header limits; Envoy's defaults if unset.
     pub limits: Limits,
     /// Dynamic metadata of the exchange, shared with other filters and the access log.
     pub metadata: DynamicMetadata,
     /// Facts about connection, route and node, for attributes.
     pub facts: Arc<HostFacts>,
-    /// Told when a reply clears the route cache.
-    pub route_cache: Option<RouteCache>,
     /// The request is answered locally before any filter saw it (a malformed request): filters see
     /// the response alone.
     pub response_only: bool,
@@ -38,21 +36,44 @@ pub struct ExchangeContext {
     pub awaits_continue: bool,
 }
 
-/// Configurations of a route that differ from the filters' own.
-#[derive(Clone, Debug, Default)]
-pub struct RouteOverrides {
-    /// Filter name and configuration; `None` means disabled.
-    pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
+impl ExchangeContext {
+    /// Facts of the route that was selected last.
+    pub(crate) fn route_facts(&self) -> Arc<RouteFacts> {
+        self.host
+            .as_ref()
+            .map_or_else(Arc::default, |host| host.route_facts())
+    }
 }
 
-impl RouteOverrides {
-    /// What holds for this filter: `None` if the route says nothing of it.
-    pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
-        self.filters
-            .iter()
-            .find(|(name, _)| name == filter)
-            .map(|(_, config)| config.as_ref())
+/// The program around the layer, in one exchange. It selects routes, and a reply may have the route selected again, so that
+/// each layer asks when the request comes to it.
+pub trait Host: fmt::Debug + Send + Sync {
+    /// Configuration of the layer `filter` on the route that holds for a request with this head. The route is selected
+    /// again first if it was cleared since.
+    fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {
+        let _ = (filter, head);
+        RouteConfig::Inherit
     }
+
+    /// Facts of the route that was selected last, for attributes.
+    fn route_facts(&self) -> Arc<RouteFacts> {
+        Arc::default()
+    }
+
+    /// A reply clears the route (`clear_route_cache`): it is to be selected again for whoever asks next.
+    fn clear_route(&self) {}
+}
+
+/// Configuration of a layer on a route.
+#[derive(Clone, Debug, Default)]
+pub enum RouteConfig {
+    /// The layer's own; a layer that is [disabled](crate::ExtProcLayer::disabled) does nothing.
+    #[default]
+    Inherit,
+    /// None: the layer does nothing.
+    Disabled,
+    /// This one, also if the layer is disabled.
+    Use(Arc<FilterConfig>),
 }
 
 /// Limits that hold for one exchange.
@@ -95,29 +116,7 @@ impl Default for Limits {
     }
 }
 
-/// A handle through which a layer clears the selected route, so that the host selects again with
-/// the headers as they are when the request leaves the last filter.
-#[derive(Clone)]
-pub struct RouteCache(Arc<dyn Fn() + Send + Sync>);
-
-impl RouteCache {
-    /// `clear` is called at most a few times per exchange.
-    pub fn new(clear: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(clear))
-    }
-
-    pub(crate) fn clear(&self) {
-        (self.0)();
-    }
-}
-
-impl fmt::Debug for RouteCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RouteCache")
-    }
-}
-
-/// Facts of connection, route and node that attributes may ask for.
+/// Facts of the connection that attributes may ask for.
 #[derive(Clone, Debug, Default)]
 pub struct HostFacts {
     /// `connection.id`.
@@ -137,8 +136,6 @@ pub struct HostFacts {
     pub tls_version: Option<String>,
     /// `connection.mtls`.
     pub mtls: bool,
-    /// What the selected route is.
-    pub route: Arc<RouteFacts>,
 }
 
 /// Facts of the selected route.
@@ -202,11 +199,11 @@ pub struct UpstreamInfo {
     pub transport_failure_reason: String,
     /// `xds.upstream_host_metadata`.
     pub host_metadata: Option<Arc<Metadata>>,
-    /// The route, if it was selected again since the request came.
-    pub route: Option<Arc<RouteFacts>>,
+    /// Limits of this endpoint's response headers; those of [`Limits`] if unset.
+    pub response_headers: Option<HeaderLimits>,
     /// The head of the request as it was sent, where [`KeepSent`] asked for it: response attributes
     /// speak of it.
-    pub sent: Option<Arc<http::request::Parts>>,
+    pub sent: Option<Arc<request::Parts>>,
 }
 
 impl UpstreamInfo {
@@ -284,8 +281,11 @@ pub struct DirectReply;
 /// Response extension: a filter made this response before the request went on. Envoy shows it to the
 /// filters that lie behind as well, which never saw the request; a host with a chain of them may call
 /// them for it, with [`ExchangeContext::response_only`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnsweredEarly;
+#[derive(Clone, Debug)]
+pub struct AnsweredEarly {
+    /// Head of the request, as the filter has left it.
+    pub request: Box<request::Parts>,
+}
 
 /// Response extension: a filter made this response after the request had gone on, and before a response came back. Envoy
 /// shows it to the filters that lie behind as the response to the request that they have.

@@ -40,8 +40,8 @@ impl<T> ExtProcLayer<T> {
         }
     }
 
-    /// The filter's name: the key under which [`RouteOverrides`](crate::host::RouteOverrides) are
-    /// looked up. Default `envoy.filters.http.ext_proc`.
+    /// The filter's name: the one by which a [`Host`](crate::host::Host) knows its routes'
+    /// configuration of it. Default `envoy.filters.http.ext_proc`.
     #[must_use]
     pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
         self.change().name = name.into();

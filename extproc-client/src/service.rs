@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, request};
 use http_body::Body;
 use tower_service::Service;
 
@@ -16,7 +16,7 @@ use crate::{
     driver::{Core, SideStream},
     error::BoxError,
     future::ResponseFuture,
-    host::ExchangeContext,
+    host::{ExchangeContext, RouteConfig},
     layer::{ExtProcLayer, Shared},
     machine::Exchange,
     transport::Transport,
@@ -73,7 +73,7 @@ where
             .get::<ExchangeContext>()
             .cloned()
             .unwrap_or_default();
-        let Some(config) = self.layer.shared.effective(&context) else {
+        let Some(config) = self.layer.shared.effective(&context, &head) else {
             let end = body.is_end_stream();
             let body = match end {
                 true => RequestBody::empty(),
@@ -100,14 +100,19 @@ where
 
 impl Shared {
     /// The configuration of one exchange: the route's, or the filter's own. `None` if disabled.
-    fn effective(&self, context: &ExchangeContext) -> Option<Arc<FilterConfig>> {
-        match context
-            .overrides
+    fn effective(
+        &self,
+        context: &ExchangeContext,
+        head: &request::Parts,
+    ) -> Option<Arc<FilterConfig>> {
+        let of_route = context
+            .host
             .as_ref()
-            .and_then(|routes| routes.of(&self.name))
-        {
-            Some(config) => config.cloned(),
-            None => (!self.disabled).then(|| self.config.clone()),
+            .map(|host| host.route(&self.name, head));
+        match of_route.unwrap_or_default() {
+            RouteConfig::Inherit => (!self.disabled).then(|| self.config.clone()),
+            RouteConfig::Disabled => None,
+            RouteConfig::Use(config) => Some(config),
         }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) fn show(
     if let Some(context) = parts.extensions.get_mut::<ExchangeContext>() {
         context.response_only = true;
     }
+    // It is answered already.
+    parts.extensions.remove::<LateAnswers>();
     parts.extensions.insert(Answer::new(response));
     behind.call(Request::from_parts(parts, Body::empty()))
 }
@@ -185,7 +187,6 @@ impl Handler for ShownBehind {
             return self.filter.call(request);
         }
         let (mut parts, body) = request.into_parts();
-        let again = parts.clone();
         let late = Answering(Late::default());
         let answers: &mut LateAnswers = parts.extensions.get_or_insert_default();
         answers.0.push(late.0.clone());
@@ -194,14 +195,14 @@ impl Handler for ShownBehind {
         Box::pin(async move {
             let mut response = response.await;
             let extensions = response.extensions_mut();
-            let early = extensions.remove::<AnsweredEarly>().is_some();
-            if !early && extensions.remove::<AnsweredLate>().is_none() {
+            let early = extensions.remove::<AnsweredEarly>();
+            if early.is_none() && extensions.remove::<AnsweredLate>().is_none() {
                 return response;
             }
             let summary = extensions.get::<ExchangeSummary>().copied();
             let shown = match early {
-                true => show(&behind, again, response),
-                false => match late.0.give(Box::new(response)) {
+                Some(AnsweredEarly { request }) => show(&behind, *request, response),
+                None => match late.0.give(Box::new(response)) {
                     Ok(shown) => shown,
                     Err(response) => return *response,
                 },

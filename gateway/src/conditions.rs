@@ -1,78 +1,23 @@
-//! Decides, request by request, which configuration a filter behind it runs with.
+//! Decides, request by request, which configuration a filter runs with.
 
 use std::sync::Arc;
 
 use extproc_client::{
     FilterConfig, PerRoute,
     config::{MetadataEntry, Overrides},
-    host::{ExchangeContext, RouteOverrides},
+    host::ExchangeContext,
 };
-use http::{Request, request::Parts};
+use http::request::Parts;
 use prost_types::{Struct, Value, value::Kind};
 
-use crate::{
-    body::Body,
-    config::snapshot::{Case, Choice},
-    exchange::Exchange,
-    filters::{Handler, HandlerFuture},
-    router,
-};
-
-/// Looks at the route's [`Choice`] for a filter.
-pub(crate) struct Conditions {
-    /// The name of the filter that is chosen for.
-    pub(crate) filter: String,
-    /// A filter in front may have changed what the route was chosen by.
-    pub(crate) reselect: bool,
-    pub(crate) inner: Arc<dyn Handler>,
-}
-
-impl Handler for Conditions {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
-        let (mut parts, body) = request.into_parts();
-        if let Some(exchange) = parts.extensions.get::<Arc<Exchange>>().cloned() {
-            self.decide(&mut parts, &exchange);
-        }
-        self.inner.call(Request::from_parts(parts, body))
-    }
-}
-
-impl Conditions {
-    fn decide(&self, parts: &mut Parts, exchange: &Exchange) {
-        let Some(mut context) = parts.extensions.get::<ExchangeContext>().cloned() else {
-            return;
-        };
-        if self.reselect && !context.response_only {
-            let route = router::select(&exchange.http, parts);
-            context.overrides = route.as_ref().map(router::Selected::overrides);
-            let mut facts = (*context.facts).clone();
-            facts.route = route
-                .as_ref()
-                .map(|route| route.facts())
-                .unwrap_or_default();
-            context.facts = Arc::new(facts);
-            exchange.set_route(route);
-        }
-        let route = exchange.route();
-        let choice = route
-            .as_ref()
-            .and_then(|route| route.route.choices.iter().find(|c| c.filter == self.filter));
-        if let Some(choice) = choice {
-            let config = choose(choice, parts, &context);
-            let known = context.overrides.iter().flat_map(|known| &known.filters);
-            let filters = known
-                .filter(|(name, _)| *name != self.filter)
-                .cloned()
-                .chain([(self.filter.clone(), config)])
-                .collect();
-            context.overrides = Some(Arc::new(RouteOverrides { filters }));
-        }
-        parts.extensions.insert(context);
-    }
-}
+use crate::config::snapshot::{Case, Choice};
 
 /// The configuration of the first case that holds; `None` if none does.
-fn choose(choice: &Choice, parts: &Parts, context: &ExchangeContext) -> Option<Arc<FilterConfig>> {
+pub(crate) fn choose(
+    choice: &Choice,
+    parts: &Parts,
+    context: &ExchangeContext,
+) -> Option<Arc<FilterConfig>> {
     let case = choice.cases.iter().find(|case| {
         case.condition
             .as_ref()

@@ -23,13 +23,15 @@ pub(crate) struct CorsFilter {
 
 impl Handler for CorsFilter {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
-        let policy = request
-            .extensions()
+        let (parts, body) = request.into_parts();
+        let policy = parts
+            .extensions
             .get::<Arc<Exchange>>()
-            .and_then(|exchange| exchange.route())
+            .and_then(|exchange| exchange.current_route(&parts))
             // What is answered here is nothing that a policy is about.
             .filter(|route| matches!(route.route.action, RouteAction::Forward(_)))
             .and_then(|route| route.route.cors.clone());
+        let request = Request::from_parts(parts, body);
         let origin = request.headers().get(header::ORIGIN);
         let (Some(policy), Some(origin)) = (policy, origin) else {
             return self.inner.call(request);

@@ -11,17 +11,21 @@ use std::{
 };
 
 use extproc_client::{
-    host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo},
+    host::{
+        ExchangeSummary, Host, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
+        UpstreamInfo,
+    },
     metadata::DynamicMetadata,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, request};
 
 use crate::{
     body::{BoxError, Watch},
+    conditions,
     config::snapshot::HttpManager,
     http1::Outgoing,
     listener::ListenerShared,
-    router::Selected,
+    router::{self, Selected},
     tls::TlsFacts,
     upstream::error::flag,
 };
@@ -64,15 +68,42 @@ pub(crate) struct Exchange {
     broken: AtomicBool,
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
+    route_renewed: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    route: Option<Selected>,
-    route_cleared: bool,
+    route: RouteCell,
     head: Option<Head>,
     reply: Reply,
+}
+
+/// The route of an exchange; without one if none takes the request.
+///
+/// ```text
+/// Selected ──a filter clears it──▶ Cleared ──somebody asks for it──▶ Selected
+/// ```
+#[derive(Debug)]
+enum RouteCell {
+    Selected(Option<Selected>),
+    /// Keeps the one that was selected last.
+    Cleared(Option<Selected>),
+}
+
+impl Default for RouteCell {
+    fn default() -> Self {
+        Self::Selected(None)
+    }
+}
+
+impl RouteCell {
+    /// The route that was selected last.
+    fn last(&self) -> Option<&Selected> {
+        match self {
+            Self::Selected(route) | Self::Cleared(route) => route.as_ref(),
+        }
+    }
 }
 
 /// A request head as the access log shows it.
@@ -155,8 +186,9 @@ impl Exchange {
             reset: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            route_renewed: AtomicBool::new(false),
             state: Mutex::new(State {
-                route: begin.route,
+                route: RouteCell::Selected(begin.route),
                 head: begin.head,
                 ..State::default()
             }),
@@ -168,9 +200,25 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The route that holds now.
+    /// The route that was selected last.
     pub(crate) fn route(&self) -> Option<Selected> {
-        self.state().route.clone()
+        self.state().route.last().cloned()
+    }
+
+    /// The route that holds for a request with this head. It is selected again if a filter has cleared it since.
+    pub(crate) fn current_route(&self, head: &request::Parts) -> Option<Selected> {
+        let cleared = matches!(self.state().route, RouteCell::Cleared(_));
+        if cleared {
+            self.set_route(router::select(&self.http, head));
+            self.route_renewed.store(true, Ordering::Relaxed);
+        }
+        self.route()
+    }
+
+    /// Whether the route was selected again since this was asked last.
+    pub(crate) fn take_route_renewed(&self) -> bool {
+        self.route_renewed.load(Ordering::Relaxed)
+            && self.route_renewed.swap(false, Ordering::Relaxed)
     }
 
     /// The time without movement after which the exchange ends: the route's, otherwise the connection
@@ -185,17 +233,7 @@ impl Exchange {
 
     /// Takes a new route.
     pub(crate) fn set_route(&self, route: Option<Selected>) {
-        self.state().route = route;
-    }
-
-    /// A filter wants the route to be selected again.
-    pub(crate) fn clear_route(&self) {
-        self.state().route_cleared = true;
-    }
-
-    /// Whether the route was cleared since this was asked last.
-    pub(crate) fn take_route_cleared(&self) -> bool {
-        std::mem::take(&mut self.state().route_cleared)
+        self.state().route = RouteCell::Selected(route);
     }
 
     /// A piece of a body passed.
@@ -302,6 +340,35 @@ impl Exchange {
     pub(crate) fn take_log(&self) -> (Option<Head>, Reply) {
         let mut state = self.state();
         (state.head.take(), std::mem::take(&mut state.reply))
+    }
+}
+
+impl Host for Exchange {
+    fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {
+        let Some(route) = self.current_route(head) else {
+            return RouteConfig::Inherit;
+        };
+        let choice = route.route.choices.iter().find(|c| c.filter == filter);
+        let config = match (choice, head.extensions.get()) {
+            (Some(choice), Some(context)) => Some(conditions::choose(choice, head, context)),
+            _ => route.overrides().of(filter).map(Option::<&_>::cloned),
+        };
+        match config {
+            None => RouteConfig::Inherit,
+            Some(None) => RouteConfig::Disabled,
+            Some(Some(config)) => RouteConfig::Use(config),
+        }
+    }
+
+    fn route_facts(&self) -> Arc<RouteFacts> {
+        self.route().map(|route| route.facts()).unwrap_or_default()
+    }
+
+    fn clear_route(&self) {
+        let mut state = self.state();
+        state.route = match std::mem::take(&mut state.route) {
+            RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
+        };
     }
 }
 

@@ -16,7 +16,6 @@ use tower::Service;
 use crate::{
     answered::{self, Kept, ShownBehind},
     body::{Body, BoxError},
-    conditions::Conditions,
     config::snapshot::{Filter, FilterKind, HeaderChange, HeaderMatch, HttpManager, SetMetadata},
     cors::CorsFilter,
     exchange::{Exchange, Head},
@@ -69,11 +68,6 @@ pub(crate) fn chain(
             }),
             FilterKind::SetMetadata(entries) => Arc::new(MetadataFilter {
                 entries: entries.clone(),
-                inner,
-            }),
-            FilterKind::Conditions { filter, reselect } => Arc::new(Conditions {
-                filter: filter.clone(),
-                reselect: *reselect,
                 inner,
             }),
         })

@@ -5,7 +5,9 @@ mod attempts;
 use std::sync::Arc;
 
 use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
 use http_body::Body as _;
 
 use self::attempts::Attempts;
@@ -111,11 +113,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     // A filter must not set what belongs to a hop either.
     strip_hop_by_hop(&mut parts.headers, exchange.upgrade);
     parts.headers.remove(header::HOST);
-    let again = exchange.take_route_cleared();
-    if again {
-        exchange.set_route(router::select(&exchange.http, parts));
-    }
-    let route = exchange.route();
+    let route = exchange.current_route(parts);
     let shown = route.as_ref().is_some_and(Selected::shows_request);
     let noted = exchange.logged() || shown;
     if noted {
@@ -127,27 +125,13 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
             true => StatusCode::MISDIRECTED_REQUEST,
             false => StatusCode::NOT_FOUND,
         };
-        return local::reply(
-            is_grpc(&parts.headers),
-            status,
-            "".into(),
-            "route_not_found",
-            flag::NO_ROUTE_FOUND,
-        );
+        let grpc = is_grpc(&parts.headers);
+        let flags = flag::NO_ROUTE_FOUND;
+        let mut response = local::reply(grpc, status, "".into(), "route_not_found", flags);
+        keep_sent(parts, &mut response);
+        return response;
     };
     let mut response = match &route.route.action {
-        RouteAction::Direct { status, body }
-            if *status == StatusCode::CREATED || status.is_redirection() =>
-        {
-            // As in Envoy, it points to where the request went.
-            let own = router::redirect_location(parts, &route.route.matches, &Redirect::default());
-            with_location(direct(*status, body.clone()), &own)
-        }
-        RouteAction::Direct { status, body } => direct(*status, body.clone()),
-        RouteAction::Redirect(redirect) => {
-            let location = router::redirect_location(parts, &route.route.matches, redirect);
-            redirected(redirect.status, &location)
-        }
         RouteAction::Forward(forward) => {
             if route.request_headers().next().is_some() {
                 mutate::request(parts, route.request_headers(), &exchange);
@@ -157,6 +141,24 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
             }
             proxy(upstreams, &exchange, &route, forward, request).await
         }
+        RouteAction::Direct { status, body } => {
+            let mut response = direct(*status, body.clone());
+            if *status == StatusCode::CREATED || status.is_redirection() {
+                // As in Envoy, it points to where the request went.
+                let matches = &route.route.matches;
+                let own = router::redirect_location(parts, matches, &Redirect::default());
+                set_location(&mut response, &own);
+            }
+            keep_sent(parts, &mut response);
+            response
+        }
+        RouteAction::Redirect(redirect) => {
+            let location = router::redirect_location(parts, &route.route.matches, redirect);
+            let mut response = direct(redirect.status, bytes::Bytes::new());
+            set_location(&mut response, &location);
+            keep_sent(parts, &mut response);
+            response
+        }
     };
     let head = shown.then(|| exchange.head()).flatten();
     mutate::response(
@@ -165,12 +167,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         &exchange,
         head.as_ref(),
     );
-    let extensions = response.extensions_mut();
-    extensions.insert(RouteHeadersDone);
-    if again {
-        let route = exchange.route().map(|route| route.facts());
-        extensions.get_or_insert_default::<UpstreamInfo>().route = route;
-    }
+    response.extensions_mut().insert(RouteHeadersDone);
     response
 }
 
@@ -188,15 +185,20 @@ fn direct(status: StatusCode, body: bytes::Bytes) -> Response<Body> {
     response
 }
 
-fn redirected(status: StatusCode, location: &str) -> Response<Body> {
-    with_location(direct(status, bytes::Bytes::new()), location)
-}
-
-fn with_location(mut response: Response<Body>, location: &str) -> Response<Body> {
+fn set_location(response: &mut Response<Body>, location: &str) {
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    response
+}
+
+/// Keeps the head of a request that is answered here, as that of one which is sent, for response attributes.
+fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
+    if parts.extensions.get::<KeepSent>().is_some() {
+        let mut sent = parts.clone();
+        sent.extensions.clear();
+        let info: &mut UpstreamInfo = response.extensions_mut().get_or_insert_default();
+        info.sent = Some(Arc::new(sent));
+    }
 }
 
 async fn proxy(

@@ -3,7 +3,6 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use extproc_client::host::HeaderLimits;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,10 +14,8 @@ use crate::{
     filters::Handler,
     metrics::HttpStats,
     overload::{Overload, Refused},
-    router::Selected,
     throttle::Throttle,
     tls::Acceptor,
-    upstream::Upstreams,
 };
 
 /// What all workers share of a filter chain.
@@ -34,7 +31,6 @@ pub(crate) struct ChainRuntime {
     pub(crate) buffer_limit: usize,
     pub(crate) shared: Arc<ListenerShared>,
     pub(crate) filters: Arc<dyn Handler>,
-    pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) overload: Arc<Overload>,
 }
 
@@ -52,12 +48,6 @@ impl ChainRuntime {
             _ => None,
         };
         of_stream.unwrap_or(self.buffer_limit)
-    }
-
-    /// Header limits of responses on this route.
-    pub(crate) fn cluster_limits(&self, route: &Selected) -> Option<HeaderLimits> {
-        let upstream = self.upstreams.get(&route.cluster()?.name)?;
-        Some(upstream.cluster.response_headers)
     }
 }
 

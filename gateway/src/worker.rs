@@ -98,7 +98,6 @@ impl Pools {
             http: http.clone(),
             buffer_limit,
             shared: shared.clone(),
-            upstreams: self.upstreams.clone(),
             overload: overload.clone(),
         })
     }

@@ -11,7 +11,7 @@ use http::{HeaderMap, Version, header};
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
     headers::{authority, scheme},
-    host::{Metadata, ResponseDetails, ResponseFlags, RouteFacts},
+    host::{Metadata, ResponseDetails, ResponseFlags},
     wire::encode::Fields,
 };
 
@@ -314,7 +314,7 @@ impl<'a> View<'a> {
         let reached = || upstream.filter(|upstream| upstream.address.is_some());
         Some(match field {
             "num_endpoints" => {
-                let route = self.route();
+                let route = &*self.route;
                 (!route.cluster_name.is_empty()).then(|| count(route.endpoints))?
             }
             "request_attempt_count" => count(upstream.map_or(0, |upstream| upstream.attempts)),
@@ -330,14 +330,8 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The route that holds now.
-    fn route(&'a self) -> &'a RouteFacts {
-        let again = self.upstream.and_then(|upstream| upstream.route.as_deref());
-        again.unwrap_or(&self.facts.route)
-    }
-
     fn xds(&'a self, field: &str) -> Option<Item<'a>> {
-        let route = self.route();
+        let route = &*self.route;
         let of_cluster = |item| (!route.cluster_name.is_empty()).then_some(item);
         let of_route = |item| route.is_selected().then_some(item);
         let metadata = |metadata| Item::Metadata(Cow::Borrowed(metadata));

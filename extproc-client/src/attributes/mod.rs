@@ -30,7 +30,7 @@ use self::lookup::Item;
 pub use self::vocabulary::Vocabulary;
 use crate::{
     config::AttributeSet,
-    host::{ExchangeContext, HostFacts, UpstreamInfo},
+    host::{ExchangeContext, HostFacts, RouteFacts, UpstreamInfo},
     metadata::DynamicMetadata,
 };
 
@@ -326,6 +326,7 @@ pub(crate) struct View<'a> {
     /// From the request's way to the upstream to the end of the response, once that is here.
     pub(crate) backend_latency: Option<std::time::Duration>,
     pub(crate) facts: &'a HostFacts,
+    pub(crate) route: Arc<RouteFacts>,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
     pub(crate) metadata: &'a DynamicMetadata,
 }
@@ -341,6 +342,7 @@ impl<'a> View<'a> {
             response_size: 0,
             backend_latency: None,
             facts: &context.facts,
+            route: context.route_facts(),
             upstream: None,
             metadata: &context.metadata,
         }

@@ -7,16 +7,14 @@ use prost_types::{Struct, value::Kind};
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::{
-    host::RouteFacts,
-    metadata::{struct_from_json, struct_to_json},
-};
+use crate::metadata::{struct_from_json, struct_to_json};
 
 struct Exchange {
     request: http::request::Parts,
     response: Option<http::response::Parts>,
     trailers: Option<http::HeaderMap>,
     facts: HostFacts,
+    route: Arc<RouteFacts>,
     upstream: Option<UpstreamInfo>,
     metadata: DynamicMetadata,
 }
@@ -60,9 +58,9 @@ fn exchange() -> Exchange {
             connection_id: 1,
             source: "127.0.0.1:1234".parse().ok(),
             start: Some(std::time::UNIX_EPOCH + std::time::Duration::from_millis(1500)),
-            route: Arc::new(route),
             ..HostFacts::default()
         },
+        route: Arc::new(route),
         upstream: None,
         metadata,
     }
@@ -84,6 +82,7 @@ impl Exchange {
             response_size: 0,
             backend_latency: None,
             facts: &self.facts,
+            route: self.route.clone(),
             upstream: self.upstream.as_ref(),
             metadata: &self.metadata,
         };

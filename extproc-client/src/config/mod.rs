@@ -122,6 +122,13 @@ pub struct MetadataOptions {
     pub cluster_typed: Vec<String>,
 }
 
+impl MetadataOptions {
+    /// Whether anything of the cluster's metadata may be sent.
+    pub(crate) fn forwards_of_cluster(&self) -> bool {
+        !self.cluster_untyped.is_empty() || !self.cluster_typed.is_empty()
+    }
+}
+
 /// Everything the filter needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct FilterConfig {

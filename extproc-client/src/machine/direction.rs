@@ -168,6 +168,17 @@ impl Direction {
         matches!(self.head, Head::Request(_) | Head::Response(_))
     }
 
+    /// Takes the request's head, which is not going to be sent on.
+    pub(super) fn take_request(&mut self) -> Option<Box<request::Parts>> {
+        match std::mem::replace(&mut self.head, Head::Forwarded) {
+            Head::Request(head) => Some(head),
+            other => {
+                self.head = other;
+                None
+            }
+        }
+    }
+
     pub(super) fn is_forwarded(&self) -> bool {
         matches!(self.head, Head::Forwarded)
     }

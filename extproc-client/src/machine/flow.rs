@@ -9,7 +9,7 @@ use super::{Action, Callback, Exchange, Side, body, direction::Head};
 use crate::{
     config::BodyMode,
     headers::{self, Block},
-    host::{DirectReply, KeepSent, UpstreamFailure},
+    host::{DirectReply, KeepSent, UpstreamFailure, UpstreamInfo},
     pieces::Pieces,
     wire::encode::BodyFlags,
 };
@@ -42,6 +42,10 @@ impl Exchange {
         }
         if head.extensions.get::<DirectReply>().is_some() {
             self.close_stream();
+        }
+        let upstream = head.extensions.get::<UpstreamInfo>();
+        if let Some(limits) = upstream.and_then(|info| info.response_headers) {
+            self.response.header_limits = limits;
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);

@@ -103,8 +103,8 @@ impl Exchange {
     pub(super) fn answer(&mut self, mut head: response::Parts, body: Bytes) {
         if self.response.has_head() {
             head.extensions.insert(DirectReply);
-        } else if self.request.is_held() {
-            head.extensions.insert(AnsweredEarly);
+        } else if let Some(request) = self.request.take_request() {
+            head.extensions.insert(AnsweredEarly { request });
         } else {
             head.extensions.insert(AnsweredLate);
         }

@@ -129,7 +129,9 @@ impl Exchange {
         }
         head.extensions
             .insert(ResponseDetails("ext_proc_local_response".into()));
-        head.extensions.insert(AnsweredEarly);
+        if let Some(request) = self.request.take_request() {
+            head.extensions.insert(AnsweredEarly { request });
+        }
         self.begin_local(head, end_of_stream, now);
     }
 

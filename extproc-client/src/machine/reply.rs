@@ -325,8 +325,8 @@ impl Exchange {
         if action == RouteCacheAction::Retain {
             return self.event(&Event::ClearRouteCacheDisabled);
         }
-        if let Some(route) = &self.context.route_cache {
-            route.clear();
+        if let Some(host) = &self.context.host {
+            host.clear_route();
         }
     }
 

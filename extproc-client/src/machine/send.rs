@@ -8,7 +8,7 @@ use super::{Callback, Exchange, Outbound, Side, Stream};
 use crate::{
     attributes::{self, View},
     headers::Forwarded,
-    host::UpstreamInfo,
+    host::{Metadata, UpstreamInfo},
     metadata,
     observer::Phase,
     pieces::Pieces,
@@ -90,10 +90,17 @@ impl Exchange {
         build: impl FnOnce(&Self, Envelope<'_>) -> Message,
     ) -> Message {
         let mut context = Vec::new();
+        let options = &self.config.metadata;
+        let route = options
+            .forwards_of_cluster()
+            .then(|| self.context.route_facts());
+        let none = Metadata::default();
         metadata::encode_context(
-            &self.config.metadata,
+            options,
             &self.context.metadata,
-            &self.context.facts.route.cluster_metadata,
+            route
+                .as_ref()
+                .map_or(&none, |route| &route.cluster_metadata),
             &mut context,
         );
         let attributes = self.attributes(side, phase, now);
@@ -149,6 +156,7 @@ impl Exchange {
                     .filter(|_| self.response.received)
                     .map(|begun| now.saturating_duration_since(begun)),
                 facts: &self.context.facts,
+                route: self.context.route_facts(),
                 upstream,
                 metadata: &self.context.metadata,
             },

@@ -30,8 +30,8 @@ pub use self::{
     policy::{Cors, Fraction, Mirror, StripPort},
     route::{
         AppendAction, Case, Choice, Forward, HeaderChange, HeaderMatch, HeaderTemplate, PathMatch,
-        QueryMatch, Redirect, Retry, Route, RouteAction, RouteMatch, RouteTable, ValueMatch,
-        VirtualHost, WeightedCluster,
+        QueryMatch, Redirect, Retry, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable,
+        ValueMatch, VirtualHost, WeightedCluster,
     },
 };
 

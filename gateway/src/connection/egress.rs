@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use extproc_client::host::{Aborted, ResponseFlags, UpstreamFailure, UpstreamInfo};
+use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailure, UpstreamInfo};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{forwarded::append_to_list, timers::Running};
@@ -172,6 +172,9 @@ pub(super) fn finish(
     bodyless: bool,
 ) -> Response<FinalBody> {
     let http = &exchange.http;
+    if let Some(AnsweredEarly { request }) = response.extensions_mut().remove() {
+        exchange.current_route(&request);
+    }
     if response.extensions().get::<RouteHeadersDone>().is_none()
         && let Some(route) = exchange.route()
         && matches!(route.route.action, RouteAction::Forward(_))

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
+use extproc_client::host::{ExchangeContext, HostFacts, Limits};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -236,22 +236,15 @@ pub(super) fn bad(details: &'static str) -> Refusal {
 fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeContext {
     let chain = &context.chain;
     let tls = context.peer.tls.as_ref();
-    let route = exchange.route();
-    let cluster = route.as_ref().and_then(|route| chain.cluster_limits(route));
-    let mut limits = Limits {
-        request_buffer: exchange.buffer,
-        response_buffer: exchange.buffer,
-        request_headers: chain.http.request_headers,
-        ..Limits::default()
-    };
-    if let Some(cluster) = cluster {
-        limits.response_headers = cluster;
-    }
-    // The exchange holds no context, so that this is no circle.
-    let handle = Arc::downgrade(exchange);
     ExchangeContext {
-        overrides: route.as_ref().map(router::Selected::overrides),
-        limits,
+        // The exchange holds no context, so that this is no circle.
+        host: Some(exchange.clone()),
+        limits: Limits {
+            request_buffer: exchange.buffer,
+            response_buffer: exchange.buffer,
+            request_headers: chain.http.request_headers,
+            ..Limits::default()
+        },
         metadata: exchange.metadata.clone(),
         facts: Arc::new(HostFacts {
             connection_id: context.peer.id,
@@ -262,16 +255,7 @@ fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeCont
             requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
             tls_version: tls.map(|tls| tls.version.to_owned()),
             mtls: tls.is_some_and(|tls| tls.mutual),
-            route: route
-                .as_ref()
-                .map(|route| route.facts())
-                .unwrap_or_default(),
         }),
-        route_cache: Some(RouteCache::new(move || {
-            if let Some(exchange) = handle.upgrade() {
-                exchange.clear_route();
-            }
-        })),
         ..ExchangeContext::default()
     }
 }

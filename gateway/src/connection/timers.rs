@@ -194,7 +194,13 @@ pub(super) async fn call(
     }
     let mut response = pin!(context.chain.filters.call(request));
     let response = poll_fn(|cx| {
-        if let Poll::Ready(response) = response.as_mut().poll(cx) {
+        let polled = response.as_mut().poll(cx);
+        if exchange.take_route_renewed() {
+            // Limits are the new route's.
+            let alarm = timers.take().map(|timers| timers.alarm);
+            *timers = Timers::new(exchange, alarm.unwrap_or_default());
+        }
+        if let Poll::Ready(response) = polled {
             return Poll::Ready(response);
         }
         poll(timers, cx).map(|expired| {

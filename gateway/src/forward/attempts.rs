@@ -127,6 +127,7 @@ impl Attempts<'_> {
         let client_http2 = self.exchange.version == http::Version::HTTP_2;
         self.tried = UpstreamInfo {
             attempts: self.made.into(),
+            response_headers: Some(self.upstream.cluster.response_headers),
             ..UpstreamInfo::default()
         };
         if self.exchange.logged() {

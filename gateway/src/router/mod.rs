@@ -5,7 +5,7 @@ mod rewrite;
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{RouteFacts, RouteOverrides};
+use extproc_client::host::RouteFacts;
 use http::request::Parts;
 
 pub(crate) use self::{
@@ -14,7 +14,8 @@ pub(crate) use self::{
 };
 use crate::{
     config::snapshot::{
-        Forward, HeaderChange, HttpManager, Route, RouteAction, VirtualHost, WeightedCluster,
+        Forward, HeaderChange, HttpManager, Route, RouteAction, RouteOverrides, VirtualHost,
+        WeightedCluster,
     },
     exchange::Exchange,
 };
@@ -133,10 +134,10 @@ impl Selected {
     }
 
     /// Filter configurations that hold on this route.
-    pub(crate) fn overrides(&self) -> Arc<RouteOverrides> {
+    pub(crate) fn overrides(&self) -> &RouteOverrides {
         self.cluster()
-            .and_then(|cluster| cluster.overrides.clone())
-            .unwrap_or_else(|| self.route.overrides.clone())
+            .and_then(|cluster| cluster.overrides.as_ref())
+            .unwrap_or(&self.route.overrides)
     }
 
     /// Facts for attributes.

@@ -167,7 +167,14 @@ fn route_config(scenario: &Scenario) -> Value {
             .as_object_mut()
             .and_then(|r| r.shift_remove("per_route"))
         {
-            route["typed_per_filter_config"] = json!({name: per_route(&config)});
+            route["typed_per_filter_config"][name] = per_route(&config);
+        }
+        // The same for filters by name.
+        let named = route
+            .as_object_mut()
+            .and_then(|r| r.shift_remove("per_filter"));
+        for (filter, config) in named.iter().filter_map(Value::as_object).flatten() {
+            route["typed_per_filter_config"][filter] = per_route(config);
         }
     }
     let mut host = json!({"name": "everything", "domains": ["*"], "routes": routes});

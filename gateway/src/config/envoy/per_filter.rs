@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use extproc_client::{PerRoute, config::Overrides, host::RouteOverrides};
+use extproc_client::{PerRoute, config::Overrides};
 use serde::Deserialize;
 
 use super::{any::unsupported, cors::CorsPolicy, value::ByName};
 use crate::config::{
     document::{Fault, NodeId, Reader, Subtree},
-    snapshot::{Cors as CorsModel, Filter, FilterKind},
+    snapshot::{Cors as CorsModel, Filter, FilterKind, RouteOverrides},
 };
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`

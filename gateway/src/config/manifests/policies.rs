@@ -8,8 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use extproc_client::host::RouteOverrides;
-
 use self::{
     compile::Compiled,
     targets::{Found, Target, Targets, World},
@@ -21,7 +19,7 @@ use super::{
     status::Condition,
     types::{AGENTGATEWAY, AgentgatewayPolicy, HttpRoute, Inheritance, Key, ParentRef, Phase},
 };
-use crate::config::snapshot::{Choice, Filter, FilterKind};
+use crate::config::snapshot::{Choice, Filter, FilterKind, RouteOverrides};
 
 /// The filter of each phase, in the order in which requests meet them.
 const FILTERS: [(Phase, &str); 2] = [
@@ -263,25 +261,10 @@ impl Policies {
     /// The filters that every listener has; routes switch them on. `cors` asks for the one of that name,
     /// which stands before ext_proc but behind what may still change the route.
     pub(super) fn filters(&self, cors: bool) -> Vec<Filter> {
-        let any = |pre_routing: bool, wanted: fn(&Winner) -> bool| {
-            let mut winners = self.winners.iter();
-            winners.any(|((pre, _), winner)| *pre == pre_routing && wanted(winner))
-        };
-        let has_pre = any(true, |_| true);
+        let any = |pre_routing: bool| self.winners.keys().any(|(pre, _)| *pre == pre_routing);
         let mut filters = Vec::new();
         for (phase, name) in FILTERS {
             let pre_routing = phase == Phase::PreRouting;
-            let reselect = has_pre && !pre_routing;
-            if reselect || any(pre_routing, |winner| winner.compiled.depends()) {
-                filters.push(Filter {
-                    name: format!("{name}.conditions"),
-                    disabled: false,
-                    kind: FilterKind::Conditions {
-                        filter: name.to_owned(),
-                        reselect,
-                    },
-                });
-            }
             if cors && !pre_routing {
                 filters.push(Filter {
                     name: "cors".to_owned(),
@@ -289,7 +272,7 @@ impl Policies {
                     kind: FilterKind::Cors,
                 });
             }
-            if any(pre_routing, |_| true) {
+            if any(pre_routing) {
                 filters.push(Filter {
                     name: name.to_owned(),
                     disabled: true,

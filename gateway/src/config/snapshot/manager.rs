@@ -212,13 +212,6 @@ pub enum FilterKind {
     HealthCheck(Arc<[HeaderMatch]>),
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
-    /// Decides over the [`Choice`](super::Choice) of a filter behind it.
-    Conditions {
-        /// The filter's name.
-        filter: String,
-        /// Choose the route again first: a filter in front may have changed the request.
-        reselect: bool,
-    },
 }
 
 /// One entry of a `set_metadata` filter.

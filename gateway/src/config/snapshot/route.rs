@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use extproc_client::{
-    FilterConfig,
-    attributes::Expression,
-    config::StringMatcher,
-    host::{RouteFacts, RouteOverrides},
+    FilterConfig, attributes::Expression, config::StringMatcher, host::RouteFacts,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
@@ -98,6 +95,23 @@ pub struct Route {
     pub choices: Arc<[Choice]>,
     /// What the filter [`FilterKind::Cors`](super::FilterKind::Cors) does here; nothing if unset.
     pub cors: Option<Arc<Cors>>,
+}
+
+/// Configurations of a route that differ from the filters' own.
+#[derive(Clone, Debug, Default)]
+pub struct RouteOverrides {
+    /// Filter name and configuration; `None` means disabled.
+    pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
+}
+
+impl RouteOverrides {
+    /// Configuration of this filter: `None` if the route says nothing of it.
+    pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
+        self.filters
+            .iter()
+            .find(|(name, _)| name == filter)
+            .map(|(_, config)| config.as_ref())
+    }
 }
 
 /// The configurations of a filter among which a request decides.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use extproc_client::{BodyMode, FilterConfig, SendMode, host::RouteOverrides};
+use extproc_client::{BodyMode, FilterConfig, SendMode};
 use http::StatusCode;
 use rustls::pki_types::ServerName;
 

@@ -6,7 +6,8 @@ use extproc_client::{
     FilterConfig,
     attributes::{Expression, Vocabulary},
     config::{
-        BodyMode, GrpcService, MetadataOptions, MutationRules, ProcessingMode, SendMode, Service,
+        BodyMode, GrpcService, MetadataOptions, MutationRules, ProcessingMode, RouteCacheAction,
+        SendMode, Service,
     },
 };
 
@@ -14,7 +15,7 @@ use super::super::{
     backends::Backends,
     gateways::Referrer,
     types::{
-        AGENTGATEWAY, BodySendMode, ExtProcCase, FailureMode, HeaderSendMode, Key,
+        AGENTGATEWAY, BodySendMode, ExtProcCase, FailureMode, HeaderSendMode, Key, Phase,
         ProcessingOptions, Traffic,
     },
 };
@@ -65,6 +66,7 @@ pub(super) fn compile(
     let mut compiler = Compiler {
         backends,
         policy,
+        pre_routing: traffic.phase == Phase::PreRouting,
         problems: Vec::new(),
     };
     let mut cases = Vec::new();
@@ -111,6 +113,7 @@ pub(super) fn refusing() -> Arc<FilterConfig> {
 struct Compiler<'c, 'o> {
     backends: &'c mut Backends<'o>,
     policy: &'c Key,
+    pre_routing: bool,
     problems: Vec<String>,
 }
 
@@ -141,6 +144,11 @@ impl Compiler<'_, '_> {
         let config = FilterConfig::builder(Service::Grpc(GrpcService::cluster(cluster)))
             .failure_mode_allow(case.failure_mode == FailureMode::FailOpen)
             .processing_mode(mode(&case.processing_options, place))
+            // Routes are selected for what is there after the phase before routing.
+            .route_cache_action(match self.pre_routing {
+                true => RouteCacheAction::Clear,
+                false => RouteCacheAction::Default,
+            })
             .allow_mode_override(case.processing_options.allow_mode_override)
             .message_timeout(MESSAGE_TIMEOUT)
             .named_request_attributes(request)
