@@ -12,6 +12,7 @@ mod route;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+pub(crate) use self::manager::decode_unreserved;
 pub use self::{
     cluster::{
         Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, SubjectAltName,

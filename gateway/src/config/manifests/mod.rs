@@ -47,6 +47,10 @@ pub const CONTROLLER: &str = "extproc.dev/gateway-controller";
 /// The GatewayClass that the installation makes.
 pub const CLASS: &str = "agentgateway";
 
+/// The annotation of a Gateway that says how many proxies in front of it are trusted
+/// (`xff_num_trusted_hops`). Default 0.
+pub const TRUSTED_HOPS: &str = "extproc.dev/xff-num-trusted-hops";
+
 /// Features of Gateway API that a GatewayClass's status names, sorted.
 pub const SUPPORTED_FEATURES: &[&str] = &[
     "Gateway",

@@ -328,11 +328,11 @@ impl RulePlan<'_> {
     }
 }
 
-/// The route for requests that no other one takes.
-pub(super) fn nowhere(effects: Effects) -> Arc<Route> {
+/// A route that answers every request with this status.
+pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
     Arc::new(Route {
         matches: Match::everything().to_snapshot(),
-        action: direct(StatusCode::NOT_FOUND),
+        action: direct(status),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         overrides: Arc::new(effects.overrides),

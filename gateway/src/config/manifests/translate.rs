@@ -124,6 +124,7 @@ fn bound<'a>(
             bound.push(Bound {
                 gateway: gateway.key,
                 state,
+                trusted_hops: gateway.trusted_hops(),
                 routes: attached.collect(),
             });
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::config::{
     manifests::types::{MatchType, PathType, RouteMatch as Spec, ValueMatch as ValueSpec},
-    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch},
+    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch, decode_unreserved},
 };
 
 /// A compiled `HTTPRouteMatch`.
@@ -43,9 +43,10 @@ impl Match {
     /// Errors name the field inside the match.
     pub(super) fn compile(spec: &Spec) -> Result<Self, String> {
         let value = spec.path.value.as_str();
+        // As the paths of requests are spelled when routes are looked at.
         let path = match spec.path.kind {
-            PathType::Exact => Path::Exact(value.to_owned()),
-            PathType::PathPrefix => Path::Prefix(value.trim_end_matches('/').to_owned()),
+            PathType::Exact => Path::Exact(decode_unreserved(value)),
+            PathType::PathPrefix => Path::Prefix(decode_unreserved(value.trim_end_matches('/'))),
             PathType::RegularExpression => {
                 // Matches the whole path.
                 let regex = Regex::new(&format!("^(?:{value})$"));
