@@ -16,9 +16,9 @@ use super::{budget::Meter, value::text_value};
 /// The library's name.
 const LIBRARY: &str = "re";
 /// Longest text of a regular expression that is written out, and its largest compiled form, in bytes.
-const WRITTEN: (usize, usize) = (4 * 1024, 64 * 1024);
+const WRITTEN: (usize, usize) = (4 * 1024, 32 * 1024);
 /// The same of one that is compiled when it is used.
-const GIVEN: (usize, usize) = (256, 16 * 1024);
+const GIVEN: (usize, usize) = (256, 8 * 1024);
 /// Steps for compiling one.
 const COMPILING: i64 = 2_000;
 
@@ -205,9 +205,10 @@ struct Source {
 impl Source {
     /// The regular expression, with the steps paid for looking for it in a text.
     fn regex(&self, text: &Value, pattern: &Value) -> Result<Cow<'_, Regex>, ExecutionError> {
+        // A pattern that needs many states is slow: far from the steps of anything else for each byte.
         let length = text_of(text)?.len();
         self.meter
-            .pay(i64::try_from(length / 32).unwrap_or(i64::MAX))?;
+            .pay(i64::try_from(length / 2).unwrap_or(i64::MAX))?;
         match (&self.written, pattern) {
             (Some(written), Value::Int(index)) => {
                 let regex = usize::try_from(*index).ok().and_then(|at| written.get(at));

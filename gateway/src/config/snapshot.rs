@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 pub(crate) use self::manager::decode_unreserved;
 pub use self::{
     cluster::{
-        Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, SubjectAltName,
+        Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy, Reach, SubjectAltName,
         UpstreamProtocol, UpstreamTls,
     },
     listener::{

@@ -10,6 +10,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    config::snapshot::Reach,
     cork::MaybeTcp,
     io::delegate_io,
     metrics::{ClusterStats, Held},
@@ -54,18 +55,28 @@ pub(crate) struct Connected {
     pub(crate) http2: bool,
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To<'a> {
+    pub(crate) address: &'a Address,
+    /// Addresses that it may have.
+    pub(crate) reach: Reach,
+    /// Host name, for TLS.
+    pub(crate) name: &'a str,
+}
+
 /// Opens a connection within `limit`. It counts in `stats` as long as it lives.
 ///
 /// # Errors
-/// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed.
+/// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed, `PermissionDenied` if the address is one
+/// that may not be reached.
 pub(crate) async fn connect(
-    address: &Address,
+    to: To<'_>,
     tls: Option<&Tls>,
-    name: &str,
     limit: Duration,
     stats: &Arc<ClusterStats>,
 ) -> io::Result<Connected> {
-    match timeout(limit, open(address, tls, name)).await {
+    match timeout(limit, open(to, tls)).await {
         Ok(Ok((io, http2))) => {
             let active = Held::new(stats, |stats| &stats.upstream_cx_active);
             let io = Stream(io, active);
@@ -80,10 +91,17 @@ pub(crate) async fn connect(
 }
 
 /// The connection, and whether TLS negotiated HTTP/2.
-async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<(MaybeTls, bool)> {
+async fn open(to: To<'_>, tls: Option<&Tls>) -> io::Result<(MaybeTls, bool)> {
+    let To {
+        address,
+        reach,
+        name,
+    } = to;
     let plain = match address {
         Address::Socket(address) => {
+            permit(reach.refuses(address.ip()))?;
             let stream = TcpStream::connect(address).await?;
+            permit(reach.refuses_connection(stream.local_addr()?, *address))?;
             stream.set_nodelay(true)?;
             Plain::Tcp(stream)
         }
@@ -96,6 +114,16 @@ async fn open(address: &Address, tls: Option<&Tls>, name: &str) -> io::Result<(M
     let stream = tls.connector.connect(name, plain).await?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok((MaybeTls::Tls(Box::new(stream)), http2))
+}
+
+fn permit(refused: Option<&str>) -> io::Result<()> {
+    match refused {
+        None => Ok(()),
+        Some(kind) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("not permitted: {kind}"),
+        )),
+    }
 }
 
 impl Tls {

@@ -12,7 +12,7 @@ use std::{
 use extproc_client::{host::Metadata, transport::Pool};
 
 use super::{
-    connect::{self, Address, Connected, Tls},
+    connect::{self, Address, Connected, Tls, To},
     error::Failure,
     http1::{self, Http1Pool},
     http2::{self, Http2Pool},
@@ -150,7 +150,12 @@ impl Host {
         let stats = &self.shared.stats;
         let limit = self.shared.cluster.connect_timeout;
         let tls = self.shared.tls.as_ref();
-        let connected = connect::connect(&self.address, tls, &self.hostname, limit, stats).await;
+        let to = To {
+            address: &self.address,
+            reach: self.shared.cluster.reach,
+            name: &self.hostname,
+        };
+        let connected = connect::connect(to, tls, limit, stats).await;
         match &connected {
             Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {

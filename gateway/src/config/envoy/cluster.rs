@@ -15,7 +15,9 @@ use super::{
 };
 use crate::config::{
     document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{Cluster as Model, Discovery, DnsFamily, LbPolicy, UpstreamProtocol, UpstreamTls},
+    snapshot::{
+        Cluster as Model, Discovery, DnsFamily, LbPolicy, Reach, UpstreamProtocol, UpstreamTls,
+    },
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -240,6 +242,7 @@ impl Located<Cluster> {
             upstream,
         } = cluster.spoken(reader, node)?;
         Ok(Model {
+            reach: Reach::Anywhere,
             discovery: cluster.discovery(reader, node)?,
             dns: cluster.dns_lookup_family.0,
             connect_timeout,

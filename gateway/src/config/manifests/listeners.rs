@@ -277,6 +277,7 @@ fn routes(
         host: &'a Hostname,
         key: &'a Key,
         rule: &'a RulePlan<'a>,
+        index: usize,
         matched: &'a Match,
     }
     let mut candidates = Vec::new();
@@ -291,11 +292,12 @@ fn routes(
             .max_by(|a, b| a.specificity(b));
         let Some(host) = host else { continue };
         for rule in &route.plan.rules {
-            for matched in &rule.matches {
+            for (index, matched) in rule.matches.iter().enumerate() {
                 candidates.push(Candidate {
                     host,
                     key: route.plan.key,
                     rule,
+                    index,
                     matched,
                 });
             }
@@ -314,9 +316,14 @@ fn routes(
     let routes = candidates.into_iter().map(|candidate| {
         let rule = candidate.rule.spec.name.as_deref();
         let effects = policies.effects(bound.gateway, listener, candidate.key, rule);
-        candidate
-            .rule
-            .route(candidate.key, candidate.matched, place, effects)
+        let Candidate {
+            key,
+            rule,
+            index,
+            matched,
+            ..
+        } = candidate;
+        rule.route(key, index, matched, place, effects)
     });
     let nowhere = policies.without_route(bound.gateway, listener);
     let nowhere = nowhere.map(|effects| routes::answer(StatusCode::NOT_FOUND, effects));
