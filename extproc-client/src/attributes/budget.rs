@@ -5,9 +5,12 @@
 //! compiled, such that it counts by itself: before a comprehension begins it pays for all of its turns, and what
 //! is put into a list or map, or joined, is paid for by its size.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    ops::BitOr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use cel::{
@@ -105,34 +108,39 @@ pub(super) fn has_loops(expression: &IdedExpr) -> bool {
     found
 }
 
-/// Makes one part of an expression count; those inside it do already.
-pub(super) fn count(expression: &mut Expr) {
+/// Makes one part of an expression count; those inside it do already. Returns whether it has to.
+pub(super) fn count(expression: &mut Expr) -> bool {
     match expression {
         Expr::Comprehension(loops) => {
             let turn = cost(&loops.loop_cond) + cost(&loops.loop_step);
             wrap(&mut loops.iter_range, ITEMS, Some(turn));
+            true
         }
-        Expr::List(list) => list.elements.iter_mut().for_each(part),
+        Expr::List(list) => list.elements.iter_mut().map(part).fold(false, BitOr::bitor),
         Expr::Map(map) => {
+            let mut counts = false;
             for entry in &mut map.entries {
                 if let EntryExpr::MapEntry(entry) = &mut entry.expr {
-                    part(&mut entry.key);
-                    part(&mut entry.value);
+                    counts |= part(&mut entry.key);
+                    counts |= part(&mut entry.value);
                 }
             }
+            counts
         }
-        _ => {}
+        _ => false,
     }
 }
 
 /// What is written out is paid for by its parts.
-fn part(expression: &mut IdedExpr) {
-    if !matches!(
+fn part(expression: &mut IdedExpr) -> bool {
+    let counts = !matches!(
         expression.expr,
         Expr::Literal(_) | Expr::List(_) | Expr::Map(_)
-    ) {
+    );
+    if counts {
         wrap(expression, PART, None);
     }
+    counts
 }
 
 fn wrap(expression: &mut IdedExpr, function: &str, argument: Option<i64>) {

@@ -78,6 +78,8 @@ struct Compiled {
     cost: i64,
     /// Most steps that an evaluation takes.
     steps: i64,
+    /// It has parts that count by themselves.
+    counts: bool,
     /// The variables it mentions, among those that exist.
     roots: Vec<&'static str>,
     /// Adds, and joins texts, bytes and lists by it.
@@ -193,11 +195,13 @@ impl Expression {
                         (cost + patterns.steps() + ROOT * roots.len() as i64).min(budget::STEPS)
                     }
                 };
-                vocabulary::each(&mut expression, &mut budget::count);
+                let mut counts = false;
+                vocabulary::each(&mut expression, &mut |part| counts |= budget::count(part));
                 Form::Cel(Arc::new(Compiled {
                     expression,
                     cost,
                     steps,
+                    counts,
                     roots,
                     adds,
                     regexes: patterns.finish(),
@@ -281,7 +285,9 @@ impl Compiled {
                 context.add_variable_from_value(*root, value);
             }
         }
-        meter.add_to(&mut context)?;
+        if self.counts {
+            meter.add_to(&mut context)?;
+        }
         if let Some(joins) = self.adds {
             let meter = meter.clone();
             let add = move |left, right| value::add(joins, &meter, left, right);

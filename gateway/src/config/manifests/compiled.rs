@@ -10,6 +10,8 @@ use regex::{Regex, RegexBuilder};
 const ONE_REGEX: usize = 64 * 1024;
 /// The same of all those of an object together, in bytes.
 const ALL_REGEXES: usize = 512 * 1024;
+/// The same of all objects of a namespace together, in bytes. The oldest have theirs first.
+const NAMESPACE_REGEXES: usize = 8 * 1024 * 1024;
 /// Most steps that all expressions of an object may take for one request.
 const ALL_STEPS: u64 = 400_000;
 
@@ -18,6 +20,8 @@ const ALL_STEPS: u64 = 400_000;
 pub(super) struct Compiled {
     regexes: HashMap<String, Kept<Result<Fitted, String>>>,
     expressions: HashMap<String, Kept<Result<Expression, String>>>,
+    /// Bytes of regular expressions by namespace, since the last sweep.
+    taken: HashMap<String, usize>,
 }
 
 /// A regular expression with the limit that it fits into, in bytes.
@@ -35,11 +39,13 @@ struct Kept<T> {
 }
 
 impl Compiled {
-    /// The bounds of one object.
-    pub(super) fn allowance(&mut self) -> Allowance<'_> {
+    /// The bounds of one object of a namespace.
+    pub(super) fn allowance<'a>(&'a mut self, namespace: &'a str) -> Allowance<'a> {
+        let taken = self.taken.get(namespace).copied().unwrap_or_default();
         Allowance {
+            bytes: ALL_REGEXES.min(NAMESPACE_REGEXES.saturating_sub(taken)),
             compiled: self,
-            bytes: ALL_REGEXES,
+            namespace,
             steps: ALL_STEPS,
             exceeded: false,
         }
@@ -50,6 +56,7 @@ impl Compiled {
         fn sweep<T>(all: &mut HashMap<String, Kept<T>>) {
             all.retain(|_, kept| std::mem::take(&mut kept.used));
         }
+        self.taken.clear();
         sweep(&mut self.regexes);
         sweep(&mut self.expressions);
     }
@@ -76,6 +83,7 @@ fn keep<T: Clone>(
 /// What an object may still have.
 pub(super) struct Allowance<'c> {
     compiled: &'c mut Compiled,
+    namespace: &'c str,
     bytes: usize,
     steps: u64,
     /// Something was larger than may be.
@@ -106,8 +114,9 @@ impl Allowance<'_> {
         if self.bytes == 0 {
             self.exceeded = true;
             return Err(format!(
-                "the object's regular expressions are larger together than {} KiB",
-                ALL_REGEXES / 1024
+                "the regular expressions of the object are larger together than {} KiB, or those of its namespace than {} KiB",
+                ALL_REGEXES / 1024,
+                NAMESPACE_REGEXES / 1024,
             ));
         }
         let found = keep(&mut self.compiled.regexes, pattern, || {
@@ -115,7 +124,16 @@ impl Allowance<'_> {
         });
         let size = found.as_ref().map_or(ONE_REGEX, |found| found.size);
         match self.bytes.checked_sub(size) {
-            Some(left) => self.bytes = left,
+            Some(left) => {
+                self.bytes = left;
+                match self.compiled.taken.get_mut(self.namespace) {
+                    Some(taken) => *taken += size,
+                    None => {
+                        let namespace = self.namespace.to_owned();
+                        self.compiled.taken.insert(namespace, size);
+                    }
+                }
+            }
             None => {
                 self.bytes = 0;
                 return self.take(pattern, inner);
@@ -180,7 +198,7 @@ mod tests {
     #[test]
     fn one_and_all() {
         let mut compiled = Compiled::default();
-        let mut allowance = compiled.allowance();
+        let mut allowance = compiled.allowance("a");
         assert!(
             allowance
                 .whole("/api/v[0-9]+/[^/]+")
@@ -192,16 +210,23 @@ mod tests {
         assert!(!allowance.exceeded);
         assert!(allowance.whole(r"[\w]{100}").is_err());
         assert!(allowance.exceeded);
-        let mut allowance = compiled.allowance();
+        let mut allowance = compiled.allowance("a");
         let taken = (0..10_000).position(|n| allowance.whole(&format!("/{n}/[a-z]+")).is_err());
         assert!(taken.is_some_and(|taken| taken >= 128), "{taken:?}");
         assert!(allowance.exceeded);
+        // A namespace has a bound too, and another one is not touched by it.
+        let refused = (0..1000).position(|_| {
+            let mut allowance = compiled.allowance("a");
+            (0..64).any(|n| allowance.whole(&format!("/{n}/[a-z]+")).is_err())
+        });
+        assert!(refused.is_some_and(|refused| refused > 4), "{refused:?}");
+        assert!(compiled.allowance("b").whole("/[a-z]+").is_ok());
     }
 
     #[test]
     fn expressions_of_an_object() {
         let mut compiled = Compiled::default();
-        let mut allowance = compiled.allowance();
+        let mut allowance = compiled.allowance("a");
         let plain = "request.path == '/a'";
         assert!((0..300).all(|_| allowance.expression(plain).is_ok()));
         let heavy = "request.headers.exists(a, a == 'b')";
@@ -212,10 +237,10 @@ mod tests {
     #[test]
     fn unused_texts_are_forgotten() {
         let mut compiled = Compiled::default();
-        compiled.allowance().whole("a").unwrap();
-        compiled.allowance().expression("1 == 2").unwrap();
+        compiled.allowance("a").whole("a").unwrap();
+        compiled.allowance("a").expression("1 == 2").unwrap();
         compiled.sweep();
-        compiled.allowance().whole("a").unwrap();
+        compiled.allowance("a").whole("a").unwrap();
         compiled.sweep();
         assert_eq!((compiled.regexes.len(), compiled.expressions.len()), (1, 0));
     }

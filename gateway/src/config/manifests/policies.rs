@@ -118,7 +118,8 @@ impl Policies {
         if let Some(traffic) = &spec.traffic {
             let pre_routing = traffic.phase == Phase::PreRouting;
             let locked = spec.strategy.inheritance == Inheritance::Override;
-            let compiled = compile::compile(backends, known.allowance(), key, traffic);
+            let compiled =
+                compile::compile(backends, known.allowance(&key.namespace), key, traffic);
             let compiled = compiled.map(Arc::new);
             if let Some(compiled) = compiled {
                 problems.extend(compiled.problems.iter().cloned());

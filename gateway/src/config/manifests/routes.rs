@@ -81,7 +81,7 @@ pub(super) fn plan<'a>(
     key: &'a Key,
     object: &'a HttpRoute,
 ) -> RoutePlan<'a> {
-    let mut allowance = compiled.allowance();
+    let mut allowance = compiled.allowance(&key.namespace);
     let mut plan = RoutePlan {
         key,
         rules: Vec::new(),
@@ -159,7 +159,9 @@ impl Compiler<'_, '_, '_> {
         }
         let place = format!("{}.filters", self.place);
         let filters = self.filters(&spec.filters, &place);
-        let rewrites = self.rewrites(filters.as_ref(), &matches, &place);
+        let rewrites = filters
+            .as_ref()
+            .and_then(|filters| self.rewrites(filters, &matches, &place));
         let timeouts = &spec.timeouts;
         let timeout = self.timeout("request", timeouts.request.as_deref());
         let per_try_timeout = self.timeout("backendRequest", timeouts.backend_request.as_deref());
@@ -223,15 +225,16 @@ impl Compiler<'_, '_, '_> {
         Some(filters)
     }
 
-    /// How the path is rewritten for each of the rule's matches.
+    /// The rewrites of the path, one for each of the rule's matches.
     fn rewrites(
         &mut self,
-        filters: Option<&Filters>,
+        filters: &Filters,
         matches: &[Match],
         place: &str,
     ) -> Option<Vec<Option<PathRewrite>>> {
-        let rewrite = |matched| filters?.path_rewrite(matched, self.allowance).transpose();
-        let rewrites = matches.iter().map(rewrite).map(Option::transpose);
+        let rewrites = matches
+            .iter()
+            .map(|matched| filters.path_rewrite(matched, self.allowance));
         match rewrites.collect() {
             Ok(rewrites) => Some(rewrites),
             Err(message) => {

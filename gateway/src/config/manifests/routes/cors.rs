@@ -97,7 +97,7 @@ mod tests {
                 allow_origins: vec![allowed.into()],
                 ..Spec::default()
             };
-            let cors = compile(&spec, &mut Compiled::default().allowance()).unwrap();
+            let cors = compile(&spec, &mut Compiled::default().allowance("a")).unwrap();
             let found = cors.allow_origins.iter().any(|m| m.matches(origin));
             assert_eq!(found, matches, "{allowed} and {origin}");
         }
@@ -112,7 +112,7 @@ mod tests {
             expose_headers: words("* x-c"),
             ..Spec::default()
         };
-        let cors = compile(&spec, &mut Compiled::default().allowance()).unwrap();
+        let cors = compile(&spec, &mut Compiled::default().allowance("a")).unwrap();
         assert_eq!(cors.allow_methods, "GET, PUT");
         assert_eq!(cors.allow_headers, "x-a, x-b");
         assert_eq!(cors.expose_headers, "*, x-c");
@@ -120,7 +120,7 @@ mod tests {
         assert!(!cors.allow_credentials);
         spec.allow_credentials = Some(true);
         spec.max_age = Some(60);
-        let cors = compile(&spec, &mut Compiled::default().allowance()).unwrap();
+        let cors = compile(&spec, &mut Compiled::default().allowance("a")).unwrap();
         assert_eq!(cors.expose_headers, "x-c");
         assert_eq!(cors.max_age, "60");
         assert!(cors.allow_credentials);
