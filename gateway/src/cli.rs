@@ -50,6 +50,10 @@ pub struct Cli {
     #[arg(long, value_name = "PORT=PORT", value_parser = listen_port, requires = "config")]
     pub listen_port: Vec<(u16, u16)>,
 
+    /// Let backends of manifests be on this machine: loopback and link-local addresses, Unix sockets.
+    #[arg(long, requires = "config")]
+    pub local_backends: bool,
+
     /// The namespace of manifests that name none.
     #[arg(
         long,
@@ -157,6 +161,7 @@ impl Cli {
     fn file_options(&self) -> FileOptions {
         let mut options = FileOptions {
             listen_ports: self.listen_port.iter().copied().collect(),
+            local_backends: self.local_backends,
             namespace: self.namespace.clone(),
             ..FileOptions::default()
         };

@@ -12,17 +12,27 @@ use prost_types::{Struct, Value, value::Kind};
 
 use crate::config::snapshot::{Case, Choice};
 
-/// The configuration of the first case that holds; `None` if none does.
+/// The configuration of the first case that holds; `None` if none does. Where that takes too many steps to say, the request
+/// is refused.
 pub(crate) fn choose(
     choice: &Choice,
     parts: &Parts,
     context: &ExchangeContext,
 ) -> Option<Arc<FilterConfig>> {
-    let case = choice.cases.iter().find(|case| {
-        case.condition
-            .as_ref()
-            .is_none_or(|condition| condition.holds(parts, context))
-    })?;
+    let found = choice.cases.iter().find_map(|case| {
+        let holds = match &case.condition {
+            None => Ok(true),
+            Some(condition) => condition.holds(parts, context),
+        };
+        holds.map(|holds| holds.then_some(case)).transpose()
+    });
+    let case = match found? {
+        Ok(case) => case,
+        Err(error) => {
+            tracing::debug!(filter = choice.filter, %error, "a condition cannot be decided");
+            return Some(choice.undecided.clone());
+        }
+    };
     for (namespace, entries) in &case.metadata {
         let fields = entries
             .iter()

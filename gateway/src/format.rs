@@ -205,10 +205,11 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
             optional(upstream.map(|info| info.transport_failure_reason.replace(' ', "_")))
         }
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Value::Number(upstream.map_or(0, |info| info.attempts)),
-        "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => text(show(peer.remote)),
-        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT"
-        | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => text(peer.remote.ip().to_string()),
-        "DOWNSTREAM_REMOTE_PORT" => Value::Number(peer.remote.port().into()),
+        "DOWNSTREAM_REMOTE_ADDRESS" => text(show(exchange.client)),
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => text(exchange.client.ip().to_string()),
+        "DOWNSTREAM_REMOTE_PORT" => Value::Number(exchange.client.port().into()),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => text(show(peer.remote)),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => text(peer.remote.ip().to_string()),
         "DOWNSTREAM_LOCAL_ADDRESS" => text(show(peer.local)),
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => text(peer.local.ip().to_string()),
         "DOWNSTREAM_LOCAL_PORT" => Value::Number(peer.local.port().into()),

@@ -2,6 +2,9 @@
 //!
 //! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
+#[path = "manifests/isolation.rs"]
+mod isolation;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,13 +24,14 @@ const INSTRUCTIONS: &str = r#"instructions: {"addHeaders":{"extproc":"true"}}"#;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = vec![
+    let mut trials = vec![
         flow("guide/files", guide()),
         flow("guide/without-policy", without_policy()),
         flow("guide/endpoints-are-asked-for", endpoints_asked_for()),
         flow("backend/no-response-in-time", no_response_in_time()),
         flow("route/cors", cors()),
     ];
+    trials.extend(isolation::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -141,9 +145,15 @@ spec: {backend}
     let config = file.display().to_string();
     let arguments = |at: SocketAddr| {
         let port = format!("80={}", at.port());
-        ["--config", &config, "--listen-port", &port]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "--config",
+            &config,
+            "--listen-port",
+            &port,
+            "--local-backends",
+        ]
+        .map(str::to_owned)
+        .to_vec()
     };
     peers::start("gateway-one-route", program, arguments, &[]).await
 }

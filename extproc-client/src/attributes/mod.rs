@@ -8,6 +8,7 @@
 //! `+` on strings, bytes and lists, which Envoy's CEL leaves out. Not available: `filter_state` (always empty),
 //! and the certificate attributes of `connection`.
 
+mod budget;
 mod lookup;
 mod print;
 mod regex;
@@ -26,8 +27,8 @@ use prost::encoding::{
     encode_key, encode_varint, encoded_len_varint, key_len,
 };
 
-use self::lookup::Item;
 pub use self::vocabulary::Vocabulary;
+use self::{budget::Meter, lookup::Item};
 use crate::{
     config::AttributeSet,
     host::{ExchangeContext, HostFacts, RouteFacts, UpstreamInfo},
@@ -63,15 +64,35 @@ pub(crate) enum Headers {
     ResponseTrailers,
 }
 
+/// An evaluation that ended because it took too many steps.
+///
+/// Nothing can be said of the expression's value then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the expression takes too many steps")]
+pub struct OverBudget;
+
 #[derive(Debug)]
 struct Compiled {
     expression: IdedExpr,
+    /// Steps for looking at all of it once.
+    cost: i64,
+    /// Most steps that an evaluation takes.
+    steps: i64,
+    /// It has parts that count by themselves.
+    counts: bool,
     /// The variables it mentions, among those that exist.
     roots: Vec<&'static str>,
-    /// Adds numbers only.
-    adds: bool,
-    /// Names the library of regular expressions.
-    uses_regex: bool,
+    /// Adds, and joins texts, bytes and lists by it.
+    adds: Option<Joins>,
+    /// Regular expressions.
+    regexes: regex::Library,
+}
+
+/// Whether `+` joins texts, bytes and lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joins {
+    Yes,
+    No,
 }
 
 /// The names that an expression may begin with.
@@ -116,13 +137,17 @@ const FUNCTIONS: &[&str] = &[
     "getMilliseconds",
 ];
 
+/// Steps for the map that a root is, with all headers.
+const ROOT: i64 = 1_000;
+
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 impl Expression {
     /// Compiles `text`. An unknown name is no error: the expression then has no value.
     ///
     /// # Errors
-    /// `text` is not CEL, calls a function that does not exist, or gives `matches` a text that is no regular expression.
+    /// `text` is not CEL, is longer or nested deeper than may be, calls a function that does not exist, or gives
+    /// `matches` a text that is no regular expression or a large one.
     pub fn compile(text: &str) -> Result<Self, ExpressionError> {
         Self::compile_with(text, Vocabulary::Envoy)
     }
@@ -136,17 +161,20 @@ impl Expression {
     }
 
     fn parse(text: &str, vocabulary: Vocabulary) -> Result<Self, String> {
+        budget::check_text(text)?;
         let program = ENV.compile(text).map_err(|errors| {
             let text = errors.to_string();
             let line = text.lines().next().unwrap_or_default();
             format!("not a CEL expression: {line}")
         })?;
+        budget::check(program.expression())?;
         let references = program.references();
         let mut expression = program.expression().clone();
         let mut calls = Ok(());
+        let mut patterns = regex::Patterns::default();
         vocabulary::each(&mut expression, &mut |part| {
             if let (Expr::Call(call), Ok(())) = (part, &calls) {
-                calls = check_call(call, vocabulary);
+                calls = check_call(call, vocabulary).and_then(|()| patterns.take(call));
             }
         });
         calls?;
@@ -154,32 +182,52 @@ impl Expression {
         let form = match plain(&expression) {
             Some(form) => form,
             None => {
-                let roots = ROOTS
+                let roots: Vec<&str> = ROOTS
                     .iter()
                     .copied()
                     .filter(|root| references.has_variable(root))
                     .collect();
                 lower_header_names(&mut expression);
+                let cost = budget::cost(&expression);
+                let steps = match budget::has_loops(&expression) {
+                    true => budget::STEPS,
+                    false => {
+                        (cost + patterns.steps() + ROOT * roots.len() as i64).min(budget::STEPS)
+                    }
+                };
+                let mut counts = false;
+                vocabulary::each(&mut expression, &mut |part| counts |= budget::count(part));
                 Form::Cel(Arc::new(Compiled {
                     expression,
+                    cost,
+                    steps,
+                    counts,
                     roots,
                     adds,
-                    uses_regex: references.has_variable(regex::LIBRARY),
+                    regexes: patterns.finish(),
                 }))
             }
         };
         Ok(Self { form })
     }
 
-    /// Whether the expression is true of a request, before it goes anywhere. What has no value is not
+    /// Tells whether the expression is true of a request, before it goes anywhere. What has no value is not
     /// true.
-    pub fn holds(&self, request: &http::request::Parts, context: &ExchangeContext) -> bool {
+    ///
+    /// # Errors
+    /// The evaluation takes too many steps. Where the expression guards something, that has to stay closed.
+    pub fn holds(
+        &self,
+        request: &http::request::Parts,
+        context: &ExchangeContext,
+    ) -> Result<bool, OverBudget> {
         let view = View::of_request(request, context);
-        matches!(self.evaluate(&view), Some(Item::Bool(true)))
+        let value = self.try_evaluate(&view)?;
+        Ok(matches!(value, Some(Item::Bool(true))))
     }
 
     /// The expression's value for a request, before it goes anywhere: a boolean, a number, or text as a
-    /// processor would get it.
+    /// processor would get it. One that takes too many steps has none.
     pub fn value(
         &self,
         request: &http::request::Parts,
@@ -198,34 +246,63 @@ impl Expression {
         Some(prost_types::Value { kind: Some(kind) })
     }
 
-    fn evaluate<'a>(&'a self, view: &'a View<'a>) -> Option<Item<'a>> {
+    /// Most steps that an evaluation takes, about one for each part of the expression that is looked at.
+    pub fn steps(&self) -> u64 {
         match &self.form {
-            Form::Name(root, field) => view.lookup(root, field.as_deref()),
-            Form::Header(headers, name) => view.header(*headers, name).map(Item::Text),
+            Form::Name(..) | Form::Header(..) => 1,
+            Form::Cel(compiled) => compiled.steps.unsigned_abs(),
+        }
+    }
+
+    /// The value, if there is one. An evaluation that takes too many steps gives none.
+    fn evaluate<'a>(&'a self, view: &'a View<'a>) -> Option<Item<'a>> {
+        self.try_evaluate(view).ok().flatten()
+    }
+
+    fn try_evaluate<'a>(&'a self, view: &'a View<'a>) -> Result<Option<Item<'a>>, OverBudget> {
+        match &self.form {
+            Form::Name(root, field) => Ok(view.lookup(root, field.as_deref())),
+            Form::Header(headers, name) => Ok(view.header(*headers, name).map(Item::Text)),
             Form::Cel(compiled) => {
-                let mut context = Context::with_env(ENV.clone());
-                for root in &compiled.roots {
-                    if let Some(value) = value::of_root(view, root) {
-                        context.add_variable_from_value(*root, value);
-                    }
-                }
-                if compiled.adds {
-                    context.add_function(vocabulary::ADD, value::add).ok()?;
-                }
-                if compiled.uses_regex {
-                    regex::add(&mut context)?;
-                }
-                let value = Value::resolve(&compiled.expression, &context).ok()?;
-                match &compiled.expression.expr {
-                    Expr::Call(call) if call.func_name == "type" => Some(print::a_type()),
-                    _ => Some(print::item(value)),
+                let meter = Meter::new();
+                let value = compiled.evaluate(view, &meter);
+                match meter.is_overdrawn() {
+                    // Also where it has a value: an operator may have passed over the end.
+                    true => Err(OverBudget),
+                    false => Ok(value),
                 }
             }
         }
     }
 }
 
-/// Whether a function exists, and what it is given can be used.
+impl Compiled {
+    fn evaluate(&self, view: &View<'_>, meter: &Meter) -> Option<Item<'static>> {
+        meter.pay(self.cost).ok()?;
+        let mut context = Context::with_env(ENV.clone());
+        for root in &self.roots {
+            if let Some(value) = value::of_root(view, root) {
+                context.add_variable_from_value(*root, value);
+            }
+        }
+        if self.counts {
+            meter.add_to(&mut context)?;
+        }
+        if let Some(joins) = self.adds {
+            let meter = meter.clone();
+            let add = move |left, right| value::add(joins, &meter, left, right);
+            context.add_function(vocabulary::ADD, add).ok()?;
+        }
+        self.regexes.add_to(&mut context, meter)?;
+        let value = Value::resolve(&self.expression, &context).ok()?;
+        match &self.expression.expr {
+            Expr::Call(call) if call.func_name == "type" => Some(print::a_type()),
+            _ => Some(print::item(value)),
+        }
+    }
+}
+
+/// Checks that a function exists.
 fn check_call(call: &CallExpr, vocabulary: Vocabulary) -> Result<(), String> {
     let name = call.func_name.as_str();
     let known = !name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -233,7 +310,7 @@ fn check_call(call: &CallExpr, vocabulary: Vocabulary) -> Result<(), String> {
         || vocabulary.functions().contains(&name)
         || regex::is_ours(call);
     match known {
-        true => regex::check(call),
+        true => Ok(()),
         false => Err(format!("unknown function {name:?}")),
     }
 }

@@ -1,61 +1,250 @@
-//! Regular expressions in CEL: `matches` with an expression that is written out is checked when it is compiled, and
-//! `re.extract`, `re.capture` and `re.captureN` are as in Envoy's CEL library.
+//! Regular expressions in CEL: `matches`, and `re.extract`, `re.capture` and `re.captureN` as in Envoy's CEL library.
+//!
+//! One that is written out is compiled with the expression. Others are compiled when they are used, which costs steps.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use cel::{
     Context, ExecutionError, IdedExpr, Value,
     common::ast::{CallExpr, Expr, LiteralValue},
     objects::Key,
 };
-use regex::{Captures, Regex};
+use regex::{Captures, Regex, RegexBuilder};
 
-use super::value::text_value;
+use super::{budget::Meter, value::text_value};
 
-/// The library's name, and what it has.
-pub(super) const LIBRARY: &str = "re";
-const FUNCTIONS: &[&str] = &["extract", "capture", "captureN"];
+/// The library's name.
+const LIBRARY: &str = "re";
+/// Longest text of a regular expression that is written out, and its largest compiled form, in bytes.
+const WRITTEN: (usize, usize) = (4 * 1024, 32 * 1024);
+/// The same of one that is compiled when it is used.
+const GIVEN: (usize, usize) = (256, 8 * 1024);
+/// Steps for compiling one.
+const COMPILING: i64 = 2_000;
+
+/// A function that takes a regular expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Function {
+    Matches,
+    Extract,
+    Capture,
+    CaptureAll,
+}
+
+impl Function {
+    /// The name by which a rewritten call calls it, with an expression that is written out or another one. No expression
+    /// can name it.
+    fn name(self, written: bool) -> &'static str {
+        match (self, written) {
+            (Self::Matches, true) => "@matches",
+            (Self::Matches, false) => "@matches_given",
+            (Self::Extract, true) => "@extract",
+            (Self::Extract, false) => "@extract_given",
+            (Self::Capture, true) => "@capture",
+            (Self::Capture, false) => "@capture_given",
+            (Self::CaptureAll, true) => "@capture_all",
+            (Self::CaptureAll, false) => "@capture_all_given",
+        }
+    }
+
+    /// The function of the library by its name there, and how many arguments it has.
+    fn of_library(name: &str) -> Option<(Self, usize)> {
+        match name {
+            "extract" => Some((Self::Extract, 3)),
+            "capture" => Some((Self::Capture, 2)),
+            "captureN" => Some((Self::CaptureAll, 2)),
+            _ => None,
+        }
+    }
+
+    /// Whether the whole of a text has to match.
+    fn takes_all(self) -> bool {
+        matches!(self, Self::Capture | Self::CaptureAll)
+    }
+}
 
 /// Whether this is a call of the library.
 pub(super) fn is_ours(call: &CallExpr) -> bool {
+    Function::of_library(&call.func_name).is_some() && is_on_library(call)
+}
+
+fn is_on_library(call: &CallExpr) -> bool {
     let of_library = |target: &IdedExpr| match &target.expr {
         Expr::Ident(name) => name == LIBRARY,
         _ => false,
     };
-    FUNCTIONS.contains(&call.func_name.as_str()) && call.target.as_deref().is_some_and(of_library)
+    call.target.as_deref().is_some_and(of_library)
 }
 
-/// Checks the regular expression of `matches`, if it is known already. Those of the library are looked at when they are used,
-/// as in Envoy.
-pub(super) fn check(call: &CallExpr) -> Result<(), String> {
-    if call.func_name != "matches" {
-        return Ok(());
+/// The regular expressions of an expression, and the functions that use them.
+#[derive(Debug, Default)]
+pub(super) struct Patterns {
+    written: Vec<Regex>,
+    functions: Vec<(Function, bool)>,
+    calls: i64,
+    /// Calls with a regular expression that is not written out.
+    given: i64,
+}
+
+impl Patterns {
+    /// Rewrites a call that takes a regular expression, and compiles that if it is known.
+    ///
+    /// # Errors
+    /// The regular expression of `matches` is none; those of the library are looked at when they are used, as in
+    /// Envoy. Or it is too large.
+    pub(super) fn take(&mut self, call: &mut CallExpr) -> Result<(), String> {
+        let function = match Function::of_library(&call.func_name) {
+            Some((function, count)) if is_on_library(call) => {
+                if call.args.len() != count {
+                    return Ok(());
+                }
+                call.target = None;
+                function
+            }
+            _ if call.func_name == "matches" => {
+                let text = call.target.take();
+                call.args.splice(0..0, text.map(|text| *text));
+                if call.args.len() != 2 {
+                    return Err("matches takes a text and a regular expression".into());
+                }
+                Function::Matches
+            }
+            _ => return Ok(()),
+        };
+        let Some(pattern) = call.args.get_mut(1) else {
+            return Ok(());
+        };
+        let mut written = false;
+        if let Expr::Literal(LiteralValue::String(text)) = &pattern.expr {
+            match compile(text.inner(), function.takes_all(), WRITTEN) {
+                Ok(regex) => {
+                    let index = i64::try_from(self.written.len()).unwrap_or(i64::MAX);
+                    pattern.expr = Expr::Literal(LiteralValue::Int(index.into()));
+                    self.written.push(regex);
+                    written = true;
+                }
+                Err(Unusable::Syntax(_)) if function != Function::Matches => {}
+                Err(Unusable::Syntax(error)) => {
+                    return Err(format!("not a regular expression: {error}"));
+                }
+                Err(Unusable::Size) => {
+                    return Err("the regular expression is larger than may be".into());
+                }
+            }
+        }
+        call.func_name = function.name(written).into();
+        self.calls += 1;
+        self.given += i64::from(!written);
+        if !self.functions.contains(&(function, written)) {
+            self.functions.push((function, written));
+        }
+        Ok(())
     }
-    let ((Some(_), [pattern]) | (None, [_, pattern])) = (&call.target, call.args.as_slice()) else {
-        return Ok(());
-    };
-    let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
-        return Ok(());
-    };
-    match Regex::new(pattern.inner()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("not a regular expression: {error}")),
+
+    /// Steps for compiling those that are not written out, and for looking for each in a long text.
+    pub(super) fn steps(&self) -> i64 {
+        self.given * COMPILING + self.calls * COMPILING
+    }
+
+    /// The same to evaluate with.
+    pub(super) fn finish(self) -> Library {
+        Library {
+            written: self.written.into(),
+            functions: self.functions,
+        }
     }
 }
 
-/// Makes the library known; `None` if something else has its names.
-pub(super) fn add(context: &mut Context<'_, '_>) -> Option<()> {
-    context.add_function("re.extract", extract).ok()?;
-    context.add_function("re.capture", capture).ok()?;
-    context.add_function("re.captureN", capture_all).ok()
+/// What rewritten calls need.
+#[derive(Debug)]
+pub(super) struct Library {
+    written: Arc<[Regex]>,
+    functions: Vec<(Function, bool)>,
+}
+
+impl Library {
+    /// Makes the functions known; `None` if something else has their names.
+    pub(super) fn add_to(&self, context: &mut Context<'_, '_>, meter: &Meter) -> Option<()> {
+        for (function, written) in &self.functions {
+            let source = Source {
+                written: written.then(|| self.written.clone()),
+                whole: function.takes_all(),
+                meter: meter.clone(),
+            };
+            let name = function.name(*written);
+            match function {
+                Function::Matches => context.add_function(name, move |text, pattern| {
+                    let regex = source.regex(&text, &pattern)?;
+                    Ok::<_, ExecutionError>(Value::Bool(regex.is_match(text_of(&text)?)))
+                }),
+                Function::Extract => {
+                    context.add_function(name, move |text, pattern, rewrite: Value| {
+                        extract(&source, &text, &pattern, &rewrite)
+                    })
+                }
+                Function::Capture => context
+                    .add_function(name, move |text, pattern| capture(&source, &text, &pattern)),
+                Function::CaptureAll => context.add_function(name, move |text, pattern| {
+                    capture_all(&source, &text, &pattern)
+                }),
+            }
+            .ok()?;
+        }
+        Some(())
+    }
+}
+
+/// Where a function's regular expressions come from.
+struct Source {
+    /// Those that are written out, which calls name by their place.
+    written: Option<Arc<[Regex]>>,
+    whole: bool,
+    meter: Meter,
+}
+
+impl Source {
+    /// The regular expression, with the steps paid for looking for it in a text.
+    fn regex(&self, text: &Value, pattern: &Value) -> Result<Cow<'_, Regex>, ExecutionError> {
+        // A pattern that needs many states is slow: far from the steps of anything else for each byte.
+        let length = text_of(text)?.len();
+        self.meter
+            .pay(i64::try_from(length / 2).unwrap_or(i64::MAX))?;
+        match (&self.written, pattern) {
+            (Some(written), Value::Int(index)) => {
+                let regex = usize::try_from(*index).ok().and_then(|at| written.get(at));
+                regex.map(Cow::Borrowed)
+            }
+            (None, Value::String(pattern)) => {
+                self.meter.pay(COMPILING)?;
+                compile(pattern, self.whole, GIVEN).ok().map(Cow::Owned)
+            }
+            _ => None,
+        }
+        .ok_or_else(|| failed("not a regular expression"))
+    }
+
+    fn captures<'t>(
+        &self,
+        text: &'t Value,
+        pattern: &Value,
+    ) -> Result<(Cow<'_, Regex>, Captures<'t>), ExecutionError> {
+        let regex = self.regex(text, pattern)?;
+        let found = regex.captures(text_of(text)?);
+        let found = found.ok_or_else(|| failed("no match"))?;
+        Ok((regex, found))
+    }
 }
 
 /// The first match, rewritten: `\1` stands for a group, `\0` for all of it, `\\` for a backslash.
-fn extract(text: Value, pattern: Value, rewrite: Value) -> Result<Value, ExecutionError> {
-    let pattern = compile(text_of(&pattern)?)?;
-    let found = captures(&pattern, &text)?;
+fn extract(
+    source: &Source,
+    text: &Value,
+    pattern: &Value,
+    rewrite: &Value,
+) -> Result<Value, ExecutionError> {
+    let (_, found) = source.captures(text, pattern)?;
     let mut out = String::new();
-    let mut rest = text_of(&rewrite)?.chars();
+    let mut rest = text_of(rewrite)?.chars();
     while let Some(next) = rest.next() {
         if next != '\\' {
             out.push(next);
@@ -67,7 +256,11 @@ fn extract(text: Value, pattern: Value, rewrite: Value) -> Result<Value, Executi
                 let group = digit.to_digit(10).map(|digit| digit as usize);
                 let group = group.filter(|group| *group < found.len());
                 let group = group.ok_or_else(|| failed("no such group"))?;
-                out.push_str(found.get(group).map_or("", |group| group.as_str()));
+                let group = found.get(group).map_or("", |group| group.as_str());
+                source
+                    .meter
+                    .pay(i64::try_from(group.len() / 64).unwrap_or(i64::MAX))?;
+                out.push_str(group);
             }
             None => return Err(failed("a rewrite ends with a backslash")),
         }
@@ -76,9 +269,8 @@ fn extract(text: Value, pattern: Value, rewrite: Value) -> Result<Value, Executi
 }
 
 /// The first group, where the whole text matches.
-fn capture(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
-    let pattern = compile_whole(&pattern)?;
-    let found = captures(&pattern, &text)?;
+fn capture(source: &Source, text: &Value, pattern: &Value) -> Result<Value, ExecutionError> {
+    let (_, found) = source.captures(text, pattern)?;
     match found.len() {
         0 | 1 => Err(failed("no group")),
         _ => Ok(group(&found, 1)),
@@ -86,10 +278,9 @@ fn capture(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
 }
 
 /// All groups by name or number, where the whole text matches.
-fn capture_all(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
-    let pattern = compile_whole(&pattern)?;
-    let found = captures(&pattern, &text)?;
-    let groups: std::collections::HashMap<Key, Value> = pattern
+fn capture_all(source: &Source, text: &Value, pattern: &Value) -> Result<Value, ExecutionError> {
+    let (regex, found) = source.captures(text, pattern)?;
+    let groups: std::collections::HashMap<Key, Value> = regex
         .capture_names()
         .enumerate()
         .skip(1)
@@ -107,18 +298,32 @@ fn capture_all(text: Value, pattern: Value) -> Result<Value, ExecutionError> {
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, ExecutionError> {
-    Regex::new(pattern).map_err(|_| failed("not a regular expression"))
+/// Why a text cannot be used as a regular expression.
+enum Unusable {
+    Syntax(String),
+    Size,
 }
 
-/// For the whole of a text.
-fn compile_whole(pattern: &Value) -> Result<Regex, ExecutionError> {
-    compile(&format!("^(?:{})$", text_of(pattern)?))
-}
-
-fn captures<'t>(pattern: &Regex, text: &'t Value) -> Result<Captures<'t>, ExecutionError> {
-    let found = pattern.captures(text_of(text)?);
-    found.ok_or_else(|| failed("no match"))
+fn compile(
+    pattern: &str,
+    whole: bool,
+    (text, compiled): (usize, usize),
+) -> Result<Regex, Unusable> {
+    if pattern.len() > text {
+        return Err(Unusable::Size);
+    }
+    let pattern: Cow<'_, str> = match whole {
+        true => format!("^(?:{pattern})$").into(),
+        false => pattern.into(),
+    };
+    RegexBuilder::new(&pattern)
+        .size_limit(compiled)
+        .dfa_size_limit(compiled)
+        .build()
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => Unusable::Size,
+            error => Unusable::Syntax(error.to_string()),
+        })
 }
 
 fn text_of(value: &Value) -> Result<&str, ExecutionError> {

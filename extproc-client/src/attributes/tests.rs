@@ -359,3 +359,77 @@ fn refused() {
     let error = Expression::compile("request.path.replace('p', 'q')").unwrap_err();
     assert_eq!(error.to_string(), "unknown function \"replace\"");
 }
+
+#[test]
+fn larger_than_may_be() {
+    for text in [
+        format!("1{}", "+1".repeat(900)),
+        format!("1{}", "+1".repeat(200)),
+        format!("request{}", ".a".repeat(400)),
+        format!("{}1{}", "(".repeat(400), ")".repeat(400)),
+        format!("{}1{}", "[".repeat(200), "]".repeat(200)),
+        format!("1 in [{}]", "1,".repeat(3000)),
+        format!("1{}", "+1".repeat(8000)),
+        "request.path.matches('[\\\\w]{100}')".to_owned(),
+        "re.capture(request.path, '([\\\\w]{100})') == ''".to_owned(),
+    ] {
+        let begin = text.get(..20).unwrap();
+        let error = Expression::compile_with(&text, Vocabulary::Agentgateway);
+        assert!(error.is_err(), "{begin}");
+    }
+}
+
+#[test]
+fn too_many_steps() {
+    let exchange = exchange();
+    let context = ExchangeContext::default();
+    let holds = |text: &str| {
+        let expression = Expression::compile_with(text, Vocabulary::Agentgateway)
+            .unwrap_or_else(|error| panic!("{text}: {error}"));
+        expression.holds(&exchange.request, &context)
+    };
+    let list = format!("[{}]", "1,".repeat(30));
+    // Each level of a chain sees twice what the level before did.
+    let doubled = |begin: &str, step: &str| {
+        let head: String = (0..30).map(|_| format!("[{step}].map(a, ")).collect();
+        let list = head.replacen(&format!("[{step}]"), begin, 1);
+        format!("size({list}a{}) > 0", ")".repeat(30))
+    };
+    for text in [
+        format!("{list}.all(a, {list}.all(b, {list}.all(c, {list}.all(d, a + b + c + d >= 0))))"),
+        format!("{list}.all(a, {list}.all(b, {list}.all(c, {list}.all(d, true)))) || true"),
+        format!("{list}.map(a, {list}.map(b, {list}.map(c, {list}))).size() > 0"),
+        doubled("['abcdefgh']", "a + a"),
+        doubled("[[1]]", "[a, a]"),
+        doubled("[[1]]", "{'a': a, 'b': a}"),
+        format!("{list}.exists(a, request.path.matches(request.method + string(a)))"),
+        format!("{list}.exists(a, re.capture(request.path, request.method) == '')"),
+    ] {
+        assert_eq!(holds(&text), Err(OverBudget), "{text}");
+    }
+    for (text, expected) in [
+        (
+            "request.headers.exists(name, name.startsWith('x-'))".into(),
+            true,
+        ),
+        (
+            "request.headers.all(name, request.headers[name] != '')".into(),
+            true,
+        ),
+        (
+            format!("{list}.exists(a, request.path.matches('^/p'))"),
+            true,
+        ),
+        (
+            format!("{list}.map(a, a + 1).filter(a, a > 2).size() == 0"),
+            true,
+        ),
+        (format!("{list}.all(a, {list}.exists(b, a == b))"), true),
+        ("request.path.matches(request.method)".into(), false),
+        ("[1, 2].exists_one(a, a == 2)".into(), true),
+        ("('a' + 'b') == 'ab' && [1] + [2] == [1, 2]".into(), true),
+        ("nothing.at.all == 1".into(), false),
+    ] {
+        assert_eq!(holds(&text), Ok(expected), "{text}");
+    }
+}

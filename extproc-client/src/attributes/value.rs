@@ -6,7 +6,8 @@ use cel::{ExecutionError, Value, objects::Key};
 use prost_types::{Any, Struct, value::Kind};
 
 use super::{
-    Headers, View,
+    Headers, Joins, View,
+    budget::{Meter, size},
     lookup::{self, Item},
 };
 use crate::host::Metadata;
@@ -138,12 +139,21 @@ fn of_node(node: &serde_json::Value) -> Value {
     map(empty.chain(given))
 }
 
-/// `+` as Envoy has it: texts, bytes and lists are not joined.
-pub(super) fn add(left: Value, right: Value) -> Result<Value, ExecutionError> {
-    match (&left, &right) {
-        (Value::String(_) | Value::Bytes(_) | Value::List(_), _) => Err(
+/// `+`, which in Envoy does not join texts, bytes and lists.
+pub(super) fn add(
+    joins: Joins,
+    meter: &Meter,
+    left: Value,
+    right: Value,
+) -> Result<Value, ExecutionError> {
+    match (&left, joins) {
+        (Value::String(_) | Value::Bytes(_) | Value::List(_), Joins::No) => Err(
             ExecutionError::function_error("+", "joins nothing in Envoy's CEL"),
         ),
+        (Value::String(_) | Value::Bytes(_) | Value::List(_), Joins::Yes) => {
+            meter.pay(size(&left) + size(&right))?;
+            left + right
+        }
         _ => left + right,
     }
 }

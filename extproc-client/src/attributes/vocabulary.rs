@@ -5,6 +5,8 @@ use cel::{
     common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, SelectExpr, operators},
 };
 
+use super::Joins;
+
 /// Whose names an expression uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,7 +25,7 @@ pub(super) const URI: &str = "@uri";
 /// The address without its port. No expression can name it.
 pub(super) const IP: &str = "@ip";
 
-/// Addition of what is not joined. No expression can name it.
+/// Addition. No expression can name it.
 pub(super) const ADD: &str = "@add";
 
 /// Agentgateway's names and those they have here.
@@ -37,17 +39,18 @@ const AGENTGATEWAY: &[(&str, &str, &str)] = &[
 ];
 
 impl Vocabulary {
-    /// Gives the attributes and operators of an expression the names that they have here. Tells whether it adds numbers
-    /// only.
-    pub(super) fn translate(self, expression: &mut IdedExpr) -> bool {
-        let mut adds = false;
+    /// Gives the attributes and operators of an expression the names that they have here. Tells what its additions do,
+    /// if it has any.
+    pub(super) fn translate(self, expression: &mut IdedExpr) -> Option<Joins> {
+        let mut adds = None;
         each(expression, &mut |expression| match (self, expression) {
             (Self::Agentgateway, Expr::Select(select)) => rename(select),
-            (Self::Envoy, Expr::Call(call))
-                if call.func_name == operators::ADD && !collects(call) =>
-            {
+            (_, Expr::Call(call)) if call.func_name == operators::ADD && !collects(call) => {
                 call.func_name = ADD.into();
-                adds = true;
+                adds = Some(match self {
+                    Self::Envoy => Joins::No,
+                    Self::Agentgateway => Joins::Yes,
+                });
             }
             (_, Expr::Call(call)) => {
                 as_member(call);

@@ -29,6 +29,11 @@ impl RegexMatcher {
             .map_err(|error| PatternError(error.to_string()))
     }
 
+    /// Takes a regular expression that is compiled already, and matches whole values only because it is anchored (`^(?:…)$`).
+    pub fn anchored(regex: Regex) -> Self {
+        Self(regex)
+    }
+
     /// Whether the whole of `value` matches.
     pub fn matches(&self, value: &str) -> bool {
         self.0.is_match(value)

@@ -12,10 +12,11 @@ mod route;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+pub(crate) use self::manager::decode_unreserved;
 pub use self::{
     cluster::{
         CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy,
-        Priority, RetryBudget, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol,
+        Priority, Reach, RetryBudget, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol,
         UpstreamTls,
     },
     listener::{

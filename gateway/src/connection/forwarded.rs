@@ -1,5 +1,7 @@
 //! What proxies tell each other in a request's head: which of it a client may say, and what the gateway adds.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
 use super::Context;
@@ -54,8 +56,14 @@ pub(super) fn clean(headers: &mut HeaderMap, edge: bool) {
     }
 }
 
-/// Fields that the gateway adds to requests; after what the client sent was stripped.
-pub(super) fn add(context: &Context, http: &HttpManager, parts: &mut Parts, version: Version) {
+/// Adds what the gateway says of a request; after what the client sent was stripped. Returns the client's address: that of
+/// the peer, or what the proxies in front say of it that are trusted.
+pub(super) fn add(
+    context: &Context,
+    http: &HttpManager,
+    parts: &mut Parts,
+    version: Version,
+) -> SocketAddr {
     const FOR: &str = "x-forwarded-for";
     const PROTO: &str = "x-forwarded-proto";
     const REQUEST_ID: &str = "x-request-id";
@@ -71,13 +79,20 @@ pub(super) fn add(context: &Context, http: &HttpManager, parts: &mut Parts, vers
     if !http.proxy_100_continue {
         headers.remove(header::EXPECT);
     }
+    let remote = context.peer.remote;
+    let mut client = remote;
     if edge {
-        let address = context.peer.remote.ip().to_string();
-        append_to_list(headers, FOR, &address);
-        if let Ok(address) = HeaderValue::try_from(address) {
+        let hops = http.xff_num_trusted_hops;
+        if let Some(said) = said_by(headers.get(FOR), hops) {
+            client = SocketAddr::new(said, 0);
+        }
+        append_to_list(headers, FOR, &remote.ip().to_string());
+        if let Ok(address) = HeaderValue::try_from(client.ip().to_string()) {
             headers.insert(EXTERNAL, address);
         }
-        headers.insert(PROTO, proto);
+        if hops == 0 || !headers.contains_key(PROTO) {
+            headers.insert(PROTO, proto);
+        }
     } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
         headers.insert(PROTO, proto);
     }
@@ -90,6 +105,15 @@ pub(super) fn add(context: &Context, http: &HttpManager, parts: &mut Parts, vers
     if !http.via.is_empty() {
         append_to_list(headers, "via", &http.via);
     }
+    client
+}
+
+/// The address that the farthest of this many trusted proxies adds to `x-forwarded-for`, counted from the right; `None` if
+/// none is trusted, or the list is shorter than that.
+fn said_by(list: Option<&HeaderValue>, hops: u32) -> Option<IpAddr> {
+    let skipped = usize::try_from(hops.checked_sub(1)?).ok()?;
+    let entry = list?.to_str().ok()?.rsplit(',').nth(skipped)?;
+    entry.trim().parse().ok()
 }
 
 /// Adds an element to a comma-separated list of one line.
@@ -103,5 +127,27 @@ pub(super) fn append_to_list(headers: &mut HeaderMap, name: &'static str, elemen
     line.extend_from_slice(element.as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&line) {
         headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trusted_hops_count_from_the_right() {
+        let list = HeaderValue::from_static("9.9.9.9, 1.1.1.1,::2 , unknown");
+        for (hops, said) in [
+            (0, None),
+            (1, None),
+            (2, Some("::2")),
+            (3, Some("1.1.1.1")),
+            (4, Some("9.9.9.9")),
+            (5, None),
+        ] {
+            let said = said.map(|said| said.parse().unwrap());
+            assert_eq!(said_by(Some(&list), hops), said, "{hops}");
+        }
+        assert_eq!(said_by(None, 1), None);
     }
 }

@@ -65,14 +65,14 @@ pub(super) fn begin(
     let extended = extended.map(|protocol| protocol.as_str().to_owned());
 
     let tls = context.peer.tls.is_some();
-    let target = target::absolute(&parts, tls, !http.use_remote_address);
-    match target {
-        Ok(uri) => {
-            parts.uri = uri;
-            let own = context.peer.local.port();
-            target::strip_port(http.normalization.strip_port, own, &mut parts);
-        }
-        Err(details) => refusal = Some(bad(details)),
+    let trusted = !http.use_remote_address || http.xff_num_trusted_hops > 0;
+    let target = target::absolute(&parts, tls, trusted).and_then(|uri| {
+        parts.uri = uri;
+        let own = context.peer.local.port();
+        target::normalize_host(&http.normalization, own, &mut parts)
+    });
+    if let Err(details) = target {
+        refusal = Some(bad(details));
     }
     if version == Version::HTTP_2 && !values_are_trimmed(&parts.headers) {
         refusal = Some(bad("http2.invalid.header.field"));
@@ -115,7 +115,7 @@ pub(super) fn begin(
     }
     let awaits_continue = has_body && parts.headers.contains_key(header::EXPECT);
     forwarded::clean(&mut parts.headers, http.use_remote_address);
-    forwarded::add(context, http, &mut parts, version);
+    let client = forwarded::add(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
         refusal = refusal.or_else(|| Some(bad("unexpected_underscore")));
     }
@@ -149,6 +149,7 @@ pub(super) fn begin(
         listener: context.chain.shared.clone(),
         http: http.clone(),
         peer: context.peer.clone(),
+        client,
         version,
         outgoing,
         buffer: context.chain.buffer(version),
@@ -248,7 +249,7 @@ fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeCont
         metadata: exchange.metadata.clone(),
         facts: Arc::new(HostFacts {
             connection_id: context.peer.id,
-            source: Some(context.peer.remote),
+            source: Some(exchange.client),
             destination: Some(context.peer.local),
             version: Some(exchange.version),
             start: Some(exchange.time),

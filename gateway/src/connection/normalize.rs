@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::config::snapshot::{EscapedSlashes, Normalization, Underscores};
+use crate::config::snapshot::{EscapedSlashes, Normalization, Underscores, decode_unreserved};
 
 /// What becomes of a request after its path was looked at.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,36 +73,6 @@ fn unescape_slashes(path: &str) -> String {
     let path = replace(path, "%2f", "/");
     let path = replace(path, "%5C", "\\");
     replace(path, "%5c", "\\")
-}
-
-/// Decodes `%xx` where it stands for an unreserved character (RFC 3986 §2.3), and writes the other
-/// ones in upper case (§6.2.2.1).
-fn decode_unreserved(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('%') {
-        out.push_str(before);
-        let (code, after) = match after.split_at_checked(2) {
-            Some((code, after)) if code.bytes().all(|b| b.is_ascii_hexdigit()) => (code, after),
-            _ => {
-                out.push('%');
-                rest = after;
-                continue;
-            }
-        };
-        match u8::from_str_radix(code, 16) {
-            Ok(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                out.push(char::from(byte));
-            }
-            _ => {
-                out.push('%');
-                out.push_str(&code.to_ascii_uppercase());
-            }
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// Resolves `.` and `..` segments; `None` if they lead above the root.

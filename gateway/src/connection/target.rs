@@ -12,7 +12,7 @@ use super::{
     normalize::{self, Path},
 };
 use crate::{
-    config::snapshot::{HttpManager, StripPort},
+    config::snapshot::{HttpManager, Normalization, StripPort},
     forward::Refusal,
 };
 
@@ -102,30 +102,43 @@ fn differs(version: Version, authority: &Authority, host: &str) -> bool {
     version == Version::HTTP_2 && !authority.as_str().eq_ignore_ascii_case(host)
 }
 
-/// `strip_matching_host_port` and `strip_any_host_port`. A listener's own port is all that the first
-/// takes; CONNECT keeps its port, which is what it asks for.
-pub(super) fn strip_port(rule: StripPort, own: u16, parts: &mut Parts) {
-    if rule == StripPort::No || parts.method == Method::CONNECT {
-        return;
-    }
+/// `strip_trailing_host_dot`, `strip_matching_host_port` and `strip_any_host_port`. A listener's own port is all that
+/// the second takes; CONNECT keeps its port, which is what it asks for. A name that ends with more dots has an empty label, and
+/// is none.
+pub(super) fn normalize_host(
+    rules: &Normalization,
+    own: u16,
+    parts: &mut Parts,
+) -> Result<(), &'static str> {
     let Some(authority) = parts.uri.authority() else {
-        return;
+        return Ok(());
     };
-    let strip = match authority.port_u16() {
-        Some(port) => rule == StripPort::Any || port == own,
-        None => false,
-    };
-    if !strip {
-        return;
+    let host = authority.host();
+    let absolute = rules.strip_host_dot && host.ends_with('.');
+    let port = authority
+        .port_u16()
+        .filter(|_| parts.method != Method::CONNECT);
+    let strip = port.is_some_and(|port| match rules.strip_port {
+        StripPort::No => false,
+        StripPort::Matching => port == own,
+        StripPort::Any => true,
+    });
+    if !(absolute || strip) {
+        return Ok(());
     }
-    let Ok(host) = authority.host().parse::<Authority>() else {
-        return;
+    let name = host.strip_suffix('.').filter(|_| absolute).unwrap_or(host);
+    if absolute && (name.is_empty() || name.ends_with('.')) {
+        return Err("invalid_authority");
+    }
+    let after = authority.as_str().get(host.len()..).unwrap_or_default();
+    let authority = match strip {
+        true => Authority::try_from(name),
+        false => Authority::try_from(format!("{name}{after}")),
     };
     let mut uri = parts.uri.clone().into_parts();
-    uri.authority = Some(host);
-    if let Ok(uri) = Uri::from_parts(uri) {
-        parts.uri = uri;
-    }
+    uri.authority = Some(authority.map_err(|_| "invalid_authority")?);
+    parts.uri = Uri::from_parts(uri).map_err(|_| "invalid_authority")?;
+    Ok(())
 }
 
 /// Applies the rules for paths.
@@ -194,14 +207,43 @@ mod tests {
             (StripPort::Any, "a:81", "a"),
             (StripPort::Any, "[::1]:81", "[::1]"),
             (StripPort::Any, "a", "a"),
+            (StripPort::Any, "a.:81", "a."),
         ] {
+            let rules = Normalization {
+                strip_port: rule,
+                ..Normalization::default()
+            };
             let mut from = parts(Request::get(format!("http://{authority}/x")));
-            strip_port(rule, 80, &mut from);
+            normalize_host(&rules, 80, &mut from).unwrap();
             assert_eq!(
                 from.uri.to_string(),
                 format!("http://{expected}/x"),
                 "{rule:?}"
             );
+        }
+    }
+
+    #[test]
+    fn trailing_dots() {
+        for (strip_port, authority, expected) in [
+            (StripPort::No, "a.b.", Ok("a.b")),
+            (StripPort::No, "a.b", Ok("a.b")),
+            (StripPort::No, "a.b.:81", Ok("a.b:81")),
+            (StripPort::Any, "a.b.:81", Ok("a.b")),
+            (StripPort::No, "[::1]:81", Ok("[::1]:81")),
+            (StripPort::No, "a.b..", Err("invalid_authority")),
+            (StripPort::No, ".", Err("invalid_authority")),
+            (StripPort::No, ".:81", Err("invalid_authority")),
+        ] {
+            let rules = Normalization {
+                strip_port,
+                strip_host_dot: true,
+                ..Normalization::default()
+            };
+            let mut from = parts(Request::get(format!("http://{authority}/x")));
+            let done = normalize_host(&rules, 80, &mut from);
+            let found = done.map(|()| from.uri.authority().unwrap().as_str());
+            assert_eq!(found, expected, "{authority}");
         }
     }
 

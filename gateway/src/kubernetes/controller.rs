@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     admin::{self, Admin},
-    config::manifests::{Objects, Scope, Serve, translate, types},
+    config::manifests::{Objects, Scope, Serve, Translator, types},
     listener,
 };
 
@@ -109,6 +109,7 @@ pub(super) async fn run(
     );
     let election = tokio::spawn(elector.run(leading));
     let mut controller = Controller {
+        translator: Translator::default(),
         keeper: Keeper::new(client.clone()),
         client,
         mirror,
@@ -158,6 +159,7 @@ fn watches(mirror: &Mirror) -> Vec<Watch> {
 
 struct Controller {
     client: Client,
+    translator: Translator,
     mirror: Mirror,
     keeper: Keeper,
     settings: owned::Settings,
@@ -170,7 +172,7 @@ impl Controller {
         let objects = self.mirror.objects();
         let mut scope = Scope::new(Serve::Each);
         scope.admin_port = Some(owned::ADMIN_PORT);
-        let statuses = translate(&read, &scope).statuses;
+        let statuses = self.translator.translate(&read, &scope).statuses;
         let mut done = true;
         let mut wanted = BTreeSet::new();
         let mut workloads = BTreeMap::new();

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Gateway, Options, Running,
     config::{
-        manifests::{Objects, Scope, Serve, translate, types},
+        manifests::{Objects, Scope, Serve, Translator, types},
         snapshot::Snapshot,
     },
 };
@@ -74,6 +74,7 @@ pub(super) async fn run(
     scope.admin_port = Some(settings.admin.port());
     let mut state = State {
         scope,
+        translator: Translator::default(),
         secrets: BTreeMap::new(),
         served: None,
         mirror,
@@ -118,6 +119,7 @@ const CERTIFICATES: Duration = Duration::from_secs(10);
 
 struct State {
     scope: Scope,
+    translator: Translator,
     mirror: Mirror,
     /// The Secrets that are watched, and since when.
     secrets: BTreeMap<types::Key, (Watch, Instant)>,
@@ -193,7 +195,8 @@ impl State {
                 true
             }
         };
-        let mut snapshot = translate(&objects, &self.scope).snapshot;
+        let translation = self.translator.translate(&objects, &self.scope);
+        let mut snapshot = translation.snapshot;
         snapshot.admin = Some(self.settings.admin);
         (snapshot, whole)
     }
@@ -274,6 +277,7 @@ mod tests {
         mirror.list(&gateways, Kind::Gateway, &[gateway("a")]);
         let mut state = State {
             scope,
+            translator: Translator::default(),
             secrets: BTreeMap::new(),
             served: None,
             settings: Settings {

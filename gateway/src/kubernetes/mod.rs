@@ -52,6 +52,10 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
     image_pull_policy: String,
 
+    /// Most memory of a data plane's container.
+    #[arg(long, value_name = "QUANTITY", default_value = "1Gi")]
+    data_plane_memory: String,
+
     /// The namespace of the Lease that elects a leader.
     #[arg(long, env = "POD_NAMESPACE", default_value = "agentgateway-system")]
     namespace: String,
@@ -137,6 +141,7 @@ async fn controller(args: &ControllerArgs) -> Result<(), String> {
         data_plane: owned::Settings {
             image: args.image.clone(),
             pull_policy: args.image_pull_policy.clone(),
+            memory: args.data_plane_memory.clone(),
             drain_delay: args.drain_delay,
         },
     };

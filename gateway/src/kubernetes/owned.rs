@@ -40,6 +40,9 @@ pub(super) struct Settings {
     pub(super) image: String,
     /// `imagePullPolicy`.
     pub(super) pull_policy: String,
+    /// Most memory of a container, as Kubernetes writes quantities. Of it the gateway makes its own limits, at which it
+    /// sheds load before the kernel ends it.
+    pub(super) memory: String,
     /// Seconds from SIGTERM until connections are told to finish.
     pub(super) drain_delay: u64,
 }
@@ -223,7 +226,10 @@ impl<'a> Gateway<'a> {
                         "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                         "capabilities": {"drop": ["ALL"]},
                     },
-                    "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "64Mi"},
+                        "limits": {"memory": settings.memory},
+                    },
                 }],
             }},
         }})
@@ -238,6 +244,7 @@ mod tests {
         Settings {
             image: "image:1".into(),
             pull_policy: "IfNotPresent".into(),
+            memory: "1Gi".into(),
             drain_delay: 5,
         }
     }
@@ -273,7 +280,9 @@ mod tests {
         }
         let pod = &objects[&Key::new(Kind::Deployment, "n", "g")]["spec"]["template"];
         assert_eq!(pod["metadata"]["labels"]["team"], "a");
-        assert_eq!(pod["spec"]["containers"][0]["args"][0], "--kubernetes=n/g");
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["args"][0], "--kubernetes=n/g");
+        assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
         // Time for the delay, for what is under way, and to end.
         assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 5 + 30 + 5);
         // Scaling is left to others.

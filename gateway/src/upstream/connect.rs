@@ -11,7 +11,11 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::host::ConnectionPlace;
-use crate::{config::snapshot::TcpKeepalive, cork::MaybeTcp, io::delegate_io};
+use crate::{
+    config::snapshot::{Reach, TcpKeepalive},
+    cork::MaybeTcp,
+    io::delegate_io,
+};
 
 /// Where an endpoint is, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,19 +56,29 @@ pub(crate) struct Connected {
     pub(crate) http2: bool,
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To<'a> {
+    pub(crate) address: &'a Address,
+    /// Addresses that it may have.
+    pub(crate) reach: Reach,
+    /// Host name, for TLS.
+    pub(crate) name: &'a str,
+    pub(crate) keepalive: Option<TcpKeepalive>,
+}
+
 /// Opens a connection within `limit`, which keeps its place as long as it lives.
 ///
 /// # Errors
-/// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed.
+/// The kind is `TimedOut` if the time was too short, `InvalidData` if TLS failed, `PermissionDenied` if the address is one
+/// that may not be reached.
 pub(crate) async fn connect(
-    address: &Address,
+    to: To<'_>,
     tls: Option<&Tls>,
-    name: &str,
-    keepalive: Option<TcpKeepalive>,
     limit: Duration,
     place: ConnectionPlace,
 ) -> io::Result<Connected> {
-    match timeout(limit, open(address, tls, name, keepalive)).await {
+    match timeout(limit, open(to, tls)).await {
         Ok(Ok((io, http2))) => {
             let io = Stream(io, place);
             Ok(Connected { io, http2 })
@@ -78,15 +92,18 @@ pub(crate) async fn connect(
 }
 
 /// The connection, and whether TLS negotiated HTTP/2.
-async fn open(
-    address: &Address,
-    tls: Option<&Tls>,
-    name: &str,
-    keepalive: Option<TcpKeepalive>,
-) -> io::Result<(MaybeTls, bool)> {
+async fn open(to: To<'_>, tls: Option<&Tls>) -> io::Result<(MaybeTls, bool)> {
+    let To {
+        address,
+        reach,
+        name,
+        keepalive,
+    } = to;
     let plain = match address {
         Address::Socket(address) => {
+            permit(reach.refuses(address.ip()))?;
             let stream = TcpStream::connect(address).await?;
+            permit(reach.refuses_connection(stream.local_addr()?, *address))?;
             stream.set_nodelay(true)?;
             if let Some(keepalive) = keepalive {
                 keep_alive(&stream, keepalive)?;
@@ -117,6 +134,16 @@ fn keep_alive(stream: &TcpStream, keepalive: TcpKeepalive) -> io::Result<()> {
         options = options.with_retries(probes);
     }
     SockRef::from(stream).set_tcp_keepalive(&options)
+}
+
+fn permit(refused: Option<&str>) -> io::Result<()> {
+    match refused {
+        None => Ok(()),
+        Some(kind) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("not permitted: {kind}"),
+        )),
+    }
 }
 
 impl Tls {

@@ -14,7 +14,7 @@ use extproc_client::{host::Metadata, transport::Pool};
 use tokio::time::Instant;
 
 use super::{
-    connect::{self, Address, Connected, Tls},
+    connect::{self, Address, Connected, Tls, To},
     error::Failure,
     http1::{self, Http1Pool},
     http2::{self, Http2Pool},
@@ -320,15 +320,14 @@ impl Host {
     pub(crate) async fn connect_raw(&self, place: ConnectionPlace) -> io::Result<Connected> {
         let stats = &self.shared.stats;
         let cluster = &self.shared.cluster;
-        let connected = connect::connect(
-            &self.address,
-            self.shared.tls.as_ref(),
-            &self.hostname,
-            cluster.tcp_keepalive,
-            cluster.connect_timeout,
-            place,
-        )
-        .await;
+        let to = To {
+            address: &self.address,
+            reach: cluster.reach,
+            name: &self.hostname,
+            keepalive: cluster.tcp_keepalive,
+        };
+        let tls = self.shared.tls.as_ref();
+        let connected = connect::connect(to, tls, cluster.connect_timeout, place).await;
         match &connected {
             Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {

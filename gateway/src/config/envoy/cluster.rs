@@ -17,7 +17,7 @@ use super::{
 use crate::config::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        Cluster as Model, Discovery, DnsFamily, LbPolicy, TcpKeepalive as TcpKeepaliveModel,
+        Cluster as Model, Discovery, DnsFamily, LbPolicy, Reach, TcpKeepalive as TcpKeepaliveModel,
         UpstreamProtocol, UpstreamTls,
     },
 };
@@ -280,6 +280,7 @@ impl Located<Cluster> {
             upstream,
         } = cluster.spoken(reader, node)?;
         Ok(Model {
+            reach: Reach::Anywhere,
             discovery: cluster.discovery(reader, node)?,
             dns: cluster.dns_lookup_family.0,
             connect_timeout,

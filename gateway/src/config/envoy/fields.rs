@@ -141,8 +141,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
-        "scheme_header_transformation", "xff_num_trusted_hops", "original_ip_detection_extensions",
-        "early_header_mutation_extensions", "local_reply_config", "strip_trailing_host_dot", "path_normalization_options",
+        "scheme_header_transformation", "original_ip_detection_extensions",
+        "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
         "proxy_status_config", "forward_client_cert_matcher",
     ]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),

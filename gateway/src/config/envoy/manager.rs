@@ -75,6 +75,10 @@ pub(super) struct HttpConnectionManager {
     strip_matching_host_port: bool,
     #[serde(default)]
     strip_any_host_port: bool,
+    #[serde(default)]
+    strip_trailing_host_dot: bool,
+    #[serde(default)]
+    xff_num_trusted_hops: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,6 +133,13 @@ impl Located<HttpConnectionManager> {
             return Err(Fault::at(self.node, "stat_prefix may not be empty"));
         }
         let Enum(ForwardClientCert) = manager.forward_client_cert_details;
+        let use_remote_address = manager.use_remote_address.unwrap_or_default();
+        if manager.xff_num_trusted_hops > 0 && !use_remote_address {
+            return Err(Fault::at(
+                self.node,
+                "xff_num_trusted_hops is only supported with use_remote_address",
+            ));
+        }
         let filters = filter::chain(loaded.reader, &manager.http_filters, loaded.graceful_close)?;
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
@@ -165,7 +176,8 @@ impl Located<HttpConnectionManager> {
                 name => name.into(),
             },
             via: manager.via.clone(),
-            use_remote_address: manager.use_remote_address.unwrap_or_default(),
+            use_remote_address,
+            xff_num_trusted_hops: manager.xff_num_trusted_hops,
             preserve_external_request_id: manager.preserve_external_request_id,
             upgrades: upgrades(&manager.upgrade_configs)?
                 .into_iter()
@@ -196,6 +208,7 @@ impl Located<HttpConnectionManager> {
                         ));
                     }
                 },
+                strip_host_dot: manager.strip_trailing_host_dot,
             },
         })
     }

@@ -23,10 +23,13 @@ use super::{
 use crate::{
     config::snapshot::{
         CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options,
-        LbPolicy, TcpKeepalive, UpstreamProtocol, UpstreamTls,
+        LbPolicy, Reach, TcpKeepalive, UpstreamProtocol, UpstreamTls,
     },
     pem,
 };
+
+/// The reason of a reference that would lead where it may not.
+pub(super) const NOT_PERMITTED: &str = "RefNotPermitted";
 
 /// The longest wait for a connection to a backend, if nothing else is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,12 +52,11 @@ impl<'a> Backends<'a> {
         }
     }
 
-    /// The cluster's name for a reference. `needs_grant` asks for a ReferenceGrant across namespaces.
+    /// The cluster's name for a reference, which needs a ReferenceGrant across namespaces.
     pub(super) fn resolve(
         &mut self,
         from: &Referrer<'_>,
         reference: &ObjectRef,
-        needs_grant: bool,
     ) -> Result<String, Reason> {
         let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
         let key = Key::new(namespace, reference.name.as_str());
@@ -68,9 +70,9 @@ impl<'a> Backends<'a> {
                 ));
             }
         }
-        if needs_grant && !granted(self.objects, from, group, kind, &key) {
+        if !granted(self.objects, from, group, kind, &key) {
             return Err((
-                "RefNotPermitted",
+                NOT_PERMITTED,
                 format!("no ReferenceGrant permits {kind} {key}"),
             ));
         }
@@ -105,11 +107,15 @@ impl<'a> Backends<'a> {
         };
         let name = format!("{key}:{number}");
         if !self.clusters.contains_key(&name) {
-            let discovery = match self.scope.endpoints.get(&(key.clone(), number)) {
-                Some(addresses) => discovery(addresses.clone()),
-                None => discovery(self.slices(key, port)),
+            let given = self.scope.endpoints.get(&(key.clone(), number));
+            let mut cluster = match given {
+                // Whoever runs the gateway says where this is.
+                Some(addresses) => cluster(&name, Reach::Anywhere, discovery(addresses.clone())),
+                None => {
+                    let addresses = self.slices(key, port)?;
+                    cluster(&name, reach(self.scope), discovery(addresses))
+                }
             };
-            let mut cluster = cluster(&name, discovery);
             cluster.protocol = protocol;
             self.clusters.insert(name.clone(), Arc::new(cluster));
         }
@@ -117,7 +123,8 @@ impl<'a> Backends<'a> {
     }
 
     /// Endpoints of a Service's port. Those that are ready; if none is, those that still serve.
-    fn slices(&mut self, key: &Key, port: &ServicePort) -> Vec<EndpointAddress> {
+    fn slices(&mut self, key: &Key, port: &ServicePort) -> Result<Vec<EndpointAddress>, Reason> {
+        let reach = reach(self.scope);
         let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
         let mut known = false;
         for (_, slice) in self.objects.iter::<EndpointSlice>().filter(|(at, slice)| {
@@ -136,6 +143,12 @@ impl<'a> Backends<'a> {
                 let Some(ip) = address.and_then(|text| text.parse::<IpAddr>().ok()) else {
                     continue;
                 };
+                if let Some(kind) = reach.refuses(ip) {
+                    return Err((
+                        NOT_PERMITTED,
+                        format!("Service {key} has the endpoint {ip}, {kind}"),
+                    ));
+                }
                 let address = SocketAddr::new(ip, number);
                 if conditions.ready.unwrap_or(true) {
                     ready.insert(address);
@@ -148,7 +161,7 @@ impl<'a> Backends<'a> {
             self.without_endpoints.insert((key.clone(), port.port));
         }
         let chosen = if ready.is_empty() { serving } else { ready };
-        chosen.into_iter().map(EndpointAddress::Socket).collect()
+        Ok(chosen.into_iter().map(EndpointAddress::Socket).collect())
     }
 
     fn backend(&mut self, key: &Key) -> Result<String, Reason> {
@@ -157,7 +170,7 @@ impl<'a> Backends<'a> {
         };
         let name = format!("AgentgatewayBackend/{key}");
         if !self.clusters.contains_key(&name) {
-            let cluster = of_backend(&name, backend).map_err(|message| {
+            let cluster = of_backend(&name, reach(self.scope), backend).map_err(|message| {
                 (
                     "BackendNotFound",
                     format!("AgentgatewayBackend {key}: {message}"),
@@ -169,29 +182,38 @@ impl<'a> Backends<'a> {
     }
 
     /// The cluster's name for an address given as a URL.
-    pub(super) fn url(&mut self, url: &str) -> Result<String, String> {
-        let uri: http::Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
+    pub(super) fn url(&mut self, url: &str) -> Result<String, Reason> {
+        let invalid = |message: String| ("Invalid", message);
+        let uri = url.parse::<http::Uri>();
+        let uri = uri.map_err(|error| invalid(format!("{url:?}: {error}")))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            _ => return Err(format!("{url:?} begins with neither http:// nor https://")),
+            _ => {
+                let message = format!("{url:?} begins with neither http:// nor https://");
+                return Err(invalid(message));
+            }
         };
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         if authority.is_empty() || authority.contains('@') {
-            return Err(format!("{url:?} has to be a host, with a port or without"));
+            let message = format!("{url:?} has to be a host, with a port or without");
+            return Err(invalid(message));
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err(format!("{url:?} may have neither path nor query"));
+            return Err(invalid(format!("{url:?} may have neither path nor query")));
         }
         let host = uri.host().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let name = format!("{}://{authority}", if tls { "https" } else { "http" });
         if !self.clusters.contains_key(&name) {
-            let mut cluster = cluster(&name, discovery(vec![address(host, port)]));
+            let reach = reach(self.scope);
+            let address = reachable(reach, host, port).map_err(|why| (NOT_PERMITTED, why))?;
+            let mut cluster = cluster(&name, reach, discovery(vec![address]));
             cluster.protocol = UpstreamProtocol::Http2;
             if tls {
-                cluster.tls = Some(upstream_tls(host, UpstreamProtocol::Http2)?);
+                let tls = upstream_tls(host, UpstreamProtocol::Http2);
+                cluster.tls = Some(tls.map_err(invalid)?);
             }
             self.clusters.insert(name.clone(), Arc::new(cluster));
         }
@@ -199,13 +221,37 @@ impl<'a> Backends<'a> {
     }
 }
 
-/// Whether a backend can be used.
-pub(super) fn check(backend: &AgentgatewayBackend) -> Result<(), String> {
-    of_backend("", backend).map(|_| ())
+/// Checks that a backend can be used.
+pub(super) fn check(backend: &AgentgatewayBackend, scope: &Scope) -> Result<(), String> {
+    of_backend("", reach(scope), backend).map(|_| ())
+}
+
+/// The addresses that backends may have within a scope.
+fn reach(scope: &Scope) -> Reach {
+    match scope.local_backends {
+        true => Reach::Anywhere,
+        false => Reach::OtherMachines {
+            admin_port: scope.admin_port,
+        },
+    }
+}
+
+/// The address of a host that is an address or a name. Names are looked at again when they are resolved.
+fn reachable(reach: Reach, host: &str, port: u16) -> Result<EndpointAddress, String> {
+    let address = address(host, port);
+    let refused = match &address {
+        EndpointAddress::Socket(address) => reach.refuses(address.ip()),
+        EndpointAddress::Name(name, _) => reach.refuses_name(name),
+        EndpointAddress::Pipe(_) => None,
+    };
+    match refused {
+        Some(kind) => Err(format!("{host} is not permitted: {kind}")),
+        None => Ok(address),
+    }
 }
 
 /// What an AgentgatewayBackend's settings mean.
-fn of_backend(name: &str, backend: &AgentgatewayBackend) -> Result<Cluster, String> {
+fn of_backend(name: &str, reach: Reach, backend: &AgentgatewayBackend) -> Result<Cluster, String> {
     let spec = &backend.spec;
     let unknown = spec.unknown();
     if !unknown.is_empty() {
@@ -215,11 +261,21 @@ fn of_backend(name: &str, backend: &AgentgatewayBackend) -> Result<Cluster, Stri
         return Err("only spec.static is supported".into());
     };
     let (address, host) = match (&fixed.host, fixed.port, &fixed.unix_path) {
-        (Some(host), Some(port), None) => (address(host, port), host.as_str()),
+        (Some(host), Some(port), None) => {
+            let address = reachable(reach, host, port);
+            let address = address.map_err(|why| format!("spec.static.host: {why}"))?;
+            (address, host.as_str())
+        }
+        (None, None, Some(_)) if reach != Reach::Anywhere => {
+            return Err(
+                "spec.static.unixPath is not permitted: a socket of the gateway's own machine"
+                    .into(),
+            );
+        }
         (None, None, Some(path)) => (EndpointAddress::Pipe(PathBuf::from(path)), "localhost"),
         _ => return Err("spec.static needs host and port, or unixPath".into()),
     };
-    let mut cluster = cluster(name, discovery(vec![address]));
+    let mut cluster = cluster(name, reach, discovery(vec![address]));
     let policies = &spec.policies;
     if let Some(limit) = policies
         .tcp
@@ -323,9 +379,10 @@ fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
 }
 
 /// A cluster with the usual settings.
-fn cluster(name: &str, discovery: Discovery) -> Cluster {
+fn cluster(name: &str, reach: Reach, discovery: Discovery) -> Cluster {
     Cluster {
         name: name.to_owned(),
+        reach,
         discovery,
         dns: DnsFamily::V4Preferred,
         connect_timeout: CONNECT_TIMEOUT,

@@ -27,6 +27,8 @@ pub struct FileOptions {
     pub endpoints: BTreeMap<(Key, u16), Vec<EndpointAddress>>,
     /// Ports to bind in place of those of the listeners.
     pub listen_ports: BTreeMap<u16, u16>,
+    /// Backends may be on the gateway's own machine. See [`Scope::local_backends`].
+    pub local_backends: bool,
     /// The namespace of objects that name none, as `kubectl -n` has it. Default `default`.
     pub namespace: String,
 }
@@ -36,6 +38,7 @@ impl Default for FileOptions {
         Self {
             endpoints: BTreeMap::new(),
             listen_ports: BTreeMap::new(),
+            local_backends: false,
             namespace: "default".into(),
         }
     }
@@ -89,6 +92,7 @@ pub(in crate::config) fn snapshot(
     let scope = Scope {
         endpoints: options.endpoints.clone(),
         listen_ports: options.listen_ports.clone(),
+        local_backends: options.local_backends,
         ..Scope::new(Serve::Together)
     };
     let mut translation = translate(&loader.objects, &scope);

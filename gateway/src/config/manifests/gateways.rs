@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    GatewayStatus, ListenerStatus, Objects, Scope, Serve,
+    GatewayStatus, ListenerStatus, Objects, Scope, Serve, TRUSTED_HOPS,
     hostname::Hostname,
     status::{Condition, Reason},
     types::{
@@ -18,6 +18,8 @@ pub(super) struct GatewayState<'a> {
     pub(super) key: &'a Key,
     pub(super) object: &'a Gateway,
     pub(super) listeners: Vec<ListenerState<'a>>,
+    /// What its annotation [`TRUSTED_HOPS`] says; an error if that is no number.
+    trusted_hops: Result<u32, String>,
 }
 
 /// One of its listeners.
@@ -48,6 +50,11 @@ impl ListenerState<'_> {
         self.accepted() && (self.spec.protocol == Protocol::Http || !self.certificates.is_empty())
     }
 
+    /// Whether its host is its own on its port: no other listener has it, even if this one takes no connections.
+    pub(super) fn has_host(&self) -> bool {
+        self.conflict.is_none()
+    }
+
     /// Whether HTTPRoutes may attach.
     pub(super) fn takes_http_routes(&self) -> bool {
         !self.supported_kinds.is_empty()
@@ -68,6 +75,7 @@ pub(super) fn ours<'a>(objects: &'a Objects, scope: &Scope) -> Vec<GatewayState<
                 .iter()
                 .map(|listener| judge(objects, scope, key, gateway, listener))
                 .collect(),
+            trusted_hops: trusted_hops(gateway),
         })
         .collect();
     if scope.serve == Serve::Together {
@@ -82,6 +90,16 @@ pub(super) fn ours<'a>(objects: &'a Objects, scope: &Scope) -> Vec<GatewayState<
         }
     }
     gateways
+}
+
+/// Number of proxies in front whose word on the client is taken. Default 0.
+fn trusted_hops(gateway: &Gateway) -> Result<u32, String> {
+    let Some(text) = gateway.metadata.annotations.get(TRUSTED_HOPS) else {
+        return Ok(0);
+    };
+    text.parse().map_err(|_| {
+        format!("annotation {TRUSTED_HOPS}: {text:?} is not a number, and no proxy is trusted")
+    })
 }
 
 fn is_ours(objects: &Objects, scope: &Scope, gateway: &Gateway) -> bool {
@@ -320,6 +338,11 @@ pub(crate) fn granted(
 }
 
 impl GatewayState<'_> {
+    /// Number of proxies in front whose word on the client is taken.
+    pub(super) fn trusted_hops(&self) -> u32 {
+        *self.trusted_hops.as_ref().unwrap_or(&0)
+    }
+
     /// What is to be said of the Gateway.
     pub(super) fn status(&self) -> GatewayStatus {
         let generation = self.object.metadata.generation;
@@ -343,7 +366,10 @@ impl GatewayState<'_> {
                 "ListenersNotValid",
                 "no listener can be used; see their conditions",
             ),
-            _ if whole => condition("Accepted", true, "Accepted", "the Gateway is valid"),
+            _ if whole => match &self.trusted_hops {
+                Ok(_) => condition("Accepted", true, "Accepted", "the Gateway is valid"),
+                Err(message) => condition("Accepted", true, "Accepted", message),
+            },
             _ => condition(
                 "Accepted",
                 true,

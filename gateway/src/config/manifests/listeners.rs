@@ -3,20 +3,21 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use extproc_client::host::HeaderLimits;
+use http::StatusCode;
 
 use super::{
     Scope,
     attach::Host,
     gateways::ListenerState,
     hostname::Hostname,
-    policies::Policies,
+    policies::{Effects, Policies},
     routes::{self, Match, Place, RoutePlan, RulePlan},
     types::{Key, Protocol},
 };
 use crate::config::snapshot::{
-    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
-    Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink, Normalization, Route,
-    RouteTable, ServerHeader, Timeouts, VirtualHost,
+    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain,
+    HANDSHAKE_TIMEOUT, Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink,
+    Normalization, Route, RouteTable, ServerHeader, Timeouts, VirtualHost,
 };
 
 /// `maxBufferSize` unless a policy says otherwise, in bytes.
@@ -42,13 +43,14 @@ pub(super) struct Attached<'a> {
 pub(super) struct Bound<'a> {
     pub(super) gateway: &'a Key,
     pub(super) state: &'a ListenerState<'a>,
+    pub(super) trusted_hops: u32,
     pub(super) routes: Vec<Attached<'a>>,
 }
 
 /// The listeners of the snapshot for these listeners of Gateways.
 pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> Vec<Arc<Listener>> {
     let mut ports: BTreeMap<u16, Vec<&Bound<'_>>> = BTreeMap::new();
-    for listener in bound.iter().filter(|listener| listener.state.programmed()) {
+    for listener in bound.iter().filter(|listener| listener.state.has_host()) {
         ports
             .entry(listener.state.spec.port)
             .or_default()
@@ -56,6 +58,7 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
     }
     ports
         .into_iter()
+        .filter(|(_, listeners)| listeners.iter().any(|l| l.state.programmed()))
         .map(|(port, listeners)| {
             let bound_port = scope.listen_ports.get(&port).copied().unwrap_or(port);
             let (default_chain, chains) = chains(policies, port, &listeners);
@@ -74,22 +77,34 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
 }
 
 /// The filter chains of listeners that share a port, and so a protocol: one for all without TLS, where
-/// the host decides; one each with TLS, where the server name does.
+/// the host decides; one each with TLS, where the server name does. A listener that takes no connections, for
+/// want of a certificate, keeps its host all the same: no other one may serve that.
 fn chains(
     policies: &Policies,
     port: u16,
     listeners: &[&Bound<'_>],
 ) -> (Option<FilterChain>, Vec<FilterChain>) {
-    let hostnames: Vec<&Hostname> = listeners.iter().map(|l| &l.state.hostname).collect();
-    let chain = |name: String, listeners: &[&Bound<'_>], tls: Option<DownstreamTls>| FilterChain {
-        name,
-        matches: ChainMatch::default(),
-        tls: tls.map(Arc::new),
-        handshake_timeout: HANDSHAKE_TIMEOUT,
-        http: Arc::new(manager(policies, port, listeners, &hostnames)),
+    let chain = |name: String, served: &[&Bound<'_>], tls: Option<DownstreamTls>| {
+        let protocol = match tls {
+            Some(_) => Protocol::Https,
+            None => Protocol::Http,
+        };
+        let hostnames: Vec<&Hostname> = listeners
+            .iter()
+            .filter(|listener| listener.state.spec.protocol == protocol)
+            .map(|listener| &listener.state.hostname)
+            .collect();
+        FilterChain {
+            name,
+            matches: ChainMatch::default(),
+            tls: tls.map(Arc::new),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            http: Arc::new(manager(policies, port, served, &hostnames)),
+        }
     };
     let (secure, bare): (Vec<&Bound<'_>>, Vec<&Bound<'_>>) = listeners
         .iter()
+        .filter(|listener| listener.state.programmed())
         .partition(|listener| listener.state.spec.protocol == Protocol::Https);
     let mut default_chain = (!bare.is_empty()).then(|| chain(format!("port-{port}"), &bare, None));
     let mut named = Vec::new();
@@ -129,10 +144,17 @@ fn manager(
     all: &[&Hostname],
 ) -> HttpManager {
     const MINUTE: Duration = Duration::from_secs(60);
-    let virtual_hosts: Vec<VirtualHost> = listeners
+    let mut virtual_hosts: Vec<VirtualHost> = listeners
         .iter()
         .flat_map(|listener| virtual_hosts(policies, listener, all))
         .collect();
+    // Of listeners with TLS each is alone in its chain: the server name has decided.
+    if let [only] = listeners
+        && only.state.spec.protocol == Protocol::Https
+    {
+        virtual_hosts.extend(elsewhere(only, all));
+    }
+    let trusted_hops = listeners.iter().map(|l| l.trusted_hops).min();
     let mut routes = virtual_hosts.iter().flat_map(|host| &host.routes);
     let cors = routes.any(|route| route.cors.is_some());
     HttpManager {
@@ -170,7 +192,8 @@ fn manager(
         server_header: ServerHeader::PassThrough,
         server_name: String::new(),
         via: String::new(),
-        use_remote_address: false,
+        use_remote_address: true,
+        xff_num_trusted_hops: trusted_hops.unwrap_or_default(),
         preserve_external_request_id: false,
         upgrades: vec!["websocket".into()],
         proxy_100_continue: false,
@@ -178,8 +201,42 @@ fn manager(
             sink: LogSink::Stdout,
             format: LogFormat::Default,
         }],
-        normalization: Normalization::default(),
+        normalization: Normalization {
+            normalize_path: true,
+            merge_slashes: true,
+            // What a path with one means is known to the upstream alone.
+            escaped_slashes: EscapedSlashes::Reject,
+            strip_host_dot: true,
+            ..Normalization::default()
+        },
     }
+}
+
+/// The hosts of a port's other listeners, of which a request on a connection of this one is told that it came the
+/// wrong way (421), and a place for those that no listener has (404); as the field `hostname` of Gateway API's
+/// `Listener` has it.
+fn elsewhere(own: &Bound<'_>, all: &[&Hostname]) -> Vec<VirtualHost> {
+    let own_name = &own.state.hostname;
+    let mut others: Vec<&Hostname> = Vec::new();
+    for other in all {
+        if *other != own_name && !others.contains(other) {
+            others.push(other);
+        }
+    }
+    let host = |domain: String, routes| VirtualHost {
+        name: format!("{}/{}/{domain}", own.gateway, own.state.spec.name),
+        domains: vec![domain],
+        routes,
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+    };
+    let unclaimed = (*own_name != Hostname::Any && !others.contains(&&Hostname::Any))
+        .then(|| host(Hostname::Any.domain(), Vec::new()));
+    let misdirected = others.into_iter().map(|name| {
+        let answer = routes::answer(StatusCode::MISDIRECTED_REQUEST, Effects::default());
+        host(name.domain(), vec![answer])
+    });
+    misdirected.chain(unclaimed).collect()
 }
 
 /// The virtual hosts of one listener among others on its port. A request belongs to the listener
@@ -221,6 +278,7 @@ fn routes(
         host: &'a Hostname,
         key: &'a Key,
         rule: &'a RulePlan<'a>,
+        index: usize,
         matched: &'a Match,
     }
     let mut candidates = Vec::new();
@@ -235,11 +293,12 @@ fn routes(
             .max_by(|a, b| a.specificity(b));
         let Some(host) = host else { continue };
         for rule in &route.plan.rules {
-            for matched in &rule.matches {
+            for (index, matched) in rule.matches.iter().enumerate() {
                 candidates.push(Candidate {
                     host,
                     key: route.plan.key,
                     rule,
+                    index,
                     matched,
                 });
             }
@@ -258,10 +317,16 @@ fn routes(
     let routes = candidates.into_iter().map(|candidate| {
         let rule = candidate.rule.spec.name.as_deref();
         let effects = policies.effects(bound.gateway, listener, candidate.key, rule);
-        candidate
-            .rule
-            .route(candidate.key, candidate.matched, place, effects)
+        let Candidate {
+            key,
+            rule,
+            index,
+            matched,
+            ..
+        } = candidate;
+        rule.route(key, index, matched, place, effects)
     });
     let nowhere = policies.without_route(bound.gateway, listener);
-    routes.chain(nowhere.map(routes::nowhere)).collect()
+    let nowhere = nowhere.map(|effects| routes::answer(StatusCode::NOT_FOUND, effects));
+    routes.chain(nowhere).collect()
 }

@@ -10,6 +10,7 @@
 
 mod attach;
 mod backends;
+mod compiled;
 pub(super) mod files;
 mod gateways;
 mod hostname;
@@ -37,7 +38,7 @@ pub use self::{
     status::{
         AncestorStatus, Condition, GatewayStatus, ListenerStatus, RouteParentStatus, Statuses,
     },
-    translate::translate,
+    translate::{Translator, translate},
 };
 use super::snapshot::{EndpointAddress, Snapshot};
 
@@ -46,6 +47,10 @@ pub const CONTROLLER: &str = "extproc.dev/gateway-controller";
 
 /// The GatewayClass that the installation makes.
 pub const CLASS: &str = "agentgateway";
+
+/// The annotation of a Gateway that says how many proxies in front of it are trusted
+/// (`xff_num_trusted_hops`). Default 0.
+pub const TRUSTED_HOPS: &str = "extproc.dev/xff-num-trusted-hops";
 
 /// Features of Gateway API that a GatewayClass's status names, sorted.
 pub const SUPPORTED_FEATURES: &[&str] = &[
@@ -95,6 +100,8 @@ pub struct Scope {
     pub admin_port: Option<u16>,
     /// Endpoints of a Service's port, in place of its EndpointSlices.
     pub endpoints: BTreeMap<(Key, u16), Vec<EndpointAddress>>,
+    /// Backends may be on the gateway's own machine: loopback and link-local addresses, Unix sockets.
+    pub local_backends: bool,
 }
 
 /// Which Gateways a translation serves.
@@ -119,6 +126,7 @@ impl Scope {
             listen_ports: BTreeMap::new(),
             admin_port: None,
             endpoints: BTreeMap::new(),
+            local_backends: false,
         }
     }
 }

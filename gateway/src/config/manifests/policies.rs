@@ -9,12 +9,13 @@ use std::{
 };
 
 use self::{
-    compile::Compiled,
+    compile::ExtProc,
     targets::{Found, Target, Targets, World},
 };
 use super::{
     AncestorStatus, Objects,
     backends::Backends,
+    compiled::Compiled,
     gateways::GatewayState,
     status::Condition,
     types::{AGENTGATEWAY, AgentgatewayPolicy, HttpRoute, Inheritance, Key, ParentRef, Phase},
@@ -31,7 +32,7 @@ const FILTERS: [(Phase, &str); 2] = [
 struct Winner {
     policy: Key,
     locked: bool,
-    compiled: Arc<Compiled>,
+    compiled: Arc<ExtProc>,
 }
 
 /// Every policy's effect.
@@ -54,6 +55,7 @@ pub(super) struct Reached<'a> {
 pub(super) fn build(
     objects: &Objects,
     backends: &mut Backends<'_>,
+    compiled: &mut Compiled,
     gateways: &[GatewayState<'_>],
     routes: &BTreeMap<&Key, Reached<'_>>,
 ) -> Policies {
@@ -71,7 +73,7 @@ pub(super) fn build(
         routes,
     };
     for (key, policy) in all {
-        policies.attach(&world, backends, key, policy);
+        policies.attach(&world, (backends, compiled), key, policy);
     }
     policies
 }
@@ -80,7 +82,7 @@ impl Policies {
     fn attach(
         &mut self,
         world: &World<'_>,
-        backends: &mut Backends<'_>,
+        (backends, known): (&mut Backends<'_>, &mut Compiled),
         key: &Key,
         policy: &AgentgatewayPolicy,
     ) {
@@ -97,6 +99,7 @@ impl Policies {
             return;
         }
         let mut problems = Vec::new();
+        let mut not_permitted = Vec::new();
         if let Some(size) = spec
             .frontend
             .as_ref()
@@ -113,9 +116,12 @@ impl Policies {
         if let Some(traffic) = &spec.traffic {
             let pre_routing = traffic.phase == Phase::PreRouting;
             let locked = spec.strategy.inheritance == Inheritance::Override;
-            let compiled = compile::compile(backends, key, traffic).map(Arc::new);
+            let compiled =
+                compile::compile(backends, known.allowance(&key.namespace), key, traffic);
+            let compiled = compiled.map(Arc::new);
             if let Some(compiled) = compiled {
                 problems.extend(compiled.problems.iter().cloned());
+                not_permitted.clone_from(&compiled.not_permitted);
                 for found in &found {
                     if pre_routing && matches!(found.target, Target::Route(_) | Target::Rule(..)) {
                         problems.push("phase PreRouting needs a Gateway as target".into());
@@ -151,6 +157,7 @@ impl Policies {
                 found: &found,
                 missing: &missing,
                 problems: &problems,
+                not_permitted: &not_permitted,
                 conflicts: &conflicts,
                 won: &won,
             },
@@ -210,7 +217,7 @@ impl Policies {
                 .conflicts
                 .first()
                 .map(|(target, winner)| format!("{target}: policy {winner} is older and wins"));
-            let conditions = match lost {
+            let mut conditions = match lost {
                 Some(message) if !report.won.contains(index) => vec![
                     condition("Accepted", false, "Conflicted", message.clone()),
                     condition("Attached", false, "Conflicted", message),
@@ -237,6 +244,10 @@ impl Policies {
                     }
                 }
             };
+            if !report.not_permitted.is_empty() {
+                let message = report.not_permitted.join("; ");
+                conditions.push(condition("ResolvedRefs", false, "RefNotPermitted", message));
+            }
             ancestors.push(AncestorStatus {
                 ancestor: ancestor(gateway),
                 conditions,
@@ -360,7 +371,7 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    fn add(&mut self, filter: &str, compiled: &Compiled) {
+    fn add(&mut self, filter: &str, compiled: &ExtProc) {
         // Where a request decides, the filter is off until it has.
         self.overrides
             .filters
@@ -369,6 +380,7 @@ impl Effects {
             self.choices.push(Choice {
                 filter: filter.to_owned(),
                 cases: compiled.cases.clone(),
+                undecided: compiled.refusing.clone(),
             });
         }
     }
@@ -386,6 +398,7 @@ struct Report<'a> {
     found: &'a [Found],
     missing: &'a [String],
     problems: &'a [String],
+    not_permitted: &'a [String],
     conflicts: &'a [(Target, Key)],
     won: &'a BTreeSet<usize>,
 }

@@ -9,15 +9,16 @@ use std::{sync::Arc, time::Duration};
 use extproc_client::host::RouteFacts;
 use http::StatusCode;
 
-use self::filters::{Effect, Filters};
+use self::filters::{Effect, Filters, PathRewrite};
 pub(super) use self::matches::Match;
 use super::{
     backends::Backends,
+    compiled::{Allowance, Compiled},
     duration,
     gateways::Referrer,
     policies::Effects,
     status::Reason,
-    types::{BackendRef, GATEWAY_API, HttpRoute, HttpRouteRule, Key, Listener},
+    types::{BackendRef, FilterType, GATEWAY_API, HttpRoute, HttpRouteRule, Key, Listener},
 };
 use crate::config::snapshot::{Forward, HeaderChange, Retry, Route, RouteAction, WeightedCluster};
 
@@ -58,6 +59,8 @@ enum Plan {
 
 struct Served {
     filters: Filters,
+    /// By the matches of the rule.
+    rewrites: Vec<Option<PathRewrite>>,
     backends: Vec<Backend>,
     timeout: Option<Duration>,
     per_try_timeout: Option<Duration>,
@@ -74,9 +77,11 @@ struct Backend {
 /// Compiles the rules of a route.
 pub(super) fn plan<'a>(
     backends: &mut Backends<'_>,
+    compiled: &mut Compiled,
     key: &'a Key,
     object: &'a HttpRoute,
 ) -> RoutePlan<'a> {
+    let mut allowance = compiled.allowance(&key.namespace);
     let mut plan = RoutePlan {
         key,
         rules: Vec::new(),
@@ -88,6 +93,7 @@ pub(super) fn plan<'a>(
     for (index, rule) in object.spec.rules.iter().enumerate() {
         let mut compiler = Compiler {
             backends,
+            allowance: &mut allowance,
             namespace: &key.namespace,
             place: format!("rules[{index}]"),
             unresolved: &mut plan.unresolved,
@@ -101,11 +107,19 @@ pub(super) fn plan<'a>(
     }
     // Without rules there is nothing that could be wrong.
     plan.usable |= object.spec.rules.is_empty();
+    if allowance.exceeded {
+        // Requests that one rule would have taken are for no other one.
+        plan.usable = false;
+        for rule in &mut plan.rules {
+            rule.plan = Plan::Refuse(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    }
     plan
 }
 
-struct Compiler<'c, 'o> {
+struct Compiler<'c, 'o, 'a> {
     backends: &'c mut Backends<'o>,
+    allowance: &'c mut Allowance<'a>,
     namespace: &'c str,
     place: String,
     unresolved: &'c mut Option<Reason>,
@@ -113,7 +127,7 @@ struct Compiler<'c, 'o> {
     ignored: &'c mut Vec<String>,
 }
 
-impl Compiler<'_, '_> {
+impl Compiler<'_, '_, '_> {
     /// `None` if it cannot even be said which requests the rule is for.
     fn rule<'a>(&mut self, spec: &'a HttpRouteRule) -> Option<RulePlan<'a>> {
         let before = self.unsupported.len();
@@ -124,7 +138,7 @@ impl Compiler<'_, '_> {
             specs => specs,
         };
         for (index, spec) in specs.iter().enumerate() {
-            match Match::compile(spec) {
+            match Match::compile(spec, self.allowance) {
                 Ok(compiled) => matches.push(compiled),
                 Err(message) => {
                     let place = &self.place;
@@ -145,6 +159,9 @@ impl Compiler<'_, '_> {
         }
         let place = format!("{}.filters", self.place);
         let filters = self.filters(&spec.filters, &place);
+        let rewrites = filters
+            .as_ref()
+            .and_then(|filters| self.rewrites(filters, &matches, &place));
         let timeouts = &spec.timeouts;
         let timeout = self.timeout("request", timeouts.request.as_deref());
         let per_try_timeout = self.timeout("backendRequest", timeouts.backend_request.as_deref());
@@ -154,13 +171,16 @@ impl Compiler<'_, '_> {
             .enumerate()
             .map(|(index, reference)| self.backend(index, reference))
             .collect();
-        let plan = match filters {
-            Some(filters) if self.unsupported.len() == before => Plan::Serve(Box::new(Served {
-                filters,
-                backends,
-                timeout,
-                per_try_timeout,
-            })),
+        let plan = match filters.zip(rewrites) {
+            Some((filters, rewrites)) if self.unsupported.len() == before => {
+                Plan::Serve(Box::new(Served {
+                    filters,
+                    rewrites,
+                    backends,
+                    timeout,
+                    per_try_timeout,
+                }))
+            }
             _ => Plan::Refuse(StatusCode::INTERNAL_SERVER_ERROR),
         };
         Some(RulePlan {
@@ -188,7 +208,13 @@ impl Compiler<'_, '_> {
         let mut filters = Filters::default();
         for (index, spec) in specs.iter().enumerate() {
             let place = format!("{place}[{index}]");
-            match filters.add(spec, &mut |reference| self.resolve(&place, reference)) {
+            let added = match &spec.cors {
+                Some(cors) if spec.kind == FilterType::Cors => {
+                    filters.add_cors(cors, self.allowance)
+                }
+                _ => filters.add(spec, &mut |reference| self.resolve(&place, reference)),
+            };
+            match added {
                 Ok(()) => {}
                 Err(message) => {
                     self.unsupported.push(format!("{place}: {message}"));
@@ -199,13 +225,32 @@ impl Compiler<'_, '_> {
         Some(filters)
     }
 
+    /// The rewrites of the path, one for each of the rule's matches.
+    fn rewrites(
+        &mut self,
+        filters: &Filters,
+        matches: &[Match],
+        place: &str,
+    ) -> Option<Vec<Option<PathRewrite>>> {
+        let rewrites = matches
+            .iter()
+            .map(|matched| filters.path_rewrite(matched, self.allowance));
+        match rewrites.collect() {
+            Ok(rewrites) => Some(rewrites),
+            Err(message) => {
+                self.unsupported.push(format!("{place}: {message}"));
+                None
+            }
+        }
+    }
+
     fn resolve(&mut self, place: &str, reference: &super::types::ObjectRef) -> Option<String> {
         let from = Referrer {
             group: GATEWAY_API,
             kind: "HTTPRoute",
             namespace: self.namespace,
         };
-        match self.backends.resolve(&from, reference, true) {
+        match self.backends.resolve(&from, reference) {
             Ok(cluster) => Some(cluster),
             Err((reason, message)) => {
                 self.unresolved
@@ -245,10 +290,11 @@ pub(super) struct Place<'a> {
 }
 
 impl RulePlan<'_> {
-    /// The route for one of the rule's matches.
+    /// The route for one of the rule's matches, which is the one at `index`.
     pub(super) fn route(
         &self,
         key: &Key,
+        index: usize,
         matched: &Match,
         place: Place<'_>,
         effects: Effects,
@@ -279,6 +325,7 @@ impl RulePlan<'_> {
             Plan::Serve(served) => {
                 let Served {
                     filters,
+                    rewrites,
                     backends,
                     timeout,
                     per_try_timeout,
@@ -307,8 +354,9 @@ impl RulePlan<'_> {
                             .collect();
                         forward.mirrors.clone_from(&filters.mirrors);
                         if let Effect::Rewrite(rewrite) = effect {
-                            filters::rewrite(rewrite, matched, &mut forward);
+                            forward.host_rewrite = filters::host_rewrite(rewrite);
                         }
+                        forward.regex_rewrite = rewrites.get(index).cloned().flatten();
                         RouteAction::Forward(forward)
                     }
                 };
@@ -328,11 +376,11 @@ impl RulePlan<'_> {
     }
 }
 
-/// The route for requests that no other one takes.
-pub(super) fn nowhere(effects: Effects) -> Arc<Route> {
+/// A route that answers every request with this status.
+pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
     Arc::new(Route {
         matches: Match::everything().to_snapshot(),
-        action: direct(StatusCode::NOT_FOUND),
+        action: direct(status),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         overrides: Arc::new(effects.overrides),

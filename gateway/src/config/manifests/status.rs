@@ -27,11 +27,18 @@ impl Condition {
         reason: &'static str,
         message: impl Into<String>,
     ) -> Self {
+        /// Longest message in bytes. The API server takes 32768 characters, and an object may have many conditions.
+        const LONGEST: usize = 4096;
+        let mut message = message.into();
+        if message.len() > LONGEST {
+            message.truncate(message.floor_char_boundary(LONGEST));
+            message.push('…');
+        }
         Self {
             kind,
             status,
             reason,
-            message: message.into(),
+            message,
             observed_generation: generation,
         }
     }

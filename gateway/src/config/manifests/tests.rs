@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use extproc_client::config::Service;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{files::remarks, *};
 use crate::{
@@ -384,5 +384,162 @@ fn durations() {
     }
     for text in ["", "1", "s", "1d", "1.5s", "-1s", "99999999999s"] {
         assert_eq!(duration(text), None, "{text}");
+    }
+}
+
+const CERTIFICATE: [&str; 2] = [
+    include_str!("../../../tests/tls/a.pem"),
+    include_str!("../../../tests/tls/a.key"),
+];
+
+/// What the objects come to, as one JSON value each.
+fn objects(all: &[Value]) -> Objects {
+    let mut known = Objects::default();
+    for value in all {
+        let version = value["apiVersion"].as_str().unwrap();
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let kind = Kind::of(group, value["kind"].as_str().unwrap()).unwrap();
+        known.insert_json(kind, value.clone()).unwrap();
+    }
+    known
+}
+
+fn https_gateway() -> [Value; 4] {
+    let [chain, key] = CERTIFICATE;
+    let tls = json!({"certificateRefs": [{"name": "cert"}]});
+    let listener = |name: &str, hostname: &str| json!({"name": name, "port": 443, "protocol": "HTTPS", "hostname": hostname, "tls": tls});
+    [
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"namespace": "n", "name": "g"},
+            "spec": {"gatewayClassName": "c", "listeners": [
+                listener("public", "*.example"),
+                listener("secure", "secure.example"),
+                listener("other", "*.other"),
+                // Takes no connections, and keeps its host.
+                {"name": "broken", "port": 443, "protocol": "HTTPS", "hostname": "broken.example",
+                 "tls": {"certificateRefs": [{"name": "none"}]}},
+            ]},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "n", "name": "cert"},
+            "stringData": {"tls.crt": chain, "tls.key": key},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "n", "name": "app"},
+            "spec": {"ports": [{"port": 80}]},
+        }),
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"namespace": "n", "name": "r"},
+            "spec": {
+                "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"}],
+                "rules": [{
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                    "backendRefs": [{"group": "", "kind": "Service", "name": "app", "port": 80, "weight": 1}],
+                }],
+            },
+        }),
+    ]
+}
+
+/// As the field `hostname` of Gateway API's `Listener` has it.
+#[test]
+fn a_host_of_another_listener_is_misdirected() {
+    let translation = translate(&objects(&https_gateway()), &Scope::new(Serve::Together));
+    let listener = &translation.snapshot.listeners[0];
+    for (server_name, host, expected) in [
+        ("a.example", "a.example", "200"),
+        ("a.example", "b.example", "200"),
+        ("a.example", "secure.example", "421"),
+        ("a.example", "SECURE.example:8443", "421"),
+        ("a.example", "broken.example", "421"),
+        ("a.example", "a.other", "421"),
+        ("a.example", "unknown", "404"),
+        ("secure.example", "secure.example", "200"),
+        ("secure.example", "a.example", "421"),
+        ("secure.example", "unknown", "404"),
+        // Of the listeners that take connections this is the one that is asked for.
+        ("broken.example", "broken.example", "421"),
+    ] {
+        let http = chain(listener, true, server_name).unwrap();
+        let request = http::Request::get(format!("https://{host}/")).body(());
+        let selected = router::select(&http, &request.unwrap().into_parts().0);
+        let found = match selected.as_ref().map(|selected| &selected.route.action) {
+            Some(RouteAction::Forward(_)) => "200".to_owned(),
+            Some(RouteAction::Direct { status, .. }) => status.as_str().to_owned(),
+            _ => "404".to_owned(),
+        };
+        assert_eq!(found, expected, "{server_name} {host}");
+    }
+}
+
+#[test]
+fn a_gateway_says_how_many_proxies_are_trusted() {
+    for (annotation, hops, remark) in [
+        (None, 0, None),
+        (Some("2"), 2, None),
+        (Some("-1"), 0, Some("annotation")),
+        (Some("two"), 0, Some("annotation")),
+    ] {
+        let mut all = https_gateway();
+        if let Some(text) = annotation {
+            all[0]["metadata"]["annotations"] = json!({ TRUSTED_HOPS: text });
+        }
+        all[0]["spec"]["listeners"].as_array_mut().unwrap().pop();
+        let translation = translate(&objects(&all), &Scope::new(Serve::Together));
+        let http = chain(&translation.snapshot.listeners[0], true, "a.example").unwrap();
+        assert!(http.use_remote_address);
+        assert_eq!(http.xff_num_trusted_hops, hops, "{annotation:?}");
+        let status = &translation.statuses.gateways[&Key::new("n", "g")];
+        let message = &status.conditions[0].message;
+        assert_eq!(
+            message.split(' ').next(),
+            Some(remark.unwrap_or("the")),
+            "{message}"
+        );
+    }
+}
+
+/// Paths of routes are spelled as those of requests are when routes are looked at.
+#[test]
+fn the_path_of_a_route_may_be_escaped() {
+    let mut all = https_gateway();
+    all[3]["spec"]["rules"][0]["matches"] =
+        json!([{"path": {"type": "PathPrefix", "value": "/%61dmin/caf%c3%a9"}}]);
+    let translation = translate(&objects(&all), &Scope::new(Serve::Together));
+    let http = chain(&translation.snapshot.listeners[0], true, "a.example").unwrap();
+    let request = http::Request::get("https://a.example/admin/caf%C3%A9/x").body(());
+    let selected = router::select(&http, &request.unwrap().into_parts().0).unwrap();
+    assert!(matches!(selected.route.action, RouteAction::Forward(_)));
+}
+
+/// One object's regular expressions take what they may; requests that it would have taken go nowhere else.
+#[test]
+fn a_route_with_large_regular_expressions_is_refused() {
+    let mut all = https_gateway();
+    let large: Vec<Value> = (0..8)
+        .map(|n| json!({"path": {"type": "RegularExpression", "value": format!("/{n}/[\\w]{{100}}")}}))
+        .collect();
+    let rules = all[3]["spec"]["rules"].as_array_mut().unwrap();
+    let mut rule = rules[0].clone();
+    rule["matches"] = large.into();
+    rules.push(rule);
+    let mut translator = Translator::default();
+    for _ in 0..2 {
+        let translation = translator.translate(&objects(&all), &Scope::new(Serve::Together));
+        let lines = remarks(&translation);
+        let refused = "HTTPRoute n/r: Accepted (UnsupportedValue)";
+        assert!(
+            lines.iter().any(|line| line.starts_with(refused)),
+            "{lines:?}"
+        );
+        let http = chain(&translation.snapshot.listeners[0], true, "a.example").unwrap();
+        let request = http::Request::get("https://a.example/").body(());
+        let selected = router::select(&http, &request.unwrap().into_parts().0).unwrap();
+        let RouteAction::Direct { status, .. } = &selected.route.action else {
+            panic!("{selected:?}");
+        };
+        assert_eq!(*status, http::StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Objects, RouteParentStatus, Scope, Serve, Statuses, Translation,
     attach::{self, Parent},
     backends::Backends,
+    compiled::Compiled,
     gateways::{self, GatewayState},
     listeners::{self, Attached, Bound},
     policies::{self, Reached},
@@ -15,10 +16,29 @@ use super::{
 };
 use crate::config::snapshot::Snapshot;
 
-/// What the objects come to within `scope`.
-///
-/// Never fails: what is wrong with an object is in its status.
+/// Makes translations, and keeps what it compiles for one for the next: most objects stay as they are.
+#[derive(Debug, Default)]
+pub struct Translator {
+    compiled: Compiled,
+}
+
+impl Translator {
+    /// Translates the objects within `scope`.
+    ///
+    /// Never fails: what is wrong with an object is in its status.
+    pub fn translate(&mut self, objects: &Objects, scope: &Scope) -> Translation {
+        let translation = translation(objects, scope, &mut self.compiled);
+        self.compiled.sweep();
+        translation
+    }
+}
+
+/// Translates the objects within `scope`, once.
 pub fn translate(objects: &Objects, scope: &Scope) -> Translation {
+    Translator::default().translate(objects, scope)
+}
+
+fn translation(objects: &Objects, scope: &Scope, compiled: &mut Compiled) -> Translation {
     let mut gateways = gateways::ours(objects, scope);
     let mut backends = Backends::new(objects, scope);
     let mut routes: Vec<(&Key, &HttpRoute)> = objects
@@ -37,7 +57,7 @@ pub fn translate(objects: &Objects, scope: &Scope) -> Translation {
         .collect();
     let plans: Vec<RoutePlan<'_>> = routes
         .iter()
-        .map(|route| routes::plan(&mut backends, route.key, route.object))
+        .map(|route| routes::plan(&mut backends, compiled, route.key, route.object))
         .collect();
     let reached: BTreeMap<&Key, Reached<'_>> = routes
         .iter()
@@ -55,7 +75,7 @@ pub fn translate(objects: &Objects, scope: &Scope) -> Translation {
             (route.key, reached)
         })
         .collect();
-    let policies = policies::build(objects, &mut backends, &gateways, &reached);
+    let policies = policies::build(objects, &mut backends, compiled, &gateways, &reached);
 
     let bound = bound(scope, &gateways, &routes, &plans);
     let listeners = listeners::build(scope, &policies, &bound);
@@ -71,7 +91,7 @@ pub fn translate(objects: &Objects, scope: &Scope) -> Translation {
             .map(|(route, plan)| (route.key.clone(), route.statuses(plan)))
             .collect(),
         policies: policies.statuses,
-        backends: backends_status(objects),
+        backends: backends_status(objects, scope),
     };
     Translation {
         snapshot: Snapshot {
@@ -124,6 +144,7 @@ fn bound<'a>(
             bound.push(Bound {
                 gateway: gateway.key,
                 state,
+                trusted_hops: gateway.trusted_hops(),
                 routes: attached.collect(),
             });
         }
@@ -209,12 +230,12 @@ fn classes(objects: &Objects, scope: &Scope) -> BTreeMap<String, Vec<Condition>>
         .collect()
 }
 
-fn backends_status(objects: &Objects) -> BTreeMap<Key, Vec<Condition>> {
+fn backends_status(objects: &Objects, scope: &Scope) -> BTreeMap<Key, Vec<Condition>> {
     objects
         .iter::<AgentgatewayBackend>()
         .map(|(key, backend)| {
             let generation = backend.metadata.generation;
-            let condition = match super::backends::check(backend) {
+            let condition = match super::backends::check(backend, scope) {
                 Ok(()) => Condition::new(
                     generation,
                     "Accepted",

@@ -1,6 +1,12 @@
 //! Clusters: who requests are sent to, and how.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
@@ -13,6 +19,8 @@ use super::{Http1Options, Http2Options};
 pub struct Cluster {
     /// Its name.
     pub name: String,
+    /// Which addresses endpoints may have.
+    pub reach: Reach,
     /// How endpoints are found.
     pub discovery: Discovery,
     /// Which of the addresses of a name are used.
@@ -133,6 +141,87 @@ pub struct RetryBudget {
     pub percent: f64,
     /// Retries that are always allowed. Default 3.
     pub least: u32,
+}
+
+/// The addresses that a cluster's endpoints may have. Whoever writes a backend in a cluster of many teams must not reach by
+/// it what trusts the gateway's own machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// All.
+    #[default]
+    Anywhere,
+    /// None of this machine or of its links, and not the admin server of this process.
+    OtherMachines {
+        /// Its port, if it has one.
+        admin_port: Option<u16>,
+    },
+}
+
+impl Reach {
+    /// Says what an address is, if endpoints may not have it.
+    pub fn refuses(self, ip: IpAddr) -> Option<&'static str> {
+        if self == Self::Anywhere {
+            return None;
+        }
+        let (loopback, link_local, unspecified) = match embedded(ip) {
+            IpAddr::V4(ip) => (
+                ip.is_loopback(),
+                ip.is_link_local(),
+                // All of "this network" (RFC 6890): the system takes it for this machine, or for nothing.
+                ip.octets()[0] == 0,
+            ),
+            IpAddr::V6(ip) => (
+                ip.is_loopback(),
+                ip.is_unicast_link_local(),
+                ip.is_unspecified(),
+            ),
+        };
+        match () {
+            () if loopback => Some("a loopback address"),
+            () if link_local => Some("a link-local address"),
+            () if unspecified => Some("an unspecified address"),
+            () if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) => {
+                Some("a multicast address")
+            }
+            () => None,
+        }
+    }
+
+    /// Says what a name is, if it stands for nothing but loopback addresses (RFC 6761 §6.3).
+    pub fn refuses_name(self, name: &str) -> Option<&'static str> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let refused = self != Self::Anywhere && last.eq_ignore_ascii_case("localhost");
+        refused.then_some("a name of the loopback address")
+    }
+
+    /// Says what a connection leads to, if that may not be.
+    pub fn refuses_connection(self, local: SocketAddr, remote: SocketAddr) -> Option<&'static str> {
+        let Self::OtherMachines { admin_port } = self else {
+            return None;
+        };
+        // The system takes an address of its own for both ends of a connection to itself.
+        let own = local.ip() == remote.ip() && admin_port == Some(remote.port());
+        own.then_some("the admin server of this gateway")
+    }
+}
+
+/// The IPv4 address in an IPv6 address that stands for one: mapped, compatible (RFC 4291 §2.5.5), or behind the well-known
+/// prefix of NAT64 (RFC 6052).
+fn embedded(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(six) = ip else {
+        return ip;
+    };
+    match six.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+            if !(six.is_loopback() || six.is_unspecified()) =>
+        {
+            let [a, b] = high.to_be_bytes();
+            let [c, d] = low.to_be_bytes();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        _ => ip,
+    }
 }
 
 /// How a cluster finds its endpoints.
@@ -281,6 +370,59 @@ pub enum SubjectAltName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_reached() {
+        let reach = Reach::OtherMachines {
+            admin_port: Some(15000),
+        };
+        for address in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "255.255.255.255",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:0.0.0.0",
+            "::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+        ] {
+            let ip = address.parse().unwrap();
+            assert!(reach.refuses(ip).is_some(), "{address}");
+            assert_eq!(Reach::Anywhere.refuses(ip), None, "{address}");
+        }
+        for address in [
+            "10.0.0.1",
+            "192.0.2.1",
+            "fd00::1",
+            "2001:db8::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert_eq!(reach.refuses(address.parse().unwrap()), None, "{address}");
+        }
+        for (name, refused) in [
+            ("localhost", true),
+            ("LOCALHOST.", true),
+            ("a.localhost", true),
+            ("localhost.example", false),
+            ("a.example", false),
+        ] {
+            assert_eq!(reach.refuses_name(name).is_some(), refused, "{name}");
+        }
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let own = |local, remote| reach.refuses_connection(at(local), at(remote)).is_some();
+        assert!(own("10.0.0.1:40000", "10.0.0.1:15000"));
+        assert!(!own("10.0.0.1:40000", "10.0.0.1:80"));
+        assert!(!own("10.0.0.1:40000", "10.0.0.2:15000"));
+    }
 
     #[test]
     fn families() {

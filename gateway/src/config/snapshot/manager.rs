@@ -65,6 +65,9 @@ pub struct HttpManager {
     pub via: String,
     /// Clients are outside: take the peer's address into `x-forwarded-for`, and believe less of what they say of themselves.
     pub use_remote_address: bool,
+    /// Proxies in front whose entries of `x-forwarded-for`, and whose `x-forwarded-proto`, are taken for true; with
+    /// `use_remote_address`.
+    pub xff_num_trusted_hops: u32,
     /// Believe their `x-request-id` all the same.
     pub preserve_external_request_id: bool,
     /// Upgrade types that may pass, lower case (`websocket`, `CONNECT`).
@@ -90,6 +93,39 @@ pub struct Normalization {
     pub underscores: Underscores,
     /// Take the port out of the authority, for the router and for everything behind it.
     pub strip_port: StripPort,
+    /// `strip_trailing_host_dot`: take the dot of an absolute name out of the authority, for the router and for
+    /// everything behind it.
+    pub strip_host_dot: bool,
+}
+
+/// Decodes `%xx` where it stands for an unreserved character (RFC 3986 §2.3), and writes the other
+/// ones in upper case (§6.2.2.1).
+pub(crate) fn decode_unreserved(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let (code, after) = match after.split_at_checked(2) {
+            Some((code, after)) if code.bytes().all(|b| b.is_ascii_hexdigit()) => (code, after),
+            _ => {
+                out.push('%');
+                rest = after;
+                continue;
+            }
+        };
+        match u8::from_str_radix(code, 16) {
+            Ok(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(char::from(byte));
+            }
+            _ => {
+                out.push('%');
+                out.push_str(&code.to_ascii_uppercase());
+            }
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// `path_with_escaped_slashes_action`.

@@ -121,6 +121,8 @@ pub struct Choice {
     pub filter: String,
     /// The first whose condition holds; the filter is off if none does.
     pub cases: Arc<[Case]>,
+    /// The configuration where a condition takes too many steps to say.
+    pub undecided: Arc<FilterConfig>,
 }
 
 /// One configuration with what belongs to it.

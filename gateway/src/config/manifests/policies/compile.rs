@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use extproc_client::{
     FilterConfig,
-    attributes::{Expression, Vocabulary},
+    attributes::Expression,
     config::{
         BodyMode, GrpcService, MetadataOptions, MutationRules, ProcessingMode, RouteCacheAction,
         SendMode, Service,
@@ -12,8 +12,10 @@ use extproc_client::{
 };
 
 use super::super::{
-    backends::Backends,
+    backends::{Backends, NOT_PERMITTED},
+    compiled::Allowance,
     gateways::Referrer,
+    status::Reason,
     types::{
         AGENTGATEWAY, BodySendMode, ExtProcCase, FailureMode, HeaderSendMode, Key, Phase,
         ProcessingOptions, Traffic,
@@ -32,13 +34,17 @@ const NOBODY: &str = "nobody";
 const INITIAL_METADATA: &str = "agentgateway.dev.grpc_initial_metadata";
 
 /// A policy's ext_proc.
-pub(super) struct Compiled {
+pub(super) struct ExtProc {
     pub(super) cases: Arc<[Case]>,
+    /// What refuses every request.
+    pub(super) refusing: Arc<FilterConfig>,
+    /// References that no ReferenceGrant permits.
+    pub(super) not_permitted: Vec<String>,
     /// What is no good in it.
     pub(super) problems: Vec<String>,
 }
 
-impl Compiled {
+impl ExtProc {
     /// Whether a request decides what is done with it.
     pub(super) fn depends(&self) -> bool {
         !matches!(&*self.cases, [only] if only.condition.is_none()
@@ -58,15 +64,19 @@ impl Compiled {
 /// `None` if the policy says nothing of ext_proc.
 pub(super) fn compile(
     backends: &mut Backends<'_>,
+    allowance: Allowance<'_>,
     policy: &Key,
     traffic: &Traffic,
-) -> Option<Compiled> {
+) -> Option<ExtProc> {
     const PLACE: &str = "traffic.extProc";
     let ext_proc = traffic.ext_proc.as_ref()?;
     let mut compiler = Compiler {
         backends,
+        allowance,
         policy,
         pre_routing: traffic.phase == Phase::PreRouting,
+        refusing: refusing(),
+        not_permitted: Vec::new(),
         problems: Vec::new(),
     };
     let mut cases = Vec::new();
@@ -77,28 +87,25 @@ pub(super) fn compile(
         let place = format!("{PLACE}.conditional[{index}]");
         let mut case = compiler.case(&conditional.policy, &format!("{place}.policy"));
         if let Some(text) = &conditional.condition {
-            match compile_cel(text) {
+            match compiler.allowance.expression(text) {
                 Ok(condition) => case.condition = Some(condition),
                 Err(error) => {
                     // Nobody can say which requests this is for: none may pass it by.
                     compiler
                         .problems
                         .push(format!("{place}.condition: {text:?} {error}"));
-                    case.config = refusing();
+                    case.config = compiler.refusing.clone();
                 }
             }
         }
         cases.push(case);
     }
-    Some(Compiled {
+    Some(ExtProc {
+        refusing: compiler.refusing,
+        not_permitted: compiler.not_permitted,
         problems: compiler.problems,
         cases: cases.into(),
     })
-}
-
-fn compile_cel(text: &str) -> Result<Expression, String> {
-    Expression::compile_with(text, Vocabulary::Agentgateway)
-        .map_err(|error| format!("is not a valid CEL expression: {error}"))
 }
 
 /// A configuration that refuses every request.
@@ -112,15 +119,23 @@ pub(super) fn refusing() -> Arc<FilterConfig> {
 
 struct Compiler<'c, 'o> {
     backends: &'c mut Backends<'o>,
+    allowance: Allowance<'c>,
     policy: &'c Key,
     pre_routing: bool,
+    refusing: Arc<FilterConfig>,
+    not_permitted: Vec<String>,
     problems: Vec<String>,
 }
 
 impl Compiler<'_, '_> {
     fn case(&mut self, case: &ExtProcCase, place: &str) -> Case {
-        let cluster = self.processor(case).unwrap_or_else(|message| {
-            self.problems.push(format!("{place}: {message}"));
+        let not_permitted = self.not_permitted.len();
+        let cluster = self.processor(case).unwrap_or_else(|(reason, message)| {
+            let message = format!("{place}: {message}");
+            if reason == NOT_PERMITTED {
+                self.not_permitted.push(message.clone());
+            }
+            self.problems.push(message);
             NOBODY.to_owned()
         });
         let mut metadata = Vec::new();
@@ -164,10 +179,12 @@ impl Compiler<'_, '_> {
             })
             .build();
         let config = match config {
+            // Whatever the failure mode says: that is for a processor which the policy may have.
+            Ok(_) if self.not_permitted.len() > not_permitted => self.refusing.clone(),
             Ok(config) => Arc::new(config),
             Err(error) => {
                 self.problems.push(format!("{place}: {error}"));
-                refusing()
+                self.refusing.clone()
             }
         };
         Case {
@@ -186,7 +203,7 @@ impl Compiler<'_, '_> {
     ) -> Vec<(String, Expression)> {
         let mut compiled = Vec::with_capacity(entries.len());
         for (name, text) in entries {
-            match compile_cel(text) {
+            match self.allowance.expression(text) {
                 Ok(expression) => compiled.push((name.clone(), expression)),
                 Err(error) => self.problems.push(format!("{place} {name:?} {error}")),
             }
@@ -195,7 +212,8 @@ impl Compiler<'_, '_> {
     }
 
     /// The processor's cluster.
-    fn processor(&mut self, case: &ExtProcCase) -> Result<String, String> {
+    fn processor(&mut self, case: &ExtProcCase) -> Result<String, Reason> {
+        let invalid = |message: String| ("Invalid", message);
         match (&case.backend_ref, &case.url) {
             (Some(reference), None) => {
                 let from = Referrer {
@@ -204,20 +222,22 @@ impl Compiler<'_, '_> {
                     namespace: &self.policy.namespace,
                 };
                 if reference.name.contains('.') && reference.group.is_empty() {
-                    return Err(format!(
+                    return Err(invalid(format!(
                         "backendRef.name: {:?} has to be the name of the Service, not a host name",
                         reference.name
-                    ));
+                    )));
                 }
                 self.backends
-                    .resolve(&from, reference, false)
-                    .map_err(|(_, message)| format!("backendRef: {message}"))
+                    .resolve(&from, reference)
+                    .map_err(|(reason, message)| (reason, format!("backendRef: {message}")))
             }
             (None, Some(url)) => self
                 .backends
                 .url(url)
-                .map_err(|message| format!("url: {message}")),
-            _ => Err("exactly one of backendRef and url has to be set".into()),
+                .map_err(|(reason, message)| (reason, format!("url: {message}"))),
+            _ => Err(invalid(
+                "exactly one of backendRef and url has to be set".into(),
+            )),
         }
     }
 }

@@ -1,19 +1,24 @@
 //! The filter `CORS`.
 
 use extproc_client::config::StringMatcher;
-use serde_json::json;
 
-use crate::config::{manifests::types::Cors as Spec, snapshot::Cors};
+use super::matches::whole;
+use crate::config::{
+    manifests::{compiled::Allowance, types::Cors as Spec},
+    snapshot::Cors,
+};
 
 /// Seconds that the answer to a preflight may be kept, if nothing else is said.
 const MAX_AGE: u32 = 5;
 
 /// What the filter says. An error names its field.
-pub(super) fn compile(spec: &Spec) -> Result<Cors, String> {
+pub(super) fn compile(spec: &Spec, allowance: &mut Allowance<'_>) -> Result<Cors, String> {
     let allow_origins = spec
         .allow_origins
         .iter()
-        .map(|text| origin(text).map_err(|error| format!("cors.allowOrigins: {text:?}: {error}")))
+        .map(|text| {
+            origin(text, allowance).map_err(|error| format!("cors.allowOrigins: {text:?}: {error}"))
+        })
         .collect::<Result<_, _>>()?;
     let allow_credentials = spec.allow_credentials.unwrap_or_default();
     // With credentials a star would be the name of a header.
@@ -36,7 +41,7 @@ pub(super) fn compile(spec: &Spec) -> Result<Cors, String> {
 
 /// `*`, or a scheme and a host in which a star stands for any number of labels and parts of them. A port
 /// that the scheme has anyway is never part of an origin (RFC 6454 section 6.2).
-fn origin(text: &str) -> Result<StringMatcher, serde_json::Error> {
+fn origin(text: &str, allowance: &mut Allowance<'_>) -> Result<StringMatcher, String> {
     let (scheme, host) = text.split_once("://").unwrap_or_default();
     let usual = match scheme.to_ascii_lowercase().as_str() {
         "http" => ":80",
@@ -47,20 +52,20 @@ fn origin(text: &str) -> Result<StringMatcher, serde_json::Error> {
         .strip_suffix(usual)
         .filter(|_| !usual.is_empty())
         .unwrap_or(host);
-    let form = match text {
-        "*" => json!({ "safe_regex": { "regex": ".*" } }),
+    match text {
+        "*" => whole(".*", allowance),
         _ if text.contains('*') => {
             let pattern = regex::escape(&format!("{scheme}://{host}")).replace("\\*", "[^/:]*");
-            json!({ "safe_regex": { "regex": format!("(?i){pattern}") } })
+            whole(&format!("(?i){pattern}"), allowance)
         }
-        _ => json!({ "exact": format!("{scheme}://{host}"), "ignore_case": true }),
-    };
-    serde_json::from_value(form)
+        _ => Ok(StringMatcher::exact(format!("{scheme}://{host}")).ignore_case()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::manifests::compiled::Compiled;
 
     #[test]
     fn origins() {
@@ -92,7 +97,7 @@ mod tests {
                 allow_origins: vec![allowed.into()],
                 ..Spec::default()
             };
-            let cors = compile(&spec).unwrap();
+            let cors = compile(&spec, &mut Compiled::default().allowance("a")).unwrap();
             let found = cors.allow_origins.iter().any(|m| m.matches(origin));
             assert_eq!(found, matches, "{allowed} and {origin}");
         }
@@ -107,7 +112,7 @@ mod tests {
             expose_headers: words("* x-c"),
             ..Spec::default()
         };
-        let cors = compile(&spec).unwrap();
+        let cors = compile(&spec, &mut Compiled::default().allowance("a")).unwrap();
         assert_eq!(cors.allow_methods, "GET, PUT");
         assert_eq!(cors.allow_headers, "x-a, x-b");
         assert_eq!(cors.expose_headers, "*, x-c");
@@ -115,7 +120,7 @@ mod tests {
         assert!(!cors.allow_credentials);
         spec.allow_credentials = Some(true);
         spec.max_age = Some(60);
-        let cors = compile(&spec).unwrap();
+        let cors = compile(&spec, &mut Compiled::default().allowance("a")).unwrap();
         assert_eq!(cors.expose_headers, "x-c");
         assert_eq!(cors.max_age, "60");
         assert!(cors.allow_credentials);

@@ -7,14 +7,18 @@ use regex::Regex;
 
 use super::{Match, cors};
 use crate::config::{
-    manifests::types::{
-        FilterType, HeaderModifier, HttpRouteFilter, Listener, ObjectRef, PathModifier,
-        PathModifierType, Protocol, RequestMirror, RequestRedirect, UrlRewrite,
+    manifests::{
+        compiled::Allowance,
+        types::{
+            Cors, FilterType, HeaderModifier, HttpRouteFilter, Listener, ObjectRef, PathModifier,
+            PathModifierType, Protocol, RequestMirror, RequestRedirect, UrlRewrite,
+        },
     },
-    snapshot::{
-        AppendAction, Cors, Forward, Fraction, HeaderChange, HeaderTemplate, Mirror, Redirect,
-    },
+    snapshot::{self, AppendAction, Fraction, HeaderChange, HeaderTemplate, Mirror, Redirect},
 };
+
+/// A pattern, and what takes the place of what matches.
+pub(super) type PathRewrite = (Regex, String);
 
 /// What the filters of a rule or backend come to.
 #[derive(Default)]
@@ -23,7 +27,7 @@ pub(super) struct Filters {
     pub(super) response: Vec<HeaderChange>,
     pub(super) effect: Effect,
     pub(super) mirrors: Vec<Mirror>,
-    pub(super) cors: Option<Arc<Cors>>,
+    pub(super) cors: Option<Arc<snapshot::Cors>>,
 }
 
 /// What the one filter that decides over the request's target says.
@@ -70,13 +74,39 @@ impl Filters {
                     }));
                 Ok(())
             }
-            FilterType::Cors => {
-                let spec = given(spec.cors.as_ref())?;
-                self.cors = Some(Arc::new(cors::compile(spec)?));
-                Ok(())
-            }
+            FilterType::Cors => Err("the filter's own settings are missing".to_owned()),
             FilterType::Other(kind) => Err(format!("filter {kind} is not supported")),
         }
+    }
+
+    /// Takes a filter of kind `CORS`. An error says why it cannot be done.
+    pub(super) fn add_cors(
+        &mut self,
+        spec: &Cors,
+        allowance: &mut Allowance<'_>,
+    ) -> Result<(), String> {
+        self.cors = Some(Arc::new(cors::compile(spec, allowance)?));
+        Ok(())
+    }
+
+    /// Returns how the path of requests with this match is rewritten, if it is.
+    pub(super) fn path_rewrite(
+        &self,
+        matched: &Match,
+        allowance: &mut Allowance<'_>,
+    ) -> Result<Option<PathRewrite>, String> {
+        let Effect::Rewrite(UrlRewrite {
+            path: Some(path), ..
+        }) = &self.effect
+        else {
+            return Ok(None);
+        };
+        let (pattern, with) = match replacement(path, matched) {
+            Ok(with) => prefix_pattern(matched, with),
+            Err(full) => ("^.*$".to_owned(), full),
+        };
+        // `$` would refer to a group.
+        Ok(Some((allowance.regex(&pattern)?, with.replace('$', "$$"))))
     }
 
     /// Whether headers are all that is changed.
@@ -150,31 +180,19 @@ fn replacement(path: &PathModifier, matched: &Match) -> Result<String, String> {
 }
 
 /// A pattern and its substitute, which put `with` in place of the matched prefix.
-fn prefix_pattern(matched: &Match, with: &str) -> Option<(Regex, String)> {
-    let prefix = matched.prefix().unwrap_or_default();
+fn prefix_pattern(matched: &Match, with: String) -> (String, String) {
+    let prefix = regex::escape(matched.prefix().unwrap_or_default());
     // What follows the prefix begins with one slash, even if it is empty and nothing else is left.
-    let (pattern, with) = match with.is_empty() {
-        true => (format!("^{}/*", regex::escape(prefix)), "/".to_owned()),
-        false => (format!("^{}", regex::escape(prefix)), with.to_owned()),
-    };
-    // `$` would refer to a group.
-    Some((Regex::new(&pattern).ok()?, with.replace('$', "$$")))
+    match with.is_empty() {
+        true => (format!("^{prefix}/*"), "/".to_owned()),
+        false => (format!("^{prefix}"), with),
+    }
 }
 
-/// Puts a rewrite into a forwarding action.
-pub(super) fn rewrite(spec: &UrlRewrite, matched: &Match, forward: &mut Forward) {
-    forward.host_rewrite = spec
-        .hostname
-        .as_ref()
-        .and_then(|host| HeaderValue::try_from(host.as_str()).ok());
-    if let Some(path) = &spec.path {
-        forward.regex_rewrite = match replacement(path, matched) {
-            Ok(with) => prefix_pattern(matched, &with),
-            Err(full) => Regex::new("^.*$")
-                .ok()
-                .map(|whole| (whole, full.replace('$', "$$"))),
-        };
-    }
+/// The host that a rewrite gives requests.
+pub(super) fn host_rewrite(spec: &UrlRewrite) -> Option<HeaderValue> {
+    let host = spec.hostname.as_ref()?;
+    HeaderValue::try_from(host.as_str()).ok()
 }
 
 /// A redirect as it is done behind a listener.

@@ -2,13 +2,15 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use extproc_client::config::StringMatcher;
+use extproc_client::config::{RegexMatcher, StringMatcher};
 use regex::Regex;
-use serde_json::json;
 
 use crate::config::{
-    manifests::types::{MatchType, PathType, RouteMatch as Spec, ValueMatch as ValueSpec},
-    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch},
+    manifests::{
+        compiled::Allowance,
+        types::{MatchType, PathType, RouteMatch as Spec, ValueMatch as ValueSpec},
+    },
+    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch, decode_unreserved},
 };
 
 /// A compiled `HTTPRouteMatch`.
@@ -41,15 +43,15 @@ pub(in crate::config::manifests) struct Precedence {
 
 impl Match {
     /// Errors name the field inside the match.
-    pub(super) fn compile(spec: &Spec) -> Result<Self, String> {
+    pub(super) fn compile(spec: &Spec, allowance: &mut Allowance<'_>) -> Result<Self, String> {
         let value = spec.path.value.as_str();
+        // As the paths of requests are spelled when routes are looked at.
         let path = match spec.path.kind {
-            PathType::Exact => Path::Exact(value.to_owned()),
-            PathType::PathPrefix => Path::Prefix(value.trim_end_matches('/').to_owned()),
+            PathType::Exact => Path::Exact(decode_unreserved(value)),
+            PathType::PathPrefix => Path::Prefix(decode_unreserved(value.trim_end_matches('/'))),
             PathType::RegularExpression => {
-                // Matches the whole path.
-                let regex = Regex::new(&format!("^(?:{value})$"));
-                Path::Regex(regex.map_err(|error| format!("path.value: {}", line(&error)))?)
+                let regex = allowance.whole(value);
+                Path::Regex(regex.map_err(|error| format!("path.value: {error}"))?)
             }
         };
         let mut headers: Vec<(String, StringMatcher)> = Vec::new();
@@ -57,15 +59,15 @@ impl Match {
             let name = header.name.to_ascii_lowercase();
             // Of several entries for one name only the first counts.
             if !headers.iter().any(|(known, _)| *known == name) {
-                let matcher =
-                    matcher(header).map_err(|error| format!("headers[{index}].value: {error}"))?;
+                let matcher = matcher(header, allowance)
+                    .map_err(|error| format!("headers[{index}].value: {error}"))?;
                 headers.push((name, matcher));
             }
         }
         let mut query: Vec<(String, StringMatcher)> = Vec::new();
         for (index, parameter) in spec.query_params.iter().enumerate() {
             if !query.iter().any(|(known, _)| *known == parameter.name) {
-                let matcher = matcher(parameter)
+                let matcher = matcher(parameter, allowance)
                     .map_err(|error| format!("queryParams[{index}].value: {error}"))?;
                 query.push((parameter.name.clone(), matcher));
             }
@@ -124,10 +126,8 @@ impl Match {
             invert: false,
             missing_as_empty: false,
         };
-        let method = self.method.as_ref().and_then(|method| {
-            let matcher = serde_json::from_value(json!({ "exact": method })).ok()?;
-            Some(header(":method", &matcher))
-        });
+        let method = self.method.as_ref();
+        let method = method.map(|method| header(":method", &StringMatcher::exact(method)));
         RouteMatch {
             path,
             headers: method
@@ -154,16 +154,15 @@ impl Precedence {
     }
 }
 
-fn matcher(spec: &ValueSpec) -> Result<StringMatcher, String> {
-    let form = match spec.kind {
-        MatchType::Exact => json!({ "exact": spec.value }),
-        MatchType::RegularExpression => json!({ "safe_regex": { "regex": spec.value } }),
-    };
-    serde_json::from_value(form).map_err(|error| line(&error))
+fn matcher(spec: &ValueSpec, allowance: &mut Allowance<'_>) -> Result<StringMatcher, String> {
+    match spec.kind {
+        MatchType::Exact => Ok(StringMatcher::exact(spec.value.as_str())),
+        MatchType::RegularExpression => whole(&spec.value, allowance),
+    }
 }
 
-/// The last line of an error, which says what is wrong.
-fn line(error: &dyn std::fmt::Display) -> String {
-    let text = error.to_string();
-    text.lines().last().unwrap_or_default().trim().to_owned()
+/// A matcher for values that match as a whole.
+pub(super) fn whole(pattern: &str, allowance: &mut Allowance<'_>) -> Result<StringMatcher, String> {
+    let regex = allowance.whole(pattern)?;
+    Ok(StringMatcher::regex(RegexMatcher::anchored(regex)))
 }

@@ -1,0 +1,547 @@
+//! Teams that share a Gateway, and clients: what one of them does is no way around the processor of another, into what is not
+//! theirs, or into another's time.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+use tests::provision;
+use tests::support::curl::{Answer, curl};
+use tests::support::peers::{self, Peer};
+use tests::support::ports;
+use tests::support::trial::flow;
+
+use super::INSTRUCTIONS;
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        flow("isolation/spellings-of-a-path", paths()),
+        flow("isolation/spellings-of-a-host", hosts()),
+        flow("isolation/hosts-of-other-listeners", misdirected()),
+        flow("isolation/forwarded-fields", forwarded()),
+        flow("isolation/other-namespaces", namespaces()),
+        flow("isolation/local-backends", local_backends()),
+        flow("isolation/expensive-conditions", conditions()),
+        flow("isolation/large-regular-expressions", regular_expressions()),
+    ]
+}
+
+fn gateway_object(listeners: Value, annotations: Value) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "g", "namespace": "infra", "annotations": annotations},
+        "spec": {"gatewayClassName": "agentgateway", "listeners": listeners},
+    })
+}
+
+fn http() -> Value {
+    let all = json!({"namespaces": {"from": "All"}});
+    json!([{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": all}])
+}
+
+fn service(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ports": [{"port": 80}]},
+    })
+}
+
+fn route(namespace: &str, name: &str, hostnames: &[&str], rules: Value) -> Value {
+    let mut spec = json!({"parentRefs": [{"name": "g", "namespace": "infra"}], "rules": rules});
+    if !hostnames.is_empty() {
+        spec["hostnames"] = json!(hostnames);
+    }
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+    })
+}
+
+fn to(service: &str) -> Value {
+    json!([{"name": service, "port": 80}])
+}
+
+fn policy(namespace: &str, target: Value, ext_proc: Value) -> Value {
+    json!({
+        "apiVersion": "agentgateway.dev/v1alpha1", "kind": "AgentgatewayPolicy",
+        "metadata": {"name": "policy", "namespace": namespace},
+        "spec": {"targetRefs": [target], "traffic": {"extProc": ext_proc}},
+    })
+}
+
+fn target(kind: &str, name: &str, section: Option<&str>) -> Value {
+    let mut target = json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name});
+    if let Some(section) = section {
+        target["sectionName"] = section.into();
+    }
+    target
+}
+
+/// The processor of a policy.
+fn processor() -> Value {
+    json!({"backendRef": {"name": "processor", "port": 80}})
+}
+
+/// httpbin, the sample processor, and the gateway in front of them, which knows them by the names `app` and `processor` in
+/// these namespaces.
+struct Rig {
+    gateway: Peer,
+    _httpbin: Peer,
+    _processor: Peer,
+}
+
+impl Rig {
+    async fn start(port: u16, namespaces: &[&str], objects: &[Value]) -> anyhow::Result<Self> {
+        let httpbin = peers::go_httpbin(provision::go_httpbin()?).await?;
+        let processor = peers::sample_processor().await?;
+        let program = provision::workspace_binary("gateway", "gateway")?;
+        let file = peers::log_file("isolation", ports::free()?).with_extension("yaml");
+        std::fs::create_dir_all(file.parent().context("no folder")?)?;
+        let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
+        std::fs::write(&file, documents.join("\n---\n"))?;
+        let arguments = |at: SocketAddr| {
+            let mut arguments = vec![
+                "--config".to_owned(),
+                file.display().to_string(),
+                "--concurrency=1".into(),
+                format!("--listen-port={port}={}", at.port()),
+            ];
+            for namespace in namespaces {
+                arguments.extend([
+                    format!("--endpoints={namespace}/app:80={}", httpbin.address),
+                    format!("--endpoints={namespace}/processor:80={}", processor.address),
+                ]);
+            }
+            arguments
+        };
+        let gateway = peers::start("gateway-isolation", program, arguments, &[]).await?;
+        Ok(Self {
+            gateway,
+            _httpbin: httpbin,
+            _processor: processor,
+        })
+    }
+
+    async fn get(&self, host: &str, path: &str, more: &[&str]) -> anyhow::Result<Answer> {
+        let url = format!("{}{path}", self.gateway.url());
+        let host = format!("host: {host}");
+        let mut arguments = vec!["--path-as-is", &url, "-H", &host, "-H", INSTRUCTIONS];
+        arguments.extend(more);
+        curl(&arguments).await
+    }
+}
+
+/// Whether the processor was asked: it adds a header on its way to httpbin, which shows it.
+fn processed(answer: &Answer) -> anyhow::Result<bool> {
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(answer.json()?["headers"].get("Extproc").is_some())
+}
+
+/// A rule's processor sees its paths however they are spelled, and the upstream gets what was looked at.
+async fn paths() -> anyhow::Result<()> {
+    let prefix = json!([{"path": {"type": "PathPrefix", "value": "/anything/admin"}}]);
+    let rig = Rig::start(
+        80,
+        &["infra"],
+        &[
+            gateway_object(http(), json!({})),
+            service("infra", "app"),
+            service("infra", "processor"),
+            route(
+                "infra",
+                "app",
+                &[],
+                json!([
+                    {"name": "admin", "matches": prefix, "backendRefs": to("app")},
+                    {"backendRefs": to("app")},
+                ]),
+            ),
+            policy(
+                "infra",
+                target("HTTPRoute", "app", Some("admin")),
+                processor(),
+            ),
+        ],
+    )
+    .await?;
+    for path in [
+        "/anything/admin/x",
+        "//anything/admin/x",
+        "/anything//admin/x",
+        "/./anything/admin/x",
+        "/a/../anything/admin/x",
+        "/a/%2e%2E/anything/admin/x",
+        "/%61nything/%61dmin/x",
+        "/;a/../anything/admin/x",
+        "/anything\\admin/x",
+    ] {
+        let answer = rig.get("a.example", path, &[]).await?;
+        ensure!(processed(&answer)?, "{path}: {answer:?}");
+        let url = answer.json()?["url"].clone();
+        let url = url.as_str().context("no url")?;
+        ensure!(url.ends_with("/anything/admin/x"), "{path} became {url}");
+    }
+    for path in [
+        "/anything%2fadmin/x",
+        "/anything%5Cadmin/x",
+        "/a/..%2Fanything/admin/x",
+    ] {
+        let answer = rig.get("a.example", path, &[]).await?;
+        ensure!(answer.status == 400, "{path}: {answer:?}");
+    }
+    for path in [
+        "/anything/other",
+        "/anything/ADMIN/x",
+        "/anything/administrators",
+    ] {
+        let answer = rig.get("a.example", path, &[]).await?;
+        ensure!(!processed(&answer)?, "{path}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// A listener's processor sees requests for its host however that is spelled.
+async fn hosts() -> anyhow::Result<()> {
+    let listeners = json!([
+        {"name": "public", "port": 80, "protocol": "HTTP"},
+        {"name": "secure", "port": 80, "protocol": "HTTP", "hostname": "secure.example"},
+    ]);
+    let rig = Rig::start(
+        80,
+        &["infra"],
+        &[
+            gateway_object(listeners, json!({})),
+            service("infra", "app"),
+            service("infra", "processor"),
+            route("infra", "app", &[], json!([{"backendRefs": to("app")}])),
+            policy("infra", target("Gateway", "g", Some("secure")), processor()),
+        ],
+    )
+    .await?;
+    for host in [
+        "secure.example",
+        "SECURE.example",
+        "secure.example:80",
+        "secure.example:99",
+        "secure.example.",
+        "Secure.Example.:80",
+    ] {
+        let answer = rig.get(host, "/headers", &[]).await?;
+        ensure!(processed(&answer)?, "{host}: {answer:?}");
+        let shown = answer.json()?["headers"]["Host"][0].clone();
+        let shown = shown.as_str().context("no host")?;
+        ensure!(
+            !shown.contains(".:") && !shown.ends_with('.'),
+            "{host} became {shown}"
+        );
+    }
+    for host in [
+        "secure.example..",
+        ".",
+        "secure%2eexample",
+        "secure.example,b",
+    ] {
+        let answer = rig.get(host, "/headers", &[]).await?;
+        ensure!(answer.status == 400, "{host}: {answer:?}");
+    }
+    let answer = rig.get("other.example", "/headers", &[]).await?;
+    ensure!(!processed(&answer)?, "{answer:?}");
+    Ok(())
+}
+
+/// A connection that was opened for one listener's host is no way to the host of another, in HTTP/1.1 and HTTP/2.
+async fn misdirected() -> anyhow::Result<()> {
+    let certificate = json!({"certificateRefs": [{"name": "cert"}]});
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cert", "namespace": "infra"},
+        "type": "kubernetes.io/tls",
+        "stringData": {
+            "tls.crt": include_str!("../../../gateway/tests/tls/a.pem"),
+            "tls.key": include_str!("../../../gateway/tests/tls/a.key"),
+        },
+    });
+    let listeners = json!([
+        {"name": "public", "port": 443, "protocol": "HTTPS", "tls": certificate},
+        {"name": "secure", "port": 443, "protocol": "HTTPS", "hostname": "secure.example", "tls": certificate},
+        {"name": "wild", "port": 443, "protocol": "HTTPS", "hostname": "*.wild.example", "tls": certificate},
+    ]);
+    let rig = Rig::start(
+        443,
+        &["infra"],
+        &[
+            gateway_object(listeners, json!({})),
+            secret,
+            service("infra", "app"),
+            service("infra", "processor"),
+            route("infra", "app", &[], json!([{"backendRefs": to("app")}])),
+            policy("infra", target("Gateway", "g", Some("secure")), processor()),
+        ],
+    )
+    .await?;
+    let port = rig.gateway.address.port();
+    for version in ["--http1.1", "--http2"] {
+        for (server_name, host, status, asked) in [
+            ("secure.example", "secure.example", 200, true),
+            ("public.example", "public.example", 200, false),
+            ("public.example", "secure.example", 421, false),
+            ("public.example", "secure.example.", 421, false),
+            ("public.example", "SECURE.EXAMPLE", 421, false),
+            ("public.example", "a.wild.example", 421, false),
+            ("a.wild.example", "b.wild.example", 200, false),
+            ("a.wild.example", "secure.example", 421, false),
+            ("secure.example", "public.example", 421, false),
+        ] {
+            let url = format!("https://{server_name}:{port}/headers");
+            let connect = format!("{server_name}:{port}:127.0.0.1:{port}");
+            let host = format!("host: {host}");
+            let arguments = [
+                "-k",
+                version,
+                &url,
+                "--connect-to",
+                &connect,
+                "-H",
+                &host,
+                "-H",
+                INSTRUCTIONS,
+            ];
+            let answer = curl(&arguments).await?;
+            ensure!(
+                answer.status == status,
+                "{server_name} {host} {version}: {answer:?}"
+            );
+            if status == 200 {
+                ensure!(
+                    processed(&answer)? == asked,
+                    "{server_name} {host}: {answer:?}"
+                );
+            }
+        }
+        // Without a server name.
+        let url = format!("https://127.0.0.1:{port}/headers");
+        let answer = curl(&["-k", version, &url, "-H", "host: secure.example"]).await?;
+        ensure!(answer.status == 421, "{answer:?}");
+    }
+    Ok(())
+}
+
+/// Clients say nothing of themselves that an upstream would believe, unless they are trusted proxies.
+async fn forwarded() -> anyhow::Result<()> {
+    let said = [
+        "-H",
+        "x-forwarded-for: 10.0.0.1",
+        "-H",
+        "x-forwarded-proto: https",
+        "-H",
+        "x-envoy-external-address: 10.0.0.1",
+        "-H",
+        "x-envoy-internal: true",
+    ];
+    for (hops, address, proto) in [("0", "127.0.0.1", "http"), ("1", "10.0.0.1", "https")] {
+        let annotations = json!({"extproc.dev/xff-num-trusted-hops": hops});
+        let rig = Rig::start(
+            80,
+            &["infra"],
+            &[
+                gateway_object(http(), annotations),
+                service("infra", "app"),
+                route("infra", "app", &[], json!([{"backendRefs": to("app")}])),
+            ],
+        )
+        .await?;
+        let headers = &rig.get("a.example", "/headers", &said).await?.json()?["headers"];
+        for (name, value) in [
+            ("X-Forwarded-For", "10.0.0.1, 127.0.0.1"),
+            ("X-Forwarded-Proto", proto),
+            ("X-Envoy-External-Address", address),
+        ] {
+            ensure!(headers[name] == json!([value]), "{hops} hops: {headers}");
+        }
+        ensure!(headers.get("X-Envoy-Internal").is_none(), "{headers}");
+    }
+    Ok(())
+}
+
+/// A policy needs a ReferenceGrant for a processor of another namespace; without one nothing passes it.
+async fn namespaces() -> anyhow::Result<()> {
+    let foreign = json!({
+        "backendRef": {"name": "processor", "namespace": "other", "port": 80},
+        "failureMode": "FailOpen",
+    });
+    let grant = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+        "metadata": {"name": "grant", "namespace": "other"},
+        "spec": {
+            "from": [{"group": "agentgateway.dev", "kind": "AgentgatewayPolicy", "namespace": "tenant"}],
+            "to": [{"group": "", "kind": "Service"}],
+        },
+    });
+    let mut objects = vec![
+        gateway_object(http(), json!({})),
+        service("tenant", "app"),
+        service("infra", "app"),
+        service("other", "processor"),
+        route(
+            "tenant",
+            "mine",
+            &["mine.example"],
+            json!([{"backendRefs": to("app")}]),
+        ),
+        route(
+            "infra",
+            "victim",
+            &["victim.example"],
+            json!([{"backendRefs": to("app")}]),
+        ),
+        policy("tenant", target("HTTPRoute", "mine", None), foreign),
+    ];
+    let all = ["infra", "tenant", "other"];
+    let rig = Rig::start(80, &all, &objects).await?;
+    let answer = rig.get("mine.example", "/headers", &[]).await?;
+    ensure!(answer.status == 500, "{answer:?}");
+    let answer = rig.get("victim.example", "/headers", &[]).await?;
+    ensure!(!processed(&answer)?, "{answer:?}");
+    objects.push(grant);
+    let rig = Rig::start(80, &all, &objects).await?;
+    let answer = rig.get("mine.example", "/headers", &[]).await?;
+    ensure!(processed(&answer)?, "{answer:?}");
+    Ok(())
+}
+
+/// Backends are not on the gateway's own machine, whether that is written or a name's meaning.
+async fn local_backends() -> anyhow::Result<()> {
+    let httpbin = peers::go_httpbin(provision::go_httpbin()?).await?;
+    let port = httpbin.address.port();
+    for (host, status) in [
+        ("127.0.0.1", 500),
+        ("::ffff:127.0.0.1", 500),
+        ("0.0.0.0", 500),
+        ("169.254.169.254", 500),
+        ("localhost", 500),
+        // Names only the resolver knows the meaning of.
+        ("127.1", 503),
+        ("2130706433", 503),
+        ("0x7f.0.0.1", 503),
+    ] {
+        let backend = json!({
+            "apiVersion": "agentgateway.dev/v1alpha1", "kind": "AgentgatewayBackend",
+            "metadata": {"name": "local", "namespace": "tenant"},
+            "spec": {"static": {"host": host, "port": port}},
+        });
+        let reference =
+            json!([{"group": "agentgateway.dev", "kind": "AgentgatewayBackend", "name": "local"}]);
+        let rig = Rig::start(
+            80,
+            &["infra"],
+            &[
+                gateway_object(http(), json!({})),
+                service("infra", "app"),
+                backend,
+                route(
+                    "tenant",
+                    "mine",
+                    &["mine.example"],
+                    json!([{"backendRefs": reference}]),
+                ),
+                route(
+                    "infra",
+                    "victim",
+                    &["victim.example"],
+                    json!([{"backendRefs": to("app")}]),
+                ),
+            ],
+        )
+        .await?;
+        let answer = rig.get("mine.example", "/headers", &[]).await?;
+        ensure!(answer.status == status, "{host}: {answer:?}");
+        let answer = rig.get("victim.example", "/headers", &[]).await?;
+        ensure!(answer.status == 200, "{host}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// A condition that takes too many steps refuses what it guards, also with a processor that may be left out; other teams go on.
+async fn conditions() -> anyhow::Result<()> {
+    let list = format!("[{}]", "1,".repeat(30));
+    for (condition, status) in [
+        (
+            format!("{list}.all(a, {list}.all(b, {list}.all(c, a + b + c >= 0)))"),
+            500,
+        ),
+        ("request.path.matches('[a-z]{3}|[\\\\w]{100}')".into(), 500),
+        (
+            format!("{list}.exists(a, request.path.matches('^/headers$'))"),
+            200,
+        ),
+    ] {
+        let mut case = processor();
+        case["failureMode"] = "FailOpen".into();
+        let conditional = json!({"conditional": [{"condition": condition, "policy": case}]});
+        let rig = Rig::start(
+            80,
+            &["infra", "tenant"],
+            &[
+                gateway_object(http(), json!({})),
+                service("infra", "app"),
+                service("tenant", "app"),
+                service("tenant", "processor"),
+                route(
+                    "tenant",
+                    "mine",
+                    &["mine.example"],
+                    json!([{"backendRefs": to("app")}]),
+                ),
+                route(
+                    "infra",
+                    "victim",
+                    &["victim.example"],
+                    json!([{"backendRefs": to("app")}]),
+                ),
+                policy("tenant", target("HTTPRoute", "mine", None), conditional),
+            ],
+        )
+        .await?;
+        let answer = rig.get("mine.example", "/headers", &[]).await?;
+        ensure!(answer.status == status, "{condition}: {answer:?}");
+        if status == 200 {
+            ensure!(processed(&answer)?, "{condition}: {answer:?}");
+        }
+        let answer = rig.get("victim.example", "/headers", &[]).await?;
+        ensure!(answer.status == 200, "{condition}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// A route whose regular expressions are too large is refused as a whole; other teams go on.
+async fn regular_expressions() -> anyhow::Result<()> {
+    let large: Vec<Value> = (0..8)
+        .map(|n| json!({"path": {"type": "RegularExpression", "value": format!("/{n}/[\\w]{{100}}")}}))
+        .collect();
+    let rules = json!([
+        {"matches": large, "backendRefs": to("app")},
+        {"backendRefs": to("app")},
+    ]);
+    let rig = Rig::start(
+        80,
+        &["infra", "tenant"],
+        &[
+            gateway_object(http(), json!({})),
+            service("infra", "app"),
+            service("tenant", "app"),
+            route("tenant", "mine", &["mine.example"], rules),
+            route(
+                "infra",
+                "victim",
+                &["victim.example"],
+                json!([{"backendRefs": to("app")}]),
+            ),
+        ],
+    )
+    .await?;
+    let answer = rig.get("mine.example", "/headers", &[]).await?;
+    ensure!(answer.status == 500, "{answer:?}");
+    let answer = rig.get("victim.example", "/headers", &[]).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(())
+}
