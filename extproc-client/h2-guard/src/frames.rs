@@ -172,7 +172,9 @@ impl<S> Frames<S> {
         if self.blocked {
             self.unanswered = self.unanswered.saturating_add(tally.frames);
             if self.unanswered > UNANSWERED {
-                return Err(io::Error::other("the peer sends frames and reads no answers"));
+                return Err(io::Error::other(
+                    "the peer sends frames and reads no answers",
+                ));
             }
         }
         Ok(())

@@ -53,7 +53,12 @@ impl Default for Keepalive {
 
 impl Keepalive {
     /// Watches a connection and ends when its peer is gone. `streams` says whether any are open.
-    pub async fn watch(&self, ping: Option<PingPong>, traffic: &Traffic, streams: impl Fn() -> bool) {
+    pub async fn watch(
+        &self,
+        ping: Option<PingPong>,
+        traffic: &Traffic,
+        streams: impl Fn() -> bool,
+    ) {
         let Some(mut ping) = ping else {
             return std::future::pending().await;
         };
@@ -111,7 +116,8 @@ impl Interval {
         // The remainder fits: it is at most 1000.
         let random = RandomState::new().build_hasher().finish() % 1001;
         let part = u32::try_from(random).unwrap_or(1000);
-        self.period.saturating_add(self.jitter.saturating_mul(part) / 1000)
+        self.period
+            .saturating_add(self.jitter.saturating_mul(part) / 1000)
     }
 }
 
@@ -173,7 +179,11 @@ mod tests {
         };
         let ((), doubted) = tokio::join!(watch, doubted);
         assert!(doubted < Duration::from_secs(25), "{doubted:?}");
-        assert!(begun.elapsed() <= Duration::from_secs(45), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() <= Duration::from_secs(45),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     /// A gRPC server counts pings without messages between them.

@@ -184,7 +184,10 @@ mod tests {
     async fn small_frames(mut stream: SendStream<Bytes>) {
         for number in 0..FRAMES {
             stream.reserve_capacity(1);
-            poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+            poll_fn(|cx| stream.poll_capacity(cx))
+                .await
+                .unwrap()
+                .unwrap();
             let byte = Bytes::copy_from_slice(&[number as u8]);
             stream.send_data(byte, number + 1 == FRAMES).unwrap();
         }
@@ -207,7 +210,11 @@ mod tests {
                 receiver.release(data.len());
                 got.extend(data);
             }
-            assert!(got.iter().copied().eq((0..FRAMES).map(|number| number as u8)));
+            assert!(
+                got.iter()
+                    .copied()
+                    .eq((0..FRAMES).map(|number| number as u8))
+            );
             assert!(receiver.is_end_stream());
         }
     }

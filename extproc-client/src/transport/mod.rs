@@ -19,7 +19,8 @@ use bytes::Bytes;
 pub use self::grpc::{GrpcStream, GrpcTransport};
 pub use self::http::{HttpStream, HttpTransport};
 pub use self::pool::{
-    Balance, Balanced, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream, TcpConnector, UnixConnector,
+    Balance, Balanced, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream, TcpConnector,
+    UnixConnector,
 };
 use crate::{config::Service, pieces::Pieces, wire::Reply};
 

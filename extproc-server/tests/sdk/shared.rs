@@ -47,7 +47,10 @@ fn call() -> Vec<u8> {
     for (name, value) in [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
+        (
+            ":path",
+            "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
+        ),
         (":authority", "p"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),

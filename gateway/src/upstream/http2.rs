@@ -191,10 +191,14 @@ impl Http2Pool {
         let connections = &mut state.connections;
         // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
         // request until it may go.
-        let free = connections.iter().position(|pooled| pooled.has_room(cluster)).or_else(|| {
-            let shut = |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
-            connections.iter().position(shut)
-        });
+        let free = connections
+            .iter()
+            .position(|pooled| pooled.has_room(cluster))
+            .or_else(|| {
+                let shut =
+                    |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
+                connections.iter().position(shut)
+            });
         if let Some(pooled) = free.and_then(|at| connections.get_mut(at)) {
             pooled.idle = None;
             let connection = &mut pooled.connection;
@@ -304,7 +308,9 @@ impl Http2Pool {
                 match keepalive {
                     Some(keepalive) => {
                         keepalive
-                            .watch(ping, &served.traffic, || served.streams.load(Ordering::Relaxed) > 0)
+                            .watch(ping, &served.traffic, || {
+                                served.streams.load(Ordering::Relaxed) > 0
+                            })
                             .await;
                     }
                     None => std::future::pending().await,
@@ -361,9 +367,9 @@ impl Http2Pool {
     /// it gets no more requests.
     pub(super) fn distrust(&self, witness: &Witness) {
         if witness.traffic.heard() == witness.heard {
-            self.lock().connections.retain(|known| {
-                !Arc::ptr_eq(&known.connection.shared.traffic, &witness.traffic)
-            });
+            self.lock()
+                .connections
+                .retain(|known| !Arc::ptr_eq(&known.connection.shared.traffic, &witness.traffic));
         }
     }
 
@@ -472,9 +478,13 @@ impl Lease {
                 .poll(cx)
                 .map_err(|error| failure(&error))
         })
-        .await?;
-        unanswered.0 = None;
+        .await;
+        // Otherwise the stream is over, unless it is reset for want of its request.
+        if !matches!(response, Err(Failure::Request)) {
+            unanswered.0 = None;
+        }
         drop(unanswered);
+        let response = response?;
         let keep = Keep::Http2 {
             counted,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),

@@ -85,6 +85,8 @@ pub(super) struct Open {
     receive: Receive,
     /// What was heard on the connection when the last message was sent.
     heard: u64,
+    /// Whether it would be reset before its response.
+    unanswered: bool,
     /// Dropped after the halves above: only then is the stream over for `h2`.
     slot: Slot,
 }
@@ -111,7 +113,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if matches!(self.receive, Receive::Head(..)) {
+        if self.unanswered {
             self.slot.note_reset();
         }
     }
@@ -142,6 +144,7 @@ impl PoolStream {
             send: opened.send,
             receive: Receive::Head(opened.response, limit.map(|limit| Box::pin(sleep(limit)))),
             heard: opened.slot.traffic().heard(),
+            unanswered: true,
             slot: opened.slot,
         });
         self.outbox.restart();
@@ -277,6 +280,7 @@ impl Sidestream for PoolStream {
                                 open.distrust();
                                 return self.ended(failure::no_head());
                             };
+                            open.unanswered = false;
                             let on = (open.slot.connection(), open.slot.is_first());
                             match head {
                                 Ok(response) => {

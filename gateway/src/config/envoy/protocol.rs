@@ -84,7 +84,11 @@ impl KeepaliveSettings {
         };
         Ok(Keepalive {
             interval,
-            silence: self.connection_idle_interval.as_ref().map(time).transpose()?,
+            silence: self
+                .connection_idle_interval
+                .as_ref()
+                .map(time)
+                .transpose()?,
             timeout: time(&self.timeout)?,
         })
     }
