@@ -30,10 +30,19 @@ const DESCRIPTORS: &[u8] = include_bytes!("descriptor.bin");
 /// How long open exchanges may go on after a shutdown has begun, unless set otherwise.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// Flow-control windows: one connection of a proxy carries many exchanges, most of them with small messages, and a stream
-/// that is slow to read must not hold up the others.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
+/// Flow-control windows. A connection of a proxy carries the exchanges of thousands of clients, and handlers that stand still
+/// must not hold up the others: the window of the connection is that of all its streams together.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// Exchanges of a connection at a time. Proxies open another one for more.
+const MAX_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
+
+/// Exchanges that may be reset before they are looked at: a proxy resets all those of a client that leaves.
+const MAX_PENDING_RESETS: usize = 16 * 1024;
+
+/// Silence after which the system probes a proxy's connection.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Serves one processor.
 #[derive(Debug)]
@@ -130,6 +139,10 @@ impl<P: Run> Server<P> {
         let mut builder = transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            // Messages that are on their way when an exchange ends count as errors, in the whole life of a connection.
+            .http2_max_local_error_reset_streams(None)
             .http2_keepalive_interval(self.keep_alive);
         if let Some(age) = self.max_connection_age {
             builder = builder.max_connection_age(age);
@@ -144,7 +157,9 @@ impl<P: Run> Server<P> {
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                TcpIncoming::from(listener)
+                    .with_nodelay(Some(true))
+                    .with_keepalive(Some(TCP_KEEPALIVE)),
                 async {
                     // Either way, told or forgotten, the server is to finish.
                     let _ = finishing.await;

@@ -297,3 +297,113 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// Gives so many bytes at a time.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl AsyncRead for Slow<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let n = self.1.min(self.0.len()).min(buf.remaining());
+            let (now, later) = self.0.split_at(n);
+            buf.put_slice(now);
+            self.0 = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        out.extend(&length[1..]);
+        out.extend([kind, flags, 0, 0, 0, stream]);
+        out.extend(payload);
+    }
+
+    /// Empty DATA and what looks like it, and how it is to arrive.
+    fn frames() -> (Vec<u8>, Vec<u8>) {
+        let (mut sent, mut seen) = (Vec::new(), Vec::new());
+        for (kind, flags, stream, payload, seen_as) in [
+            (HEADERS, 4, 1, &b"head"[..], HEADERS),
+            (DATA, 0, 1, b"", IGNORED),
+            (DATA, 0, 1, b"x", DATA),
+            (DATA, PADDED, 1, b"\x03\0\0\0", IGNORED),
+            (DATA, PADDED, 1, b"\x00", IGNORED),
+            (DATA, PADDED, 1, b"\x02x\0\0", DATA),
+            (DATA, PADDED, 1, &[9; 300], DATA),
+            (DATA, 0, 0, b"", DATA),
+            (6, 0, 0, b"12345678", 6),
+            (DATA, END_STREAM, 1, b"", DATA),
+        ] {
+            frame(&mut sent, kind, flags, stream, payload);
+            frame(&mut seen, seen_as, flags, stream, payload);
+        }
+        (sent, seen)
+    }
+
+    #[tokio::test]
+    async fn empty_data_is_hidden_however_it_arrives() {
+        let (sent, seen) = frames();
+        for chunk in 1..60 {
+            for cut in [0, 1, 5] {
+                let sent = &sent[..sent.len() - cut];
+                let traffic = Arc::<Traffic>::default();
+                let mut frames = Frames::of_server(Slow(sent, chunk), traffic.clone());
+                let mut got = Vec::new();
+                frames.read_to_end(&mut got).await.unwrap();
+                assert_eq!(got, seen[..sent.len()], "{chunk} bytes at a time");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_may_not_send_empty_data_without_end() {
+        let mut sent = vec![b'p'; PREFACE];
+        for _ in 0..EMPTY_IN_A_ROW + 5 {
+            frame(&mut sent, DATA, 0, 1, b"");
+        }
+        let traffic = Arc::<Traffic>::default();
+        let mut frames = Frames::of_client(Slow(&sent, 1000), traffic.clone());
+        let mut got = Vec::new();
+        let mut some = vec![0; 1000];
+        while let Ok(n @ 1..) = frames.read(&mut some).await {
+            got.extend(&some[..n]);
+            traffic.turn();
+        }
+        let kinds = got[PREFACE..].chunks(HEAD).map(|frame| frame[TYPE]);
+        assert_eq!(kinds.filter(|kind| *kind == DATA).count(), 5);
+    }
+
+    /// A peer that takes no answers is not read for ever.
+    #[tokio::test]
+    async fn frames_that_cannot_be_answered() {
+        let mut sent = Vec::new();
+        for _ in 0..UNANSWERED + 5000 {
+            frame(&mut sent, DATA, 0, 1, b"x");
+        }
+        let (near, far) = tokio::io::duplex(10);
+        let traffic = Arc::<Traffic>::default();
+        let io = tokio::io::join(Slow(&sent, 8000), near);
+        let mut frames = Frames::of_server(io, traffic.clone());
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let _ = Pin::new(&mut frames).poll_write(cx, &[0; 10]);
+        assert!(Pin::new(&mut frames).poll_write(cx, &[0; 10]).is_pending());
+        let mut some = vec![0; 8000];
+        let end = loop {
+            match frames.read(&mut some).await {
+                Ok(1..) => traffic.turn(),
+                end => break end,
+            }
+        };
+        assert!(end.is_err());
+        drop(far);
+    }
+}

@@ -120,3 +120,124 @@ impl Interval {
             .saturating_add(self.jitter.saturating_mul(part) / 1000)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::Pin, sync::Arc};
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+    use crate::{Frames, traffic::Tally};
+
+    const PING: u8 = 6;
+
+    /// A connection of which the other end is in the hands of the test.
+    async fn connect() -> (PingPong, Arc<Traffic>, DuplexStream) {
+        let (near, mut far) = duplex(1 << 20);
+        let traffic = Arc::<Traffic>::default();
+        let frames = Frames::of_server(near, traffic.clone());
+        let (sender, mut connection) = crate::client().handshake::<_, Bytes>(frames).await.unwrap();
+        let ping = connection.ping_pong().unwrap();
+        tokio::spawn(async move {
+            let _sender = sender;
+            let _ = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
+        });
+        far.read_exact(&mut [0; 24]).await.unwrap();
+        far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        (ping, traffic, far)
+    }
+
+    /// Answers pings, and counts them.
+    async fn answer(mut far: DuplexStream, pings: Arc<std::sync::atomic::AtomicUsize>) {
+        let mut head = [0; 9];
+        while far.read_exact(&mut head).await.is_ok() {
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; length];
+            far.read_exact(&mut payload).await.unwrap();
+            if head[3] == PING {
+                pings.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                head[4] = 1;
+                far.write_all(&head).await.unwrap();
+                far.write_all(&payload).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_is_doubted_and_given_up() {
+        let (ping, traffic, _far) = connect().await;
+        let begun = Instant::now();
+        let keepalive = Keepalive::default();
+        let watch = keepalive.watch(Some(ping), &traffic, || true);
+        let doubted = async {
+            while !traffic.is_doubted() {
+                sleep(Duration::from_millis(100)).await;
+            }
+            begun.elapsed()
+        };
+        let ((), doubted) = tokio::join!(watch, doubted);
+        assert!(doubted < Duration::from_secs(25), "{doubted:?}");
+        assert!(
+            begun.elapsed() <= Duration::from_secs(45),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    /// A gRPC server counts pings without messages between them.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_is_not_pinged_again_soon() {
+        let (ping, traffic, far) = connect().await;
+        let pings = Arc::default();
+        tokio::spawn(answer(far, Arc::clone(&pings)));
+        let counted = || pings.load(std::sync::atomic::Ordering::SeqCst);
+        let keepalive = Keepalive::default();
+        let watch = keepalive.watch(Some(ping), &traffic, || true);
+        let test = async {
+            sleep(Duration::from_secs(250)).await;
+            assert_eq!(counted(), 1);
+            traffic.add(&Tally {
+                messages: 1,
+                ..Tally::default()
+            });
+            sleep(Duration::from_secs(30)).await;
+            assert_eq!(counted(), 2);
+            sleep(Duration::from_secs(310)).await;
+            assert_eq!(counted(), 3);
+        };
+        tokio::select! {
+            () = watch => panic!("the peer is there"),
+            () = test => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_pings_without_streams_but_at_intervals() {
+        let second = Duration::from_secs(1);
+        let interval = Some(Interval {
+            period: second,
+            jitter: Duration::ZERO,
+            when_idle: true,
+        });
+        for (keepalive, expected) in [
+            (Keepalive::default(), 0),
+            (
+                Keepalive {
+                    interval,
+                    ..Keepalive::default()
+                },
+                99,
+            ),
+        ] {
+            let (ping, traffic, far) = connect().await;
+            let pings = Arc::default();
+            tokio::spawn(answer(far, Arc::clone(&pings)));
+            let watch = keepalive.watch(Some(ping), &traffic, || false);
+            assert!(timeout(second * 100, watch).await.is_err());
+            let counted = pings.load(std::sync::atomic::Ordering::SeqCst);
+            assert!(counted >= expected && counted <= expected + 1, "{counted}");
+        }
+    }
+}

@@ -114,3 +114,142 @@ impl Drop for Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use h2::{SendStream, client::ResponseFuture};
+    use http::{Request, Response};
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::Frames;
+
+    /// Frames of one byte, more than are left alone.
+    const FRAMES: usize = 20_000;
+
+    /// A connection to a server that answers with `send`, one response after the other.
+    async fn connect<F>(send: impl Fn(SendStream<Bytes>) -> F + Send + 'static) -> Client
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (near, far) = duplex(64 * 1024);
+        tokio::spawn(async move {
+            let mut server = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((_, mut respond))) = server.accept().await {
+                let stream = respond.send_response(Response::new(()), false).unwrap();
+                tokio::spawn(send(stream));
+            }
+        });
+        Client::new(near).await
+    }
+
+    struct Client {
+        sender: h2::client::SendRequest<Bytes>,
+        traffic: Arc<Traffic>,
+    }
+
+    impl Client {
+        async fn new(io: DuplexStream) -> Self {
+            let traffic = Arc::<Traffic>::default();
+            let (sender, mut connection) = crate::client()
+                .initial_window_size(1 << 20)
+                .initial_connection_window_size(1 << 24)
+                .handshake(Frames::of_server(io, traffic.clone()))
+                .await
+                .unwrap();
+            let turning = traffic.clone();
+            tokio::spawn(poll_fn(move |cx| {
+                let end = Pin::new(&mut connection).poll(cx);
+                turning.turn();
+                end.map(drop)
+            }));
+            Self { sender, traffic }
+        }
+
+        fn send(&mut self) -> ResponseFuture {
+            let request = Request::get("http://a/").body(()).unwrap();
+            self.sender.send_request(request, true).unwrap().0
+        }
+
+        async fn receiver(&mut self) -> Receiver {
+            let response = self.send().await.unwrap();
+            Receiver::new(response.into_body(), &self.traffic)
+        }
+    }
+
+    use std::pin::Pin;
+
+    async fn small_frames(mut stream: SendStream<Bytes>) {
+        for number in 0..FRAMES {
+            stream.reserve_capacity(1);
+            poll_fn(|cx| stream.poll_capacity(cx))
+                .await
+                .unwrap()
+                .unwrap();
+            let byte = Bytes::copy_from_slice(&[number as u8]);
+            stream.send_data(byte, number + 1 == FRAMES).unwrap();
+        }
+    }
+
+    /// Nobody takes them, so they are joined; and nothing is lost.
+    #[tokio::test]
+    async fn small_frames_are_joined() {
+        let mut client = connect(small_frames).await;
+        let mut receiver = client.receiver().await;
+        let joined = |receiver: &Receiver| receiver.lock().joined.len();
+        while joined(&receiver) < FRAMES / 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut other = client.receiver().await;
+        for receiver in [&mut receiver, &mut other] {
+            let mut got = Vec::new();
+            while let Some(data) = poll_fn(|cx| receiver.poll_data(cx)).await {
+                let data = data.unwrap();
+                receiver.release(data.len());
+                got.extend(data);
+            }
+            assert!(
+                got.iter()
+                    .copied()
+                    .eq((0..FRAMES).map(|number| number as u8))
+            );
+            assert!(receiver.is_end_stream());
+        }
+    }
+
+    /// The window of bytes that were joined and never taken comes back.
+    #[tokio::test]
+    async fn what_is_dropped_gives_its_window_back() {
+        let mut client = connect(small_frames).await;
+        for _ in 0..2000 {
+            let receiver = client.receiver().await;
+            while receiver.lock().stream.flow_control().used_capacity() < 10_000 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Whoever waits for data is woken by it, also if frames were joined meanwhile.
+    #[tokio::test]
+    async fn who_waits_is_woken() {
+        let mut client = connect(|mut stream| async move {
+            tokio::task::yield_now().await;
+            stream.send_data(Bytes::from_static(b"late"), true).unwrap();
+        })
+        .await;
+        let mut receiver = client.receiver().await;
+        let inbox = receiver.0.clone();
+        let mut first = true;
+        let data = poll_fn(|cx| {
+            let data = receiver.poll_data(cx);
+            if std::mem::take(&mut first) {
+                assert!(data.is_pending());
+                inbox.lock().unwrap().join();
+            }
+            data
+        });
+        assert_eq!(data.await.unwrap().unwrap(), "late");
+    }
+}

@@ -5,6 +5,7 @@ mod engine;
 mod pressure;
 mod sample;
 mod server;
+mod shared;
 mod spans;
 
 use extproc_server::BodyMode;

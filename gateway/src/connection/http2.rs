@@ -520,3 +520,32 @@ impl AsyncWrite for Prefixed {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many requests end, of which so many are reset early; whether the connection ends then.
+    fn abused(ended: u32, premature: u32) -> bool {
+        let requests = Requests::default();
+        for number in 0..ended {
+            requests.note_end(number < premature);
+        }
+        let mut abused = pin!(requests.abused());
+        let cx = &mut TaskContext::from_waker(Waker::noop());
+        abused.as_mut().poll(cx).is_ready()
+    }
+
+    /// As in Envoy, which counts the first 500 as if they were there.
+    #[test]
+    fn half_of_the_requests_may_be_reset_early() {
+        for (ended, premature, expected) in [
+            (249, 249, false),
+            (250, 250, true),
+            (400, 249, false),
+            (400, 250, true),
+        ] {
+            assert_eq!(abused(ended, premature), expected, "{premature} of {ended}");
+        }
+    }
+}

@@ -506,9 +506,13 @@ impl Lease {
                 .poll(cx)
                 .map_err(|error| failure(&error))
         })
-        .await?;
-        unanswered.0 = None;
+        .await;
+        // Otherwise the stream is over, unless it is reset for want of its request.
+        if !matches!(response, Err(Failure::Request)) {
+            unanswered.0 = None;
+        }
         drop(unanswered);
+        let response = response?;
         let keep = Keep::Http2 {
             slot,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),

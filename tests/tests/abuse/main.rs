@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod limits;
 mod processor;
+mod shared;
 mod upstream;
 
 use std::process::ExitCode;
@@ -86,6 +87,16 @@ fn main() -> ExitCode {
         trial("processor/no-trailers", || go(no_trailers())),
         trial("processor/goes-away", || go(goes_away())),
         trial("upstream/answers-early", || go(upstream::answers_early())),
+        trial("shared/cancels", || go(shared::cancels())),
+        trial("shared/empty-data", || go(shared::empty_data())),
+        trial("shared/small-data", || go(shared::small_data())),
+        trial("shared/small-uploads", || go(shared::small_uploads())),
+        trial("shared/deaf-clients", || go(shared::deaf_clients())),
+        trial("shared/large-head", || go(shared::large_head())),
+        trial("shared/silent", || go(shared::silent_connection())),
+        trial("shared/silent-without-limits", || {
+            go(shared::silent_without_limits())
+        }),
         trial("upstream/tunnel", || go(upstream::tunnel())),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

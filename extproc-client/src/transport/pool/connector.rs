@@ -3,8 +3,9 @@
 //! A [`Connector`] is the seam for a host's own TCP, TLS and load balancing; [`TcpConnector`] and
 //! [`UnixConnector`] serve without one.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -28,7 +29,13 @@ pub trait Connector: Send + Sync + 'static {
     }
 }
 
-/// Connects over TCP, without delay for small packets (`TCP_NODELAY`).
+/// Time without a byte before the system probes a connection, between probes, and probes without an answer before it
+/// ends: an idle connection whose path is gone ends after two minutes.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 6;
+
+/// Connects over TCP, without delay for small packets (`TCP_NODELAY`) and with probes of idle connections (`SO_KEEPALIVE`).
 #[derive(Clone, Debug)]
 pub struct TcpConnector {
     address: String,
@@ -50,6 +57,11 @@ impl Connector for TcpConnector {
     async fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(self.address.as_str()).await?;
         stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_INTERVAL)
+            .with_retries(PROBES);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok(stream)
     }
 

@@ -88,6 +88,8 @@ pub(super) struct Open {
     receive: Receive,
     /// What was heard on the connection when the last message was sent.
     heard: u64,
+    /// Whether it would be reset before its response.
+    unanswered: bool,
     /// Dropped after the halves above: only then is the stream over for `h2`.
     slot: Slot,
 }
@@ -114,7 +116,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if matches!(self.receive, Receive::Head(..)) {
+        if self.unanswered {
             self.slot.note_reset();
         }
     }
@@ -146,6 +148,7 @@ impl PoolStream {
             send: opened.send,
             receive: Receive::Head(opened.response, limit.map(|limit| Box::pin(sleep(limit)))),
             heard: opened.slot.traffic().heard(),
+            unanswered: true,
             slot: opened.slot,
         });
         self.outbox.restart();
@@ -287,6 +290,7 @@ impl Sidestream for PoolStream {
                                 open.distrust();
                                 return self.ended(failure::no_head());
                             };
+                            open.unanswered = false;
                             let on = (open.slot.connection(), open.slot.is_first());
                             match head {
                                 Ok(response) => {

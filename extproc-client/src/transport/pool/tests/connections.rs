@@ -520,3 +520,60 @@ async fn the_last_stream_that_the_peer_allows_is_reset_when_it_is_dropped() {
             .expect("the stream was not reset");
     }
 }
+
+/// A reply is overdue: if nothing at all came meanwhile, the connection may lead nowhere.
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_gets_no_more_calls() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let a_second = Duration::from_secs(1);
+    let (silence, _server) = tokio::join!(
+        tokio::time::timeout(a_second, recv(&mut stream)),
+        server(&mut far)
+    );
+    assert!(silence.is_err());
+    stream.timed_out();
+    assert_eq!(pool.connections(), 1, "the server's settings came");
+    stream.send(message(&[0x12, 0x00], b""));
+    assert!(
+        tokio::time::timeout(a_second, recv(&mut stream))
+            .await
+            .is_err()
+    );
+    stream.timed_out();
+    assert_eq!((pool.connections(), pool.streams()), (0, 0));
+    let mut other = call(&pool);
+    let (reply, ()) = tokio::join!(recv(&mut other), async {
+        serve(server(&mut far).await, answer);
+    });
+    reply.unwrap();
+}
+
+/// Servers end connections most of whose streams are reset. Before one does, new calls go elsewhere, and those that there
+/// are stay.
+#[tokio::test(start_paused = true)]
+async fn cancelled_calls_do_not_end_others() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let gate = Arc::<Notify>::default();
+    let mut long = call(&pool);
+    let moment = Duration::from_millis(1);
+    let (_, server) = tokio::join!(
+        tokio::time::timeout(moment, recv(&mut long)),
+        server(&mut far)
+    );
+    serve_until(server, Arc::default(), gate.clone());
+    let mut cancelled = 0;
+    let another = loop {
+        let mut stream = call(&pool);
+        tokio::select! {
+            _ = tokio::time::timeout(moment, recv(&mut stream)) => cancelled += 1,
+            io = far.recv() => break io,
+        }
+    };
+    assert!((190..=250).contains(&cancelled), "{cancelled}");
+    gate.notify_one();
+    recv(&mut long).await.unwrap();
+    drop(another);
+}

@@ -1,0 +1,415 @@
+//! Connections to upstreams that several clients share: none of these clients can end one or use it up.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use bytes::BytesMut;
+use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
+use tests::support::rig::{Rig, Setup, exchange};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::MIB;
+use super::http2::http2;
+
+/// The longest wait for a frame.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `:status: 200` (RFC 7541, appendix A).
+const OK: &[u8] = &[0x88];
+
+/// An HTTP/2 upstream made of frames, which does what the path says.
+struct Upstream {
+    address: SocketAddr,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    /// Connections ended by GOAWAY or closed.
+    ended: AtomicUsize,
+    /// Connections that there are now go silent: nothing is read from them any more.
+    silent: AtomicBool,
+}
+
+impl Upstream {
+    async fn start() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let seen = Arc::<Seen>::default();
+        let shared = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let number = shared.connections.fetch_add(1, Ordering::SeqCst);
+                let seen = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    let _ = serve(socket, &seen, number).await;
+                    seen.ended.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Ok(Self { address, seen })
+    }
+
+    async fn rig(&self, route: &str) -> anyhow::Result<Rig> {
+        let setup = Setup {
+            upstream: Some(self.address),
+            upstream_http2: true,
+            route: route.to_owned(),
+            ..Setup::default()
+        };
+        let rig = setup.start().await?;
+        rig.normal_client().await?;
+        Ok(rig)
+    }
+}
+
+/// One frame; `None` at the end.
+async fn read(socket: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    socket.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let mut payload = vec![0; length];
+    socket.read_exact(&mut payload).await.ok()?;
+    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], head[4], stream, payload))
+}
+
+async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<()> {
+    socket.set_nodelay(true)?;
+    let (mut input, output) = socket.into_split();
+    let output = Arc::new(tokio::sync::Mutex::new(output));
+    let mut preface = [0; 24];
+    input.read_exact(&mut preface).await?;
+    let mut out = BytesMut::new();
+    frames::settings(&mut out, &[(3, 1000)]);
+    output.lock().await.write_all(&out).await?;
+    let mut hpack = loona_hpack::Decoder::new();
+    let mut paths = HashMap::new();
+    while let Some((frame, flags, stream, payload)) = read(&mut input).await {
+        if number == 0 && seen.silent.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        let mut out = BytesMut::new();
+        match frame {
+            kind::SETTINGS if flags == 0 => frames::frame(&mut out, kind::SETTINGS, 1, 0, &[]),
+            kind::PING if flags == 0 => frames::frame(&mut out, kind::PING, 1, 0, &payload),
+            kind::HEADERS => {
+                let fields = hpack.decode(&payload).ok().context("HPACK")?;
+                let path = fields.into_iter().find(|(name, _)| name == b":path");
+                let path = String::from_utf8(path.context("no path")?.1)?;
+                if path == "/slow" {
+                    let output = Arc::clone(&output);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                        let mut out = BytesMut::new();
+                        let flags = END_HEADERS | END_STREAM;
+                        frames::frame(&mut out, kind::HEADERS, flags, stream, OK);
+                        output.lock().await.write_all(&out).await
+                    });
+                } else {
+                    answer(&mut out, &path, stream);
+                    paths.insert(stream, path);
+                }
+            }
+            // It was on its way when the reset was.
+            kind::RST_STREAM if paths.get(&stream).is_some_and(|path| path == "/late") => {
+                for _ in 0..3 {
+                    frames::frame(&mut out, kind::DATA, 0, stream, b"late");
+                }
+            }
+            kind::GOAWAY => anyhow::bail!("the gateway ends the connection"),
+            _ => {}
+        }
+        output.lock().await.write_all(&out).await?;
+    }
+    Ok(())
+}
+
+fn answer(out: &mut BytesMut, path: &str, stream: u32) {
+    let data = |out: &mut BytesMut, flags, payload: &[u8]| {
+        frames::frame(out, kind::DATA, flags, stream, payload);
+    };
+    let mut head = |flags| frames::frame(out, kind::HEADERS, END_HEADERS | flags, stream, OK);
+    match path {
+        "/late" | "/held" => head(0),
+        "/empty" => {
+            head(0);
+            data(out, 0, &[]);
+            // Padded: three bytes of padding, and no content.
+            data(out, 8, &[3, 0, 0, 0]);
+            data(out, END_STREAM, b"x");
+        }
+        "/small" => {
+            head(0);
+            for number in 0..SMALL {
+                data(out, 0, &[number as u8]);
+            }
+        }
+        // As much as the window of a stream takes.
+        "/large" => {
+            head(0);
+            for _ in 0..64 {
+                data(out, 0, &[b'x'; 16 * 1024]);
+            }
+        }
+        "/fields" => {
+            // A head in many frames, larger than any limit.
+            frames::frame(out, kind::HEADERS, 0, stream, OK);
+            let field = frames::block(&[("x-large", &"a".repeat(15_000))]);
+            for number in 0..20 {
+                let flags = if number == 19 { END_HEADERS } else { 0 };
+                frames::frame(out, kind::CONTINUATION, flags, stream, &field);
+            }
+            data(out, END_STREAM, b"x");
+        }
+        _ => head(END_STREAM),
+    }
+}
+
+/// Frames of one byte on one stream.
+const SMALL: usize = 200;
+
+/// Others, who want what is not idempotent and so is not sent again.
+struct Victims(JoinHandle<anyhow::Result<usize>>, Arc<AtomicBool>);
+
+impl Victims {
+    fn start(rig: &Rig) -> Self {
+        let over = Arc::<AtomicBool>::default();
+        let (address, end) = (rig.address, Arc::clone(&over));
+        let victim = move || {
+            let end = Arc::clone(&end);
+            async move {
+                let request = b"POST /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+                let mut served = 0;
+                while !end.load(Ordering::SeqCst) {
+                    let (status, _) = exchange(address, request).await?;
+                    ensure!(status == 200, "a victim got {status} after {served}");
+                    served += 1;
+                }
+                anyhow::Ok(served)
+            }
+        };
+        let all = tokio::spawn(async move {
+            let all: [_; 4] = std::array::from_fn(|_| tokio::spawn(victim()));
+            let mut served = 0;
+            for one in all {
+                served += one.await??;
+            }
+            Ok(served)
+        });
+        Self(all, over)
+    }
+
+    /// Each of them has to be served, and to be served on.
+    async fn end(self, upstream: &Upstream, what: &str) -> anyhow::Result<()> {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        self.1.store(true, Ordering::SeqCst);
+        let served = self.0.await??;
+        let ended = upstream.seen.ended.load(Ordering::SeqCst);
+        eprintln!("    {what}: {served} requests of others were served, {ended} connections ended");
+        ensure!(ended == 0, "{ended} connections to the upstream ended");
+        Ok(())
+    }
+}
+
+/// A client of the gateway.
+struct Client(TcpStream, u32);
+
+impl Client {
+    async fn new(rig: &Rig, window: u32) -> anyhow::Result<Self> {
+        Ok(Self(http2(rig, &[(4, window)]).await?, 1))
+    }
+
+    /// Asks for this, so often; gives the first stream.
+    async fn ask(&mut self, path: &str, times: u32) -> anyhow::Result<u32> {
+        let first = self.1;
+        let mut out = BytesMut::new();
+        for _ in 0..times {
+            let flags = END_HEADERS | END_STREAM;
+            let block = frames::request("GET", path);
+            frames::frame(&mut out, kind::HEADERS, flags, self.1, &block);
+            self.1 += 2;
+        }
+        self.0.write_all(&out).await?;
+        Ok(first)
+    }
+
+    /// Reads until so many frames have come that are wanted.
+    async fn wait(
+        &mut self,
+        mut count: usize,
+        wanted: impl Fn(u8, u8, &[u8]) -> bool,
+    ) -> anyhow::Result<()> {
+        while count > 0 {
+            let frame = tokio::time::timeout(PATIENCE, read(&mut self.0));
+            let (frame, flags, _, payload) = frame
+                .await
+                .with_context(|| format!("{count} frames are missing"))?
+                .context("the client's connection is closed")?;
+            ensure!(frame != kind::GOAWAY, "the client's connection ends");
+            count -= usize::from(wanted(frame, flags, &payload));
+        }
+        Ok(())
+    }
+}
+
+/// A client cancels responses that have begun, and what was on its way comes later.
+pub(crate) async fn cancels() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let victims = Victims::start(&rig);
+    let mut client = Client::new(&rig, 65_535).await?;
+    for _ in 0..20 {
+        let first = client.ask("/late", 100).await?;
+        client.wait(100, |frame, ..| frame == kind::HEADERS).await?;
+        let mut out = BytesMut::new();
+        for number in 0..100 {
+            let reason = 8_u32.to_be_bytes();
+            frames::frame(&mut out, kind::RST_STREAM, 0, first + number * 2, &reason);
+        }
+        client.0.write_all(&out).await?;
+    }
+    victims.end(&upstream, "2000 cancelled responses").await
+}
+
+pub(crate) async fn empty_data() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let victims = Victims::start(&rig);
+    let mut client = Client::new(&rig, 65_535).await?;
+    for _ in 0..150 {
+        client.ask("/empty", 1).await?;
+        let end = |frame, flags: u8, _: &[u8]| frame == kind::DATA && flags & END_STREAM != 0;
+        client.wait(1, end).await?;
+    }
+    victims.end(&upstream, "300 empty DATA frames").await
+}
+
+/// Small frames that a client leaves unread; in the end it gets all of them.
+pub(crate) async fn small_data() -> anyhow::Result<()> {
+    const STREAMS: u32 = 200;
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 0s").await?;
+    let watch = rig.watch();
+    let victims = Victims::start(&rig);
+    let mut client = Client::new(&rig, 0).await?;
+    client.ask("/small", STREAMS).await?;
+    let heads = |frame, _, _: &[u8]| frame == kind::HEADERS;
+    client.wait(STREAMS as usize, heads).await?;
+    victims.end(&upstream, "40,000 small frames").await?;
+    watch.check(&rig, "small frames", 40 * MIB).await?;
+    let mut out = BytesMut::new();
+    for number in 0..STREAMS {
+        frames::window(&mut out, number * 2 + 1, 65_535);
+    }
+    client.0.write_all(&out).await?;
+    let mut bytes = 0;
+    while bytes < SMALL * STREAMS as usize {
+        let frame = tokio::time::timeout(PATIENCE, read(&mut client.0));
+        let (frame, _, _, payload) = frame.await?.context("the connection is closed")?;
+        bytes += payload.len() * usize::from(frame == kind::DATA);
+    }
+    Ok(())
+}
+
+/// Clients that read nothing of long responses.
+pub(crate) async fn deaf_clients() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 0s").await?;
+    let victims = Victims::start(&rig);
+    let mut deaf = Vec::new();
+    for _ in 0..12 {
+        let mut client = Client::new(&rig, 0).await?;
+        client.ask("/large", 1).await?;
+        client.wait(1, |frame, ..| frame == kind::HEADERS).await?;
+        deaf.push(client);
+    }
+    // The upstream has as many bytes for another client, and they arrive.
+    let mut client = Client::new(&rig, 1 << 24).await?;
+    let mut out = BytesMut::new();
+    frames::window(&mut out, 0, 1 << 24);
+    client.0.write_all(&out).await?;
+    client.ask("/large", 1).await?;
+    client.wait(64, |frame, ..| frame == kind::DATA).await?;
+    victims.end(&upstream, "12 MiB that nobody reads").await
+}
+
+/// A response with more header fields than is allowed is lost, and nothing else.
+pub(crate) async fn large_head() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let victims = Victims::start(&rig);
+    for _ in 0..3 {
+        let request =
+            b"POST /fields HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (status, _) = exchange(rig.address, request).await?;
+        ensure!(status >= 500, "{status}");
+    }
+    victims.end(&upstream, "heads of 300 KB").await
+}
+
+/// The path of a connection goes silent. At most those who are on it then are lost.
+pub(crate) async fn silent_connection() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 1s").await?;
+    upstream.seen.silent.store(true, Ordering::SeqCst);
+    let request =
+        b"POST /good HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+    let (status, _) = exchange(rig.address, request).await?;
+    ensure!(status == 504, "{status}");
+    for _ in 0..5 {
+        let (status, _) = exchange(rig.address, request).await?;
+        ensure!(status == 200, "{status} after the first timeout");
+    }
+    Ok(())
+}
+
+/// No limit of time ends these exchanges: pings do.
+pub(crate) async fn silent_without_limits() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 0s").await?;
+    upstream.seen.silent.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    let request =
+        b"POST /good HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+    let (status, _) = tokio::time::timeout(3 * PATIENCE, exchange(rig.address, request)).await??;
+    eprintln!("    answered with {status} after {:?}", begun.elapsed());
+    ensure!(status == 503, "{status}");
+    rig.normal_client().await.map(drop)
+}
+
+/// A client sends small frames within its windows to an upstream that does not take them, and its other requests on the
+/// same connection are served.
+pub(crate) async fn small_uploads() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 0s").await?;
+    let watch = rig.watch();
+    let mut client = Client::new(&rig, 65_535).await?;
+    // Its windows are open now.
+    client
+        .wait(1, |frame, ..| frame == kind::WINDOW_UPDATE)
+        .await?;
+    let mut out = BytesMut::new();
+    let head = frames::request("POST", "/held");
+    frames::frame(&mut out, kind::HEADERS, END_HEADERS, client.1, &head);
+    for _ in 0..400_000 {
+        frames::frame(&mut out, kind::DATA, 0, client.1, b"x");
+    }
+    for _ in 0..500 {
+        frames::frame(&mut out, kind::DATA, 0, client.1, &[]);
+    }
+    client.1 += 2;
+    client.0.write_all(&out).await?;
+    client.ask("/good", 1).await?;
+    client.wait(2, |frame, ..| frame == kind::HEADERS).await?;
+    watch
+        .check(&rig, "small frames of a client", 40 * MIB)
+        .await
+}
