@@ -43,6 +43,7 @@ pub(super) enum Callback {
 
 /// Where the head of a direction is.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) enum Head {
     /// Not here yet.
     Awaited,
@@ -56,6 +57,7 @@ pub(super) enum Head {
 
 /// A chunk that the processor has and we keep until its reply.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Chunk {
     pub(super) data: Pieces,
     pub(super) end: bool,
@@ -73,6 +75,7 @@ pub(super) enum Drain {
 
 /// One direction.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Direction {
     pub(super) mode: DirectionMode,
     pub(super) callback: Callback,

@@ -64,6 +64,7 @@ pub(crate) enum Side {
 
 /// What goes to the processor.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) enum Outbound {
     /// Open the side stream; the first output of a stream.
     Open,
@@ -86,6 +87,7 @@ pub(crate) enum Closing {
 
 /// What goes to upstream and client.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) enum Action {
     /// Send the request on.
     RequestHead { head: request::Parts, end: bool },
@@ -119,6 +121,7 @@ enum Stream {
 const READ_AHEAD: usize = 128 * 1024;
 
 /// One exchange. See the module's documentation for the order of calls.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Exchange {
     config: Arc<FilterConfig>,
     context: ExchangeContext,

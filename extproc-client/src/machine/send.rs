@@ -18,6 +18,7 @@ use crate::{
 
 /// What attributes may ask for after it was sent on.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Seen {
     pub(super) request: Option<Box<request::Parts>>,
     pub(super) response: Option<Box<response::Parts>>,
