@@ -1,0 +1,145 @@
+//! The walk over everything that can happen: breadth first, each state once.
+
+use std::{
+    collections::HashSet,
+    fmt::{self, Write},
+    hash::{DefaultHasher, Hasher},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    Class,
+    event::Event,
+    fault::Fault,
+    spec::Broken,
+    world::World,
+};
+
+/// The extent of a walk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) classes: usize,
+    pub(super) states: usize,
+    /// Events that were tried.
+    pub(super) events: usize,
+    /// Events of the longest sequence.
+    pub(super) depth: usize,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: Self) {
+        self.classes += other.classes;
+        self.states += other.states;
+        self.events += other.events;
+        self.depth = self.depth.max(other.depth);
+    }
+}
+
+/// The shortest way to a rule that is broken.
+pub(super) struct Violation {
+    pub(super) rule: Broken,
+    pub(super) transcript: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.rule, self.transcript)
+    }
+}
+
+/// A state, by the one before it.
+struct Step {
+    before: usize,
+    event: Option<Event>,
+}
+
+/// Walks everything up to `depth` events. As the walk is breadth first, the first violation is one of the shortest.
+pub(super) fn walk(
+    class: &Arc<Class>,
+    fault: Option<Fault>,
+    depth: usize,
+) -> Result<Counts, Violation> {
+    let now = Instant::now();
+    let start = World::new(class, fault, now);
+    let mut seen = HashSet::from([start.fingerprint()]);
+    let mut steps = vec![Step {
+        before: 0,
+        event: None,
+    }];
+    let mut level = vec![(0, start)];
+    let mut counts = Counts {
+        classes: 1,
+        states: 1,
+        ..Counts::default()
+    };
+    while !level.is_empty() && counts.depth < depth {
+        let mut next = Vec::new();
+        for (at, world) in level {
+            for event in world.events() {
+                counts.events += 1;
+                let mut after = world.clone();
+                if let Err(rule) = try_event(&mut after, event) {
+                    let mut events = path(&steps, at);
+                    events.push(event);
+                    let transcript = transcript(class, fault, now, &events);
+                    return Err(Violation { rule, transcript });
+                }
+                if seen.insert(after.fingerprint()) {
+                    counts.states += 1;
+                    steps.push(Step {
+                        before: at,
+                        event: Some(event),
+                    });
+                    next.push((steps.len() - 1, after));
+                }
+            }
+        }
+        level = next;
+        counts.depth += 1;
+    }
+    Ok(counts)
+}
+
+fn try_event(world: &mut World, event: Event) -> Result<(), Broken> {
+    catch_unwind(AssertUnwindSafe(|| world.apply(event)))
+        .unwrap_or_else(|_| Err("the machine panics".into()))
+}
+
+fn path(steps: &[Step], mut at: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    while let Some(event) = steps[at].event {
+        events.push(event);
+        at = steps[at].before;
+    }
+    events.reverse();
+    events
+}
+
+/// The events again, with what came out after each.
+fn transcript(class: &Arc<Class>, fault: Option<Fault>, now: Instant, events: &[Event]) -> String {
+    let mut world = World::new(class, fault, now);
+    world.lines = Some(vec![format!("class: {}", class.name)]);
+    for event in events {
+        if try_event(&mut world, *event).is_err() {
+            break;
+        }
+    }
+    world.lines.unwrap_or_default().join("\n")
+}
+
+/// 64 bits of what is written.
+pub(super) fn digest(printed: fmt::Arguments<'_>) -> u64 {
+    struct Printed(DefaultHasher);
+    impl Write for Printed {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut hasher = Printed(DefaultHasher::new());
+    // Writing to a hasher does not fail.
+    let _ = hasher.write_fmt(printed);
+    hasher.0.finish()
+}
