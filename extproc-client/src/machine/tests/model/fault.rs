@@ -195,8 +195,7 @@ impl Subject {
     }
 
     pub(super) fn wants_frame(&self, side: Side) -> bool {
-        self.exchange.wants_frame(side)
-            && !(self.has(Fault::NothingRead) && side == Side::Request)
+        self.exchange.wants_frame(side) && !(self.has(Fault::NothingRead) && side == Side::Request)
     }
 
     pub(super) fn passes_by(&self, side: Side) -> bool {

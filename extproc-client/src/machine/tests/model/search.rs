@@ -9,13 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    Class,
-    event::Event,
-    fault::Fault,
-    spec::Broken,
-    world::World,
-};
+use super::{Class, event::Event, fault::Fault, spec::Broken, world::World};
 
 /// The extent of a walk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +28,21 @@ impl Counts {
         self.states += other.states;
         self.events += other.events;
         self.depth = self.depth.max(other.depth);
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            classes,
+            states,
+            events,
+            depth,
+        } = self;
+        write!(
+            f,
+            "{classes} classes, {states} states, {events} events, up to {depth} in a sequence"
+        )
     }
 }
 

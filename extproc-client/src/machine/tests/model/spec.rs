@@ -34,6 +34,7 @@ pub(super) struct Spec {
     allows_failure: bool,
     observes: bool,
     sends_early: bool,
+    takes_immediate: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +85,8 @@ pub(super) struct Way {
     pub(super) told_all: bool,
     /// Full duplex: the end of the body was said.
     end_told: bool,
-    /// CONTINUE_AND_REPLACE took this direction from the processor.
-    replaced: bool,
     /// BUFFERED_PARTIAL: the one message was answered.
     partial_answered: bool,
-    /// The drain was completed.
-    drained: bool,
     pub(super) drain_announced: bool,
     /// The body that has to go on, as far as it is known, and as far as it went on.
     pub(super) due: String,
@@ -114,8 +111,14 @@ pub(super) enum Fit {
 /// A message for the processor.
 #[derive(Debug)]
 pub(super) enum Shown {
-    Headers { end: bool },
-    Body { bytes: String, end: bool, drains: bool },
+    Headers {
+        end: bool,
+    },
+    Body {
+        bytes: String,
+        end: bool,
+        drains: bool,
+    },
     Trailers,
 }
 
@@ -147,9 +150,7 @@ impl Way {
             pipelined: false,
             told_all: false,
             end_told: false,
-            replaced: false,
             partial_answered: false,
-            drained: false,
             drain_announced: false,
             due: String::new(),
             sent: String::new(),
@@ -175,8 +176,6 @@ impl Way {
     /// Whether the processor has given this direction up, so that bytes may go on unseen.
     fn is_given_up(&self) -> bool {
         self.mode.body == BodyMode::None
-            || self.replaced
-            || self.drained
             // As in Envoy: the rest follows the one message.
             || self.mode.body == BodyMode::BufferedPartial && self.partial_answered
     }
@@ -193,6 +192,17 @@ impl Way {
     /// starts again.
     pub(super) fn is_pipelined(&self) -> bool {
         self.pipelined && self.headers != Call::Waiting && !self.bodies.is_empty()
+    }
+
+    /// The processor wants nothing more of this direction.
+    fn leave(&mut self) {
+        self.told_all = true;
+        // What was shown early and is not answered is not waited for.
+        if self.trailers == Call::Waiting {
+            self.trailers = Call::Answered;
+        }
+        self.mode.body = BodyMode::None;
+        self.mode.trailers = false;
     }
 
     /// The bytes of this piece belong to the processor.
@@ -227,6 +237,7 @@ impl Spec {
             allows_failure: config.failure_mode_allow,
             observes: config.observability_mode,
             sends_early: config.send_body_without_waiting,
+            takes_immediate: !config.disable_immediate_response,
         }
     }
 
@@ -252,13 +263,19 @@ impl Spec {
     // === to the processor ===
 
     pub(super) fn opened(&mut self) -> Result<(), Broken> {
-        rule(self.stream == Stream::Unopened, "the stream is opened twice")?;
+        rule(
+            self.stream == Stream::Unopened,
+            "the stream is opened twice",
+        )?;
         self.stream = Stream::Open;
         Ok(())
     }
 
     pub(super) fn closed(&mut self) -> Result<(), Broken> {
-        rule(self.stream == Stream::Open, "a stream that is not open is closed")?;
+        rule(
+            self.stream == Stream::Open,
+            "a stream that is not open is closed",
+        )?;
         self.stream = Stream::Closed;
         Ok(())
     }
@@ -325,7 +342,8 @@ impl Spec {
         let yes = |fits| if fits { Fit::Yes } else { Fit::No };
         if self.local == Local::Begun {
             return match answer {
-                Answer::Immediate | Answer::LocalBody(_) | Answer::LocalTrailers => Fit::Yes,
+                Answer::LocalBody(_) | Answer::LocalTrailers => Fit::Yes,
+                Answer::Immediate => yes(self.takes_immediate),
                 Answer::Longer | Answer::Drain(_) => Fit::Either,
                 _ => Fit::No,
             };
@@ -339,7 +357,7 @@ impl Spec {
                 // As in Envoy, which takes one at any time in full duplex.
                 yes(way.mode.body.is_duplex() || way.trailers == Call::Waiting)
             }
-            Answer::Immediate => Fit::Yes,
+            Answer::Immediate => yes(self.takes_immediate),
             Answer::Nothing => Fit::No,
             Answer::Drain(side) => yes(self.way(side).mode.body.is_duplex()),
             Answer::Longer | Answer::Switch => Fit::Either,
@@ -401,13 +419,7 @@ impl Spec {
                         way.bodies.pop_front();
                     }
                     Change::Drained => {
-                        way.drained = true;
-                        way.told_all = true;
-                        way.mode = DirectionMode {
-                            headers: way.mode.headers,
-                            ..DirectionMode::OFF
-                        };
-                        return;
+                        return way.leave();
                     }
                     Change::Nothing => {
                         way.bodies.pop_front();
@@ -455,6 +467,7 @@ impl Spec {
     fn headers_accepted(&mut self, side: Side, status: Status) {
         let way = self.way_mut(side);
         way.headers = Call::Answered;
+        way.pipelined = !way.bodies.is_empty();
         match status {
             Status::Continue | Status::Refused => {}
             Status::Replace | Status::ReplaceBody => {
@@ -462,8 +475,7 @@ impl Spec {
                 for bytes in std::mem::take(&mut way.bodies) {
                     way.exchange_bytes(&bytes, "");
                 }
-                way.replaced = true;
-                way.told_all = true;
+                way.leave();
             }
         }
         if status == Status::ReplaceBody {
@@ -493,7 +505,10 @@ impl Spec {
 
     fn may_go_on(&self, side: Side) -> Result<(), Broken> {
         rule(!self.aborted, "something goes on after the cut")?;
-        rule(!self.gone, "something goes on after the end of the exchange")?;
+        rule(
+            !self.gone,
+            "something goes on after the end of the exchange",
+        )?;
         rule(
             side == Response || !self.cancelled,
             "something goes upstream after the request was cancelled",
@@ -556,7 +571,7 @@ impl Spec {
             "trailers go on that did not come",
         )?;
         rule(
-            free || !way.mode.trailers || way.replaced || way.trailers == Call::Answered,
+            free || !way.mode.trailers || way.trailers == Call::Answered,
             "trailers go on before their reply",
         )?;
         self.end_sent(side)
@@ -578,7 +593,10 @@ impl Spec {
         )?;
         rule(
             way.sent == way.due,
-            format!("gone on are {:?} and the end, due is {:?}", way.sent, way.due),
+            format!(
+                "gone on are {:?} and the end, due is {:?}",
+                way.sent, way.due
+            ),
         )
     }
 
@@ -593,15 +611,13 @@ impl Spec {
         let way = self.way_mut(side);
         way.taken = true;
         rule(
-            free || way.is_given_up() && (way.replaced || !way.mode.trailers),
+            free || way.is_given_up() && !way.mode.trailers,
             "the rest of a body is given away unseen by the processor",
         )
     }
 
-    pub(super) fn cancelled(&mut self) -> Result<(), Broken> {
-        rule(!self.cancelled, "a request is cancelled twice")?;
+    pub(super) fn cancelled(&mut self) {
         self.cancelled = true;
-        Ok(())
     }
 
     pub(super) fn aborted(&mut self) -> Result<(), Broken> {

@@ -113,9 +113,7 @@ impl World {
             has_empty,
             lines: _,
         } = self;
-        super::search::digest(format_args!(
-            "{subject:?}{spec:?}{waiting:?}{has_empty}"
-        ))
+        super::search::digest(format_args!("{subject:?}{spec:?}{waiting:?}{has_empty}"))
     }
 
     // === what may come next ===
@@ -238,6 +236,12 @@ impl World {
         }
         if told.failed_open && !opens {
             return Err("a failure has opened an exchange that must fail".into());
+        }
+        if event == Event::Gone
+            && self.spec.stream == Stream::Open
+            && !self.class.config.observability_mode
+        {
+            return Err("the stream stays open when the exchange is over".into());
         }
         self.check_timers()?;
         self.check_progress()
@@ -429,7 +433,8 @@ impl World {
             Action::ResponseHead { end, .. } => self.send_head(Response, end),
             Action::CancelRequest => {
                 self.note(|| "    -> upstream: cancel".into());
-                self.spec.cancelled()
+                self.spec.cancelled();
+                Ok(())
             }
             Action::Data(side, data) => {
                 let bytes = letters(&data);
@@ -503,7 +508,9 @@ impl World {
                 continue;
             }
             if self.subject.next_timeout().is_none() {
-                return Err(format!("no timer runs for what the processor has of the {side:?}"));
+                return Err(format!(
+                    "no timer runs for what the processor has of the {side:?}"
+                ));
             }
         }
         Ok(())
