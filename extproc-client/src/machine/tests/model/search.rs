@@ -64,12 +64,13 @@ struct Step {
     event: Option<Event>,
 }
 
-/// Walks everything up to `depth` events. As the walk is breadth first, the first violation is one of the shortest.
+/// Walks everything up to `depth` events. Gives the violations, one for each rule: as the walk is breadth first, the
+/// first one is the shortest. Beyond a violation it does not go.
 pub(super) fn walk(
     class: &Arc<Class>,
     fault: Option<Fault>,
     depth: usize,
-) -> Result<Counts, Violation> {
+) -> (Counts, Vec<Violation>) {
     let now = Instant::now();
     let start = World::new(class, fault, now);
     let mut seen = HashSet::from([start.fingerprint()]);
@@ -78,6 +79,7 @@ pub(super) fn walk(
         event: None,
     }];
     let mut level = vec![(0, start)];
+    let mut violations: Vec<Violation> = Vec::new();
     let mut counts = Counts {
         classes: 1,
         states: 1,
@@ -90,12 +92,13 @@ pub(super) fn walk(
                 counts.events += 1;
                 let mut after = world.clone();
                 if let Err(rule) = try_event(&mut after, event) {
-                    let mut events = path(&steps, at);
-                    events.push(event);
-                    let transcript = transcript(class, fault, now, &events);
-                    return Err(Violation { rule, transcript });
-                }
-                if seen.insert(after.fingerprint()) {
+                    if violations.iter().all(|known| known.rule != rule) {
+                        let mut events = path(&steps, at);
+                        events.push(event);
+                        let transcript = transcript(class, fault, now, &events);
+                        violations.push(Violation { rule, transcript });
+                    }
+                } else if seen.insert(after.fingerprint()) {
                     counts.states += 1;
                     steps.push(Step {
                         before: at,
@@ -108,7 +111,7 @@ pub(super) fn walk(
         level = next;
         counts.depth += 1;
     }
-    Ok(counts)
+    (counts, violations)
 }
 
 fn try_event(world: &mut World, event: Event) -> Result<(), Broken> {
