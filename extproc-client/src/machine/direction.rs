@@ -108,6 +108,8 @@ pub(super) struct Direction {
     pub(super) body_sent: bool,
     /// The processor was told the end of the body.
     pub(super) has_sent_end: bool,
+    /// The last message of this direction was answered. As in Envoy, nobody looks for the last one of a gathered body.
+    pub(super) answered: bool,
     /// Attributes were sent.
     pub(super) attributes_sent: bool,
     /// `mode_override` took a stand-alone form here.
@@ -153,6 +155,7 @@ impl Direction {
             drain: Drain::None,
             body_sent: false,
             has_sent_end: false,
+            answered: false,
             attributes_sent: false,
             standalone_override: false,
             deframer: super::body::grpc::Deframer::default(),
@@ -187,6 +190,11 @@ impl Direction {
             && self.held.is_empty()
             && self.queue.is_empty()
             && !self.body_replaced
+    }
+
+    /// Whether the processor has nothing to say of this direction any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.answered || self.mode.is_off()
     }
 
     /// Whether the whole body was sent to the processor, and no trailers follow it.

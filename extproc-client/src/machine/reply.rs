@@ -188,16 +188,12 @@ impl Exchange {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
-            // Full duplex: there is nothing to change yet, and nothing more to come from the processor. What it was
-            // not asked about in time goes on as it is; the body that it has is its own.
-            if direction.is_forwarded() || !direction.has_head() {
-                self.received(side.trailers(), None, Effect::None);
-            } else {
-                self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
-                self.release(side);
-            }
-            if self.direction(side).is_forwarded() {
-                self.close_after_trailers(side);
+            // Full duplex: there is nothing to change yet. What the processor was told the end of is complete; the rest it is
+            // asked about as if nothing had been said.
+            self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
+            self.release(side);
+            if self.direction(side).ended {
+                self.close_after_last(side);
             }
             return;
         }
@@ -222,7 +218,7 @@ impl Exchange {
         self.accept(side, side.trailers(), effect, Callback::Idle, now);
         self.direction_mut(side).trailers = trailers;
         self.release(side);
-        self.close_after_trailers(side);
+        self.close_after_last(side);
     }
 
     // === header mutation ===
@@ -357,16 +353,9 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        let last =
-            direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers;
-        if last {
-            self.close_if_other_is_done(side);
+        if direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers {
+            self.close_after_last(side);
         }
-    }
-
-    /// Only for bodies of which the reply to the last chunk is known.
-    pub(super) fn close_after_end_of_body(&mut self, side: Side) {
-        self.close_if_other_is_done(side);
     }
 
     /// What is left after the reply to a body goes on. Trailers that the processor does not want are the last of a request:
@@ -375,23 +364,16 @@ impl Exchange {
         let trailers = self.direction(side).trailers.is_some();
         self.release(side);
         if trailers && side == Side::Request {
-            self.close_after_trailers(side);
+            self.close_after_last(side);
         }
     }
 
-    fn close_after_trailers(&mut self, side: Side) {
-        self.close_if_other_is_done(side);
-    }
-
-    fn close_if_other_is_done(&mut self, side: Side) {
-        let done = match side {
-            Side::Request => self.response.mode.is_off(),
-            Side::Response => self.request.callback == Callback::Idle,
-        };
-        if done {
+    /// The last of this direction was answered. The stream is closed if the other one has nothing left to show either,
+    /// which is more than that no reply is due in it.
+    pub(super) fn close_after_last(&mut self, side: Side) {
+        self.direction_mut(side).answered = true;
+        if [&self.request, &self.response].iter().all(|direction| direction.is_done()) {
             self.close_stream();
-            // What the other direction gathered for a message that is not sent any more.
-            self.pass_everything();
         }
     }
 }
