@@ -1,12 +1,12 @@
 //! The machine under check, and faults that can be planted in it.
 
-use std::{fmt, time::Instant};
+use std::{fmt, mem, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, request, response};
 
 use crate::{
-    machine::{Action, Exchange, Outbound, Side},
+    machine::{Action, Exchange, Outbound, Side, direction::Head},
     transport::Close,
     wire::Reply,
 };
@@ -94,9 +94,15 @@ impl fmt::Debug for Subject {
             outbound,
             actions,
         } = &self.exchange;
+        for direction in [request, response] {
+            // Of a head only counts where it is.
+            let mut rest = direction.clone();
+            rest.head = Head::Awaited;
+            write!(f, "{:?}{rest:?}", mem::discriminant(&direction.head))?;
+        }
         write!(
             f,
-            "{request:?}{response:?}{stream:?}{complete}{first_message_sent}{committed}{local:?}{outbound:?}{actions:?}{:?}",
+            "{stream:?}{complete}{first_message_sent}{committed}{local:?}{outbound:?}{actions:?}{:?}",
             self.again
         )
     }

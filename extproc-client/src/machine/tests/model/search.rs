@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fmt::{self, Write},
-    hash::{DefaultHasher, Hasher},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -98,7 +97,7 @@ pub(super) fn walk(
                         let transcript = transcript(class, fault, now, &events);
                         violations.push(Violation { rule, transcript });
                     }
-                } else if seen.insert(after.fingerprint()) {
+                } else if !after.is_done() && seen.insert(after.fingerprint()) {
                     counts.states += 1;
                     steps.push(Step {
                         before: at,
@@ -141,17 +140,32 @@ fn transcript(class: &Arc<Class>, fault: Option<Fault>, now: Instant, events: &[
     world.lines.unwrap_or_default().join("\n")
 }
 
-/// 64 bits of what is written.
+/// 64 bits of what is written. Unlike the hashers of the standard library, it is quick without optimisation.
 pub(super) fn digest(printed: fmt::Arguments<'_>) -> u64 {
-    struct Printed(DefaultHasher);
-    impl Write for Printed {
+    struct Digest(u64);
+    impl Write for Digest {
         fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.write(text.as_bytes());
+            let mut rest = text.as_bytes();
+            while let Some((chunk, more)) = rest.split_first_chunk() {
+                self.mix(u64::from_le_bytes(*chunk));
+                rest = more;
+            }
+            let mut last = rest.len() as u64;
+            for byte in rest {
+                last = last << 8 | u64::from(*byte);
+            }
+            self.mix(last);
             Ok(())
         }
     }
-    let mut hasher = Printed(DefaultHasher::new());
-    // Writing to a hasher does not fail.
-    let _ = hasher.write_fmt(printed);
-    hasher.0.finish()
+    impl Digest {
+        fn mix(&mut self, word: u64) {
+            let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.0 = mixed ^ mixed >> 29;
+        }
+    }
+    let mut digest = Digest(0);
+    // Writing to a digest does not fail.
+    let _ = digest.write_fmt(printed);
+    digest.0
 }

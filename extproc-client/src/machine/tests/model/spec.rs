@@ -73,7 +73,9 @@ pub(super) struct Way {
     pub(super) has_trailers: bool,
     /// What the processor was shown.
     pub(super) headers: Call,
-    shown: String,
+    pub(super) shown: String,
+    /// Full duplex: bytes that were given to the stream.
+    given: String,
     pub(super) body_shown: bool,
     end_shown: bool,
     pub(super) trailers: Call,
@@ -91,6 +93,8 @@ pub(super) struct Way {
     /// The body that has to go on, as far as it is known, and as far as it went on.
     pub(super) due: String,
     pub(super) sent: String,
+    /// The processor wants nothing more of this direction.
+    left: bool,
     /// What still arrives is dropped.
     drops: bool,
     pub(super) head_sent: bool,
@@ -143,6 +147,7 @@ impl Way {
             has_trailers: false,
             headers: Call::NotMade,
             shown: String::new(),
+            given: String::new(),
             body_shown: false,
             end_shown: false,
             trailers: Call::NotMade,
@@ -154,6 +159,7 @@ impl Way {
             drain_announced: false,
             due: String::new(),
             sent: String::new(),
+            left: false,
             drops: false,
             head_sent: false,
             end_sent: false,
@@ -197,6 +203,7 @@ impl Way {
     /// The processor wants nothing more of this direction.
     fn leave(&mut self) {
         self.told_all = true;
+        self.left = true;
         // What was shown early and is not answered is not waited for.
         if self.trailers == Call::Waiting {
             self.trailers = Call::Answered;
@@ -205,11 +212,18 @@ impl Way {
         self.mode.trailers = false;
     }
 
-    /// The bytes of this piece belong to the processor.
-    pub(super) fn hand_over(&mut self, bytes: &str) {
-        if let Some(at) = self.due.rfind(bytes).filter(|_| !bytes.is_empty()) {
-            self.due.replace_range(at..at + bytes.len(), "");
+    /// Full duplex: all of this was given to the stream. As in Envoy, it belongs to the processor from then on.
+    pub(super) fn hand_over(&mut self, given: &str) {
+        let Some(more) = given
+            .strip_prefix(&self.given)
+            .filter(|more| !more.is_empty())
+        else {
+            return;
+        };
+        if let Some(at) = self.due.rfind(more) {
+            self.due.replace_range(at..at + more.len(), "");
         }
+        self.given = given.into();
     }
 
     fn exchange_bytes(&mut self, bytes: &str, instead: &str) {
@@ -312,7 +326,9 @@ impl Spec {
                 way.drain_announced |= drains;
                 way.told_all = false;
                 match duplex {
-                    true => way.hand_over(bytes),
+                    true => way.hand_over(&way.shown.clone()),
+                    // On its way when the processor gave the direction up.
+                    false if way.left => {}
                     false => {
                         way.bodies.push_back(bytes.clone());
                         way.pipelined = false;
@@ -326,7 +342,6 @@ impl Spec {
                     "trailers are shown before what came before them is answered",
                 )?;
                 way.trailers = Call::Waiting;
-                way.told_all = false;
             }
         }
         if observes {
@@ -345,6 +360,7 @@ impl Spec {
                 Answer::LocalBody(_) | Answer::LocalTrailers => Fit::Yes,
                 Answer::Immediate => yes(self.takes_immediate),
                 Answer::Longer | Answer::Drain(_) => Fit::Either,
+                Answer::Trailers(side) if self.way(side).mode.body.is_duplex() => Fit::Either,
                 _ => Fit::No,
             };
         }
@@ -370,6 +386,14 @@ impl Spec {
                 yes(asked && (end || streams))
             }
             Answer::LocalBody(_) | Answer::LocalTrailers => Fit::No,
+        }
+    }
+
+    /// Whether a reply fits that only a processor gives that has the message.
+    pub(super) fn is_asked(&self, answer: Answer) -> bool {
+        match answer {
+            Answer::Trailers(side) => self.way(side).trailers == Call::Waiting,
+            _ => self.fit(answer) != Fit::No,
         }
     }
 

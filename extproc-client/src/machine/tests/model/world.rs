@@ -116,13 +116,15 @@ impl World {
         super::search::digest(format_args!("{subject:?}{spec:?}{waiting:?}{has_empty}"))
     }
 
+    /// Whether nothing can happen any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.spec.gone
+    }
+
     // === what may come next ===
 
     pub(super) fn events(&self) -> Vec<Event> {
         let mut events = Vec::new();
-        if self.spec.gone {
-            return events;
-        }
         if !self.spec.request.has_head {
             return vec![Event::Head(Request, false), Event::Head(Request, true)];
         }
@@ -133,7 +135,10 @@ impl World {
             events.push(Event::Taken);
         }
         if self.spec.stream == Stream::Open {
-            events.extend(self.class.answers.iter().copied().map(Event::Reply));
+            // Nobody answers what he did not get.
+            let given = |answer: &Answer| !self.class.slow || self.spec.is_asked(*answer);
+            let answers = self.class.answers.iter().copied().filter(given);
+            events.extend(answers.map(Event::Reply));
             events.extend([Event::Close(0), Event::Close(13)]);
         }
         if self.subject.next_timeout().is_some() {
@@ -184,7 +189,6 @@ impl World {
         self.note(|| format!("{event:?}"));
         *self.log.0.lock().unwrap() = Told::default();
         let was_over = self.spec.is_over();
-        let queued = self.queued();
         let fit = match event {
             Event::Reply(answer) => self.spec.fit(answer),
             _ => Fit::Either,
@@ -209,12 +213,9 @@ impl World {
         } && !self.class.config.observability_mode
             || matches!(event, Event::Close(1..));
         let opens = fails && self.spec.may_fail_open();
-        if opens || event == Event::Close(0) && self.spec.local != Local::Begun {
+        let copies_end = self.class.config.observability_mode && was_over;
+        if opens || copies_end || event == Event::Close(0) && self.spec.local != Local::Begun {
             self.spec.release();
-            for (side, bytes) in queued {
-                // As in Envoy: in full duplex bytes are the stream's once they are given to it.
-                self.spec.way_mut(side).hand_over(&bytes);
-            }
         }
         self.drain(event)?;
         let is_over = self.spec.is_over();
@@ -226,6 +227,7 @@ impl World {
                 || matches!(event, Event::Reply(Answer::Headers(_, Status::Refused)))
                     && !self.class.config.observability_mode
                     && fit == Fit::Yes
+                    && !self.spec.cancelled
                 || event == Event::Close(0) && self.spec.local == Local::Begun;
             if must_end && !is_over {
                 return Err("a failure has neither failed the exchange nor opened it".into());
@@ -346,23 +348,31 @@ impl World {
         }
     }
 
-    /// Bytes of full duplex bodies that are on their way to the processor.
-    fn queued(&self) -> Vec<(Side, String)> {
-        if !self.class.slow {
-            return Vec::new();
-        }
-        let behind = self.subject.exchange.outbound.iter();
-        let behind = behind.filter_map(|outbound| match outbound {
-            Outbound::Message(phase, message) => Some((*phase, message.clone())),
+    /// Bytes of full duplex bodies that are on their way to the processor are its own.
+    fn hand_over(&mut self) {
+        let queued = self.subject.exchange.outbound.iter();
+        let queued = queued.filter_map(|outbound| match outbound {
+            Outbound::Message(phase, message) => Some((*phase, message)),
             _ => None,
         });
-        let all = self.waiting.clone().into_iter().chain(behind);
-        all.filter_map(|(phase, message)| match shown(&message) {
-            Shown::Body { bytes, .. } => Some((side_of(phase), bytes)),
-            _ => None,
-        })
-        .filter(|(side, _)| self.spec.way(*side).mode.body.is_duplex())
-        .collect()
+        let waiting = self
+            .waiting
+            .as_ref()
+            .map(|(phase, message)| (*phase, message));
+        let mut given = [Request, Response].map(|side| (side, self.spec.way(side).shown.clone()));
+        for (phase, message) in waiting.into_iter().chain(queued) {
+            if let Shown::Body { bytes, .. } = shown(message) {
+                given[usize::from(side_of(phase) == Response)]
+                    .1
+                    .push_str(&bytes);
+            }
+        }
+        for (side, given) in given {
+            let way = self.spec.way_mut(side);
+            if way.mode.body.is_duplex() {
+                way.hand_over(&given);
+            }
+        }
     }
 
     // === what comes out ===
@@ -409,6 +419,9 @@ impl World {
             if !had && self.spec.way(side).head_sent {
                 self.give_away(side)?;
             }
+        }
+        if self.class.slow {
+            self.hand_over();
         }
         // A request that is too large is answered with a response that is processed as one of an upstream.
         if cancelled && !self.spec.is_over() && self.subject.exchange.response.has_head() {
@@ -504,7 +517,7 @@ impl World {
         for side in [Request, Response] {
             let way = self.spec.way(side);
             // As in Envoy, where a full duplex processor takes all the time it wants.
-            if way.mode.body.is_duplex() || !way.is_asked() || way.is_pipelined() {
+            if way.mode.body.is_duplex() || !way.is_asked() || way.is_pipelined() || way.end_sent {
                 continue;
             }
             if self.subject.next_timeout().is_none() {
