@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt::{self, Write},
+    hash::Hasher,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -140,32 +141,47 @@ fn transcript(class: &Arc<Class>, fault: Option<Fault>, now: Instant, events: &[
     world.lines.unwrap_or_default().join("\n")
 }
 
-/// 64 bits of what is written. Unlike the hashers of the standard library, it is quick without optimisation.
-pub(super) fn digest(printed: fmt::Arguments<'_>) -> u64 {
-    struct Digest(u64);
-    impl Write for Digest {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let mut rest = text.as_bytes();
-            while let Some((chunk, more)) = rest.split_first_chunk() {
-                self.mix(u64::from_le_bytes(*chunk));
-                rest = more;
-            }
-            let mut last = rest.len() as u64;
-            for byte in rest {
-                last = last << 8 | u64::from(*byte);
-            }
-            self.mix(last);
-            Ok(())
-        }
+/// 64 bits of what is written or hashed. Unlike the hashers of the standard library, it is quick without optimisation.
+#[derive(Default)]
+pub(super) struct Digest(u64);
+
+impl Write for Digest {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.write(text.as_bytes());
+        Ok(())
     }
-    impl Digest {
-        fn mix(&mut self, word: u64) {
-            let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.0 = mixed ^ mixed >> 29;
+}
+
+impl Hasher for Digest {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some((chunk, more)) = rest.split_first_chunk() {
+            self.write_u64(u64::from_le_bytes(*chunk));
+            rest = more;
         }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.write_u64(u64::from_le_bytes(last) ^ (rest.len() as u64) << 56);
     }
-    let mut digest = Digest(0);
-    // Writing to a digest does not fail.
-    let _ = digest.write_fmt(printed);
-    digest.0
+
+    fn write_u64(&mut self, word: u64) {
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 29;
+    }
+
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(word.into());
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }

@@ -15,7 +15,7 @@ use crate::{
 pub(super) type Broken = String;
 
 /// The past of one exchange, as far as rules speak of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash)]
 pub(super) struct Spec {
     pub(super) request: Way,
     pub(super) response: Way,
@@ -37,7 +37,7 @@ pub(super) struct Spec {
     takes_immediate: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stream {
     Unopened,
     Open,
@@ -47,7 +47,7 @@ pub(super) enum Stream {
     Ended,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Local {
     None,
     Begun,
@@ -55,7 +55,7 @@ pub(super) enum Local {
 }
 
 /// A call that has one reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Call {
     NotMade,
     Waiting,
@@ -63,7 +63,7 @@ pub(super) enum Call {
 }
 
 /// One direction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash)]
 pub(super) struct Way {
     pub(super) mode: DirectionMode,
     /// What arrived.
@@ -194,7 +194,7 @@ impl Way {
         }
     }
 
-    /// Whether a reply came while later chunks are outstanding. As in Envoy, it stops the timer, which the next message
+    /// Whether a reply came while later chunks were outstanding. As in Envoy, it stops the timer, which the next message
     /// starts again.
     pub(super) fn is_pipelined(&self) -> bool {
         self.pipelined && self.headers != Call::Waiting && !self.bodies.is_empty()

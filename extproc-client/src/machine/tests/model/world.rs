@@ -4,6 +4,8 @@
 //! the machine wants one and nothing waits for the processor; a body that passes by is given away with its head.
 
 use std::{
+    fmt::Write,
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -15,8 +17,9 @@ use prost::Message as _;
 
 use super::{
     Class,
-    event::{Answer, Event, Status, letters, pieces},
+    event::{Answer, Change, Event, Status, letters, pieces},
     fault::{Fault, Subject},
+    search::Digest,
     spec::{Broken, Fit, Local, Shown, Spec, Stream, Way},
 };
 use crate::{
@@ -135,10 +138,12 @@ impl World {
             events.push(Event::Taken);
         }
         if self.spec.stream == Stream::Open {
-            // Nobody answers what he did not get.
-            let given = |answer: &Answer| !self.class.slow || self.spec.is_asked(*answer);
-            let answers = self.class.answers.iter().copied().filter(given);
-            events.extend(answers.map(Event::Reply));
+            let answers = self.class.answers.iter().copied();
+            events.extend(
+                answers
+                    .filter(|answer| self.may_reply(*answer))
+                    .map(Event::Reply),
+            );
             events.extend([Event::Close(0), Event::Close(13)]);
         }
         if self.subject.next_timeout().is_some() {
@@ -166,6 +171,23 @@ impl World {
         if self.class.trailers {
             events.push(Event::Trailers(side));
         }
+    }
+
+    /// Nobody answers what he did not get over a slow connection; of wrong replies, a few stand for all where
+    /// [`Class::few_wrong`] says so.
+    fn may_reply(&self, answer: Answer) -> bool {
+        if self.class.slow {
+            return self.spec.is_asked(answer);
+        }
+        let stands_for_all = matches!(
+            answer,
+            Answer::Headers(_, Status::Continue)
+                | Answer::Body(_, Change::Nothing | Change::Streamed(false))
+                | Answer::Trailers(_)
+                | Answer::Immediate
+                | Answer::Nothing
+        );
+        !self.class.few_wrong || stands_for_all || self.spec.fit(answer) != Fit::No
     }
 
     fn upstream_may_answer(&self) -> bool {
@@ -517,7 +539,11 @@ impl World {
         for side in [Request, Response] {
             let way = self.spec.way(side);
             // As in Envoy, where a full duplex processor takes all the time it wants.
-            if way.mode.body.is_duplex() || !way.is_asked() || way.is_pipelined() || way.end_sent {
+            if way.mode.body.is_duplex()
+                || !way.is_asked()
+                || self.is_pipelined(way)
+                || way.end_sent
+            {
                 continue;
             }
             if self.subject.next_timeout().is_none() {
@@ -555,8 +581,16 @@ impl World {
     /// As in Envoy, no timer runs for a processor that has got a body in full duplex, that streams the response itself, or
     /// that has answered one of several chunks: those exchanges end by the timeouts of routes and streams.
     fn processor_owes(&self) -> bool {
-        let owes = |way: &Way| way.is_asked() && (way.mode.body.is_duplex() || way.is_pipelined());
+        let owes =
+            |way: &Way| way.is_asked() && (way.mode.body.is_duplex() || self.is_pipelined(way));
         owes(&self.spec.request) || owes(&self.spec.response) || self.spec.local == Local::Begun
+    }
+
+    /// As in Envoy, in STREAMED a reply stops the timer, which the next message starts again. Which one that is depends on what
+    /// waits for a slow connection.
+    fn is_pipelined(&self, way: &Way) -> bool {
+        let waits = self.class.slow && way.mode.body == BodyMode::Streamed;
+        way.is_pipelined() || waits && !way.bodies.is_empty()
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
