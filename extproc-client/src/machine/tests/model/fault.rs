@@ -79,8 +79,7 @@ impl fmt::Debug for Subject {
             context: _,
             observer: _,
             guards_framing: _,
-            is_grpc: _,
-            is_head: _,
+            form: _,
             // For those who look, not for what comes next.
             seen: _,
             summary: _,

@@ -71,6 +71,8 @@ pub(super) struct Way {
     pub(super) fed: String,
     pub(super) has_ended: bool,
     pub(super) has_trailers: bool,
+    /// A frame of the body arrived, be it an empty one.
+    pub(super) has_data: bool,
     /// What the processor was shown.
     pub(super) headers: Call,
     pub(super) shown: String,
@@ -145,6 +147,7 @@ impl Way {
             fed: String::new(),
             has_ended: false,
             has_trailers: false,
+            has_data: false,
             headers: Call::NotMade,
             shown: String::new(),
             given: String::new(),
@@ -513,7 +516,8 @@ impl Spec {
     /// Whether a failure that `failure_mode_allow` covers lets everything pass: the bytes of full duplex are gone, and a
     /// response that the processor streams has no other end.
     pub(super) fn may_fail_open(&self) -> bool {
-        let lost = |way: &Way| way.mode.body.is_duplex() && !way.fed.is_empty();
+        // As in Envoy, an empty frame counts.
+        let lost = |way: &Way| way.mode.body.is_duplex() && way.has_data;
         self.allows_failure
             && !lost(&self.request)
             && !lost(&self.response)

@@ -116,7 +116,11 @@ impl World {
             has_empty,
             lines: _,
         } = self;
-        super::search::digest(format_args!("{subject:?}{spec:?}{waiting:?}{has_empty}"))
+        let mut digest = Digest::default();
+        spec.hash(&mut digest);
+        // Writing to a digest does not fail.
+        let _ = write!(digest, "{subject:?}{waiting:?}{has_empty}");
+        digest.finish()
     }
 
     /// Whether nothing can happen any more.
@@ -210,6 +214,9 @@ impl World {
     pub(super) fn apply(&mut self, event: Event) -> Result<(), Broken> {
         self.note(|| format!("{event:?}"));
         *self.log.0.lock().unwrap() = Told::default();
+        if let Event::Piece(side, _) | Event::Empty(side) | Event::End(side) = event {
+            self.spec.way_mut(side).has_data = true;
+        }
         let was_over = self.spec.is_over();
         let fit = match event {
             Event::Reply(answer) => self.spec.fit(answer),
