@@ -86,7 +86,7 @@ pub(super) struct Direction {
     pub(super) received: bool,
     /// The end was sent on.
     pub(super) ended: bool,
-    /// Some body data was received.
+    /// Something of the body was received, be it an empty frame.
     pub(super) has_data: bool,
     /// Body bytes received so far.
     pub(super) size: u64,
@@ -205,13 +205,16 @@ impl Direction {
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of the limit first.
     pub(super) fn has_room(&self) -> bool {
-        if self.drain == Drain::Announced {
-            return false;
+        self.drain != Drain::Announced && !self.is_overfull()
+    }
+
+    /// Whether more is here than the buffer limit. BUFFERED bodies fail then.
+    pub(super) fn is_overfull(&self) -> bool {
+        match (self.callback, self.mode.body) {
+            (Callback::PartialBody, _) => self.queued > self.buffer_limit,
+            (_, BodyMode::Buffered) => false,
+            _ => self.held.len() > self.buffer_limit || self.paused,
         }
-        if self.callback == Callback::PartialBody {
-            return self.queued <= self.buffer_limit;
-        }
-        self.held.len() <= self.buffer_limit && !self.paused || self.mode.body == BodyMode::Buffered
     }
 
     /// The head as a block that can be mutated, while it is here.

@@ -92,7 +92,7 @@ impl Exchange {
         self.accept(side, side.headers(), effect, Callback::Idle, now);
         self.clear_route_cache(side, &common);
         if common.is_replace() {
-            self.replace(side, common);
+            self.replace(side, common, now);
         } else {
             self.continue_after_headers(side, now);
         }
@@ -103,7 +103,7 @@ impl Exchange {
 
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
-        let has_held_body = !direction.held.is_empty() || direction.trailers.is_none();
+        let has_held_body = direction.has_data || direction.trailers.is_none();
         match direction.mode.body {
             // Answered already, with 413.
             _ if direction.ended => return,
@@ -138,7 +138,7 @@ impl Exchange {
     }
 
     /// CONTINUE_AND_REPLACE: the body becomes what the reply says, and this direction is done.
-    fn replace(&mut self, side: Side, common: CommonReply) {
+    fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
         let direction = self.direction_mut(side);
         direction.clear_queue();
         direction.mode.body = BodyMode::None;
@@ -153,6 +153,10 @@ impl Exchange {
             }
             if let Some(mut block) = direction.block() {
                 headers::remove_content_length(&mut block);
+            }
+            // As in Envoy, where a body that takes the place of another one goes on without being buffered.
+            if direction.no_body && !self.check_buffer(side, now) {
+                return;
             }
         }
         self.release(side);
@@ -182,9 +186,10 @@ impl Exchange {
     }
 
     fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
+        let local = self.local.is_active();
         let direction = self.direction_mut(side);
         let duplex = direction.mode.body.is_duplex();
-        if direction.callback != Callback::Trailers && !duplex {
+        if direction.callback != Callback::Trailers && !duplex || local {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
