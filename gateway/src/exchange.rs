@@ -12,7 +12,7 @@ use std::{
 
 use extproc_client::{
     host::{
-        ExchangeSummary, Host, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
+        ExchangeSummary, Host, Received, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
         UpstreamInfo,
     },
     metadata::DynamicMetadata,
@@ -150,6 +150,12 @@ impl Reply {
             processor: extensions.get().copied(),
             upstream: extensions.get().cloned(),
         }
+    }
+}
+
+impl Received for Exchange {
+    fn body_bytes(&self) -> u64 {
+        self.request_bytes.load(Ordering::Relaxed)
     }
 }
 

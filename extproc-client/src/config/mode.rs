@@ -64,7 +64,7 @@ pub struct ProcessingMode {
 }
 
 /// The three sub-modes of one direction, with defaults resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DirectionMode {
     pub(crate) headers: bool,
     pub(crate) body: BodyMode,

@@ -6,6 +6,7 @@ mod fuzz;
 mod grpc;
 mod headers;
 mod immediate;
+mod model;
 mod modes;
 mod play;
 mod properties;

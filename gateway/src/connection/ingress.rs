@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, HostFacts, Limits};
+use extproc_client::host::{ExchangeContext, HostFacts, Limits, ReplyForm};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -247,6 +247,11 @@ fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeCont
             ..Limits::default()
         },
         metadata: exchange.metadata.clone(),
+        reply_form: Some(ReplyForm {
+            grpc: exchange.grpc,
+            head: exchange.outgoing.facts.bodyless,
+        }),
+        received: Some(exchange.clone()),
         facts: Arc::new(HostFacts {
             connection_id: context.peer.id,
             source: Some(exchange.client),

@@ -17,6 +17,7 @@ use crate::wire::{CommonReply, encode::BodyFlags};
 
 /// Takes messages out of their frames.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(in super::super) struct Deframer {
     buffer: BytesMut,
 }
