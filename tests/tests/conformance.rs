@@ -386,10 +386,5 @@ fn message(scenario: &Scenario, found: &[Difference]) -> String {
 }
 
 fn target() -> Result<Target, Failed> {
-    if let Ok(line) = std::env::var("EXTPROC_TARGET") {
-        return Ok(Target::command("target", &line));
-    }
-    let gateway = provision::workspace_binary("gateway", "gateway")
-        .map_err(|error| Failed::from(format!("{error:#}")))?;
-    Ok(Target::gateway(&gateway))
+    Target::under_test().map_err(|error| Failed::from(format!("{error:#}")))
 }

@@ -184,11 +184,18 @@ pub fn load(directory: &Path) -> anyhow::Result<Vec<Group>> {
     files.sort();
     let mut groups = Vec::new();
     for path in files {
-        let text = std::fs::read_to_string(&path)?;
-        let group = parse(&text).with_context(|| path.display().to_string())?;
-        groups.push(group);
+        groups.push(read(&path)?);
     }
     Ok(groups)
+}
+
+/// Reads one file.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(path: &Path) -> anyhow::Result<Group> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    parse(&text).with_context(|| path.display().to_string())
 }
 
 fn parse(text: &str) -> anyhow::Result<Group> {
@@ -241,7 +248,11 @@ pub fn merge(base: &mut Value, over: Value) {
     }
 }
 
-fn build(group: &str, merged: Value) -> anyhow::Result<Scenario> {
+/// A scenario of its merged source.
+///
+/// # Errors
+/// When it says something that is not understood.
+pub fn build(group: &str, merged: Value) -> anyhow::Result<Scenario> {
     let spec: Spec = serde_json::from_value(merged.clone())?;
     let name = &spec.name;
     let fits = name

@@ -1,0 +1,180 @@
+//! The differences on purpose that random scenarios meet, each as narrow as its entry in
+//! `docs/differences-from-envoy.md`: the scenarios in which it shows, and the places of an observation where it may.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::conformance::compare::{Difference, matches};
+use crate::conformance::scenario::Scenario;
+use crate::support::client::ClientScript;
+use crate::support::processor::{Action, Answers, ProcessorScript, Step};
+use crate::support::script::{Field, Protocol};
+use crate::support::upstream::UpstreamScript;
+
+/// A difference on purpose.
+#[derive(Debug)]
+pub struct Known {
+    /// The anchor of its entry.
+    pub anchor: &'static str,
+    /// The scenarios in which it shows.
+    pub shows_in: fn(&Scenario) -> bool,
+    /// The places where it shows, as in `compare.skip`.
+    pub places: &'static [&'static str],
+}
+
+/// All of them.
+pub const KNOWN: [Known; 9] = [
+    Known {
+        anchor: "interim-responses",
+        shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
+        places: &["client/*/informational"],
+    },
+    Known {
+        anchor: "expect-continue",
+        shows_in: |s| {
+            client(s, |c| has_field(&c.headers, "expect"))
+                && action(s, |a| a.immediate.is_some() || a.local.is_some())
+        },
+        places: &["client/*/informational"],
+    },
+    Known {
+        anchor: "no-content",
+        shows_in: |s| action(s, makes_bodyless),
+        places: &[
+            "client/*/head/content-length",
+            "client/*/head/transfer-encoding",
+            "client/*/body",
+        ],
+    },
+    Known {
+        anchor: "head-framing",
+        shows_in: |s| client(s, |c| c.method == "HEAD"),
+        places: &[
+            "client/*/head/content-length",
+            "client/*/head/transfer-encoding",
+            "client/*/body",
+        ],
+    },
+    Known {
+        anchor: "te-is-of-one-hop",
+        shows_in: |s| {
+            client(s, |c| has_field(&c.headers, "te"))
+                && upstream(s, |u| u.protocol == Protocol::Http1)
+        },
+        places: &["upstream/*/head/connection", "upstream/*/head/te"],
+    },
+    Known {
+        anchor: "connection-close",
+        shows_in: |s| s.spec.limits.listener.is_some(),
+        places: &["client/*/head/connection"],
+    },
+    Known {
+        anchor: "retried-bodies",
+        shows_in: |s| mentions(&s.source, "retry_policy") && client(s, |c| c.trailers.is_some()),
+        places: &["upstream/*/body", "upstream/*/trailers"],
+    },
+    Known {
+        anchor: "tunnel-end",
+        shows_in: |s| upstream(s, |u| u.status == 101) && s.source.to_string().contains("STREAMED"),
+        places: &["processor", "counters"],
+    },
+    Known {
+        anchor: "refused-heads",
+        shows_in: |s| {
+            s.spec.hcm.as_ref().is_some_and(|hcm| {
+                mentions(hcm, "max_headers_count") || mentions(hcm, "max_request_headers_kb")
+            }) && client(s, |c| c.protocol == Protocol::Http2)
+        },
+        places: &["client/*", "log"],
+    },
+];
+
+/// Takes away what the list explains: the anchors that were of use, and what is left.
+#[must_use]
+pub fn explain(
+    scenario: &Scenario,
+    mut found: Vec<Difference>,
+) -> (BTreeSet<&'static str>, Vec<Difference>) {
+    let mut used = BTreeSet::new();
+    for known in KNOWN.iter().filter(|known| (known.shows_in)(scenario)) {
+        found.retain(|difference| {
+            let explained = known
+                .places
+                .iter()
+                .any(|place| matches(place, &difference.path));
+            if explained {
+                used.insert(known.anchor);
+            }
+            !explained
+        });
+    }
+    (used, found)
+}
+
+fn client(scenario: &Scenario, is: impl Fn(&ClientScript) -> bool) -> bool {
+    scenario.clients.iter().any(is)
+}
+
+fn upstream(scenario: &Scenario, is: impl Fn(&UpstreamScript) -> bool) -> bool {
+    scenario.upstreams.values().any(is)
+}
+
+/// Whether some step of the processors is like that.
+fn action(scenario: &Scenario, is: fn(&Action) -> bool) -> bool {
+    script_has(&scenario.spec.processor, is)
+}
+
+fn script_has(script: &ProcessorScript, is: fn(&Action) -> bool) -> bool {
+    let of_kinds = [
+        &script.request_headers,
+        &script.request_body,
+        &script.request_trailers,
+        &script.response_headers,
+        &script.response_body,
+        &script.response_trailers,
+    ];
+    let of_kinds = of_kinds.into_iter().flat_map(|answers| match answers {
+        Answers::Always { always } => std::slice::from_ref(always),
+        Answers::List(list) => list,
+    });
+    of_kinds
+        .chain([&script.open])
+        .chain(&script.after)
+        .flat_map(|answer| answer.steps())
+        .any(|step| matches!(step, Step::Action(action) if is(action)))
+        || script.streams.iter().any(|script| script_has(script, is))
+}
+
+fn has_field(fields: &[Field], name: &str) -> bool {
+    fields.iter().any(|field| field.pair().0 == name)
+}
+
+/// Whether it makes a response one that has no body.
+fn makes_bodyless(action: &Action) -> bool {
+    let immediate = action.immediate.as_ref().and_then(|i| i.status);
+    immediate.is_some_and(|status| status == 204 || status == 304)
+}
+
+/// Whether a key is there, however deep.
+fn mentions(value: &Value, key: &str) -> bool {
+    match value {
+        Value::Object(map) => map.contains_key(key) || map.values().any(|item| mentions(item, key)),
+        Value::Array(items) => items.iter().any(|item| mentions(item, key)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_anchor_has_its_entry() {
+        let document = include_str!("../../../docs/differences-from-envoy.md");
+        for known in &KNOWN {
+            let heading = format!("<a id=\"{}\"></a>", known.anchor);
+            assert!(document.contains(&heading), "{}", known.anchor);
+        }
+    }
+}
