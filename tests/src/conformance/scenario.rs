@@ -17,6 +17,9 @@ use crate::support::client::ClientScript;
 use crate::support::processor::ProcessorScript;
 use crate::support::upstream::UpstreamScript;
 
+/// Runs of Envoy in which an outcome has to show, where inputs arrive at the same moment.
+pub const OUTCOMES: usize = 20;
+
 /// One scenario, expanded and merged.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -103,6 +106,9 @@ pub struct Spec {
     pub limit: Option<u64>,
     /// The format of an access log whose lines are compared.
     pub log: Option<String>,
+    /// Inputs arrive at the same moment, so that their order is the machine's choice: every outcome that Envoy shows in
+    /// [`OUTCOMES`] runs is right.
+    pub races: bool,
     /// How to compare.
     pub compare: Compare,
     /// The anchor in the list of deliberate differences.

@@ -11,10 +11,7 @@ use super::known;
 use crate::conformance::compare::{Difference, differences};
 use crate::conformance::normalise::observation;
 use crate::conformance::run::{Target, run};
-use crate::conformance::scenario::Scenario;
-
-/// Runs of Envoy in which the gateway's outcome has to be, where inputs arrive at the same moment.
-pub const OUTCOMES: usize = 20;
+use crate::conformance::scenario::{OUTCOMES, Scenario};
 
 /// Longest run. Every peer's wait has a limit of its own, which a busy machine stretches; this one is for what has none.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
@@ -145,7 +142,7 @@ pub fn judge(stage: &impl Stage, scenario: &Scenario) -> anyhow::Result<Verdict>
     Ok(Verdict::Different(found))
 }
 
-/// Whether a difference is there, twice, at one of these places: the first step of its path.
+/// Whether a difference is there, twice, at one of these [`places`].
 ///
 /// # Errors
 /// When something of our own fails.
@@ -160,19 +157,25 @@ pub fn differs(
         let Beside::Different(found) = Beside::of(scenario, &envoy, &gateway) else {
             return Ok(false);
         };
-        if self::places(&found).is_disjoint(places) {
+        let found = self::places(&found);
+        // A configuration that one of the two refuses is another matter.
+        if found.is_disjoint(places) || found.contains("proxy") != places.contains("proxy") {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// The first steps of the differences' paths.
+/// Kinds of places where observations differ: paths without numbers.
 #[must_use]
 pub fn places(found: &[Difference]) -> BTreeSet<String> {
+    let is_name = |step: &&str| step.parse::<usize>().is_err();
     found
         .iter()
-        .filter_map(|difference| difference.path.first().cloned())
+        .map(|difference| {
+            let steps = difference.path.iter().map(String::as_str);
+            steps.filter(is_name).collect::<Vec<_>>().join("/")
+        })
         .collect()
 }
 
@@ -192,7 +195,8 @@ pub fn at_the_same_moment(scenario: &Scenario) -> bool {
             .windows(2)
             .any(|two| two.iter().all(|part| matches!(part, Part::Data(_))))
     };
-    scenario.spec.parallel
+    scenario.spec.races
+        || scenario.spec.parallel
         || has_burst(script)
         || scenario.upstreams.values().any(breaks_off)
         || scenario.upstreams.values().any(|u| in_one_go(&u.body))

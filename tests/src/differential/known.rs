@@ -24,7 +24,7 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 9] = [
+pub const KNOWN: [Known; 10] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -63,6 +63,16 @@ pub const KNOWN: [Known; 9] = [
                 && upstream(s, |u| u.protocol == Protocol::Http1)
         },
         places: &["upstream/*/head/connection", "upstream/*/head/te"],
+    },
+    Known {
+        anchor: "trailer-fields",
+        shows_in: |s| !(s.spec.processor.absent || s.spec.processor.refuse),
+        places: &[
+            "*/*/trailers/content-type",
+            "*/*/trailers/cookie",
+            "*/*/trailers/host",
+            "*/*/trailers/set-cookie",
+        ],
     },
     Known {
         anchor: "connection-close",

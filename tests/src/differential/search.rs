@@ -1,6 +1,6 @@
 //! Many scenarios, several at a time, and the summary of what came out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use super::judge::{Stage, Verdict, differs, judge, places};
 use super::shrink::shrink;
 use crate::conformance::bootstrap::to_yaml;
 use crate::conformance::compare::Difference;
-use crate::conformance::scenario::{self, Scenario};
+use crate::conformance::scenario;
 
 /// Runs of smaller scenarios before shrinking is given up.
 const TRIES: usize = 200;
@@ -222,19 +222,4 @@ fn description(name: &str, found: &[Difference]) -> String {
         let _ = write!(out, "\n  {difference}");
     }
     out
-}
-
-/// The share of a range whose configuration Envoy refuses.
-///
-/// # Errors
-/// When something of our own fails.
-pub fn refused(stage: &impl Stage, scenarios: &[Scenario]) -> anyhow::Result<BTreeSet<String>> {
-    let mut out = BTreeSet::new();
-    for scenario in scenarios {
-        let seen = stage.observe(super::judge::Side::Envoy, scenario)?;
-        if seen["proxy"] != "ran" {
-            out.insert(scenario.spec.name.clone());
-        }
-    }
-    Ok(out)
 }

@@ -12,6 +12,9 @@ enum Step {
 /// Keys that a scenario cannot do without, or that have no part in a run.
 const KEPT: [&str; 4] = ["name", "compare", "log", "limit"];
 
+/// Parts that scripts are in, and no configuration.
+const SCRIPTS: [&str; 5] = ["client", "clients", "processor", "upstream", "upstreams"];
+
 /// Takes part by part out of the scenario, the large ones first, and keeps out what `shows` does not miss; then makes what is
 /// left plainer. Ends when nothing more can go, or after `tries` looks.
 ///
@@ -57,6 +60,12 @@ fn smaller(scenario: &Value) -> Vec<Value> {
         }
     }
     for path in &paths {
+        // In a configuration a list is not its only item.
+        let of_a_script =
+            matches!(path.first(), Some(Step::Key(name)) if SCRIPTS.contains(&name.as_str()));
+        if !of_a_script {
+            continue;
+        }
         for plainer in at_mut(&mut scenario.clone(), path).map_or_else(Vec::new, |v| plain(v)) {
             let mut candidate = scenario.clone();
             if let Some(place) = at_mut(&mut candidate, path) {

@@ -70,7 +70,7 @@ fn request(random: &mut Random, plan: Plan) -> Value {
         ])
         .into();
     if random.chance(5) {
-        out["authority"] = (*random.pick(&["other.local:8080", "127.0.0.1", "a.b"])).into();
+        out["authority"] = (*random.pick(&["other.local:8080", "[::1]:80", "a.b"])).into();
     }
     let mut headers: Vec<String> = vec!["x-client: 1".into()];
     let further = [

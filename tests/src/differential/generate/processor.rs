@@ -33,8 +33,11 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
         script(random, plan)
     };
     match random.below(100) {
-        0 => script = json!({"absent": true}),
-        1 => script = json!({"refuse": true}),
+        number @ 0..2 => {
+            script = json!({(["absent", "refuse"][number]): true});
+            // How far a request got before that was known is the system's choice.
+            out["compare"]["skip"] = json!(["upstream", "counters/ext_proc.stream_msgs_sent"]);
+        }
         2 => script["max_streams"] = 1.into(),
         _ => {}
     }
