@@ -28,6 +28,9 @@ struct Options {
     /// Scenarios at a time. They wait more than they work.
     #[arg(long, default_value_t = 4)]
     jobs: usize,
+    /// Smaller scenarios to try per difference; 0 leaves it as it was generated.
+    #[arg(long, default_value_t = 200)]
+    tries: usize,
     /// Directory for files of unexplained differences [default: target/differential].
     #[arg(long)]
     out: Option<PathBuf>,
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 first: options.first,
                 count: options.count,
                 jobs: options.jobs,
+                tries: options.tries,
             };
             search(&stage, range, &options.out.unwrap_or(directory))
         }

@@ -406,7 +406,10 @@ fn mask_local(message: &mut Map<String, Value>, head: &str, supplied: &str) {
 
 fn join_body(into: &mut Value, next: &Value) {
     let text = |value: &Value| value["body"].as_str().unwrap_or_default().to_owned();
-    let joined = text(into) + &text(next);
+    let joined = match text(next) {
+        mask if mask == MASK && text(into) == MASK => mask,
+        more => text(into) + &more,
+    };
     into["body"] = joined.into();
     into["eos"] = next["eos"].clone();
     let (Some(into), Some(next)) = (into.as_object_mut(), next.as_object()) else {

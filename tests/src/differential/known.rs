@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::conformance::compare::{Difference, matches};
 use crate::conformance::scenario::Scenario;
 use crate::support::client::ClientScript;
-use crate::support::processor::{Action, Answers, ProcessorScript, Step};
-use crate::support::script::{Field, Protocol};
+use crate::support::processor::{Action, Answers, ProcessorScript, SetField, Step};
+use crate::support::script::{Field, Payload, Protocol, split_line};
 use crate::support::upstream::UpstreamScript;
 
 /// A difference on purpose.
@@ -24,7 +24,7 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 10] = [
+pub const KNOWN: [Known; 13] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -45,6 +45,7 @@ pub const KNOWN: [Known; 10] = [
             "client/*/head/content-length",
             "client/*/head/transfer-encoding",
             "client/*/body",
+            "processor/*/response/*/eos",
         ],
     },
     Known {
@@ -66,12 +67,34 @@ pub const KNOWN: [Known; 10] = [
     },
     Known {
         anchor: "trailer-fields",
-        shows_in: |s| !(s.spec.processor.absent || s.spec.processor.refuse),
+        shows_in: |s| action(s, |a| sets(a, |name, _| NOT_IN_TRAILERS.contains(&name))),
         places: &[
             "*/*/trailers/content-type",
             "*/*/trailers/cookie",
             "*/*/trailers/host",
             "*/*/trailers/set-cookie",
+        ],
+    },
+    Known {
+        anchor: "unasked-101",
+        shows_in: |s| {
+            upstream(s, |u| u.status == 101) && !client(s, |c| has_field(&c.headers, "upgrade"))
+        },
+        places: &["*"],
+    },
+    Known {
+        anchor: "lost-processor-connections",
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
+        },
+        places: &["processor", "counters", "client", "log"],
+    },
+    Known {
+        anchor: "status-of-local-replies",
+        shows_in: |s| s.source.to_string().contains("%RESPONSE_CODE%\"}"),
+        places: &[
+            "client/*/head/x-vhost",
+            "processor/*/response/*/headers/x-vhost",
         ],
     },
     Known {
@@ -164,6 +187,47 @@ fn has_field(fields: &[Field], name: &str) -> bool {
 fn makes_bodyless(action: &Action) -> bool {
     let immediate = action.immediate.as_ref().and_then(|i| i.status);
     immediate.is_some_and(|status| status == 204 || status == 304)
+        || sets(action, |name, value| {
+            name == ":status" && (value == b"204" || value == b"304")
+        })
+}
+
+/// Names of random scenarios that no trailer section holds.
+const NOT_IN_TRAILERS: [&str; 4] = ["content-type", "cookie", "host", "set-cookie"];
+
+/// Whether a reply sets such a field.
+fn sets(action: &Action, is: impl Fn(&str, &[u8]) -> bool) -> bool {
+    let replies = [
+        &action.reply,
+        &action.request_headers,
+        &action.request_body,
+        &action.request_trailers,
+        &action.response_headers,
+        &action.response_body,
+        &action.response_trailers,
+    ];
+    let immediate = action.immediate.iter().flat_map(|i| &i.set);
+    let fields = replies.into_iter().flatten().flat_map(|common| &common.set);
+    fields.chain(immediate).any(|field| match field {
+        SetField::Line(line) => {
+            let (name, value) = split_line(line);
+            is(name, value.as_bytes())
+        }
+        SetField::Full(full) => {
+            let value = full.value.as_ref().map(Payload::bytes).unwrap_or_default();
+            is(&full.name, &value)
+        }
+    })
+}
+
+/// Whether a script has this word for a step.
+fn mentions_word(script: &Value, word: &str) -> bool {
+    match script {
+        Value::String(text) => text == word,
+        Value::Array(items) => items.iter().any(|item| mentions_word(item, word)),
+        Value::Object(map) => map.values().any(|item| mentions_word(item, word)),
+        _ => false,
+    }
 }
 
 /// Whether a key is there, however deep.

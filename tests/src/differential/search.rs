@@ -15,9 +15,6 @@ use crate::conformance::bootstrap::to_yaml;
 use crate::conformance::compare::Difference;
 use crate::conformance::scenario;
 
-/// Runs of smaller scenarios before shrinking is given up.
-const TRIES: usize = 200;
-
 /// Which scenarios.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
@@ -29,6 +26,8 @@ pub struct Range {
     pub count: u64,
     /// How many at a time.
     pub jobs: usize,
+    /// Smaller scenarios that are tried to find the smallest form of a difference.
+    pub tries: usize,
 }
 
 /// What came out.
@@ -36,7 +35,7 @@ pub struct Range {
 pub struct Summary {
     /// Scenarios that ran.
     pub run: usize,
-    /// Those whose configuration Envoy refused, and the gateway too.
+    /// The gateway did what Envoy did.
     pub equal: usize,
     /// Envoy did something else the second time.
     pub unstable: usize,
@@ -123,7 +122,7 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
                 break;
             }
             let source = generate::source(range.seed, index);
-            let outcome = one(stage, &source, directory);
+            let outcome = one(stage, &source, range.tries, directory);
             let name = format!("{}-{index}", range.seed);
             let Ok(mut summary) = summary.lock() else {
                 break;
@@ -173,6 +172,7 @@ pub fn replay(stage: &impl Stage, file: &Path) -> anyhow::Result<Summary> {
 fn one(
     stage: &impl Stage,
     source: &Value,
+    tries: usize,
     directory: &Path,
 ) -> anyhow::Result<(Verdict, Option<PathBuf>)> {
     let scenario = scenario::build(GROUP, source.clone())?;
@@ -181,7 +181,7 @@ fn one(
         return Ok((verdict, None));
     };
     let places = places(found);
-    let small = shrink(source, TRIES, |candidate| {
+    let small = shrink(source, tries, |candidate| {
         match scenario::build(GROUP, candidate.clone()) {
             Ok(candidate) => differs(stage, &candidate, &places),
             // Not every part can be done without.

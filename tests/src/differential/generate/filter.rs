@@ -37,14 +37,17 @@ const ATTRIBUTES: [&str; 20] = [
 ];
 
 pub(super) fn add(random: &mut Random, plan: &mut Plan, out: &mut Map<String, Value>) {
-    out.insert("filter".into(), filter(random, plan).into());
+    let alone = plan.filters == 1;
+    out.insert("filter".into(), filter(random, plan, alone).into());
     if plan.over_http {
         return;
     }
-    let more: Vec<Value> = ["second", "third"][..plan.filters - 1]
+    let names = &["second", "third"][..plan.filters - 1];
+    let more: Vec<Value> = names
         .iter()
         .map(|name| {
-            let mut one = json!({"name": name, "filter": filter(random, plan)});
+            let last = names.last() == Some(name);
+            let mut one = json!({"name": name, "filter": filter(random, plan, last)});
             if random.chance(12) {
                 one["per_route"] = per_route(random, plan);
             }
@@ -59,8 +62,9 @@ pub(super) fn add(random: &mut Random, plan: &mut Plan, out: &mut Map<String, Va
     }
 }
 
-/// `ExternalProcessor`.
-fn filter(random: &mut Random, plan: &mut Plan) -> Map<String, Value> {
+/// `ExternalProcessor`. Only the last one may just observe: it would not wait for its stream, which then opens together with
+/// the next filter's, and the processor's scripts go by the order of streams.
+fn filter(random: &mut Random, plan: &mut Plan, last: bool) -> Map<String, Value> {
     let mut out = Map::new();
     let mut set = |name: &str, value: Value| out.insert(name.to_owned(), value);
     let timeout = plan.unanswered || random.chance(3);
@@ -155,7 +159,7 @@ fn filter(random: &mut Random, plan: &mut Plan) -> Map<String, Value> {
         let service = json!({"envoy_grpc": grpc, "initial_metadata": metadata});
         set("grpc_service", service);
     }
-    let observed = random.chance(6);
+    let observed = random.chance(6) && last;
     if observed {
         set("observability_mode", true.into());
         if random.chance(50) {
