@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::conformance::compare::{Difference, matches};
 use crate::conformance::scenario::Scenario;
 use crate::support::client::ClientScript;
-use crate::support::processor::{Action, Answers, ProcessorScript, SetField, Step};
+use crate::support::processor::{Action, Answer, Answers, ProcessorScript, SetField, Step};
 use crate::support::script::{Field, Payload, Protocol, split_line};
 use crate::support::upstream::UpstreamScript;
 
@@ -23,8 +23,15 @@ pub struct Known {
     pub places: &'static [&'static str],
 }
 
+/// A direction of an exchange.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Request,
+    Response,
+}
+
 /// All of them.
-pub const KNOWN: [Known; 13] = [
+pub const KNOWN: [Known; 16] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -58,12 +65,39 @@ pub const KNOWN: [Known; 13] = [
         ],
     },
     Known {
+        anchor: "head-framing",
+        shows_in: |s| client(s, |c| c.method == "HEAD") && action(s, |a| a.local.is_some()),
+        places: &["counters", "log"],
+    },
+    Known {
         anchor: "te-is-of-one-hop",
         shows_in: |s| {
             client(s, |c| has_field(&c.headers, "te"))
                 && upstream(s, |u| u.protocol == Protocol::Http1)
         },
         places: &["upstream/*/head/connection", "upstream/*/head/te"],
+    },
+    Known {
+        anchor: "pseudo-headers-of-the-other-direction",
+        shows_in: |s| {
+            let status = |name: &str, _: &[u8]| name == ":status";
+            heads_set(&s.spec.processor, Side::Request, &status)
+        },
+        places: &["*"],
+    },
+    Known {
+        anchor: "pseudo-headers-of-the-other-direction",
+        shows_in: |s| {
+            let foreign = |name: &str, _: &[u8]| name.starts_with(':') && name != ":status";
+            heads_set(&s.spec.processor, Side::Response, &foreign)
+        },
+        places: &[
+            "processor/*/response/*/headers/:authority",
+            "processor/*/response/*/headers/:method",
+            "processor/*/response/*/headers/:path",
+            "processor/*/response/*/headers/:scheme",
+            "processor/*/response/*/headers/host",
+        ],
     },
     Known {
         anchor: "trailer-fields",
@@ -167,16 +201,26 @@ fn script_has(script: &ProcessorScript, is: fn(&Action) -> bool) -> bool {
         &script.response_body,
         &script.response_trailers,
     ];
-    let of_kinds = of_kinds.into_iter().flat_map(|answers| match answers {
+    let others = std::iter::once(&script.open).chain(&script.after);
+    of_kinds.into_iter().flat_map(steps).any(is)
+        || others.flat_map(actions).any(is)
+        || script.streams.iter().any(|script| script_has(script, is))
+}
+
+/// The steps with parameters of the answers to one kind of message.
+fn steps(answers: &Answers) -> impl Iterator<Item = &Action> {
+    let answers = match answers {
         Answers::Always { always } => std::slice::from_ref(always),
         Answers::List(list) => list,
-    });
-    of_kinds
-        .chain([&script.open])
-        .chain(&script.after)
-        .flat_map(|answer| answer.steps())
-        .any(|step| matches!(step, Step::Action(action) if is(action)))
-        || script.streams.iter().any(|script| script_has(script, is))
+    };
+    answers.iter().flat_map(actions)
+}
+
+fn actions(answer: &Answer) -> impl Iterator<Item = &Action> {
+    answer.steps().iter().filter_map(|step| match step {
+        Step::Action(action) => Some(&**action),
+        Step::Word(_) => None,
+    })
 }
 
 fn has_field(fields: &[Field], name: &str) -> bool {
@@ -218,6 +262,19 @@ fn sets(action: &Action, is: impl Fn(&str, &[u8]) -> bool) -> bool {
             is(&full.name, &value)
         }
     })
+}
+
+/// Whether a reply to headers of this side sets such a field.
+fn heads_set(script: &ProcessorScript, side: Side, is: &dyn Fn(&str, &[u8]) -> bool) -> bool {
+    let heads = match side {
+        Side::Request => &script.request_headers,
+        Side::Response => &script.response_headers,
+    };
+    steps(heads).any(|action| sets(action, is))
+        || script
+            .streams
+            .iter()
+            .any(|script| heads_set(script, side, is))
 }
 
 /// Whether a script has this word for a step.

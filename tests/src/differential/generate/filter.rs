@@ -162,7 +162,8 @@ fn filter(random: &mut Random, plan: &mut Plan, last: bool) -> Map<String, Value
     let observed = random.chance(6) && last;
     if observed {
         set("observability_mode", true.into());
-        if random.chance(50) {
+        plan.deferred = random.chance(50);
+        if plan.deferred {
             set("deferred_close_timeout", "0.2s".into());
         }
     }

@@ -41,6 +41,8 @@ struct Plan {
     overrides: bool,
     /// There is a route `/alt` to another cluster.
     alternative: bool,
+    /// A side stream is closed some time after its exchange.
+    deferred: bool,
     /// Buffer limits are small.
     limited: bool,
 }
@@ -75,6 +77,10 @@ pub fn source(seed: u64, index: u64) -> Value {
     client::add(random, plan, &mut out);
     upstream::add(random, plan, &mut out);
     processor::add(random, plan, &mut out);
+    if plan.deferred {
+        // Longer than `deferred_close_timeout`.
+        out.insert("settle".into(), 600.into());
+    }
     Value::Object(out)
 }
 

@@ -93,22 +93,24 @@ fn script(random: &mut Random, plan: Plan) -> Value {
 fn answer(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Value {
     let wait = json!({"sleep": *random.pick(&[20_u64, APART, 120])});
     match random.below(100) {
-        0..52 => message(random, plan, part),
-        52..62 => json!([wait, message(random, plan, part)]),
+        0..52 => message(random, plan, kind, part),
+        52..62 => json!([wait, message(random, plan, kind, part)]),
         62..66 => json!([wait, "continue"]),
         66..69 => failure(random),
         69..72 => json!([wait, failure(random)]),
-        72..74 => json!([message(random, plan, part), wait, failure(random)]),
-        74..76 => json!([message(random, plan, part), failure(random)]),
+        72..74 => json!([message(random, plan, kind, part), wait, failure(random)]),
+        74..76 => json!([message(random, plan, kind, part), failure(random)]),
         76..82 => json!({"immediate": immediate(random)}),
         82..84 => json!([wait, {"immediate": immediate(random)}]),
-        84..86 => json!([message(random, plan, part), wait, {"immediate": immediate(random)}]),
+        84..86 => {
+            json!([message(random, plan, kind, part), wait, {"immediate": immediate(random)}])
+        }
         // Twice, at once and later; of another kind.
         86..88 => json!(["continue", "continue"]),
-        88..90 => json!(["continue", wait, message(random, plan, part)]),
+        88..90 => json!(["continue", wait, message(random, plan, kind, part)]),
         90..93 => {
             let (other, _) = *random.pick(&KINDS);
-            json!({other: common(random, plan, part)})
+            json!({other: common(random, plan, other, part)})
         }
         93..94 => json!({"empty": true}),
         94..95 => json!({"garbage": "\u{ff}\u{ff}\u{ff}"}),
@@ -121,8 +123,8 @@ fn answer(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Value {
 }
 
 /// The reply that a message asks for, with more or less in it.
-fn message(random: &mut Random, plan: Plan, part: Part) -> Value {
-    let mut out = json!({"reply": common(random, plan, part)});
+fn message(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Value {
+    let mut out = json!({"reply": common(random, plan, kind, part)});
     if part == Part::Headers && plan.overrides && random.chance(50) {
         let mode = processing_mode(random, false);
         out["mode_override"] = mode.into();
@@ -137,10 +139,10 @@ fn message(random: &mut Random, plan: Plan, part: Part) -> Value {
 }
 
 /// `CommonResponse`.
-fn common(random: &mut Random, plan: Plan, part: Part) -> Value {
+fn common(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Value {
     let mut out = json!({});
     if random.chance(50) {
-        out["set"] = fields(random, plan, part).into();
+        out["set"] = fields(random, plan, kind, part).into();
     }
     if random.chance(20) {
         let names = [
@@ -212,7 +214,7 @@ fn body(random: &mut Random, plan: Plan, out: &mut Value) {
     }
 }
 
-fn fields(random: &mut Random, plan: Plan, part: Part) -> Vec<Value> {
+fn fields(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Vec<Value> {
     let mut out = vec![json!("x-new: 1")];
     let full = |name: &str, value: &str, append: bool| json!({"name": name, "value": value, "append": append});
     let common = [
@@ -233,18 +235,23 @@ fn fields(random: &mut Random, plan: Plan, part: Part) -> Vec<Value> {
     ];
     out.extend(some(random, &common, 8));
     if part == Part::Headers {
-        let of_heads = [
+        let of_any = ["content-type: application/grpc", "user-agent: set/1"];
+        out.extend(some(random, &of_any, 4).into_iter().map(Value::from));
+        let of_requests = [
             "host: set.local",
             ":authority: set.local:81",
             ":method: PUT",
             ":scheme: https",
-            ":status: 202",
-            "content-type: application/grpc",
-            "user-agent: set/1",
         ];
-        out.extend(some(random, &of_heads, 4).into_iter().map(Value::from));
-        if random.chance(if plan.alternative { 60 } else { 5 }) {
+        // Seldom those of the other direction, which is nothing that a message can have.
+        let request = kind == "request_headers";
+        let set = some(random, &of_requests, if request { 5 } else { 1 });
+        out.extend(set.into_iter().map(Value::from));
+        if request && random.chance(if plan.alternative { 60 } else { 5 }) {
             out.push(json!(":path: /alt/set"));
+        }
+        if random.chance(if request { 1 } else { 10 }) {
+            out.push(json!(format!(":status: {}", random.pick(&[202, 204, 404]))));
         }
     }
     out

@@ -15,7 +15,18 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
             json!({"status": 101, "headers": headers}),
         );
     } else {
-        out.insert("upstream".into(), upstream(random, plan));
+        let mut script = upstream(random, plan);
+        // Over HTTP/2 the script's body would come whatever the method, which is no HTTP.
+        if script["protocol"] == "h2"
+            && json!([out["client"], out.get("clients")])
+                .to_string()
+                .contains("HEAD")
+        {
+            for name in ["body", "bodies", "echo", "trailers"] {
+                script[name] = Value::Null;
+            }
+        }
+        out.insert("upstream".into(), script);
     }
     if plan.over_http {
         let mut side = side(random);
@@ -90,7 +101,11 @@ fn upstream(random: &mut Random, plan: Plan) -> Value {
             }
         }
         out["body"] = parts;
-        if random.chance(3) {
+        if !headers
+            .iter()
+            .any(|line| line.starts_with("content-length"))
+            && random.chance(3)
+        {
             out["bodies"] = json!(["first", [], "third"]);
         }
     } else if !bodyless && random.chance(10) {
