@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use crate::{
     body::{Drive, RequestBody, ResponseBody},
-    driver::{self, Core, Handle, Piece, Step},
+    driver::{self, Core, Handle, Piece, Remade, Step},
     error::{BoxError, Error},
     transport::Transport,
 };
@@ -122,10 +122,10 @@ where
                     mut core,
                     mut service,
                 } => match core.next_step() {
-                    Some(Step::Request { head, end }) => {
+                    Some(Step::Request { mut head, end }) => {
                         // What is to be said of the head is said before the next filter says something.
                         core.flush(cx);
-                        let (body, task) = request_body(&mut core, &head, end);
+                        let (body, task) = request_body(&mut core, &mut head, end);
                         let future = service.call(Request::from_parts(head, body));
                         this.upstream.set(Upstream::Called { future });
                         *this.stage = match task {
@@ -205,7 +205,8 @@ where
                     };
                     this.upstream.set(Upstream::Idle);
                     return Poll::Ready(Ok(match received {
-                        Ok((head, Some(body))) => {
+                        Ok((mut head, Some(body))) => {
+                            head.extensions.insert(Remade);
                             Response::from_parts(head, ResponseBody::piped(body))
                         }
                         Ok((head, None)) => Response::from_parts(head, ResponseBody::empty()),
@@ -222,7 +223,7 @@ where
 /// The body that goes with a request's head, and whether it needs a task to flow.
 fn request_body<T, B, R>(
     core: &mut Core<T, B, R>,
-    head: &http::request::Parts,
+    head: &mut http::request::Parts,
     end: bool,
 ) -> (RequestBody<B>, bool)
 where
@@ -235,20 +236,22 @@ where
     if end {
         return (RequestBody::empty(), false);
     }
-    if let Some(pieces) = core.take_complete_request() {
-        return (RequestBody::whole(pieces), false);
+    if let Some(whole) = core.take_complete_request() {
+        head.extensions.insert(Remade);
+        return (RequestBody::whole(whole), false);
     }
     let sized = head.headers.contains_key(header::CONTENT_LENGTH);
     if let Some((before, body)) = core.take_passing_request() {
         let counter = core.counter();
         return (RequestBody::pass(before, body, counter, sized), false);
     }
+    head.extensions.insert(Remade);
     (RequestBody::piped(core.pipe_request()), true)
 }
 
 fn respond<T, B, R>(
     mut core: Box<Core<T, B, R>>,
-    head: response::Parts,
+    mut head: response::Parts,
     end: bool,
 ) -> Response<ResponseBody<R>>
 where
@@ -260,13 +263,15 @@ where
 {
     let body = if end {
         ResponseBody::empty()
-    } else if let Some(pieces) = core.take_complete_response() {
-        ResponseBody::whole(pieces)
     } else if let Some((before, body)) = core.take_passing_response() {
         let sized = head.headers.contains_key(header::CONTENT_LENGTH);
         ResponseBody::pass(before, body, sized)
     } else {
-        ResponseBody::inline(core)
+        head.extensions.insert(Remade);
+        match core.take_complete_response() {
+            Some(whole) => ResponseBody::whole(whole),
+            None => ResponseBody::inline(core),
+        }
     };
     Response::from_parts(head, body)
 }

@@ -33,6 +33,11 @@ pub struct ExchangeContext {
     /// The request is answered locally before any filter saw it (a malformed request): filters see
     /// the response alone.
     pub response_only: bool,
+    /// How a local reply has to look. Without it, the request as it comes to a filter decides, which an earlier one may have
+    /// changed.
+    pub reply_form: Option<ReplyForm>,
+    /// The bytes of the request's body that came from the client, for attributes. Without it, a filter counts what comes to it.
+    pub received: Option<Arc<dyn Received>>,
     /// The client waits for `100 Continue` before it sends its body: nothing is read of that before the request goes on,
     /// so that a refusal comes first. An `expect` header that is still there says the same.
     pub awaits_continue: bool,
@@ -115,6 +120,21 @@ impl fmt::Debug for RouteCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RouteCache")
     }
+}
+
+/// The form of local replies, which the request as it came from the client decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyForm {
+    /// It is one of gRPC: the status goes into `grpc-status`.
+    pub grpc: bool,
+    /// It is a HEAD: there is no content.
+    pub head: bool,
+}
+
+/// A count of what has come from the client.
+pub trait Received: fmt::Debug + Send + Sync {
+    /// Bytes of the request's body so far.
+    fn body_bytes(&self) -> u64;
 }
 
 /// Facts of connection, route and node that attributes may ask for.
@@ -291,6 +311,11 @@ pub struct AnsweredEarly;
 /// shows it to the filters that lie behind as the response to the request that they have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnsweredLate;
+
+/// Response extension: a local reply. It takes the place of an upstream's response, and what is left of the request goes
+/// nowhere, so that filters do not show it to processors either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalReply;
 
 /// Response extension, set by the layer: what the processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use extproc_client::{
-    host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo},
+    host::{ExchangeSummary, Received, ResponseDetails, ResponseFlags, UpstreamInfo},
     metadata::DynamicMetadata,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, request};
@@ -117,6 +117,12 @@ impl Reply {
             processor: extensions.get().copied(),
             upstream: extensions.get().cloned(),
         }
+    }
+}
+
+impl Received for Exchange {
+    fn body_bytes(&self) -> u64 {
+        self.request_bytes.load(Ordering::Relaxed)
     }
 }
 

@@ -4,7 +4,9 @@ mod attempts;
 
 use std::sync::Arc;
 
-use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
+use extproc_client::host::{
+    DirectReply, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
+};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
@@ -15,7 +17,7 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{Exchange, Head, Reply},
     filters::{Handler, HandlerFuture},
-    headers::{is_grpc, join_response_lines, strip_hop_by_hop},
+    headers::{join_response_lines, strip_hop_by_hop},
     local, mirror, mutate,
     replay::Kept,
     router::{self, Selected},
@@ -49,10 +51,10 @@ pub(crate) struct RouterHandler {
 impl Handler for RouterHandler {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let upstreams = self.upstreams.clone();
-        let head = request.method() == Method::HEAD;
         let mut request = Box::new(Outbound::from(request));
         let late = request.parts.extensions.remove::<LateAnswers>();
         let exchange = request.parts.extensions.get::<Arc<Exchange>>();
+        let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
         let logged = exchange.filter(|exchange| exchange.logged()).cloned();
         Box::pin(async move {
             let response = answer(&upstreams, request);
@@ -85,7 +87,8 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         return response;
     }
     if let Some(refusal) = parts.extensions.remove::<Refusal>() {
-        let grpc = is_grpc(&parts.headers) && refusal.location.is_none();
+        let exchange = parts.extensions.get::<Arc<Exchange>>();
+        let grpc = exchange.is_some_and(|exchange| exchange.grpc) && refusal.location.is_none();
         let mut response = local::reply(grpc, refusal.status, "".into(), refusal.details, 0);
         match refusal.location {
             Some(location) => {
@@ -124,7 +127,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
             false => StatusCode::NOT_FOUND,
         };
         return local::reply(
-            is_grpc(&parts.headers),
+            exchange.grpc,
             status,
             "".into(),
             "route_not_found",
@@ -179,8 +182,9 @@ fn direct(status: StatusCode, body: bytes::Bytes) -> Response<Body> {
         headers.insert(header::CONTENT_LENGTH, length.into());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
-    let details = ResponseDetails("direct_response".into());
-    response.extensions_mut().insert(details);
+    let extensions = response.extensions_mut();
+    extensions.insert(ResponseDetails("direct_response".into()));
+    extensions.insert(LocalReply);
     response
 }
 
@@ -204,7 +208,7 @@ async fn proxy(
 ) -> Response<Body> {
     let Outbound { parts, body } = &mut *request;
     let name = route.cluster_name();
-    let grpc = is_grpc(&parts.headers);
+    let grpc = exchange.grpc;
     let Some(upstream) = upstreams.get(name) else {
         tracing::warn!(cluster = %name, "the route's cluster is not configured");
         exchange.set_route(Some(route.unnamed()));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use extproc_client::{
-    host::{ResponseDetails, ResponseFlags},
+    host::{LocalReply, ResponseDetails, ResponseFlags},
     wire::grpc_code,
 };
 use http::{HeaderValue, Response, StatusCode, header};
@@ -49,6 +49,7 @@ pub(crate) fn reply(
         response
     };
     let extensions = response.extensions_mut();
+    extensions.insert(LocalReply);
     extensions.insert(ResponseDetails(details.into()));
     if flags != 0 {
         extensions.insert(ResponseFlags(flags));

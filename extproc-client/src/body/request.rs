@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
-    driver::{Piece, Receiver},
+    driver::{Piece, Receiver, Whole},
     error::{BoxError, Error},
 };
 
@@ -40,7 +40,7 @@ enum Inner<B> {
         sized: bool,
     },
     /// Here as a whole.
-    Whole(VecDeque<Piece>),
+    Whole(Whole),
     /// As the exchange gives it.
     Piped(Receiver),
 }
@@ -69,9 +69,9 @@ impl<B> RequestBody<B> {
         }
     }
 
-    pub(crate) fn whole(pieces: VecDeque<Piece>) -> Self {
+    pub(crate) fn whole(whole: Whole) -> Self {
         Self {
-            inner: Inner::Whole(pieces),
+            inner: Inner::Whole(whole),
         }
     }
 
@@ -113,7 +113,7 @@ where
                 }
                 polled.map_err(Into::into)
             }
-            Inner::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(frame(piece)))),
+            Inner::Whole(whole) => Poll::Ready(whole.next().map(|piece| Ok(frame(piece)))),
             Inner::Piped(receiver) => receiver
                 .poll_piece(cx)
                 .map_ok(frame)
@@ -125,8 +125,7 @@ where
         match &self.inner {
             Inner::Empty => true,
             Inner::Pass { before, body, .. } => before.is_empty() && body.is_end_stream(),
-            // Only known to be empty once it was polled: an empty body is framed as a body.
-            Inner::Whole(_) => false,
+            Inner::Whole(whole) => whole.is_complete(),
             Inner::Piped(receiver) => receiver.is_complete(),
         }
     }

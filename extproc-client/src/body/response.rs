@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
-    driver::{Piece, Receiver},
+    driver::{Piece, Receiver, Whole},
     error::{BoxError, Error},
 };
 
@@ -32,7 +32,7 @@ enum Inner<R> {
         sized: bool,
     },
     /// Here as a whole.
-    Whole(VecDeque<Piece>),
+    Whole(Whole),
     /// Driven by polling this body.
     Inline {
         drive: Box<dyn Drive>,
@@ -65,9 +65,9 @@ impl<R> ResponseBody<R> {
         }
     }
 
-    pub(crate) fn whole(pieces: VecDeque<Piece>) -> Self {
+    pub(crate) fn whole(whole: Whole) -> Self {
         Self {
-            inner: Inner::Whole(pieces),
+            inner: Inner::Whole(whole),
         }
     }
 
@@ -105,7 +105,7 @@ where
                 Some(piece) => Poll::Ready(Some(Ok(frame(piece)))),
                 None => body.as_mut().poll_frame(cx).map_err(Into::into),
             },
-            Inner::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(frame(piece)))),
+            Inner::Whole(whole) => Poll::Ready(whole.next().map(|piece| Ok(frame(piece)))),
             Inner::Inline { drive, started } => {
                 *started = true;
                 let polled = drive.poll_piece(cx).map_ok(frame).map_err(BoxError::from);
@@ -126,7 +126,7 @@ where
         match &self.inner {
             Inner::Empty => true,
             Inner::Pass { before, body, .. } => before.is_empty() && body.is_end_stream(),
-            Inner::Whole(_) => false,
+            Inner::Whole(whole) => whole.is_complete(),
             // An empty body is framed as a body, as in `Whole`.
             Inner::Inline { drive, started } => *started && drive.is_over(),
             Inner::Piped(receiver) => receiver.is_complete(),

@@ -17,7 +17,7 @@ use http_body::Body;
 
 use super::{
     Piece, SideStream,
-    flow::{Flow, State},
+    flow::{Flow, State, Whole},
     pipe,
     pipe::pipe as new_pipe,
 };
@@ -44,6 +44,10 @@ pub(crate) struct Core<T: Transport, B, R> {
     /// Bytes of a request body that passes by.
     passed: Option<Arc<AtomicU64>>,
 }
+
+/// Message extension, set by a filter: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remade;
 
 /// A head that is ready, or its cancellation.
 #[derive(Debug)]
@@ -79,7 +83,8 @@ where
             self.request.source = Some(Box::pin(body));
         }
         let version = self.machine.context().facts.version;
-        self.request.ends_apart = version.is_some_and(|version| version < Version::HTTP_2);
+        self.request.ends_apart = version.is_some_and(|version| version < Version::HTTP_2)
+            && head.extensions.get::<Remade>().is_none();
         self.machine.request_head(head, end, Instant::now());
         self.drain();
     }
@@ -95,8 +100,9 @@ where
             self.response.source = Some(Box::pin(body));
         }
         let upstream = head.extensions.get::<UpstreamInfo>();
-        self.response.ends_apart =
-            head.version < Version::HTTP_2 && upstream.is_some_and(UpstreamInfo::responded);
+        self.response.ends_apart = head.version < Version::HTTP_2
+            && upstream.is_some_and(UpstreamInfo::responded)
+            && head.extensions.get::<Remade>().is_none();
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }
@@ -171,8 +177,8 @@ where
     }
 
     /// The whole request body, if it is ready.
-    pub(crate) fn take_complete_request(&mut self) -> Option<VecDeque<Piece>> {
-        matches!(self.request.state, State::Complete).then(|| std::mem::take(&mut self.request.out))
+    pub(crate) fn take_complete_request(&mut self) -> Option<Whole> {
+        matches!(self.request.state, State::Complete).then(|| self.request.take_whole())
     }
 
     /// Lets the request's pieces go through a pipe.
@@ -222,11 +228,11 @@ where
     }
 
     /// The whole response body, if it is ready and the side stream has nothing left to do.
-    pub(crate) fn take_complete_response(&mut self) -> Option<VecDeque<Piece>> {
+    pub(crate) fn take_complete_response(&mut self) -> Option<Whole> {
         let done = self.machine.is_finished()
             && self.request.sink.is_none()
             && matches!(self.response.state, State::Complete);
-        done.then(|| std::mem::take(&mut self.response.out))
+        done.then(|| self.response.take_whole())
     }
 
     /// The next piece of the response, for whom polls the exchange.
@@ -251,7 +257,8 @@ where
 
     /// Whether the response is over for whom reads it.
     pub(crate) fn response_is_over(&self) -> bool {
-        self.response.out.is_empty() && matches!(self.response.state, State::Complete | State::Told)
+        let told = matches!(self.response.state, State::Told);
+        self.response.out.is_empty() && (told || self.response.ends_with_piece())
     }
 
     /// Whether the exchange is over for its task: the response was given away whole, or nobody wants it.
@@ -356,7 +363,9 @@ where
 
     // === actions out ===
 
+    /// Takes what the machine made of one input.
     fn drain(&mut self) {
+        let mut given = None;
         while let Some(action) = self.machine.poll_action() {
             match action {
                 Action::RequestHead { head, end } => {
@@ -378,24 +387,33 @@ where
                     }
                     self.steps.push_back(Step::Response { head, end });
                 }
-                Action::Data(Side::Request, data) => self.request.out.push_back(Piece::Data(data)),
-                Action::Data(Side::Response, data) => {
-                    self.response.out.push_back(Piece::Data(data));
+                Action::Data(side, data) => {
+                    given = Some(side);
+                    self.give(side, Piece::Data(data));
                 }
-                Action::Trailers(Side::Request, trailers) => {
-                    self.request.out.push_back(Piece::Trailers(trailers));
-                    self.request.state = State::Complete;
+                Action::Trailers(side, trailers) => {
+                    self.give(side, Piece::Trailers(trailers));
+                    self.complete(side, false);
                 }
-                Action::Trailers(Side::Response, trailers) => {
-                    self.response.out.push_back(Piece::Trailers(trailers));
-                    self.response.state = State::Complete;
-                }
-                Action::End(Side::Request) => self.request.state = State::Complete,
-                Action::End(Side::Response) => self.response.state = State::Complete,
+                Action::End(side) => self.complete(side, given != Some(side)),
                 Action::Abort { details } => {
                     self.response.state = State::Failed(Error::aborted(details));
                 }
             }
+        }
+    }
+
+    fn give(&mut self, side: Side, piece: Piece) {
+        match side {
+            Side::Request => self.request.out.push_back(piece),
+            Side::Response => self.response.out.push_back(piece),
+        }
+    }
+
+    fn complete(&mut self, side: Side, end_follows: bool) {
+        match side {
+            Side::Request => self.request.complete(end_follows),
+            Side::Response => self.response.complete(end_follows),
         }
     }
 

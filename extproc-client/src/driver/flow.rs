@@ -26,9 +26,11 @@ pub(super) struct Flow<B> {
     pub(super) source: Option<Pin<Box<B>>>,
     pub(super) out: VecDeque<Piece>,
     pub(super) state: State,
+    /// The end was given after the last piece, not with it: a filter behind is told so, too, as in Envoy.
+    pub(super) end_follows: bool,
     /// Where pieces go, if not to whom polls.
     pub(super) sink: Option<pipe::Sender>,
-    /// The source comes over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
+    /// The source comes as it is over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
     /// a processor of a streamed body gets another message for it.
     pub(super) ends_apart: bool,
     /// How often to look whether the end follows a piece at once. That may have been one piece too many: in Envoy both come
@@ -38,6 +40,26 @@ pub(super) struct Flow<B> {
 
 /// A frame of a body, or its end.
 type Polled<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+
+/// A body that is here as a whole.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pieces: VecDeque<Piece>,
+    end_follows: bool,
+    /// Something was read: a body that turns out empty is framed as a body all the same.
+    started: bool,
+}
+
+impl Whole {
+    pub(crate) fn next(&mut self) -> Option<Piece> {
+        self.started = true;
+        self.pieces.pop_front()
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.started && !self.end_follows && self.pieces.is_empty()
+    }
+}
 
 /// How far a direction's output is.
 pub(super) enum State {
@@ -63,10 +85,31 @@ impl<B> Flow<B> {
             source: None,
             out: VecDeque::new(),
             state: State::Open,
+            end_follows: false,
             sink: None,
             ends_apart: false,
             looks: 0,
         }
+    }
+
+    /// Nothing more is given.
+    pub(super) fn complete(&mut self, end_follows: bool) {
+        self.state = State::Complete;
+        self.end_follows = end_follows;
+    }
+
+    /// The body, which is complete.
+    pub(super) fn take_whole(&mut self) -> Whole {
+        Whole {
+            pieces: std::mem::take(&mut self.out),
+            end_follows: self.end_follows,
+            started: false,
+        }
+    }
+
+    /// Whether nothing comes behind the pieces that are here, and the end goes with the last of them.
+    pub(super) fn ends_with_piece(&self) -> bool {
+        matches!(self.state, State::Complete) && !self.end_follows
     }
 
     /// Whether nothing comes after the frame that was just read.
@@ -131,7 +174,9 @@ impl<B> Flow<B> {
             if let Some(piece) = self.out.pop_front() {
                 sink.send(piece);
                 moved = true;
-                continue;
+                if !self.out.is_empty() || !self.ends_with_piece() {
+                    continue;
+                }
             }
             match std::mem::replace(&mut self.state, State::Told) {
                 State::Open => self.state = State::Open,

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 pub(crate) use self::{
-    core::{Core, Step},
+    core::{Core, Remade, Step},
+    flow::Whole,
     pipe::Receiver,
     side::SideStream,
     task::{Handle, spawn},

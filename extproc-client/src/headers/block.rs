@@ -201,14 +201,8 @@ fn set_path(parts: &mut request::Parts, value: &[u8]) -> Result<(), Unusable> {
 }
 
 fn set_authority(parts: &mut request::Parts, value: &[u8]) -> Result<(), Unusable> {
-    if value.is_empty() || parts.uri.authority().is_none() {
+    if parts.uri.authority().is_none() {
         let value = HeaderValue::from_bytes(value).map_err(|_| Unusable)?;
-        if parts.uri.authority().is_some() {
-            change_uri(parts, |uri| {
-                uri.authority = None;
-                uri.scheme = None;
-            })?;
-        }
         parts.headers.insert(header::HOST, value);
         return Ok(());
     }

@@ -67,7 +67,10 @@ impl MutationRules {
 /// Values that some names have rules for.
 fn is_valid(name: &str, value: &[u8]) -> bool {
     match name {
-        "host" | ":authority" => value.iter().all(|&b| is_authority_byte(b)),
+        // Nobody can send a request to no host.
+        "host" | ":authority" => {
+            !value.is_empty() && value.iter().all(|&b| is_authority_byte(b))
+        }
         ":scheme" => {
             value.first().is_some_and(u8::is_ascii_alphabetic)
                 && value
@@ -106,6 +109,7 @@ mod tests {
             (Set, ":status", " 0204 ", Allow),
             (Set, ":method", "POST", Ignore),
             (Set, "host", "a", Ignore),
+            (Set, ":authority", "", Ignore),
             (Set, "x-envoy-a", "1", Ignore),
             (Append, ":path", "/", Ignore),
             (Append, "x-a", "1", Allow),

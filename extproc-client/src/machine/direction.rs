@@ -83,7 +83,7 @@ pub(super) struct Direction {
     pub(super) received: bool,
     /// The end was sent on.
     pub(super) ended: bool,
-    /// Some body data was received.
+    /// Something of the body was received, be it an empty frame.
     pub(super) has_data: bool,
     /// Body bytes received so far.
     pub(super) size: u64,
@@ -105,6 +105,8 @@ pub(super) struct Direction {
     pub(super) body_sent: bool,
     /// The processor was told the end of the body.
     pub(super) has_sent_end: bool,
+    /// The last message of this direction was answered. As in Envoy, nobody looks for the last one of a gathered body.
+    pub(super) answered: bool,
     /// Attributes were sent.
     pub(super) attributes_sent: bool,
     /// `mode_override` took a stand-alone form here.
@@ -150,6 +152,7 @@ impl Direction {
             drain: Drain::None,
             body_sent: false,
             has_sent_end: false,
+            answered: false,
             attributes_sent: false,
             standalone_override: false,
             deframer: super::body::grpc::Deframer::default(),
@@ -186,6 +189,11 @@ impl Direction {
             && !self.body_replaced
     }
 
+    /// Whether the processor has nothing to say of this direction any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.answered || self.mode.is_off()
+    }
+
     /// Whether the whole body was sent to the processor, and no trailers follow it.
     pub(super) fn is_sent_whole(&self) -> bool {
         self.has_sent_end && self.trailers.is_none()
@@ -194,13 +202,16 @@ impl Direction {
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of the limit first.
     pub(super) fn has_room(&self) -> bool {
-        if self.drain == Drain::Announced {
-            return false;
+        self.drain != Drain::Announced && !self.is_overfull()
+    }
+
+    /// Whether more is here than the buffer limit. BUFFERED bodies fail then.
+    pub(super) fn is_overfull(&self) -> bool {
+        match (self.callback, self.mode.body) {
+            (Callback::PartialBody, _) => self.queued > self.buffer_limit,
+            (_, BodyMode::Buffered) => false,
+            _ => self.held.len() > self.buffer_limit || self.paused,
         }
-        if self.callback == Callback::PartialBody {
-            return self.queued <= self.buffer_limit;
-        }
-        self.held.len() <= self.buffer_limit && !self.paused || self.mode.body == BodyMode::Buffered
     }
 
     /// The head as a block that can be mutated, while it is here.

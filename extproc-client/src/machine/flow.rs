@@ -9,7 +9,7 @@ use super::{Action, Callback, Exchange, Side, body, direction::Head};
 use crate::{
     config::BodyMode,
     headers::{self, Block},
-    host::{DirectReply, KeepSent, UpstreamFailure},
+    host::{DirectReply, KeepSent, LocalReply, ReplyForm, UpstreamFailure},
     pieces::Pieces,
     wire::encode::BodyFlags,
 };
@@ -18,8 +18,7 @@ impl Exchange {
     /// The request's head arrived; `end` if nothing follows it.
     pub(crate) fn request_head(&mut self, mut head: request::Parts, end: bool, now: Instant) {
         headers::settle_host(&mut head);
-        self.is_grpc = is_grpc(&head.headers);
-        self.is_head = head.method == Method::HEAD;
+        self.settle_form(&head);
         self.context.awaits_continue |= head.headers.contains_key(header::EXPECT);
         self.remember_request(&head);
         self.head(Side::Request, Head::Request(Box::new(head)), end, now);
@@ -27,12 +26,19 @@ impl Exchange {
 
     /// The request was answered before it came here: only the response is processed.
     pub(crate) fn skip_request(&mut self, head: &request::Parts) {
-        self.is_grpc = is_grpc(&head.headers);
-        self.is_head = head.method == Method::HEAD;
+        self.settle_form(head);
         self.remember_request(head);
         self.request.head = Head::Forwarded;
         self.request.received = true;
         self.request.ended = true;
+    }
+
+    /// Decides what local replies look like, once: a processor may change what the request asked for.
+    fn settle_form(&mut self, head: &request::Parts) {
+        self.form = self.context.reply_form.unwrap_or_else(|| ReplyForm {
+            grpc: is_grpc(&head.headers),
+            head: head.method == Method::HEAD,
+        });
     }
 
     /// The response's head arrived; `end` if nothing follows it.
@@ -42,6 +48,11 @@ impl Exchange {
         }
         if head.extensions.get::<DirectReply>().is_some() {
             self.close_stream();
+        }
+        if head.extensions.get::<LocalReply>().is_some() {
+            // As in Envoy, what is left of the request is shown to nobody.
+            self.request.received = true;
+            self.request.ended = true;
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
@@ -56,7 +67,7 @@ impl Exchange {
         }
         direction.received = end;
         direction.size += data.len() as u64;
-        direction.has_data |= !data.is_empty();
+        direction.has_data = true;
         if self.local.is_active() {
             return self.local_request_data(data, end, now);
         }
@@ -102,7 +113,7 @@ impl Exchange {
         }
         direction.received = true;
         if self.local.is_active() {
-            return self.local_request_data(Bytes::new(), true, now);
+            return self.local_request_trailers(trailers, now);
         }
         let direction = self.direction_mut(side);
         direction.trailers = Some(trailers);
@@ -234,7 +245,7 @@ impl Exchange {
             }
             Head::Response(mut head) => {
                 self.committed = true;
-                let bodyless = self.is_head || head.status == StatusCode::NOT_MODIFIED;
+                let bodyless = self.form.head || head.status == StatusCode::NOT_MODIFIED;
                 if self.guards_framing && end && !bodyless {
                     headers::remove_unkept_length(&mut head.headers);
                 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use super::{Action, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
     headers::{Block, Mutation},
-    host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails},
+    host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails},
     observer::{Effect, Event},
     wire::{HeaderMutation, ImmediateReply, grpc_code},
 };
@@ -44,7 +44,7 @@ impl Exchange {
             .map(|mutation| self.immediate_headers(&mutation));
         let (mut head, body) = self.local_response(status, reply.body, grpc_status, details);
         if let Some(headers) = headers {
-            merge(&mut head.headers, headers, self.is_grpc);
+            merge(&mut head.headers, headers, self.form.grpc);
         }
         self.answer(head, body);
     }
@@ -71,14 +71,14 @@ impl Exchange {
     pub(super) fn abort(&mut self, details: impl Into<String>) {
         self.close_stream();
         if self.response.ended {
+            // The client has its response. What is left of the request goes nowhere without the processor.
+            if !self.request.ended {
+                self.finish_directions();
+                self.actions.push_back(Action::CancelRequest);
+            }
             return;
         }
-        for side in [Side::Request, Side::Response] {
-            let direction = self.direction_mut(side);
-            direction.received = true;
-            direction.ended = true;
-            direction.head = Head::Forwarded;
-        }
+        self.finish_directions();
         let details = details.into();
         self.actions
             .retain(|action| !matches!(action, Action::RequestHead { .. }));
@@ -108,21 +108,27 @@ impl Exchange {
         } else {
             head.extensions.insert(AnsweredLate);
         }
+        head.extensions.insert(LocalReply);
         head.extensions.insert(self.summary.get());
         self.actions.clear();
         self.actions.push_back(Action::CancelRequest);
-        for side in [Side::Request, Side::Response] {
-            let direction = self.direction_mut(side);
-            direction.received = true;
-            direction.ended = true;
-            direction.head = Head::Forwarded;
-        }
+        self.finish_directions();
         self.committed = true;
         let end = body.is_empty();
         self.actions.push_back(Action::ResponseHead { head, end });
         if !end {
             self.actions.push_back(Action::Data(Side::Response, body));
             self.actions.push_back(Action::End(Side::Response));
+        }
+    }
+
+    /// Nothing more is read or sent on in either direction.
+    fn finish_directions(&mut self) {
+        for side in [Side::Request, Side::Response] {
+            let direction = self.direction_mut(side);
+            direction.received = true;
+            direction.ended = true;
+            direction.head = Head::Forwarded;
         }
     }
 
@@ -137,7 +143,7 @@ impl Exchange {
     ) -> (response::Parts, Bytes) {
         let mut head = http::Response::new(()).into_parts().0;
         head.extensions.insert(ResponseDetails(details.into()));
-        if self.is_grpc {
+        if self.form.grpc {
             let code = grpc_status.unwrap_or_else(|| grpc_code(status).into());
             head.headers.insert(
                 header::CONTENT_TYPE,
@@ -161,7 +167,7 @@ impl Exchange {
                 .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         let bodyless =
-            self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+            self.form.head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         (head, if bodyless { Bytes::new() } else { body })
     }
 

@@ -134,7 +134,7 @@ impl Exchange {
     }
 
     fn begin_local(&mut self, mut head: http::response::Parts, end: bool, now: Instant) {
-        if self.guards_framing && end && !self.is_head {
+        if self.guards_framing && end && !self.form.head {
             headers::remove_unkept_length(&mut head.headers);
         }
         self.response.mode = DirectionMode::OFF;
@@ -189,6 +189,14 @@ impl Exchange {
         self.local = Local::Ended;
         self.request.received = true;
         self.close_stream();
+    }
+
+    /// The client's trailers meanwhile, which the processor may have asked for.
+    pub(super) fn local_request_trailers(&mut self, trailers: HeaderMap, now: Instant) {
+        if self.request.mode.trailers && !self.complete {
+            self.request.trailers = Some(trailers);
+            self.send_trailers(Side::Request, now);
+        }
     }
 
     /// The client's body meanwhile: dropped, or sent to the processor in full duplex.

@@ -50,7 +50,7 @@ use http::{HeaderMap, request, response};
 use self::direction::{Callback, Direction};
 use crate::{
     config::{BodyMode, FilterConfig, Service},
-    host::{ExchangeContext, ExchangeSummary},
+    host::{ExchangeContext, ExchangeSummary, ReplyForm},
     observer::{Effect, Event, Observer, Phase},
     transport::Message,
 };
@@ -115,7 +115,7 @@ enum Stream {
     Done,
 }
 
-/// Bytes of a request's body that are read while only its head is with the processor.
+/// Bytes of a body that are read while only its head is with the processor.
 const READ_AHEAD: usize = 128 * 1024;
 
 /// One exchange. See the module's documentation for the order of calls.
@@ -135,8 +135,8 @@ pub(crate) struct Exchange {
     committed: bool,
     /// The processor streams the response itself.
     local: local::Local,
-    is_grpc: bool,
-    is_head: bool,
+    /// How local replies look.
+    form: ReplyForm,
     /// Heads kept for attributes.
     seen: send::Seen,
     summary: Cell<ExchangeSummary>,
@@ -170,8 +170,10 @@ impl Exchange {
             first_message_sent: false,
             committed: false,
             local: local::Local::None,
-            is_grpc: false,
-            is_head: false,
+            form: ReplyForm {
+                grpc: false,
+                head: false,
+            },
             seen: send::Seen::default(),
             summary: Cell::default(),
             outbound: VecDeque::new(),
@@ -242,23 +244,24 @@ impl Exchange {
             && direction.mode.body == BodyMode::None
             && !direction.mode.trailers
             && !self.config.allow_mode_override;
-        if unasked && (side == Side::Response || !self.reads_ahead()) {
+        if unasked && !self.reads_ahead(side) {
             return false;
         }
         self.outbound.is_empty() && direction.has_room()
     }
 
-    /// Whether a request's body is read although nobody asks for it before the head goes on: one that is here as a whole
-    /// lets its connection go on after an answer of ours, and only who reads learns that the client is gone. More than a
+    /// Whether a body is read although nobody asks for it before the head goes on: only who reads learns that the client or the
+    /// upstream is gone, and a request that is here as a whole lets its connection go on after an answer of ours. More than a
     /// little stays where it is.
-    fn reads_ahead(&self) -> bool {
-        !self.context.awaits_continue && self.request.held.len() < READ_AHEAD
+    fn reads_ahead(&self, side: Side) -> bool {
+        let waits = side == Side::Request && self.context.awaits_continue;
+        !waits && self.direction(side).held.len() < READ_AHEAD
     }
 
     /// Whether more was received of that side's body than may be kept, and its end was not.
     pub(crate) fn is_overfull(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        !direction.is_received() && direction.has_head() && !direction.has_room()
+        !direction.is_received() && direction.has_head() && direction.is_overfull()
     }
 
     /// Body bytes of the request that were received.

@@ -20,7 +20,7 @@ impl Exchange {
     }
 
     pub(super) fn observe_data(&mut self, side: Side, data: Bytes, end: bool, now: Instant) {
-        if self.observes_body(side) && (!data.is_empty() || end) {
+        if self.observes_body(side) {
             self.send_body(side, data.clone(), Self::flags(end), Callback::Idle, now);
         }
         self.pass(side, data, end);

@@ -92,7 +92,7 @@ impl Exchange {
         self.accept(side, side.headers(), effect, Callback::Idle, now);
         self.clear_route_cache(side, &common);
         if common.is_replace() {
-            self.replace(side, common);
+            self.replace(side, common, now);
         } else {
             self.continue_after_headers(side, now);
         }
@@ -103,7 +103,7 @@ impl Exchange {
 
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
-        let has_held_body = !direction.held.is_empty() || direction.trailers.is_none();
+        let has_held_body = direction.has_data || direction.trailers.is_none();
         match direction.mode.body {
             // Answered already, with 413.
             _ if direction.ended => return,
@@ -138,7 +138,7 @@ impl Exchange {
     }
 
     /// CONTINUE_AND_REPLACE: the body becomes what the reply says, and this direction is done.
-    fn replace(&mut self, side: Side, common: CommonReply) {
+    fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
         let direction = self.direction_mut(side);
         direction.clear_queue();
         direction.mode.body = BodyMode::None;
@@ -153,6 +153,10 @@ impl Exchange {
             }
             if let Some(mut block) = direction.block() {
                 headers::remove_content_length(&mut block);
+            }
+            // As in Envoy, where a body that takes the place of another one goes on without being buffered.
+            if direction.no_body && !self.check_buffer(side, now) {
+                return;
             }
         }
         self.release(side);
@@ -182,22 +186,19 @@ impl Exchange {
     }
 
     fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
+        let local = self.local.is_active();
         let direction = self.direction_mut(side);
         let duplex = direction.mode.body.is_duplex();
-        if direction.callback != Callback::Trailers && !duplex {
+        if direction.callback != Callback::Trailers && !duplex || local {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
-            // Full duplex: there is nothing to change yet, and nothing more to come from the processor. What it was
-            // not asked about in time goes on as it is; the body that it has is its own.
-            if direction.is_forwarded() || !direction.has_head() {
-                self.received(side.trailers(), None, Effect::None);
-            } else {
-                self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
-                self.release(side);
-            }
-            if self.direction(side).is_forwarded() {
-                self.close_after_trailers(side);
+            // Full duplex: there is nothing to change yet. What the processor was told the end of is complete; the rest it is
+            // asked about as if nothing had been said.
+            self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
+            self.release(side);
+            if self.direction(side).ended {
+                self.close_after_last(side);
             }
             return;
         }
@@ -222,7 +223,7 @@ impl Exchange {
         self.accept(side, side.trailers(), effect, Callback::Idle, now);
         self.direction_mut(side).trailers = trailers;
         self.release(side);
-        self.close_after_trailers(side);
+        self.close_after_last(side);
     }
 
     // === header mutation ===
@@ -357,16 +358,9 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        let last =
-            direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers;
-        if last {
-            self.close_if_other_is_done(side);
+        if direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers {
+            self.close_after_last(side);
         }
-    }
-
-    /// Only for bodies of which the reply to the last chunk is known.
-    pub(super) fn close_after_end_of_body(&mut self, side: Side) {
-        self.close_if_other_is_done(side);
     }
 
     /// What is left after the reply to a body goes on. Trailers that the processor does not want are the last of a request:
@@ -375,23 +369,16 @@ impl Exchange {
         let trailers = self.direction(side).trailers.is_some();
         self.release(side);
         if trailers && side == Side::Request {
-            self.close_after_trailers(side);
+            self.close_after_last(side);
         }
     }
 
-    fn close_after_trailers(&mut self, side: Side) {
-        self.close_if_other_is_done(side);
-    }
-
-    fn close_if_other_is_done(&mut self, side: Side) {
-        let done = match side {
-            Side::Request => self.response.mode.is_off(),
-            Side::Response => self.request.callback == Callback::Idle,
-        };
-        if done {
+    /// The last of this direction was answered. The stream is closed if the other one has nothing left to show either,
+    /// which is more than that no reply is due in it.
+    pub(super) fn close_after_last(&mut self, side: Side) {
+        self.direction_mut(side).answered = true;
+        if [&self.request, &self.response].iter().all(|direction| direction.is_done()) {
             self.close_stream();
-            // What the other direction gathered for a message that is not sent any more.
-            self.pass_everything();
         }
     }
 }

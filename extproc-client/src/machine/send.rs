@@ -139,7 +139,10 @@ impl Exchange {
                 response: self.seen.response.as_deref(),
                 response_head_sent: self.response.mode.headers,
                 response_trailers: self.response.trailers.as_ref(),
-                request_size: self.request.size,
+                request_size: match &self.context.received {
+                    Some(received) => received.body_bytes(),
+                    None => self.request.size,
+                },
                 // What went on to the client: nothing yet where the first message is one of the body.
                 response_size: match phase {
                     Phase::ResponseBody => 0,

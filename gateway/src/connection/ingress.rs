@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, HostFacts, Limits, RouteCache};
+use extproc_client::host::{ExchangeContext, HostFacts, Limits, ReplyForm, RouteCache};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -253,6 +253,11 @@ fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeCont
         overrides: route.as_ref().map(router::Selected::overrides),
         limits,
         metadata: exchange.metadata.clone(),
+        reply_form: Some(ReplyForm {
+            grpc: exchange.grpc,
+            head: exchange.outgoing.facts.bodyless,
+        }),
+        received: Some(exchange.clone()),
         facts: Arc::new(HostFacts {
             connection_id: context.peer.id,
             source: Some(context.peer.remote),

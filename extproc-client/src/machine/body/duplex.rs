@@ -189,7 +189,7 @@ pub(super) fn finish_reply(
             return;
         }
         exchange.emit_end(side);
-        exchange.close_after_end_of_body(side);
+        exchange.close_after_last(side);
     } else if drained {
         let direction = exchange.direction_mut(side);
         direction.drain = Drain::Done;

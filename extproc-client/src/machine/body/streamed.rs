@@ -83,7 +83,7 @@ pub(in super::super) fn reply(
     exchange.emit_pieces(side, data);
     if chunk.end {
         exchange.emit_end(side);
-        exchange.close_after_end_of_body(side);
+        exchange.close_after_last(side);
     } else if next == Callback::Idle && exchange.direction(side).trailers.is_some() {
         if exchange.trailers_are_due(side) {
             exchange.send_trailers(side, now);
