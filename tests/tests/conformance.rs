@@ -4,7 +4,7 @@
 //! |---|---|
 //! | (nothing) | our gateway against the recorded observations in `tests/golden/` |
 //! | `EXTPROC_CONFORMANCE=live` | our gateway against an Envoy that runs beside it |
-//! | `EXTPROC_CONFORMANCE=record` | runs Envoy twice and records; arguments filter as usual |
+//! | `EXTPROC_CONFORMANCE=record` | runs Envoy twice (20 times where inputs race) and records; arguments filter as usual |
 //! | `EXTPROC_CONFORMANCE_REPORT=1` | writes `docs/conformance.md` after a full run |
 //! | `EXTPROC_ENVOY=path` | this Envoy, in place of the provisioned one |
 //! | `EXTPROC_TARGET=command` | this proxy in place of our gateway; `{config}` is the configuration file |
@@ -22,7 +22,7 @@ use tests::conformance::golden::{self, Golden};
 use tests::conformance::normalise::observation;
 use tests::conformance::report::{self, GroupOutcomes, Outcome};
 use tests::conformance::run::{Target, run};
-use tests::conformance::scenario::{self, Scenario};
+use tests::conformance::scenario::{self, OUTCOMES, Scenario};
 use tests::provision;
 use tokio::runtime::Runtime;
 
@@ -195,17 +195,17 @@ impl Suite {
     fn compare_with_golden(&self, scenario: &Scenario) -> Result<Completion, Failed> {
         let golden = self.golden(scenario)?;
         let target = target()?;
-        let mut skip = scenario.spec.compare.skip.clone();
-        skip.extend(golden.unstable.iter().cloned());
+        let skip = skipped(scenario, &golden.unstable);
         let mut seen = self.observe(scenario, &target, &self.directory, None)?;
+        let mut found = golden.nearest(&seen, &skip);
         for _ in 1..TRIES {
-            let equal = differences(&golden.observation, &seen, &skip).is_empty();
-            if equal || scenario.spec.differs.is_some() {
+            if found.is_empty() || scenario.spec.differs.is_some() {
                 break;
             }
             seen = self.observe(scenario, &target, &self.directory, None)?;
+            found = golden.nearest(&seen, &skip);
         }
-        self.judge(scenario, &golden.observation, &seen, &golden.unstable)
+        self.judge(scenario, &found, &golden.unstable)
     }
 
     fn compare_live(&self, scenario: &Scenario) -> Result<Completion, Failed> {
@@ -218,19 +218,22 @@ impl Suite {
             .map(|g| g.unstable.clone())
             .unwrap_or_default();
         let target = target()?;
-        let mut skip = scenario.spec.compare.skip.clone();
-        skip.extend(unstable.iter().cloned());
+        let skip = skipped(scenario, &unstable);
         let mut want = self.observe(scenario, &envoy, &self.directory, None)?;
         let mut seen = self.observe(scenario, &target, &self.directory, None)?;
-        for _ in 1..TRIES {
+        let tries = if scenario.spec.races { OUTCOMES } else { TRIES };
+        for _ in 1..tries {
             let equal = differences(&want, &seen, &skip).is_empty();
             if equal || scenario.spec.differs.is_some() {
                 break;
             }
             want = self.observe(scenario, &envoy, &self.directory, None)?;
-            seen = self.observe(scenario, &target, &self.directory, None)?;
+            // With races, it is one outcome that has to be among Envoy's.
+            if !scenario.spec.races {
+                seen = self.observe(scenario, &target, &self.directory, None)?;
+            }
         }
-        self.judge(scenario, &want, &seen, &unstable)
+        self.judge(scenario, &differences(&want, &seen, &skip), &unstable)
     }
 
     fn record(&self, scenario: &Scenario) -> Result<Completion, Failed> {
@@ -238,30 +241,59 @@ impl Suite {
             Ok(envoy) => Target::envoy(&envoy),
             Err(missing) => return missing.completion(),
         };
+        let skip = &scenario.spec.compare.skip;
         let first = self.observe(scenario, &envoy, &self.directory, None)?;
-        let second = self.observe(scenario, &envoy, &self.directory, None)?;
-        let mut unstable: Vec<String> = differences(&first, &second, &scenario.spec.compare.skip)
-            .iter()
-            .map(|d| d.path.join("/"))
-            .collect();
-        if let Ok(old) = self.golden(scenario) {
-            // what was unstable once stays marked, until the file is removed
-            let seen = differences(&old.observation, &second, &scenario.spec.compare.skip);
-            let seen = seen.iter().map(|d| d.path.join("/"));
-            unstable.extend(old.unstable.iter().cloned().chain(seen));
-        }
-        unstable.sort();
-        unstable.dedup();
-        let golden = Golden {
+        let mut golden = Golden {
             digest: scenario.digest.clone(),
-            unstable,
+            unstable: Vec::new(),
             observation: first,
+            others: Vec::new(),
         };
+        if scenario.spec.races {
+            // What was seen once stays, until the file is removed.
+            let old = self.golden(scenario).ok().cloned();
+            let known = old.into_iter().flat_map(|old| {
+                let Golden {
+                    observation,
+                    others,
+                    ..
+                } = old;
+                others.into_iter().chain([observation])
+            });
+            for outcome in known {
+                golden.add(outcome, skip);
+            }
+            for _ in 1..OUTCOMES {
+                let outcome = self.observe(scenario, &envoy, &self.directory, None)?;
+                golden.add(outcome, skip);
+            }
+        } else {
+            let second = self.observe(scenario, &envoy, &self.directory, None)?;
+            golden.unstable = self.unstable(scenario, &golden.observation, &second);
+        }
         if let Ok(mut recorded) = self.recorded.lock() {
             let group = recorded.entry(scenario.group.clone()).or_default();
             group.insert(scenario.spec.name.clone(), golden);
         }
         Ok(Completion::Completed)
+    }
+
+    /// The paths at which Envoy differs from itself, now or when it was recorded before.
+    fn unstable(&self, scenario: &Scenario, first: &Value, second: &Value) -> Vec<String> {
+        let skip = &scenario.spec.compare.skip;
+        let mut unstable: Vec<String> = differences(first, second, skip)
+            .iter()
+            .map(|d| d.path.join("/"))
+            .collect();
+        if let Ok(old) = self.golden(scenario) {
+            // what was unstable once stays marked, until the file is removed
+            let seen = differences(&old.observation, second, skip);
+            let seen = seen.iter().map(|d| d.path.join("/"));
+            unstable.extend(old.unstable.iter().cloned().chain(seen));
+        }
+        unstable.sort();
+        unstable.dedup();
+        unstable
     }
 
     fn golden(&self, scenario: &Scenario) -> Result<&Golden, Failed> {
@@ -299,13 +331,9 @@ impl Suite {
     fn judge(
         &self,
         scenario: &Scenario,
-        want: &Value,
-        seen: &Value,
+        found: &[Difference],
         unstable: &[String],
     ) -> Result<Completion, Failed> {
-        let mut skip = scenario.spec.compare.skip.clone();
-        skip.extend(unstable.iter().cloned());
-        let found = differences(want, seen, &skip);
         let outcome = match (&scenario.spec.differs, found.first()) {
             (Some(anchor), _) => Outcome::Deliberate(anchor.clone()),
             (None, Some(first)) => Outcome::Different(first.to_string()),
@@ -322,7 +350,7 @@ impl Suite {
                 "no difference any more: remove `differs: {anchor}` and its entry in the list"
             )
             .into()),
-            (None, false) => Err(message(scenario, &found).into()),
+            (None, false) => Err(message(scenario, found).into()),
         }
     }
 
@@ -335,8 +363,7 @@ impl Suite {
             let golden = self.golden(scenario)?;
             let plain = self.observe(scenario, &target, &directory, None)?;
             let changed = self.observe(scenario, &target, &directory, Some(&mutation.change))?;
-            let mut skip = scenario.spec.compare.skip.clone();
-            skip.extend(golden.unstable.iter().cloned());
+            let skip = skipped(scenario, &golden.unstable);
             let served = plain["proxy"] == "ran" && changed["proxy"] == "ran";
             if !served || differences(&plain, &changed, &skip).is_empty() {
                 unnoticed.push(format!("{}/{}", scenario.group, scenario.spec.name));
@@ -375,6 +402,11 @@ impl Suite {
     }
 }
 
+/// The paths that are not compared.
+fn skipped(scenario: &Scenario, unstable: &[String]) -> Vec<String> {
+    [&scenario.spec.compare.skip, unstable].concat()
+}
+
 fn message(scenario: &Scenario, found: &[Difference]) -> String {
     let mut lines = vec![scenario.spec.about.clone()];
     lines.extend(found.iter().take(12).map(ToString::to_string));
@@ -386,10 +418,5 @@ fn message(scenario: &Scenario, found: &[Difference]) -> String {
 }
 
 fn target() -> Result<Target, Failed> {
-    if let Ok(line) = std::env::var("EXTPROC_TARGET") {
-        return Ok(Target::command("target", &line));
-    }
-    let gateway = provision::workspace_binary("gateway", "gateway")
-        .map_err(|error| Failed::from(format!("{error:#}")))?;
-    Ok(Target::gateway(&gateway))
+    Target::under_test().map_err(|error| Failed::from(format!("{error:#}")))
 }

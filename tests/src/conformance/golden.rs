@@ -7,6 +7,8 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::compare::{Difference, differences};
+
 /// The recorded observation of one scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +20,32 @@ pub struct Golden {
     pub unstable: Vec<String>,
     /// The observation.
     pub observation: Value,
+    /// What Envoy did in other runs of a scenario with `races`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Value>,
+}
+
+impl Golden {
+    /// Adds what Envoy did in another run, unless it is known already.
+    pub fn add(&mut self, outcome: Value, skip: &[String]) {
+        if !self.nearest(&outcome, skip).is_empty() {
+            self.others.push(outcome);
+        }
+    }
+
+    /// The recorded outcome that is nearest to an observation, and where the two differ.
+    #[must_use]
+    pub fn nearest(&self, seen: &Value, skip: &[String]) -> Vec<Difference> {
+        let nearest = differences(&self.observation, seen, skip);
+        self.others.iter().fold(nearest, |nearest, other| {
+            let found = differences(other, seen, skip);
+            if found.len() < nearest.len() {
+                found
+            } else {
+                nearest
+            }
+        })
+    }
 }
 
 /// The recorded observations of a group, by scenario.

@@ -20,7 +20,8 @@
 //! 7. How the proxy ends a side stream that is over (half-close or reset): only that it ended.
 //! 8. With `compare.split` the interleaving of the two directions of a side stream; with `parallel` the order of
 //!    upstream requests and side streams (they are sorted by path).
-//! 9. Requests with `content-type: application/json` (what an HTTP service gets) are compared as JSON values.
+//! 9. Requests with `content-type: application/json` (what an HTTP service gets) are compared as JSON values, the lists of
+//!    fields in them sorted by name.
 //! 10. The code with which the proxy resets a request to an HTTP/2 upstream that it no longer needs (Envoy writes
 //!     INTERNAL_ERROR, we write CANCEL where RFC 9113 §7 has that for it): only that it did.
 //! 11. Bodies longer than 400 bytes are represented by length, hash and first bytes.
@@ -163,8 +164,9 @@ impl<'a> Normaliser<'a> {
         }
         self.rest(received, &mut out);
         if received.field("content-type").as_deref() == Some("application/json")
-            && let Ok(json) = serde_json::from_slice(&received.body())
+            && let Ok(mut json) = serde_json::from_slice(&received.body())
         {
+            sort_fields(&mut json);
             out.insert("body".into(), json);
         }
         let end = received.end.name();
@@ -367,6 +369,18 @@ impl<'a> Normaliser<'a> {
     }
 }
 
+/// Sorts the lists of header fields in a message to an HTTP service.
+fn sort_fields(message: &mut Value) {
+    match message {
+        Value::Object(map) => map.values_mut().for_each(sort_fields),
+        Value::Array(items) => {
+            let name = |item: &Value| item["key"].as_str().unwrap_or_default().to_owned();
+            items.sort_by_key(name);
+        }
+        _ => {}
+    }
+}
+
 fn is_time(key: &str) -> bool {
     let last = key.rsplit(['.', '_']).next().unwrap_or_default();
     matches!(last, "time" | "duration" | "latency")
@@ -392,7 +406,10 @@ fn mask_local(message: &mut Map<String, Value>, head: &str, supplied: &str) {
 
 fn join_body(into: &mut Value, next: &Value) {
     let text = |value: &Value| value["body"].as_str().unwrap_or_default().to_owned();
-    let joined = text(into) + &text(next);
+    let joined = match text(next) {
+        mask if mask == MASK && text(into) == MASK => mask,
+        more => text(into) + &more,
+    };
     into["body"] = joined.into();
     into["eos"] = next["eos"].clone();
     let (Some(into), Some(next)) = (into.as_object_mut(), next.as_object()) else {

@@ -125,6 +125,25 @@ EXTPROC_CONFORMANCE_REPORT=1 cargo test -p tests --test conformance
 A normal run compares with what Envoy did when the files in `tests/golden/` were recorded;
 `EXTPROC_CONFORMANCE=live` runs Envoy beside the gateway, `EXTPROC_CONFORMANCE=record` records again.
 
+## Scenarios that nobody thought of
+
+```sh
+cargo run --release -p tests --bin differential -- --seed 1 --count 1000 --jobs 4
+cargo run --release -p tests --bin differential -- --replay target/differential/1-17.yaml
+```
+
+makes scenarios of a seed, over all that the format can say (but for what Envoy 1.40 does not implement), and runs each with Envoy and with the
+gateway. Number 17 of seed 1 is always the same scenario. Where the two differ, both run again: what Envoy does not do the same twice is
+counted and dropped, a difference has to be there again. `tests/src/differential/known.rs` has the deliberate ones, each tied to its entry in
+[differences-from-envoy.md](differences-from-envoy.md), and narrow: which scenarios, and which places of what was seen. Where inputs arrive at the
+same moment (a reply and the end of the stream, two failures) Envoy runs up to 20 times, and the gateway's outcome has to be among its outcomes;
+those are reported apart. What is left is shrunk: parts of the scenario are taken away as long as the difference stays. Its smallest form is in
+`target/differential/SEED-INDEX.yaml`, ready for `tests/scenarios/`, and as it was generated in `SEED-INDEX-generated.yaml`. The exit status
+is 1 if there is any.
+
+A thousand scenarios take about 20 minutes on two cores. `cargo test -p tests --test differential` runs 80 of them, always the same.
+The group `races` below has scenarios of the kind in which inputs race: their recordings hold every outcome that Envoy showed in 20 runs.
+
 ## Processors that others wrote
 
 Whole programs of package registries, unchanged, behind Envoy and behind the gateway with one bootstrap. Compared is what curl gets over

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::bootstrap::{self, Ports};
 use super::scenario::Scenario;
+use crate::provision;
 use crate::support::activity::Activity;
 use crate::support::client::{self, ClientScript, Response};
 use crate::support::ports;
@@ -53,6 +54,17 @@ impl Target {
         Self {
             name: name.to_owned(),
             command: line.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The gateway of this workspace, or the command in `EXTPROC_TARGET`.
+    ///
+    /// # Errors
+    /// When the gateway does not build.
+    pub fn under_test() -> anyhow::Result<Self> {
+        match std::env::var("EXTPROC_TARGET") {
+            Ok(line) => Ok(Self::command("target", &line)),
+            Err(_) => provision::workspace_binary("gateway", "gateway").map(|p| Self::gateway(&p)),
         }
     }
 

@@ -17,6 +17,9 @@ use crate::support::client::ClientScript;
 use crate::support::processor::ProcessorScript;
 use crate::support::upstream::UpstreamScript;
 
+/// Runs of Envoy in which an outcome has to show, where inputs arrive at the same moment.
+pub const OUTCOMES: usize = 20;
+
 /// One scenario, expanded and merged.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -103,6 +106,9 @@ pub struct Spec {
     pub limit: Option<u64>,
     /// The format of an access log whose lines are compared.
     pub log: Option<String>,
+    /// Inputs arrive at the same moment, so that their order is the machine's choice: every outcome that Envoy shows in
+    /// [`OUTCOMES`] runs is right.
+    pub races: bool,
     /// How to compare.
     pub compare: Compare,
     /// The anchor in the list of deliberate differences.
@@ -184,11 +190,18 @@ pub fn load(directory: &Path) -> anyhow::Result<Vec<Group>> {
     files.sort();
     let mut groups = Vec::new();
     for path in files {
-        let text = std::fs::read_to_string(&path)?;
-        let group = parse(&text).with_context(|| path.display().to_string())?;
-        groups.push(group);
+        groups.push(read(&path)?);
     }
     Ok(groups)
+}
+
+/// Reads one file.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(path: &Path) -> anyhow::Result<Group> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    parse(&text).with_context(|| path.display().to_string())
 }
 
 fn parse(text: &str) -> anyhow::Result<Group> {
@@ -241,7 +254,11 @@ pub fn merge(base: &mut Value, over: Value) {
     }
 }
 
-fn build(group: &str, merged: Value) -> anyhow::Result<Scenario> {
+/// A scenario of its merged source.
+///
+/// # Errors
+/// When it says something that is not understood.
+pub fn build(group: &str, merged: Value) -> anyhow::Result<Scenario> {
     let spec: Spec = serde_json::from_value(merged.clone())?;
     let name = &spec.name;
     let fits = name

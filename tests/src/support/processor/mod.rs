@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 pub use observe::Kind;
 pub(crate) use reply::unchanged;
-pub use script::{Action, Answer, Answers, ProcessorScript, Step, Word};
+pub use script::{Action, Answer, Answers, ProcessorScript, SetField, Step, Word};
 
 use super::activity::Activity;
 use super::exchange::{End, Fields, end_of, extend};

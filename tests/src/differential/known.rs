@@ -1,0 +1,311 @@
+//! The differences on purpose that random scenarios meet, each as narrow as its entry in
+//! `docs/differences-from-envoy.md`: the scenarios in which it shows, and the places of an observation where it may.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::conformance::compare::{Difference, matches};
+use crate::conformance::scenario::Scenario;
+use crate::support::client::ClientScript;
+use crate::support::processor::{Action, Answer, Answers, ProcessorScript, SetField, Step};
+use crate::support::script::{Field, Payload, Protocol, split_line};
+use crate::support::upstream::UpstreamScript;
+
+/// A difference on purpose.
+#[derive(Debug)]
+pub struct Known {
+    /// The anchor of its entry.
+    pub anchor: &'static str,
+    /// The scenarios in which it shows.
+    pub shows_in: fn(&Scenario) -> bool,
+    /// The places where it shows, as in `compare.skip`.
+    pub places: &'static [&'static str],
+}
+
+/// A direction of an exchange.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Request,
+    Response,
+}
+
+/// All of them.
+pub const KNOWN: [Known; 16] = [
+    Known {
+        anchor: "interim-responses",
+        shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
+        places: &["client/*/informational"],
+    },
+    Known {
+        anchor: "expect-continue",
+        shows_in: |s| {
+            client(s, |c| has_field(&c.headers, "expect"))
+                && action(s, |a| a.immediate.is_some() || a.local.is_some())
+        },
+        places: &["client/*/informational"],
+    },
+    Known {
+        anchor: "no-content",
+        shows_in: |s| action(s, makes_bodyless),
+        places: &[
+            "client/*/head/content-length",
+            "client/*/head/transfer-encoding",
+            "client/*/body",
+            "processor/*/response/*/eos",
+        ],
+    },
+    Known {
+        anchor: "head-framing",
+        shows_in: |s| client(s, |c| c.method == "HEAD"),
+        places: &[
+            "client/*/head/content-length",
+            "client/*/head/transfer-encoding",
+            "client/*/body",
+        ],
+    },
+    Known {
+        anchor: "head-framing",
+        shows_in: |s| client(s, |c| c.method == "HEAD") && action(s, |a| a.local.is_some()),
+        places: &["counters", "log"],
+    },
+    Known {
+        anchor: "te-is-of-one-hop",
+        shows_in: |s| {
+            client(s, |c| has_field(&c.headers, "te"))
+                && upstream(s, |u| u.protocol == Protocol::Http1)
+        },
+        places: &["upstream/*/head/connection", "upstream/*/head/te"],
+    },
+    Known {
+        anchor: "pseudo-headers-of-the-other-direction",
+        shows_in: |s| {
+            let status = |name: &str, _: &[u8]| name == ":status";
+            heads_set(&s.spec.processor, Side::Request, &status)
+        },
+        places: &["*"],
+    },
+    Known {
+        anchor: "pseudo-headers-of-the-other-direction",
+        shows_in: |s| {
+            let foreign = |name: &str, _: &[u8]| name.starts_with(':') && name != ":status";
+            heads_set(&s.spec.processor, Side::Response, &foreign)
+        },
+        places: &[
+            "processor/*/response/*/headers/:authority",
+            "processor/*/response/*/headers/:method",
+            "processor/*/response/*/headers/:path",
+            "processor/*/response/*/headers/:scheme",
+            "processor/*/response/*/headers/host",
+        ],
+    },
+    Known {
+        anchor: "trailer-fields",
+        shows_in: |s| action(s, |a| sets(a, |name, _| NOT_IN_TRAILERS.contains(&name))),
+        places: &[
+            "*/*/trailers/content-type",
+            "*/*/trailers/cookie",
+            "*/*/trailers/host",
+            "*/*/trailers/set-cookie",
+        ],
+    },
+    Known {
+        anchor: "unasked-101",
+        shows_in: |s| {
+            upstream(s, |u| u.status == 101) && !client(s, |c| has_field(&c.headers, "upgrade"))
+        },
+        places: &["*"],
+    },
+    Known {
+        anchor: "lost-processor-connections",
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
+        },
+        places: &["processor", "counters", "client", "log"],
+    },
+    Known {
+        anchor: "status-of-local-replies",
+        shows_in: |s| s.source.to_string().contains("%RESPONSE_CODE%\"}"),
+        places: &[
+            "client/*/head/x-vhost",
+            "processor/*/response/*/headers/x-vhost",
+        ],
+    },
+    Known {
+        anchor: "connection-close",
+        shows_in: |s| s.spec.limits.listener.is_some(),
+        places: &["client/*/head/connection"],
+    },
+    Known {
+        anchor: "retried-bodies",
+        shows_in: |s| mentions(&s.source, "retry_policy") && client(s, |c| c.trailers.is_some()),
+        places: &["upstream/*/body", "upstream/*/trailers"],
+    },
+    Known {
+        anchor: "tunnel-end",
+        shows_in: |s| upstream(s, |u| u.status == 101) && s.source.to_string().contains("STREAMED"),
+        places: &["processor", "counters"],
+    },
+    Known {
+        anchor: "refused-heads",
+        shows_in: |s| {
+            s.spec.hcm.as_ref().is_some_and(|hcm| {
+                mentions(hcm, "max_headers_count") || mentions(hcm, "max_request_headers_kb")
+            }) && client(s, |c| c.protocol == Protocol::Http2)
+        },
+        places: &["client/*", "log"],
+    },
+];
+
+/// Takes away what the list explains: the anchors that were of use, and what is left.
+#[must_use]
+pub fn explain(
+    scenario: &Scenario,
+    mut found: Vec<Difference>,
+) -> (BTreeSet<&'static str>, Vec<Difference>) {
+    let mut used = BTreeSet::new();
+    for known in KNOWN.iter().filter(|known| (known.shows_in)(scenario)) {
+        found.retain(|difference| {
+            let explained = known
+                .places
+                .iter()
+                .any(|place| matches(place, &difference.path));
+            if explained {
+                used.insert(known.anchor);
+            }
+            !explained
+        });
+    }
+    (used, found)
+}
+
+fn client(scenario: &Scenario, is: impl Fn(&ClientScript) -> bool) -> bool {
+    scenario.clients.iter().any(is)
+}
+
+fn upstream(scenario: &Scenario, is: impl Fn(&UpstreamScript) -> bool) -> bool {
+    scenario.upstreams.values().any(is)
+}
+
+/// Whether some step of the processors is like that.
+fn action(scenario: &Scenario, is: fn(&Action) -> bool) -> bool {
+    script_has(&scenario.spec.processor, is)
+}
+
+fn script_has(script: &ProcessorScript, is: fn(&Action) -> bool) -> bool {
+    let of_kinds = [
+        &script.request_headers,
+        &script.request_body,
+        &script.request_trailers,
+        &script.response_headers,
+        &script.response_body,
+        &script.response_trailers,
+    ];
+    let others = std::iter::once(&script.open).chain(&script.after);
+    of_kinds.into_iter().flat_map(steps).any(is)
+        || others.flat_map(actions).any(is)
+        || script.streams.iter().any(|script| script_has(script, is))
+}
+
+/// The steps with parameters of the answers to one kind of message.
+fn steps(answers: &Answers) -> impl Iterator<Item = &Action> {
+    let answers = match answers {
+        Answers::Always { always } => std::slice::from_ref(always),
+        Answers::List(list) => list,
+    };
+    answers.iter().flat_map(actions)
+}
+
+fn actions(answer: &Answer) -> impl Iterator<Item = &Action> {
+    answer.steps().iter().filter_map(|step| match step {
+        Step::Action(action) => Some(&**action),
+        Step::Word(_) => None,
+    })
+}
+
+fn has_field(fields: &[Field], name: &str) -> bool {
+    fields.iter().any(|field| field.pair().0 == name)
+}
+
+/// Whether it makes a response one that has no body.
+fn makes_bodyless(action: &Action) -> bool {
+    let immediate = action.immediate.as_ref().and_then(|i| i.status);
+    immediate.is_some_and(|status| status == 204 || status == 304)
+        || sets(action, |name, value| {
+            name == ":status" && (value == b"204" || value == b"304")
+        })
+}
+
+/// Names of random scenarios that no trailer section holds.
+const NOT_IN_TRAILERS: [&str; 4] = ["content-type", "cookie", "host", "set-cookie"];
+
+/// Whether a reply sets such a field.
+fn sets(action: &Action, is: impl Fn(&str, &[u8]) -> bool) -> bool {
+    let replies = [
+        &action.reply,
+        &action.request_headers,
+        &action.request_body,
+        &action.request_trailers,
+        &action.response_headers,
+        &action.response_body,
+        &action.response_trailers,
+    ];
+    let immediate = action.immediate.iter().flat_map(|i| &i.set);
+    let fields = replies.into_iter().flatten().flat_map(|common| &common.set);
+    fields.chain(immediate).any(|field| match field {
+        SetField::Line(line) => {
+            let (name, value) = split_line(line);
+            is(name, value.as_bytes())
+        }
+        SetField::Full(full) => {
+            let value = full.value.as_ref().map(Payload::bytes).unwrap_or_default();
+            is(&full.name, &value)
+        }
+    })
+}
+
+/// Whether a reply to headers of this side sets such a field.
+fn heads_set(script: &ProcessorScript, side: Side, is: &dyn Fn(&str, &[u8]) -> bool) -> bool {
+    let heads = match side {
+        Side::Request => &script.request_headers,
+        Side::Response => &script.response_headers,
+    };
+    steps(heads).any(|action| sets(action, is))
+        || script
+            .streams
+            .iter()
+            .any(|script| heads_set(script, side, is))
+}
+
+/// Whether a script has this word for a step.
+fn mentions_word(script: &Value, word: &str) -> bool {
+    match script {
+        Value::String(text) => text == word,
+        Value::Array(items) => items.iter().any(|item| mentions_word(item, word)),
+        Value::Object(map) => map.values().any(|item| mentions_word(item, word)),
+        _ => false,
+    }
+}
+
+/// Whether a key is there, however deep.
+fn mentions(value: &Value, key: &str) -> bool {
+    match value {
+        Value::Object(map) => map.contains_key(key) || map.values().any(|item| mentions(item, key)),
+        Value::Array(items) => items.iter().any(|item| mentions(item, key)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_anchor_has_its_entry() {
+        let document = include_str!("../../../docs/differences-from-envoy.md");
+        for known in &KNOWN {
+            let heading = format!("<a id=\"{}\"></a>", known.anchor);
+            assert!(document.contains(&heading), "{}", known.anchor);
+        }
+    }
+}
