@@ -372,7 +372,7 @@ mod tests {
         }
         let traffic = Arc::<Traffic>::default();
         let mut frames = Frames::of_client(Slow(&sent, 1000), traffic.clone());
-        let mut got = Vec::new();
+        let mut got: Vec<u8> = Vec::new();
         let mut some = vec![0; 1000];
         while let Ok(n @ 1..) = frames.read(&mut some).await {
             got.extend(&some[..n]);

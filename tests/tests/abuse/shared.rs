@@ -136,25 +136,27 @@ fn answer(out: &mut BytesMut, path: &str, stream: u32) {
     let data = |out: &mut BytesMut, flags, payload: &[u8]| {
         frames::frame(out, kind::DATA, flags, stream, payload);
     };
-    let mut head = |flags| frames::frame(out, kind::HEADERS, END_HEADERS | flags, stream, OK);
+    let head = |out: &mut BytesMut, flags| {
+        frames::frame(out, kind::HEADERS, END_HEADERS | flags, stream, OK);
+    };
     match path {
-        "/late" | "/held" => head(0),
+        "/late" | "/held" => head(out, 0),
         "/empty" => {
-            head(0);
+            head(out, 0);
             data(out, 0, &[]);
             // Padded: three bytes of padding, and no content.
             data(out, 8, &[3, 0, 0, 0]);
             data(out, END_STREAM, b"x");
         }
         "/small" => {
-            head(0);
+            head(out, 0);
             for number in 0..SMALL {
                 data(out, 0, &[number as u8]);
             }
         }
         // As much as the window of a stream takes.
         "/large" => {
-            head(0);
+            head(out, 0);
             for _ in 0..64 {
                 data(out, 0, &[b'x'; 16 * 1024]);
             }
@@ -169,7 +171,7 @@ fn answer(out: &mut BytesMut, path: &str, stream: u32) {
             }
             data(out, END_STREAM, b"x");
         }
-        _ => head(END_STREAM),
+        _ => head(out, END_STREAM),
     }
 }
 
@@ -245,16 +247,16 @@ impl Client {
     async fn wait(
         &mut self,
         mut count: usize,
-        wanted: impl Fn(u8, u8, &[u8]) -> bool,
+        wanted: impl Fn(u8, u8) -> bool,
     ) -> anyhow::Result<()> {
         while count > 0 {
             let frame = tokio::time::timeout(PATIENCE, read(&mut self.0));
-            let (frame, flags, _, payload) = frame
+            let (frame, flags, ..) = frame
                 .await
                 .with_context(|| format!("{count} frames are missing"))?
                 .context("the client's connection is closed")?;
             ensure!(frame != kind::GOAWAY, "the client's connection ends");
-            count -= usize::from(wanted(frame, flags, &payload));
+            count -= usize::from(wanted(frame, flags));
         }
         Ok(())
     }
@@ -268,7 +270,7 @@ pub(crate) async fn cancels() -> anyhow::Result<()> {
     let mut client = Client::new(&rig, 65_535).await?;
     for _ in 0..20 {
         let first = client.ask("/late", 100).await?;
-        client.wait(100, |frame, ..| frame == kind::HEADERS).await?;
+        client.wait(100, |frame, _| frame == kind::HEADERS).await?;
         let mut out = BytesMut::new();
         for number in 0..100 {
             let reason = 8_u32.to_be_bytes();
@@ -286,7 +288,7 @@ pub(crate) async fn empty_data() -> anyhow::Result<()> {
     let mut client = Client::new(&rig, 65_535).await?;
     for _ in 0..150 {
         client.ask("/empty", 1).await?;
-        let end = |frame, flags: u8, _: &[u8]| frame == kind::DATA && flags & END_STREAM != 0;
+        let end = |frame, flags: u8| frame == kind::DATA && flags & END_STREAM != 0;
         client.wait(1, end).await?;
     }
     victims.end(&upstream, "300 empty DATA frames").await
@@ -301,7 +303,7 @@ pub(crate) async fn small_data() -> anyhow::Result<()> {
     let victims = Victims::start(&rig);
     let mut client = Client::new(&rig, 0).await?;
     client.ask("/small", STREAMS).await?;
-    let heads = |frame, _, _: &[u8]| frame == kind::HEADERS;
+    let heads = |frame, _: u8| frame == kind::HEADERS;
     client.wait(STREAMS as usize, heads).await?;
     victims.end(&upstream, "40,000 small frames").await?;
     watch.check(&rig, "small frames", 40 * MIB).await?;
@@ -328,7 +330,7 @@ pub(crate) async fn deaf_clients() -> anyhow::Result<()> {
     for _ in 0..12 {
         let mut client = Client::new(&rig, 0).await?;
         client.ask("/large", 1).await?;
-        client.wait(1, |frame, ..| frame == kind::HEADERS).await?;
+        client.wait(1, |frame, _| frame == kind::HEADERS).await?;
         deaf.push(client);
     }
     // The upstream has as many bytes for another client, and they arrive.
@@ -337,7 +339,7 @@ pub(crate) async fn deaf_clients() -> anyhow::Result<()> {
     frames::window(&mut out, 0, 1 << 24);
     client.0.write_all(&out).await?;
     client.ask("/large", 1).await?;
-    client.wait(64, |frame, ..| frame == kind::DATA).await?;
+    client.wait(64, |frame, _| frame == kind::DATA).await?;
     victims.end(&upstream, "12 MiB that nobody reads").await
 }
 
@@ -394,7 +396,7 @@ pub(crate) async fn small_uploads() -> anyhow::Result<()> {
     let mut client = Client::new(&rig, 65_535).await?;
     // Its windows are open now.
     client
-        .wait(1, |frame, ..| frame == kind::WINDOW_UPDATE)
+        .wait(1, |frame, _| frame == kind::WINDOW_UPDATE)
         .await?;
     let mut out = BytesMut::new();
     let head = frames::request("POST", "/held");
@@ -408,7 +410,7 @@ pub(crate) async fn small_uploads() -> anyhow::Result<()> {
     client.1 += 2;
     client.0.write_all(&out).await?;
     client.ask("/good", 1).await?;
-    client.wait(2, |frame, ..| frame == kind::HEADERS).await?;
+    client.wait(2, |frame, _| frame == kind::HEADERS).await?;
     watch
         .check(&rig, "small frames of a client", 40 * MIB)
         .await
