@@ -23,7 +23,7 @@ pub(super) const STEPS: i64 = 20_000;
 /// Parts of an expression.
 const PARTS: usize = 2_000;
 /// How deep they may be nested: evaluation recurses.
-const DEPTH: usize = 128;
+const DEPTH: usize = 64;
 /// Signs of operators, calls and brackets in a text, each of which may be one more level for the parser.
 const SIGNS: usize = 1_000;
 
@@ -41,6 +41,22 @@ pub(super) fn check_text(text: &str) -> Result<(), String> {
             "longer than may be: more than {SIGNS} operators and brackets"
         )),
     }
+}
+
+/// Runs what recurses into a text that may be nested as deep as its signs allow, with room for that. Threads that read
+/// configurations have less.
+///
+/// # Errors
+/// There is no such thread, or it panicked.
+pub(super) fn with_room<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T, String> {
+    /// In bytes; only what is used is taken.
+    const STACK: usize = 64 * 1024 * 1024;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, f);
+        let thread = thread.map_err(|error| format!("cannot be parsed: {error}"))?;
+        thread.join().map_err(|_| "cannot be parsed".to_owned())
+    })
 }
 
 /// Checks an expression before anything recurses into it.

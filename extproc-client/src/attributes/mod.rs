@@ -157,11 +157,13 @@ impl Expression {
     /// # Errors
     /// As [`compile`](Self::compile).
     pub fn compile_with(text: &str, vocabulary: Vocabulary) -> Result<Self, ExpressionError> {
-        Self::parse(text, vocabulary).map_err(ExpressionError)
+        budget::check_text(text)
+            .and_then(|()| budget::with_room(|| Self::parse(text, vocabulary)))
+            .flatten()
+            .map_err(ExpressionError)
     }
 
     fn parse(text: &str, vocabulary: Vocabulary) -> Result<Self, String> {
-        budget::check_text(text)?;
         let program = ENV.compile(text).map_err(|errors| {
             let text = errors.to_string();
             let line = text.lines().next().unwrap_or_default();

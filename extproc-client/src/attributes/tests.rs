@@ -391,15 +391,15 @@ fn too_many_steps() {
     let list = format!("[{}]", "1,".repeat(30));
     // Each level of a chain sees twice what the level before did.
     let doubled = |begin: &str, step: &str| {
-        let head: String = (0..30).map(|_| format!("[{step}].map(a, ")).collect();
+        let head: String = (0..16).map(|_| format!("[{step}].map(a, ")).collect();
         let list = head.replacen(&format!("[{step}]"), begin, 1);
-        format!("size({list}a{}) > 0", ")".repeat(30))
+        format!("size({list}a{}) > 0", ")".repeat(16))
     };
     for text in [
         format!("{list}.all(a, {list}.all(b, {list}.all(c, {list}.all(d, a + b + c + d >= 0))))"),
         format!("{list}.all(a, {list}.all(b, {list}.all(c, {list}.all(d, true)))) || true"),
         format!("{list}.map(a, {list}.map(b, {list}.map(c, {list}))).size() > 0"),
-        doubled("['abcdefgh']", "a + a"),
+        doubled(&format!("['{}']", "a".repeat(64)), "a + a"),
         doubled("[[1]]", "[a, a]"),
         doubled("[[1]]", "{'a': a, 'b': a}"),
         format!("{list}.exists(a, request.path.matches(request.method + string(a)))"),
@@ -424,7 +424,11 @@ fn too_many_steps() {
             format!("{list}.map(a, a + 1).filter(a, a > 2).size() == 0"),
             true,
         ),
-        (format!("{list}.all(a, {list}.exists(b, a == b))"), true),
+        (
+            "[1, 2, 3, 4, 5].all(a, [5, 4, 3, 2, 1].exists(b, a == b))".into(),
+            true,
+        ),
+        (format!("1{} == 51", "+1".repeat(50)), true),
         ("request.path.matches(request.method)".into(), false),
         ("[1, 2].exists_one(a, a == 2)".into(), true),
         ("('a' + 'b') == 'ab' && [1] + [2] == [1, 2]".into(), true),
