@@ -110,6 +110,13 @@ impl Overload {
         self.most_admin.store(shares.admin, Ordering::Relaxed);
     }
 
+    /// Whether so few descriptors are left for connections to upstreams that idle ones should make room.
+    pub(crate) fn is_short_of_descriptors(&self) -> bool {
+        let most = self.most_upstreams.load(Ordering::Relaxed);
+        let free = most.saturating_sub(self.upstreams.load(Ordering::Relaxed));
+        free < most / 4
+    }
+
     /// The most connections that the admin server may have.
     pub(crate) fn admin_connections(&self) -> usize {
         self.most_admin.load(Ordering::Relaxed)
