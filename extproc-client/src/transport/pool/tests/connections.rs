@@ -330,7 +330,7 @@ async fn limit_of_zero_and_its_end() {
     server.abort();
 }
 
-/// What is left of each share.
+/// A budget with so many of each share left.
 #[derive(Debug)]
 struct Left([AtomicUsize; 3]);
 
