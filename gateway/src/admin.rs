@@ -39,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The longest pattern of a filter, in bytes.
 const PATTERN: usize = 1024;
 
-/// What a pattern may become, in bytes.
+/// The largest compiled form of a pattern, in bytes.
 const COMPILED: usize = 1024 * 1024;
 
 /// What the admin server tells.

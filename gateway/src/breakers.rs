@@ -1,4 +1,4 @@
-//! Circuit breakers: what the requests of a cluster may take at a time, counted over all workers.
+//! Circuit breakers: the resources that requests of a cluster may have at a time, counted over all workers.
 //!
 //! The numbers live as long as the gateway, by the cluster's name: a new configuration sets other limits and goes on
 //! counting what is open.
@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::snapshot::{CircuitBreakers, Priority, Thresholds};
 
-/// What is limited.
+/// A thing that is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
     /// A connection, from when it begins to connect.
@@ -32,7 +32,7 @@ pub(crate) struct Breakers {
     limits: ArcSwap<CircuitBreakers>,
 }
 
-/// What requests of one priority have taken.
+/// Resources in use by requests of one priority.
 #[derive(Debug, Default)]
 struct Used([AtomicU32; 4]);
 
@@ -91,7 +91,7 @@ impl Breakers {
             .fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many are in use at all priorities.
+    /// Number in use at all priorities.
     pub(crate) fn in_use(&self, resource: Resource) -> u32 {
         let of = |priority| self.count(priority, resource);
         of(Priority::Default).saturating_add(of(Priority::High))
@@ -130,7 +130,7 @@ impl Breakers {
         }
     }
 
-    /// Whether each limit is reached, and with `track_remaining` what is left.
+    /// A gauge for each limit that says whether it is reached, and with `track_remaining` one for what is left.
     pub(crate) fn gauges(&self) -> Vec<Gauge> {
         const NAMES: [(Resource, &str, &str); 4] = [
             (Resource::Connection, "cx_open", "remaining_cx"),

@@ -293,10 +293,10 @@ fn flags(bits: u64) -> String {
         .filter(|(bit, _)| bits & (1 << bit) != 0)
         .map(|(_, name)| *name)
         .collect();
-    // As in Envoy, in the order in which they were noted: the end of the retries before that of the last attempt, and
+    // As in Envoy, in the order in which they were noted: what ended the retries before that of the last attempt, and
     // what the client did last.
     names.sort_by_key(|name| match *name {
-        "URX" => 0,
+        "URX" | "UO" => 0,
         "DC" | "DR" => 2,
         _ => 1,
     });

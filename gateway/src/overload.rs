@@ -1,4 +1,4 @@
-//! What the process as a whole may hold: connections and memory.
+//! Limits of the process as a whole: connections and memory.
 //!
 //! Beyond its limits the gateway sheds load in an orderly way, before the kernel ends it or refuses it
 //! descriptors: new requests are answered 503, and closer to the limit new connections are closed.
@@ -108,6 +108,13 @@ impl Overload {
         self.most_upstreams
             .store(shares.upstreams, Ordering::Relaxed);
         self.most_admin.store(shares.admin, Ordering::Relaxed);
+    }
+
+    /// Says whether so few descriptors are left for connections to upstreams that idle ones have to make room.
+    pub(crate) fn is_short_of_descriptors(&self) -> bool {
+        let most = self.most_upstreams.load(Ordering::Relaxed);
+        let free = most.saturating_sub(self.upstreams.load(Ordering::Relaxed));
+        free < most / 4
     }
 
     /// The most connections that the admin server may have.

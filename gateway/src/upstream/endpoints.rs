@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind::TimedOut,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use http::HeaderMap;
+use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
 use super::{
     connect::Address,
@@ -24,6 +26,9 @@ use crate::{
 /// How long names stay resolved: `dns_refresh_rate`'s default.
 const REFRESH: Duration = Duration::from_secs(5);
 
+/// The longest wait for the addresses of a name.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
 /// Dynamic hosts that are kept for reuse.
 const MOST_DYNAMIC: usize = 1024;
 
@@ -35,6 +40,8 @@ pub(crate) struct Endpoints {
     next: AtomicUsize,
     /// Warnings about names.
     unresolved: Throttle,
+    /// Told when names were looked up.
+    looked_up: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +89,7 @@ impl Endpoints {
             }),
             next: AtomicUsize::new(0),
             unresolved: Throttle::new(),
+            looked_up: Notify::new(),
         }
     }
 
@@ -183,10 +191,10 @@ impl Endpoints {
     }
 
     async fn resolve(self: &Arc<Self>) {
-        if !self.refresh()
-            && let Some((endpoints, first_alone)) = self.names()
-        {
-            self.look_up(endpoints, first_alone).await;
+        // However many wait, the names are looked up once: each look-up takes a thread and a socket.
+        let looked_up = self.looked_up.notified();
+        if !self.refresh() {
+            looked_up.await;
         }
     }
 
@@ -199,16 +207,14 @@ impl Endpoints {
         }
     }
 
-    /// Looks names up again if that is due. `false` if they have to be looked up for the first time.
+    /// Looks names up in a task if that is due. `false` if they were never looked up before.
     fn refresh(self: &Arc<Self>) -> bool {
         if self.names().is_none() {
             return true;
         }
         let mut state = self.lock();
-        let Some(at) = state.resolved else {
-            return false;
-        };
-        if at.elapsed() >= REFRESH && !state.resolving {
+        let is_due = |at: Instant| at.elapsed() >= REFRESH;
+        if state.resolved.is_none_or(is_due) && !state.resolving {
             state.resolving = true;
             let this = self.clone();
             tokio::spawn(async move {
@@ -217,7 +223,7 @@ impl Endpoints {
                 }
             });
         }
-        true
+        state.resolved.is_some()
     }
 
     /// Replaces the hosts by what the names mean now. A name that does not resolve keeps the
@@ -235,7 +241,9 @@ impl Endpoints {
                 EndpointAddress::Pipe(path) => vec![Address::Pipe(path.clone())],
                 EndpointAddress::Name(name, port) => {
                     let key = (name.clone(), *port);
-                    let addresses = match tokio::net::lookup_host((name.as_str(), *port)).await {
+                    let found = timeout(LOOK_UP, lookup_host((name.as_str(), *port)));
+                    let found = found.await.unwrap_or_else(|_| Err(TimedOut.into()));
+                    let addresses = match found {
                         Ok(found) => {
                             let mut found = self.shared.cluster.dns.choose(found);
                             found.dedup();
@@ -266,6 +274,8 @@ impl Endpoints {
         state.credit.clear();
         state.resolved = Some(Instant::now());
         state.resolving = false;
+        drop(state);
+        self.looked_up.notify_waiters();
     }
 }
 

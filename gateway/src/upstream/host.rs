@@ -69,6 +69,17 @@ pub(crate) struct ConnectionPlace {
 }
 
 impl HostShared {
+    /// The longest time that a connection stays without a request. Idle connections of one cluster must not keep others
+    /// from connecting.
+    pub(super) fn idle_limit(&self) -> Option<Duration> {
+        const SHORT: Duration = Duration::from_secs(1);
+        let configured = self.cluster.idle_timeout;
+        match self.overload.is_short_of_descriptors() {
+            true => Some(configured.map_or(SHORT, |limit| limit.min(SHORT))),
+            false => configured,
+        }
+    }
+
     /// Takes a resource of the cluster, counted as an overflow if there is none left.
     pub(crate) fn take(&self, priority: Priority, resource: Resource) -> bool {
         let taken = self.breakers.take(priority, resource);

@@ -26,7 +26,7 @@ use super::{
     connect::Connected,
     error::Failure,
     exchange::{Keep, Outbound, Sending, Sent, Unsent},
-    host::{Host, Lending},
+    host::{Host, HostShared, Lending},
     progress::{Progress, ProgressWatch},
     queue::Wakes,
 };
@@ -173,18 +173,18 @@ impl Pooled {
     }
 
     /// Whether it is to be kept. What is not has ended, or does so when its last stream has.
-    fn stays(&mut self, cluster: &Cluster) -> bool {
+    fn stays(&mut self, shared: &HostShared) -> bool {
         self.idle = match self.streams() {
             1.. => None,
             0 => Some(self.idle.unwrap_or_else(Instant::now)),
         };
         let over = |since: Instant| {
-            cluster
-                .idle_timeout
+            shared
+                .idle_limit()
                 .is_some_and(|limit| since.elapsed() >= limit)
         };
         let idle = self.idle.is_some_and(over);
-        !idle && !self.task.is_finished() && self.connection.may_go_on(cluster)
+        !idle && !self.task.is_finished() && self.connection.may_go_on(&shared.cluster)
     }
 }
 
@@ -194,16 +194,16 @@ impl Http2Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, cluster: &Cluster) -> Turn {
+    fn turn(&self, shared: &HostShared) -> Turn {
         let mut state = self.lock();
         // A connection that may take no more requests ends with the streams that it has.
-        state.connections.retain_mut(|pooled| pooled.stays(cluster));
+        state.connections.retain_mut(|pooled| pooled.stays(shared));
         let connections = &mut state.connections;
         // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
         // request until it may go.
         let free = connections
             .iter()
-            .position(|pooled| pooled.has_room(cluster))
+            .position(|pooled| pooled.has_room(&shared.cluster))
             .or_else(|| {
                 let shut =
                     |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
@@ -238,7 +238,7 @@ impl Http2Pool {
                 pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
                 host.wait(queue, &mut waiting, asked.limit).await?;
             }
-            let turn = self.turn(&host.shared.cluster);
+            let turn = self.turn(&host.shared);
             if pending.is_none() && !matches!(turn, Turn::Use(..)) {
                 pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
             }
@@ -400,9 +400,9 @@ impl Http2Pool {
     }
 
     /// Lets go of connections that ended, or are idle for too long; `false` if none is left, which ends the task.
-    fn sweep(&self, cluster: &Cluster) -> bool {
+    fn sweep(&self, shared: &HostShared) -> bool {
         let mut state = self.lock();
-        state.connections.retain_mut(|pooled| pooled.stays(cluster));
+        state.connections.retain_mut(|pooled| pooled.stays(shared));
         state.swept = !state.connections.is_empty();
         state.swept
     }
@@ -412,7 +412,7 @@ async fn sweep(host: Weak<Host>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(host) = host.upgrade() else { return };
-        if !host.http2().sweep(&host.shared.cluster) {
+        if !host.http2().sweep(&host.shared) {
             return;
         }
     }

@@ -56,7 +56,7 @@ impl Queue {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody waits.
+    /// Says whether nobody waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) == 0
     }
@@ -66,7 +66,7 @@ impl Queue {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Something became free.
+    /// Tells the first who waits that something became free.
     pub(super) fn free(&self) {
         if !self.is_empty() {
             self.freed.notify_one();

@@ -48,6 +48,10 @@ pub struct Setup {
     pub bootstrap: String,
     /// Speak HTTP/2 to the upstream.
     pub upstream_http2: bool,
+    /// Further clusters without a filter, each behind the route `/NAME`.
+    pub further: Vec<(&'static str, SocketAddr)>,
+    /// The limit of open files, soft and hard.
+    pub open_files: Option<u32>,
 }
 
 /// A gateway that runs.
@@ -127,6 +131,26 @@ impl Setup {
             }
         };
         let route = further(&self.route);
+        let off = match self.processor {
+            None => "",
+            Some(_) => {
+                "
+                typed_per_filter_config:
+                  ext_proc:
+                    \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
+                    disabled: true"
+            }
+        };
+        let mut routes = String::new();
+        let mut clusters = String::new();
+        for (name, at) in &self.further {
+            routes.push_str(&format!(
+                "
+              - match: {{prefix: /{name}}}
+                route: {{cluster: {name}{route}}}{off}"
+            ));
+            clusters.push_str(&cluster(name, &[*at], false));
+        }
         let mut processors = Vec::from_iter(self.processor);
         processors.extend(&self.more_processors);
         format!(
@@ -145,7 +169,7 @@ impl Setup {
             virtual_hosts:
             - name: all
               domains: [\"*\"]
-              routes:
+              routes:{routes}
               - match: {{prefix: /open}}
                 route: {{cluster: upstream{route}}}{open}
               - match: {{prefix: /}}
@@ -153,7 +177,7 @@ impl Setup {
           http_filters:{filter}
           - name: router
             typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:{upstream}{processor}
+  clusters:{upstream}{processor}{clusters}
 ",
             bootstrap = indented(&self.bootstrap, 0),
             manager = indented(&self.manager, 10),
@@ -198,6 +222,18 @@ impl Setup {
                     "1".to_owned(),
                 ],
             ),
+        };
+        let (program, arguments) = match self.open_files {
+            None => (program, arguments),
+            Some(files) => {
+                let mut shell = vec![
+                    "-c".to_owned(),
+                    format!("ulimit -n {files}; exec \"$0\" \"$@\""),
+                    program.to_string_lossy().into_owned(),
+                ];
+                shell.extend(arguments);
+                (PathBuf::from("sh"), shell)
+            }
         };
         let address = SocketAddr::from(([127, 0, 0, 1], listen));
         let process = Process::spawn(program, arguments, &log)?

@@ -1,11 +1,19 @@
 //! Limits of the process.
 
+use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tests::support::rig::{self, Setup, Upstream, get};
+use tests::{provision, support::ports};
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+
+/// The longest time in which somebody has to be served beside an attack.
+const SERVED: Duration = Duration::from_secs(10);
 
 pub(crate) async fn connection_limit() -> anyhow::Result<()> {
     let upstream = Upstream::start().await?;
@@ -57,7 +65,7 @@ pub(crate) async fn connection_limit() -> anyhow::Result<()> {
             begun.elapsed() < Duration::from_secs(10),
             "no room was made"
         );
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
@@ -95,5 +103,157 @@ pub(crate) async fn memory_limit() -> anyhow::Result<()> {
         }
         ensure!(begun.elapsed() < Duration::from_secs(10), "got {status}");
     }
+    Ok(())
+}
+
+/// An upstream that accepts and says nothing.
+async fn silent() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            kept.push(socket);
+        }
+    });
+    Ok(address)
+}
+
+/// One client takes as many connections to an upstream as it can; others need one to another upstream.
+pub(crate) async fn descriptors() -> anyhow::Result<()> {
+    const FILES: u32 = 256;
+    const STREAMS: usize = 512;
+    let upstream = Upstream::start().await?;
+    let rig = Setup {
+        upstream: Some(upstream.address),
+        further: vec![("quiet", silent().await?), ("other", upstream.address)],
+        open_files: Some(FILES),
+        ..Setup::default()
+    }
+    .start()
+    .await?;
+    let socket = TcpStream::connect(rig.address).await?;
+    let (sender, connection) = h2::client::handshake(socket).await?;
+    let connection = tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for _ in 0..STREAMS {
+        let request = http::Request::get("http://a/quiet").body(())?;
+        let mut sender = sender.clone().ready().await?;
+        answers.push(sender.send_request(request, true)?.0);
+    }
+    let stat = |name: &'static str| rig.stat(name);
+    // Those that connect are among those that wait.
+    let all = async {
+        loop {
+            let open = stat("cluster.quiet.upstream_cx_active").await?;
+            let active = stat("cluster.quiet.upstream_rq_active").await?;
+            let waiting = stat("cluster.quiet.upstream_rq_pending_active").await?;
+            if open == active && active + waiting == STREAMS as u64 {
+                return anyhow::Ok((open, waiting));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (taken, waiting) = timeout(SERVED, all)
+        .await
+        .context("not all streams came")??;
+    eprintln!("    {taken} connections, {waiting} requests wait");
+    ensure!((1..u64::from(FILES) / 2).contains(&taken), "{taken}");
+    for path in ["/other", "/good", "/other"] {
+        let (status, _) = timeout(SERVED, get(rig.address, path)).await??;
+        ensure!(status == 200, "{path}: {status}");
+    }
+    // With the client go its requests, those that wait too.
+    drop((answers, sender));
+    connection.abort();
+    let none = async {
+        while stat("cluster.quiet.upstream_cx_active").await? > 0
+            || stat("cluster.quiet.upstream_rq_pending_active").await? > 0
+        {
+            sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(SERVED, none).await.context("they stay")??;
+    rig.normal_client().await.map(drop)
+}
+
+/// Connections to the admin port that never finish a request, and patterns that would become large.
+pub(crate) async fn admin_flood() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = Setup {
+        upstream: Some(upstream.address),
+        open_files: Some(256),
+        ..Setup::default()
+    }
+    .start()
+    .await?;
+    let mut kept = Vec::new();
+    for _ in 0..400 {
+        let mut socket = TcpStream::connect(rig.admin).await?;
+        // One that had to make room may be gone before it is written to.
+        let _ = socket
+            .write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\n")
+            .await;
+        kept.push(socket);
+    }
+    let pattern = format!("/stats?filter={}", "(%5Cw%7B100%7D)%7B100%7D");
+    let (status, _) = timeout(SERVED, get(rig.admin, &pattern)).await??;
+    ensure!(status == 400, "the pattern got {status}");
+    let (status, _) = timeout(SERVED, get(rig.admin, "/ready")).await??;
+    ensure!(status == 200, "/ready got {status}");
+    rig.normal_client().await?;
+    Ok(())
+}
+
+/// The log goes to a pipe that nobody reads.
+pub(crate) async fn unread_log() -> anyhow::Result<()> {
+    const REQUESTS: usize = 1500;
+    let upstream = Upstream::start().await?;
+    let [listen, admin] = [ports::free()?, ports::free()?];
+    let setup = Setup {
+        further: vec![("other", upstream.address)],
+        ..Setup::default()
+    };
+    let config = std::env::temp_dir().join(format!("unread-log-{listen}.yaml"));
+    std::fs::write(&config, setup.yaml(listen, admin))?;
+    let mut gateway = Command::new(provision::workspace_binary("gateway", "gateway")?)
+        .args(["--concurrency", "1", "--log-level", "debug", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let address = SocketAddr::from(([127, 0, 0, 1], listen));
+    let up = async {
+        while TcpStream::connect(address).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), up).await?;
+    // Nobody listens there: each request is worth a line.
+    let mut client = BufReader::new(TcpStream::connect(address).await?);
+    for at in 0..REQUESTS {
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await?;
+        let (status, _) = timeout(SERVED, rig::answer(&mut client))
+            .await
+            .with_context(|| format!("request {at} got no answer"))??;
+        ensure!(status == 503, "{status}");
+    }
+    let (status, _) = timeout(SERVED, get(address, "/other")).await??;
+    ensure!(status == 200, "another route: {status}");
+    drop(client);
+    // It ends without anybody who reads.
+    let id = gateway.id().context("it has ended")?.to_string();
+    let killed = Command::new("kill").args(["-TERM", &id]).status().await?;
+    ensure!(killed.success(), "kill {id}");
+    let status = timeout(Duration::from_secs(20), gateway.wait())
+        .await
+        .context("it does not end")??;
+    ensure!(status.success(), "{status}");
+    std::fs::remove_file(config)?;
     Ok(())
 }

@@ -30,7 +30,7 @@ use self::{
         acknowledges_nothing, continuation, control_flood, empty_data, header_bomb,
         http2_reads_nothing, made_you_reset, rapid_reset, small_data, small_window, window_updates,
     },
-    limits::{connection_limit, memory_limit},
+    limits::{admin_flood, connection_limit, descriptors, memory_limit, unread_log},
     processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
 };
 
@@ -71,6 +71,9 @@ fn main() -> ExitCode {
         trial("http1/pipelined-flood", || go(pipelined_flood())),
         trial("limits/connections", || go(connection_limit())),
         trial("limits/memory", || go(memory_limit())),
+        trial("limits/descriptors", || go(descriptors())),
+        trial("limits/admin", || go(admin_flood())),
+        trial("limits/unread-log", || go(unread_log())),
         trial("bodies/NONE", || go(bodies("NONE"))),
         trial("bodies/STREAMED", || go(bodies("STREAMED"))),
         trial("bodies/BUFFERED_PARTIAL", || go(bodies("BUFFERED_PARTIAL"))),

@@ -1,4 +1,4 @@
-//! What the calls of a pool share with others: the circuit breakers of a cluster.
+//! Budgets that several pools share, as the circuit breakers of a cluster.
 
 use std::{fmt, sync::Arc};
 

@@ -111,7 +111,9 @@ impl Pool {
             Service::Http(_) => None,
         };
         let outline = Outline::new(call, self.names.authority.as_deref(), &self.names.known)?;
-        Ok(PoolStream::new(self.set.clone(), outline, retries, balance))
+        let place = self.set.admit()?;
+        let set = self.set.clone();
+        Ok(PoolStream::new(set, place, outline, retries, balance))
     }
 }
 

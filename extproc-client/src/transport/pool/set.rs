@@ -84,8 +84,10 @@ struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Place {
     ticket: Option<u64>,
-    /// The share of the budget that goes with the ticket.
+    /// The share of the budget for those that wait.
     waiting: Option<Held>,
+    /// The share of the stream that the call was promised.
+    stream: Option<Held>,
     /// The attempt whose failure is this call's failure.
     attempt: u64,
     timer: Option<Pin<Box<Sleep>>>,
@@ -181,6 +183,27 @@ impl Set {
         self.lock().members.iter().map(Member::live).sum()
     }
 
+    /// The place of a new call. One for which the budget has neither a stream now nor a place to wait is refused before
+    /// anything is sent.
+    pub(super) fn admit(&self) -> Result<Place, Close> {
+        let mut place = Place::default();
+        let Some(budget) = &self.settings.budget else {
+            return Ok(place);
+        };
+        let state = self.lock();
+        let now = state.is_first(&place) && self.choose(&state, None).is_some();
+        drop(state);
+        let (share, held) = match now {
+            true => (Share::Stream, &mut place.stream),
+            false => (Share::Waiting, &mut place.waiting),
+        };
+        *held = Held::take(Some(budget), share);
+        match held {
+            Some(_) => Ok(place),
+            None => Err(failure::overflow()),
+        }
+    }
+
     /// Opens a stream, or waits for a chance.
     pub(super) fn poll_open(
         self: &Arc<Self>,
@@ -236,11 +259,10 @@ impl Set {
         self.grow(state, place.avoid);
         if place.ticket.is_none() {
             let budget = self.settings.budget.as_ref();
-            place.waiting = match state.waiters.len() < self.settings.max_pending {
-                true => Held::take(budget, Share::Waiting),
-                false => None,
-            };
             if place.waiting.is_none() {
+                place.waiting = Held::take(budget, Share::Waiting);
+            }
+            if place.waiting.is_none() || state.waiters.len() >= self.settings.max_pending {
                 return Poll::Ready(Err(failure::overflow()));
             }
             state.next_ticket += 1;
@@ -331,10 +353,9 @@ impl Set {
     fn take(
         self: &Arc<Self>,
         state: &mut State,
-        place: &Place,
+        place: &mut Place,
         outline: &Outline,
     ) -> Result<Option<Opened>, Close> {
-        let mut share = None;
         loop {
             let Some(index) = self.choose(state, place.avoid) else {
                 return Ok(None);
@@ -342,9 +363,10 @@ impl Set {
             let Some(member) = state.members.get(index) else {
                 return Ok(None);
             };
-            if share.is_none() {
+            if place.stream.is_none() {
                 let budget = self.settings.budget.as_ref();
-                share = Some(Held::take(budget, Share::Stream).ok_or_else(failure::overflow)?);
+                let share = Held::take(budget, Share::Stream);
+                place.stream = Some(share.ok_or_else(failure::overflow)?);
             }
             let request = outline.build(member.connection.forwarded_for.as_ref());
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose
@@ -363,7 +385,7 @@ impl Set {
                             connection,
                             set: self.clone(),
                             first: before == 0,
-                            share,
+                            share: place.stream.take(),
                         },
                         response,
                         send,

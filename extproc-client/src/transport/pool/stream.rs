@@ -125,12 +125,13 @@ impl Drop for Open {
 impl PoolStream {
     pub(super) fn new(
         set: Arc<Set>,
+        place: Place,
         outline: Outline,
         retries: Option<Retries>,
         balance: Option<Arc<dyn Balance>>,
     ) -> Self {
         Self {
-            state: State::Waiting(Place::avoiding(None)),
+            state: State::Waiting(place),
             outline,
             outbox: Outbox::default(),
             set,

@@ -48,7 +48,7 @@ pub struct Cluster {
     pub max_connection_duration: Option<Duration>,
     /// `max_stream_duration`: how long a request and its response may take. `None` is no limit.
     pub max_stream_duration: Option<Duration>,
-    /// What its requests may take at a time.
+    /// Limits of connections and requests.
     pub circuit_breakers: CircuitBreakers,
     /// How an endpoint is chosen.
     pub lb: LbPolicy,

@@ -228,7 +228,7 @@ pub struct Forward {
     pub cluster_header: Option<HeaderName>,
     /// From the end of the request to the end of the response. Default 15 s; `None` is no limit.
     pub timeout: Option<Duration>,
-    /// Which of the cluster's circuit breakers hold.
+    /// `priority`, which selects among the cluster's circuit breakers.
     pub priority: Priority,
     /// `idle_timeout` of the stream on this route; zero is no limit. Unset: the connection manager's.
     pub idle_timeout: Option<Duration>,

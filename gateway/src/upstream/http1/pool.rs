@@ -130,8 +130,7 @@ async fn sweep(host: Weak<Host>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(host) = host.upgrade() else { return };
-        let limit = host.shared.cluster.idle_timeout;
-        if !host.http1().sweep(limit) {
+        if !host.http1().sweep(host.shared.idle_limit()) {
             return;
         }
     }

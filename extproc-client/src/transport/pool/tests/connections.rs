@@ -330,6 +330,69 @@ async fn limit_of_zero_and_its_end() {
     server.abort();
 }
 
+/// A budget with so many of each share left.
+#[derive(Debug)]
+struct Left([AtomicUsize; 3]);
+
+impl Left {
+    fn of(&self, share: Share) -> &AtomicUsize {
+        let [waiting, streams, retries] = &self.0;
+        match share {
+            Share::Waiting => waiting,
+            Share::Stream => streams,
+            Share::Retry => retries,
+        }
+    }
+
+    fn all(&self) -> [usize; 3] {
+        [Share::Waiting, Share::Stream, Share::Retry]
+            .map(|share| self.of(share).load(Ordering::SeqCst))
+    }
+}
+
+impl Budget for Left {
+    fn take(&self, share: Share) -> bool {
+        self.of(share)
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, share: Share) {
+        self.of(share).fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_budget_is_shared_and_given_back() {
+    let left = Arc::new(Left([1, 1, 0].map(AtomicUsize::new)));
+    let (builder, mut far) = pipes();
+    let pool = builder.budget(left.clone()).build();
+    let (other, _far) = pipes();
+    let other = other.budget(left.clone()).build();
+    // The first waits for the connection; nobody else may, in another pool neither.
+    let mut first = call(&pool);
+    assert_eq!(left.all(), [0, 1, 0]);
+    let refused = try_open(&other).unwrap_err();
+    assert!(refused.message.ends_with("overflow"), "{refused}");
+    let first = tokio::spawn(async move { recv(&mut first).await });
+    let server = server(&mut far).await;
+    let gate = Arc::new(Notify::new());
+    serve_until(server, Arc::default(), gate.clone());
+    settle().await;
+    assert_eq!(left.all(), [1, 0, 0]);
+    // There is a connection, but no place for a stream.
+    let refused = try_open(&pool).unwrap_err();
+    assert!(refused.message.ends_with("overflow"), "{refused}");
+    gate.notify_one();
+    first.await.unwrap().unwrap();
+    assert_eq!(left.all(), [1, 1, 0]);
+    // What is given up before it is polled gives back what it has.
+    drop(open(&pool));
+    assert_eq!(left.all(), [1, 1, 0]);
+}
+
 /// Calls and gives up after `time`.
 async fn recv_for(pool: &Pool, time: Duration) -> Option<Result<Reply, Close>> {
     let mut stream = call(pool);

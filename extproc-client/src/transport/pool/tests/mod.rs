@@ -69,12 +69,15 @@ async fn server_with(
 }
 
 fn open(pool: &impl Transport<Sidestream = PoolStream>) -> PoolStream {
+    try_open(pool).unwrap()
+}
+
+fn try_open(pool: &impl Transport<Sidestream = PoolStream>) -> Result<PoolStream, Close> {
     let service = Service::Grpc(GrpcService::cluster("processor"));
     pool.open(Call {
         service: &service,
         metadata: HeaderMap::new(),
     })
-    .unwrap()
 }
 
 fn message(head: &[u8], chunk: &'static [u8]) -> Message {
