@@ -60,10 +60,10 @@ impl Outgoing {
         }
     }
 
-    /// Hands over the trailers; they are written after the last chunk.
+    /// Hands over the trailers; they are written after the last chunk. Where none is left, nothing is.
     pub(crate) fn trailers(&self, mut trailers: HeaderMap) {
         strip_trailers(&mut trailers);
-        self.lock().trailers = Some(trailers);
+        self.lock().trailers = (!trailers.is_empty()).then_some(trailers);
     }
 
     /// The next interim head; without one the task is woken when there is.
