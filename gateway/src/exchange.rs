@@ -23,6 +23,7 @@ use crate::{
     body::{BoxError, Watch},
     conditions,
     config::snapshot::HttpManager,
+    headers::strip_nominated,
     http1::Outgoing,
     listener::ListenerShared,
     router::{self, Selected},
@@ -217,12 +218,13 @@ impl Exchange {
 
     /// The route that holds for a request with this head. It is selected again if a filter has cleared it since.
     pub(crate) fn current_route(&self, head: &request::Parts) -> Option<Selected> {
-        let cleared = matches!(self.state().route, RouteCell::Cleared(_));
-        if cleared {
-            self.set_route(router::select(&self.http, head));
-            self.route_renewed.store(true, Ordering::Relaxed);
+        if let RouteCell::Selected(route) = &self.state().route {
+            return route.clone();
         }
-        self.route()
+        let route = router::select(&self.http, head);
+        self.set_route(route.clone());
+        self.route_renewed.store(true, Ordering::Relaxed);
+        route
     }
 
     /// Whether the route was selected again since this was asked last.
@@ -398,9 +400,7 @@ impl Watch for RequestWatch {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        for name in &self.nominated {
-            trailers.remove(name);
-        }
+        strip_nominated(trailers, &self.nominated);
     }
 
     fn failed(&mut self, error: BoxError) -> BoxError {

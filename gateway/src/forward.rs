@@ -19,7 +19,7 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{Exchange, Head, Reply},
     filters::{Handler, HandlerFuture},
-    headers::{join_response_lines, strip_hop_by_hop},
+    headers::{join_response_lines, nominated, strip_hop_fields},
     local, mirror, mutate,
     replay::Kept,
     router::{self, Selected},
@@ -43,6 +43,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Response extension: the route's response headers are in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RouteHeadersDone;
+
+/// Response extension: the fields that the upstream's `Connection` lines named. Filters see them; the client does not.
+#[derive(Clone, Debug)]
+pub(crate) struct Nominated(pub(crate) Arc<[HeaderName]>);
 
 /// Response extension: the client's connection ends after it.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +118,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         return local::reply(false, status, "".into(), "no_exchange", 0);
     };
     // A filter must not set what belongs to a hop either.
-    strip_hop_by_hop(&mut parts.headers, exchange.upgrade);
+    strip_hop_fields(&mut parts.headers, exchange.upgrade);
     parts.headers.remove(header::HOST);
     let route = exchange.current_route(parts);
     let shown = route.as_ref().is_some_and(Selected::shows_request);
@@ -279,8 +283,14 @@ async fn proxy(
             }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
+            let named = headers
+                .contains_key(header::CONNECTION)
+                .then(|| Nominated(nominated(headers).into()));
             let extensions = response.extensions_mut();
             extensions.insert(ResponseDetails("via_upstream".into()));
+            if let Some(named) = named {
+                extensions.insert(named);
+            }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
                 false if attempts.is_exhausted_by(response.status()) => flag::RETRY_LIMIT_EXCEEDED,

@@ -18,24 +18,36 @@ const HOP: [HeaderName; 7] = [
 ];
 
 /// Removes what belongs to the hop a message came on, the fields that any `Connection` line names
-/// included. `te: trailers` stays, because it speaks to the far end (RFC 9110 §10.1.4).
+/// included. See [`strip_hop_fields`].
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    if headers.contains_key(header::CONNECTION) {
+        strip_nominated(headers, &nominated(headers));
+    }
+    strip_hop_fields(headers, upgrade);
+}
+
+/// Removes the fields that the `Connection` lines of a received message named.
+pub(crate) fn strip_nominated(headers: &mut HeaderMap, names: &[HeaderName]) {
+    // The others have rules of their own.
+    for name in names.iter().filter(|name| !HOP.contains(name)) {
+        headers.remove(name);
+    }
+}
+
+/// Removes the fields of a hop by their own names, whatever `Connection` says: behind the filters that is the word of a
+/// processor, which could remove by it what it may not change. `te: trailers` stays, because it speaks to the far end
+/// (RFC 9110 §10.1.4).
 ///
 /// With `upgrade`, `connection: upgrade` and the `upgrade` field stay too.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+pub(crate) fn strip_hop_fields(headers: &mut HeaderMap, upgrade: bool) {
     if !headers.keys().any(|name| HOP.contains(name)) {
         return;
     }
     let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    let named = nominated(headers);
     // As the peer spelt it.
     let spelling = tokens(headers, &header::CONNECTION)
         .find(|token| token.eq_ignore_ascii_case("upgrade"))
         .and_then(|token| HeaderValue::from_str(token).ok());
-    for name in named {
-        if !(upgrade && name == header::UPGRADE) {
-            headers.remove(name);
-        }
-    }
     for name in &HOP {
         if !(upgrade && (name == header::UPGRADE || name == header::CONNECTION)) {
             headers.remove(name);
@@ -319,6 +331,18 @@ mod tests {
         strip_hop_by_hop(&mut headers, false);
         assert_eq!(names(&headers), ["x-d", "te"]);
         assert_eq!(headers["te"], "trailers");
+    }
+
+    #[test]
+    fn behind_the_filters_connection_names_nothing() {
+        let mut headers = map(&[
+            ("connection", "authorization, te, close"),
+            ("authorization", "secret"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+        ]);
+        strip_hop_fields(&mut headers, false);
+        assert_eq!(names(&headers), ["authorization", "te"]);
     }
 
     #[test]

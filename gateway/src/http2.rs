@@ -178,7 +178,11 @@ async fn send_frames(
                 if let Ok(mut trailers) = frame.into_trailers() {
                     strip_trailers(&mut trailers);
                     trim_values(&mut trailers);
-                    return stream.send_trailers(trailers).map_err(SendError::Peer);
+                    return match trailers.is_empty() {
+                        true => stream.send_data(Queued::empty(), true),
+                        false => stream.send_trailers(trailers),
+                    }
+                    .map_err(SendError::Peer);
                 }
             }
         }

@@ -76,6 +76,26 @@ struct BoundChain {
     slots: Vec<Slot>,
 }
 
+impl BoundChain {
+    /// Whether its connections would be let in today as they were: their clients were asked what they would be asked
+    /// by the chain of the same match in `next`, and by those of its `fresh` ones that would get some of them.
+    fn stays(&self, next: &[NextChain], fresh: &[&NextChain]) -> bool {
+        let asks_the_same = |chain: &NextChain| match (&self.tls, &chain.tls) {
+            (Some(tls), Some(next)) => tls.settings.asks_the_same_as(&next.settings),
+            (None, None) => true,
+            _ => false,
+        };
+        let gives_way = |chain: &NextChain| match (&self.matches, &chain.matches) {
+            (Some(own), Some(fresh)) => own.gives_way_to(fresh),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        let same = next.iter().filter(|chain| chain.matches == self.matches);
+        let others = fresh.iter().copied().filter(|chain| gives_way(chain));
+        same.chain(others).all(asks_the_same)
+    }
+}
+
 /// TLS settings and what was made of them. Unchanged ones are kept, so that clients can resume their sessions.
 #[derive(Clone, Debug)]
 struct Tls {
@@ -304,9 +324,30 @@ impl Serving {
     /// Puts a listener in place. It cannot fail.
     fn install(&mut self, known: Option<Bound>, next: Next) -> Bound {
         let drain_limit = drain_limit(&next.config);
-        let (mut known_chains, known) = match known {
+        let (known_chains, known) = match known {
             Some(mut bound) => (std::mem::take(&mut bound.chains), Some(bound)),
             None => (Vec::new(), None),
+        };
+        let (mut known_chains, changed): (Vec<_>, Vec<_>) = {
+            let fresh: Vec<_> = next
+                .chains
+                .iter()
+                .filter(|chain| {
+                    known_chains
+                        .iter()
+                        .all(|known| known.matches != chain.matches)
+                })
+                .collect();
+            let stays: Vec<_> = known_chains
+                .iter()
+                .map(|known| known.stays(&next.chains, &fresh))
+                .collect();
+            let (stay, change): (Vec<_>, Vec<_>) = known_chains
+                .into_iter()
+                .zip(stays)
+                .partition(|(_, stays)| *stays);
+            let chains = |all: Vec<(BoundChain, bool)>| all.into_iter().map(|(chain, _)| chain);
+            (chains(stay).collect(), chains(change).collect())
         };
         let mut chains: Vec<BoundChain> = Vec::with_capacity(next.chains.len());
         for chain in next.chains {
@@ -372,7 +413,7 @@ impl Serving {
                 }
             }
         };
-        for gone in known_chains {
+        for gone in known_chains.into_iter().chain(changed) {
             self.retire(gone.drainer, drain_limit);
         }
         Bound { chains, ..bound }

@@ -442,6 +442,98 @@ fn a_renewed_certificate_serves_new_connections() {
     assert!(answer.ends_with("\r\n\r\nnew"), "{answer}");
 }
 
+/// A listener with these chains, in place of the one that runs.
+fn replace(running: &Running, chains: &[String]) {
+    let text = format!(
+        "static_resources:\n  listeners:\n  - name: main\n    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n    filter_chains:{}",
+        chains.concat()
+    );
+    running
+        .update(config::parse_envoy("test.yaml", &text).unwrap())
+        .unwrap();
+}
+
+#[test]
+fn connections_that_met_other_requirements_end() {
+    let validation = |ca: &str| {
+        format!(
+            "validation_context: {{trusted_ca: {{filename: {}}}}},",
+            file(ca)
+        )
+    };
+    let bare = socket(&["a"], "", "");
+    let required = |ca| socket(&["a"], &validation(ca), "require_client_certificate: true,");
+    let wanted = socket(&["a"], &validation("ca.pem"), "");
+    let kept = chain(
+        "kept",
+        "server_names: [x.b.example]",
+        &socket(&["wildcard"], "", ""),
+    );
+    let (with, without) = (
+        Client {
+            certificate: true,
+            ..Client::default()
+        },
+        Client::default(),
+    );
+    for (name, before, after, client) in [
+        (
+            "a certificate is required",
+            vec![chain("old", "", &wanted)],
+            vec![chain("new", "", &required("ca.pem"))],
+            &without,
+        ),
+        (
+            "another authority is trusted",
+            vec![chain("old", "", &required("ca.pem"))],
+            vec![chain("new", "", &required("a.pem"))],
+            &with,
+        ),
+        (
+            "a chain of its own asks for one",
+            vec![chain("old", "", &bare)],
+            vec![
+                chain("old", "", &bare),
+                chain("new", "server_names: [a.example]", &required("ca.pem")),
+            ],
+            &without,
+        ),
+        (
+            "the chain is gone",
+            vec![chain("old", "server_names: [a.example]", &bare)],
+            vec![chain("new", "server_names: [c.example]", &bare)],
+            &without,
+        ),
+    ] {
+        let also = |chains: Vec<String>| [chains, vec![kept.clone()]].concat();
+        let (running, at) = start(&also(before));
+        let mut old = client.connect(at, "a.example").unwrap();
+        let mut other = without.connect(at, "x.b.example").unwrap();
+        replace(&running, &also(after));
+        // It is told to be the last, or is closed at once; and it never sees the new routes.
+        let mut answer = String::new();
+        let _ = old.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n");
+        let _ = old.read_to_string(&mut answer);
+        assert!(!answer.contains("new"), "{name}: {answer}");
+        assert!(
+            answer.is_empty() || answer.contains("connection: close"),
+            "{name}: {answer}"
+        );
+        for _ in 0..2 {
+            other
+                .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+                .unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"kept") {
+                let mut piece = [0; 512];
+                let read = other.read(&mut piece).unwrap();
+                assert!(read > 0, "{name}: the other connection ended");
+                got.extend_from_slice(&piece[..read]);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_used_is_refused() {
     let tls = socket(&["a"], "", "").replace("a.key", "client.key");

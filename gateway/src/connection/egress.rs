@@ -9,7 +9,7 @@ use std::{
 };
 
 use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailure, UpstreamInfo};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{forwarded::append_to_list, timers::Running};
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
     body::{Body, BoxError, Watch, Watched},
     config::snapshot::{RouteAction, ServerHeader},
     exchange::{Exchange, Reply},
-    forward::{Closes, RouteHeadersDone},
-    headers::{nominated, strip_hop_by_hop, trim_values},
+    forward::{Closes, Nominated, RouteHeadersDone},
+    headers::{strip_hop_fields, strip_nominated, trim_values},
     length, local,
     metrics::{Held, HttpStats},
     mutate,
@@ -34,7 +34,7 @@ pub(super) struct Finish {
     left: Option<u64>,
     complete: bool,
     /// Fields of the hop that the response came on, by its own word.
-    nominated: Vec<HeaderName>,
+    nominated: Option<Nominated>,
 }
 
 impl Finish {
@@ -52,7 +52,7 @@ impl Finish {
             timers: None,
             left: None,
             complete: false,
-            nominated: Vec::new(),
+            nominated: None,
         }
     }
 
@@ -93,8 +93,8 @@ impl Watch for Finish {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        for name in &self.nominated {
-            trailers.remove(name);
+        if let Some(Nominated(names)) = &self.nominated {
+            strip_nominated(trailers, names);
         }
         self.exchange.set_trailers(trailers);
     }
@@ -196,11 +196,12 @@ pub(super) fn finish(
         .get::<UpstreamInfo>()
         .is_none_or(|info| !info.responded());
     let closing = response.extensions().get::<Closes>().is_some();
+    finish.nominated = response.extensions_mut().remove();
     let headers = response.headers_mut();
-    if headers.contains_key(header::CONNECTION) {
-        finish.nominated = nominated(headers);
+    if let Some(Nominated(names)) = &finish.nominated {
+        strip_nominated(headers, names);
     }
-    strip_hop_by_hop(headers, upgraded && !http2);
+    strip_hop_fields(headers, upgraded && !http2);
     // It speaks of what a client takes, and means nothing in a response.
     headers.remove(header::TE);
     match http.server_header {

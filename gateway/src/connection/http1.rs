@@ -33,7 +33,7 @@ use super::{
 use crate::{
     body::{Body, BoxError},
     http1::{
-        Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers,
+        Behind, Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers,
         waiting::{Phase, Waiting},
     },
     length,
@@ -164,12 +164,15 @@ struct Shared {
 }
 
 impl Shared {
-    /// Counts a request, and says whether `max_requests_per_connection` allows no other one.
-    fn is_last(&self) -> bool {
-        let number = self
-            .requests
+    /// The number of a request that begins, counted from 1.
+    fn number(&self) -> u32 {
+        self.requests
             .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
+            .saturating_add(1)
+    }
+
+    /// Whether `max_requests_per_connection` allows no request behind this one.
+    fn is_last(&self, number: u32) -> bool {
         let max = self.context.http().max_requests_per_connection;
         let last = max.is_some_and(|max| number >= max.get());
         if last {
@@ -190,7 +193,8 @@ fn exchange(
     let Shared { context, queue, .. } = shared;
     let (context, slot) = (context.now(), shared.tunnel.clone());
     let (running, stall) = (shared.running.clone(), shared.stall.clone());
-    let last = shared.is_last();
+    let number = shared.number();
+    let last = shared.is_last(number);
     let (parts, body) = request.into_parts();
     let head_request = parts.method == Method::HEAD;
     let connect = parts.method == Method::CONNECT;
@@ -203,6 +207,7 @@ fn exchange(
     queue.push(outgoing.clone());
     let has_body = !body.is_end_stream();
     let version = parts.version;
+    let tunnel = TunnelRequest::of(&parts, has_body, number, queue);
     let trailers = context.http().http1.enable_trailers;
     let mut to_chain = None;
     let ingress = ingress::begin(
@@ -237,6 +242,7 @@ fn exchange(
         running.set(timers);
         let end = end.ends_timers(running);
         let mut response = egress::finish(response, &exchange, end, bodyless);
+        let abandoned = !switched && tunnel.is_some_and(TunnelRequest::decline);
         if let (true, Some(to_chain)) = (switched, to_chain) {
             let (mut parts, from_chain) = response.into_parts();
             // A tunnel has no length (RFC 9110 §8.6).
@@ -250,7 +256,7 @@ fn exchange(
                 WithTrailers::new(egress::nothing(), None, None),
             ));
         }
-        if context.drain.draining() || last {
+        if context.drain.draining() || last || abandoned {
             let close = http::HeaderValue::from_static("close");
             response
                 .headers_mut()
@@ -266,6 +272,50 @@ fn exchange(
         Ok(response.map(|body| {
             WithTrailers::new(body, trailers.then_some(outgoing), announced).absent(absent)
         }))
+    }
+}
+
+/// A request for a tunnel, whose bytes wait for the answer.
+struct TunnelRequest {
+    number: u64,
+    connect: bool,
+    queue: OutgoingQueue,
+}
+
+impl TunnelRequest {
+    /// `None` if the request asks for no tunnel: what is held behind it, because it looks as if, is the next request.
+    fn of(
+        parts: &http::request::Parts,
+        has_body: bool,
+        number: u32,
+        queue: &OutgoingQueue,
+    ) -> Option<Self> {
+        let connect = parts.method == Method::CONNECT;
+        if !connect && !parts.headers.contains_key(http::header::UPGRADE) {
+            return None;
+        }
+        let number = number.into();
+        if ingress::upgrade_kind(parts, has_body).is_none() {
+            queue.decline(number, Behind::Request);
+            return None;
+        }
+        Some(Self {
+            number,
+            connect,
+            queue: queue.clone(),
+        })
+    }
+
+    /// There is no tunnel. Whether the connection has to end: a client that began to use it took its bytes for no
+    /// request, so that nobody else may.
+    fn decline(self) -> bool {
+        let ends = self.connect || self.queue.has_early();
+        let behind = match ends {
+            true => Behind::Nothing,
+            false => Behind::Request,
+        };
+        self.queue.decline(self.number, behind);
+        ends
     }
 }
 

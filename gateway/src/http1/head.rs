@@ -11,6 +11,8 @@ pub(super) struct Head {
     /// length that is no plain number, a transfer coding other than `chunked` alone; in a request a
     /// line that ends without CR and a fragment in the target too.
     pub(super) ambiguous: bool,
+    /// A request that may make a tunnel of its connection: CONNECT, or with an `upgrade` field.
+    pub(super) asks_for_tunnel: bool,
 }
 
 impl Head {
@@ -22,6 +24,7 @@ impl Head {
             length: None,
             chunked: false,
             ambiguous: false,
+            asks_for_tunnel: false,
         };
         let mut length: Option<&[u8]> = None;
         let mut bare = false;
@@ -47,6 +50,7 @@ impl Head {
             if first {
                 head.status = status(line);
                 head.ambiguous |= head.status == 0 && line.contains(&b'#');
+                head.asks_for_tunnel = line.starts_with(b"CONNECT ");
                 first = false;
             } else if let Some(value) = field(line, b"content-length:") {
                 // A repetition is one only if it says the same in the same way.
@@ -61,6 +65,8 @@ impl Head {
             } else if let Some(coding) = field(line, b"transfer-encoding:") {
                 head.ambiguous |= head.chunked || !coding.eq_ignore_ascii_case(b"chunked");
                 head.chunked = true;
+            } else if field(line, b"upgrade:").is_some() {
+                head.asks_for_tunnel = true;
             }
         }
     }

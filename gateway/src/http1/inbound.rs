@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     framing::{Framer, MessageFacts, Role, Stop, is_token},
     head::Head,
-    outgoing::OutgoingQueue,
+    outgoing::{Behind, OutgoingQueue},
     waiting::Phase,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Inbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Checking,
+    /// A request may get a tunnel: what follows is held until that is decided. Not more than the limit is read.
+    Undecided,
     /// A message was refused: nothing that follows is looked at.
     Refused,
     /// A tunnel, or a head too long to be held: hyper's business alone.
@@ -81,6 +83,11 @@ impl Inbound {
         match self.state {
             State::Passing => return None,
             State::Refused => return Some(Bytes::new()),
+            State::Undecided => {
+                self.held.extend_from_slice(bytes);
+                queue.note_early();
+                return Some(Bytes::new());
+            }
             State::Checking => {}
         }
         if self.held.is_empty() {
@@ -99,6 +106,35 @@ impl Inbound {
         let held = std::mem::take(&mut self.held);
         let verdict = self.check(&held, queue);
         Some(self.carry_out(verdict, held))
+    }
+
+    /// What was held behind a request that asked for a tunnel and does not get one, if that is for hyper to see.
+    pub(super) fn declined(&mut self, queue: &OutgoingQueue) -> Option<Bytes> {
+        if self.state != State::Undecided {
+            return None;
+        }
+        let held = match queue.declined(self.heads)? {
+            Behind::Request => {
+                self.state = State::Checking;
+                std::mem::take(&mut self.held).freeze()
+            }
+            Behind::Nothing => {
+                self.state = State::Refused;
+                self.held = BytesMut::new();
+                return None;
+            }
+        };
+        Some(self.filter(&held, queue).unwrap_or(held))
+    }
+
+    /// Bytes are held that nobody is going to take before a tunnel is decided on.
+    pub(super) fn holds_early(&self) -> bool {
+        self.state == State::Undecided && !self.held.is_empty()
+    }
+
+    /// As many [such bytes](Self::holds_early) are held as may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.state == State::Undecided && self.held.len() >= self.limit
     }
 
     /// What the client has to send next if it is a head, and the number of that head.
@@ -136,6 +172,11 @@ impl Inbound {
                 }
                 bytes.freeze()
             }
+            Verdict::Undecided(at) => {
+                self.state = State::Undecided;
+                self.held = bytes.split_off(at);
+                bytes.freeze()
+            }
             Verdict::Refuse(at, with) => {
                 self.state = State::Refused;
                 bytes.truncate(at);
@@ -156,6 +197,7 @@ impl Inbound {
                     None => return Verdict::All,
                 }
             }
+            let mut tunnel = false;
             if self.framer.between_messages() {
                 // Nothing that follows could make a head of it, as of the bytes that begin TLS.
                 if !may_begin(rest, self.peer) {
@@ -172,6 +214,11 @@ impl Inbound {
                             // The head behind it is to be looked at here, too.
                             rest = rest.get(..head.len).unwrap_or(rest);
                         }
+                        // Where there is a body, it is no request for a tunnel.
+                        tunnel = self.peer == Role::Client
+                            && head.asks_for_tunnel
+                            && !head.chunked
+                            && head.length.unwrap_or(0) == 0;
                         self.framer.begin(&head, facts);
                     }
                 }
@@ -182,6 +229,12 @@ impl Inbound {
                 Stop::End if n == 0 => break,
                 Stop::Fault => return Verdict::Refuse(at, MALFORMED_CHUNK),
                 Stop::MessageEnd if self.peer == Role::Server => queue.answered(),
+                Stop::MessageEnd if tunnel => {
+                    if at < bytes.len() {
+                        queue.note_early();
+                    }
+                    return Verdict::Undecided(at);
+                }
                 Stop::End | Stop::MessageEnd | Stop::Head | Stop::Trailers => {}
             }
         }
@@ -214,6 +267,8 @@ enum Verdict {
     All,
     /// From here on it is the beginning of a head.
     Hold(usize),
+    /// From here on it may be for a tunnel.
+    Undecided(usize),
     /// From here on it is refused, in these words.
     Refuse(usize, &'static [u8]),
 }

@@ -313,6 +313,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Io<T> {
                 buf.put_slice(&this.ready.split_to(n));
                 return Poll::Ready(Ok(()));
             }
+            if let Some(bytes) = this.inbound.declined(&this.queue) {
+                this.ready = bytes;
+                continue;
+            }
+            if this.inbound.is_full() {
+                // Whoever decides on the tunnel goes on reading, or ends the connection.
+                return Poll::Pending;
+            }
             let before = buf.filled().len();
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(result) => result?,
@@ -320,6 +328,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Io<T> {
             }
             let read = buf.filled().get(before..).unwrap_or_default();
             let end = read.is_empty();
+            if end && this.inbound.holds_early() {
+                // A client may have sent everything that it has for the tunnel.
+                return Poll::Pending;
+            }
             let instead = match end {
                 true => Some(this.inbound.end()),
                 false => this.inbound.filter(read, &this.queue),

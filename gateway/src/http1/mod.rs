@@ -13,5 +13,5 @@ pub(crate) mod waiting;
 pub(crate) use self::{
     framing::MessageFacts,
     io::Http1Io,
-    outgoing::{Outgoing, OutgoingQueue, WithTrailers},
+    outgoing::{Behind, Outgoing, OutgoingQueue, WithTrailers},
 };

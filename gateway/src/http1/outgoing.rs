@@ -60,10 +60,10 @@ impl Outgoing {
         }
     }
 
-    /// Hands over the trailers; they are written after the last chunk.
+    /// Hands over the trailers; they are written after the last chunk. Where none is left, nothing is.
     pub(crate) fn trailers(&self, mut trailers: HeaderMap) {
         strip_trailers(&mut trailers);
-        self.lock().trailers = Some(trailers);
+        self.lock().trailers = (!trailers.is_empty()).then_some(trailers);
     }
 
     /// The next interim head; without one the task is woken when there is.
@@ -135,6 +135,20 @@ pub(crate) struct OutgoingQueue(Arc<Mutex<Queue>>);
 struct Queue {
     writing: VecDeque<Arc<Outgoing>>,
     awaited: Option<MessageFacts>,
+    /// The number of the last request that asked for a tunnel and does not get one, and what becomes of the bytes
+    /// behind it.
+    declined: Option<(u64, Behind)>,
+    /// Bytes have come behind a request that may get a tunnel.
+    early: bool,
+}
+
+/// Bytes that a client sent behind a request for a tunnel that there is not going to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// The request was one like others: they are the next one.
+    Request,
+    /// They were meant for the tunnel, and the connection ends.
+    Nothing,
 }
 
 impl OutgoingQueue {
@@ -165,6 +179,27 @@ impl OutgoingQueue {
 
     pub(super) fn pop(&self) {
         self.lock().writing.pop_front();
+    }
+
+    /// The request `number` on this connection, counted from 1, asked for a tunnel and does not get one.
+    pub(crate) fn decline(&self, number: u64, behind: Behind) {
+        self.lock().declined = Some((number, behind));
+    }
+
+    /// What was [declined](Self::decline) of this request.
+    pub(super) fn declined(&self, number: u64) -> Option<Behind> {
+        let declined = self.lock().declined;
+        declined.and_then(|(of, behind)| (of == number).then_some(behind))
+    }
+
+    /// Bytes have come behind a request that may get a tunnel.
+    pub(super) fn note_early(&self) {
+        self.lock().early = true;
+    }
+
+    /// Whether [such bytes](Self::note_early) have come.
+    pub(crate) fn has_early(&self) -> bool {
+        self.lock().early
     }
 
     /// What is known of the request that was pushed last, until its response was read.

@@ -96,8 +96,12 @@ macro_rules! kinds {
             /// whether anything changed.
             ///
             /// # Errors
-            /// Names the field that does not hold what it should.
+            /// Names the field that does not hold what it should. A policy is taken all the same: what it applies to is
+            /// refused.
             pub fn insert_json(&mut self, kind: Kind, value: Value) -> Result<bool, String> {
+                if kind == Kind::AgentgatewayPolicy {
+                    return AgentgatewayPolicy::read(value).map(|policy| self.insert(policy));
+                }
                 Ok(match kind {
                     $(Kind::$kind => self.insert(parse::<$type>(value)?),)*
                 })

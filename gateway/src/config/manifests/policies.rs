@@ -92,6 +92,11 @@ impl Policies {
             return;
         }
         let spec = &policy.spec;
+        if let Some(error) = &spec.unreadable {
+            let message = format!("cannot be read: {error}");
+            self.refuse(world, key, policy, &found, &message);
+            return;
+        }
         let unknown = spec.unknown();
         if !unknown.is_empty() {
             let message = format!("not supported: spec.{}", unknown.join(", spec."));

@@ -83,6 +83,29 @@ pub struct DownstreamTls {
     pub tls12_only: bool,
 }
 
+impl DownstreamTls {
+    /// Whether a client that met these settings has met `other` as well: they ask the same of clients, whatever they
+    /// show them.
+    pub fn asks_the_same_as(&self, other: &Self) -> bool {
+        let asked = |tls: &Self| (tls.tls13_only, tls.tls12_only);
+        self.client == other.client && asked(self) == asked(other)
+    }
+}
+
+impl ChainMatch {
+    /// Whether there are connections that both take by their server names, of which `other` gets those because its names
+    /// are more specific.
+    pub fn gives_way_to(&self, other: &Self) -> bool {
+        other.server_names.iter().any(|name| {
+            self.server_names.is_empty()
+                || self.server_names.iter().any(|own| {
+                    own.strip_prefix('*')
+                        .is_some_and(|suffix| name != own && name.ends_with(suffix))
+                })
+        })
+    }
+}
+
 /// A certificate chain and its key, as PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Metadata, ObjectRef, Unknown};
+use super::{GATEWAY_API, Metadata, ObjectRef, Unknown};
 use crate::config::manifests::objects::or_default;
 
 /// `agentgateway.dev/v1alpha1` `AgentgatewayPolicy`.
@@ -14,6 +15,38 @@ pub struct AgentgatewayPolicy {
     pub metadata: Metadata,
     /// What it is.
     pub spec: AgentgatewayPolicySpec,
+}
+
+impl AgentgatewayPolicy {
+    /// Reads an object as the API server shows it. One that cannot be read keeps its targets, so that they can be
+    /// refused: without it they would be open. Where not even those can be read, they are all that it could apply to.
+    ///
+    /// # Errors
+    /// Its metadata cannot be read.
+    pub fn read(value: Value) -> Result<Self, String> {
+        let error = match Self::deserialize(&value) {
+            Ok(policy) => return Ok(policy),
+            Err(error) => error.to_string(),
+        };
+        let metadata =
+            Metadata::deserialize(&value["metadata"]).map_err(|error| error.to_string())?;
+        let spec = &value["spec"];
+        let refs = Option::deserialize(&spec["targetRefs"]);
+        let selectors = Option::deserialize(&spec["targetSelectors"]);
+        let (target_refs, target_selectors) = match (refs, selectors) {
+            (Ok(refs), Ok(selectors)) => (refs.unwrap_or_default(), selectors.unwrap_or_default()),
+            _ => (Vec::new(), TargetSelector::everything()),
+        };
+        Ok(Self {
+            metadata,
+            spec: AgentgatewayPolicySpec {
+                target_refs,
+                target_selectors,
+                unreadable: Some(error),
+                ..AgentgatewayPolicySpec::default()
+            },
+        })
+    }
 }
 
 /// `AgentgatewayPolicySpec`.
@@ -34,6 +67,10 @@ pub struct AgentgatewayPolicySpec {
     pub frontend: Option<Frontend>,
     /// For requests.
     pub traffic: Option<Traffic>,
+    /// Reason why the rest could not be read.
+    #[serde(skip)]
+    #[cfg_attr(feature = "kubernetes", schemars(skip))]
+    pub unreadable: Option<String>,
     /// Fields that are not known here, which nothing may be done without.
     #[serde(flatten)]
     #[cfg_attr(feature = "kubernetes", schemars(skip))]
@@ -90,6 +127,19 @@ pub struct TargetSelector {
     pub section_name: Option<String>,
     /// A port of the Gateway.
     pub port: Option<u16>,
+}
+
+impl TargetSelector {
+    /// All that a policy may apply to.
+    fn everything() -> Vec<Self> {
+        ["Gateway", "HTTPRoute"]
+            .map(|kind| Self {
+                group: GATEWAY_API.into(),
+                kind: kind.into(),
+                ..Self::default()
+            })
+            .into()
+    }
 }
 
 /// How a policy meets others.
