@@ -1,21 +1,60 @@
 //! A model check of the machine: everything that can happen to an exchange, in every order, and the rules that hold for it.
 //!
-//! The machine is sans-IO, so an exchange with its peers, its driver and its processor is a value that can be copied. A
-//! walk starts with a new one, tries every event that may come next, and goes on from each state that it did not see
-//! before. After each event the rules of `spec` are judged by what went in and what came out.
+//! The machine is sans-IO, so an exchange with its peers, its driver and its processor is a value that can be copied. A walk
+//! starts with a new one, tries every event that may come next, and goes on from each state that it has not seen, breadth
+//! first. After each event the rules are judged by what went in and what came out. A rule that is broken is shown with a
+//! shortest sequence of events that breaks it, as a transcript.
+//!
+//! # Rules
+//!
+//! - Nothing of a direction goes on before the processor was shown it and has replied, unless its mode does not ask for it,
+//!   the processor gave it up, the processor ended the stream, or it failed and `failure_mode_allow` is set.
+//! - Bytes go on once and in order, as the processor left them. A direction has one head and one end, and no end that
+//!   nobody told.
+//! - A failure fails the exchange or opens it, as configured. A reply that fits is accepted, one that does not is a failure.
+//! - A processor is shown each byte once and in order, nothing after the end of a direction, and nothing after the close.
+//! - Each call has a timer. In every state the exchange is over, or something must come: from a peer, from the processor,
+//!   or by a timer.
+//! - An exchange that is over has closed its stream. The machine never panics.
+//!
+//! A rule that Envoy 1.40 breaks, and the machine on purpose as well, is narrowed, with a comment that says so.
+//!
+//! # What is enumerated
+//!
+//! Events: heads with and without an end; two pieces of a body in each direction, each with or without the end; the end
+//! alone; trailers; a peer that is gone; every kind of reply, fitting or not; the end of the stream by the processor, with
+//! and without an error, also when the machine has closed it just before; a stream that cannot be had; the timer; a
+//! connection to the processor that takes a message late; the end of the exchange at any moment. Two inputs of one moment
+//! are two events in either order, and both orders are walked.
+//!
+//! Classes of configurations: the tests below. Sequences have eight events, `EXTPROC_MODEL_DEPTH=12` makes them longer. All
+//! modes of one direction with all of the other one are left to a test that is ignored for its length:
+//!
+//! ```text
+//! EXTPROC_MODEL_DEPTH=10 cargo test --release -p extproc-client --lib model -- --include-ignored --nocapture
+//! ```
+//!
+//! Not enumerated: the content of header mutations, attributes and metadata; `content-length`; clearing a body, which is a
+//! replacement; more than two pieces; the HTTP service; chains of filters; the driver, whose part is played here. Those have
+//! tables, random tests (`fuzz`, `properties`) and scenarios.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `event` | the events |
-//! | `spec` | the rules |
-//! | `world` | one exchange with everything around it |
+//! | `spec`, `way` | the rules, and one direction as they see it |
+//! | `fit` | which reply fits, and what it says |
+//! | `world` | one exchange with everything around it: what may come, what it leads to |
+//! | `outputs` | what comes out, and the rules about waiting |
 //! | `search` | the walk |
 //! | `fault` | faults that the check has to find |
 
 mod event;
 mod fault;
+mod fit;
+mod outputs;
 mod search;
 mod spec;
+mod way;
 mod world;
 
 use std::sync::Arc;
@@ -172,12 +211,11 @@ fn one_direction() {
     check("one direction", classes);
 }
 
-/// Both directions, each pair of body modes.
+/// Both directions, each pair of body modes. GRPC is left out, whose calls and replies are those of full duplex.
 #[test]
 fn both_directions() {
-    let pairs = BODIES
-        .iter()
-        .flat_map(|request| BODIES.map(|response| (*request, response)));
+    let bodies = || BODIES.into_iter().filter(|body| *body != "GRPC");
+    let pairs = bodies().flat_map(|request| bodies().map(move |response| (request, response)));
     let classes = pairs.map(|(request, response)| {
         Class::new(full(request), full(response), &[]).with(|class| class.few_wrong = true)
     });
@@ -205,9 +243,7 @@ fn overrides() {
         Answer::Override(0, 0, 2),
         Answer::Override(1, 2, 1),
         Answer::Override(2, 3, 0),
-        Answer::Override(3, 1, 0),
         Answer::Override(4, 4, 1),
-        Answer::Override(4, 0, 2),
         Answer::Switch,
     ];
     let classes = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL"].map(|body| {
