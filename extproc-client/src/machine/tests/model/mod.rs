@@ -224,7 +224,7 @@ fn both_directions() {
 
 /// All modes of both directions, with every switch beside them.
 #[test]
-#[ignore = "takes hours at the depth where nothing new is found"]
+#[ignore = "968 classes"]
 fn everything() {
     let pairs =
         all_modes().flat_map(|request| all_modes().map(move |response| (request, response)));
@@ -381,60 +381,36 @@ fn beside_the_usual() {
 /// Each planted fault is found, as what it is.
 #[test]
 fn planted_faults() {
-    let streamed = || Class::new(full("STREAMED"), full("STREAMED"), &[]);
+    let class = Arc::new(Class::new(full("STREAMED"), full("STREAMED"), &[]));
     let faults = [
-        (Fault::PieceUnshown, streamed(), "goes on unseen"),
-        (Fault::RestPasses, streamed(), "goes on unseen"),
-        (Fault::BodyGivenAway, streamed(), "given away unseen"),
-        (Fault::MessageForgotten, streamed(), "does not fit"),
-        (Fault::PieceTwice, streamed(), "gone on are"),
-        (Fault::PieceLost, streamed(), "gone on are"),
-        (Fault::EndTwice, streamed(), "an end goes on twice"),
-        (Fault::EndLost, streamed(), "everything has come"),
-        (Fault::HeadTwice, streamed(), "a head goes on twice"),
-        (
-            Fault::MessageAfterClose,
-            streamed(),
-            "a message after the close",
-        ),
-        (
-            Fault::MessageAfterEnd,
-            streamed(),
-            "a message after the end",
-        ),
-        (Fault::NoTimer, streamed(), "no timer runs"),
-        (Fault::NothingRead, streamed(), "everything has come"),
-        (
-            Fault::WrongReplyTaken,
-            streamed(),
-            "neither failed the exchange nor opened it",
-        ),
-        (
-            Fault::RightReplyRefused,
-            streamed(),
-            "a reply that fits is not accepted",
-        ),
-        (
-            Fault::AlwaysOpen,
-            streamed(),
-            "neither failed the exchange nor opened it",
-        ),
-        (
-            Fault::TimeoutIgnored,
-            streamed(),
-            "neither failed the exchange nor opened it",
-        ),
-        (Fault::StreamLeftOpen, streamed(), "the stream stays open"),
-        (Fault::Panic, streamed(), "panics"),
+        (Fault::PieceUnshown, "goes on unseen"),
+        (Fault::RestPasses, "goes on unseen"),
+        (Fault::BodyGivenAway, "given away unseen"),
+        (Fault::MessageForgotten, "does not fit"),
+        (Fault::PieceTwice, "gone on are"),
+        (Fault::PieceLost, "gone on are"),
+        (Fault::EndTwice, "an end goes on twice"),
+        (Fault::EndLost, "everything has come"),
+        (Fault::HeadTwice, "a head goes on twice"),
+        (Fault::MessageAfterClose, "a message after the close"),
+        (Fault::MessageAfterEnd, "a message after the end"),
+        (Fault::NoTimer, "no timer runs"),
+        (Fault::NothingRead, "everything has come"),
+        (Fault::WrongReplyTaken, "neither failed the exchange nor"),
+        (Fault::RightReplyRefused, "fits is not accepted"),
+        (Fault::AlwaysOpen, "neither failed the exchange nor"),
+        (Fault::TimeoutIgnored, "neither failed the exchange nor"),
+        (Fault::StreamLeftOpen, "the stream stays open"),
+        (Fault::Panic, "panics"),
     ];
-    for (fault, class, rule) in faults {
-        let (_, violations) = walk(&Arc::new(class), Some(fault), 7);
-        for violation in &violations {
-            println!("{fault:?}: {violation}\n");
-        }
+    for (fault, rule) in faults {
+        let (_, violations) = walk(&class, Some(fault), 6);
         let found = violations
             .iter()
-            .any(|violation| violation.rule.contains(rule));
-        assert!(found, "{fault:?} is not found");
+            .find(|violation| violation.rule.contains(rule));
+        let Some(found) = found else {
+            panic!("{fault:?} is not found");
+        };
+        println!("{fault:?}: {found}\n");
     }
 }
