@@ -182,7 +182,11 @@ impl Spec {
                     duplex || observes || !way.is_asked(),
                     "trailers are shown before what came before them is answered",
                 )?;
-                way.trailers = Call::Waiting;
+                // On their way when the processor gave the direction up, they have no reply that fits.
+                way.trailers = match way.left {
+                    true => Call::Answered,
+                    false => Call::Waiting,
+                };
             }
         }
         if observes {
