@@ -37,8 +37,9 @@ impl Spec {
             Answer::Body(side, change) => self.fit_body(self.way(side), change),
             Answer::Trailers(side) => {
                 let way = self.way(side);
-                // As in Envoy, which takes one at any time in full duplex.
-                yes(way.mode.body.is_duplex() || way.trailers == Call::Waiting)
+                // As in Envoy, which takes one at any time in full duplex. It does not have drains.
+                let any_time = way.mode.body.is_duplex() && !way.drain_announced;
+                yes(any_time || way.trailers == Call::Waiting)
             }
             Answer::Immediate => yes(self.takes_immediate),
             Answer::Nothing => Fit::No,

@@ -89,6 +89,8 @@ pub(super) struct Class {
     refused: bool,
     /// The request was answered before it came here.
     response_only: bool,
+    /// The response is a local reply of another filter.
+    answered_elsewhere: bool,
 }
 
 /// Modes of one direction: headers, body, trailers.
@@ -131,6 +133,7 @@ impl Class {
             slow: false,
             refused: false,
             response_only: false,
+            answered_elsewhere: false,
         }
     }
 
@@ -341,7 +344,7 @@ fn without_waiting() {
     check("without waiting", classes);
 }
 
-/// Side streams that cannot be had; requests that were answered before; pieces without a byte; timeouts that the
+/// Side streams that cannot be had; requests that were answered before, or by another filter; pieces without a byte; timeouts that the
 /// processor changes; immediate responses that are not allowed.
 #[test]
 fn beside_the_usual() {
@@ -351,6 +354,13 @@ fn beside_the_usual() {
     });
     let answered = BODIES.into_iter().map(|body| {
         Class::new(full(body), full(body), &[]).with(|class| class.response_only = true)
+    });
+    let elsewhere = BODIES.into_iter().map(|body| {
+        Class::new(full(body), full(body), &[]).with(|class| {
+            class.answered_elsewhere = true;
+            class.few_wrong = true;
+            class.pieces = [2, 1];
+        })
     });
     let empty = BODIES.into_iter().flat_map(|body| {
         [(full(body), OFF), (OFF, full(body))].map(|(request, response)| {
@@ -370,6 +380,7 @@ fn beside_the_usual() {
         "beside the usual",
         refused
             .chain(answered)
+            .chain(elsewhere)
             .chain(empty)
             .chain(longer)
             .chain(disabled),

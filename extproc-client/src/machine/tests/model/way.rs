@@ -117,6 +117,12 @@ impl Way {
         }
     }
 
+    /// Nobody wants more of this body than went on.
+    pub(super) fn drop_rest(&mut self) {
+        self.due.truncate(self.sent.len());
+        self.drops = true;
+    }
+
     /// True if a reply came while later chunks were outstanding. As in Envoy, it stops the timer, which the next message
     /// starts again.
     pub(super) fn is_pipelined(&self) -> bool {

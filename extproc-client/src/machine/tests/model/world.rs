@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::BodyMode,
-    host::{ExchangeContext, Limits},
+    host::{ExchangeContext, Limits, LocalReply},
     machine::{
         Exchange,
         Side::{self, Request, Response},
@@ -338,7 +338,11 @@ impl World {
             }
             Event::Head(Response, end) => {
                 self.arrives(Response, "", end);
-                let head = http::Response::new(()).into_parts().0;
+                let mut head = http::Response::new(()).into_parts().0;
+                if self.class.answered_elsewhere {
+                    head.extensions.insert(LocalReply);
+                    self.spec.request.drop_rest();
+                }
                 self.subject.response_head(head, end, now);
             }
             Event::Piece(side, end) => {
