@@ -4,9 +4,7 @@ mod attempts;
 
 use std::sync::Arc;
 
-use extproc_client::host::{
-    DirectReply, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
-};
+use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
@@ -140,12 +138,13 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         {
             // As in Envoy, it points to where the request went.
             let own = router::redirect_location(parts, &route.route.matches, &Redirect::default());
-            with_location(direct(*status, body.clone()), &own)
+            with_location(direct(&exchange, *status, body.clone()), &own)
         }
-        RouteAction::Direct { status, body } => direct(*status, body.clone()),
+        RouteAction::Direct { status, body } => direct(&exchange, *status, body.clone()),
         RouteAction::Redirect(redirect) => {
             let location = router::redirect_location(parts, &route.route.matches, redirect);
-            redirected(redirect.status, &location)
+            let reply = direct(&exchange, redirect.status, bytes::Bytes::new());
+            with_location(reply, &location)
         }
         RouteAction::Forward(forward) => {
             if route.request_headers().next().is_some() {
@@ -173,23 +172,8 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     response
 }
 
-fn direct(status: StatusCode, body: bytes::Bytes) -> Response<Body> {
-    let length = body.len();
-    let mut response = Response::new(Body::full(body));
-    *response.status_mut() = status;
-    if length > 0 {
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, length.into());
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    let extensions = response.extensions_mut();
-    extensions.insert(ResponseDetails("direct_response".into()));
-    extensions.insert(LocalReply);
-    response
-}
-
-fn redirected(status: StatusCode, location: &str) -> Response<Body> {
-    with_location(direct(status, bytes::Bytes::new()), location)
+fn direct(exchange: &Exchange, status: StatusCode, body: bytes::Bytes) -> Response<Body> {
+    local::reply_with(exchange.grpc, status, body, "direct_response", 0)
 }
 
 fn with_location(mut response: Response<Body>, location: &str) -> Response<Body> {
