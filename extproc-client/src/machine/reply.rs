@@ -196,11 +196,11 @@ impl Exchange {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
-            // Full duplex: there is nothing to change yet. What the processor was told the end of is complete; the rest it is
-            // asked about as if nothing had been said.
+            // Full duplex: there is nothing to change yet, and the processor is done with this direction. What it was told the
+            // end of is complete.
             self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
             self.release(side);
-            if self.direction(side).ended {
+            if self.direction(side).is_forwarded() {
                 self.close_after_last(side);
             }
             return;
