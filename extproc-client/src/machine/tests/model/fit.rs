@@ -134,6 +134,7 @@ impl Spec {
                     }
                 }
                 way.told_all = true;
+                way.done_early |= way.trailers == Call::NotMade;
             }
             Answer::LocalHead(end) => {
                 self.local = if end { Local::Ended } else { Local::Begun };

@@ -279,7 +279,7 @@ impl Spec {
             "trailers go on that did not come",
         )?;
         rule(
-            free || !way.mode.trailers || way.trailers == Call::Answered,
+            free || !way.mode.trailers || way.done_early || way.trailers == Call::Answered,
             "trailers go on before their reply",
         )?;
         self.finished(side, false)

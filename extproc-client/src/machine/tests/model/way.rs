@@ -44,6 +44,8 @@ pub(super) struct Way {
     /// BUFFERED_PARTIAL: the one message was answered.
     pub(super) partial_answered: bool,
     pub(super) drain_announced: bool,
+    /// Full duplex: a trailers reply came before the trailers.
+    pub(super) done_early: bool,
     /// The processor wants nothing more of this direction.
     pub(super) left: bool,
     // === what went on ===
@@ -80,6 +82,7 @@ impl Way {
             end_told: false,
             partial_answered: false,
             drain_announced: false,
+            done_early: false,
             due: String::new(),
             sent: String::new(),
             left: false,
@@ -105,6 +108,8 @@ impl Way {
     /// True if bytes may go on unseen, since the processor wants none or no more.
     pub(super) fn is_given_up(&self) -> bool {
         self.mode.body == BodyMode::None
+            // As in Envoy, which takes it for the processor's word that it is done with the direction.
+            || self.done_early
             // As in Envoy: the rest follows the one message.
             || self.mode.body == BodyMode::BufferedPartial && self.partial_answered
     }
