@@ -4,9 +4,7 @@ mod attempts;
 
 use std::sync::Arc;
 
-use extproc_client::host::{
-    DirectReply, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
-};
+use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
@@ -148,7 +146,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
             proxy(upstreams, &exchange, &route, forward, request).await
         }
         RouteAction::Direct { status, body } => {
-            let mut response = direct(*status, body.clone());
+            let mut response = direct(&exchange, *status, body.clone());
             if *status == StatusCode::CREATED || status.is_redirection() {
                 // As in Envoy, it points to where the request went.
                 let matches = &route.route.matches;
@@ -160,7 +158,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         }
         RouteAction::Redirect(redirect) => {
             let location = router::redirect_location(parts, &route.route.matches, redirect);
-            let mut response = direct(redirect.status, bytes::Bytes::new());
+            let mut response = direct(&exchange, redirect.status, bytes::Bytes::new());
             set_location(&mut response, &location);
             keep_sent(parts, &mut response);
             response
@@ -177,19 +175,8 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     response
 }
 
-fn direct(status: StatusCode, body: bytes::Bytes) -> Response<Body> {
-    let length = body.len();
-    let mut response = Response::new(Body::full(body));
-    *response.status_mut() = status;
-    if length > 0 {
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, length.into());
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    let extensions = response.extensions_mut();
-    extensions.insert(ResponseDetails("direct_response".into()));
-    extensions.insert(LocalReply);
-    response
+fn direct(exchange: &Exchange, status: StatusCode, body: bytes::Bytes) -> Response<Body> {
+    local::reply_with(exchange.grpc, status, body, "direct_response", 0)
 }
 
 fn set_location(response: &mut Response<Body>, location: &str) {

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use extproc_client::{
     host::{LocalReply, ResponseDetails, ResponseFlags},
     wire::grpc_code,
 };
 use http::{HeaderValue, Response, StatusCode, header};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::body::Body;
 
@@ -22,6 +23,21 @@ pub(crate) fn reply(
     details: impl Into<Cow<'static, str>>,
     flags: u64,
 ) -> Response<Body> {
+    let body = match body {
+        Cow::Borrowed(text) => text.into(),
+        Cow::Owned(text) => text.into(),
+    };
+    reply_with(grpc, status, body, details, flags)
+}
+
+/// The same with a body that need not be text.
+pub(crate) fn reply_with(
+    grpc: bool,
+    status: StatusCode,
+    body: Bytes,
+    details: impl Into<Cow<'static, str>>,
+    flags: u64,
+) -> Response<Body> {
     let mut response = if grpc {
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
@@ -31,15 +47,14 @@ pub(crate) fn reply(
         );
         headers.insert("grpc-status", u16::from(grpc_code(status)).into());
         if !body.is_empty()
-            && let Ok(message) =
-                HeaderValue::try_from(utf8_percent_encode(&body, MESSAGE).to_string())
+            && let Ok(message) = HeaderValue::try_from(percent_encode(&body, MESSAGE).to_string())
         {
             headers.insert("grpc-message", message);
         }
         response
     } else {
         let length = body.len();
-        let mut response = Response::new(Body::full(body.into_owned()));
+        let mut response = Response::new(Body::full(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         if length > 0 {

@@ -50,9 +50,7 @@ impl Exchange {
             self.close_stream();
         }
         if head.extensions.get::<LocalReply>().is_some() {
-            // As in Envoy, what is left of the request is shown to nobody.
-            self.request.received = true;
-            self.request.ended = true;
+            self.drop_request();
         }
         let upstream = head.extensions.get::<UpstreamInfo>();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
@@ -60,6 +58,19 @@ impl Exchange {
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
+    }
+
+    /// What still comes of the request is read and shown to nobody, as in Envoy. Of what the processor has the replies are
+    /// awaited as before.
+    fn drop_request(&mut self) {
+        let request = &mut self.request;
+        request.ended = true;
+        request.body_replaced = true;
+        request.mode.trailers = false;
+        request.held = Pieces::default();
+        if request.callback == Callback::Idle {
+            request.clear_queue();
+        }
     }
 
     /// A chunk of that side's body arrived; `end` if nothing follows it. Empty data with `end` is the

@@ -160,6 +160,9 @@ impl Exchange {
         } else if !self.request.held.is_empty() {
             super::body::duplex::flush_held(self, Side::Request, now);
         }
+        if self.trailers_are_due(Side::Request) {
+            self.send_trailers(Side::Request, now);
+        }
     }
 
     fn local_body(&mut self, body: StreamedBody) {

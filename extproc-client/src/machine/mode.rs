@@ -92,12 +92,14 @@ impl Exchange {
     }
 
     fn apply_mode(&mut self, mode: &ProcessingMode) {
-        // A direction whose headers were answered keeps the mode it is in, and so does one whose body is with the processor.
+        // A direction whose headers were answered keeps the mode it is in, and so does one of which more is with the processor.
         for (direction, mode) in [
             (&mut self.request, mode.request()),
             (&mut self.response, mode.response()),
         ] {
-            let waits = direction.callback == Callback::Headers && !direction.body_sent;
+            let waits = direction.callback == Callback::Headers
+                && !direction.body_sent
+                && !direction.trailers_sent;
             if !direction.has_head() || waits {
                 direction.mode = mode;
             }

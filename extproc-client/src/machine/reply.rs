@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Callback, Exchange, Side, body, failure::Failure};
+use super::{Callback, Exchange, Side, body, direction::Drain, failure::Failure};
 use crate::{
     config::{BodyMode, RouteCacheAction},
     headers::{self, Mutation, Outcome},
@@ -103,14 +103,17 @@ impl Exchange {
 
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
-        let has_held_body = direction.has_data || direction.trailers.is_none();
+        let ends_with_body = direction.trailers.is_none();
+        let has_held_body = direction.has_data || ends_with_body;
         match direction.mode.body {
             // Answered already, with 413.
             _ if direction.ended => return,
             _ if direction.no_body => return self.release(side),
             // Full duplex by an override in this very reply, of a message that is here as a whole.
             BodyMode::FullDuplexStreamed
-                if direction.received && has_held_body && !direction.body_sent =>
+                if direction.received
+                    && (ends_with_body || !direction.held.is_empty())
+                    && !direction.body_sent =>
             {
                 return body::duplex::send_whole(self, side, now);
             }
@@ -188,16 +191,16 @@ impl Exchange {
     fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
         let local = self.local.is_active();
         let direction = self.direction_mut(side);
-        let duplex = direction.mode.body.is_duplex();
+        let duplex = direction.mode.body.is_duplex() && direction.drain != Drain::Announced;
         if direction.callback != Callback::Trailers && !duplex || local {
             return self.fail(Failure::Spurious("spurious_message"));
         }
         if !direction.trailers_sent {
-            // Full duplex: there is nothing to change yet. What the processor was told the end of is complete; the rest it is
-            // asked about as if nothing had been said.
+            // Full duplex: there is nothing to change yet, and the processor is done with this direction. What it was told the
+            // end of is complete.
             self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
             self.release(side);
-            if self.direction(side).ended {
+            if self.direction(side).is_forwarded() {
                 self.close_after_last(side);
             }
             return;

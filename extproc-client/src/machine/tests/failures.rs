@@ -2,7 +2,7 @@
 
 use super::play::*;
 use crate::{
-    host::{ResponseFlags, UpstreamFailure},
+    host::{LocalReply, ResponseFlags, UpstreamFailure},
     machine::Side::{self, Request, Response},
     transport::Close,
     wire::Reply,
@@ -306,4 +306,34 @@ fn an_upstream_that_fails_while_its_head_is_held_is_answered_for() {
         p.exchange.response_failed(failure);
         assert!(p.outputs().iter().any(|found| found == line), "{line}");
     }
+}
+
+#[test]
+fn a_failure_after_the_response_ends_the_request_too() {
+    let mut p = Play::new(mode(
+        r#"{"request_header_mode": "SKIP", "request_body_mode": "STREAMED",
+            "response_header_mode": "SKIP"}"#,
+    ));
+    p.request(&[], false);
+    p.data(Request, "abc", false);
+    p.response(&[], true);
+    let lines = p.part(rh(nothing()));
+    assert_eq!(lines, ["close", "upstream: CANCEL"]);
+    assert_eq!(p.data(Request, "def", true), Vec::<String>::new());
+}
+
+#[test]
+fn what_follows_a_local_reply_is_shown_to_nobody() {
+    let mut p = Play::new(mode(
+        r#"{"request_body_mode": "STREAMED", "request_trailer_mode": "SEND"}"#,
+    ));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    let mut head = http::Response::new(()).into_parts().0;
+    head.extensions.insert(LocalReply);
+    p.exchange.response_head(head, true, p.now);
+    assert_eq!(p.outputs(), ["SH END"]);
+    assert!(p.exchange.wants_frame(Request), "it is read all the same");
+    assert_eq!(p.data(Request, "abc", false), Vec::<String>::new());
+    assert_eq!(p.trailers(Request, &[("x-t", "1")]), Vec::<String>::new());
 }

@@ -59,7 +59,7 @@ pub(super) enum Fault {
 pub(super) struct Subject {
     pub(super) exchange: Exchange,
     pub(super) fault: Option<Fault>,
-    /// What a fault gives out again.
+    /// Outputs that a fault gives out again.
     again: Again,
 }
 

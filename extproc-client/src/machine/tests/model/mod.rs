@@ -1,21 +1,60 @@
 //! A model check of the machine: everything that can happen to an exchange, in every order, and the rules that hold for it.
 //!
-//! The machine is sans-IO, so an exchange with its peers, its driver and its processor is a value that can be copied. A
-//! walk starts with a new one, tries every event that may come next, and goes on from each state that it did not see
-//! before. After each event the rules of `spec` are judged by what went in and what came out.
+//! The machine is sans-IO, so an exchange with its peers, its driver and its processor is a value that can be copied. A walk
+//! starts with a new one, tries every event that may come next, and goes on from each state that it has not seen, breadth
+//! first. After each event the rules are judged by what went in and what came out. A rule that is broken is shown with a
+//! shortest sequence of events that breaks it, as a transcript.
+//!
+//! # Rules
+//!
+//! - Nothing of a direction goes on before the processor was shown it and has replied, unless its mode does not ask for it,
+//!   the processor gave it up, the processor ended the stream, or it failed and `failure_mode_allow` is set.
+//! - Bytes go on once and in order, as the processor left them. A direction has one head and one end, and no end that
+//!   nobody told.
+//! - A failure fails the exchange or opens it, as configured. A reply that fits is accepted, one that does not is a failure.
+//! - A processor is shown each byte once and in order, nothing after the end of a direction, and nothing after the close.
+//! - Each call has a timer. In every state the exchange is over, or something must come: from a peer, from the processor,
+//!   or by a timer.
+//! - An exchange that is over has closed its stream. The machine never panics.
+//!
+//! A rule that Envoy 1.40 breaks, and the machine on purpose as well, is narrowed, with a comment that says so.
+//!
+//! # What is enumerated
+//!
+//! Events: heads with and without an end; two pieces of a body in each direction, each with or without the end; the end
+//! alone; trailers; a peer that is gone; every kind of reply, fitting or not; the end of the stream by the processor, with
+//! and without an error, also when the machine has closed it just before; a stream that cannot be had; the timer; a
+//! connection to the processor that takes a message late; the end of the exchange at any moment. Two inputs of one moment
+//! are two events in either order, and both orders are walked.
+//!
+//! Classes of configurations: the tests below. Sequences have eight events, `EXTPROC_MODEL_DEPTH=12` makes them longer. All
+//! modes of one direction with all of the other one are left to a test that is ignored for its length:
+//!
+//! ```text
+//! EXTPROC_MODEL_DEPTH=10 cargo test --release -p extproc-client --lib model -- --include-ignored --nocapture
+//! ```
+//!
+//! Not enumerated: the content of header mutations, attributes and metadata; `content-length`; clearing a body, which is a
+//! replacement; more than two pieces; the HTTP service; chains of filters; the driver, whose part is played here. Those have
+//! tables, random tests (`fuzz`, `properties`) and scenarios.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `event` | the events |
-//! | `spec` | the rules |
-//! | `world` | one exchange with everything around it |
+//! | `spec`, `way` | the rules, and one direction as they see it |
+//! | `fit` | which reply fits, and what it says |
+//! | `world` | one exchange with everything around it: what may come, what it leads to |
+//! | `outputs` | what comes out, and the rules about waiting |
 //! | `search` | the walk |
 //! | `fault` | faults that the check has to find |
 
 mod event;
 mod fault;
+mod fit;
+mod outputs;
 mod search;
 mod spec;
+mod way;
 mod world;
 
 use std::sync::Arc;
@@ -50,6 +89,8 @@ pub(super) struct Class {
     refused: bool,
     /// The request was answered before it came here.
     response_only: bool,
+    /// The response is a local reply of another filter.
+    answered_elsewhere: bool,
 }
 
 /// Modes of one direction: headers, body, trailers.
@@ -92,6 +133,7 @@ impl Class {
             slow: false,
             refused: false,
             response_only: false,
+            answered_elsewhere: false,
         }
     }
 
@@ -172,12 +214,11 @@ fn one_direction() {
     check("one direction", classes);
 }
 
-/// Both directions, each pair of body modes.
+/// Both directions, each pair of body modes. GRPC is left out, whose calls and replies are those of full duplex.
 #[test]
 fn both_directions() {
-    let pairs = BODIES
-        .iter()
-        .flat_map(|request| BODIES.map(|response| (*request, response)));
+    let bodies = || BODIES.into_iter().filter(|body| *body != "GRPC");
+    let pairs = bodies().flat_map(|request| bodies().map(move |response| (request, response)));
     let classes = pairs.map(|(request, response)| {
         Class::new(full(request), full(response), &[]).with(|class| class.few_wrong = true)
     });
@@ -186,7 +227,7 @@ fn both_directions() {
 
 /// All modes of both directions, with every switch beside them.
 #[test]
-#[ignore = "takes hours at the depth where nothing new is found"]
+#[ignore = "968 classes"]
 fn everything() {
     let pairs =
         all_modes().flat_map(|request| all_modes().map(move |response| (request, response)));
@@ -205,9 +246,7 @@ fn overrides() {
         Answer::Override(0, 0, 2),
         Answer::Override(1, 2, 1),
         Answer::Override(2, 3, 0),
-        Answer::Override(3, 1, 0),
         Answer::Override(4, 4, 1),
-        Answer::Override(4, 0, 2),
         Answer::Switch,
     ];
     let classes = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL"].map(|body| {
@@ -305,7 +344,7 @@ fn without_waiting() {
     check("without waiting", classes);
 }
 
-/// Side streams that cannot be had; requests that were answered before; pieces without a byte; timeouts that the
+/// Side streams that cannot be had; requests that were answered before, or by another filter; pieces without a byte; timeouts that the
 /// processor changes; immediate responses that are not allowed.
 #[test]
 fn beside_the_usual() {
@@ -315,6 +354,13 @@ fn beside_the_usual() {
     });
     let answered = BODIES.into_iter().map(|body| {
         Class::new(full(body), full(body), &[]).with(|class| class.response_only = true)
+    });
+    let elsewhere = BODIES.into_iter().map(|body| {
+        Class::new(full(body), full(body), &[]).with(|class| {
+            class.answered_elsewhere = true;
+            class.few_wrong = true;
+            class.pieces = [2, 1];
+        })
     });
     let empty = BODIES.into_iter().flat_map(|body| {
         [(full(body), OFF), (OFF, full(body))].map(|(request, response)| {
@@ -334,6 +380,7 @@ fn beside_the_usual() {
         "beside the usual",
         refused
             .chain(answered)
+            .chain(elsewhere)
             .chain(empty)
             .chain(longer)
             .chain(disabled),
@@ -345,60 +392,36 @@ fn beside_the_usual() {
 /// Each planted fault is found, as what it is.
 #[test]
 fn planted_faults() {
-    let streamed = || Class::new(full("STREAMED"), full("STREAMED"), &[]);
+    let class = Arc::new(Class::new(full("STREAMED"), full("STREAMED"), &[]));
     let faults = [
-        (Fault::PieceUnshown, streamed(), "goes on unseen"),
-        (Fault::RestPasses, streamed(), "goes on unseen"),
-        (Fault::BodyGivenAway, streamed(), "given away unseen"),
-        (Fault::MessageForgotten, streamed(), "does not fit"),
-        (Fault::PieceTwice, streamed(), "gone on are"),
-        (Fault::PieceLost, streamed(), "gone on are"),
-        (Fault::EndTwice, streamed(), "an end goes on twice"),
-        (Fault::EndLost, streamed(), "everything has come"),
-        (Fault::HeadTwice, streamed(), "a head goes on twice"),
-        (
-            Fault::MessageAfterClose,
-            streamed(),
-            "a message after the close",
-        ),
-        (
-            Fault::MessageAfterEnd,
-            streamed(),
-            "a message after the end",
-        ),
-        (Fault::NoTimer, streamed(), "no timer runs"),
-        (Fault::NothingRead, streamed(), "everything has come"),
-        (
-            Fault::WrongReplyTaken,
-            streamed(),
-            "neither failed the exchange nor opened it",
-        ),
-        (
-            Fault::RightReplyRefused,
-            streamed(),
-            "a reply that fits is not accepted",
-        ),
-        (
-            Fault::AlwaysOpen,
-            streamed(),
-            "neither failed the exchange nor opened it",
-        ),
-        (
-            Fault::TimeoutIgnored,
-            streamed(),
-            "neither failed the exchange nor opened it",
-        ),
-        (Fault::StreamLeftOpen, streamed(), "the stream stays open"),
-        (Fault::Panic, streamed(), "panics"),
+        (Fault::PieceUnshown, "goes on unseen"),
+        (Fault::RestPasses, "goes on unseen"),
+        (Fault::BodyGivenAway, "given away unseen"),
+        (Fault::MessageForgotten, "does not fit"),
+        (Fault::PieceTwice, "gone on are"),
+        (Fault::PieceLost, "gone on are"),
+        (Fault::EndTwice, "an end goes on twice"),
+        (Fault::EndLost, "everything has come"),
+        (Fault::HeadTwice, "a head goes on twice"),
+        (Fault::MessageAfterClose, "a message after the close"),
+        (Fault::MessageAfterEnd, "a message after the end"),
+        (Fault::NoTimer, "no timer runs"),
+        (Fault::NothingRead, "everything has come"),
+        (Fault::WrongReplyTaken, "neither failed the exchange nor"),
+        (Fault::RightReplyRefused, "fits is not accepted"),
+        (Fault::AlwaysOpen, "neither failed the exchange nor"),
+        (Fault::TimeoutIgnored, "neither failed the exchange nor"),
+        (Fault::StreamLeftOpen, "the stream stays open"),
+        (Fault::Panic, "panics"),
     ];
-    for (fault, class, rule) in faults {
-        let (_, violations) = walk(&Arc::new(class), Some(fault), 7);
-        for violation in &violations {
-            println!("{fault:?}: {violation}\n");
-        }
+    for (fault, rule) in faults {
+        let (_, violations) = walk(&class, Some(fault), 6);
         let found = violations
             .iter()
-            .any(|violation| violation.rule.contains(rule));
-        assert!(found, "{fault:?} is not found");
+            .find(|violation| violation.rule.contains(rule));
+        let Some(found) = found else {
+            panic!("{fault:?} is not found");
+        };
+        println!("{fault:?}: {found}\n");
     }
 }

@@ -3,11 +3,9 @@
 //! Nothing here looks into the machine, so that a rule cannot be bent by the state it is to judge. A rule that Envoy 1.40
 //! breaks as well, and that is broken here on purpose to behave as Envoy does, is narrowed, with the reason beside it.
 
-use std::collections::VecDeque;
-
-use super::event::{Answer, CHANGED, Change, REPLACED, Status};
+use super::way::{Call, Way};
 use crate::{
-    config::{BodyMode, DirectionMode, FilterConfig},
+    config::{BodyMode, FilterConfig},
     machine::Side::{self, Request, Response},
 };
 
@@ -31,10 +29,10 @@ pub(super) struct Spec {
     /// The processor streams the response.
     pub(super) local: Local,
     pub(super) gone: bool,
-    allows_failure: bool,
-    observes: bool,
-    sends_early: bool,
-    takes_immediate: bool,
+    pub(super) allows_failure: bool,
+    pub(super) observes: bool,
+    pub(super) sends_early: bool,
+    pub(super) takes_immediate: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,66 +50,6 @@ pub(super) enum Local {
     None,
     Begun,
     Ended,
-}
-
-/// A call that has one reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Call {
-    NotMade,
-    Waiting,
-    Answered,
-}
-
-/// One direction.
-#[derive(Clone, Hash)]
-pub(super) struct Way {
-    pub(super) mode: DirectionMode,
-    /// What arrived.
-    pub(super) has_head: bool,
-    pub(super) fed: String,
-    pub(super) has_ended: bool,
-    pub(super) has_trailers: bool,
-    /// A frame of the body arrived, be it an empty one.
-    pub(super) has_data: bool,
-    /// What the processor was shown.
-    pub(super) headers: Call,
-    pub(super) shown: String,
-    /// Full duplex: bytes that were given to the stream.
-    given: String,
-    pub(super) body_shown: bool,
-    end_shown: bool,
-    pub(super) trailers: Call,
-    /// Bytes of body messages that have no reply, in order.
-    pub(super) bodies: VecDeque<String>,
-    /// A reply came while a later message was outstanding.
-    pipelined: bool,
-    /// Full duplex: the processor has said the last of this direction, and was shown nothing since.
-    pub(super) told_all: bool,
-    /// Full duplex: the end of the body was said.
-    end_told: bool,
-    /// BUFFERED_PARTIAL: the one message was answered.
-    partial_answered: bool,
-    pub(super) drain_announced: bool,
-    /// The body that has to go on, as far as it is known, and as far as it went on.
-    pub(super) due: String,
-    pub(super) sent: String,
-    /// The processor wants nothing more of this direction.
-    left: bool,
-    /// What still arrives is dropped.
-    drops: bool,
-    pub(super) head_sent: bool,
-    pub(super) end_sent: bool,
-    /// The body was given away to pass by.
-    pub(super) taken: bool,
-}
-
-/// Whether a reply answers what was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
-    Yes,
-    No,
-    /// Where the protocol does not say.
-    Either,
 }
 
 /// A message for the processor.
@@ -136,106 +74,6 @@ fn rule(holds: bool, rule: impl Into<String>) -> Result<(), Broken> {
     match holds {
         true => Ok(()),
         false => Err(rule.into()),
-    }
-}
-
-impl Way {
-    fn new(mode: DirectionMode) -> Self {
-        Self {
-            mode,
-            has_head: false,
-            fed: String::new(),
-            has_ended: false,
-            has_trailers: false,
-            has_data: false,
-            headers: Call::NotMade,
-            shown: String::new(),
-            given: String::new(),
-            body_shown: false,
-            end_shown: false,
-            trailers: Call::NotMade,
-            bodies: VecDeque::new(),
-            pipelined: false,
-            told_all: false,
-            end_told: false,
-            partial_answered: false,
-            drain_announced: false,
-            due: String::new(),
-            sent: String::new(),
-            left: false,
-            drops: false,
-            head_sent: false,
-            end_sent: false,
-            taken: false,
-        }
-    }
-
-    /// Whether the processor has a message without a reply.
-    pub(super) fn is_asked(&self) -> bool {
-        self.headers == Call::Waiting || self.trailers == Call::Waiting || self.owes_body()
-    }
-
-    fn owes_body(&self) -> bool {
-        match self.mode.body.is_duplex() {
-            true => self.body_shown && !self.told_all,
-            false => !self.bodies.is_empty(),
-        }
-    }
-
-    /// Whether the processor has given this direction up, so that bytes may go on unseen.
-    fn is_given_up(&self) -> bool {
-        self.mode.body == BodyMode::None
-            // As in Envoy: the rest follows the one message.
-            || self.mode.body == BodyMode::BufferedPartial && self.partial_answered
-    }
-
-    /// A piece of the body arrived.
-    pub(super) fn feed(&mut self, bytes: &str) {
-        self.fed.push_str(bytes);
-        if !self.drops {
-            self.due.push_str(bytes);
-        }
-    }
-
-    /// Whether a reply came while later chunks were outstanding. As in Envoy, it stops the timer, which the next message
-    /// starts again.
-    pub(super) fn is_pipelined(&self) -> bool {
-        self.pipelined && self.headers != Call::Waiting && !self.bodies.is_empty()
-    }
-
-    /// The processor wants nothing more of this direction.
-    fn leave(&mut self) {
-        self.told_all = true;
-        self.left = true;
-        // What was shown early and is not answered is not waited for.
-        if self.trailers == Call::Waiting {
-            self.trailers = Call::Answered;
-        }
-        self.mode.body = BodyMode::None;
-        self.mode.trailers = false;
-    }
-
-    /// Full duplex: all of this was given to the stream. As in Envoy, it belongs to the processor from then on.
-    pub(super) fn hand_over(&mut self, given: &str) {
-        let Some(more) = given
-            .strip_prefix(&self.given)
-            .filter(|more| !more.is_empty())
-        else {
-            return;
-        };
-        if let Some(at) = self.due.rfind(more) {
-            self.due.replace_range(at..at + more.len(), "");
-        }
-        self.given = given.into();
-    }
-
-    fn exchange_bytes(&mut self, bytes: &str, instead: &str) {
-        match self.due.find(bytes) {
-            Some(at) if !bytes.is_empty() => {
-                self.due.replace_range(at..at + bytes.len(), instead);
-            }
-            _ => self.due.insert_str(self.sent.len(), instead),
-        }
     }
 }
 
@@ -272,7 +110,7 @@ impl Spec {
         }
     }
 
-    /// Whether the client has its response, or none will come.
+    /// True if the client has its response, or none will come.
     pub(super) fn is_over(&self) -> bool {
         self.response.end_sent || self.aborted || self.gone
     }
@@ -344,7 +182,11 @@ impl Spec {
                     duplex || observes || !way.is_asked(),
                     "trailers are shown before what came before them is answered",
                 )?;
-                way.trailers = Call::Waiting;
+                // On their way when the processor gave the direction up, they have no reply that fits.
+                way.trailers = match way.left {
+                    true => Call::Answered,
+                    false => Call::Waiting,
+                };
             }
         }
         if observes {
@@ -354,166 +196,9 @@ impl Spec {
         Ok(())
     }
 
-    // === from the processor ===
-
-    pub(super) fn fit(&self, answer: Answer) -> Fit {
-        let yes = |fits| if fits { Fit::Yes } else { Fit::No };
-        if self.local == Local::Begun {
-            return match answer {
-                Answer::LocalBody(_) | Answer::LocalTrailers => Fit::Yes,
-                Answer::Immediate => yes(self.takes_immediate),
-                Answer::Longer | Answer::Drain(_) => Fit::Either,
-                Answer::Trailers(side) if self.way(side).mode.body.is_duplex() => Fit::Either,
-                _ => Fit::No,
-            };
-        }
-        match answer {
-            Answer::Headers(side, _) => yes(self.way(side).headers == Call::Waiting),
-            Answer::Override(..) => yes(self.request.headers == Call::Waiting),
-            Answer::Body(side, change) => self.fit_body(self.way(side), change),
-            Answer::Trailers(side) => {
-                let way = self.way(side);
-                // As in Envoy, which takes one at any time in full duplex.
-                yes(way.mode.body.is_duplex() || way.trailers == Call::Waiting)
-            }
-            Answer::Immediate => yes(self.takes_immediate),
-            Answer::Nothing => Fit::No,
-            Answer::Drain(side) => yes(self.way(side).mode.body.is_duplex()),
-            Answer::Longer | Answer::Switch => Fit::Either,
-            Answer::LocalHead(end) => {
-                let streams = matches!(
-                    self.request.mode.body,
-                    BodyMode::None | BodyMode::FullDuplexStreamed
-                );
-                let asked = self.request.headers == Call::Waiting && !self.response.has_head;
-                yes(asked && (end || streams))
-            }
-            Answer::LocalBody(_) | Answer::LocalTrailers => Fit::No,
-        }
-    }
-
-    /// Whether a reply fits that only a processor gives that has the message.
-    pub(super) fn is_asked(&self, answer: Answer) -> bool {
-        match answer {
-            Answer::Trailers(side) => self.way(side).trailers == Call::Waiting,
-            _ => self.fit(answer) != Fit::No,
-        }
-    }
-
-    fn fit_body(&self, way: &Way, change: Change) -> Fit {
-        if way.headers == Call::Waiting {
-            return Fit::No;
-        }
-        let streamed = matches!(change, Change::Streamed(_) | Change::Drained);
-        if way.mode.body.is_duplex() {
-            return match streamed && way.body_shown {
-                true if change == Change::Drained && !way.drain_announced => Fit::No,
-                true if !way.told_all => Fit::Yes,
-                // The end was told, and then more was shown.
-                true if way.end_told && !way.end_shown => Fit::Either,
-                _ => Fit::No,
-            };
-        }
-        match (way.bodies.is_empty(), streamed) {
-            (true, _) => Fit::No,
-            (false, false) => Fit::Yes,
-            // As in Envoy: of a body that is shown as a whole, `streamed_response` is no change.
-            (false, true) if way.mode.body != BodyMode::Streamed => Fit::Yes,
-            (false, true) if way.head_sent || self.sends_early => Fit::No,
-            (false, true) => Fit::Either,
-        }
-    }
-
-    /// A reply was accepted.
-    pub(super) fn accepted(&mut self, answer: Answer) {
-        match answer {
-            Answer::Headers(side, status) => self.headers_accepted(side, status),
-            Answer::Override(..) => self.headers_accepted(Request, Status::Continue),
-            Answer::Body(side, change) => {
-                let way = self.way_mut(side);
-                match change {
-                    Change::Streamed(end) => {
-                        if way.mode.body.is_duplex() {
-                            way.due.insert_str(way.sent.len(), CHANGED);
-                            if end {
-                                way.due.truncate(way.sent.len() + CHANGED.len());
-                                way.told_all = true;
-                                way.end_told = true;
-                                way.drops = true;
-                            }
-                            return;
-                        }
-                        way.bodies.pop_front();
-                    }
-                    Change::Drained => {
-                        return way.leave();
-                    }
-                    Change::Nothing => {
-                        way.bodies.pop_front();
-                    }
-                    Change::Body => {
-                        if let Some(bytes) = way.bodies.pop_front() {
-                            way.exchange_bytes(&bytes, CHANGED);
-                        }
-                    }
-                }
-                way.partial_answered = true;
-                way.pipelined = !way.bodies.is_empty();
-            }
-            Answer::Trailers(side) => {
-                let way = self.way_mut(side);
-                // As in Envoy, where it answers whatever is asked in full duplex.
-                for call in [&mut way.headers, &mut way.trailers] {
-                    if *call == Call::Waiting {
-                        *call = Call::Answered;
-                    }
-                }
-                way.told_all = true;
-            }
-            Answer::LocalHead(end) => {
-                self.local = if end { Local::Ended } else { Local::Begun };
-                self.response.has_head = true;
-                self.response.has_ended = true;
-                self.request.headers = Call::Answered;
-            }
-            Answer::LocalBody(end) => {
-                self.response.due.push_str(CHANGED);
-                if end {
-                    self.local = Local::Ended;
-                }
-            }
-            Answer::LocalTrailers => self.local = Local::Ended,
-            Answer::Immediate
-            | Answer::Nothing
-            | Answer::Longer
-            | Answer::Switch
-            | Answer::Drain(_) => {}
-        }
-    }
-
-    fn headers_accepted(&mut self, side: Side, status: Status) {
-        let way = self.way_mut(side);
-        way.headers = Call::Answered;
-        way.pipelined = !way.bodies.is_empty();
-        match status {
-            Status::Continue | Status::Refused => {}
-            Status::Replace | Status::ReplaceBody => {
-                // As in Envoy: pieces that were shown early are the processor's, and dropped.
-                for bytes in std::mem::take(&mut way.bodies) {
-                    way.exchange_bytes(&bytes, "");
-                }
-                way.leave();
-            }
-        }
-        if status == Status::ReplaceBody {
-            way.due = REPLACED.into();
-            way.drops = true;
-        }
-    }
-
     // === failures ===
 
-    /// Whether a failure that `failure_mode_allow` covers lets everything pass: the bytes of full duplex are gone, and a
+    /// True if a failure that `failure_mode_allow` covers lets everything pass. It cannot where the bytes of full duplex are gone, and a
     /// response that the processor streams has no other end.
     pub(super) fn may_fail_open(&self) -> bool {
         // As in Envoy, an empty frame counts.
@@ -522,11 +207,6 @@ impl Spec {
             && !lost(&self.request)
             && !lost(&self.response)
             && self.local != Local::Begun
-    }
-
-    /// The processor is not asked any more, and what it has is sent on.
-    pub(super) fn release(&mut self) {
-        self.released = true;
     }
 
     // === to upstream and client ===
@@ -599,13 +279,20 @@ impl Spec {
             "trailers go on that did not come",
         )?;
         rule(
-            free || !way.mode.trailers || way.trailers == Call::Answered,
+            free || !way.mode.trailers || way.done_early || way.trailers == Call::Answered,
             "trailers go on before their reply",
         )?;
-        self.end_sent(side)
+        self.finished(side, false)
     }
 
     pub(super) fn end_sent(&mut self, side: Side) -> Result<(), Broken> {
+        let way = self.way(side);
+        // As in Envoy, where a full duplex processor that tells the end of the body has told that of the message.
+        let loses = way.has_trailers && !way.end_told && self.local == Local::None;
+        self.finished(side, loses)
+    }
+
+    fn finished(&mut self, side: Side, loses_trailers: bool) -> Result<(), Broken> {
         self.may_go_on(side)?;
         let foreign = self.is_foreign(side);
         let way = self.way_mut(side);
@@ -619,6 +306,7 @@ impl Spec {
             way.has_ended || way.end_told,
             "an end goes on that nobody told",
         )?;
+        rule(!loses_trailers, "trailers are lost")?;
         rule(
             way.sent == way.due,
             format!(
@@ -628,7 +316,7 @@ impl Spec {
         )
     }
 
-    /// Whether what goes on in this direction is an answer of our own.
+    /// True if what goes on in this direction is an answer of our own.
     fn is_foreign(&self, side: Side) -> bool {
         side == Response && self.answered
     }

@@ -11,22 +11,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, processing_request};
 use http::{HeaderMap, HeaderValue};
-use prost::Message as _;
 
 use super::{
     Class,
-    event::{Answer, Change, Event, Status, letters, pieces},
+    event::{Answer, Change, Event, Status, pieces},
     fault::{Fault, Subject},
+    fit::Fit,
     search::Digest,
-    spec::{Broken, Fit, Local, Shown, Spec, Stream, Way},
+    spec::{Broken, Local, Spec, Stream},
 };
 use crate::{
     config::BodyMode,
-    host::{ExchangeContext, Limits},
+    host::{ExchangeContext, Limits, LocalReply},
     machine::{
-        Action, Exchange, Outbound,
+        Exchange,
         Side::{self, Request, Response},
     },
     observer::{self, Observer, Phase},
@@ -36,13 +35,13 @@ use crate::{
 /// One exchange at one moment.
 #[derive(Clone)]
 pub(super) struct World {
-    subject: Subject,
-    spec: Spec,
-    class: Arc<Class>,
+    pub(super) subject: Subject,
+    pub(super) spec: Spec,
+    pub(super) class: Arc<Class>,
     log: Arc<Log>,
     now: Instant,
-    /// Taken out of the machine, and not taken by the processor's connection.
-    waiting: Option<(Phase, Message)>,
+    /// Message that was taken out of the machine, and not taken by the processor's connection.
+    pub(super) waiting: Option<(Phase, Message)>,
     has_empty: bool,
     /// Written only where a transcript is asked for.
     pub(super) lines: Option<Vec<String>>,
@@ -123,7 +122,7 @@ impl World {
         digest.finish()
     }
 
-    /// Whether nothing can happen any more.
+    /// True if nothing can happen any more.
     pub(super) fn is_done(&self) -> bool {
         self.spec.gone
     }
@@ -149,6 +148,10 @@ impl World {
                     .map(Event::Reply),
             );
             events.extend([Event::Close(0), Event::Close(13)]);
+        }
+        if self.spec.stream == Stream::Closed {
+            // The driver may have read ahead.
+            events.extend([Event::Reply(Answer::Immediate), Event::Close(13)]);
         }
         if self.subject.next_timeout().is_some() {
             events.push(Event::Timeout);
@@ -194,12 +197,12 @@ impl World {
         !self.class.few_wrong || stands_for_all || self.spec.fit(answer) != Fit::No
     }
 
-    fn upstream_may_answer(&self) -> bool {
+    pub(super) fn upstream_may_answer(&self) -> bool {
         self.spec.request.head_sent && !self.spec.cancelled
     }
 
-    /// Whether the driver reads the body of this side.
-    fn may_read(&self, side: Side) -> bool {
+    /// True if the driver reads the body of this side.
+    pub(super) fn may_read(&self, side: Side) -> bool {
         let way = self.spec.way(side);
         way.has_head
             && !way.has_ended
@@ -217,6 +220,10 @@ impl World {
         if let Event::Piece(side, _) | Event::Empty(side) | Event::End(side) = event {
             self.spec.way_mut(side).has_data = true;
         }
+        if self.spec.stream == Stream::Closed && matches!(event, Event::Reply(_) | Event::Close(_))
+        {
+            return self.apply_late(event);
+        }
         let was_over = self.spec.is_over();
         let fit = match event {
             Event::Reply(answer) => self.spec.fit(answer),
@@ -227,38 +234,19 @@ impl World {
         if let Event::Reply(answer) = event {
             self.judge_reply(answer, fit, told)?;
         }
-        let fails = match event {
-            Event::Close(code) => {
-                self.spec.stream = Stream::Ended;
-                code != 0
-            }
-            Event::Refused => {
-                self.spec.stream = Stream::Ended;
-                true
-            }
-            Event::Timeout => true,
-            Event::Reply(_) => fit == Fit::No || told.spurious,
-            _ => false,
-        } && !self.class.config.observability_mode
-            || matches!(event, Event::Close(1..));
+        if matches!(event, Event::Close(_) | Event::Refused) {
+            self.spec.stream = Stream::Ended;
+        }
+        let fails = self.fails(event, fit, told);
         let opens = fails && self.spec.may_fail_open();
         let copies_end = self.class.config.observability_mode && was_over;
         if opens || copies_end || event == Event::Close(0) && self.spec.local != Local::Begun {
-            self.spec.release();
+            self.spec.released = true;
         }
         self.drain(event)?;
-        let is_over = self.spec.is_over();
         if !was_over {
-            let must_end = fails && !opens
-                || matches!(event, Event::Broken(_) | Event::Gone)
-                || matches!(event, Event::Reply(Answer::Immediate))
-                    && !self.class.config.observability_mode
-                || matches!(event, Event::Reply(Answer::Headers(_, Status::Refused)))
-                    && !self.class.config.observability_mode
-                    && fit == Fit::Yes
-                    && !self.spec.cancelled
-                || event == Event::Close(0) && self.spec.local == Local::Begun;
-            if must_end && !is_over {
+            let must_end = fails && !opens || self.ends(event, fit);
+            if must_end && !self.spec.is_over() {
                 return Err("a failure has neither failed the exchange nor opened it".into());
             }
             if opens && (self.spec.answered || self.spec.aborted) {
@@ -278,8 +266,48 @@ impl World {
         self.check_progress()
     }
 
+    /// Gives an input that was read ahead of the close, which counts for nothing.
+    fn apply_late(&mut self, event: Event) -> Result<(), Broken> {
+        self.feed(event);
+        let exchange = &self.subject.exchange;
+        let received = self.log.0.lock().unwrap().received;
+        match received || exchange.has_messages() || !exchange.actions.is_empty() {
+            true => Err("something that came after the close has an effect".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// True for a failure that `failure_mode_allow` covers.
+    fn fails(&self, event: Event, fit: Fit, told: Told) -> bool {
+        match event {
+            Event::Close(code) => code != 0,
+            Event::Refused | Event::Timeout => true,
+            Event::Reply(_) => self.listens() && (fit == Fit::No || told.spurious),
+            _ => false,
+        }
+    }
+
+    /// True for other events after which the client has its answer.
+    fn ends(&self, event: Event, fit: Fit) -> bool {
+        match event {
+            Event::Broken(_) | Event::Gone => true,
+            Event::Close(0) => self.spec.local == Local::Begun,
+            Event::Reply(Answer::Immediate) => self.listens(),
+            // What is refused changes nothing once the head of an answer of our own took the place of this one.
+            Event::Reply(Answer::Headers(_, Status::Refused)) => {
+                self.listens() && fit == Fit::Yes && !self.spec.cancelled
+            }
+            _ => false,
+        }
+    }
+
+    /// True if replies count.
+    fn listens(&self) -> bool {
+        !self.class.config.observability_mode
+    }
+
     fn judge_reply(&mut self, answer: Answer, fit: Fit, told: Told) -> Result<(), Broken> {
-        if self.class.config.observability_mode {
+        if !self.listens() {
             return Ok(());
         }
         if told.received && fit == Fit::No {
@@ -310,7 +338,11 @@ impl World {
             }
             Event::Head(Response, end) => {
                 self.arrives(Response, "", end);
-                let head = http::Response::new(()).into_parts().0;
+                let mut head = http::Response::new(()).into_parts().0;
+                if self.class.answered_elsewhere {
+                    head.extensions.insert(LocalReply);
+                    self.spec.request.drop_rest();
+                }
                 self.subject.response_head(head, end, now);
             }
             Event::Piece(side, end) => {
@@ -377,230 +409,7 @@ impl World {
         }
     }
 
-    /// Bytes of full duplex bodies that are on their way to the processor are its own.
-    fn hand_over(&mut self) {
-        let queued = self.subject.exchange.outbound.iter();
-        let queued = queued.filter_map(|outbound| match outbound {
-            Outbound::Message(phase, message) => Some((*phase, message)),
-            _ => None,
-        });
-        let waiting = self
-            .waiting
-            .as_ref()
-            .map(|(phase, message)| (*phase, message));
-        let mut given = [Request, Response].map(|side| (side, self.spec.way(side).shown.clone()));
-        for (phase, message) in waiting.into_iter().chain(queued) {
-            if let Shown::Body { bytes, .. } = shown(message) {
-                given[usize::from(side_of(phase) == Response)]
-                    .1
-                    .push_str(&bytes);
-            }
-        }
-        for (side, given) in given {
-            let way = self.spec.way_mut(side);
-            if way.mode.body.is_duplex() {
-                way.hand_over(&given);
-            }
-        }
-    }
-
-    // === what comes out ===
-
-    fn drain(&mut self, event: Event) -> Result<(), Broken> {
-        if event == Event::Taken {
-            self.take()?;
-        }
-        loop {
-            if self.subject.closes_next() {
-                self.waiting = None;
-            }
-            if self.waiting.is_some() {
-                if self.class.slow && self.spec.stream != Stream::Ended {
-                    break;
-                }
-                self.take()?;
-            }
-            match self.subject.poll_outbound() {
-                None => break,
-                Some(Outbound::Open) => {
-                    self.note(|| "    -> processor: open".into());
-                    self.spec.opened()?;
-                    if self.class.refused {
-                        self.note(|| "    (refused)".into());
-                        return self.apply(Event::Refused);
-                    }
-                    self.subject.exchange.opened();
-                }
-                Some(Outbound::Close(closing)) => {
-                    self.note(|| format!("    -> processor: close {closing:?}"));
-                    self.spec.closed()?;
-                }
-                Some(Outbound::Message(phase, message)) => self.waiting = Some((phase, message)),
-            }
-        }
-        let heads = [Request, Response].map(|side| self.spec.way(side).head_sent);
-        let mut cancelled = false;
-        while let Some(action) = self.subject.poll_action() {
-            cancelled |= matches!(action, Action::CancelRequest);
-            self.act(action)?;
-        }
-        for (side, had) in [Request, Response].into_iter().zip(heads) {
-            if !had && self.spec.way(side).head_sent {
-                self.give_away(side)?;
-            }
-        }
-        if self.class.slow {
-            self.hand_over();
-        }
-        // A request that is too large is answered with a response that is processed as one of an upstream.
-        if cancelled && !self.spec.is_over() && self.subject.exchange.response.has_head() {
-            let way = &mut self.spec.response;
-            (way.has_head, way.has_ended) = (true, true);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self) -> Result<(), Broken> {
-        let Some((phase, message)) = self.waiting.take() else {
-            return Ok(());
-        };
-        let shown = shown(&message);
-        self.note(|| format!("    -> processor: {:?} {shown:?}", side_of(phase)));
-        self.spec.shown(side_of(phase), &shown)
-    }
-
-    fn act(&mut self, action: Action) -> Result<(), Broken> {
-        match action {
-            Action::RequestHead { end, .. } => self.send_head(Request, end),
-            Action::ResponseHead { end, .. } => self.send_head(Response, end),
-            Action::CancelRequest => {
-                self.note(|| "    -> upstream: cancel".into());
-                self.spec.cancelled();
-                Ok(())
-            }
-            Action::Data(side, data) => {
-                let bytes = letters(&data);
-                self.note(|| format!("    -> {}: {bytes:?}", peer(side)));
-                self.spec.data_sent(side, &bytes)
-            }
-            Action::Trailers(side, _) => {
-                self.note(|| format!("    -> {}: trailers", peer(side)));
-                self.spec.trailers_sent(side)
-            }
-            Action::End(side) => {
-                self.note(|| format!("    -> {}: end", peer(side)));
-                self.spec.end_sent(side)
-            }
-            Action::Abort { .. } => {
-                self.note(|| "    -> client: cut".into());
-                self.spec.aborted()
-            }
-        }
-    }
-
-    fn send_head(&mut self, side: Side, end: bool) -> Result<(), Broken> {
-        let ending = if end { ", end" } else { "" };
-        self.note(|| format!("    -> {}: head{ending}", peer(side)));
-        if side == Response && (self.spec.cancelled || !self.spec.response.has_head) {
-            self.spec.answered |= !self.spec.response.has_head || self.spec.stream != Stream::Open;
-        }
-        self.spec.head_sent(side, end)
-    }
-
-    /// What the driver does once it has a head and all that came with it.
-    fn give_away(&mut self, side: Side) -> Result<(), Broken> {
-        if self.passes_by(side) {
-            self.note(|| format!("    -> {}: the rest of the body, unseen", peer(side)));
-            self.spec.given_away(side)?;
-            if side == Response {
-                // Nobody is left to whom the exchange matters.
-                self.spec.gone = true;
-            }
-        }
-        Ok(())
-    }
-
-    /// As `take_passing_request` and `take_passing_response` of the driver.
-    fn passes_by(&self, side: Side) -> bool {
-        let open = !self.spec.way(side).end_sent && !self.spec.answered;
-        let alone = match side {
-            Request => true,
-            Response => {
-                let request = &self.spec.request;
-                self.subject.exchange.is_finished() && (request.taken || request.end_sent)
-            }
-        };
-        open && alone && self.spec.local == Local::None && self.subject.passes_by(side)
-    }
-
-    // === rules about waiting ===
-
-    /// Each call has a timer.
-    fn check_timers(&self) -> Result<(), Broken> {
-        if self.spec.stream != Stream::Open
-            || self.spec.is_over()
-            || self.class.config.observability_mode
-        {
-            return Ok(());
-        }
-        for side in [Request, Response] {
-            let way = self.spec.way(side);
-            // As in Envoy, where a full duplex processor takes all the time it wants.
-            if way.mode.body.is_duplex()
-                || !way.is_asked()
-                || self.is_pipelined(way)
-                || way.end_sent
-            {
-                continue;
-            }
-            if self.subject.next_timeout().is_none() {
-                return Err(format!(
-                    "no timer runs for what the processor has of the {side:?}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// The exchange is over, or something must come that moves it.
-    fn check_progress(&self) -> Result<(), Broken> {
-        let spec = &self.spec;
-        let must_come = spec.is_over()
-            || self.waiting.is_some()
-            || self.subject.next_timeout().is_some()
-            || self.may_read(Request)
-            || self.may_read(Response)
-            || self.upstream_owes()
-            || spec.stream == Stream::Open && self.processor_owes();
-        match must_come {
-            true => Ok(()),
-            false => Err("everything has come, and the exchange is not over".into()),
-        }
-    }
-
-    /// A request that is upstream as a whole is answered.
-    fn upstream_owes(&self) -> bool {
-        let request = &self.spec.request;
-        let whole = request.end_sent || request.taken;
-        whole && self.upstream_may_answer() && !self.spec.response.has_head
-    }
-
-    /// As in Envoy, no timer runs for a processor that has got a body in full duplex, that streams the response itself, or
-    /// that has answered one of several chunks: those exchanges end by the timeouts of routes and streams.
-    fn processor_owes(&self) -> bool {
-        let owes =
-            |way: &Way| way.is_asked() && (way.mode.body.is_duplex() || self.is_pipelined(way));
-        owes(&self.spec.request) || owes(&self.spec.response) || self.spec.local == Local::Begun
-    }
-
-    /// As in Envoy, in STREAMED a reply stops the timer, which the next message starts again. Which one that is depends on what
-    /// waits for a slow connection.
-    fn is_pipelined(&self, way: &Way) -> bool {
-        let waits = self.class.slow && way.mode.body == BodyMode::Streamed;
-        way.is_pipelined() || waits && !way.bodies.is_empty()
-    }
-
-    fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
             lines.push(line());
         }
@@ -610,34 +419,4 @@ impl World {
 fn request_head() -> http::request::Parts {
     let request = http::Request::post("http://test.local/p").body(()).unwrap();
     request.into_parts().0
-}
-
-fn peer(side: Side) -> &'static str {
-    match side {
-        Request => "upstream",
-        Response => "client",
-    }
-}
-
-fn side_of(phase: Phase) -> Side {
-    match phase {
-        Phase::RequestHeaders | Phase::RequestBody | Phase::RequestTrailers => Request,
-        Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers => Response,
-    }
-}
-
-fn shown(message: &Message) -> Shown {
-    use processing_request::Request::*;
-    let message = ProcessingRequest::decode(message.to_bytes()).unwrap();
-    match message.request.unwrap() {
-        RequestHeaders(headers) | ResponseHeaders(headers) => Shown::Headers {
-            end: headers.end_of_stream,
-        },
-        RequestBody(body) | ResponseBody(body) => Shown::Body {
-            bytes: letters(&body.body),
-            end: body.end_of_stream,
-            drains: body.drain_complete,
-        },
-        RequestTrailers(_) | ResponseTrailers(_) => Shown::Trailers,
-    }
 }
