@@ -1,7 +1,6 @@
 //! The response's body, as the client of the layer gets it.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -11,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
-    driver::{Piece, Receiver},
+    driver::{Piece, Ready, Receiver},
     error::{BoxError, Error},
 };
 
@@ -27,12 +26,12 @@ enum Inner<R> {
     Empty,
     /// As it came, behind what was read of it already.
     Pass {
-        before: VecDeque<Piece>,
+        before: Ready,
         body: Pin<Box<R>>,
         sized: bool,
     },
     /// Here as a whole.
-    Whole(VecDeque<Piece>),
+    Whole(Ready),
     /// Driven by polling this body.
     Inline {
         drive: Box<dyn Drive>,
@@ -55,7 +54,7 @@ impl<R> ResponseBody<R> {
         }
     }
 
-    pub(crate) fn pass(before: VecDeque<Piece>, body: Pin<Box<R>>, sized: bool) -> Self {
+    pub(crate) fn pass(before: Ready, body: Pin<Box<R>>, sized: bool) -> Self {
         Self {
             inner: Inner::Pass {
                 before,
@@ -65,7 +64,7 @@ impl<R> ResponseBody<R> {
         }
     }
 
-    pub(crate) fn whole(pieces: VecDeque<Piece>) -> Self {
+    pub(crate) fn whole(pieces: Ready) -> Self {
         Self {
             inner: Inner::Whole(pieces),
         }
@@ -101,11 +100,11 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.inner {
             Inner::Empty => Poll::Ready(None),
-            Inner::Pass { before, body, .. } => match before.pop_front() {
+            Inner::Pass { before, body, .. } => match before.pop() {
                 Some(piece) => Poll::Ready(Some(Ok(frame(piece)))),
                 None => body.as_mut().poll_frame(cx).map_err(Into::into),
             },
-            Inner::Whole(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(frame(piece)))),
+            Inner::Whole(pieces) => Poll::Ready(pieces.pop().map(|piece| Ok(frame(piece)))),
             Inner::Inline { drive, started } => {
                 *started = true;
                 let polled = drive.poll_piece(cx).map_ok(frame).map_err(BoxError::from);

@@ -51,11 +51,12 @@ pub(super) enum State {
 impl<B> Flow<B> {
     /// Whether one more reply may add to what waits.
     pub(super) fn has_room(&self) -> bool {
-        let bytes = |piece: &Piece| match piece {
-            Piece::Data(data) => data.len(),
-            Piece::Trailers(_) => 0,
-        };
-        self.out.len() < PIECES && self.out.iter().map(bytes).sum::<usize>() < BYTES
+        self.out.len() < PIECES && self.waiting() < BYTES
+    }
+
+    /// Bytes that wait to be taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.out.iter().map(Piece::len).sum()
     }
 
     pub(super) fn new() -> Self {

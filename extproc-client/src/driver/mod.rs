@@ -7,6 +7,7 @@
 
 mod core;
 mod flow;
+mod held;
 mod pipe;
 mod side;
 mod task;
@@ -16,6 +17,7 @@ use http::HeaderMap;
 
 pub(crate) use self::{
     core::{Core, Step},
+    held::Ready,
     pipe::Receiver,
     side::SideStream,
     task::{Handle, spawn},
@@ -26,4 +28,14 @@ pub(crate) use self::{
 pub(crate) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
+}
+
+impl Piece {
+    /// Bytes of data.
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        }
+    }
 }
