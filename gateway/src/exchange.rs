@@ -4,21 +4,23 @@ use std::{
     borrow::Cow,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use extproc_client::{
-    host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo},
+    host::{BufferAccount, ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo},
     metadata::DynamicMetadata,
 };
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
 
 use crate::{
     body::{BoxError, Watch},
+    buffers::{Buffers, Holder},
     config::snapshot::HttpManager,
+    headers::Nominated,
     http1::Outgoing,
     listener::ListenerShared,
     router::Selected,
@@ -49,6 +51,9 @@ pub(crate) struct Exchange {
     pub(crate) outgoing: Arc<Outgoing>,
     /// Bytes of a body that may be held.
     pub(crate) buffer: usize,
+    /// Bytes of both bodies that are held.
+    pub(crate) buffers: Buffers,
+    me: Weak<Self>,
     /// The request asks for a tunnel that the configuration allows.
     pub(crate) upgrade: bool,
     /// The request was one of gRPC when it came.
@@ -128,6 +133,7 @@ pub(crate) struct Begin {
     pub(crate) version: Version,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) buffer: usize,
+    pub(crate) buffers: Buffers,
     pub(crate) upgrade: bool,
     pub(crate) grpc: bool,
     pub(crate) route: Option<Selected>,
@@ -135,8 +141,8 @@ pub(crate) struct Begin {
 }
 
 impl Exchange {
-    pub(crate) fn new(begin: Begin) -> Self {
-        Self {
+    pub(crate) fn new(begin: Begin) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
             http: begin.http,
             listener: begin.listener,
             peer: begin.peer,
@@ -146,6 +152,8 @@ impl Exchange {
             metadata: DynamicMetadata::default(),
             outgoing: begin.outgoing,
             buffer: begin.buffer,
+            buffers: begin.buffers,
+            me: me.clone(),
             upgrade: begin.upgrade,
             grpc: begin.grpc,
             request_bytes: AtomicU64::new(0),
@@ -160,7 +168,7 @@ impl Exchange {
                 head: begin.head,
                 ..State::default()
             }),
-        }
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -305,11 +313,32 @@ impl Exchange {
     }
 }
 
+impl Holder for Exchange {
+    fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    fn wake(&self) {
+        self.outgoing.wake();
+    }
+}
+
+impl BufferAccount for Exchange {
+    fn hold(&self, bytes: usize) {
+        let me: Weak<dyn Holder> = self.me.clone();
+        self.buffers.hold(bytes, &me);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.buffers.release(bytes);
+    }
+}
+
 /// Counts the request's body for the exchange.
 pub(crate) struct RequestWatch {
     pub(crate) exchange: Arc<Exchange>,
     /// Fields of the hop that the request came on, by its own word.
-    pub(crate) nominated: Vec<HeaderName>,
+    pub(crate) nominated: Nominated,
 }
 
 impl Watch for RequestWatch {
@@ -321,9 +350,7 @@ impl Watch for RequestWatch {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        for name in &self.nominated {
-            trailers.remove(name);
-        }
+        self.nominated.strip(trailers, None);
     }
 
     fn failed(&mut self, error: BoxError) -> BoxError {

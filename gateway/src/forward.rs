@@ -4,7 +4,9 @@ mod attempts;
 
 use std::sync::Arc;
 
-use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
+use extproc_client::host::{
+    DirectReply, Held, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo,
+};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 
@@ -237,8 +239,10 @@ async fn proxy(
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
     let retries = forward.retry.as_ref().is_some_and(|retry| retry.count > 0);
-    let kept = (retries && !body.is_end_stream() && !exchange.upgrade)
-        .then(|| Kept::new(std::mem::take(body), exchange.buffer));
+    let kept = (retries && !body.is_end_stream() && !exchange.upgrade).then(|| {
+        let held = Held::new(Some(exchange.clone()));
+        Kept::new(std::mem::take(body), exchange.buffer, held)
+    });
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
     }

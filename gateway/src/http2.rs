@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
@@ -21,6 +21,9 @@ use crate::{
     headers::{strip_trailers, trim_values},
 };
 
+/// What `h2` keeps of a body to be sent for each stream, in bytes. Their number of pieces is bounded by a [`Backlog`].
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+
 /// The body of a received message.
 pub(crate) struct Http2Body {
     stream: RecvStream,
@@ -30,7 +33,21 @@ pub(crate) struct Http2Body {
     lost: fn(h2::Error) -> BoxError,
     /// What becomes of content where there must be none.
     refuse: Option<fn() -> BoxError>,
+    /// DATA frames that were there without waiting for them.
+    at_once: usize,
+    /// What came behind data that was joined.
+    failed: Option<h2::Error>,
 }
+
+/// DATA frames that are given one by one where several are there at once, as in Envoy. A message for the processor, or a chunk,
+/// for each of thousands of small ones would be another matter: those behind them are joined.
+const APART: usize = 8;
+
+/// Joined data ends at this size.
+const JOINED: usize = 64 * 1024;
+
+/// A frame of this size is worth a piece of its own, and not worth a copy.
+const LARGE: usize = 4 * 1024;
 
 impl Http2Body {
     /// `headers` give the announced length, if any; `lost` makes the body's error.
@@ -49,7 +66,58 @@ impl Http2Body {
                 .and_then(|value| value.to_str().ok()?.parse().ok()),
             lost,
             refuse: None,
+            at_once: 0,
+            failed: None,
         }
+    }
+
+    /// The next data: one frame, or several small ones.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let Poll::Ready(first) = self.poll_one(cx) else {
+            return Poll::Pending;
+        };
+        let Some(Ok(first)) = first else {
+            return Poll::Ready(first);
+        };
+        if self.at_once <= APART || first.len() >= LARGE {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let mut joined = BytesMut::from(first);
+        while joined.len() < JOINED
+            && !self.stream.is_end_stream()
+            && let Poll::Ready(next) = self.poll_one(cx)
+        {
+            match next {
+                Some(Ok(data)) => joined.extend_from_slice(&data),
+                Some(Err(error)) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                None => {
+                    self.data_ended = true;
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(joined.freeze())))
+    }
+
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let polled = self.stream.poll_data(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(data))) => {
+                self.at_once += 1;
+                // The window is given back as soon as the bytes are handed on: whoever holds
+                // them bounds what it holds by not polling.
+                let _ = self.stream.flow_control().release_capacity(data.len());
+            }
+            Poll::Ready(_) => {}
+            Poll::Pending => self.at_once = 0,
+        }
+        polled
     }
 
     /// Fails where there is content, as in a response that has none by its status: it is malformed (RFC
@@ -73,16 +141,13 @@ impl http_body::Body for Http2Body {
             return Poll::Ready(None);
         }
         if !this.data_ended {
-            match ready!(this.stream.poll_data(cx)) {
+            match ready!(this.poll_data(cx)) {
                 Some(Ok(data)) => {
                     if let Some(refuse) = this.refuse.filter(|_| !data.is_empty()) {
                         this.ended = true;
                         return Poll::Ready(Some(Err(refuse())));
                     }
-                    // The window is given back as soon as the bytes are handed on: whoever holds
-                    // them bounds what it holds by not polling.
-                    let _ = this.stream.flow_control().release_capacity(data.len());
-                    this.ended = this.stream.is_end_stream();
+                    this.ended = this.stream.is_end_stream() && this.failed.is_none();
                     if let Some(left) = &mut this.left {
                         *left = left.saturating_sub(data.len() as u64);
                     }
@@ -122,11 +187,11 @@ pub(crate) enum SendError {
 
 /// Sends a body to its end. Dropping the future resets the stream.
 ///
-/// A `backlog` is what all streams of the connection have waiting for the socket.
+/// `backlog` is what waits for the socket, of this stream and of others that share it.
 pub(crate) async fn send_body(
     mut stream: SendStream<Queued>,
     body: &mut Body,
-    backlog: Option<&Arc<Backlog>>,
+    backlog: &Arc<Backlog>,
     on_failure: Reason,
 ) -> Result<(), SendError> {
     let result = send_frames(&mut stream, body, backlog).await;
@@ -141,7 +206,7 @@ pub(crate) async fn send_body(
 async fn send_frames(
     stream: &mut SendStream<Queued>,
     body: &mut Body,
-    backlog: Option<&Arc<Backlog>>,
+    backlog: &Arc<Backlog>,
 ) -> Result<(), SendError> {
     loop {
         let frame = poll_fn(|cx| {
@@ -186,7 +251,7 @@ async fn send_frames(
 async fn send_data(
     stream: &mut SendStream<Queued>,
     mut data: Bytes,
-    backlog: Option<&Arc<Backlog>>,
+    backlog: &Arc<Backlog>,
     end: bool,
 ) -> Result<(), SendError> {
     if data.is_empty() {
@@ -195,9 +260,7 @@ async fn send_data(
             .map_err(SendError::Peer);
     }
     while !data.is_empty() {
-        if let Some(backlog) = backlog {
-            unless_reset(stream, backlog.room()).await?;
-        }
+        unless_reset(stream, backlog.room()).await?;
         stream.reserve_capacity(data.len());
         let window = poll_fn(|cx| {
             if let Poll::Ready(reset) = stream.poll_reset(cx) {
@@ -219,7 +282,7 @@ async fn send_data(
         }
         let last = end && data.is_empty();
         stream
-            .send_data(Queued::new(part, backlog), last)
+            .send_data(Queued::new(part, Some(backlog)), last)
             .map_err(SendError::Peer)?;
     }
     Ok(())
@@ -313,7 +376,7 @@ mod tests {
                     let backlog = backlog.clone();
                     streams.spawn(async move {
                         let failed = Reason::INTERNAL_ERROR;
-                        send_body(stream, &mut body, Some(&backlog), failed).await
+                        send_body(stream, &mut body, &backlog, failed).await
                     });
                 }
             }

@@ -15,6 +15,7 @@ mod alarm;
 mod answered;
 mod backlog;
 mod body;
+mod buffers;
 pub mod cli;
 mod conditions;
 pub mod config;

@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::config::snapshot::OverloadLimits;
+use crate::{buffers::Budget, config::snapshot::OverloadLimits};
 
 /// Shared by all workers.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(crate) struct Overload {
     limits: ArcSwap<OverloadLimits>,
     connections: AtomicUsize,
     pressure: AtomicU8,
+    /// What all exchanges may hold of bodies.
+    buffers: Arc<Budget>,
 }
 
 /// How much of the memory is used.
@@ -61,7 +63,16 @@ impl Overload {
     pub(crate) fn set(&self, configured: Option<OverloadLimits>) {
         let limits = configured.unwrap_or_else(defaults);
         tracing::debug!(?limits, "limits of the process");
+        // The other half is for everything else.
+        let held = limits.memory.map_or(u64::MAX, |memory| memory / 2);
+        self.buffers
+            .set_limit(usize::try_from(held).unwrap_or(usize::MAX));
         self.limits.store(Arc::new(limits));
+    }
+
+    /// What all exchanges may hold of bodies: half of the memory.
+    pub(crate) fn buffers(&self) -> &Arc<Budget> {
+        &self.buffers
     }
 
     /// A place for one more client connection.
@@ -90,8 +101,28 @@ impl Overload {
                 // A limit of 0 is reached at once.
                 Some(resident()? as f64 / memory.max(1) as f64)
             });
-            self.update(&limits, used.unwrap_or(0.0));
+            let used = used.unwrap_or(0.0);
+            self.update(&limits, used);
+            self.relieve(&limits, used);
             tokio::time::sleep(limits.refresh).await;
+        }
+    }
+
+    /// Ends the exchanges that hold the most, as far as memory is above the threshold for that.
+    fn relieve(&self, limits: &OverloadLimits, used: f64) {
+        let (Some(threshold), Some(memory)) = (limits.reset_streams, limits.memory) else {
+            return;
+        };
+        if used < threshold {
+            return;
+        }
+        let excess = (used - threshold) * memory as f64;
+        let ended = self.buffers.relieve((excess as usize).max(1));
+        if ended > 0 {
+            tracing::warn!(
+                ended,
+                "memory is short: ended the exchanges that held the most"
+            );
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use extproc_client::host::{Aborted, ResponseFlags, UpstreamFailure, UpstreamInfo};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{forwarded::append_to_list, timers::Running};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     config::snapshot::{RouteAction, ServerHeader},
     exchange::{Exchange, Reply},
     forward::{Closes, RouteHeadersDone},
-    headers::{nominated, strip_hop_by_hop, trim_values},
+    headers::{Nominated, strip_hop_by_hop, trim_values},
     length, local,
     metrics::{Held, HttpStats},
     mutate,
@@ -34,7 +34,7 @@ pub(super) struct Finish {
     left: Option<u64>,
     complete: bool,
     /// Fields of the hop that the response came on, by its own word.
-    nominated: Vec<HeaderName>,
+    nominated: Nominated,
 }
 
 impl Finish {
@@ -52,7 +52,7 @@ impl Finish {
             timers: None,
             left: None,
             complete: false,
-            nominated: Vec::new(),
+            nominated: Nominated::default(),
         }
     }
 
@@ -93,9 +93,7 @@ impl Watch for Finish {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        for name in &self.nominated {
-            trailers.remove(name);
-        }
+        self.nominated.strip(trailers, None);
         self.exchange.set_trailers(trailers);
     }
 
@@ -195,7 +193,7 @@ pub(super) fn finish(
     let closing = response.extensions().get::<Closes>().is_some();
     let headers = response.headers_mut();
     if headers.contains_key(header::CONNECTION) {
-        finish.nominated = nominated(headers);
+        finish.nominated = Nominated::by(headers);
     }
     strip_hop_by_hop(headers, upgraded && !http2);
     // It speaks of what a client takes, and means nothing in a response.

@@ -23,12 +23,13 @@ use super::{
     progress::{Progress, ProgressWatch},
 };
 use crate::{
-    backlog::Queued,
+    backlog::{Backlog, Queued},
     body::{Body, BoxError, Watched},
     config::snapshot::Cluster,
     cork::Corked,
-    headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
-    http2::{Http2Body, SendError, send_body},
+    headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
+    http1::MOST_INTERIM,
+    http2::{Http2Body, SEND_BUFFER, SendError, send_body},
     length::{self, Exact, Mismatch},
 };
 
@@ -205,11 +206,11 @@ impl Http2Pool {
     ) -> Result<Lease, Failure> {
         let local = connected.io.local_addr();
         let options = &host.shared.cluster.http2;
-        let header_list = u32::try_from(host.shared.cluster.response_headers.bytes);
         let (sender, mut connection) = client::Builder::new()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
-            .max_header_list_size(header_list.unwrap_or(u32::MAX).saturating_add(16 * 1024))
+            .max_header_list_size(header_list_size(host.shared.cluster.response_headers))
+            .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
             .handshake::<_, Queued>(Corked::new(connected.io))
             .await
@@ -327,10 +328,13 @@ impl Lease {
         };
         let mut pipe = (!end).then(|| {
             let mut body = Body::new(Exact::new(body, announced));
+            // For this stream alone: what it has waiting is no matter of others.
+            let backlog = Backlog::new(SEND_BUFFER);
             Box::pin(
-                async move { send_body(stream, &mut body, None, Reason::INTERNAL_ERROR).await },
+                async move { send_body(stream, &mut body, &backlog, Reason::INTERNAL_ERROR).await },
             )
         });
+        let mut interim = 0;
         let response = poll_fn(|cx| {
             if let Some(sending) = &mut pipe
                 && let Poll::Ready(result) = sending.as_mut().poll(cx)
@@ -344,8 +348,9 @@ impl Lease {
                 }
             }
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                interim += 1;
                 // RFC 9113 §8.6: HTTP/2 has no 101.
-                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS || interim > MOST_INTERIM {
                     return Poll::Ready(Err(Failure::Protocol));
                 }
                 relay(sending, head.status(), head.headers());
