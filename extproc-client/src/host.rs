@@ -20,9 +20,9 @@ use crate::{config::FilterConfig, error::BoxError, metadata::DynamicMetadata};
 ///
 /// Small amounts are not told. A host that wants some back drops the exchange.
 pub trait BufferAccount: fmt::Debug + Send + Sync {
-    /// So many bytes more are held.
+    /// Adds bytes that are held from now on.
     fn hold(&self, bytes: usize);
-    /// So many bytes less are held.
+    /// Subtracts bytes that are no longer held.
     fn release(&self, bytes: usize);
 }
 
@@ -44,7 +44,7 @@ impl Held {
         Self::new(self.account.clone())
     }
 
-    /// So many bytes are held now.
+    /// Sets the number of bytes that are held now.
     pub fn set(&mut self, bytes: usize) {
         /// Less is not told: most exchanges never hold more.
         const GRAIN: usize = 16 * 1024;

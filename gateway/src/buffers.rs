@@ -23,7 +23,7 @@ pub(crate) trait Holder: fmt::Debug + Send + Sync {
 /// An exchange that holds less is never ended for it.
 const LARGE: usize = 64 * 1024;
 
-/// What some exchanges may hold together.
+/// Bytes that some exchanges may hold together.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: AtomicUsize,
@@ -89,7 +89,7 @@ impl Budget {
     }
 }
 
-/// What one exchange holds.
+/// Bytes that one exchange holds.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     held: Mutex<usize>,
@@ -113,7 +113,7 @@ impl Buffers {
         }
     }
 
-    /// Whether the exchange has to end.
+    /// Returns true once the exchange has to end.
     pub(crate) fn is_over(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }

@@ -105,7 +105,7 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
 /// Options that the `Connection` lines of a message may hold. Messages have one or two.
 const MOST_OPTIONS: usize = 64;
 
-/// Whether the `Connection` lines hold more options than any message needs. Each is looked for among the fields, and there is
+/// Returns true if the `Connection` lines hold more options than any message needs. Each is looked for among the fields, and there is
 /// room for 30,000 in the largest head.
 pub(crate) fn has_too_many_options(headers: &HeaderMap) -> bool {
     tokens(headers, &header::CONNECTION)
@@ -142,7 +142,7 @@ pub(crate) fn size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// Whether the head of an HTTP/2 request is as long as `max_request_headers_kb` allows. As in Envoy, names and values count, those
+/// Returns true if the head of an HTTP/2 request is no longer than `max_request_headers_kb` allows. As in Envoy, names and values count, those
 /// of pseudo-headers too. Over HTTP/1 the parser compares the bytes of the head, as Envoy's does.
 pub(crate) fn request_fits(parts: &request::Parts, limits: HeaderLimits) -> bool {
     let field = |name: &str, value: &str| name.len() + value.len();
@@ -160,7 +160,7 @@ pub(crate) fn request_fits(parts: &request::Parts, limits: HeaderLimits) -> bool
     pseudo.sum::<usize>() + size(&parts.headers) <= limits.bytes
 }
 
-/// Whether a response's head is within these limits. Over HTTP/1 the parser compares its bytes.
+/// Returns true if a response's head is within these limits. Over HTTP/1 the parser compares its bytes.
 pub(crate) fn response_fits<B>(head: &Response<B>, limits: HeaderLimits) -> bool {
     const STATUS: usize = ":status".len() + 3;
     let headers = head.headers();

@@ -21,7 +21,7 @@ use crate::{
     headers::{strip_trailers, trim_values},
 };
 
-/// What `h2` keeps of a body to be sent for each stream, in bytes. Their number of pieces is bounded by a [`Backlog`].
+/// Bytes that `h2` keeps of a body to be sent for each stream. The number of pieces is bounded by a [`Backlog`].
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
 
 /// The body of a received message.
@@ -35,7 +35,7 @@ pub(crate) struct Http2Body {
     refuse: Option<fn() -> BoxError>,
     /// DATA frames that were there without waiting for them.
     at_once: usize,
-    /// What came behind data that was joined.
+    /// Error that came behind data that was joined.
     failed: Option<h2::Error>,
 }
 

@@ -49,7 +49,7 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 struct Behind(AtomicUsize);
 
 impl Behind {
-    /// Whether it may be so far behind.
+    /// Adds bytes; returns false if it may not be so far behind.
     fn add(&self, bytes: usize) -> bool {
         let own = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let all = WAITING.fetch_add(bytes, Ordering::Relaxed) + bytes;

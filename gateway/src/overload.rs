@@ -24,7 +24,7 @@ pub(crate) struct Overload {
     limits: ArcSwap<OverloadLimits>,
     connections: AtomicUsize,
     pressure: AtomicU8,
-    /// What all exchanges may hold of bodies.
+    /// Bytes of bodies that all exchanges may hold.
     buffers: Arc<Budget>,
 }
 
@@ -70,7 +70,7 @@ impl Overload {
         self.limits.store(Arc::new(limits));
     }
 
-    /// What all exchanges may hold of bodies: half of the memory.
+    /// Bytes of bodies that all exchanges may hold: half of the memory.
     pub(crate) fn buffers(&self) -> &Arc<Budget> {
         &self.buffers
     }

@@ -1,6 +1,6 @@
 //! A request's body that can be sent once more, for routes that retry.
 //!
-//! What of it was read is kept, up to a limit and counted for the exchange; a further attempt gets that again, and then what
+//! The part that was read is kept, up to a limit and counted for the exchange; a further attempt gets that again, and then what
 //! still comes.
 
 use std::{

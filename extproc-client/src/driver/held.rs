@@ -32,7 +32,7 @@ impl Ready {
         Some(piece)
     }
 
-    /// Whether there are no more pieces.
+    /// Returns true if there are no more pieces.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }

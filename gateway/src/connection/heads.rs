@@ -1,7 +1,7 @@
 //! The time that a client has for a header block over HTTP/2 (`request_headers_timeout`).
 //!
 //! `h2` knows of a stream when its header block is complete, and while one is not, no other frame may come (RFC 9113 §4.3).
-//! So a client that does not end it would hold the connection, and what was decoded of the block, without any limit of an
+//! A client that does not end it would hold the connection, and what was decoded of the block, without any limit of an
 //! exchange. [`TimedHeads`] follows the frames below `h2` and ends such a connection.
 
 use std::{
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{alarm::Alarm, listener::ListenerShared};
 
-/// Where in the frames of a connection (RFC 9113 §4.1).
+/// Place in the frames of a connection (RFC 9113 §4.1).
 #[derive(Debug)]
 struct Frames {
     /// Bytes to come before the next frame: of the preface, or of a payload.

@@ -47,7 +47,7 @@ use crate::{
 /// Streams of a connection that may hold as much as one may; others hold the less, or the largest ends.
 const FULL_STREAMS: usize = 4;
 
-/// What a connection may hold of bodies at least, in bytes.
+/// Bytes of bodies that a connection may hold at least.
 const LEAST: usize = 64 * 1024 * 1024;
 
 /// How often it is looked whether a client that was to go long ago has no streams left.
@@ -203,7 +203,7 @@ struct Connection {
     context: Context,
     /// What they have waiting for the socket.
     backlog: Arc<Backlog>,
-    /// What they hold of bodies.
+    /// Bytes of bodies that they hold.
     buffers: Arc<Budget>,
     born: Instant,
     /// Milliseconds from there to the last end of an exchange.

@@ -37,7 +37,7 @@ pub(super) struct Rewrite {
     /// In place of the bytes up to `done`.
     out: BytesMut,
     done: usize,
-    /// Where the first of the chunks begins that may be joined.
+    /// Offset of the first of the chunks that may be joined.
     start: Option<usize>,
     /// The data of that chunk, until another one makes it worthwhile to copy it.
     first: Option<Range<usize>>,
@@ -56,7 +56,7 @@ impl Rewrite {
         (self.out, longer)
     }
 
-    /// Whether all bytes stay as they are.
+    /// Returns true if all bytes stay as they are.
     pub(super) fn is_none(&self) -> bool {
         self.done == 0 && self.out.is_empty()
     }

@@ -126,7 +126,7 @@ fn filtered(peer: Role, bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
     out
 }
 
-/// What these bytes say, however their chunks are cut.
+/// Meaning of these bytes, however their chunks are cut.
 fn meaning(peer: Role, bytes: &[u8]) -> Vec<u8> {
     let mut framer = Framer::new(peer).at_chunks();
     let mut said = Vec::new();

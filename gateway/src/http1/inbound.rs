@@ -316,7 +316,7 @@ mod tests {
         }
     }
 
-    /// What hyper is given for each of these reads, after which nothing more is there.
+    /// Bytes that hyper is given for each of these reads, after which nothing more is there.
     fn reads(reads: &[&str]) -> Vec<String> {
         let queue = OutgoingQueue::default();
         let mut inbound = Inbound::requests(1024);

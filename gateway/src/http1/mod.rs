@@ -1,4 +1,4 @@
-//! What HTTP/1 needs beyond hyper: interim responses other than 100, trailers that were not
+//! Needs of HTTP/1 beyond hyper: interim responses other than 100, trailers that were not
 //! announced, checks of request heads that it leaves to others, and small chunks in one.
 
 mod chunks;
