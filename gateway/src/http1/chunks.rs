@@ -147,14 +147,15 @@ impl Chunks {
         if self.data.is_empty() {
             return;
         }
+        // Not to be kept while the connection is idle.
+        let data = std::mem::take(&mut self.data);
         let mut line = [0; 20];
         let mut rest = line.as_mut_slice();
         // 16 digits at most.
-        let _ = write!(rest, "{:x}\r\n", self.data.len());
+        let _ = write!(rest, "{:x}\r\n", data.len());
         let left = rest.len();
         out.extend_from_slice(line.get(..line.len() - left).unwrap_or_default());
-        out.extend_from_slice(&self.data);
+        out.extend_from_slice(&data);
         out.extend_from_slice(b"\r\n");
-        self.data.clear();
     }
 }
