@@ -1,15 +1,26 @@
-//! A body, or a part of one, in the pieces in which it came: joining them would copy every byte.
+//! A body, or a part of one, in pieces: large ones as they came, since joining them would copy every byte; small ones
+//! joined, since each would take more memory than its bytes.
 
 use std::collections::{VecDeque, vec_deque};
 
 use bytes::{Bytes, BytesMut};
 
+/// Pieces that are shorter are copied: each takes a few words beside its bytes, and keeps alive what it was read with.
+const SMALL: usize = 4 * 1024;
+
+/// Room for small pieces that are joined.
+const JOINED: usize = 64 * 1024;
+
 /// Bytes in pieces, none of them empty. One piece takes no allocation.
+///
+/// However it came, what is held takes little more memory than its bytes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pieces {
     /// Empty only if there is nothing at all.
     first: Bytes,
     rest: VecDeque<Bytes>,
+    /// Small pieces behind the others, joined.
+    last: BytesMut,
     len: usize,
 }
 
@@ -21,7 +32,13 @@ impl Pieces {
         self.len += piece.len();
         if self.first.is_empty() {
             self.first = piece;
+        } else if piece.len() < SMALL {
+            if self.last.len() + piece.len() > JOINED {
+                self.close_last();
+            }
+            self.last.extend_from_slice(&piece);
         } else {
+            self.close_last();
             self.rest.push_back(piece);
         }
     }
@@ -41,7 +58,7 @@ impl Pieces {
 
     /// In one piece, which is a copy if there are several.
     pub(crate) fn join(self) -> Bytes {
-        if self.rest.is_empty() {
+        if self.rest.is_empty() && self.last.is_empty() {
             return self.first;
         }
         let mut joined = BytesMut::with_capacity(self.len);
@@ -50,6 +67,18 @@ impl Pieces {
         }
         joined.freeze()
     }
+
+    /// The same bytes once more, without a copy of them.
+    pub(crate) fn share(&mut self) -> Self {
+        self.close_last();
+        self.clone()
+    }
+
+    fn close_last(&mut self) {
+        if !self.last.is_empty() {
+            self.rest.push_back(std::mem::take(&mut self.last).freeze());
+        }
+    }
 }
 
 impl From<Bytes> for Pieces {
@@ -57,7 +86,7 @@ impl From<Bytes> for Pieces {
         Self {
             len: piece.len(),
             first: piece,
-            rest: VecDeque::new(),
+            ..Self::default()
         }
     }
 }
@@ -66,7 +95,8 @@ impl IntoIterator for Pieces {
     type Item = Bytes;
     type IntoIter = std::iter::Chain<std::option::IntoIter<Bytes>, vec_deque::IntoIter<Bytes>>;
 
-    fn into_iter(self) -> Self::IntoIter {
+    fn into_iter(mut self) -> Self::IntoIter {
+        self.close_last();
         let first = (!self.first.is_empty()).then_some(self.first);
         first.into_iter().chain(self.rest)
     }
@@ -86,8 +116,23 @@ mod tests {
         let mut both = Pieces::from(Bytes::from_static(b"x"));
         both.append(pieces);
         assert_eq!(both.len(), 4);
-        let list: Vec<_> = both.clone().into_iter().collect();
-        assert_eq!(list, ["x", "a", "bc"]);
+        assert_eq!(both.share().join(), "xabc");
         assert_eq!(both.join(), "xabc");
+    }
+
+    #[test]
+    fn small_pieces_are_joined_and_large_ones_are_not_copied() {
+        let large = Bytes::from(vec![b'l'; SMALL]);
+        let mut pieces = Pieces::default();
+        for _ in 0..3 * JOINED {
+            pieces.push(Bytes::from_static(b"s"));
+        }
+        pieces.push(large.clone());
+        pieces.push(Bytes::from_static(b"s"));
+        assert_eq!(pieces.len(), 3 * JOINED + SMALL + 1);
+        let list: Vec<_> = pieces.into_iter().collect();
+        let lengths: Vec<_> = list.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [1, JOINED, JOINED, JOINED - 1, SMALL, 1]);
+        assert_eq!(list[4].as_ptr(), large.as_ptr());
     }
 }

@@ -1,4 +1,4 @@
-//! Several HTTP/2 frames in one TCP segment.
+//! Several HTTP/2 frames in one TCP segment, and not too many of them in one turn.
 //!
 //! `h2` writes and flushes each DATA frame by itself, and most peers accept 16 KiB in one. A message of a MiB is sixty-four writes
 //! then, each of which wakes the peer. Here a write of a whole frame tells the kernel that more is coming (`MSG_MORE`), so that
@@ -27,6 +27,10 @@ const MORE: Option<i32> = if cfg!(target_os = "linux") {
 /// A write this long is one of several: the smallest limit for DATA frames that a peer may have (RFC 9113 §4.2).
 const WHOLE_FRAME: usize = 16 * 1024;
 
+/// Bytes that are read before the streams of the connection have their turn. Until then `h2` keeps what came for them, and of a
+/// head that takes few bytes of the connection it keeps many.
+const TURN: usize = 64 * 1024;
+
 /// A stream that may be a bare TCP connection.
 pub(crate) trait MaybeTcp {
     fn tcp(&self) -> Option<&TcpStream>;
@@ -38,11 +42,17 @@ pub(crate) struct Corked<S> {
     io: S,
     /// The kernel may hold bytes back. The task is going to be polled again then, and reads first.
     held: bool,
+    /// Bytes that were read in this turn of the connection's task.
+    read: usize,
 }
 
 impl<S: MaybeTcp> Corked<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self { io, held: false }
+        Self {
+            io,
+            held: false,
+            read: 0,
+        }
     }
 
     pub(crate) fn get_ref(&self) -> &S {
@@ -88,7 +98,18 @@ impl<S: AsyncRead + MaybeTcp + Unpin> AsyncRead for Corked<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.push();
-        Pin::new(&mut this.io).poll_read(cx, buf)
+        if this.read >= TURN {
+            this.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        match read {
+            Poll::Ready(_) => this.read += buf.filled().len() - before,
+            Poll::Pending => this.read = 0,
+        }
+        read
     }
 }
 

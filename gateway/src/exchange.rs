@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -12,18 +12,19 @@ use std::{
 
 use extproc_client::{
     host::{
-        ExchangeSummary, Host, Received, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
-        UpstreamInfo,
+        BufferAccount, ExchangeSummary, Host, Received, ResponseDetails, ResponseFlags,
+        RouteConfig, RouteFacts, UpstreamInfo,
     },
     metadata::DynamicMetadata,
 };
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
 
 use crate::{
     body::{BoxError, Watch},
+    buffers::{Buffers, Holder},
     conditions,
     config::snapshot::HttpManager,
-    headers::strip_nominated,
+    headers::Nominated,
     http1::Outgoing,
     listener::ListenerShared,
     router::{self, Selected},
@@ -56,6 +57,9 @@ pub(crate) struct Exchange {
     pub(crate) outgoing: Arc<Outgoing>,
     /// Bytes of a body that may be held.
     pub(crate) buffer: usize,
+    /// Bytes of both bodies that are held.
+    pub(crate) buffers: Buffers,
+    me: Weak<Self>,
     /// The request asks for a tunnel that the configuration allows.
     pub(crate) upgrade: bool,
     /// The request was one of gRPC when it came.
@@ -169,6 +173,7 @@ pub(crate) struct Begin {
     pub(crate) version: Version,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) buffer: usize,
+    pub(crate) buffers: Buffers,
     pub(crate) upgrade: bool,
     pub(crate) grpc: bool,
     pub(crate) route: Option<Selected>,
@@ -176,8 +181,8 @@ pub(crate) struct Begin {
 }
 
 impl Exchange {
-    pub(crate) fn new(begin: Begin) -> Self {
-        Self {
+    pub(crate) fn new(begin: Begin) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
             http: begin.http,
             listener: begin.listener,
             peer: begin.peer,
@@ -188,6 +193,8 @@ impl Exchange {
             metadata: DynamicMetadata::default(),
             outgoing: begin.outgoing,
             buffer: begin.buffer,
+            buffers: begin.buffers,
+            me: me.clone(),
             upgrade: begin.upgrade,
             grpc: begin.grpc,
             request_bytes: AtomicU64::new(0),
@@ -203,7 +210,7 @@ impl Exchange {
                 head: begin.head,
                 ..State::default()
             }),
-        }
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -384,11 +391,32 @@ impl Host for Exchange {
     }
 }
 
+impl Holder for Exchange {
+    fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    fn wake(&self) {
+        self.outgoing.wake();
+    }
+}
+
+impl BufferAccount for Exchange {
+    fn hold(&self, bytes: usize) {
+        let me: Weak<dyn Holder> = self.me.clone();
+        self.buffers.hold(bytes, &me);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.buffers.release(bytes);
+    }
+}
+
 /// Counts the request's body for the exchange.
 pub(crate) struct RequestWatch {
     pub(crate) exchange: Arc<Exchange>,
     /// Fields of the hop that the request came on, by its own word.
-    pub(crate) nominated: Vec<HeaderName>,
+    pub(crate) nominated: Nominated,
 }
 
 impl Watch for RequestWatch {
@@ -400,7 +428,7 @@ impl Watch for RequestWatch {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        strip_nominated(trailers, &self.nominated);
+        self.nominated.strip(trailers);
     }
 
     fn failed(&mut self, error: BoxError) -> BoxError {

@@ -4,7 +4,9 @@ mod attempts;
 
 use std::sync::Arc;
 
-use extproc_client::host::{DirectReply, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo};
+use extproc_client::host::{
+    DirectReply, Held, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo,
+};
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
@@ -17,7 +19,7 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{Exchange, Head, Reply},
     filters::{Handler, HandlerFuture},
-    headers::{join_response_lines, nominated, strip_hop_fields},
+    headers::{Nominated, join_response_lines, strip_hop_fields},
     local, mirror, mutate,
     replay::Kept,
     router::{self, Selected},
@@ -41,10 +43,6 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Response extension: the route's response headers are in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RouteHeadersDone;
-
-/// Response extension: the fields that the upstream's `Connection` lines named. Filters see them; the client does not.
-#[derive(Clone, Debug)]
-pub(crate) struct Nominated(pub(crate) Arc<[HeaderName]>);
 
 /// Response extension: the client's connection ends after it.
 #[derive(Clone, Copy, Debug)]
@@ -240,8 +238,10 @@ async fn proxy(
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
     let retries = forward.retry.as_ref().is_some_and(|retry| retry.count > 0);
-    let kept = (retries && !body.is_end_stream() && !exchange.upgrade)
-        .then(|| Kept::new(std::mem::take(body), exchange.buffer));
+    let kept = (retries && !body.is_end_stream() && !exchange.upgrade).then(|| {
+        let held = Held::new(Some(exchange.clone()));
+        Kept::new(std::mem::take(body), exchange.buffer, held)
+    });
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
     }
@@ -272,7 +272,7 @@ async fn proxy(
             join_response_lines(headers);
             let named = headers
                 .contains_key(header::CONNECTION)
-                .then(|| Nominated(nominated(headers).into()));
+                .then(|| Nominated::by(headers));
             let extensions = response.extensions_mut();
             extensions.insert(ResponseDetails("via_upstream".into()));
             if let Some(named) = named {

@@ -4,7 +4,12 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request};
+use extproc_client::host::HeaderLimits;
+use h2::ext::Protocol;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version, header, request,
+    uri::{Authority, PathAndQuery},
+};
 
 /// Fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
 const HOP: [HeaderName; 7] = [
@@ -21,17 +26,9 @@ const HOP: [HeaderName; 7] = [
 /// included. See [`strip_hop_fields`].
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     if headers.contains_key(header::CONNECTION) {
-        strip_nominated(headers, &nominated(headers));
+        Nominated::by(headers).strip(headers);
     }
     strip_hop_fields(headers, upgrade);
-}
-
-/// Removes the fields that the `Connection` lines of a received message named.
-pub(crate) fn strip_nominated(headers: &mut HeaderMap, names: &[HeaderName]) {
-    // The others have rules of their own.
-    for name in names.iter().filter(|name| !HOP.contains(name)) {
-        headers.remove(name);
-    }
 }
 
 /// Removes the fields of a hop by their own names, whatever `Connection` says: behind the filters that is the word of a
@@ -67,13 +64,15 @@ pub(crate) fn tokens<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+    headers.get_all(name).into_iter().flat_map(elements)
+}
+
+/// The elements of a comma-separated list.
+fn elements(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    let text = value.to_str().unwrap_or_default();
+    text.split(',')
         .map(str::trim)
-        .filter(|token| !token.is_empty())
+        .filter(|element| !element.is_empty())
 }
 
 /// Fields that mean something before the content or for its framing, routing or authentication: in a
@@ -111,11 +110,84 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// The fields that `Connection` lines name.
-pub(crate) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+/// Options that the `Connection` lines of a message may hold. Messages have one or two.
+const MOST_OPTIONS: usize = 64;
+
+/// Returns true if the `Connection` lines hold more options than any message needs. Each is looked for among the fields, and there is
+/// room for 30,000 in the largest head.
+pub(crate) fn has_too_many_options(headers: &HeaderMap) -> bool {
     tokens(headers, &header::CONNECTION)
-        .filter_map(|token| token.parse().ok())
-        .collect()
+        .nth(MOST_OPTIONS)
+        .is_some()
+}
+
+/// The fields that the `Connection` lines of a received message name. Response extension: filters see the fields of an upstream's response that its
+/// lines name; the client does not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Nominated(Vec<HeaderValue>);
+
+impl Nominated {
+    /// Those that these fields name.
+    pub(crate) fn by(headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(header::CONNECTION);
+        Self(lines.into_iter().cloned().collect())
+    }
+
+    /// Takes them out. Fields of the hop have rules of their own.
+    pub(crate) fn strip(&self, fields: &mut HeaderMap) {
+        for name in self.0.iter().flat_map(elements) {
+            if !HOP
+                .iter()
+                .any(|hop| name.eq_ignore_ascii_case(hop.as_str()))
+            {
+                fields.remove(name);
+            }
+        }
+    }
+}
+
+/// Bytes of the names and values of all fields.
+pub(crate) fn size(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}
+
+/// Returns true if the head of an HTTP/2 request is no longer than `max_request_headers_kb` allows. As in Envoy, names and values count, those
+/// of pseudo-headers too. Over HTTP/1 the parser compares the bytes of the head, as Envoy's does.
+pub(crate) fn request_fits(parts: &request::Parts, limits: HeaderLimits) -> bool {
+    let field = |name: &str, value: &str| name.len() + value.len();
+    let uri = &parts.uri;
+    let pseudo = [
+        (":method", Some(parts.method.as_str())),
+        (":scheme", uri.scheme_str()),
+        (":authority", uri.authority().map(Authority::as_str)),
+        (":path", uri.path_and_query().map(PathAndQuery::as_str)),
+        (":protocol", parts.extensions.get().map(Protocol::as_str)),
+    ];
+    let pseudo = pseudo
+        .iter()
+        .map(|(name, value)| value.map_or(0, |value| field(name, value)));
+    pseudo.sum::<usize>() + size(&parts.headers) <= limits.bytes
+}
+
+/// Returns true if a response's head is within these limits. Over HTTP/1 the parser compares its bytes.
+pub(crate) fn response_fits<B>(head: &Response<B>, limits: HeaderLimits) -> bool {
+    const STATUS: usize = ":status".len() + 3;
+    let headers = head.headers();
+    headers.len() <= limits.count
+        && (head.version() != Version::HTTP_2 || STATUS + size(headers) <= limits.bytes)
+        && !has_too_many_options(headers)
+}
+
+/// SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 §6.5.2) for heads of these limits. It counts 32 bytes more for each field, and has to
+/// let pass what the limits do.
+pub(crate) fn header_list_size(limits: HeaderLimits) -> u32 {
+    const FIELD: usize = 32;
+    const PSEUDO: usize = 5;
+    let fields = limits.count.saturating_add(PSEUDO).saturating_mul(FIELD);
+    u32::try_from(limits.bytes.saturating_add(fields)).unwrap_or(u32::MAX)
 }
 
 /// Whether no value begins or ends with white space, as HTTP/2 demands (RFC 9113 §8.2.1).
@@ -125,14 +197,6 @@ pub(crate) fn values_are_trimmed(headers: &HeaderMap) -> bool {
         let bytes = value.as_bytes();
         !blank(bytes.first()) && !blank(bytes.last())
     })
-}
-
-/// Bytes of the names and values, which is how Envoy measures a header section.
-pub(crate) fn section_bytes(headers: &HeaderMap) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum()
 }
 
 /// Takes white space off both ends of values, as HTTP/2 demands and no HTTP/1 reader sees.

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use h2_guard::{Receiver, Traffic};
 use http::{HeaderMap, header};
@@ -22,16 +22,38 @@ use crate::{
     headers::{strip_trailers, trim_values},
 };
 
+/// Bytes that `h2` keeps of a body to be sent for each stream. The number of pieces is bounded by a [`Backlog`].
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+
 /// The body of a received message.
 pub(crate) struct Http2Body {
     /// `None` after the end.
-    stream: Option<Receiver>,
+    stream: Option<Data>,
     data_ended: bool,
     left: Option<u64>,
     lost: fn(h2::Error) -> BoxError,
     /// What becomes of content where there must be none.
     refuse: Option<fn() -> BoxError>,
 }
+
+/// The data of a stream, of which small frames that are there at once are joined.
+struct Data {
+    stream: Receiver,
+    /// DATA frames that were there without waiting for them.
+    at_once: usize,
+    /// End of the data, or an error, that came behind data that was joined.
+    behind: Option<Option<h2::Error>>,
+}
+
+/// DATA frames that are given one by one where several are there at once, as in Envoy. A message for the processor, or a chunk,
+/// for each of thousands of small ones would be another matter: those behind them are joined.
+const APART: usize = 8;
+
+/// Joined data ends at this size.
+const JOINED: usize = 64 * 1024;
+
+/// A frame of this size is worth a piece of its own, and not worth a copy.
+const LARGE: usize = 4 * 1024;
 
 impl Http2Body {
     /// `headers` give the announced length, if any; `lost` makes the body's error. `traffic` is that of the connection.
@@ -42,7 +64,11 @@ impl Http2Body {
         lost: fn(h2::Error) -> BoxError,
     ) -> Self {
         Self {
-            stream: (!stream.is_end_stream()).then(|| Receiver::new(stream, traffic)),
+            stream: (!stream.is_end_stream()).then(|| Data {
+                stream: Receiver::new(stream, traffic),
+                at_once: 0,
+                behind: None,
+            }),
             data_ended: false,
             left: headers
                 .get(header::CONTENT_LENGTH)
@@ -60,6 +86,52 @@ impl Http2Body {
     }
 }
 
+impl Data {
+    /// The next data: one frame, or several small ones.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        if let Some(behind) = self.behind.take() {
+            return Poll::Ready(behind.map(Err));
+        }
+        let first = match ready!(self.poll_one(cx)) {
+            Some(Ok(first)) if self.at_once > APART && first.len() < LARGE => first,
+            other => return Poll::Ready(other),
+        };
+        let mut joined = BytesMut::from(first);
+        while joined.len() < JOINED
+            && !self.stream.is_end_stream()
+            && let Poll::Ready(next) = self.poll_one(cx)
+        {
+            match next {
+                Some(Ok(data)) => joined.extend_from_slice(&data),
+                end => {
+                    self.behind = Some(end.and_then(Result::err));
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(joined.freeze())))
+    }
+
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let polled = self.stream.poll_data(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(data))) => {
+                self.at_once += 1;
+                // The window is given back as soon as the bytes are handed on: whoever holds
+                // them bounds what it holds by not polling.
+                self.stream.release(data.len());
+            }
+            Poll::Ready(_) => {}
+            Poll::Pending => self.at_once = 0,
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.behind.is_none() && self.stream.is_end_stream()
+    }
+}
+
 impl http_body::Body for Http2Body {
     type Data = Bytes;
     type Error = BoxError;
@@ -73,15 +145,12 @@ impl http_body::Body for Http2Body {
             return Poll::Ready(None);
         };
         if !this.data_ended {
-            match ready!(stream.poll_data(cx)) {
+            match ready!(stream.poll(cx)) {
                 Some(Ok(data)) => {
                     if let Some(refuse) = this.refuse.filter(|_| !data.is_empty()) {
                         this.stream = None;
                         return Poll::Ready(Some(Err(refuse())));
                     }
-                    // The window is given back as soon as the bytes are handed on: whoever holds
-                    // them bounds what it holds by not polling.
-                    stream.release(data.len());
                     if stream.is_end_stream() {
                         this.stream = None;
                     }
@@ -95,7 +164,7 @@ impl http_body::Body for Http2Body {
                 None => this.data_ended = true,
             }
         }
-        let trailers = ready!(stream.poll_trailers(cx));
+        let trailers = ready!(stream.stream.poll_trailers(cx));
         this.stream = None;
         Poll::Ready(match trailers {
             Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
@@ -105,7 +174,7 @@ impl http_body::Body for Http2Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.as_ref().is_none_or(Receiver::is_end_stream)
+        self.stream.as_ref().is_none_or(Data::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -124,11 +193,11 @@ pub(crate) enum SendError {
 
 /// Sends a body to its end. Dropping the future resets the stream.
 ///
-/// A `backlog` is what all streams of the connection have waiting for the socket.
+/// `backlog` is what waits for the socket, of this stream and of others that share it.
 pub(crate) async fn send_body(
     mut stream: SendStream<Queued>,
     body: &mut Body,
-    backlog: Option<&Arc<Backlog>>,
+    backlog: &Arc<Backlog>,
     on_failure: Reason,
 ) -> Result<(), SendError> {
     let result = send_frames(&mut stream, body, backlog).await;
@@ -143,7 +212,7 @@ pub(crate) async fn send_body(
 async fn send_frames(
     stream: &mut SendStream<Queued>,
     body: &mut Body,
-    backlog: Option<&Arc<Backlog>>,
+    backlog: &Arc<Backlog>,
 ) -> Result<(), SendError> {
     loop {
         let frame = poll_fn(|cx| {
@@ -192,7 +261,7 @@ async fn send_frames(
 async fn send_data(
     stream: &mut SendStream<Queued>,
     mut data: Bytes,
-    backlog: Option<&Arc<Backlog>>,
+    backlog: &Arc<Backlog>,
     end: bool,
 ) -> Result<(), SendError> {
     if data.is_empty() {
@@ -201,9 +270,7 @@ async fn send_data(
             .map_err(SendError::Peer);
     }
     while !data.is_empty() {
-        if let Some(backlog) = backlog {
-            unless_reset(stream, backlog.room()).await?;
-        }
+        unless_reset(stream, backlog.room()).await?;
         stream.reserve_capacity(data.len());
         let window = poll_fn(|cx| {
             if let Poll::Ready(reset) = stream.poll_reset(cx) {
@@ -225,7 +292,7 @@ async fn send_data(
         }
         let last = end && data.is_empty();
         stream
-            .send_data(Queued::new(part, backlog), last)
+            .send_data(Queued::new(part, Some(backlog)), last)
             .map_err(SendError::Peer)?;
     }
     Ok(())
@@ -319,7 +386,7 @@ mod tests {
                     let backlog = backlog.clone();
                     streams.spawn(async move {
                         let failed = Reason::INTERNAL_ERROR;
-                        send_body(stream, &mut body, Some(&backlog), failed).await
+                        send_body(stream, &mut body, &backlog, failed).await
                     });
                 }
             }

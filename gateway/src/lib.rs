@@ -16,6 +16,7 @@ mod answered;
 mod backlog;
 mod body;
 mod breakers;
+mod buffers;
 pub mod cli;
 mod conditions;
 pub mod config;

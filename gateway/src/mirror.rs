@@ -31,6 +31,9 @@ const MOST: usize = 1024;
 /// Bytes that a copy may be behind its original.
 const BEHIND: usize = 1024 * 1024;
 
+/// Bytes that all copies may be behind together.
+const ALL_BEHIND: usize = 64 * BEHIND;
+
 /// What a frame costs of [`BEHIND`] beside its bytes.
 const FRAME: usize = 64;
 
@@ -38,6 +41,32 @@ const FRAME: usize = 64;
 const LIMIT: Duration = Duration::from_secs(15);
 
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that a copy is behind its original.
+#[derive(Debug, Default)]
+struct Behind(AtomicUsize);
+
+impl Behind {
+    /// Adds bytes; returns false if it may not be so far behind.
+    fn add(&self, bytes: usize) -> bool {
+        let own = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all = WAITING.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        own <= BEHIND && all <= ALL_BEHIND
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        WAITING.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(*self.0.get_mut(), Ordering::Relaxed);
+    }
+}
 
 /// Sends copies of a request as `mirrors` say; gives the body that the original has to be sent with.
 /// `limit` is the longest time that a copy may take once the request has passed as a whole.
@@ -175,7 +204,7 @@ struct Tee {
 /// The end of a copy that is fed.
 struct Copy {
     pieces: mpsc::UnboundedSender<Piece>,
-    behind: Arc<AtomicUsize>,
+    behind: Arc<Behind>,
     /// Dropped with it.
     _fed: oneshot::Sender<()>,
 }
@@ -188,7 +217,7 @@ enum Piece {
 /// The body of a copy.
 struct Content {
     pieces: mpsc::UnboundedReceiver<Piece>,
-    behind: Arc<AtomicUsize>,
+    behind: Arc<Behind>,
     hint: SizeHint,
     ended: bool,
 }
@@ -197,7 +226,7 @@ impl Copy {
     /// It, what it feeds, and what ends when nothing more is fed.
     fn new(hint: SizeHint) -> (Self, Content, oneshot::Receiver<()>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let behind = Arc::<AtomicUsize>::default();
+        let behind = Arc::<Behind>::default();
         let content = Content {
             pieces: receiver,
             behind: behind.clone(),
@@ -220,9 +249,7 @@ impl Copy {
             (None, Some(trailers)) => Frame::trailers(trailers.clone()),
             (None, None) => return true,
         };
-        let cost = cost(&frame);
-        let behind = self.behind.fetch_add(cost, Ordering::Relaxed);
-        behind + cost <= BEHIND && self.pieces.send(Piece::Frame(frame)).is_ok()
+        self.behind.add(cost(&frame)) && self.pieces.send(Piece::Frame(frame)).is_ok()
     }
 }
 
@@ -284,7 +311,7 @@ impl http_body::Body for Content {
         let piece = std::task::ready!(self.pieces.poll_recv(cx));
         Poll::Ready(match piece {
             Some(Piece::Frame(frame)) => {
-                self.behind.fetch_sub(cost(&frame), Ordering::Relaxed);
+                self.behind.remove(cost(&frame));
                 Some(Ok(frame))
             }
             Some(Piece::End) => {

@@ -16,7 +16,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::{config::snapshot::OverloadLimits, descriptors::Shares, throttle::Throttle};
+use crate::{
+    buffers::Budget, config::snapshot::OverloadLimits, descriptors::Shares, throttle::Throttle,
+};
 
 /// Shared by all workers.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub(crate) struct Overload {
     /// The most connections of the admin server.
     most_admin: AtomicUsize,
     pressure: AtomicU8,
+    /// Bytes of bodies that all exchanges may hold.
+    buffers: Arc<Budget>,
 }
 
 /// How much of the memory is used.
@@ -104,6 +108,10 @@ impl Overload {
         let connections = limits.connections.unwrap_or(shares.clients);
         limits.connections = Some(connections.min(shares.clients));
         tracing::debug!(?limits, ?shares, "limits of the process");
+        // The other half is for everything else.
+        let held = limits.memory.map_or(u64::MAX, |memory| memory / 2);
+        self.buffers
+            .set_limit(usize::try_from(held).unwrap_or(usize::MAX));
         self.limits.store(Arc::new(limits));
         self.most_upstreams
             .store(shares.upstreams, Ordering::Relaxed);
@@ -153,6 +161,11 @@ impl Overload {
         None
     }
 
+    /// Bytes of bodies that all exchanges may hold: half of the memory.
+    pub(crate) fn buffers(&self) -> &Arc<Budget> {
+        &self.buffers
+    }
+
     /// A place for one more client connection.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Admitted, Refused> {
         if self.pressure.load(Ordering::Relaxed) >= Pressure::Connections as u8 {
@@ -179,8 +192,28 @@ impl Overload {
                 // A limit of 0 is reached at once.
                 Some(resident()? as f64 / memory.max(1) as f64)
             });
-            self.update(&limits, used.unwrap_or(0.0));
+            let used = used.unwrap_or(0.0);
+            self.update(&limits, used);
+            self.relieve(&limits, used);
             tokio::time::sleep(limits.refresh).await;
+        }
+    }
+
+    /// Ends the exchanges that hold the most, as far as memory is above the threshold for that.
+    fn relieve(&self, limits: &OverloadLimits, used: f64) {
+        let (Some(threshold), Some(memory)) = (limits.reset_streams, limits.memory) else {
+            return;
+        };
+        if used < threshold {
+            return;
+        }
+        let excess = (used - threshold) * memory as f64;
+        let ended = self.buffers.relieve((excess as usize).max(1));
+        if ended > 0 {
+            tracing::warn!(
+                ended,
+                "memory is short: ended the exchanges that held the most"
+            );
         }
     }
 

@@ -1,6 +1,7 @@
 //! A request's body that can be sent once more, for routes that retry.
 //!
-//! What of it was read is kept, up to a limit; a further attempt gets that again, and then what still comes.
+//! The part that was read is kept, up to a limit and counted for the exchange; a further attempt gets that again, and then what
+//! still comes.
 
 use std::{
     pin::Pin,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use extproc_client::host::Held;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -16,6 +18,9 @@ use crate::body::{Body, BoxError};
 
 /// What a piece costs of the limit beside its bytes.
 const PIECE: usize = size_of::<Piece>();
+
+/// Pieces that are shorter are copied.
+const SMALL: usize = 1024;
 
 /// The body, for the one who makes attempts.
 #[derive(Clone)]
@@ -26,6 +31,7 @@ struct State {
     pieces: Vec<Piece>,
     cost: usize,
     limit: usize,
+    held: Held,
     /// Nothing more comes from the source.
     ended: bool,
     /// More was read than may be kept, or the source failed: what there is cannot be sent again.
@@ -47,12 +53,13 @@ struct Replay {
 
 impl Kept {
     /// Keeps at most `limit` bytes of `source`, what the pieces themselves take among them.
-    pub(crate) fn new(source: Body, limit: usize) -> Self {
+    pub(crate) fn new(source: Body, limit: usize, held: Held) -> Self {
         Self(Arc::new(Mutex::new(State {
             source,
             pieces: Vec::new(),
             cost: 0,
             limit,
+            held,
             ended: false,
             lost: false,
         })))
@@ -96,9 +103,15 @@ impl State {
         self.lost |= self.cost > self.limit;
         if self.lost {
             self.pieces = Vec::new();
+            self.held.set(0);
             return;
         }
+        self.held.set(self.cost);
         self.pieces.extend(match frame.data_ref() {
+            // A small one would keep alive what it was read with.
+            Some(data) if data.len() < SMALL && !self.pieces.is_empty() => {
+                Some(Piece::Data(Bytes::copy_from_slice(data)))
+            }
             Some(data) => Some(Piece::Data(data.clone())),
             None => frame.trailers_ref().cloned().map(Piece::Trailers),
         });
@@ -194,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn again_after_a_part_and_after_the_end() {
-        let kept = Kept::new(source(), 1000);
+        let kept = Kept::new(source(), 1000, Held::default());
         let mut first = kept.replay().unwrap();
         assert!(first.frame().await.unwrap().unwrap().is_data());
         drop(first);
@@ -207,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn not_beyond_the_limit() {
         for limit in [5, 3 * PIECE + 5] {
-            let kept = Kept::new(source(), limit);
+            let kept = Kept::new(source(), limit, Held::default());
             let whole = all(kept.replay().unwrap()).await;
             assert_eq!(whole.0, "onetwo");
             assert!(kept.replay().is_none());

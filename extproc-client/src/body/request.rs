@@ -1,7 +1,6 @@
 //! The request's body, as the wrapped service gets it.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
@@ -15,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
-    driver::{Piece, Receiver, Whole},
+    driver::{Ready, Receiver, Whole},
     error::{BoxError, Error},
 };
 
@@ -34,7 +33,7 @@ enum Inner<B> {
     Empty,
     /// As it came, behind what was read of it already.
     Pass {
-        before: VecDeque<Piece>,
+        before: Ready,
         body: Pin<Box<B>>,
         counter: Option<Arc<AtomicU64>>,
         sized: bool,
@@ -54,7 +53,7 @@ impl<B> RequestBody<B> {
 
     /// `sized` if the headers hold a `content-length`, so that the size may be told.
     pub(crate) fn pass(
-        before: VecDeque<Piece>,
+        before: Ready,
         body: Pin<Box<B>>,
         counter: Option<Arc<AtomicU64>>,
         sized: bool,
@@ -102,7 +101,7 @@ where
                 counter,
                 ..
             } => {
-                if let Some(piece) = before.pop_front() {
+                if let Some(piece) = before.pop() {
                     return Poll::Ready(Some(Ok(frame(piece))));
                 }
                 let polled = body.as_mut().poll_frame(cx);

@@ -1,7 +1,6 @@
 //! The response's body, as the client of the layer gets it.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -11,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
-    driver::{Piece, Receiver, Whole},
+    driver::{Piece, Ready, Receiver, Whole},
     error::{BoxError, Error},
 };
 
@@ -27,7 +26,7 @@ enum Inner<R> {
     Empty,
     /// As it came, behind what was read of it already.
     Pass {
-        before: VecDeque<Piece>,
+        before: Ready,
         body: Pin<Box<R>>,
         sized: bool,
     },
@@ -55,7 +54,7 @@ impl<R> ResponseBody<R> {
         }
     }
 
-    pub(crate) fn pass(before: VecDeque<Piece>, body: Pin<Box<R>>, sized: bool) -> Self {
+    pub(crate) fn pass(before: Ready, body: Pin<Box<R>>, sized: bool) -> Self {
         Self {
             inner: Inner::Pass {
                 before,
@@ -101,7 +100,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.inner {
             Inner::Empty => Poll::Ready(None),
-            Inner::Pass { before, body, .. } => match before.pop_front() {
+            Inner::Pass { before, body, .. } => match before.pop() {
                 Some(piece) => Poll::Ready(Some(Ok(frame(piece)))),
                 None => body.as_mut().poll_frame(cx).map_err(Into::into),
             },

@@ -16,14 +16,14 @@ use http::{Version, request, response};
 use http_body::Body;
 
 use super::{
-    Piece, SideStream,
+    Piece, Ready, SideStream,
     flow::{Flow, State, Whole},
     pipe,
     pipe::pipe as new_pipe,
 };
 use crate::{
     error::{BoxError, Error},
-    host::{UpstreamFailure, UpstreamInfo},
+    host::{Held, UpstreamFailure, UpstreamInfo},
     machine::{Action, Exchange, Side},
     transport::Transport,
 };
@@ -41,6 +41,8 @@ pub(crate) struct Core<T: Transport, B, R> {
     response: Flow<R>,
     /// Heads that wait to be taken.
     steps: VecDeque<Step>,
+    /// Bytes of both bodies that are kept here.
+    held: Held,
     /// Bytes of a request body that passes by.
     passed: Option<Arc<AtomicU64>>,
 }
@@ -66,9 +68,11 @@ where
     R::Error: Into<BoxError>,
 {
     pub(crate) fn new(machine: Exchange, side: SideStream<T>) -> Self {
+        let held = Held::new(machine.context().buffers.clone());
         Self {
             machine,
             side,
+            held,
             request: Flow::new(),
             response: Flow::new(),
             steps: VecDeque::new(),
@@ -87,6 +91,12 @@ where
             && head.extensions.get::<Remade>().is_none();
         self.machine.request_head(head, end, Instant::now());
         self.drain();
+    }
+
+    /// Tells what is kept now.
+    fn count(&mut self) {
+        let waiting = self.request.waiting() + self.response.waiting();
+        self.held.set(self.machine.kept() + waiting);
     }
 
     /// The upstream answered.
@@ -128,6 +138,7 @@ where
             }
             progress |= moved;
             if !self.steps.is_empty() {
+                self.count();
                 return Poll::Ready(());
             }
             if !moved {
@@ -135,7 +146,10 @@ where
             }
         }
         match progress {
-            true => Poll::Ready(()),
+            true => {
+                self.count();
+                Poll::Ready(())
+            }
             false => Poll::Pending,
         }
     }
@@ -160,12 +174,13 @@ where
 
     /// Whether the request's body passes by unseen; if so, its source is taken out, with what of it
     /// was read already.
-    pub(crate) fn take_passing_request(&mut self) -> Option<(VecDeque<Piece>, Pin<Box<B>>)> {
+    pub(crate) fn take_passing_request(&mut self) -> Option<(Ready, Pin<Box<B>>)> {
         if !self.machine.passes_by(Side::Request) || !matches!(self.request.state, State::Open) {
             return None;
         }
         let source = self.request.source.take()?;
-        Some((std::mem::take(&mut self.request.out), source))
+        let before = std::mem::take(&mut self.request.out);
+        Some((self.ready(before), source))
     }
 
     /// Counts the bytes of a body that passes by, if attributes may ask for it.
@@ -178,7 +193,18 @@ where
 
     /// The whole request body, if it is ready.
     pub(crate) fn take_complete_request(&mut self) -> Option<Whole> {
-        matches!(self.request.state, State::Complete).then(|| self.request.take_whole())
+        if !matches!(self.request.state, State::Complete) {
+            return None;
+        }
+        let pieces = std::mem::take(&mut self.request.out);
+        let pieces = self.ready(pieces);
+        Some(self.request.whole(pieces))
+    }
+
+    /// Pieces that go on and are no longer kept here.
+    fn ready(&mut self, pieces: VecDeque<Piece>) -> Ready {
+        self.count();
+        Ready::new(pieces, self.held.other())
     }
 
     /// Lets the request's pieces go through a pipe.
@@ -215,7 +241,7 @@ where
 
     /// Whether the rest of the response passes by and the side stream has nothing left to do; if so,
     /// its source is taken out, with what of it was read already.
-    pub(crate) fn take_passing_response(&mut self) -> Option<(VecDeque<Piece>, Pin<Box<R>>)> {
+    pub(crate) fn take_passing_response(&mut self) -> Option<(Ready, Pin<Box<R>>)> {
         if !self.machine.is_finished()
             || !self.machine.passes_by(Side::Response)
             || !matches!(self.response.state, State::Open)
@@ -224,7 +250,8 @@ where
             return None;
         }
         let source = self.response.source.take()?;
-        Some((std::mem::take(&mut self.response.out), source))
+        let before = std::mem::take(&mut self.response.out);
+        Some((self.ready(before), source))
     }
 
     /// The whole response body, if it is ready and the side stream has nothing left to do.
@@ -232,7 +259,12 @@ where
         let done = self.machine.is_finished()
             && self.request.sink.is_none()
             && matches!(self.response.state, State::Complete);
-        done.then(|| self.response.take_whole())
+        if !done {
+            return None;
+        }
+        let pieces = std::mem::take(&mut self.response.out);
+        let pieces = self.ready(pieces);
+        Some(self.response.whole(pieces))
     }
 
     /// The next piece of the response, for whom polls the exchange.

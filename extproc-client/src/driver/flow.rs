@@ -8,7 +8,7 @@ use std::{
 
 use http_body::{Body, Frame};
 
-use super::{Piece, pipe};
+use super::{Piece, Ready, pipe};
 use crate::error::Error;
 
 /// Pieces kept for a direction before no more replies are read. The machine asks for no more body
@@ -44,7 +44,7 @@ type Polled<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
 /// A body that is here as a whole.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    pieces: VecDeque<Piece>,
+    pieces: Ready,
     end_follows: bool,
     /// Something was read: a body that turns out empty is framed as a body all the same.
     started: bool,
@@ -53,7 +53,7 @@ pub(crate) struct Whole {
 impl Whole {
     pub(crate) fn next(&mut self) -> Option<Piece> {
         self.started = true;
-        self.pieces.pop_front()
+        self.pieces.pop()
     }
 
     pub(crate) fn is_complete(&self) -> bool {
@@ -73,11 +73,12 @@ pub(super) enum State {
 impl<B> Flow<B> {
     /// Whether one more reply may add to what waits.
     pub(super) fn has_room(&self) -> bool {
-        let bytes = |piece: &Piece| match piece {
-            Piece::Data(data) => data.len(),
-            Piece::Trailers(_) => 0,
-        };
-        self.out.len() < PIECES && self.out.iter().map(bytes).sum::<usize>() < BYTES
+        self.out.len() < PIECES && self.waiting() < BYTES
+    }
+
+    /// Bytes that wait to be taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.out.iter().map(Piece::len).sum()
     }
 
     pub(super) fn new() -> Self {
@@ -98,10 +99,10 @@ impl<B> Flow<B> {
         self.end_follows = end_follows;
     }
 
-    /// The body, which is complete.
-    pub(super) fn take_whole(&mut self) -> Whole {
+    /// The body, which is complete and consists of these pieces.
+    pub(super) fn whole(&self, pieces: Ready) -> Whole {
         Whole {
-            pieces: std::mem::take(&mut self.out),
+            pieces,
             end_follows: self.end_follows,
             started: false,
         }

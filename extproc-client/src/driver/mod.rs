@@ -7,6 +7,7 @@
 
 mod core;
 mod flow;
+mod held;
 mod pipe;
 mod side;
 mod task;
@@ -17,6 +18,7 @@ use http::HeaderMap;
 pub(crate) use self::{
     core::{Core, Remade, Step},
     flow::Whole,
+    held::Ready,
     pipe::Receiver,
     side::SideStream,
     task::{Handle, spawn},
@@ -27,4 +29,14 @@ pub(crate) use self::{
 pub(crate) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
+}
+
+impl Piece {
+    /// Bytes of data.
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        }
+    }
 }

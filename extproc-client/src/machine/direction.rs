@@ -14,6 +14,9 @@ use crate::{
     pieces::Pieces,
 };
 
+/// Chunks that the processor may have at a time: each takes memory beside its bytes.
+const MOST_CHUNKS: usize = 256;
+
 /// What this direction waits for from the processor.
 ///
 /// ```text
@@ -214,7 +217,7 @@ impl Direction {
     }
 
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
-    /// that was full has to fall to half of the limit first.
+    /// that was full has to fall to half of its limits first.
     pub(super) fn has_room(&self) -> bool {
         self.drain != Drain::Announced && !self.is_overfull()
     }
@@ -226,6 +229,11 @@ impl Direction {
             (_, BodyMode::Buffered) => false,
             _ => self.held.len() > self.buffer_limit || self.paused,
         }
+    }
+
+    /// Bytes of the body that are kept here.
+    pub(super) fn kept(&self) -> usize {
+        self.held.len() + self.queued + self.deframer.len()
     }
 
     /// The head as a block that can be mutated, while it is here.
@@ -240,17 +248,31 @@ impl Direction {
     /// Keeps a chunk that was sent to the processor.
     pub(super) fn enqueue(&mut self, data: Pieces, end: bool) {
         self.queued += data.len();
-        if self.queued > self.buffer_limit {
+        self.queue.push_back(Chunk { data, end });
+        if self.queued > self.buffer_limit || self.queue.len() >= MOST_CHUNKS {
             self.paused = true;
         }
-        self.queue.push_back(Chunk { data, end });
+    }
+
+    /// BUFFERED_PARTIAL: keeps more of the body, all of which is one chunk but for the one that the processor has.
+    pub(super) fn gather(&mut self, data: Pieces, end: bool) {
+        let sent = usize::from(self.callback == Callback::PartialBody);
+        let open = self.queue.len() > sent;
+        match self.queue.back_mut().filter(|_| open) {
+            Some(chunk) => {
+                self.queued += data.len();
+                chunk.data.append(data);
+                chunk.end |= end;
+            }
+            None => self.enqueue(data, end),
+        }
     }
 
     /// The oldest chunk with the processor.
     pub(super) fn dequeue(&mut self) -> Option<Chunk> {
         let chunk = self.queue.pop_front()?;
         self.queued -= chunk.data.len();
-        if self.queued <= self.buffer_limit / 2 {
+        if self.queued <= self.buffer_limit / 2 && self.queue.len() <= MOST_CHUNKS / 2 {
             self.paused = false;
         }
         Some(chunk)

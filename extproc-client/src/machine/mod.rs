@@ -267,6 +267,11 @@ impl Exchange {
         !direction.is_received() && direction.has_head() && direction.is_overfull()
     }
 
+    /// Bytes of both bodies that are kept here.
+    pub(crate) fn kept(&self) -> usize {
+        self.request.kept() + self.response.kept()
+    }
+
     /// Body bytes of the request that were received.
     pub(crate) fn request_size(&self) -> u64 {
         self.request.size

@@ -66,6 +66,8 @@ pub struct OverloadLimits {
     pub stop_requests: Option<f64>,
     /// The part of `memory` from which on connections are closed at once. Default 0.95; `None` is never.
     pub stop_connections: Option<f64>,
+    /// The part of `memory` from which on the exchanges end that hold the most of it. Default 0.85; `None` is never.
+    pub reset_streams: Option<f64>,
     /// How often memory is looked at. Default 100 ms (Envoy: 1 s).
     pub refresh: Duration,
 }
@@ -77,6 +79,7 @@ impl Default for OverloadLimits {
             memory: None,
             stop_requests: Some(0.9),
             stop_connections: Some(0.95),
+            reset_streams: Some(0.85),
             refresh: Duration::from_millis(100),
         }
     }

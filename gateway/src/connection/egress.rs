@@ -17,8 +17,8 @@ use crate::{
     body::{Body, BoxError, Watch, Watched},
     config::snapshot::{RouteAction, ServerHeader},
     exchange::{Exchange, Reply},
-    forward::{Closes, Nominated, RouteHeadersDone},
-    headers::{strip_hop_fields, strip_nominated, trim_values},
+    forward::{Closes, RouteHeadersDone},
+    headers::{Nominated, strip_hop_fields, trim_values},
     length, local,
     metrics::{Held, HttpStats},
     mutate,
@@ -34,7 +34,7 @@ pub(super) struct Finish {
     left: Option<u64>,
     complete: bool,
     /// Fields of the hop that the response came on, by its own word.
-    nominated: Option<Nominated>,
+    nominated: Nominated,
 }
 
 impl Finish {
@@ -52,7 +52,7 @@ impl Finish {
             timers: None,
             left: None,
             complete: false,
-            nominated: None,
+            nominated: Nominated::default(),
         }
     }
 
@@ -93,9 +93,7 @@ impl Watch for Finish {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        if let Some(Nominated(names)) = &self.nominated {
-            strip_nominated(trailers, names);
-        }
+        self.nominated.strip(trailers);
         self.exchange.set_trailers(trailers);
     }
 
@@ -196,11 +194,9 @@ pub(super) fn finish(
         .get::<UpstreamInfo>()
         .is_none_or(|info| !info.responded());
     let closing = response.extensions().get::<Closes>().is_some();
-    finish.nominated = response.extensions_mut().remove();
+    finish.nominated = response.extensions_mut().remove().unwrap_or_default();
     let headers = response.headers_mut();
-    if let Some(Nominated(names)) = &finish.nominated {
-        strip_nominated(headers, names);
-    }
+    finish.nominated.strip(headers);
     strip_hop_fields(headers, upgraded && !http2);
     // It speaks of what a client takes, and means nothing in a response.
     headers.remove(header::TE);

@@ -212,6 +212,7 @@ fn exchange(
     let mut to_chain = None;
     let ingress = ingress::begin(
         &context,
+        None,
         parts,
         outgoing.clone(),
         |_, upgrade| {

@@ -15,7 +15,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, ext::Protocol, server::SendResponse};
 use h2_guard::{Frames, Traffic};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     ClientStream, Context, egress,
     guard::Guarded,
+    heads::TimedHeads,
     ingress,
     timers::{self, Timers},
 };
@@ -33,15 +34,19 @@ use crate::{
     alarm::Alarm,
     backlog::{Backlog, Queued},
     body::{Body, BoxError},
+    buffers::Budget,
     cork::Corked,
+    headers::header_list_size,
     http1::{MessageFacts, Outgoing},
-    http2::{Http2Body, SendError, send_body},
+    http2::{Http2Body, SEND_BUFFER, SendError, send_body},
     length::{self, Exact},
 };
 
-/// What `h2` keeps of a response's body for each stream, in bytes. All streams together are bounded by
-/// [`Backlog`].
-const STREAM_SEND_BUFFER: usize = 256 * 1024;
+/// Streams of a connection that may hold as much as one may; others hold the less, or the largest ends.
+const FULL_STREAMS: usize = 4;
+
+/// Bytes of bodies that a connection may hold at least.
+const LEAST: usize = 64 * 1024 * 1024;
 
 /// How often it is looked whether a client that was to go long ago has no streams left.
 const LOOK: Duration = Duration::from_secs(1);
@@ -95,20 +100,23 @@ async fn begin(
 
 async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
     let http = context.http().clone();
-    let header_list = u32::try_from(http.request_headers.bytes).unwrap_or(u32::MAX);
     let mut builder = h2_guard::server();
     builder
         .initial_window_size(http.http2.initial_stream_window_size)
         .initial_connection_window_size(http.http2.initial_connection_window_size)
         .max_concurrent_streams(http.http2.max_concurrent_streams)
-        .max_header_list_size(header_list.saturating_add(16 * 1024))
-        .max_send_buffer_size(STREAM_SEND_BUFFER);
+        .max_header_list_size(header_list_size(http.request_headers))
+        .max_send_buffer_size(SEND_BUFFER);
     if http.http2.allow_connect {
         builder.enable_connect_protocol();
     }
     let shared = Arc::new(Connection {
         context: context.clone(),
         backlog: Backlog::new(context.chain.buffer_limit),
+        buffers: {
+            let stream = context.chain.buffer(Version::HTTP_2);
+            Arc::new(Budget::new(stream.saturating_mul(FULL_STREAMS).max(LEAST)))
+        },
         born: Instant::now(),
         ended: AtomicU64::new(0),
         traffic: Arc::default(),
@@ -116,7 +124,13 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     });
     let stall = stream.stall_limit(http.timeouts.stream_idle);
     let stream = Guarded::new(Corked::new(stream), stall);
-    let frames = Frames::of_client(Prefixed { read, stream }, shared.traffic.clone());
+    let limits = [http.timeouts.request_headers, http.timeouts.request];
+    let stream = TimedHeads::new(
+        Prefixed { read, stream },
+        limits.into_iter().flatten().min(),
+        context.chain.shared.clone(),
+    );
+    let frames = Frames::of_client(stream, shared.traffic.clone());
     let mut connection = builder.handshake::<_, Queued>(frames).await?;
     let ping = connection.ping_pong();
     let open = Arc::downgrade(&shared);
@@ -226,6 +240,8 @@ struct Connection {
     context: Context,
     /// What they have waiting for the socket.
     backlog: Arc<Backlog>,
+    /// Bytes of bodies that they hold.
+    buffers: Arc<Budget>,
     born: Instant,
     /// Milliseconds from there to the last end of an exchange.
     ended: AtomicU64,
@@ -298,6 +314,7 @@ async fn exchange(
         has_body && !outgoing.facts.continued_by_upstream && expects_continue(&parts.headers);
     let ingress = ingress::begin(
         context,
+        Some(&connection.buffers),
         parts,
         outgoing.clone(),
         |parts, upgrade| {
@@ -363,7 +380,7 @@ async fn exchange(
     let mut sent = pin!(send_body(
         stream,
         &mut body,
-        Some(&connection.backlog),
+        &connection.backlog,
         Reason::INTERNAL_ERROR,
     ));
     let sent = poll_fn(|cx| {
@@ -371,10 +388,8 @@ async fn exchange(
             return Poll::Ready(Some(sent));
         }
         // A client that does not open its window is idle too.
-        timers::poll(&mut timers, cx).map(|expired| {
-            if let Some(timers) = &timers {
-                timers.cut(expired);
-            }
+        timers.poll(cx).map(|expired| {
+            timers.cut(expired);
             None
         })
     })

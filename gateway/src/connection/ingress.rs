@@ -9,11 +9,15 @@ use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::P
 use super::{Context, forwarded, normalize, target};
 use crate::{
     body::{Body, Watched},
+    buffers::{Budget, Buffers},
     config::snapshot::HttpManager,
     exchange::{Begin, Exchange, Head, RequestWatch},
     filters,
     forward::Refusal,
-    headers::{is_grpc, nominated, strip_hop_by_hop, tokens, values_are_trimmed},
+    headers::{
+        Nominated, has_too_many_options, is_grpc, request_fits, strip_hop_by_hop, tokens,
+        values_are_trimmed,
+    },
     http1::Outgoing,
     router,
 };
@@ -49,9 +53,11 @@ pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>
         .map(|kind| kind.to_ascii_lowercase().into())
 }
 
-/// Prepares a request. `body` is given the exchange, so that it can be watched.
+/// Prepares a request. `connection` is what the exchanges of its connection may hold together. `body` is given the exchange, so
+/// that it can be watched.
 pub(super) fn begin(
     context: &Context,
+    connection: Option<&Arc<Budget>>,
     mut parts: Parts,
     outgoing: Arc<Outgoing>,
     body: impl FnOnce(&mut Parts, bool) -> Body,
@@ -60,6 +66,12 @@ pub(super) fn begin(
     let http = context.http();
     let version = parts.version;
     let mut refusal = None;
+    let fits = version != Version::HTTP_2 || request_fits(&parts, http.request_headers);
+    if has_too_many_options(&parts.headers) {
+        // None of them is looked at.
+        parts.headers.remove(header::CONNECTION);
+        refusal = Some(bad("too_many_connection_options"));
+    }
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
     let extended = parts.extensions.get::<Protocol>();
     let extended = extended.map(|protocol| protocol.as_str().to_owned());
@@ -92,6 +104,13 @@ pub(super) fn begin(
             location: None,
         });
     }
+    if !fits {
+        refusal = Some(Refusal {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            details: "headers_too_large",
+            location: None,
+        });
+    }
     refusal = refusal.or_else(|| goes_no_further(http, &mut parts));
     // Host has become the authority: hop-by-hop rules cannot take that away any more.
     parts.headers.remove(header::HOST);
@@ -102,8 +121,8 @@ pub(super) fn begin(
             .unwrap_or_else(|| http.upgrades.iter().any(|u| u.eq_ignore_ascii_case(kind)))
     };
     let named = match parts.headers.contains_key(header::CONNECTION) {
-        true => nominated(&parts.headers),
-        false => Vec::new(),
+        true => Nominated::by(&parts.headers),
+        false => Nominated::default(),
     };
     strip_hop_by_hop(&mut parts.headers, kind.is_some());
     if let Some(Ok(protocol)) = extended.map(HeaderValue::try_from) {
@@ -145,7 +164,7 @@ pub(super) fn begin(
     };
     let body = body(&mut parts, upgrade);
     let logged = !context.chain.shared.logs.is_empty();
-    let exchange = Arc::new(Exchange::new(Begin {
+    let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
         http: http.clone(),
         peer: context.peer.clone(),
@@ -153,11 +172,15 @@ pub(super) fn begin(
         version,
         outgoing,
         buffer: context.chain.buffer(version),
+        buffers: Buffers::new(
+            connection.cloned(),
+            context.chain.overload.buffers().clone(),
+        ),
         upgrade,
         grpc: is_grpc(&parts.headers),
         head: logged.then(|| Head::of(&parts)),
         route,
-    }));
+    });
     let extensions = &mut parts.extensions;
     extensions.clear();
     if filters::has_ext_proc(http) {
@@ -252,6 +275,7 @@ fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeCont
             head: exchange.outgoing.facts.bodyless,
         }),
         received: Some(exchange.clone()),
+        buffers: Some(exchange.clone()),
         facts: Arc::new(HostFacts {
             connection_id: context.peer.id,
             source: Some(exchange.client),

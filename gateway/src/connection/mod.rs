@@ -3,6 +3,7 @@
 mod egress;
 mod forwarded;
 pub(crate) mod guard;
+mod heads;
 mod http1;
 mod http2;
 mod ingress;

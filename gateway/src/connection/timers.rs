@@ -1,4 +1,5 @@
-//! Time limits of an exchange: `stream_idle_timeout`, `request_timeout`, `max_stream_duration`.
+//! Limits of an exchange: `stream_idle_timeout`, `request_timeout`, `max_stream_duration`, and the memory that it holds of
+//! its connection's and the process's.
 //!
 //! Whoever drives an exchange polls its [`Timers`] beside it. Before the response has begun, a limit
 //! that passed becomes a local reply ([`call`]); after that it ends the message. Time is kept by one
@@ -32,6 +33,8 @@ pub(super) enum Expired {
     Request,
     /// `max_stream_duration` of the route or else of the connection manager.
     Duration,
+    /// Too much is held, and most of it here ([`Budget`](crate::buffers::Budget)).
+    Memory,
 }
 
 /// The limits of one exchange.
@@ -45,8 +48,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// `None` if the exchange has no limit.
-    pub(super) fn new(exchange: &Arc<Exchange>, alarm: Alarm) -> Option<Self> {
+    pub(super) fn new(exchange: &Arc<Exchange>, alarm: Alarm) -> Self {
         let timeouts = &exchange.http.timeouts;
         let route = exchange.route();
         let forward = route.as_ref().and_then(Selected::forward);
@@ -61,9 +63,11 @@ impl Timers {
             alarm,
             exchange: exchange.clone(),
         };
-        let (next, _) = timers.next()?;
-        timers.alarm.set(next);
-        Some(timers)
+        match timers.next() {
+            Some((next, _)) => timers.alarm.set(next),
+            None => timers.alarm = Alarm::default(),
+        }
+        timers
     }
 
     /// The response has begun: `request_timeout` is about what comes before that.
@@ -73,6 +77,9 @@ impl Timers {
 
     /// Ready when a limit has passed.
     pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Expired> {
+        if self.exchange.buffers.is_over() {
+            return Poll::Ready(Expired::Memory);
+        }
         loop {
             ready!(self.alarm.poll(cx));
             let Some((next, expired)) = self.next() else {
@@ -92,6 +99,7 @@ impl Timers {
             Expired::Idle => ("stream_idle_timeout", flag::STREAM_IDLE_TIMEOUT),
             Expired::Duration => ("max_duration_timeout", 0),
             Expired::Request => ("request_overall_timeout", 0),
+            Expired::Memory => (OVERLOAD, flag::OVERLOAD_MANAGER),
         };
         self.exchange.cut(details, ResponseFlags(flags));
     }
@@ -133,13 +141,13 @@ impl Running {
     }
 
     /// The limits of the exchange that begins.
-    pub(super) fn begin(&self, exchange: &Arc<Exchange>) -> Option<Timers> {
+    pub(super) fn begin(&self, exchange: &Arc<Exchange>) -> Timers {
         Timers::new(exchange, std::mem::take(&mut self.lock().alarm))
     }
 
     /// The response begins.
-    pub(super) fn set(&self, timers: Option<Timers>) {
-        self.lock().timers = timers;
+    pub(super) fn set(&self, timers: Timers) {
+        self.lock().timers = Some(timers);
     }
 
     pub(super) fn take(&self) -> Option<Timers> {
@@ -179,40 +187,45 @@ pub(super) async fn call(
     context: &Context,
     request: Request<Body>,
     exchange: &Arc<Exchange>,
-    timers: &mut Option<Timers>,
+    timers: &mut Timers,
 ) -> Response<Body> {
     if context.chain.overload.refuses_requests() {
         // Not even the filters see it: they would need memory for that.
         exchange.listener.stats.downstream_rq_overload_close.add();
-        return local::reply(
-            exchange.grpc,
-            StatusCode::SERVICE_UNAVAILABLE,
-            Cow::Borrowed("overloaded"),
-            "overload",
-            flag::OVERLOAD_MANAGER,
-        );
+        return overloaded(exchange);
     }
     let mut response = pin!(context.chain.filters.call(request));
     let response = poll_fn(|cx| {
         let polled = response.as_mut().poll(cx);
         if exchange.take_route_renewed() {
             // Limits are the new route's.
-            let alarm = timers.take().map(|timers| timers.alarm);
-            *timers = Timers::new(exchange, alarm.unwrap_or_default());
+            let alarm = std::mem::take(&mut timers.alarm);
+            *timers = Timers::new(exchange, alarm);
         }
         if let Poll::Ready(response) = polled {
             return Poll::Ready(response);
         }
-        poll(timers, cx).map(|expired| {
+        timers.poll(cx).map(|expired| {
             count(exchange, expired);
             timed_out(exchange, expired)
         })
     })
     .await;
-    if let Some(timers) = timers {
-        timers.answered();
-    }
+    timers.answered();
     response
+}
+
+/// Response code details.
+const OVERLOAD: &str = "overload";
+
+fn overloaded(exchange: &Exchange) -> Response<Body> {
+    local::reply(
+        exchange.grpc,
+        StatusCode::SERVICE_UNAVAILABLE,
+        Cow::Borrowed("overloaded"),
+        OVERLOAD,
+        flag::OVERLOAD_MANAGER,
+    )
 }
 
 fn count(exchange: &Exchange, expired: Expired) {
@@ -221,6 +234,7 @@ fn count(exchange: &Exchange, expired: Expired) {
         Expired::Idle => stats.downstream_rq_idle_timeout.add(),
         Expired::Request => stats.downstream_rq_timeout.add(),
         Expired::Duration => stats.downstream_rq_max_duration_reached.add(),
+        Expired::Memory => stats.downstream_rq_overload_close.add(),
     }
 }
 
@@ -238,6 +252,7 @@ fn timed_out(exchange: &Exchange, expired: Expired) -> Response<Body> {
         ),
         Expired::Request => ("request timeout", "request_overall_timeout", 0),
         Expired::Duration => ("downstream duration timeout", "max_duration_timeout", 0),
+        Expired::Memory => return overloaded(exchange),
     };
     let mut reply = local::reply(exchange.grpc, status, Cow::Borrowed(body), details, flags);
     if exchange.grpc && expired == Expired::Duration {

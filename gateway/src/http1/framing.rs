@@ -40,6 +40,8 @@ pub(crate) enum Stop {
     Trailers,
     /// A message ended here.
     MessageEnd,
+    /// The size line or the data of a chunk begins here; only told to whoever asked for it.
+    Chunk,
     /// Here is a byte that chunks or trailers must not have (RFC 9112 §7.1).
     Fault,
 }
@@ -106,6 +108,17 @@ pub(crate) struct Framer {
     state: State,
     /// The stop before the end of the trailers was reported.
     announced: bool,
+    /// Chunks are stopped at.
+    chunks: bool,
+}
+
+/// A place in a chunked body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChunkPlace {
+    /// In front of a size line.
+    Start,
+    /// In the data of a chunk, of which so many bytes are to come.
+    Data(u64),
 }
 
 impl Framer {
@@ -114,6 +127,24 @@ impl Framer {
             role,
             state: State::Start,
             announced: false,
+            chunks: false,
+        }
+    }
+
+    /// Stops at chunks, too.
+    pub(super) fn at_chunks(self) -> Self {
+        Self {
+            chunks: true,
+            ..self
+        }
+    }
+
+    /// The place in a chunked body, unless that is within the lines between chunks.
+    pub(super) fn chunk_place(&self) -> Option<ChunkPlace> {
+        match self.state {
+            State::ChunkSize(None) => Some(ChunkPlace::Start),
+            State::Chunk(left) => Some(ChunkPlace::Data(left)),
+            _ => None,
         }
     }
 
@@ -175,6 +206,9 @@ impl Framer {
                         Framing::Chunked => State::ChunkSize(None),
                         Framing::Opaque => State::Opaque,
                     };
+                    if self.chunks && self.chunk_place().is_some() {
+                        return (at, Stop::Chunk);
+                    }
                 }
                 State::Length(left) => {
                     let n = bounded(left, rest.len());
@@ -215,6 +249,9 @@ impl Framer {
                     };
                     at += 1;
                     self.state = next;
+                    if self.chunks && self.chunk_place().is_some() {
+                        return (at, Stop::Chunk);
+                    }
                 }
                 State::Opaque => return (bytes.len(), Stop::End),
             }

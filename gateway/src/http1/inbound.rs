@@ -9,7 +9,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    framing::{Framer, MessageFacts, Role, Stop, is_token},
+    chunks::{Chunks, Rewrite},
+    framing::{ChunkPlace, Framer, MessageFacts, Role, Stop, is_token},
     head::Head,
     outgoing::{Behind, OutgoingQueue},
     waiting::Phase,
@@ -25,7 +26,7 @@ const MALFORMED_CHUNK: &[u8] = b"\r\x00";
 
 /// More 1xx heads before one response are an attack. Envoy has no limit, nginx none either; no use of
 /// interim responses comes near it.
-const MOST_INTERIM: usize = 64;
+pub(crate) const MOST_INTERIM: usize = 64;
 
 /// Follows the messages that come in on a connection.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(super) struct Inbound {
     /// Heads that were let through.
     heads: u64,
     interim: usize,
+    chunks: Chunks,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +69,13 @@ impl Inbound {
     fn new(peer: Role, limit: usize) -> Self {
         Self {
             peer,
-            framer: Framer::new(peer),
+            framer: Framer::new(peer).at_chunks(),
             state: State::Checking,
             held: BytesMut::new(),
             limit,
             heads: 0,
             interim: 0,
+            chunks: Chunks::default(),
         }
     }
 
@@ -91,9 +94,10 @@ impl Inbound {
             State::Checking => {}
         }
         if self.held.is_empty() {
-            return match self.check(bytes, queue) {
-                Verdict::All => None,
-                verdict => Some(self.carry_out(verdict, BytesMut::from(bytes))),
+            let mut rewrite = self.chunks.begin();
+            return match self.check(bytes, queue, &mut rewrite) {
+                Verdict::All if rewrite.is_none() => None,
+                verdict => Some(self.carry_out(verdict, rewrite, BytesMut::from(bytes))),
             };
         }
         // Heads that come byte by byte are read once, not once for each byte.
@@ -104,8 +108,14 @@ impl Inbound {
             return Some(Bytes::new());
         }
         let held = std::mem::take(&mut self.held);
-        let verdict = self.check(&held, queue);
-        Some(self.carry_out(verdict, held))
+        let mut rewrite = self.chunks.begin();
+        let verdict = self.check(&held, queue, &mut rewrite);
+        Some(self.carry_out(verdict, rewrite, held))
+    }
+
+    /// Nothing more is there to be read. Gives the data of chunks that was collected until then.
+    pub(super) fn flush(&mut self) -> Option<Bytes> {
+        self.chunks.flush()
     }
 
     /// What was held behind a request that asked for a tunnel and does not get one, if that is for hyper to see.
@@ -158,14 +168,19 @@ impl Inbound {
 
     /// The peer closed. Gives what was held back, for hyper to complain of.
     pub(super) fn end(&mut self) -> Bytes {
-        self.open()
+        match self.chunks.flush() {
+            // Nothing else is held within a body.
+            Some(joined) => joined,
+            None => self.open(),
+        }
     }
 
-    fn carry_out(&mut self, verdict: Verdict, mut bytes: BytesMut) -> Bytes {
+    fn carry_out(&mut self, verdict: Verdict, rewrite: Rewrite, bytes: BytesMut) -> Bytes {
+        let (mut bytes, longer) = rewrite.apply(bytes);
         match verdict {
             Verdict::All => bytes.freeze(),
             Verdict::Hold(at) => {
-                self.held = bytes.split_off(at);
+                self.held = bytes.split_off(at.saturating_add_signed(longer));
                 if self.held.len() > self.limit {
                     self.state = State::Passing;
                     bytes.unsplit(std::mem::take(&mut self.held));
@@ -179,14 +194,14 @@ impl Inbound {
             }
             Verdict::Refuse(at, with) => {
                 self.state = State::Refused;
-                bytes.truncate(at);
+                bytes.truncate(at.saturating_add_signed(longer));
                 bytes.extend_from_slice(with);
                 bytes.freeze()
             }
         }
     }
 
-    fn check(&mut self, bytes: &[u8], queue: &OutgoingQueue) -> Verdict {
+    fn check(&mut self, bytes: &[u8], queue: &OutgoingQueue, rewrite: &mut Rewrite) -> Verdict {
         let mut at = 0;
         while let Some(mut rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let mut facts = MessageFacts::default();
@@ -223,11 +238,24 @@ impl Inbound {
                     }
                 }
             }
+            match self.framer.chunk_place() {
+                Some(ChunkPlace::Start) => self.chunks.at_start(rewrite, at),
+                Some(ChunkPlace::Data(left)) => {
+                    let here =
+                        usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    self.chunks.at_data(rewrite, bytes, at..at + here);
+                }
+                None => {}
+            }
             let (n, stop) = self.framer.advance(rest, facts);
             at += n;
             match stop {
                 Stop::End if n == 0 => break,
-                Stop::Fault => return Verdict::Refuse(at, MALFORMED_CHUNK),
+                Stop::Fault => {
+                    self.chunks.cut(rewrite, at);
+                    return Verdict::Refuse(at, MALFORMED_CHUNK);
+                }
+                Stop::Trailers => self.chunks.at_last(rewrite, at),
                 Stop::MessageEnd if self.peer == Role::Server => queue.answered(),
                 Stop::MessageEnd if tunnel => {
                     if at < bytes.len() {
@@ -235,9 +263,11 @@ impl Inbound {
                     }
                     return Verdict::Undecided(at);
                 }
-                Stop::End | Stop::MessageEnd | Stop::Head | Stop::Trailers => {}
+                Stop::End | Stop::MessageEnd | Stop::Head | Stop::Chunk => {}
             }
         }
+        let between = self.framer.chunk_place() == Some(ChunkPlace::Start);
+        self.chunks.end(rewrite, bytes.len(), between);
         Verdict::All
     }
 
@@ -339,6 +369,73 @@ mod tests {
             let through = through(&text, step);
             assert_eq!(through, wanted, "{step}");
         }
+    }
+
+    /// Bytes that hyper is given for each of these reads, after which nothing more is there.
+    fn reads(reads: &[&str]) -> Vec<String> {
+        let queue = OutgoingQueue::default();
+        let mut inbound = Inbound::requests(1024);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut seen = Vec::new();
+        for read in reads {
+            let mut out = match inbound.filter(read.as_bytes(), &queue) {
+                None => text(read.as_bytes()),
+                Some(bytes) => text(&bytes),
+            };
+            out.push_str(&text(&inbound.flush().unwrap_or_default()));
+            seen.push(out);
+        }
+        seen
+    }
+
+    #[test]
+    fn chunks_that_are_there_at_once_are_joined() {
+        let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+        let with = |rest: &str| [head, rest].concat();
+        // One chunk a read stays as it is.
+        let single = [&*with("1;x\r\na\r\n"), "2\r\nbc\r\n", "0\r\n\r\n"];
+        assert_eq!(reads(&single), single);
+        assert_eq!(
+            reads(&[&with("1;x\r\na\r\n2\r\nbc\r\n0\r\nx-t: 1\r\n\r\n")]),
+            [with("3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n")]
+        );
+        // A chunk that is cut, in its data and in its lines; what it began with in the read before stays.
+        assert_eq!(
+            reads(&[
+                &with("3\r\na"),
+                "bc\r\n1\r\nd\r\n3\r\ne",
+                "fg\r",
+                "\n1\r",
+                "\nh\r\n2\r\nij",
+                "\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            ]),
+            [
+                &with("3\r\na"),
+                "bc\r\n2\r\nde\r\n",
+                "2\r\nfg\r\n",
+                "",
+                "3\r\nhij\r\n",
+                "0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            ]
+        );
+        // The first fault ends it, behind what was good.
+        let fault = [
+            with("1\r\na\r\n1\r\nb\r\n").as_str(),
+            "1\r\nc\r\n1\r\nd\r\n0x1",
+        ]
+        .concat();
+        assert_eq!(reads(&[&fault]), [with("4\r\nabcd\r\n\r\0")]);
+    }
+
+    #[test]
+    fn large_chunks_are_not_copied() {
+        let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+        let text =
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n");
+        let queue = OutgoingQueue::default();
+        let mut inbound = Inbound::requests(1024);
+        assert_eq!(inbound.filter(text.as_bytes(), &queue), None);
+        assert_eq!(inbound.flush(), None);
     }
 
     #[test]

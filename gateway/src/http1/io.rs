@@ -134,7 +134,7 @@ impl<T> Http1Io<T> {
         match stop {
             Stop::Head => self.queue.get(index).is_some_and(|m| m.has_interim()),
             Stop::Trailers => self.queue.get(index).is_some_and(|m| m.has_trailers()),
-            Stop::End | Stop::MessageEnd | Stop::Fault => false,
+            Stop::End | Stop::MessageEnd | Stop::Chunk | Stop::Fault => false,
         }
     }
 
@@ -178,7 +178,7 @@ impl<T> Http1Io<T> {
                     // hyper writes no faults.
                     Stop::End | Stop::Fault => break,
                     Stop::MessageEnd => ended += 1,
-                    Stop::Head | Stop::Trailers => {}
+                    Stop::Head | Stop::Trailers | Stop::Chunk => {}
                 }
             }
             writable += buf.len();
@@ -195,7 +195,7 @@ impl<T> Http1Io<T> {
             match stop {
                 Stop::Head => outgoing.take_interim(&mut self.insert),
                 Stop::Trailers => outgoing.take_trailers(&mut self.insert),
-                Stop::End | Stop::MessageEnd | Stop::Fault => {}
+                Stop::End | Stop::MessageEnd | Stop::Chunk | Stop::Fault => {}
             }
         }
     }
@@ -236,7 +236,7 @@ impl<T> Http1Io<T> {
                         self.queue.pop();
                         self.written_at = Instant::now();
                     }
-                    Stop::Trailers | Stop::Head => {}
+                    Stop::Trailers | Stop::Head | Stop::Chunk => {}
                 }
             }
             if n == 0 {
@@ -324,7 +324,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Io<T> {
             let before = buf.filled().len();
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(result) => result?,
-                Poll::Pending => return this.poll_waiting(cx),
+                Poll::Pending => match this.inbound.flush() {
+                    Some(joined) => {
+                        this.ready = joined;
+                        continue;
+                    }
+                    None => return this.poll_waiting(cx),
+                },
             }
             let read = buf.filled().get(before..).unwrap_or_default();
             let end = read.is_empty();

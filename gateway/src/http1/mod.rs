@@ -1,6 +1,7 @@
-//! What HTTP/1 needs beyond hyper: interim responses other than 100, and trailers that were not
-//! announced, and checks of request heads that it leaves to others.
+//! Needs of HTTP/1 beyond hyper: interim responses other than 100, trailers that were not
+//! announced, checks of request heads that it leaves to others, and small chunks in one.
 
+mod chunks;
 mod framing;
 #[cfg(test)]
 mod fuzz;
@@ -12,6 +13,7 @@ pub(crate) mod waiting;
 
 pub(crate) use self::{
     framing::MessageFacts,
+    inbound::MOST_INTERIM,
     io::Http1Io,
     outgoing::{Behind, Outgoing, OutgoingQueue, WithTrailers},
 };

@@ -12,7 +12,11 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::{Frame, SizeHint};
 
 use super::framing::MessageFacts;
-use crate::{body::BoxError, headers::strip_trailers, length::Exact};
+use crate::{
+    body::BoxError,
+    headers::{size, strip_trailers},
+    length::Exact,
+};
 
 /// Interim heads and trailers of one outgoing message.
 ///
@@ -26,6 +30,8 @@ pub(crate) struct Outgoing {
 #[derive(Debug, Default)]
 struct Inner {
     interim: VecDeque<(StatusCode, HeaderMap)>,
+    /// Bytes of all interim heads that there were.
+    interim_bytes: usize,
     trailers: Option<HeaderMap>,
     writer: Option<Waker>,
 }
@@ -45,13 +51,16 @@ impl Outgoing {
 
     /// Hands over a 1xx head; it is written if the final head has not gone out.
     pub(crate) fn interim(&self, status: StatusCode, headers: HeaderMap) {
-        /// A client that reads slowly must not make us keep more.
-        const MOST: usize = 64;
+        /// A client that reads slowly must not make us keep more, and nothing else holds them back: they are hints, and
+        /// have no flow control over HTTP/2.
+        const MOST: usize = 64 * 1024;
+        let size = size(&headers);
         let waker = {
             let mut inner = self.lock();
-            if inner.interim.len() >= MOST {
+            if inner.interim_bytes + size > MOST {
                 return;
             }
+            inner.interim_bytes += size;
             inner.interim.push_back((status, headers));
             inner.writer.take()
         };
@@ -77,6 +86,14 @@ impl Outgoing {
             writer => *writer = Some(cx.waker().clone()),
         }
         Poll::Pending
+    }
+
+    /// Lets whoever writes the message look at its exchange.
+    pub(crate) fn wake(&self) {
+        let waker = self.lock().writer.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     pub(crate) fn has_interim(&self) -> bool {

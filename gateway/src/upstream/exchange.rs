@@ -20,6 +20,7 @@ use super::{
 use crate::{
     body::{Body, BoxError, Watch, Watched},
     breakers::Place,
+    headers::response_fits,
     http1::Outgoing,
     metrics::ClusterStats,
 };
@@ -173,6 +174,11 @@ pub(crate) async fn send(
         .await
     };
     let stats = &host.shared.stats;
+    let limits = host.shared.cluster.response_headers;
+    let sent = sent.and_then(|sent| match response_fits(&sent.response, limits) {
+        true => Ok(sent),
+        false => Err(Failure::Protocol.into()),
+    });
     let sent = match sent {
         Ok(sent) => sent,
         Err(unsent) => {

@@ -31,13 +31,14 @@ use super::{
     queue::Wakes,
 };
 use crate::{
-    backlog::Queued,
+    backlog::{Backlog, Queued},
     body::{Body, BoxError, Watched},
     breakers::Resource,
     config::snapshot::Cluster,
     cork::Corked,
-    headers::{section_bytes, strip_hop_by_hop, trim_values, values_are_trimmed},
-    http2::{Http2Body, SendError, send_body},
+    headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
+    http1::MOST_INTERIM,
+    http2::{Http2Body, SEND_BUFFER, SendError, send_body},
     length::{self, Exact, Mismatch},
 };
 
@@ -90,8 +91,6 @@ pub(super) struct Shared {
     resets: Resets,
     /// Streams that there are.
     streams: AtomicUsize,
-    /// Most bytes of a response's header fields.
-    header_bytes: usize,
 }
 
 /// A stream, as long as its connection counts it.
@@ -298,19 +297,18 @@ impl Http2Pool {
     ) -> Result<Lease, Failure> {
         let local = connected.io.local_addr();
         let options = &host.shared.cluster.http2;
-        let header_bytes = host.shared.cluster.response_headers.bytes;
-        let header_list = u32::try_from(header_bytes).unwrap_or(u32::MAX);
+        let header_list = header_list_size(host.shared.cluster.response_headers);
         let shared = Arc::new(Shared {
             traffic: Arc::default(),
             resets: Resets::default(),
             streams: AtomicUsize::new(0),
-            header_bytes,
         });
         let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone());
         let (sender, mut connection) = h2_guard::client()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
             .max_header_list_size(header_list.max(HEADER_LIST))
+            .max_send_buffer_size(SEND_BUFFER)
             .handshake::<_, Queued>(frames)
             .await
             .map_err(|error| failure(&error))?;
@@ -479,10 +477,13 @@ impl Lease {
         let mut unanswered = Unanswered(Some(&shared.resets));
         let mut pipe = (!end).then(|| {
             let mut body = Body::new(Exact::new(body, announced));
+            // For this stream alone: what it has waiting is no matter of others.
+            let backlog = Backlog::new(SEND_BUFFER);
             Box::pin(
-                async move { send_body(stream, &mut body, None, Reason::INTERNAL_ERROR).await },
+                async move { send_body(stream, &mut body, &backlog, Reason::INTERNAL_ERROR).await },
             )
         });
+        let mut interim = 0;
         let response = poll_fn(|cx| {
             if let Some(sending) = &mut pipe
                 && let Poll::Ready(result) = sending.as_mut().poll(cx)
@@ -496,8 +497,9 @@ impl Lease {
                 }
             }
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                interim += 1;
                 // RFC 9113 §8.6: HTTP/2 has no 101.
-                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS || interim > MOST_INTERIM {
                     return Poll::Ready(Err(Failure::Protocol));
                 }
                 relay(sending, head.status(), head.headers());
@@ -519,9 +521,7 @@ impl Lease {
         };
         let (mut parts, stream) = response.into_parts();
         // RFC 9113 §8.2.1: malformed.
-        if !values_are_trimmed(&parts.headers)
-            || section_bytes(&parts.headers) > shared.header_bytes
-        {
+        if !values_are_trimmed(&parts.headers) {
             return Err(Failure::Protocol.into());
         }
         let tunnel = sending.tunnel && parts.status.is_success();

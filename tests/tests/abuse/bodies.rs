@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::ensure;
-use tests::support::rig::{self, get, scale};
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use tests::support::adversary::Adversary;
+use tests::support::rig::{self, Rig, Setup, Upstream, get, scale};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
-use super::{LITTLE, with_processor};
+use super::{LITTLE, MIB, with_processor};
 
 pub(crate) fn mode(mode: &str) -> String {
     let trailers = match mode {
@@ -118,4 +122,147 @@ pub(crate) async fn buffered() -> anyhow::Result<()> {
     let (status, _) = get(rig.address, "/big/100000000").await?;
     ensure!(status == 500, "a response beyond the buffer got {status}");
     watch.check(&rig, "beyond the buffer", LITTLE).await
+}
+
+/// Messages that processors were sent.
+async fn messages(rig: &Rig) -> anyhow::Result<u64> {
+    rig.stat("http.main.ext_proc.stream_msgs_sent").await
+}
+
+/// A body of 300,000 bytes in chunks of one byte, of which the processor sees all that is there at once.
+pub(crate) async fn small_chunks(name: &str) -> anyhow::Result<()> {
+    const BYTES: usize = 300_000;
+    let (upstream, _processor, rig) = with_processor(&mode(name), "timeout: 600s").await?;
+    let before = upstream.seen.bytes.load(Ordering::Relaxed);
+    let known = messages(&rig).await?;
+    let watch = rig.watch();
+    let mut body = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    body.extend(b"1\r\nx\r\n".repeat(BYTES));
+    body.extend(b"0\r\n\r\n");
+    let (status, _) = rig::exchange(rig.address, &body).await?;
+    ensure!(status == 200, "the upload got {status}");
+    let arrived = upstream.seen.bytes.load(Ordering::Relaxed) - before;
+    ensure!(arrived == BYTES as u64, "{arrived} bytes arrived");
+    let sent = messages(&rig).await? - known;
+    eprintln!("    {sent} messages");
+    ensure!(sent < 1000, "{sent} messages for the processor");
+    watch.check(&rig, "chunks of one byte", LITTLE).await
+}
+
+/// A body below the limit in chunks of one byte, which nobody answers: it takes about as much memory as it has bytes.
+pub(crate) async fn held_chunks(name: &str) -> anyhow::Result<()> {
+    const KIB: usize = 1000;
+    let (_upstream, _processor, rig) = with_processor(&held(name), "timeout: 600s").await?;
+    let watch = rig.watch();
+    let mut client = TcpStream::connect(rig.address).await?;
+    client
+        .write_all(b"POST /mute HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await?;
+    let chunks = b"1\r\nx\r\n".repeat(1024);
+    for _ in 0..KIB {
+        client.write_all(&chunks).await?;
+    }
+    rig.normal_client().await?;
+    watch.check(&rig, "held chunks of one byte", 6 * MIB).await
+}
+
+/// A mode whose processor has a minute.
+fn held(name: &str) -> String {
+    mode(name).replace("message_timeout: 5s", "message_timeout: 60s")
+}
+
+/// Many uploads on one HTTP/2 connection, each below its limit, none of them answered: the largest end, and others on the
+/// connection are served.
+pub(crate) async fn many_held() -> anyhow::Result<()> {
+    many_held_on(1, "").await
+}
+
+/// The same on connections of their own, with little memory for all of them.
+pub(crate) async fn many_held_of_the_process() -> anyhow::Result<()> {
+    const LIMIT: &str = "overload_manager:
+  resource_monitors:
+  - name: envoy.resource_monitors.fixed_heap
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig
+      max_heap_size_bytes: 134217728
+";
+    many_held_on(16, LIMIT).await
+}
+
+async fn many_held_on(connections: usize, bootstrap: &str) -> anyhow::Result<()> {
+    const STREAMS: usize = 32;
+    const EACH: usize = 15 << 20;
+    const REFUSED: usize = 20;
+    let upstream = Upstream::start().await?;
+    let processor = Adversary::start().await?;
+    let setup = Setup {
+        upstream: Some(upstream.address),
+        processor: Some(processor.address),
+        filter: held("BUFFERED"),
+        bootstrap: bootstrap.to_owned(),
+        ..Setup::default()
+    };
+    let rig = setup.start().await?;
+    rig.normal_client().await?;
+    let watch = rig.watch();
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let socket = TcpStream::connect(rig.address).await?;
+        let (client, connection) = h2::client::handshake(socket).await?;
+        tokio::spawn(connection);
+        clients.push(client.ready().await?);
+    }
+    let mut uploads = JoinSet::new();
+    for number in 0..STREAMS {
+        let client = clients[number % connections].clone();
+        uploads.spawn(upload_http2(client, EACH));
+    }
+    // The processor answers none of them: what is held decides, and so many cannot be.
+    for refused in 0..REFUSED {
+        let status = uploads.join_next().await.context("all are over")???;
+        ensure!(
+            status == StatusCode::SERVICE_UNAVAILABLE,
+            "{refused}: got {status}"
+        );
+    }
+    ensure!(!uploads.is_empty(), "all were refused");
+    for client in clients {
+        let request = Request::get("http://a/good").body(())?;
+        let (answer, _) = client.ready().await?.send_request(request, true)?;
+        ensure!(
+            answer.await?.status() == StatusCode::OK,
+            "not served beside it"
+        );
+    }
+    // 64 MiB in both cases, and what is on its way.
+    watch
+        .check(&rig, "many held uploads", 64 * MIB + 2 * LITTLE)
+        .await
+}
+
+async fn upload_http2(
+    client: h2::client::SendRequest<Bytes>,
+    bytes: usize,
+) -> anyhow::Result<StatusCode> {
+    let mut client = client.ready().await?;
+    let request = Request::post("http://a/mute").body(())?;
+    let (answer, mut body) = client.send_request(request, false)?;
+    let send = async {
+        let mut left = bytes;
+        while left > 0 {
+            body.reserve_capacity(left.min(1 << 20));
+            let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
+            let room = room.context("no more room")??;
+            body.send_data(Bytes::from(vec![b'x'; room]), room == left)?;
+            left -= room;
+        }
+        anyhow::Ok(())
+    };
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => return Ok(answer?.status()),
+        // What was refused need not be sent to its end.
+        _ = send => {}
+    }
+    Ok(answer.await?.status())
 }

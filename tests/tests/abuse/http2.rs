@@ -10,7 +10,7 @@ use tests::support::rig::{Rig, scale};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{LITTLE, MIB, PATIENCE, plain};
+use super::{LITTLE, MIB, PATIENCE, plain, with_processor};
 
 /// A connection that has said the preface and its settings.
 pub(crate) async fn http2(rig: &Rig, settings: &[(u16, u32)]) -> anyhow::Result<TcpStream> {
@@ -186,6 +186,84 @@ pub(crate) async fn small_data() -> anyhow::Result<()> {
     let survived = pour(socket, pieces, PATIENCE).await;
     eprintln!("    connection kept: {survived}");
     watch.check(&rig, "DATA of one byte", LITTLE).await
+}
+
+/// The same for a processor that sees the body: a message for each byte would be no better than a flood of ours.
+pub(crate) async fn small_data_streamed() -> anyhow::Result<()> {
+    const FRAMES: usize = 30_000;
+    const AT_ONCE: usize = 3000;
+    let filter = super::bodies::mode("STREAMED");
+    let (upstream, _processor, rig) = with_processor(&filter, "timeout: 60s").await?;
+    let watch = rig.watch();
+    let stat = "http.main.ext_proc.stream_msgs_sent";
+    let known = rig.stat(stat).await?;
+    let before = upstream.seen.bytes.load(Ordering::Relaxed);
+    let mut socket = http2(&rig, &[]).await?;
+    let mut out = BytesMut::new();
+    let head = frames::request("POST", "/");
+    frames::frame(&mut out, kind::HEADERS, END_HEADERS, 1, &head);
+    let begun = Instant::now();
+    for group in 1..=FRAMES / AT_ONCE {
+        for _ in 0..AT_ONCE {
+            frames::frame(&mut out, kind::DATA, 0, 1, b"x");
+        }
+        socket.write_all(&out).await?;
+        out.clear();
+        let arrived = || (upstream.seen.bytes.load(Ordering::Relaxed) - before) as usize;
+        while arrived() < group * AT_ONCE {
+            let arrived = arrived();
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{arrived} bytes arrived"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let sent = rig.stat(stat).await? - known;
+    eprintln!("    {sent} messages");
+    ensure!(
+        sent < FRAMES as u64 / 4,
+        "{sent} messages for the processor"
+    );
+    watch
+        .check(&rig, "DATA of one byte, STREAMED", LITTLE)
+        .await
+}
+
+/// Header blocks that are begun and not ended: by no CONTINUATION, and within a frame.
+pub(crate) async fn half_a_head() -> anyhow::Result<()> {
+    let (_upstream, rig) = plain("request_headers_timeout: 1s\n").await?;
+    let watch = rig.watch();
+    let mut whole = BytesMut::new();
+    frames::frame(
+        &mut whole,
+        kind::HEADERS,
+        END_STREAM,
+        1,
+        &frames::request("GET", "/"),
+    );
+    let cut = &whole[..whole.len() - 1];
+    let mut open = Vec::new();
+    for part in [&whole, cut] {
+        for _ in 0..50 {
+            let mut socket = http2(&rig, &[]).await?;
+            socket.write_all(part).await?;
+            open.push(socket);
+        }
+    }
+    let mut scrap = vec![0; 4096];
+    for mut socket in open {
+        let closed = async { while matches!(socket.read(&mut scrap).await, Ok(1..)) {} };
+        ensure!(
+            tokio::time::timeout(Duration::from_secs(10), closed)
+                .await
+                .is_ok(),
+            "a connection with half a head is kept"
+        );
+    }
+    let counted = rig.stat("http.main.downstream_rq_header_timeout").await?;
+    ensure!(counted == 100, "{counted} counted");
+    watch.check(&rig, "half a head", LITTLE).await
 }
 
 /// Windows opened by one byte again and again, from a client that reads nothing.

@@ -22,13 +22,17 @@ use tests::support::frames::kind;
 use tests::support::rig::{Rig, Setup, Upstream, scale};
 
 use self::{
-    bodies::{bodies, buffered, many_buffered},
+    bodies::{
+        bodies, buffered, held_chunks, many_buffered, many_held, many_held_of_the_process,
+        small_chunks,
+    },
     http1::{
         header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
     },
     http2::{
-        acknowledges_nothing, continuation, control_flood, empty_data, header_bomb,
-        http2_reads_nothing, made_you_reset, rapid_reset, small_data, small_window, window_updates,
+        acknowledges_nothing, continuation, control_flood, empty_data, half_a_head, header_bomb,
+        http2_reads_nothing, made_you_reset, rapid_reset, small_data, small_data_streamed,
+        small_window, window_updates,
     },
     limits::{admin_flood, connection_limit, descriptors, memory_limit, unread_log},
     processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
@@ -56,6 +60,8 @@ fn main() -> ExitCode {
         trial("http2/small-data", || go(small_data())),
         trial("http2/window-updates", || go(window_updates())),
         trial("http2/header-bomb", || go(header_bomb())),
+        trial("http2/half-a-head", || go(half_a_head())),
+        trial("http2/small-data-STREAMED", || go(small_data_streamed())),
         trial("http2/one-byte-window", || go(small_window(1))),
         trial("http2/zero-window", || go(small_window(0))),
         trial("http2/reads-nothing", || go(http2_reads_nothing())),
@@ -83,6 +89,23 @@ fn main() -> ExitCode {
         trial("bodies/GRPC", || go(bodies("GRPC"))),
         trial("bodies/BUFFERED", || go(buffered())),
         trial("bodies/BUFFERED-again-and-again", || go(many_buffered())),
+        trial("bodies/small-chunks-NONE", || go(small_chunks("NONE"))),
+        trial("bodies/small-chunks-STREAMED", || {
+            go(small_chunks("STREAMED"))
+        }),
+        trial("bodies/small-chunks-FULL_DUPLEX_STREAMED", || {
+            go(small_chunks("FULL_DUPLEX_STREAMED"))
+        }),
+        trial("bodies/held-chunks-BUFFERED", || {
+            go(held_chunks("BUFFERED"))
+        }),
+        trial("bodies/held-chunks-BUFFERED_PARTIAL", || {
+            go(held_chunks("BUFFERED_PARTIAL"))
+        }),
+        trial("bodies/many-held-on-a-connection", || go(many_held())),
+        trial("bodies/many-held-of-the-process", || {
+            go(many_held_of_the_process())
+        }),
         trial("processor/deeds", || go(deeds())),
         trial("processor/floods", || go(processor_floods())),
         trial("processor/deaf-to-an-upload", || go(deaf())),
@@ -101,6 +124,12 @@ fn main() -> ExitCode {
             go(shared::silent_without_limits())
         }),
         trial("upstream/tunnel", || go(upstream::tunnel())),
+        trial("upstream/interim-flood-http1", || {
+            go(upstream::interim_flood(false))
+        }),
+        trial("upstream/interim-flood-http2", || {
+            go(upstream::interim_flood(true))
+        }),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,11 +1,13 @@
-//! The upstream as the adversary: one that reads nothing of what it is sent.
+//! The upstream as the adversary: one that reads nothing of what it is sent, or sends heads without end.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::support::rig::{Rig, Setup};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use bytes::BytesMut;
+use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
+use tests::support::rig::{Rig, Setup, scale};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -112,4 +114,116 @@ pub(crate) async fn tunnel() -> anyhow::Result<()> {
     };
     timeout(SOON, gone).await.context("it is kept")?;
     rig.normal_client().await.map(drop)
+}
+
+/// It sends 103 without end, to clients that read nothing.
+pub(crate) async fn interim_flood(http2: bool) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let setup = Setup {
+        upstream: Some(listener.local_addr()?),
+        upstream_http2: http2,
+        ..Setup::default()
+    };
+    let (sender, mut over) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let taken = match http2 {
+                    true => early_hints_http2(socket).await,
+                    false => early_hints(socket).await,
+                };
+                let _ = sender.send(taken);
+            });
+        }
+    });
+    let rig = setup.start().await?;
+    let before = rig.memory();
+    // Over HTTP/2 one request to each connection of the upstream.
+    let mut clients = Vec::new();
+    for _ in 0..if http2 { 1 } else { 4 } {
+        let mut client = super::http2::http2(&rig, &[]).await?;
+        let mut out = BytesMut::new();
+        let head = frames::request("GET", "/");
+        frames::frame(&mut out, kind::HEADERS, END_HEADERS | END_STREAM, 1, &head);
+        client.write_all(&out).await?;
+        clients.push(client);
+    }
+    let refused = async {
+        while rig.stat("http.main.downstream_rq_5xx").await? < clients.len() as u64 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(SOON, refused)
+        .await
+        .context("the upstream is listened to")??;
+    let taken = timeout(SOON, over.recv()).await?.context("no upstream")??;
+    let grown = rig.peak().saturating_sub(before);
+    eprintln!(
+        "    {taken} heads were taken, memory grew by {} MiB",
+        grown / 1024
+    );
+    ensure!(grown < super::LITTLE, "memory grew by {grown} KiB");
+    Ok(())
+}
+
+const HINTS: usize = 100_000;
+
+/// Sends heads to whoever asks; gives how many were taken.
+async fn early_hints(mut socket: TcpStream) -> anyhow::Result<usize> {
+    let mut scrap = [0; 1024];
+    let _ = socket.read(&mut scrap).await?;
+    let link = format!("link: <{}>; rel=preload\r\n", "x".repeat(100)).repeat(80);
+    let one = format!("HTTP/1.1 103 Early Hints\r\n{link}\r\n");
+    for number in 0..HINTS * scale() {
+        if socket.write_all(one.as_bytes()).await.is_err() {
+            return Ok(number);
+        }
+    }
+    Ok(HINTS * scale())
+}
+
+/// The same over HTTP/2, where each field is one byte.
+async fn early_hints_http2(mut socket: TcpStream) -> anyhow::Result<usize> {
+    let mut out = BytesMut::new();
+    frames::settings(&mut out, &[]);
+    frames::frame(&mut out, kind::SETTINGS, 1, 0, &[]);
+    socket.write_all(&out).await?;
+    let (mut read, mut write) = socket.split();
+    // The first stream is asked for by now.
+    let mut scrap = vec![0; 1024];
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|four| four == [kind::HEADERS, 5, 0, 0]) {
+        let n = read.read(&mut scrap).await?;
+        ensure!(n > 0, "no request");
+        seen.extend_from_slice(&scrap[..n]);
+    }
+    let drain = async { while matches!(read.read(&mut scrap).await, Ok(1..)) {} };
+    let send = async {
+        // Static table: 103 has no entry there. The field is the first one of the dynamic table.
+        let mut first = vec![0x08];
+        frames::string(&mut first, b"103");
+        let status = first.clone();
+        frames::indexed(&mut first, b"link", &[b'x'; 100]);
+        let mut again = status;
+        again.extend([0xbe; 80]);
+        let mut out = BytesMut::new();
+        frames::frame(&mut out, kind::HEADERS, END_HEADERS, 1, &first);
+        write.write_all(&out).await?;
+        out.clear();
+        for _ in 0..100 {
+            frames::frame(&mut out, kind::HEADERS, END_HEADERS, 1, &again);
+        }
+        for number in 0..HINTS / 100 * scale() {
+            if write.write_all(&out).await.is_err() {
+                return Ok(number * 100);
+            }
+        }
+        anyhow::Ok(HINTS * scale())
+    };
+    tokio::select! {
+        taken = send => taken,
+        () = drain => Ok(0),
+    }
 }

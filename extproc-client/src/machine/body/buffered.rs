@@ -31,7 +31,7 @@ pub(in super::super) fn data(
 
 /// Sends what is held as the whole body. It stays held: the reply may leave it as it is.
 pub(in super::super) fn send(exchange: &mut Exchange, side: Side, end: bool, now: Instant) {
-    let whole = exchange.direction_mut(side).held.clone();
+    let whole = exchange.direction_mut(side).held.share();
     exchange.send_body(
         side,
         whole,

@@ -33,6 +33,11 @@ impl Deframer {
         self.buffer.split().freeze()
     }
 
+    /// Bytes that are kept.
+    pub(in super::super) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole message and whether it is compressed.
     fn next(&mut self, limit: usize) -> Result<Option<(Bytes, bool)>, TooLarge> {
         let Some((&[flag, a, b, c, d], rest)) = self.buffer.split_first_chunk::<PREFIX>() else {

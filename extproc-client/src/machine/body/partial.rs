@@ -23,7 +23,7 @@ pub(in super::super) fn data(
         return exchange.pass(side, data, end);
     }
     if !data.is_empty() || end {
-        direction.enqueue(data.into(), end);
+        direction.gather(data.into(), end);
     }
     if direction.callback == Callback::PartialBody {
         return;
@@ -36,9 +36,9 @@ pub(in super::super) fn data(
 /// Sends what is there, joined, and keeps it until the reply.
 pub(in super::super) fn send(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction_mut(side);
-    let joined = direction.join_queue();
+    let mut joined = direction.join_queue();
     let end = joined.end;
-    let data = joined.data.clone();
+    let data = joined.data.share();
     direction.enqueue(joined.data, end);
     exchange.send_body(side, data, Exchange::flags(end), Callback::PartialBody, now);
 }

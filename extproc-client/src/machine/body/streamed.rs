@@ -19,7 +19,7 @@ pub(in super::super) fn data(
     end: bool,
     now: Instant,
 ) {
-    let data = data.into();
+    let mut data = data.into();
     if data.is_empty() && !end {
         return;
     }
@@ -28,7 +28,7 @@ pub(in super::super) fn data(
         Callback::Headers => Callback::Headers,
         _ => Callback::StreamedBody,
     };
-    exchange.direction_mut(side).enqueue(data.clone(), end);
+    exchange.direction_mut(side).enqueue(data.share(), end);
     exchange.send_body(side, data, Exchange::flags(end), callback, now);
 }
 

@@ -161,6 +161,24 @@ fn a_full_queue_stops_reading_until_it_is_half_empty() {
     assert!(p.exchange.wants_frame(Request));
 }
 
+#[test]
+fn many_small_chunks_stop_reading_however_few_bytes_they_have() {
+    let mut p = Play::new(mode(r#"{"request_body_mode": "STREAMED"}"#));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    let mut chunks = 0;
+    while p.exchange.wants_frame(Request) {
+        p.data(Request, "a", false);
+        chunks += 1;
+    }
+    assert_eq!(chunks, 256);
+    for _ in 0..chunks / 2 {
+        assert!(!p.exchange.wants_frame(Request));
+        p.part(rb(nothing()));
+    }
+    assert!(p.exchange.wants_frame(Request));
+}
+
 // === BUFFERED ===
 
 #[test]

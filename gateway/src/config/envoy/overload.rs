@@ -16,6 +16,7 @@ const CONNECTIONS: &str =
 const MONITORS: &[&str] = &[FIXED_HEAP, CONNECTIONS];
 const STOP_REQUESTS: &str = "envoy.overload_actions.stop_accepting_requests";
 const STOP_CONNECTIONS: &str = "envoy.overload_actions.stop_accepting_connections";
+const RESET_STREAMS: &str = "envoy.overload_actions.reset_high_memory_stream";
 const REJECT_CONNECTIONS: &str = "envoy.overload_actions.reject_incoming_connections";
 
 /// `envoy.config.overload.v3.OverloadManager`.
@@ -79,6 +80,7 @@ impl OverloadManager {
         let mut limits = OverloadLimits {
             stop_requests: None,
             stop_connections: None,
+            reset_streams: None,
             ..OverloadLimits::default()
         };
         if let Some(interval) = &self.refresh_interval {
@@ -109,11 +111,12 @@ impl OverloadManager {
             let place = match value.name.as_str() {
                 STOP_REQUESTS => &mut limits.stop_requests,
                 STOP_CONNECTIONS | REJECT_CONNECTIONS => &mut limits.stop_connections,
+                RESET_STREAMS => &mut limits.reset_streams,
                 other => {
                     return Err(Fault::at(
                         *node,
                         format!(
-                            "action {other:?} is not supported, only {STOP_REQUESTS} and \
+                            "action {other:?} is not supported, only {STOP_REQUESTS}, {RESET_STREAMS} and \
                              {STOP_CONNECTIONS}"
                         ),
                     ));

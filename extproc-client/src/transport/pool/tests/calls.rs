@@ -314,12 +314,12 @@ async fn dropping_resets_and_frees() {
 /// Short pieces travel in the frame of what goes before them, long ones in their own.
 #[tokio::test]
 async fn chunks_and_frames() {
-    static LONG: [u8; 1024] = [1; 1024];
+    static LONG: [u8; 4096] = [1; 4096];
     let (long, short) = (&LONG[..], &LONG[..10]);
     for (pieces, frames) in [
         (vec![short, short], vec![27]),
-        (vec![long], vec![7, 1024]),
-        (vec![short, long, short, short], vec![17, 1024, 20]),
+        (vec![long], vec![7, 4096]),
+        (vec![short, long, short, short], vec![17, 4096, 20]),
     ] {
         let (builder, mut far) = pipes();
         let pool = builder.build();
