@@ -183,11 +183,6 @@ mod tests {
 
     async fn small_frames(mut stream: SendStream<Bytes>) {
         for number in 0..FRAMES {
-            stream.reserve_capacity(1);
-            poll_fn(|cx| stream.poll_capacity(cx))
-                .await
-                .unwrap()
-                .unwrap();
             let byte = Bytes::copy_from_slice(&[number as u8]);
             stream.send_data(byte, number + 1 == FRAMES).unwrap();
         }
