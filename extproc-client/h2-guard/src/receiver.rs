@@ -117,7 +117,7 @@ impl Drop for Inbox {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{future::poll_fn, pin::Pin};
 
     use h2::{SendStream, client::ResponseFuture};
     use http::{Request, Response};
@@ -178,8 +178,6 @@ mod tests {
             Receiver::new(response.into_body(), &self.traffic)
         }
     }
-
-    use std::pin::Pin;
 
     async fn small_frames(mut stream: SendStream<Bytes>) {
         for number in 0..FRAMES {
