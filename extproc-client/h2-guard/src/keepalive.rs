@@ -153,7 +153,7 @@ mod tests {
     async fn answer(mut far: DuplexStream, pings: Arc<std::sync::atomic::AtomicUsize>) {
         let mut head = [0; 9];
         while far.read_exact(&mut head).await.is_ok() {
-            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let length = (usize::from(head[1]) << 8) | usize::from(head[2]);
             let mut payload = vec![0; length];
             far.read_exact(&mut payload).await.unwrap();
             if head[3] == PING {

@@ -117,7 +117,7 @@ impl Drop for Inbox {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{future::poll_fn, pin::Pin};
 
     use h2::{SendStream, client::ResponseFuture};
     use http::{Request, Response};
@@ -179,15 +179,8 @@ mod tests {
         }
     }
 
-    use std::pin::Pin;
-
     async fn small_frames(mut stream: SendStream<Bytes>) {
         for number in 0..FRAMES {
-            stream.reserve_capacity(1);
-            poll_fn(|cx| stream.poll_capacity(cx))
-                .await
-                .unwrap()
-                .unwrap();
             let byte = Bytes::copy_from_slice(&[number as u8]);
             stream.send_data(byte, number + 1 == FRAMES).unwrap();
         }
