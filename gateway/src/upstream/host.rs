@@ -129,7 +129,7 @@ impl HostShared {
     }
 }
 
-/// What a connection is asked for.
+/// Wishes for a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lending {
     pub(crate) priority: Priority,
@@ -276,6 +276,7 @@ impl Host {
                 opening = place();
             }
             if let Some(opening) = opening {
+                drop(waiting);
                 let connected = self.connect(opening, queue).await?;
                 return match connected.http2 {
                     true => self.http2.adopt(self, connected).await.map(On::Http2),

@@ -143,6 +143,8 @@ pub(crate) struct Slot {
 }
 
 enum Turn {
+    /// Others wait for a stream.
+    Queue,
     Use(Connection, Counted),
     Wait(watch::Receiver<Option<io::ErrorKind>>),
     Connect(watch::Sender<Option<io::ErrorKind>>),
@@ -233,15 +235,16 @@ impl Http2Pool {
         let mut waiting = None;
         loop {
             // Nobody overtakes those who wait for a stream.
-            if waiting.is_none() && !queue.is_empty() {
-                pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
-                host.wait(queue, &mut waiting, asked.limit).await?;
-            }
-            let turn = self.turn(&host.shared);
+            let behind = waiting.is_none() && !queue.is_empty();
+            let turn = match behind {
+                true => Turn::Queue,
+                false => self.turn(&host.shared),
+            };
             if pending.is_none() && !matches!(turn, Turn::Use(..)) {
                 pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
             }
             match turn {
+                Turn::Queue => host.wait(queue, &mut waiting, asked.limit).await?,
                 Turn::Use(mut connection, counted) => {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         return Ok(Lease {
@@ -268,6 +271,7 @@ impl Http2Pool {
                         host.wait(queue, &mut waiting, asked.limit).await?;
                         continue;
                     };
+                    drop(waiting);
                     // In a box: it is rare.
                     let result = Box::pin(async {
                         let connected = host.connect(place, queue).await?;
