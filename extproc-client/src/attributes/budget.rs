@@ -22,14 +22,14 @@ use cel::{
 pub(super) const STEPS: i64 = 20_000;
 /// Parts of an expression.
 const PARTS: usize = 2_000;
-/// How deep they may be nested: evaluation recurses.
+/// Deepest nesting: evaluation recurses.
 const DEPTH: usize = 64;
 /// Signs of operators, calls and brackets in a text, each of which may be one more level for the parser.
 const SIGNS: usize = 1_000;
 
 /// The range of a comprehension, with the steps of a turn. No expression can name it.
 const ITEMS: &str = "@items";
-/// What is put into a list or map. No expression can name it.
+/// A value that is put into a list or map. No expression can name it.
 const PART: &str = "@part";
 
 /// Checks a text before it is parsed.
@@ -147,7 +147,7 @@ pub(super) fn count(expression: &mut Expr) -> bool {
     }
 }
 
-/// What is written out is paid for by its parts.
+/// Makes a part of a list or map count; one that is written out is paid for by its own parts.
 fn part(expression: &mut IdedExpr) -> bool {
     let counts = !matches!(
         expression.expr,

@@ -88,7 +88,7 @@ struct Compiled {
     regexes: regex::Library,
 }
 
-/// Whether `+` joins texts, bytes and lists.
+/// Tells if `+` joins texts, bytes and lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Joins {
     Yes,

@@ -57,7 +57,7 @@ impl Function {
         }
     }
 
-    /// Whether the whole of a text has to match.
+    /// Tells if the whole of a text has to match.
     fn takes_all(self) -> bool {
         matches!(self, Self::Capture | Self::CaptureAll)
     }
@@ -155,7 +155,7 @@ impl Patterns {
     }
 }
 
-/// What rewritten calls need.
+/// Regular expressions and functions of rewritten calls.
 #[derive(Debug)]
 pub(super) struct Library {
     written: Arc<[Regex]>,
@@ -194,7 +194,7 @@ impl Library {
     }
 }
 
-/// Where a function's regular expressions come from.
+/// Source of a function's regular expressions.
 struct Source {
     /// Those that are written out, which calls name by their place.
     written: Option<Arc<[Regex]>>,
@@ -298,7 +298,7 @@ fn capture_all(source: &Source, text: &Value, pattern: &Value) -> Result<Value, 
     }
 }
 
-/// Why a text cannot be used as a regular expression.
+/// Reason for which a text cannot be used as a regular expression.
 enum Unusable {
     Syntax(String),
     Size,

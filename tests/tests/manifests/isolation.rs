@@ -132,7 +132,7 @@ impl Rig {
     }
 }
 
-/// Whether the processor was asked: it adds a header on its way to httpbin, which shows it.
+/// Tells if the processor was asked: it adds a header on its way to httpbin, which shows it.
 fn processed(answer: &Answer) -> anyhow::Result<bool> {
     ensure!(answer.status == 200, "{answer:?}");
     Ok(answer.json()?["headers"].get("Extproc").is_some())

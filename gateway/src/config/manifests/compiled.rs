@@ -15,7 +15,7 @@ const NAMESPACE_REGEXES: usize = 8 * 1024 * 1024;
 /// Most steps that all expressions of an object may take for one request.
 const ALL_STEPS: u64 = 400_000;
 
-/// What was compiled.
+/// Texts that were compiled.
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
     regexes: HashMap<String, Kept<Result<Fitted, String>>>,
@@ -80,7 +80,7 @@ fn keep<T: Clone>(
     value
 }
 
-/// What an object may still have.
+/// Rest of an object's bounds.
 pub(super) struct Allowance<'c> {
     compiled: &'c mut Compiled,
     namespace: &'c str,

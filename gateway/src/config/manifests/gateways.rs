@@ -18,7 +18,7 @@ pub(super) struct GatewayState<'a> {
     pub(super) key: &'a Key,
     pub(super) object: &'a Gateway,
     pub(super) listeners: Vec<ListenerState<'a>>,
-    /// What its annotation [`TRUSTED_HOPS`] says; an error if that is no number.
+    /// Number in its annotation [`TRUSTED_HOPS`]; an error if that is none.
     trusted_hops: Result<u32, String>,
 }
 
@@ -50,7 +50,7 @@ impl ListenerState<'_> {
         self.accepted() && (self.spec.protocol == Protocol::Http || !self.certificates.is_empty())
     }
 
-    /// Whether its host is its own on its port: no other listener has it, even if this one takes no connections.
+    /// Tells if its host is its own on its port: no other listener has it, even if this one takes no connections.
     pub(super) fn has_host(&self) -> bool {
         self.conflict.is_none()
     }

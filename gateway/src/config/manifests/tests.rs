@@ -392,7 +392,7 @@ const CERTIFICATE: [&str; 2] = [
     include_str!("../../../tests/tls/a.key"),
 ];
 
-/// What the objects come to, as one JSON value each.
+/// Objects, given as one JSON value each.
 fn objects(all: &[Value]) -> Objects {
     let mut known = Objects::default();
     for value in all {

@@ -19,7 +19,7 @@ use super::{Http1Options, Http2Options};
 pub struct Cluster {
     /// Its name.
     pub name: String,
-    /// Which addresses endpoints may have.
+    /// Addresses that endpoints may have.
     pub reach: Reach,
     /// How endpoints are found.
     pub discovery: Discovery,

@@ -36,7 +36,7 @@ const INITIAL_METADATA: &str = "agentgateway.dev.grpc_initial_metadata";
 /// A policy's ext_proc.
 pub(super) struct ExtProc {
     pub(super) cases: Arc<[Case]>,
-    /// What refuses every request.
+    /// Configuration that refuses every request.
     pub(super) refusing: Arc<FilterConfig>,
     /// References that no ReferenceGrant permits.
     pub(super) not_permitted: Vec<String>,
