@@ -53,6 +53,7 @@ impl Exchange {
         let phase = side.body();
         let direction = self.direction_mut(side);
         direction.body_sent = true;
+        direction.answered = false;
         direction.has_sent_end |= flags.end_of_stream;
         let message = self.envelope(side, phase, now, |_, envelope| {
             encode::body(phase, envelope, data.into(), flags)
@@ -75,6 +76,7 @@ impl Exchange {
         });
         let direction = self.direction_mut(side);
         direction.trailers_sent = true;
+        direction.answered = false;
         let callback = match (direction.mode.body.is_duplex(), direction.callback) {
             (true, waiting @ (Callback::Headers | Callback::StreamedBody)) => waiting,
             _ => Callback::Trailers,

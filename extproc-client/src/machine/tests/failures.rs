@@ -332,7 +332,7 @@ fn what_follows_a_local_reply_is_shown_to_nobody() {
     let mut head = http::Response::new(()).into_parts().0;
     head.extensions.insert(LocalReply);
     p.exchange.response_head(head, true, p.now);
-    assert_eq!(p.outputs(), ["SH END"]);
+    assert_eq!(p.outputs(), ["SH end"]);
     assert!(p.exchange.wants_frame(Request), "it is read all the same");
     assert_eq!(p.data(Request, "abc", false), Vec::<String>::new());
     assert_eq!(p.trailers(Request, &[("x-t", "1")]), Vec::<String>::new());

@@ -73,10 +73,11 @@ impl Spec {
         if way.mode.body.is_duplex() {
             return match streamed && way.body_shown {
                 true if change == Change::Drained && !way.drain_announced => Fit::No,
-                true if !way.told_all => Fit::Yes,
-                // The end was told, and then more was shown.
-                true if way.end_told && !way.end_shown => Fit::Either,
-                _ => Fit::No,
+                true if way.told_all => Fit::No,
+                // More was shown after the end was told.
+                true if way.end_told => Fit::Either,
+                true => Fit::Yes,
+                false => Fit::No,
             };
         }
         match (way.bodies.is_empty(), streamed) {
