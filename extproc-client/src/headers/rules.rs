@@ -68,9 +68,7 @@ impl MutationRules {
 fn is_valid(name: &str, value: &[u8]) -> bool {
     match name {
         // Nobody can send a request to no host.
-        "host" | ":authority" => {
-            !value.is_empty() && value.iter().all(|&b| is_authority_byte(b))
-        }
+        "host" | ":authority" => !value.is_empty() && value.iter().all(|&b| is_authority_byte(b)),
         ":scheme" => {
             value.first().is_some_and(u8::is_ascii_alphabetic)
                 && value

@@ -166,8 +166,9 @@ impl Exchange {
             head.headers
                 .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        let bodyless =
-            self.form.head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let bodyless = self.form.head
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
         (head, if bodyless { Bytes::new() } else { body })
     }
 

@@ -377,7 +377,10 @@ impl Exchange {
     /// which is more than that no reply is due in it.
     pub(super) fn close_after_last(&mut self, side: Side) {
         self.direction_mut(side).answered = true;
-        if [&self.request, &self.response].iter().all(|direction| direction.is_done()) {
+        if [&self.request, &self.response]
+            .iter()
+            .all(|direction| direction.is_done())
+        {
             self.close_stream();
         }
     }

@@ -31,7 +31,7 @@ enum Side {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 16] = [
+pub const KNOWN: [Known; 17] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -44,6 +44,11 @@ pub const KNOWN: [Known; 16] = [
                 && action(s, |a| a.immediate.is_some() || a.local.is_some())
         },
         places: &["client/*/informational"],
+    },
+    Known {
+        anchor: "expect-continue",
+        shows_in: |s| client(s, |c| has_field(&c.headers, "expect")),
+        places: &["processor/*/request/*/attributes/*/response.code"],
     },
     Known {
         anchor: "no-content",
