@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Why nothing can run.
+/// Reasons that nothing can run.
 enum Prepared {
     Missing(Missing),
     Failed(String),
@@ -102,7 +102,7 @@ fn taken() -> Result<Completion, Failed> {
     }
 }
 
-/// Why Envoy refuses the configuration of a scenario, if it does.
+/// Gives the reason for which Envoy refuses a configuration, if it does.
 fn refusal(envoy: &Path, file: &Path, index: u64) -> anyhow::Result<Option<String>> {
     let scenario = generate::scenario(0, index)?;
     let bootstrap = bootstrap::render(&scenario, &Ports::default(), "/dev/null");

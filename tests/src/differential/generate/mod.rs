@@ -22,7 +22,7 @@ pub const GROUP: &str = "random";
 /// Milliseconds between pieces that arrive one after the other, whatever else goes on.
 const APART: u64 = 60;
 
-/// What parts of a scenario have to know of each other.
+/// Facts that parts of a scenario have to know of each other.
 #[derive(Debug, Clone, Copy, Default)]
 struct Plan {
     /// ext_proc filters.
