@@ -20,7 +20,7 @@ pub struct Golden {
     pub unstable: Vec<String>,
     /// The observation.
     pub observation: Value,
-    /// What Envoy did in other runs of a scenario with `races`.
+    /// Observations of other runs of a scenario with `races`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Value>,
 }

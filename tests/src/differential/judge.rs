@@ -25,9 +25,9 @@ pub enum Side {
     Gateway,
 }
 
-/// What plays scenarios.
+/// Plays scenarios.
 pub trait Stage: Sync {
-    /// What was seen in one run.
+    /// Returns the observation of one run.
     ///
     /// # Errors
     /// When something of our own fails: a socket, a file, a program that cannot be started.
@@ -37,7 +37,7 @@ pub trait Stage: Sync {
 /// Plays scenarios with real programs.
 #[derive(Debug)]
 pub struct Programs {
-    /// What peers run on.
+    /// The runtime of the peers.
     pub runtime: Runtime,
     /// Envoy.
     pub envoy: Target,
@@ -65,7 +65,7 @@ impl Stage for Programs {
     }
 }
 
-/// How a scenario came out.
+/// The outcome of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The gateway does what Envoy does.
@@ -82,7 +82,7 @@ pub enum Verdict {
     Different(Vec<Difference>),
 }
 
-/// What an observation of the gateway's means beside one of Envoy's.
+/// The meaning of an observation of the gateway beside one of Envoy's.
 enum Beside {
     Equal,
     Known(BTreeSet<&'static str>),
@@ -138,7 +138,7 @@ pub fn judge(stage: &impl Stage, scenario: &Scenario) -> anyhow::Result<Verdict>
     Ok(Verdict::Different(found))
 }
 
-/// Whether a difference is there, twice, at one of these [`places`].
+/// Tells whether a difference is there, twice, at one of these [`places`].
 ///
 /// # Errors
 /// When something of our own fails.
@@ -175,7 +175,7 @@ pub fn places(found: &[Difference]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether inputs of the proxy arrive at the same moment, so that their order is the machine's choice: a reply and the end
+/// Tells whether inputs of the proxy arrive at the same moment, so that their order is the machine's choice: a reply and the end
 /// of a stream, two failures, an upstream's response and the rest of a request.
 #[must_use]
 pub fn at_the_same_moment(scenario: &Scenario) -> bool {
@@ -202,7 +202,7 @@ pub fn at_the_same_moment(scenario: &Scenario) -> bool {
             .any(|c| c.cancel.is_some() || in_one_go(&c.body))
 }
 
-/// Whether a processor does several things without a pause between them, or ends its stream by itself.
+/// Tells whether a processor does several things without a pause between them, or ends its stream by itself.
 fn has_burst(script: &Value) -> bool {
     match script {
         Value::String(word) => ["close", "abort", "goaway"].contains(&word.as_str()),

@@ -31,7 +31,7 @@ enum Side {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 16] = [
+pub const KNOWN: [Known; 17] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -44,6 +44,11 @@ pub const KNOWN: [Known; 16] = [
                 && action(s, |a| a.immediate.is_some() || a.local.is_some())
         },
         places: &["client/*/informational"],
+    },
+    Known {
+        anchor: "expect-continue",
+        shows_in: |s| client(s, |c| has_field(&c.headers, "expect")),
+        places: &["processor/*/request/*/attributes/*/response.code"],
     },
     Known {
         anchor: "no-content",
@@ -187,7 +192,7 @@ fn upstream(scenario: &Scenario, is: impl Fn(&UpstreamScript) -> bool) -> bool {
     scenario.upstreams.values().any(is)
 }
 
-/// Whether some step of the processors is like that.
+/// Tells whether some step of the processors is like that.
 fn action(scenario: &Scenario, is: fn(&Action) -> bool) -> bool {
     script_has(&scenario.spec.processor, is)
 }
@@ -227,7 +232,7 @@ fn has_field(fields: &[Field], name: &str) -> bool {
     fields.iter().any(|field| field.pair().0 == name)
 }
 
-/// Whether it makes a response one that has no body.
+/// Tells whether it makes a response one that has no body.
 fn makes_bodyless(action: &Action) -> bool {
     let immediate = action.immediate.as_ref().and_then(|i| i.status);
     immediate.is_some_and(|status| status == 204 || status == 304)
@@ -239,7 +244,7 @@ fn makes_bodyless(action: &Action) -> bool {
 /// Names of random scenarios that no trailer section holds.
 const NOT_IN_TRAILERS: [&str; 4] = ["content-type", "cookie", "host", "set-cookie"];
 
-/// Whether a reply sets such a field.
+/// Tells whether a reply sets such a field.
 fn sets(action: &Action, is: impl Fn(&str, &[u8]) -> bool) -> bool {
     let replies = [
         &action.reply,
@@ -264,7 +269,7 @@ fn sets(action: &Action, is: impl Fn(&str, &[u8]) -> bool) -> bool {
     })
 }
 
-/// Whether a reply to headers of this side sets such a field.
+/// Tells whether a reply to headers of this side sets such a field.
 fn heads_set(script: &ProcessorScript, side: Side, is: &dyn Fn(&str, &[u8]) -> bool) -> bool {
     let heads = match side {
         Side::Request => &script.request_headers,
@@ -277,7 +282,7 @@ fn heads_set(script: &ProcessorScript, side: Side, is: &dyn Fn(&str, &[u8]) -> b
             .any(|script| heads_set(script, side, is))
 }
 
-/// Whether a script has this word for a step.
+/// Tells whether a script has this word for a step.
 fn mentions_word(script: &Value, word: &str) -> bool {
     match script {
         Value::String(text) => text == word,
@@ -287,7 +292,7 @@ fn mentions_word(script: &Value, word: &str) -> bool {
     }
 }
 
-/// Whether a key is there, however deep.
+/// Tells whether a key is there, however deep.
 fn mentions(value: &Value, key: &str) -> bool {
     match value {
         Value::Object(map) => map.contains_key(key) || map.values().any(|item| mentions(item, key)),

@@ -15,22 +15,22 @@ use crate::conformance::bootstrap::to_yaml;
 use crate::conformance::compare::Difference;
 use crate::conformance::scenario;
 
-/// Which scenarios.
+/// The scenarios to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
     /// The seed.
     pub seed: u64,
     /// The first index.
     pub first: u64,
-    /// How many.
+    /// The number of scenarios.
     pub count: u64,
-    /// How many at a time.
+    /// Scenarios at a time.
     pub jobs: usize,
     /// Smaller scenarios that are tried to find the smallest form of a difference.
     pub tries: usize,
 }
 
-/// What came out.
+/// Counts and names of what came out.
 #[derive(Debug, Default)]
 pub struct Summary {
     /// Scenarios that ran.
@@ -47,12 +47,12 @@ pub struct Summary {
     pub known: BTreeMap<&'static str, usize>,
     /// Unexplained differences: the scenario, the first difference, the file that has it.
     pub unexplained: BTreeMap<String, (String, Option<PathBuf>)>,
-    /// What could not be run.
+    /// Errors of our own, by scenario.
     pub errors: BTreeMap<String, String>,
 }
 
 impl Summary {
-    /// Whether nothing is left to explain.
+    /// Tells whether nothing is left to explain.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.unexplained.is_empty() && self.errors.is_empty()
@@ -138,7 +138,7 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
                     summary.errors.insert(name, format!("{error:#}"));
                 }
             }
-            if summary.run % 100 == 0 {
+            if summary.run.is_multiple_of(100) {
                 let found = summary.unexplained.len();
                 eprintln!("{} run, {found} unexplained", summary.run);
             }

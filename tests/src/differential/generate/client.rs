@@ -142,7 +142,7 @@ fn request(random: &mut Random, plan: Plan) -> Value {
     out
 }
 
-/// How many bytes a body has.
+/// Number of bytes of a body.
 pub(super) fn size(parts: &Value) -> usize {
     serde_json::from_value(parts.clone())
         .map(|body: crate::support::script::Body| body.size())

@@ -1,7 +1,7 @@
 //! Makes scenarios: everything that the scenario format can say, in proportions that let most exchanges get far.
 //!
 //! A scenario depends on seed and index alone. What it does at random places is limited in two ways, so that Envoy does the
-//! same twice: answers to the first, second, … piece of a body only where the pieces are far enough apart to stay pieces, and
+//! same twice: answers that change pieces of a body only where those are far enough apart to stay pieces, and
 //! waits that are either much shorter or much longer than the timeouts beside them. Left out is what Envoy 1.40 does not
 //! implement (body mode GRPC, `request_drain`).
 
@@ -22,7 +22,7 @@ pub const GROUP: &str = "random";
 /// Milliseconds between pieces that arrive one after the other, whatever else goes on.
 const APART: u64 = 60;
 
-/// What parts of a scenario have to know of each other.
+/// Facts that parts of a scenario have to know of each other.
 #[derive(Debug, Clone, Copy, Default)]
 struct Plan {
     /// ext_proc filters.
@@ -77,6 +77,20 @@ pub fn source(seed: u64, index: u64) -> Value {
     client::add(random, plan, &mut out);
     upstream::add(random, plan, &mut out);
     processor::add(random, plan, &mut out);
+    let streams = Value::Object(out.clone()).to_string().contains("STREAMED");
+    if streams && (plan.filters > 1 || plan.unanswered) {
+        // Their numbers go by how bodies are cut, and it does not show which filter's message, or whether one that was answered.
+        let mut skip = out["compare"]["skip"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        for prefix in ["", "one.", "two."] {
+            for way in ["sent", "received"] {
+                skip.push(format!("counters/ext_proc.{prefix}stream_msgs_{way}").into());
+            }
+        }
+        out["compare"]["skip"] = skip.into();
+    }
     if plan.deferred {
         // Longer than `deferred_close_timeout`.
         out.insert("settle".into(), 600.into());
@@ -92,26 +106,31 @@ pub fn scenario(seed: u64, index: u64) -> anyhow::Result<Scenario> {
     scenario::build(GROUP, source(seed, index))
 }
 
-/// A body in parts. `apart`: with pauses between them, long enough for each to be a piece of its own.
+/// A body: with `apart` in pieces that come one by one, each small enough to be read at once; otherwise in whatever pieces.
 fn body(random: &mut Random, apart: bool, limited: bool, words: [&str; 3]) -> Value {
-    let large = match limited {
-        true => [900, 1000, 1001, 1100, 3000, 20_000],
-        false => [1000, 3000, 16_384, 20_000, 70_000, 200_000],
+    let large: &[usize] = match (limited, apart) {
+        (true, _) => &[900, 1000, 1001, 1100, 3000],
+        (false, true) => &[1000, 3000],
+        (false, false) => &[1000, 16_384, 20_000, 70_000, 200_000],
     };
     if random.chance(if limited { 60 } else { 12 }) {
-        return json!({"size": random.pick(&large)});
+        return json!({"size": random.pick(large)});
     }
     if random.chance(30) {
         return words[0].into();
     }
     let mut parts: Vec<Value> = Vec::new();
+    // Envoy ends HTTP/2 connections at two empty frames in a row.
+    let empty = random.chance(10);
+    if empty {
+        parts.push(json!(""));
+    }
     for word in &words[..1 + random.below(3)] {
         if apart && (!parts.is_empty() || random.chance(20)) {
             parts.push(json!({"pause": APART + 20 * random.below(3) as u64}));
         }
         let part = match random.below(12) {
-            0 => json!(""),
-            1 => json!({"size": random.pick(&large)}),
+            0 => json!({"size": random.pick(large)}),
             _ => json!(word),
         };
         parts.push(part);

@@ -55,7 +55,21 @@ fn script(random: &mut Random, plan: Plan) -> Value {
             "response_body" => plan.response_apart,
             _ => true,
         };
-        if part == Part::Body && (!apart || random.chance(40)) {
+        if !apart {
+            // What becomes of the pieces must not depend on how many there are.
+            let end = match random.below(4) {
+                0 => json!({"immediate": immediate(random)}),
+                1 => failure(random),
+                2 => json!([{"sleep": APART}, "continue"]),
+                _ => json!({"reply": {"set": ["x-new: 1"]}}),
+            };
+            out[kind] = match plan.duplex {
+                true => json!([end]),
+                false => json!({"always": end}),
+            };
+            continue;
+        }
+        if part == Part::Body && random.chance(40) {
             out[kind] = json!({"always": answer(random, plan, kind, part)});
             continue;
         }

@@ -17,14 +17,13 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
     } else {
         let mut script = upstream(random, plan);
         // Over HTTP/2 the script's body would come whatever the method, which is no HTTP.
+        let clients = json!([out["client"], out.get("clients")]).to_string();
         if script["protocol"] == "h2"
-            && json!([out["client"], out.get("clients")])
-                .to_string()
-                .contains("HEAD")
+            && clients.contains("HEAD")
+            && let Some(script) = script.as_object_mut()
         {
-            for name in ["body", "bodies", "echo", "trailers"] {
-                script[name] = Value::Null;
-            }
+            script
+                .retain(|name, _| !["body", "bodies", "echo", "trailers"].contains(&name.as_str()));
         }
         out.insert("upstream".into(), script);
     }
