@@ -186,32 +186,6 @@ mod tests {
         }
     }
 
-    /// Nobody takes them, so they are joined; and nothing is lost.
-    #[tokio::test]
-    async fn small_frames_are_joined() {
-        let mut client = connect(small_frames).await;
-        let mut receiver = client.receiver().await;
-        let joined = |receiver: &Receiver| receiver.lock().joined.len();
-        while joined(&receiver) < FRAMES / 2 {
-            tokio::task::yield_now().await;
-        }
-        let mut other = client.receiver().await;
-        for receiver in [&mut receiver, &mut other] {
-            let mut got = Vec::new();
-            while let Some(data) = poll_fn(|cx| receiver.poll_data(cx)).await {
-                let data = data.unwrap();
-                receiver.release(data.len());
-                got.extend(data);
-            }
-            assert!(
-                got.iter()
-                    .copied()
-                    .eq((0..FRAMES).map(|number| number as u8))
-            );
-            assert!(receiver.is_end_stream());
-        }
-    }
-
     /// The window of bytes that were joined and never taken comes back.
     #[tokio::test]
     async fn what_is_dropped_gives_its_window_back() {
