@@ -6,12 +6,12 @@
 use std::{
     io::{self, BufWriter, Write},
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -34,6 +34,15 @@ struct Counts {
     /// Bytes that are not written yet.
     waiting: AtomicUsize,
     dropped: AtomicU64,
+    /// Guards nothing but the wait for `written`.
+    lock: Mutex<()>,
+    written: Condvar,
+}
+
+impl Counts {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Lines {
@@ -70,11 +79,14 @@ impl Lines {
 
     /// Waits until everything was written, but not longer than `limit`. For the end of a program.
     pub fn flush(&self, limit: Duration) {
-        const LOOK: Duration = Duration::from_millis(2);
-        let begun = Instant::now();
-        while self.counts.waiting.load(Ordering::Acquire) > 0 && begun.elapsed() < limit {
-            thread::sleep(LOOK);
-        }
+        let counts = &self.counts;
+        drop(
+            counts
+                .written
+                .wait_timeout_while(counts.lock(), limit, |_| {
+                    counts.waiting.load(Ordering::Acquire) > 0
+                }),
+        );
     }
 }
 
@@ -93,6 +105,8 @@ fn write(name: &'static str, output: impl Write, lines: &Receiver<Box<[u8]>>, co
         }
         failed |= output.flush().is_err();
         counts.waiting.fetch_sub(written, Ordering::Release);
+        drop(counts.lock());
+        counts.written.notify_all();
         if failed {
             continue;
         }
@@ -125,14 +139,16 @@ impl Write for &Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, mpsc};
+    use std::sync::mpsc;
 
     use super::*;
+
+    type Taken = Arc<Mutex<Vec<u8>>>;
 
     /// Takes nothing before it is told to.
     struct Gate {
         open: Receiver<()>,
-        taken: Arc<Mutex<Vec<u8>>>,
+        taken: Taken,
     }
 
     impl Write for Gate {
@@ -148,14 +164,9 @@ mod tests {
         }
     }
 
-    fn gate() -> (
-        Lines,
-        thread::JoinHandle<()>,
-        mpsc::Sender<()>,
-        Arc<Mutex<Vec<u8>>>,
-    ) {
+    fn gate() -> (Lines, thread::JoinHandle<()>, mpsc::Sender<()>, Taken) {
         let (opener, open) = mpsc::channel();
-        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let taken = Taken::default();
         let gate = Gate {
             open,
             taken: taken.clone(),
