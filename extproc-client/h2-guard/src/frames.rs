@@ -22,11 +22,13 @@ const TYPE: usize = 3;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
 
 /// A type that no extension uses. Receivers ignore such frames (RFC 9113 §5.5).
 const IGNORED: u8 = 0xff;
 
 const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 
 /// DATA shorter than this takes more memory than its bytes.
@@ -55,6 +57,17 @@ pub struct Frames<S> {
     /// The last write had to wait.
     blocked: bool,
     unanswered: u32,
+    block: Block,
+}
+
+/// The header block that was read last (RFC 9113 §4.3). Until it ends, no other frame may come.
+#[derive(Debug, Default)]
+struct Block {
+    /// Its place among those of the connection, from 1 on.
+    number: u64,
+    open: bool,
+    /// The frame that is under way completes it.
+    ends: bool,
 }
 
 /// The head of a frame that was not read at once; with the first byte of its payload if it is padded.
@@ -96,12 +109,19 @@ impl<S> Frames<S> {
             empty: 0,
             blocked: false,
             unanswered: 0,
+            block: Block::default(),
         }
     }
 
     /// The stream below.
     pub fn get_ref(&self) -> &S {
         &self.io
+    }
+
+    /// The number of the header block that has begun and is not complete. `h2` says nothing of a stream before its block is.
+    pub fn open_block(&self) -> Option<u64> {
+        let open = self.block.open && !(self.block.ends && self.left == 0);
+        open.then_some(self.block.number)
     }
 
     /// Looks at a frame of which these bytes are there.
@@ -117,6 +137,7 @@ impl<S> Frames<S> {
             _ => payload,
         };
         tally.frames += 1;
+        self.block.follow(kind, flags);
         let mut hide = false;
         match kind {
             DATA if content == 0 && flags & END_STREAM == 0 && stream != 0 => {
@@ -186,6 +207,17 @@ impl<S> Frames<S> {
         if !self.blocked {
             self.unanswered = 0;
         }
+    }
+}
+
+impl Block {
+    /// A frame begins.
+    fn follow(&mut self, kind: u8, flags: u8) {
+        if kind == HEADERS {
+            self.number += 1;
+        }
+        self.open = matches!(kind, HEADERS | CONTINUATION);
+        self.ends = self.open && flags & END_HEADERS != 0;
     }
 }
 
@@ -361,6 +393,35 @@ mod tests {
                 frames.read_to_end(&mut got).await.unwrap();
                 assert_eq!(got, seen[..sent.len()], "{chunk} bytes at a time");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_block_is_open_until_its_last_byte() {
+        let mut sent = vec![b'p'; PREFACE];
+        frame(&mut sent, 4, 0, 0, b"settings");
+        let begin = sent.len() + HEAD;
+        frame(&mut sent, HEADERS, END_STREAM, 1, b"half a block");
+        frame(&mut sent, CONTINUATION, 0, 1, b"");
+        frame(&mut sent, CONTINUATION, END_HEADERS, 1, b"rest");
+        let end = sent.len();
+        frame(&mut sent, DATA, END_HEADERS, 1, b"data");
+        frame(&mut sent, HEADERS, END_HEADERS, 3, b"");
+        for chunk in 1..sent.len() {
+            let traffic = Arc::<Traffic>::default();
+            let mut frames = Frames::of_client(Slow(&sent, chunk), traffic);
+            let mut some = vec![0; chunk];
+            let mut at = 0;
+            while let Ok(n @ 1..) = frames.read(&mut some).await {
+                at += n;
+                // Of the next frame's head, some may be kept back.
+                if (begin..end).contains(&at) {
+                    assert_eq!(frames.open_block(), Some(1), "{at} in {chunk}");
+                } else if at < begin - HEAD || at > end {
+                    assert_eq!(frames.open_block(), None, "{at} in {chunk}");
+                }
+            }
+            assert_eq!(frames.block.number, 2);
         }
     }
 

@@ -126,12 +126,11 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let stream = Guarded::new(Corked::new(stream), stall);
     let limits = [http.timeouts.request_headers, http.timeouts.request];
     let stream = TimedHeads::new(
-        Prefixed { read, stream },
+        Frames::of_client(Prefixed { read, stream }, shared.traffic.clone()),
         limits.into_iter().flatten().min(),
         context.chain.shared.clone(),
     );
-    let frames = Frames::of_client(stream, shared.traffic.clone());
-    let mut connection = builder.handshake::<_, Queued>(frames).await?;
+    let mut connection = builder.handshake::<_, Queued>(stream).await?;
     let ping = connection.ping_pong();
     let open = Arc::downgrade(&shared);
     let mut gone = pin!(async {

@@ -392,12 +392,14 @@ impl Http2Pool {
     }
 
     /// A request got no answer in time. If nothing at all was heard of the endpoint meanwhile, the connection may lead nowhere:
-    /// it gets no more requests.
+    /// it gets no more requests. A peer that allows no streams for now was sent none, and has nothing to say.
     pub(super) fn distrust(&self, witness: &Witness) {
         if witness.traffic.heard() == witness.heard {
-            self.lock()
-                .connections
-                .retain(|known| !Arc::ptr_eq(&known.connection.shared.traffic, &witness.traffic));
+            self.lock().connections.retain(|known| {
+                let Connection { sender, shared, .. } = &known.connection;
+                !Arc::ptr_eq(&shared.traffic, &witness.traffic)
+                    || sender.current_max_send_streams() == 0
+            });
         }
     }
 
