@@ -263,14 +263,16 @@ where
 {
     let body = if end {
         ResponseBody::empty()
-    } else if let Some((before, body)) = core.take_passing_response() {
-        let sized = head.headers.contains_key(header::CONTENT_LENGTH);
-        ResponseBody::pass(before, body, sized)
     } else {
-        head.extensions.insert(Remade);
-        match core.take_complete_response() {
-            Some(whole) => ResponseBody::whole(whole),
-            None => ResponseBody::inline(core),
+        let sized = head.headers.contains_key(header::CONTENT_LENGTH);
+        if let Some((before, body)) = core.take_passing_response() {
+            ResponseBody::pass(before, body, sized)
+        } else {
+            head.extensions.insert(Remade);
+            match core.take_complete_response() {
+                Some(whole) => ResponseBody::whole(whole, sized),
+                None => ResponseBody::inline(core),
+            }
         }
     };
     Response::from_parts(head, body)

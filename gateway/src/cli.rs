@@ -86,7 +86,7 @@ pub struct Cli {
     #[arg(long, value_name = "FORM", value_enum, default_value_t)]
     pub log_format: LogForm,
 
-    /// What to log: a level, or filters such as `info,h2=debug`.
+    /// What to log: a level, or filters such as `info,h2=debug`. Of `h2`, errors alone if it is not named.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub log_level: String,
 }

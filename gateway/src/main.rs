@@ -158,8 +158,9 @@ struct Log(Lines);
 
 impl Log {
     fn start(cli: &Cli) -> Result<Self, String> {
-        let filter =
-            EnvFilter::try_new(&cli.log_level).map_err(|error| format!("--log-level: {error}"))?;
+        // `h2` warns of frames that peers send, as many as they like.
+        let filter = EnvFilter::try_new(format!("h2=error,{}", cli.log_level))
+            .map_err(|error| format!("--log-level: {error}"))?;
         let ansi = io::stderr().is_terminal();
         let (lines, _) = Lines::new("log", io::stderr()).map_err(|error| error.to_string())?;
         let builder = tracing_subscriber::fmt()

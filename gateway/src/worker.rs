@@ -33,6 +33,10 @@ pub(crate) struct Pools {
     transport: ClusterTransport,
 }
 
+/// Bytes of a worker's stack, of which only what is used is taken. Expressions that are nested as deep as they may be need 4 MiB in a
+/// debug build.
+const STACK: usize = 16 * 1024 * 1024;
+
 /// Starts a worker that serves nothing yet. It ends when `stop` changes.
 ///
 /// # Errors
@@ -44,6 +48,7 @@ pub(crate) fn start(index: usize, mut stop: watch::Receiver<bool>) -> io::Result
     let handle = runtime.handle().clone();
     let thread = thread::Builder::new()
         .name(format!("worker-{index}"))
+        .stack_size(STACK)
         .spawn(move || {
             // An error means that the gateway is gone.
             let _ = runtime.block_on(stop.wait_for(|stop| *stop));

@@ -482,7 +482,16 @@ async fn balanced_processors() -> anyhow::Result<()> {
     let calls = processors.each_ref().map(Adversary::calls);
     ensure!(calls == [REQUESTS / 3; 3], "{calls:?}");
     let [first, second, third] = processors;
+    let open = rig.stat("cluster.processor.upstream_cx_active").await?;
     first.stop().await;
+    // A stream on a connection that the gateway does not know to be closed would fail, in Envoy too.
+    let begun = Instant::now();
+    while rig.stat("cluster.processor.upstream_cx_active").await? >= open {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(10),
+            "the end of a connection was not noticed"
+        );
+    }
     for number in 0..REQUESTS {
         rig.normal_client()
             .await

@@ -133,21 +133,23 @@ impl<S> Frames<S> {
         let stream = u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff;
         let content = match (kind, flags & PADDED != 0, bytes.get(HEAD)) {
             (DATA, true, None) if payload > 0 && payload <= SMALL => return Look::Short(HEAD + 1),
-            (DATA, true, Some(padding)) => payload.saturating_sub(1 + usize::from(*padding)),
-            _ => payload,
+            // More padding than payload is an error (RFC 9113 §6.1), which `h2` is to see.
+            (DATA, true, Some(padding)) => payload.checked_sub(1 + usize::from(*padding)),
+            (DATA, true, None) => payload.checked_sub(1),
+            _ => Some(payload),
         };
         tally.frames += 1;
         self.block.follow(kind, flags);
         let mut hide = false;
         match kind {
-            DATA if content == 0 && flags & END_STREAM == 0 && stream != 0 => {
+            DATA if content == Some(0) && flags & END_STREAM == 0 && stream != 0 => {
                 self.empty = self.empty.saturating_add(1);
                 hide = self.empty <= self.most_empty;
             }
             DATA => {
                 self.empty = 0;
                 tally.messages += 1;
-                if content < SMALL && flags & END_STREAM == 0 {
+                if content.is_some_and(|bytes| bytes < SMALL) && flags & END_STREAM == 0 {
                     tally.small += 1;
                 }
             }
@@ -370,6 +372,8 @@ mod tests {
             (DATA, PADDED, 1, b"\x03\0\0\0", IGNORED),
             (DATA, PADDED, 1, b"\x00", IGNORED),
             (DATA, PADDED, 1, b"\x02x\0\0", DATA),
+            (DATA, PADDED, 1, b"\x04\0\0\0", DATA),
+            (DATA, PADDED, 1, b"", DATA),
             (DATA, PADDED, 1, &[9; 300], DATA),
             (DATA, 0, 0, b"", DATA),
             (6, 0, 0, b"12345678", 6),

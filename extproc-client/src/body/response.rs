@@ -31,7 +31,7 @@ enum Inner<R> {
         sized: bool,
     },
     /// Here as a whole.
-    Whole(Whole),
+    Whole { whole: Whole, sized: bool },
     /// Driven by polling this body.
     Inline {
         drive: Box<dyn Drive>,
@@ -64,9 +64,10 @@ impl<R> ResponseBody<R> {
         }
     }
 
-    pub(crate) fn whole(whole: Whole) -> Self {
+    /// `sized` as in [`pass`](Self::pass).
+    pub(crate) fn whole(whole: Whole, sized: bool) -> Self {
         Self {
-            inner: Inner::Whole(whole),
+            inner: Inner::Whole { whole, sized },
         }
     }
 
@@ -104,7 +105,7 @@ where
                 Some(piece) => Poll::Ready(Some(Ok(frame(piece)))),
                 None => body.as_mut().poll_frame(cx).map_err(Into::into),
             },
-            Inner::Whole(whole) => Poll::Ready(whole.next().map(|piece| Ok(frame(piece)))),
+            Inner::Whole { whole, .. } => Poll::Ready(whole.next().map(|piece| Ok(frame(piece)))),
             Inner::Inline { drive, started } => {
                 *started = true;
                 let polled = drive.poll_piece(cx).map_ok(frame).map_err(BoxError::from);
@@ -125,7 +126,7 @@ where
         match &self.inner {
             Inner::Empty => true,
             Inner::Pass { before, body, .. } => before.is_empty() && body.is_end_stream(),
-            Inner::Whole(whole) => whole.is_complete(),
+            Inner::Whole { whole, .. } => whole.is_complete(),
             // An empty body is framed as a body, as in `Whole`.
             Inner::Inline { drive, started } => *started && drive.is_over(),
             Inner::Piped(receiver) => receiver.is_complete(),
@@ -140,7 +141,11 @@ where
                 body,
                 sized: true,
             } if before.is_empty() => body.size_hint(),
-            Inner::Pass { .. } | Inner::Whole(_) | Inner::Inline { .. } | Inner::Piped(_) => {
+            // An empty body is to be polled to its end all the same.
+            Inner::Whole { whole, sized: true } if whole.size() > 0 => {
+                SizeHint::with_exact(whole.size())
+            }
+            Inner::Pass { .. } | Inner::Whole { .. } | Inner::Inline { .. } | Inner::Piped(_) => {
                 SizeHint::default()
             }
         }
@@ -152,7 +157,7 @@ impl<R> std::fmt::Debug for ResponseBody<R> {
         f.write_str(match &self.inner {
             Inner::Empty => "ResponseBody::Empty",
             Inner::Pass { .. } => "ResponseBody::Pass",
-            Inner::Whole(_) => "ResponseBody::Whole",
+            Inner::Whole { .. } => "ResponseBody::Whole",
             Inner::Inline { .. } => "ResponseBody::Inline",
             Inner::Piped(_) => "ResponseBody::Piped",
         })

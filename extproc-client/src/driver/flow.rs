@@ -56,6 +56,11 @@ impl Whole {
         self.pieces.pop()
     }
 
+    /// Bytes that are left.
+    pub(crate) fn size(&self) -> u64 {
+        self.pieces.bytes() as u64
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.started && !self.end_follows && self.pieces.is_empty()
     }

@@ -32,6 +32,11 @@ impl Ready {
         Some(piece)
     }
 
+    /// Bytes of data that are left.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Returns true if there are no more pieces.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()

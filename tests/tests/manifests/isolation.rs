@@ -474,6 +474,15 @@ async fn conditions() -> anyhow::Result<()> {
             format!("{list}.exists(a, request.path.matches('^/headers$'))"),
             200,
         ),
+        // Nested as deep as may be: evaluation recurses.
+        (
+            format!("{}1{} == 61", "(1 + ".repeat(60), ")".repeat(60)),
+            200,
+        ),
+        (
+            format!("{}1{} == 1", "[".repeat(15), "].map(x, x)[0]".repeat(15)),
+            200,
+        ),
     ] {
         let mut case = processor();
         case["failureMode"] = "FailOpen".into();
