@@ -29,6 +29,7 @@ use crate::{
     admin::{self, Admin},
     config::manifests::{Objects, Scope, Serve, Translator, types},
     listener,
+    overload::Overload,
 };
 
 /// What is read, all over the cluster, beside what is kept.
@@ -93,7 +94,9 @@ pub(super) async fn run(
                 .ok_or_else(|| std::io::Error::other("no socket"))
         })
         .and_then(|socket| {
-            let admin = Admin::new(Arc::default(), 1, stop.subscribe());
+            let overload = Arc::<Overload>::default();
+            overload.set(None);
+            let admin = Admin::new(Arc::default(), overload, 1, stop.subscribe());
             admin::start(socket, admin, stop.subscribe())
         })
         .map_err(|error| error.to_string())?;
