@@ -1,6 +1,7 @@
 //! Processors as clusters: the transport that the gateway gives to its ext_proc layers.
 
 use std::{
+    any::Any,
     collections::HashMap,
     future::Future,
     io,
@@ -407,6 +408,10 @@ impl Connector for ClusterConnector {
         Ok(Corked::new(connect(&host, &self.queue).await?.io))
     }
 
+    fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(io.get_ref().counted()))
+    }
+
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
         io.get_ref().local_addr()
     }
@@ -427,6 +432,10 @@ impl Connector for HostConnector {
         let gone = || io::Error::other(Close::unavailable("the endpoint is gone"));
         let host = self.host.upgrade().ok_or_else(gone)?;
         Ok(Corked::new(connect(&host, &self.queue).await?.io))
+    }
+
+    fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(io.get_ref().counted()))
     }
 
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {

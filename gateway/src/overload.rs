@@ -109,7 +109,10 @@ impl Overload {
         limits.connections = Some(connections.min(shares.clients));
         tracing::debug!(?limits, ?shares, "limits of the process");
         // The other half is for everything else.
-        let held = limits.memory.map_or(u64::MAX, |memory| memory / 2);
+        let held = limits
+            .memory
+            .or_else(available)
+            .map_or(u64::MAX, |memory| memory / 2);
         self.buffers
             .set_limit(usize::try_from(held).unwrap_or(usize::MAX));
         self.limits.store(Arc::new(limits));

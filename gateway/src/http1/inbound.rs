@@ -189,7 +189,7 @@ impl Inbound {
             }
             Verdict::Undecided(at) => {
                 self.state = State::Undecided;
-                self.held = bytes.split_off(at);
+                self.held = bytes.split_off(at.saturating_add_signed(longer));
                 bytes.freeze()
             }
             Verdict::Refuse(at, with) => {

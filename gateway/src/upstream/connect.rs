@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::host::ConnectionPlace;
+use super::{host::ConnectionPlace, queue::Counted};
 use crate::{
     config::snapshot::{Reach, TcpKeepalive},
     cork::MaybeTcp,
@@ -182,10 +182,6 @@ enum MaybeTls {
 
 /// A connection to an endpoint, and its place among those that may be open.
 #[derive(Debug)]
-#[expect(
-    dead_code,
-    reason = "the place is kept as long as the connection lives, and not looked at"
-)]
 pub(crate) struct Stream(MaybeTls, ConnectionPlace);
 
 impl MaybeTcp for Stream {
@@ -198,6 +194,11 @@ impl MaybeTcp for Stream {
 }
 
 impl Stream {
+    /// Its part in the number of its endpoint's connections.
+    pub(crate) fn counted(&self) -> Counted {
+        self.1.counted()
+    }
+
     /// Our address, with TCP.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         let plain = match &self.0 {

@@ -182,6 +182,8 @@ pub(crate) async fn send(
     let sent = match sent {
         Ok(sent) => sent,
         Err(unsent) => {
+            // What sends the request's body may be a task of its own.
+            progress.cancel();
             count(stats, &unsent.failure);
             if let (Failure::Timeout | Failure::TryTimeout, Some(witness)) =
                 (&unsent.failure, &witness)

@@ -68,6 +68,12 @@ pub(crate) struct ConnectionPlace {
     counted: Counted,
 }
 
+impl ConnectionPlace {
+    pub(super) fn counted(&self) -> Counted {
+        self.counted.clone()
+    }
+}
+
 impl HostShared {
     /// The longest time that a connection stays without a request. Idle connections of one cluster must not keep others
     /// from connecting.

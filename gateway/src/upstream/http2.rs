@@ -28,7 +28,7 @@ use super::{
     exchange::{Keep, Outbound, Sending, Sent, Unsent},
     host::{Host, HostShared, Lending},
     progress::{Progress, ProgressWatch},
-    queue::Wakes,
+    queue::{self, Wakes},
 };
 use crate::{
     backlog::{Backlog, Queued},
@@ -73,6 +73,8 @@ struct Pooled {
     task: AbortHandle,
     /// Since when it has no streams, as far as that was looked at.
     idle: Option<Instant>,
+    /// It counts among the endpoint's connections only as long as it may be given out: requests wait for one of those.
+    _counted: queue::Counted,
 }
 
 #[derive(Clone, Debug)]
@@ -235,7 +237,8 @@ impl Http2Pool {
         let mut waiting = None;
         loop {
             // Nobody overtakes those who wait for a stream.
-            let behind = waiting.is_none() && !queue.is_empty();
+            // If the last connection has just ended, there is none to wait for.
+            let behind = waiting.is_none() && !queue.is_empty() && queue.connections() > 0;
             let turn = match behind {
                 true => Turn::Queue,
                 false => self.turn(&host.shared),
@@ -247,6 +250,8 @@ impl Http2Pool {
                 Turn::Queue => host.wait(queue, &mut waiting, asked.limit).await?,
                 Turn::Use(mut connection, counted) => {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
+                        // There may be room for the next one, too, who finds out.
+                        queue.free();
                         return Ok(Lease {
                             connection,
                             counted,
@@ -287,6 +292,7 @@ impl Http2Pool {
                         let _ = sender.send(Some(kind));
                     }
                     self.lock().connecting = None;
+                    queue.free();
                     return result;
                 }
             }
@@ -300,6 +306,7 @@ impl Http2Pool {
         connected: Connected,
     ) -> Result<Lease, Failure> {
         let local = connected.io.local_addr();
+        let of_endpoint = connected.io.counted();
         let options = &host.shared.cluster.http2;
         let header_list = header_list_size(host.shared.cluster.response_headers);
         let shared = Arc::new(Shared {
@@ -372,6 +379,7 @@ impl Http2Pool {
             connection: connection.clone(),
             task: task.abort_handle(),
             idle: None,
+            _counted: of_endpoint,
         });
         if !std::mem::replace(&mut state.swept, true) {
             tokio::spawn(sweep(Arc::downgrade(host)));

@@ -1,6 +1,6 @@
 //! Requests that wait for a connection of one endpoint, where a limit allows no further one.
 //!
-//! They are served in the order in which they came, by what becomes free at their endpoint: a connection without a request,
+//! They are woken in the order in which they came, by what becomes free at their endpoint: a connection without a request,
 //! a stream on one, or the place of one that closed. As in Envoy, an endpoint that has a connection is not told of what
 //! becomes free elsewhere in its cluster; one that has none may always open one.
 
@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -46,9 +46,15 @@ pub(super) struct Waiting<'a> {
 #[derive(Debug)]
 pub(super) struct Wakes(Arc<Queue>);
 
-/// A connection in the number of those of its endpoint.
+/// A connection in the number of those of its endpoint, until the first of its clones is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Counted(Arc<Count>);
+
 #[derive(Debug)]
-pub(super) struct Counted(Arc<Queue>);
+struct Count {
+    queue: Arc<Queue>,
+    over: AtomicBool,
+}
 
 impl Queue {
     fn failures(&self) -> MutexGuard<'_, Failures> {
@@ -92,10 +98,13 @@ impl Queue {
         }
     }
 
-    /// Counts a connection as long as what this gives lives.
+    /// Counts a connection until what this gives, or a clone of it, is dropped.
     pub(super) fn count(self: &Arc<Self>) -> Counted {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Counted(self.clone())
+        Counted(Arc::new(Count {
+            queue: self.clone(),
+            over: AtomicBool::new(false),
+        }))
     }
 
     /// Calls [`free`](Self::free) when dropped.
@@ -144,8 +153,10 @@ impl Drop for Wakes {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.free();
+        if !self.0.over.swap(true, Ordering::Relaxed) {
+            self.0.queue.connections.fetch_sub(1, Ordering::Relaxed);
+            self.0.queue.free();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One connection: how it is made, and the task that serves it until it ends.
 
 use std::{
+    any::Any,
     future::{Future, poll_fn},
     hash::{BuildHasher, Hasher, RandomState},
     io,
@@ -68,6 +69,7 @@ pub(super) trait Dial: Send + Sync {
 pub(super) struct Dialed {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) local: Option<IpAddr>,
+    pub(super) serving: Option<Box<dyn Any + Send + Sync>>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) served: Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>,
     pub(super) ping: Option<PingPong>,
@@ -86,6 +88,7 @@ impl<C: Connector> Dial for C {
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)??;
             let local = C::local_addr(&io).map(|address| address.ip());
+            let serving = C::serving(&io);
             let traffic = Arc::<Traffic>::default();
             let handshake = h2_guard::client()
                 .initial_window_size(STREAM_WINDOW)
@@ -100,6 +103,7 @@ impl<C: Connector> Dial for C {
             Ok(Dialed {
                 sender,
                 local,
+                serving,
                 traffic,
                 ping: connection.ping_pong(),
                 served: Box::pin(connection),

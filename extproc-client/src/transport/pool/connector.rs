@@ -3,7 +3,7 @@
 //! A [`Connector`] is the seam for a host's own TCP, TLS and load balancing; [`TcpConnector`] and
 //! [`UnixConnector`] serve without one.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{any::Any, future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -22,6 +22,11 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Connects; with TLS, the handshake is done and `h2` agreed on.
     fn connect(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// A value that is dropped when the connection is given no further calls; it lives on for those that it has.
+    fn serving(_io: &Self::Io) -> Option<Box<dyn Any + Send + Sync>> {
+        None
+    }
 
     /// The own address of a connection, if it has one.
     fn local_addr(_io: &Self::Io) -> Option<SocketAddr> {

@@ -7,6 +7,7 @@
 //! can use the first.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     future::Future,
     pin::Pin,
@@ -78,6 +79,8 @@ struct Waiter {
 struct Member {
     connection: Arc<Connection>,
     sender: SendRequest<Bytes>,
+    /// The connector's, see [`Connector::serving`](super::Connector::serving).
+    _serving: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// A call's place among those that wait.
@@ -552,6 +555,7 @@ impl Attempt {
             Ok(Dialed {
                 sender,
                 local,
+                serving,
                 traffic,
                 served,
                 ping,
@@ -576,6 +580,7 @@ impl Attempt {
                 state.members.push(Member {
                     connection: connection.clone(),
                     sender,
+                    _serving: serving,
                 });
                 let room = set.room(&state);
                 drop(state);
