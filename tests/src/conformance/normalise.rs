@@ -10,7 +10,7 @@
 //!    the scenario's processor did not supply): body, `content-length` unless 0 and `grpc-message` become `*`, at the
 //!    client and in what the processor is shown.
 //! 3. Boundaries of body chunks, unless `compare.chunks`: at client and upstream always, at the processor in directions
-//!    that can be STREAMED or FULL_DUPLEX_STREAMED (bytes joined, the last end of stream counts).
+//!    that can be STREAMED or FULL_DUPLEX_STREAMED (bytes joined, the last end of stream counts; with `races` whatever the other direction sent between).
 //!    The counters `stream_msgs_sent` and `stream_msgs_received` are reduced by the messages that joining left out.
 //! 4. In attributes, addresses' ports become `<listener>`, `<cluster name>` or `<port>`, times, durations and
 //!    `connection.id` become `*`.
@@ -218,6 +218,8 @@ impl<'a> Normaliser<'a> {
         Value::Object(out)
     }
 
+    /// The messages of a side stream. Where inputs race, another direction's message in between does not keep two pieces
+    /// of a body from being joined: it may as well have come before or after both.
     fn messages(&self, messages: &[Value]) -> Vec<Value> {
         let mut out: Vec<Value> = Vec::new();
         let mut local_error = false;
@@ -256,9 +258,14 @@ impl<'a> Normaliser<'a> {
                 "response_body" => self.joined[1],
                 _ => false,
             };
+            let side = |kind: &str| kind.starts_with("request");
+            let before = out.iter_mut().rev().find(|earlier| {
+                let earlier = earlier["kind"].as_str().unwrap_or_default();
+                !self.scenario.spec.races || side(earlier) == side(&kind)
+            });
             if join
                 && !self.scenario.spec.compare.chunks
-                && let Some(last) = out.last_mut()
+                && let Some(last) = before
                 && last["kind"] == message["kind"]
             {
                 join_body(last, &message);

@@ -85,23 +85,28 @@ async fn send(
         if script.after_head {
             let _ = progress.wait_for(|p| *p >= Progress::Head).await;
         }
+        // The last part of the body and its end are one write: between two of them, the proxy reads the one without the
+        // other now and then.
+        let mut unsent = Vec::new();
         for part in &parts {
+            writer.write_all(&std::mem::take(&mut unsent)).await?;
             match part {
                 Part::Pause { pause } => seen.activity.clock.pause(*pause).await,
                 Part::Data(data) => {
                     let data = data.bytes();
                     if chunked && !data.is_empty() {
-                        writer.write_all(&http1::chunk_bytes(&data)).await?;
+                        unsent = http1::chunk_bytes(&data);
                     } else {
-                        writer.write_all(&data).await?;
+                        unsent = data;
                     }
                 }
             }
         }
         if chunked && !script.half_open {
             let trailers = fields(script.trailers.as_deref().unwrap_or_default());
-            writer.write_all(&http1::last_chunk(&trailers)).await?;
+            unsent.extend(http1::last_chunk(&trailers));
         }
+        writer.write_all(&unsent).await?;
         if let Some(text) = &script.upgrade_send {
             let upgraded = progress.wait_for(|p| *p >= Progress::Head).await;
             if upgraded.is_ok_and(|p| *p == Progress::Upgraded) {

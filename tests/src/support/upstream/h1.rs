@@ -153,28 +153,33 @@ async fn write(
         return abort(writer);
     }
     if !bodyless {
+        // The last part and the end are one write, as the client's.
+        let mut unsent = Vec::new();
         for part in &parts {
+            writer.write_all(&std::mem::take(&mut unsent)).await?;
             match part {
                 Part::Pause { pause } => shared.activity.clock.pause(*pause).await,
                 Part::Data(data) => {
                     let data = data.bytes();
                     if chunked && !data.is_empty() {
-                        writer.write_all(&http1::chunk_bytes(&data)).await?;
+                        unsent = http1::chunk_bytes(&data);
                     } else {
-                        writer.write_all(&data).await?;
+                        unsent = data;
                     }
                     shared.activity.touch();
                 }
             }
         }
         if script.reset == Some(ResetAt::AfterBody) {
+            writer.write_all(&unsent).await?;
             shared.activity.clock.pause(BEFORE_RESET).await;
             return abort(writer);
         }
         if chunked {
             let trailers = fields(script.trailers.as_deref().unwrap_or_default());
-            writer.write_all(&http1::last_chunk(&trailers)).await?;
+            unsent.extend(http1::last_chunk(&trailers));
         }
+        writer.write_all(&unsent).await?;
     }
     Ok(script.framing != ResponseFraming::Close && !script.close)
 }
