@@ -14,10 +14,19 @@ use std::{
 
 use tokio::{runtime, sync::watch};
 
-use crate::{config::snapshot::Snapshot, drain, serving::Serving};
+use crate::{config::snapshot::Snapshot, drain, serving, serving::Serving};
 
 /// How long threads may take to end. One that writes an access log may wait for a reader that does not read.
 const THREADS_END: Duration = Duration::from_secs(5);
+
+/// Looks at what [`Gateway::start`] would refuse whatever the state of the system is: listeners that collide, TLS settings that
+/// cannot be used.
+///
+/// # Errors
+/// The text names the listener or the cluster.
+pub fn check(snapshot: &Snapshot) -> io::Result<()> {
+    serving::check(snapshot)
+}
 
 /// Settings of a gateway that are no part of its configuration.
 #[derive(Clone, Debug)]

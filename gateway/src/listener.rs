@@ -69,6 +69,7 @@ pub(crate) struct Chain {
 
 /// What a filter chain is chosen by.
 pub(crate) struct Hello<'a> {
+    pub(crate) port: u16,
     pub(crate) transport: TransportProtocol,
     /// Lower case; empty if the client gave none.
     pub(crate) server_name: &'a str,
@@ -109,6 +110,10 @@ impl Chains {
             .iter()
             .filter_map(|chain| Some((chain, chain.matches.as_ref()?)))
             .collect();
+        let candidates = most_specific(candidates, |matches| match matches.destination_port {
+            Some(wanted) => (wanted == hello.port).then_some(1),
+            None => Some(0),
+        });
         let candidates = most_specific(candidates, |matches| {
             best(&matches.server_names, |name| names(name, hello.server_name))
         });
@@ -167,13 +172,14 @@ fn names(pattern: &str, asked: &str) -> Option<usize> {
 }
 
 /// Opens `count` sockets that listen on one address, one for each worker. The kernel spreads
-/// connections over them (`SO_REUSEPORT`). `ours` says that this gateway already has sockets on
+/// connections over them (`SO_REUSEPORT`). An IPv6 one takes IPv4 connections with `ipv4_compat` alone, as in Envoy. `ours` says that this gateway already has sockets on
 /// this port, which may overlap.
 ///
 /// # Errors
 /// The text names the address.
 pub(crate) fn bind(
     address: SocketAddr,
+    ipv4_compat: bool,
     count: usize,
     ours: bool,
 ) -> io::Result<Vec<std::net::TcpListener>> {
@@ -182,12 +188,12 @@ pub(crate) fn bind(
     };
     // Without SO_REUSEPORT first: with it, two gateways could share a port by mistake.
     if !ours {
-        drop(socket(address, false).map_err(named)?);
+        drop(socket(address, ipv4_compat, false).map_err(named)?);
     }
     let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
-        let socket = socket(address, true).map_err(named)?;
+        let socket = socket(address, ipv4_compat, true).map_err(named)?;
         // Port 0 is resolved once.
         address = socket.local_addr()?;
         sockets.push(socket);
@@ -195,12 +201,19 @@ pub(crate) fn bind(
     Ok(sockets)
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+fn socket(
+    address: SocketAddr,
+    ipv4_compat: bool,
+    shared: bool,
+) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!ipv4_compat)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;

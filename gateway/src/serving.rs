@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     overload::Overload,
     tls::Acceptor,
+    upstream::Upstreams,
     worker::{self, Pools, Worker},
 };
 
@@ -52,15 +53,15 @@ struct Bound {
     chains: Vec<BoundChain>,
 }
 
-/// What a listener is known by from one snapshot to the next: its address, and its name where the system
-/// chooses the port.
+/// What a listener is known by from one snapshot to the next: its address, whether that stands for IPv4 as well, and its name
+/// where the system chooses the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Key(SocketAddr, Option<String>);
+struct Key(SocketAddr, bool, Option<String>);
 
 impl Key {
     fn of(listener: &Listener) -> Self {
         let name = (listener.address.port() == 0).then(|| listener.name.clone());
-        Self(listener.address, name)
+        Self(listener.address, listener.ipv4_compat, name)
     }
 }
 
@@ -185,7 +186,8 @@ impl Serving {
         self.sinks.begin();
         let mut listeners: Vec<Next> = Vec::with_capacity(snapshot.listeners.len());
         for config in &snapshot.listeners {
-            listeners.push(self.prepare(Key::of(config), config, &pools)?);
+            let next = self.prepare(Key::of(config), config, &pools, &listeners)?;
+            listeners.push(next);
         }
         let admin = self.prepare_admin(snapshot.admin)?;
 
@@ -225,7 +227,13 @@ impl Serving {
     }
 
     /// Builds a listener, and binds it if it is new.
-    fn prepare(&mut self, key: Key, config: &Arc<Listener>, pools: &[Pools]) -> io::Result<Next> {
+    fn prepare(
+        &mut self,
+        key: Key,
+        config: &Arc<Listener>,
+        pools: &[Pools],
+        beside: &[Next],
+    ) -> io::Result<Next> {
         let mut chains = Vec::new();
         for chain in &config.chains {
             chains.push(self.prepare_chain(config, chain, Some(&chain.matches), pools)?);
@@ -236,7 +244,7 @@ impl Serving {
         let known = self.listeners.iter().any(|bound| bound.key == key);
         let sockets = match known {
             true => None,
-            false => Some(self.bind(config.address)?),
+            false => Some(self.bind(config, beside)?),
         };
         Ok(Next {
             key,
@@ -297,15 +305,18 @@ impl Serving {
         }
     }
 
-    /// A socket for each worker, known to its runtime.
-    fn bind(&self, address: SocketAddr) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    /// A socket for each worker, known to its runtime. `beside` has those that are bound for the same snapshot.
+    fn bind(
+        &self,
+        listener: &Listener,
+        beside: &[Next],
+    ) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+        let address = listener.address;
         let port = address.port();
-        let ours = port != 0
-            && self
-                .listeners
-                .iter()
-                .any(|bound| bound.local.port() == port);
-        let sockets = listener::bind(address, self.workers.len(), ours)?;
+        let known = self.listeners.iter().map(|bound| bound.local.port());
+        let new = beside.iter().map(|next| next.config.address.port());
+        let ours = port != 0 && known.chain(new).any(|other| other == port);
+        let sockets = listener::bind(address, listener.ipv4_compat, self.workers.len(), ours)?;
         let sockets = sockets
             .into_iter()
             .zip(&self.workers)
@@ -436,7 +447,7 @@ impl Serving {
         if self.admin.as_ref().is_some_and(|now| now.wanted == wanted) {
             return Ok(None);
         }
-        let mut sockets = listener::bind(wanted, 1, false)?;
+        let mut sockets = listener::bind(wanted, true, 1, false)?;
         let Some(socket) = sockets.pop() else {
             return Ok(None);
         };
@@ -503,19 +514,34 @@ impl Serving {
     }
 }
 
+/// Looks at what a start would refuse, whatever the state of the system.
+pub(crate) fn check(snapshot: &Snapshot) -> io::Result<()> {
+    distinct(&snapshot.listeners)?;
+    for listener in &snapshot.listeners {
+        for tls in listener.all_chains().filter_map(|chain| chain.tls.as_ref()) {
+            Acceptor::new(tls).map_err(|reason| {
+                io::Error::other(format!("listener {}: {reason}", listener.name))
+            })?;
+        }
+    }
+    Upstreams::new(snapshot, &Metrics::default(), &Arc::default(), None)
+        .map(drop)
+        .map_err(io::Error::other)
+}
+
 /// Refuses two listeners that are the same one.
 fn distinct(listeners: &[Arc<Listener>]) -> io::Result<()> {
-    let mut keys: Vec<Key> = Vec::with_capacity(listeners.len());
-    for listener in listeners {
-        let key = Key::of(listener);
-        if keys.contains(&key) {
+    for (index, listener) in listeners.iter().enumerate() {
+        let same_key = |other: &Arc<Listener>| Key::of(other) == Key::of(listener);
+        let before = listeners.iter().take(index);
+        let mut taken = before.filter(|other| other.collides(listener) || same_key(other));
+        if taken.next().is_some() {
             let address = listener.address;
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
                 format!("cannot listen on {address}: two listeners have this address"),
             ));
         }
-        keys.push(key);
     }
     Ok(())
 }

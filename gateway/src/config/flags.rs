@@ -219,6 +219,7 @@ fn bootstrap(
                 "address": { "socket_address": {
                     "address": listen.ip().to_string(),
                     "port_value": listen.port(),
+                    "ipv4_compat": listen.is_ipv6(),
                 } },
                 "filter_chains": [{ "filters": [{
                     "name": "envoy.filters.network.http_connection_manager",

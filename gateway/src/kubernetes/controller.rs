@@ -87,7 +87,7 @@ pub(super) async fn run(
         }
     }
     let stop = watch::Sender::new(false);
-    let admin = listener::bind(settings.admin, 1, false)
+    let admin = listener::bind(settings.admin, true, 1, false)
         .and_then(|mut sockets| {
             sockets
                 .pop()

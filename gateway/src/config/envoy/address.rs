@@ -26,6 +26,8 @@ struct SocketAddress {
     protocol: Enum<Protocol>,
     address: Located<String>,
     port_value: Option<u16>,
+    #[serde(default)]
+    ipv4_compat: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +56,12 @@ impl Located<Address> {
         };
         let ip = socket.ip()?;
         Ok(SocketAddr::new(ip, self.port(socket)?))
+    }
+
+    /// Whether `::` stands for IPv4 as well.
+    pub(super) fn ipv4_compat(&self) -> bool {
+        let socket = self.value.socket_address.as_ref();
+        socket.is_some_and(|socket| socket.ipv4_compat)
     }
 
     /// An address to connect to; `names` says whether it may be a name to resolve.
