@@ -15,16 +15,16 @@ use bytes::Bytes;
 
 use extproc_client::{
     ExtProcLayer, FilterConfig,
-    config::{GrpcTarget, Service},
+    config::{GrpcTarget, Service, TargetAddress},
     transport::{
         Balance, Balanced, Budget, Call, Close, Connector, HttpStream, HttpTransport, Message,
-        Pool, PoolBuilder, PoolStream, Share, Sidestream, TcpConnector, Transport,
+        Pool, PoolBuilder, PoolStream, Share, Sidestream, TcpConnector, Transport, UnixConnector,
     },
     wire::Reply,
 };
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::Full;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tower::{Layer, Service as TowerService};
 
 use crate::{
@@ -36,9 +36,10 @@ use crate::{
     io::delegate_io,
     metrics::{ClusterStats, Metrics},
     overload::{Descriptor, Overload},
+    throttle::Throttle,
     upstream::{
         Deadline, Failure, Host, HostShared, Lending, Outbound, Queue, Sending, Upstream,
-        Upstreams,
+        Upstreams, Wanted,
         connect::{Connected, Stream},
         send,
     },
@@ -114,21 +115,28 @@ impl ClusterTransport {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at(&self, target: &str) -> Pool {
-        let address = target
-            .split_once("://")
-            .map_or(target, |(_, rest)| rest)
-            .trim_end_matches('/');
-        self.addresses()
-            .entry(address.to_owned())
-            .or_insert_with(|| {
-                let connector = AddressConnector {
-                    tcp: TcpConnector::new(address),
-                    overload: self.0.overload.clone(),
-                };
-                as_envoy(Pool::builder(connector)).build()
-            })
-            .clone()
+    fn at(&self, target: &str) -> Result<Pool, Close> {
+        let mut known = self.addresses();
+        if let Some(pool) = known.get(target) {
+            return Ok(pool.clone());
+        }
+        let address = TargetAddress::parse(target).map_err(Close::unavailable)?;
+        let connector = AddressConnector {
+            ways: match address {
+                TargetAddress::Unix(path) => vec![Way::Unix(UnixConnector::new(path))],
+                TargetAddress::Names(names) => {
+                    let names = names.into_iter().map(TcpConnector::new);
+                    names.map(Way::Tcp).collect()
+                }
+                _ => Vec::new(),
+            },
+            target: target.to_owned(),
+            unreachable: Throttle::new(),
+            overload: self.0.overload.clone(),
+        };
+        let pool = as_envoy(Pool::builder(connector)).build();
+        known.insert(target.to_owned(), pool.clone());
+        Ok(pool)
     }
 }
 
@@ -208,7 +216,7 @@ impl Transport for ClusterTransport {
                     ))
                 }
                 GrpcTarget::Uri { target } => {
-                    let stream = self.at(target).open(call)?;
+                    let stream = self.at(target)?.open(call)?;
                     Ok(ClusterStream::Grpc(stream, None))
                 }
                 _ => Err(unknown()),
@@ -332,7 +340,7 @@ impl TowerService<Request<Full<Bytes>>> for ClusterClient {
             {
                 set_authority(request.uri_mut(), authority);
             }
-            let host = upstream.choose(request.headers()).await?;
+            let host = upstream.choose(&Wanted::by(request.headers())).await?;
             let lease = host.lease(Lending::default()).await?;
             // The caller has a time limit of its own.
             let mut deadline = Deadline::new(None);
@@ -400,11 +408,15 @@ impl Connector for ClusterConnector {
     type Io = Corked<Stream>;
 
     async fn connect(&self) -> io::Result<Corked<Stream>> {
-        let host = self.upstream.choose(&HeaderMap::new()).await.map_err(|_| {
-            io::Error::other(
-                Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
-            )
-        })?;
+        let host = self
+            .upstream
+            .choose(&Wanted::by(&HeaderMap::new()))
+            .await
+            .map_err(|_| {
+                io::Error::other(
+                    Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
+                )
+            })?;
         Ok(Corked::new(connect(&host, &self.queue).await?.io))
     }
 
@@ -446,26 +458,61 @@ impl Connector for HostConnector {
 /// Connects to an address that is no cluster's, within the limits of the process.
 #[derive(Debug)]
 struct AddressConnector {
-    tcp: TcpConnector,
+    /// All lead to the processor; the first one that can be had is taken.
+    ways: Vec<Way>,
+    target: String,
+    unreachable: Throttle,
     overload: Arc<Overload>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Tcp(TcpConnector),
+    Unix(UnixConnector),
 }
 
 /// A connection and its descriptor.
 #[derive(Debug)]
 #[expect(dead_code, reason = "the descriptor is held, and not looked at")]
-struct AddressStream(TcpStream, Descriptor);
+enum AddressStream {
+    Tcp(TcpStream, Descriptor),
+    Unix(UnixStream, Descriptor),
+}
 
-delegate_io!(AddressStream { Self });
+delegate_io!(AddressStream { Self::Tcp, Self::Unix });
 
 impl Connector for AddressConnector {
     type Io = AddressStream;
 
     async fn connect(&self) -> io::Result<AddressStream> {
-        let descriptor = self.overload.descriptor(0).ok_or_else(overflow)?;
-        Ok(AddressStream(self.tcp.connect().await?, descriptor))
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for way in &self.ways {
+            let descriptor = self.overload.descriptor(0).ok_or_else(overflow)?;
+            let connected = match way {
+                Way::Tcp(way) => way
+                    .connect()
+                    .await
+                    .map(|io| AddressStream::Tcp(io, descriptor)),
+                Way::Unix(way) => way
+                    .connect()
+                    .await
+                    .map(|io| AddressStream::Unix(io, descriptor)),
+            };
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        if let Some(suppressed) = self.unreachable.pass() {
+            tracing::warn!(target_uri = %self.target, error = %last, suppressed, "cannot connect to processor");
+        }
+        Err(last)
     }
 
     fn local_addr(io: &AddressStream) -> Option<SocketAddr> {
-        io.0.local_addr().ok()
+        match io {
+            AddressStream::Tcp(io, _) => io.local_addr().ok(),
+            AddressStream::Unix(..) => None,
+        }
     }
 }

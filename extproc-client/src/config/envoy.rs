@@ -224,10 +224,6 @@ fn google_grpc(message: core::grpc_service::GoogleGrpc) -> Result<RawGoogleGrpc,
             !message.credentials_factory_name.is_empty(),
         ),
         ("grpc_service.google_grpc.config", message.config.is_some()),
-        (
-            "grpc_service.google_grpc.per_stream_buffer_limit_bytes",
-            message.per_stream_buffer_limit_bytes.is_some(),
-        ),
     ] {
         if is_set {
             return Err(ConfigError::new(field, "is not supported"));
@@ -246,6 +242,7 @@ fn google_grpc(message: core::grpc_service::GoogleGrpc) -> Result<RawGoogleGrpc,
         stat_prefix: message.stat_prefix,
         channel_credentials: credentials,
         channel_args: message.channel_args.map(|_| Value::Null),
+        _per_stream_buffer_limit_bytes: None,
     })
 }
 

@@ -28,6 +28,7 @@ mod raw;
 mod retry;
 mod route;
 mod service;
+mod target;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,6 +40,7 @@ pub use self::{
     retry::RetryPolicy,
     route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
+    target::TargetAddress,
 };
 use crate::attributes::Expression;
 

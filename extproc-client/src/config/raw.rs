@@ -115,6 +115,12 @@ pub(super) struct RawGoogleGrpc {
     pub(super) channel_credentials: Option<Value>,
     #[serde(alias = "channelArgs")]
     pub(super) channel_args: Option<Value>,
+    /// What waits for a slow processor has bounds of its own.
+    #[serde(
+        alias = "perStreamBufferLimitBytes",
+        rename = "per_stream_buffer_limit_bytes"
+    )]
+    pub(super) _per_stream_buffer_limit_bytes: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, RetryPolicy};
+use super::{ConfigError, RetryPolicy, TargetAddress};
 
 /// The service that processes: gRPC or JSON over HTTP.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ pub enum GrpcTarget {
     },
     /// `google_grpc`: an address.
     Uri {
-        /// `host:port`, or a URI.
+        /// In gRPC's name syntax, see [`TargetAddress`].
         target: String,
     },
 }
@@ -94,6 +94,9 @@ impl GrpcService {
         };
         if destination.is_empty() {
             return Err(ConfigError::new(field, "has to be set"));
+        }
+        if let GrpcTarget::Uri { target } = &self.target {
+            TargetAddress::parse(target).map_err(|reason| ConfigError::new(field, reason))?;
         }
         self.initial_metadata
             .iter()

@@ -139,14 +139,21 @@ impl Outline {
     }
 }
 
-/// The authority in `host:port`, `http://host:port` or `dns:///host:port`.
+/// The authority in a `target_uri`, as gRPC has it: of several addresses the first, and of a socket `localhost`.
 fn host(target: &str) -> &str {
+    if target.starts_with("unix:") {
+        return "localhost";
+    }
     let rest = match target.split_once(":///") {
         Some((_, rest)) => rest,
         None => target.split_once("://").map_or(target, |(_, rest)| rest),
     };
-    let rest = rest.strip_prefix("dns:").unwrap_or(rest);
-    rest.split('/').next().unwrap_or(rest)
+    let schemes = ["dns:", "ipv4:", "ipv6:"];
+    let rest = schemes
+        .iter()
+        .find_map(|scheme| rest.strip_prefix(scheme))
+        .unwrap_or(rest);
+    rest.split(['/', ',']).next().unwrap_or(rest)
 }
 
 /// The URI of the method at `name`. Cluster names are freer than authorities: what an authority
