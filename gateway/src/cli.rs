@@ -68,6 +68,10 @@ pub struct Cli {
     #[arg(long)]
     pub check: bool,
 
+    /// With --check: say what of the configuration is accepted without effect.
+    #[arg(long, requires = "check")]
+    pub explain: bool,
+
     /// Worker threads [default: one a core].
     #[arg(long, value_name = "N")]
     pub concurrency: Option<NonZeroUsize>,

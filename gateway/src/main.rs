@@ -13,7 +13,7 @@ use std::{
 use gateway::{
     Gateway, Options, Running,
     cli::{self, Cli, LogForm},
-    config::snapshot::Snapshot,
+    config::{Error, snapshot::Snapshot},
     reload::Watcher,
     writer::Lines,
 };
@@ -56,11 +56,24 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     }
     // Looked at before it is read: what changes meanwhile is read again.
     let mut watcher = Watcher::new(&cli.config);
-    let snapshot = cli.snapshot().map_err(|error| error.to_string())?;
+    let snapshot = match cli.snapshot() {
+        Err(error) if cli.check => return Err(all(&error)),
+        snapshot => snapshot.map_err(|error| error.to_string())?,
+    };
     for warning in &snapshot.warnings {
         tracing::warn!("{warning}");
     }
     if cli.check {
+        gateway::check(&snapshot).map_err(|error| error.to_string())?;
+        if cli.explain {
+            for line in snapshot.warnings.iter().chain(&snapshot.ignored) {
+                println!("{line}");
+            }
+            let (told, ignored) = (snapshot.warnings.len(), snapshot.ignored.len());
+            println!(
+                "{told} settings are not done as they say, {ignored} have no effect and need none"
+            );
+        }
         println!("configuration is good");
         return Ok(());
     }
@@ -106,6 +119,21 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
         }
         Ok(())
     })
+}
+
+/// Everything that is wrong with a configuration, one a line, and how much that is.
+fn all(error: &Error) -> String {
+    let others = error.others();
+    let mut text = error.alone();
+    for other in others {
+        text.push('\n');
+        text.push_str(&other.alone());
+    }
+    let count = others.len() + 1;
+    format!(
+        "{text}\nrefused: {count} {}",
+        if count == 1 { "setting" } else { "settings" }
+    )
 }
 
 /// Serves what the files say now, or what they said before if that cannot be.

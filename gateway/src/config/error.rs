@@ -17,9 +17,42 @@ pub struct Error {
     position: Option<(u32, u32)>,
     path: String,
     message: String,
+    others: Vec<Error>,
 }
 
 impl Error {
+    /// The first of several, with the others.
+    pub(crate) fn several(errors: Vec<Self>) -> Self {
+        let mut errors = errors.into_iter();
+        match errors.next() {
+            Some(first) => Self {
+                others: errors.collect(),
+                ..first
+            },
+            None => Self::whole("", "nothing is wrong"),
+        }
+    }
+
+    /// This error without the others.
+    pub fn alone(&self) -> String {
+        let mut text = self.source.clone();
+        if let Some((line, column)) = self.position {
+            text.push_str(&format!(":{line}:{column}"));
+        }
+        if !self.path.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.path);
+        }
+        text.push_str(": ");
+        text.push_str(&self.message);
+        text
+    }
+
+    /// Further errors that were found in the same file.
+    pub fn others(&self) -> &[Self] {
+        &self.others
+    }
+
     /// An error of a whole file or flag, with no place inside it.
     pub(crate) fn whole(source: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
@@ -27,6 +60,7 @@ impl Error {
             position: None,
             path: String::new(),
             message: message.into(),
+            others: Vec::new(),
         }
     }
 
@@ -42,6 +76,7 @@ impl Error {
             position: Some(position),
             path,
             message: message.into(),
+            others: Vec::new(),
         }
     }
 
@@ -68,14 +103,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.source)?;
-        if let Some((line, column)) = self.position {
-            write!(f, ":{line}:{column}")?;
+        f.write_str(&self.alone())?;
+        match self.others.len() {
+            0 => Ok(()),
+            others => write!(f, " (and {others} more, which --check shows)"),
         }
-        if !self.path.is_empty() {
-            write!(f, ": {}", self.path)?;
-        }
-        write!(f, ": {}", self.message)
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Treatment {
     Note(&'static str),
     /// It may only stand there if it asks for nothing.
     Refuse(&'static str),
+    /// It may not stand there: a message whose presence counts asks for something however empty it is.
+    RefusePresence(&'static str),
 }
 
 /// Fields known by name of message and field; `None` for a field that does not exist.
@@ -33,6 +35,10 @@ pub(crate) struct Reader<'d> {
     document: &'d Document,
     rules: Rules,
     notes: RefCell<Vec<Fault>>,
+    /// Fields without effect.
+    ignored: RefCell<Vec<Fault>>,
+    /// Fields that were refused, if they are collected rather than the end of the reading.
+    refused: Option<RefCell<Vec<Fault>>>,
     files: RefCell<Vec<PathBuf>>,
 }
 
@@ -42,7 +48,34 @@ impl<'d> Reader<'d> {
             document,
             rules,
             notes: RefCell::default(),
+            ignored: RefCell::default(),
+            refused: None,
             files: RefCell::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), but fields that are refused do not end the reading: whoever reads asks for them with
+    /// [`refused`](Self::refused).
+    pub(crate) fn collecting(document: &'d Document, rules: Rules) -> Self {
+        Self {
+            refused: Some(RefCell::default()),
+            ..Self::new(document, rules)
+        }
+    }
+
+    /// What was refused so far.
+    pub(crate) fn refused(&self) -> Vec<Fault> {
+        self.refused.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Refuses something without which the rest can be read.
+    pub(crate) fn refuse(&self, fault: Fault) -> Result<(), Fault> {
+        match &self.refused {
+            Some(refused) => {
+                refused.borrow_mut().push(fault);
+                Ok(())
+            }
+            None => Err(fault),
         }
     }
 
@@ -88,9 +121,9 @@ impl<'d> Reader<'d> {
         self.files.borrow().clone()
     }
 
-    /// The remarks so far.
-    pub(crate) fn into_notes(self) -> Vec<Fault> {
-        self.notes.into_inner()
+    /// The remarks so far, and after them those on fields without effect.
+    pub(crate) fn into_notes(self) -> (Vec<Fault>, Vec<Fault>) {
+        (self.notes.into_inner(), self.ignored.into_inner())
     }
 
     pub(super) fn document(&self) -> &'d Document {
@@ -107,13 +140,18 @@ impl<'d> Reader<'d> {
         let field = self.document.text(key);
         let Some(treatment) = (self.rules)(message, field) else {
             let error: Fault = serde::de::Error::unknown_field(field, expected);
-            return Err(error.or_at(key));
+            return self.refuse(error.or_at(key));
         };
         match treatment {
+            Treatment::Ignore if !self.is_empty(value) => {
+                let fault = Fault::at(value, "has no effect in this gateway, and needs none");
+                self.ignored.borrow_mut().push(fault);
+            }
             Treatment::Note(reason) if !self.is_empty(value) => self.note(value, reason),
             Treatment::Refuse(reason) if !self.is_empty(value) => {
-                return Err(Fault::at(value, reason));
+                return self.refuse(Fault::at(value, reason));
             }
+            Treatment::RefusePresence(reason) => return self.refuse(Fault::at(value, reason)),
             _ => {}
         }
         Ok(())

@@ -28,6 +28,7 @@ fn rules(message: &str, field: &str) -> Option<Treatment> {
         ("Message", "ignored") => Some(Treatment::Ignore),
         ("Message", "noted") => Some(Treatment::Note("is noted")),
         ("Message", "refused") => Some(Treatment::Refuse("is refused")),
+        ("Message", "present") => Some(Treatment::RefusePresence("is refused")),
         _ => None,
     }
 }
@@ -105,6 +106,7 @@ fn treatments() {
     let _: Message = reader.read(document.single().unwrap()).unwrap();
     let notes: Vec<String> = reader
         .into_notes()
+        .0
         .into_iter()
         .map(|note| document.error(note).to_string())
         .collect();
@@ -113,6 +115,15 @@ fn treatments() {
         read("refused: 1"),
         Err("f:1:10: refused: is refused".into())
     );
+    assert_eq!(
+        read("present: {}"),
+        Err("f:1:10: present: is refused".into())
+    );
+    let document = Document::parse("f", "refused: 1\nnone: 2\nignored: 1\n").unwrap();
+    let reader = Reader::collecting(&document, rules);
+    let _: Message = reader.read(document.single().unwrap()).unwrap();
+    assert_eq!(reader.refused().len(), 2, "all of them");
+    assert_eq!(reader.into_notes().1.len(), 1);
 }
 
 #[test]
