@@ -11,9 +11,11 @@ use std::{
 };
 
 use crate::{
-    config::snapshot::{AccessLog, LogFormat, LogSink},
+    config::snapshot::{AccessLog, LogFilter, LogFormat, LogSink},
     exchange::Exchange,
-    format::{Format, Scope},
+    format::{self, Format, Scope},
+    headers::head_field,
+    router,
     writer::Lines,
 };
 
@@ -27,6 +29,8 @@ const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PAT
 #[derive(Debug)]
 pub(crate) struct Logger {
     form: Form,
+    filter: Option<LogFilter>,
+    omit_empty: bool,
     sink: Lines,
 }
 
@@ -106,7 +110,12 @@ impl Sinks {
             LogFormat::Text(text) => Form::Text(Format::parse(text)),
             LogFormat::Json(value) => Form::Json(Json::parse(value)),
         };
-        Ok(Arc::new(Logger { form, sink }))
+        Ok(Arc::new(Logger {
+            form,
+            filter: log.filter.clone(),
+            omit_empty: log.omit_empty,
+            sink,
+        }))
     }
 }
 
@@ -138,9 +147,44 @@ pub(crate) fn log(exchange: &Exchange) {
         reply: &reply,
     };
     for logger in &exchange.listener.logs {
-        if !logger.sink.send(logger.line(&scope).into_bytes()) {
+        let wanted = logger
+            .filter
+            .as_ref()
+            .is_none_or(|filter| passes(filter, &scope));
+        if wanted && !logger.sink.send(logger.line(&scope).into_bytes()) {
             exchange.listener.stats.access_log_dropped.add();
         }
+    }
+}
+
+/// Whether an exchange is to be logged.
+fn passes(filter: &LogFilter, scope: &Scope<'_>) -> bool {
+    let reply = scope.reply;
+    match filter {
+        LogFilter::And(all) => all.iter().all(|filter| passes(filter, scope)),
+        LogFilter::Or(some) => some.iter().any(|filter| passes(filter, scope)),
+        LogFilter::Status(wanted) => {
+            wanted.holds(reply.status.map_or(0, |status| status.as_u16().into()))
+        }
+        LogFilter::Duration(wanted) => {
+            let took = scope.exchange.start.elapsed().as_millis();
+            wanted.holds(u64::try_from(took).unwrap_or(u64::MAX))
+        }
+        LogFilter::Fraction(share) => share.is_met(),
+        LogFilter::Header(matcher) => {
+            let value = scope
+                .head
+                .and_then(|head| head_field(&head.method, &head.uri, &head.headers, &matcher.name));
+            router::field_matches(matcher, value)
+        }
+        LogFilter::Flags(0) => reply.flags != 0,
+        LogFilter::Flags(bits) => reply.flags & bits != 0,
+        LogFilter::Grpc { statuses, exclude } => {
+            let status = format::grpc_status(scope);
+            let named = status.is_some_and(|status| statuses.contains(&status));
+            named != *exclude
+        }
+        LogFilter::Any => true,
     }
 }
 
@@ -149,11 +193,11 @@ impl Logger {
         match &self.form {
             Form::Text(format) => {
                 let mut line = String::with_capacity(256);
-                format.render(scope, "-", &mut line);
+                format.render(scope, if self.omit_empty { "" } else { "-" }, &mut line);
                 line
             }
             Form::Json(json) => {
-                let mut line = json.render(scope).to_string();
+                let mut line = json.render(scope, self.omit_empty).to_string();
                 line.push('\n');
                 line
             }
@@ -176,17 +220,18 @@ impl Json {
         }
     }
 
-    fn render(&self, scope: &Scope<'_>) -> serde_json::Value {
+    fn render(&self, scope: &Scope<'_>, omit_empty: bool) -> serde_json::Value {
         match self {
             Self::Format(format) => format.json(scope),
             Self::Object(fields) => fields
                 .iter()
-                .map(|(name, value)| (name.clone(), value.render(scope)))
+                .map(|(name, value)| (name.clone(), value.render(scope, omit_empty)))
+                .filter(|(_, value)| !(omit_empty && value.is_null()))
                 .collect::<serde_json::Map<_, _>>()
                 .into(),
             Self::List(items) => items
                 .iter()
-                .map(|item| item.render(scope))
+                .map(|item| item.render(scope, omit_empty))
                 .collect::<Vec<_>>()
                 .into(),
             Self::Value(value) => value.clone(),

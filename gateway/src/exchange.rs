@@ -64,6 +64,9 @@ pub(crate) struct Exchange {
     pub(crate) upgrade: bool,
     /// The request was one of gRPC when it came.
     pub(crate) grpc: bool,
+    /// The `grpc-timeout` that a request of gRPC came with.
+    pub(crate) grpc_timeout: Option<Duration>,
+    pub(crate) moments: Moments,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
     request_done: AtomicBool,
@@ -77,6 +80,30 @@ pub(crate) struct Exchange {
     moved: AtomicU64,
     route_renewed: AtomicBool,
     state: Mutex<State>,
+}
+
+/// What an access log asks for of when something happened: nanoseconds from the start of the exchange, 0 if it did not.
+#[derive(Debug, Default)]
+pub(crate) struct Moments {
+    request_end: AtomicU64,
+    response_begin: AtomicU64,
+}
+
+impl Moments {
+    /// The whole request was received.
+    pub(crate) fn request_end(&self) -> Option<Duration> {
+        Self::read(&self.request_end)
+    }
+
+    /// The head of the upstream's response was there.
+    pub(crate) fn response_begin(&self) -> Option<Duration> {
+        Self::read(&self.response_begin)
+    }
+
+    fn read(moment: &AtomicU64) -> Option<Duration> {
+        let nanos = moment.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -141,11 +168,15 @@ pub(crate) struct Reply {
     pub(crate) flags: u64,
     pub(crate) processor: Option<ExchangeSummary>,
     pub(crate) upstream: Option<UpstreamInfo>,
+    /// What an upstream responded in.
+    pub(crate) upstream_version: Option<Version>,
 }
 
 impl Reply {
     pub(crate) fn of<B>(response: &http::Response<B>) -> Self {
         let extensions = response.extensions();
+        let upstream: Option<UpstreamInfo> = extensions.get().cloned();
+        let responded = upstream.as_ref().is_some_and(UpstreamInfo::responded);
         Self {
             status: Some(response.status()),
             headers: response.headers().clone(),
@@ -153,7 +184,8 @@ impl Reply {
             details: extensions.get().cloned(),
             flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
             processor: extensions.get().copied(),
-            upstream: extensions.get().cloned(),
+            upstream_version: responded.then(|| response.version()),
+            upstream,
         }
     }
 }
@@ -176,6 +208,7 @@ pub(crate) struct Begin {
     pub(crate) buffers: Buffers,
     pub(crate) upgrade: bool,
     pub(crate) grpc: bool,
+    pub(crate) grpc_timeout: Option<Duration>,
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
 }
@@ -197,6 +230,8 @@ impl Exchange {
             me: me.clone(),
             upgrade: begin.upgrade,
             grpc: begin.grpc,
+            grpc_timeout: begin.grpc_timeout,
+            moments: Moments::default(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             request_done: AtomicBool::new(false),
@@ -259,6 +294,20 @@ impl Exchange {
     pub(crate) fn touch(&self) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes for the log that the response began.
+    pub(crate) fn note_response(&self) {
+        self.note(|moments| &moments.response_begin);
+    }
+
+    /// Notes a moment, the first time, if there is a log.
+    fn note(&self, moment: impl Fn(&Moments) -> &AtomicU64) {
+        if self.logged() {
+            let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let moment = moment(&self.moments);
+            let _ = moment.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// When something passed last, counted from the start.
@@ -443,6 +492,7 @@ impl Watch for RequestWatch {
     fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_ok() {
             self.exchange.request_done.store(true, Ordering::Release);
+            self.exchange.note(|moments| &moments.request_end);
             self.exchange.touch();
         }
     }

@@ -3,7 +3,7 @@
 use extproc_client::metadata::DynamicMetadata;
 use prost_types::{Struct, Value, value::Kind};
 
-use crate::config::snapshot::SetMetadata;
+use crate::config::snapshot::{MetadataKey, SetMetadata};
 
 /// Does what one entry of a `set_metadata` filter says.
 pub(crate) fn set(metadata: &DynamicMetadata, entry: &SetMetadata) {
@@ -21,6 +21,30 @@ pub(crate) fn set(metadata: &DynamicMetadata, entry: &SetMetadata) {
         && (entry.allow_overwrite || metadata.get_typed(&entry.namespace).is_none())
     {
         metadata.set_typed(entry.namespace.as_str(), typed.clone());
+    }
+}
+
+impl MetadataKey {
+    /// The text there.
+    pub(crate) fn text(&self, metadata: &DynamicMetadata) -> Option<String> {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let value = metadata.json(&self.namespace, &path)?;
+        value.as_str().map(str::to_owned)
+    }
+
+    /// Puts a text there.
+    pub(crate) fn set(&self, metadata: &DynamicMetadata, text: String) {
+        let text = Value {
+            kind: Some(Kind::StringValue(text)),
+        };
+        let whole = self.path.iter().rev().fold(text, |inner, name| Value {
+            kind: Some(Kind::StructValue(Struct {
+                fields: [(name.clone(), inner)].into(),
+            })),
+        });
+        if let Some(Kind::StructValue(content)) = whole.kind {
+            metadata.merge(self.namespace.as_str(), content);
+        }
     }
 }
 
@@ -45,10 +69,10 @@ fn merge(into: &mut Struct, from: Struct) {
     }
 }
 
-/// The text of a value for a log: strings as they are, everything else as JSON.
-pub(crate) fn show(metadata: &DynamicMetadata, namespace: &str, path: &[&str]) -> Option<String> {
+/// The value at a path of a structure.
+pub(crate) fn at(content: Struct, path: &[&str]) -> Option<serde_json::Value> {
     let mut value = Value {
-        kind: Some(Kind::StructValue(metadata.get(namespace)?)),
+        kind: Some(Kind::StructValue(content)),
     };
     for name in path {
         value = match value.kind? {
@@ -56,10 +80,7 @@ pub(crate) fn show(metadata: &DynamicMetadata, namespace: &str, path: &[&str]) -
             _ => return None,
         };
     }
-    Some(match value.kind? {
-        Kind::StringValue(text) => text,
-        kind => json(Some(kind)).to_string(),
-    })
+    Some(json(value.kind))
 }
 
 fn json(kind: Option<Kind>) -> serde_json::Value {
@@ -95,6 +116,14 @@ fn json(kind: Option<Kind>) -> serde_json::Value {
 mod tests {
     use super::*;
 
+    fn value(
+        metadata: &DynamicMetadata,
+        namespace: &str,
+        path: &[&str],
+    ) -> Option<serde_json::Value> {
+        at(metadata.get(namespace)?, path)
+    }
+
     fn entry(name: &str, number: f64, allow_overwrite: bool) -> SetMetadata {
         let value = Value {
             kind: Some(Kind::NumberValue(number)),
@@ -114,14 +143,16 @@ mod tests {
         let metadata = DynamicMetadata::default();
         set(&metadata, &entry("a", 1.0, false));
         set(&metadata, &entry("a", 2.0, false));
-        assert_eq!(show(&metadata, "ns", &["a"]).as_deref(), Some("1"));
+        assert_eq!(value(&metadata, "ns", &["a"]), Some(1.into()));
         set(&metadata, &entry("b", 2.5, true));
-        assert_eq!(show(&metadata, "ns", &["b"]).as_deref(), Some("2.5"));
+        assert_eq!(value(&metadata, "ns", &["b"]), Some(2.5.into()));
         assert_eq!(
-            show(&metadata, "ns", &[]).as_deref(),
+            value(&metadata, "ns", &[])
+                .map(|all| all.to_string())
+                .as_deref(),
             Some(r#"{"a":1,"b":2.5}"#)
         );
-        assert_eq!(show(&metadata, "ns", &["c"]), None);
-        assert_eq!(show(&metadata, "other", &[]), None);
+        assert_eq!(value(&metadata, "ns", &["c"]), None);
+        assert_eq!(value(&metadata, "other", &[]), None);
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct RuntimeFraction {
 /// `envoy.type.v3.FractionalPercent`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct FractionalPercent {
+pub(super) struct FractionalPercent {
     numerator: u32,
     denominator: Enum<Denominator>,
 }
@@ -38,9 +38,15 @@ impl ProtoEnum for Denominator {
 
 impl RuntimeFraction {
     pub(super) fn build(&self) -> Fraction {
+        self.default_value.build()
+    }
+}
+
+impl FractionalPercent {
+    pub(super) fn build(&self) -> Fraction {
         Fraction {
-            numerator: self.default_value.numerator,
-            denominator: self.default_value.denominator.0.0,
+            numerator: self.numerator,
+            denominator: self.denominator.0.0,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 const OPERATORS: &str = include_str!("operators.txt");
 
 /// Operators that this gateway has beside them.
-const OWN_OPERATORS: &[&str] = &["EXT_PROC", "VIRTUAL_HOST_NAME"];
+const OWN_OPERATORS: &[&str] = &["EXT_PROC", "REQ_WITHOUT_QUERY", "VIRTUAL_HOST_NAME"];
 
 /// Checks that every `%` begins an operator, such as `%REQ(name?other):10%`, or is doubled, and that
 /// Envoy knows the operator too.

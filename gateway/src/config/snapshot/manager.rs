@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use extproc_client::{FilterConfig, host::HeaderLimits};
 use h2_guard::Keepalive;
 
-use super::{HeaderChange, HeaderMatch, RouteTable, StripPort};
+use super::{Fraction, HeaderChange, HeaderMatch, RouteTable, StripPort};
 
 /// `codec_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -270,6 +270,73 @@ pub struct AccessLog {
     pub sink: LogSink,
     /// What a line holds; Envoy's default format if unset.
     pub format: LogFormat,
+    /// Which exchanges are logged; `None` is all of them.
+    pub filter: Option<LogFilter>,
+    /// `omit_empty_values`: what has no value is left out, and not `-` or null.
+    pub omit_empty: bool,
+}
+
+/// `envoy.config.accesslog.v3.AccessLogFilter`.
+#[derive(Clone, Debug)]
+pub enum LogFilter {
+    /// All of them have to hold.
+    And(Vec<LogFilter>),
+    /// One of them has to hold.
+    Or(Vec<LogFilter>),
+    /// The response's status.
+    Status(Comparison),
+    /// Milliseconds that the exchange took.
+    Duration(Comparison),
+    /// A share of exchanges.
+    Fraction(Fraction),
+    /// A header of the request.
+    Header(Arc<HeaderMatch>),
+    /// One of these response flags; any if empty.
+    Flags(u64),
+    /// The gRPC status is one of these, or is none of these.
+    Grpc {
+        /// The statuses.
+        statuses: Vec<u64>,
+        /// None of them.
+        exclude: bool,
+    },
+    /// All that asks for nothing here: `not_health_check_filter`, since no exchange is a health check of the filter.
+    Any,
+}
+
+/// `ComparisonFilter`.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison {
+    /// How to compare.
+    pub operator: Operator,
+    /// With what.
+    pub value: u64,
+}
+
+/// `ComparisonFilter.Op`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Operator {
+    /// The same.
+    #[default]
+    Equal,
+    /// The same or more.
+    AtLeast,
+    /// The same or less.
+    AtMost,
+    /// Another one.
+    Other,
+}
+
+impl Comparison {
+    /// Returns true if `value` is as it has to be.
+    pub fn holds(self, value: u64) -> bool {
+        match self.operator {
+            Operator::Equal => value == self.value,
+            Operator::AtLeast => value >= self.value,
+            Operator::AtMost => value <= self.value,
+            Operator::Other => value != self.value,
+        }
+    }
 }
 
 /// Where log lines go.
