@@ -1,6 +1,7 @@
 //! The innermost service: does what the route says, forwarding above all.
 
 mod attempts;
+mod policy;
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use http::{
 };
 use http_body::Body as _;
 
-use self::attempts::Attempts;
+use self::{attempts::Attempts, policy::Policy};
 use crate::{
     answered::{Answer, LateAnswers},
     body::Body,
@@ -135,13 +136,14 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     };
     let mut response = match &route.route.action {
         RouteAction::Forward(forward) => {
+            let policy = Policy::take(forward, &exchange, parts);
             if route.request_headers().next().is_some() {
                 mutate::request(parts, route.request_headers(), &exchange);
                 if noted {
                     exchange.set_head(Head::of(parts));
                 }
             }
-            proxy(upstreams, &exchange, &route, forward, request).await
+            proxy(upstreams, &exchange, &route, forward, &policy, request).await
         }
         RouteAction::Direct { status, body } => {
             let mut response = direct(&exchange, *status, body.clone());
@@ -198,6 +200,7 @@ async fn proxy(
     exchange: &Arc<Exchange>,
     route: &Selected,
     forward: &Forward,
+    policy: &Policy<'_>,
     mut request: Box<Outbound>,
 ) -> Response<Body> {
     let Outbound { parts, body } = &mut *request;
@@ -225,20 +228,13 @@ async fn proxy(
         let mut copy = parts.clone();
         router::rewrite(&mut copy, &route.route.matches, forward, None);
         let original = std::mem::take(body);
-        *body = mirror::start(
-            upstreams,
-            &forward.mirrors,
-            &copy,
-            original,
-            forward.timeout,
-        );
+        *body = mirror::start(upstreams, &forward.mirrors, &copy, original, policy.timeout);
     }
     let asks_head = parts.method == Method::HEAD;
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
-    let retries = forward.retry.as_ref().is_some_and(|retry| retry.count > 0);
-    let kept = (retries && !body.is_end_stream() && !exchange.upgrade).then(|| {
+    let kept = (policy.count > 0 && !body.is_end_stream() && !exchange.upgrade).then(|| {
         let held = Held::new(Some(exchange.clone()));
         Kept::new(std::mem::take(body), exchange.buffer, held)
     });
@@ -249,15 +245,18 @@ async fn proxy(
         exchange,
         route,
         forward,
+        policy,
         upstream,
         keep_sent,
         noted: exchange.logged() || route.shows_request(),
         kept,
         made: 0,
         tried: UpstreamInfo::default(),
-        deadline: Deadline::new(forward.timeout),
+        deadline: Deadline::new(policy.timeout),
         renewed: false,
         retrying: None,
+        chosen: 0,
+        avoided: Vec::new(),
         overflown: false,
     };
     match attempts.run(request).await {
@@ -280,7 +279,7 @@ async fn proxy(
             }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
-                false if attempts.is_exhausted_by(response.status()) => flag::RETRY_LIMIT_EXCEEDED,
+                false if attempts.is_exhausted_by(&response) => flag::RETRY_LIMIT_EXCEEDED,
                 false => 0,
             };
             if flags != 0 {
@@ -289,16 +288,17 @@ async fn proxy(
             response
         }
         Err(failure) => {
-            let exhausted = forward
-                .retry
-                .as_ref()
-                .is_some_and(|retry| attempts.made > retry.count && failure.retriable(&retry.on));
+            let exhausted = attempts.made > policy.count && policy.meets(&failure);
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
                 false if exhausted => flag::RETRY_LIMIT_EXCEEDED,
                 false => 0,
             };
-            failed(grpc, &failure, attempts.tried, flags)
+            let mut response = failed(grpc, &failure, attempts.tried, flags);
+            if policy.quiet && !grpc && matches!(failure, Failure::Timeout) {
+                *response.status_mut() = StatusCode::NO_CONTENT;
+            }
+            response
         }
     }
 }

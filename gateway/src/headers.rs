@@ -1,7 +1,7 @@
 //! Rules for header maps that hold whatever the configuration says: fields of one hop, fields that
 //! are joined to one line, pseudo-headers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::{BufMut, BytesMut};
 use extproc_client::host::HeaderLimits;
@@ -353,6 +353,22 @@ pub(crate) fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, st
         all.push_str(&String::from_utf8_lossy(value.as_bytes()));
     }
     Some(joined)
+}
+
+/// What a `grpc-timeout` asks for.
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let number = number.parse::<u64>().ok().filter(|_| number.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// Whether a request is gRPC, so that local replies have to be.

@@ -60,5 +60,5 @@ pub mod writer;
 
 pub use self::{
     descriptors::raise_open_files,
-    gateway::{Gateway, Options, Running},
+    gateway::{Gateway, Options, Running, check},
 };

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     body::{Body, BoxError},
     config::snapshot::{Fraction, Mirror},
-    upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, Upstreams, send},
+    upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, Upstreams, Wanted, send},
 };
 
 /// Copies under way in this process; no more are made beside them.
@@ -152,7 +152,7 @@ fn suffixed(authority: &Authority) -> Option<Authority> {
 }
 
 async fn exchange(upstream: &Upstream, request: Request<Body>) -> Result<(), Failure> {
-    let host = upstream.choose(request.headers()).await?;
+    let host = upstream.choose(&Wanted::by(request.headers())).await?;
     let lease = host.lease(Lending::default()).await?;
     // The caller has a limit for all of it.
     let mut deadline = Deadline::default();
@@ -189,7 +189,7 @@ impl Drop for Place {
 
 impl Fraction {
     /// Draws lots.
-    fn is_met(self) -> bool {
+    pub(crate) fn is_met(self) -> bool {
         self.numerator >= self.denominator
             || rand::random_range(0..self.denominator.max(1)) < self.numerator
     }

@@ -5,9 +5,11 @@
 //! began with.
 
 mod cluster;
+mod flags;
 mod listener;
 mod manager;
 mod policy;
+mod retry;
 mod route;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -15,24 +17,26 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 pub(crate) use self::manager::decode_unreserved;
 pub use self::{
     cluster::{
-        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy,
-        Priority, Reach, RetryBudget, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol,
-        UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
+        LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, SubjectAltName,
+        TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
+    flags::{RESPONSE_FLAGS, response_flag},
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
         Listener, TransportProtocol,
     },
     manager::{
-        AccessLog, Codec, EscapedSlashes, Filter, FilterKind, Http1Options, Http2Options,
-        HttpManager, LogFormat, LogSink, Normalization, ServerHeader, SetMetadata, Timeouts,
-        Underscores,
+        AccessLog, Codec, Comparison, EscapedSlashes, Filter, FilterKind, Http1Options,
+        Http2Options, HttpManager, LogFilter, LogFormat, LogSink, Normalization, Operator,
+        ServerHeader, SetMetadata, Timeouts, Underscores,
     },
     policy::{Cors, Fraction, Mirror, StripPort},
+    retry::{Retry, RetryOn},
     route::{
-        AppendAction, Case, Choice, Forward, HeaderChange, HeaderMatch, HeaderTemplate, PathMatch,
-        QueryMatch, Redirect, Retry, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable,
-        ValueMatch, VirtualHost, WeightedCluster,
+        AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
+        HeaderTemplate, PathMatch, QueryMatch, Redirect, Route, RouteAction, RouteMatch,
+        RouteOverrides, RouteTable, ValueMatch, VirtualHost, WeightedCluster,
     },
 };
 
@@ -53,6 +57,8 @@ pub struct Snapshot {
     /// What the configuration asks for and this gateway does not do, one line each with its place;
     /// to be logged once.
     pub warnings: Vec<String>,
+    /// Fields without effect here that need none, with their places.
+    pub ignored: Vec<String>,
 }
 
 /// `envoy.config.overload.v3.OverloadManager`: what the process as a whole may hold.

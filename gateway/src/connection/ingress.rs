@@ -15,8 +15,8 @@ use crate::{
     filters,
     forward::Refusal,
     headers::{
-        Nominated, has_too_many_options, is_grpc, request_fits, strip_hop_by_hop, tokens,
-        values_are_trimmed,
+        Nominated, grpc_timeout, has_too_many_options, is_grpc, request_fits, strip_hop_by_hop,
+        tokens, values_are_trimmed,
     },
     http1::Outgoing,
     router,
@@ -164,6 +164,7 @@ pub(super) fn begin(
     };
     let body = body(&mut parts, upgrade);
     let logged = !context.chain.shared.logs.is_empty();
+    let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
         http: http.clone(),
@@ -177,7 +178,8 @@ pub(super) fn begin(
             context.chain.overload.buffers().clone(),
         ),
         upgrade,
-        grpc: is_grpc(&parts.headers),
+        grpc,
+        grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
         head: logged.then(|| Head::of(&parts)),
         route,
     });

@@ -109,8 +109,10 @@ async fn choose(stream: TcpStream, chains: &Chains) -> io::Result<Option<Chosen>
         return Ok(Some((ClientStream::Plain(stream), chain.clone(), None)));
     }
     let deadline = Instant::now() + HELLO;
+    let port = stream.local_addr()?.port();
     if !timeout_at(deadline, begins_tls(&stream)).await?? {
         let hello = Hello {
+            port,
             transport: TransportProtocol::RawBuffer,
             server_name: "",
             protocols: &[],
@@ -121,12 +123,13 @@ async fn choose(stream: TcpStream, chains: &Chains) -> io::Result<Option<Chosen>
             .map(|chain| (ClientStream::Plain(stream), chain.clone(), None)));
     }
     // In a box: the handshake is large, and a connection that lives for long keeps the room that it was begun in.
-    Box::pin(choose_by_hello(stream, chains, deadline)).await
+    Box::pin(choose_by_hello(stream, port, chains, deadline)).await
 }
 
 /// Completes the handshake with the chain that the client hello asks for.
 async fn choose_by_hello(
     stream: TcpStream,
+    port: u16,
     chains: &Chains,
     deadline: Instant,
 ) -> io::Result<Option<Chosen>> {
@@ -138,6 +141,7 @@ async fn choose_by_hello(
     let protocols: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
     let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
     let chain = chains.choose(&Hello {
+        port,
         transport: TransportProtocol::Tls,
         server_name: &name,
         protocols: &protocols,

@@ -52,7 +52,13 @@ impl Timers {
         let timeouts = &exchange.http.timeouts;
         let route = exchange.route();
         let forward = route.as_ref().and_then(Selected::forward);
-        let own = forward.and_then(|forward| forward.max_stream_duration);
+        let own =
+            forward.and_then(
+                |forward| match (&forward.grpc_duration, exchange.grpc_timeout) {
+                    (Some(limits), Some(asked)) => limits.applied_to(Some(asked)),
+                    _ => forward.max_stream_duration,
+                },
+            );
         let duration = own
             .or(timeouts.max_stream_duration)
             .filter(|limit| !limit.is_zero());

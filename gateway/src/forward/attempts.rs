@@ -1,22 +1,20 @@
 //! The attempts that a route allows to get one response.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use extproc_client::host::UpstreamInfo;
-use http::{Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, header};
 use http_body::Body as _;
 
+use super::policy::Policy;
 use crate::{
     body::Body,
     breakers::{Place, Resource},
-    config::snapshot::{Forward, Retry},
+    config::snapshot::Forward,
     exchange::Exchange,
     replay::Kept,
     router::{self, Selected},
-    upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, send},
+    upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
 /// The attempts to get one response.
@@ -24,6 +22,7 @@ pub(super) struct Attempts<'a> {
     pub(super) exchange: &'a Arc<Exchange>,
     pub(super) route: &'a Selected,
     pub(super) forward: &'a Forward,
+    pub(super) policy: &'a Policy<'a>,
     pub(super) upstream: &'a Upstream,
     /// The body, if it may have to be sent again.
     pub(super) kept: Option<Kept>,
@@ -39,6 +38,10 @@ pub(super) struct Attempts<'a> {
     pub(super) renewed: bool,
     /// The place of the retry that is under way.
     pub(super) retrying: Option<Place>,
+    /// How often an endpoint was chosen, but for attempts on a stale connection.
+    pub(super) chosen: usize,
+    /// The endpoints that were chosen, if the policy avoids them.
+    pub(super) avoided: Vec<Arc<Host>>,
     /// There was no place for one more retry.
     pub(super) overflown: bool,
 }
@@ -52,12 +55,16 @@ impl Attempts<'_> {
             self.made += 1;
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
-                Ok(response) => self.wants_retry_of(response.status()),
-                Err(failure) => self.wants_retry_after(failure),
+                Ok(response) => self.wants_retry_of(response),
+                Err(failure) => self.allows_more() && self.policy.meets(failure),
             };
             match again {
                 Some(again) if retry || again.stale => {
-                    if !again.stale {
+                    if again.stale {
+                        // It goes to the endpoint that was chosen.
+                        self.chosen -= 1;
+                        self.avoided.pop();
+                    } else {
                         self.retrying = None;
                         self.retrying = self
                             .upstream
@@ -69,7 +76,7 @@ impl Attempts<'_> {
                             return outcome;
                         }
                         self.upstream.shared.stats.upstream_rq_retry.add();
-                        tokio::time::sleep(backoff(self.made)).await;
+                        tokio::time::sleep(self.policy.back_off(self.made)).await;
                     }
                     request = again.request;
                 }
@@ -94,26 +101,43 @@ impl Attempts<'_> {
         }
     }
 
-    fn policy(&self) -> Option<&Retry> {
-        self.forward
-            .retry
-            .as_ref()
-            .filter(|retry| self.made <= retry.count)
+    fn allows_more(&self) -> bool {
+        self.made <= self.policy.count
     }
 
-    fn wants_retry_after(&self, failure: &Failure) -> bool {
-        self.policy()
-            .is_some_and(|retry| failure.retriable(&retry.on))
-    }
-
-    fn wants_retry_of(&self, status: StatusCode) -> bool {
-        self.policy().is_some_and(|retry| is_named(retry, status))
+    fn wants_retry_of(&self, response: &Response<Body>) -> bool {
+        self.allows_more()
+            && self
+                .policy
+                .meets_response(response.status(), response.headers())
     }
 
     /// Whether one more attempt would have followed, but for their number.
-    pub(super) fn is_exhausted_by(&self, status: StatusCode) -> bool {
-        let retry = self.forward.retry.as_ref();
-        self.policy().is_none() && retry.is_some_and(|retry| is_named(retry, status))
+    pub(super) fn is_exhausted_by(&self, response: &Response<Body>) -> bool {
+        let (status, headers) = (response.status(), response.headers());
+        !self.allows_more() && self.policy.meets_response(status, headers)
+    }
+
+    /// The endpoint for the next attempt.
+    async fn choose(&mut self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        let wanted = Wanted {
+            headers,
+            metadata: Some(&self.exchange.metadata),
+            before: self.chosen,
+        };
+        let mut host = self.upstream.choose(&wanted).await?;
+        self.chosen += 1;
+        let others = self.policy.other_host();
+        if others > 0 {
+            for _ in 0..others {
+                if !self.avoided.iter().any(|tried| Arc::ptr_eq(tried, &host)) {
+                    break;
+                }
+                host = self.upstream.choose(&wanted).await?;
+            }
+            self.avoided.push(host.clone());
+        }
+        Ok(host)
     }
 
     /// One attempt, and what is needed for another one if that is possible.
@@ -133,7 +157,7 @@ impl Attempts<'_> {
         if self.exchange.logged() {
             self.exchange.set_upstream(&self.tried);
         }
-        let host = match self.upstream.choose(&parts.headers).await {
+        let host = match self.choose(&parts.headers).await {
             Ok(host) => host,
             Err(failure) => return (Err(failure), None),
         };
@@ -141,7 +165,7 @@ impl Attempts<'_> {
             priority: self.forward.priority,
             client_http2,
             fresh: tunnel || self.renewed,
-            limit: self.forward.timeout,
+            limit: self.policy.timeout,
         };
         let lease = host.lease(asked).await;
         let pool_ready = begun.elapsed();
@@ -168,7 +192,7 @@ impl Attempts<'_> {
         let empty = body.is_end_stream() && !tunnel;
         let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
         let repeatable = match empty {
-            true => reused || self.policy().is_some(),
+            true => reused || self.allows_more(),
             false => reused || self.kept.is_some(),
         };
         let again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
@@ -181,11 +205,8 @@ impl Attempts<'_> {
             connect: parts.method == Method::CONNECT,
             stall: self.exchange.idle_limit(),
             keyless: client_http2,
-            try_limit: self
-                .forward
-                .retry
-                .as_ref()
-                .and_then(|retry| retry.per_try_timeout),
+            try_limit: self.policy.per_try_timeout,
+            duration: self.policy.duration,
             head_limit: self.upstream.cluster.response_timeout,
         };
         self.rewrite(parts, &host.hostname);
@@ -195,6 +216,7 @@ impl Attempts<'_> {
         }
         match send(&host, lease, request, &sending, &mut self.deadline).await {
             Ok(mut response) => {
+                self.exchange.note_response();
                 let info = std::mem::take(&mut self.tried);
                 response.extensions_mut().insert(info);
                 let again = match empty {
@@ -234,17 +256,6 @@ impl Attempts<'_> {
     }
 }
 
-/// Whether a response's status is one to retry on.
-fn is_named(retry: &Retry, status: StatusCode) -> bool {
-    retry.on.iter().any(|on| match on.as_str() {
-        "5xx" => status.is_server_error(),
-        "gateway-error" => matches!(status.as_u16(), 502..=504),
-        "retriable-4xx" => status == StatusCode::CONFLICT,
-        "retriable-status-codes" => retry.status_codes.contains(&status.as_u16()),
-        _ => false,
-    })
-}
-
 struct Again {
     request: Box<Outbound>,
     /// The connection had been closed by the peer: to send again is no retry.
@@ -262,10 +273,4 @@ impl Again {
 
 fn is_idempotent(method: &Method) -> bool {
     method.is_safe() || *method == Method::PUT || *method == Method::DELETE
-}
-
-/// 25 ms doubled with each attempt, at most 250 ms, a random part of it.
-fn backoff(made: u32) -> Duration {
-    let most = 25u64.saturating_mul(1 << made.min(4)).min(250);
-    Duration::from_millis(rand::random_range(0..=most))
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{Method, request::Parts};
 
 use crate::{
-    config::snapshot::{HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
+    config::snapshot::{Fraction, HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
     headers::request_field,
 };
 
@@ -72,22 +72,32 @@ pub(super) fn route_matches(route: &RouteMatch, request: &Parts) -> bool {
             let value = query_parameter(request.uri.query().unwrap_or_default(), &matcher.name);
             value_matches(&matcher.value, value).unwrap_or(false)
         })
+        && route.fraction.is_none_or(Fraction::is_met)
 }
 
 /// Whether the headers are as all of these want them.
 pub(crate) fn headers_match(matchers: &[HeaderMatch], request: &Parts) -> bool {
-    matchers.iter().all(|matcher| {
-        let value = request_field(request, &matcher.name);
-        let value = match value {
-            None if matcher.missing_as_empty => Some(Cow::Borrowed("")),
-            value => value,
-        };
-        match value_matches(&matcher.value, value.as_deref()) {
-            Some(matches) => matches != matcher.invert,
-            // A missing header matches nothing, inverted or not.
-            None => false,
-        }
-    })
+    matchers
+        .iter()
+        .all(|matcher| request_matches(matcher, request))
+}
+
+/// Whether a header of the request is as it has to be.
+pub(crate) fn request_matches(matcher: &HeaderMatch, request: &Parts) -> bool {
+    field_matches(matcher, request_field(request, &matcher.name))
+}
+
+/// Whether a header with this value is as it has to be.
+pub(crate) fn field_matches(matcher: &HeaderMatch, value: Option<Cow<'_, str>>) -> bool {
+    let value = match value {
+        None if matcher.missing_as_empty => Some(Cow::Borrowed("")),
+        value => value,
+    };
+    match value_matches(&matcher.value, value.as_deref()) {
+        Some(matches) => matches != matcher.invert,
+        // A missing header matches nothing, inverted or not.
+        None => false,
+    }
 }
 
 fn starts_with(path: &str, prefix: &str, case_sensitive: bool) -> bool {
@@ -174,6 +184,7 @@ mod tests {
 
     fn route(path: PathMatch) -> RouteMatch {
         RouteMatch {
+            fraction: None,
             path,
             headers: Vec::new(),
             query: Vec::new(),

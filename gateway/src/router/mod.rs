@@ -9,7 +9,7 @@ use extproc_client::host::RouteFacts;
 use http::request::Parts;
 
 pub(crate) use self::{
-    matching::headers_match,
+    matching::{field_matches, headers_match, request_matches},
     rewrite::{redirect_location, rewrite},
 };
 use crate::{

@@ -147,6 +147,7 @@ mod tests {
 
     fn prefix(path: &str) -> RouteMatch {
         RouteMatch {
+            fraction: None,
             path: PathMatch::Prefix(path.into()),
             headers: Vec::new(),
             query: Vec::new(),

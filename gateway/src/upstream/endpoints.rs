@@ -1,6 +1,7 @@
 //! Which endpoints a cluster has, and which one a request goes to.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     io::ErrorKind::TimedOut,
     net::SocketAddr,
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use extproc_client::metadata::DynamicMetadata;
 use http::HeaderMap;
 use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
@@ -19,7 +21,7 @@ use super::{
     host::{Host, HostShared},
 };
 use crate::{
-    config::snapshot::{Discovery, Endpoint, EndpointAddress, LbPolicy},
+    config::snapshot::{Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost},
     throttle::Throttle,
 };
 
@@ -31,6 +33,26 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// Dynamic hosts that are kept for reuse.
 const MOST_DYNAMIC: usize = 1024;
+
+/// What of a request its endpoint is chosen by.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) metadata: Option<&'a DynamicMetadata>,
+    /// Attempts that went before.
+    pub(crate) before: usize,
+}
+
+impl<'a> Wanted<'a> {
+    /// By these headers alone, for the first attempt.
+    pub(crate) fn by(headers: &'a HeaderMap) -> Self {
+        Self {
+            headers,
+            metadata: None,
+            before: 0,
+        }
+    }
+}
 
 /// The endpoints of a cluster, as one worker sees them.
 #[derive(Debug)]
@@ -98,19 +120,30 @@ impl Endpoints {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The endpoint for a request with these headers. Resolves names the first time.
-    pub(crate) async fn choose(self: &Arc<Self>, headers: &HeaderMap) -> Option<Arc<Host>> {
+    /// The endpoint for a request. Resolves names the first time.
+    pub(crate) async fn choose(self: &Arc<Self>, wanted: &Wanted<'_>) -> Option<Arc<Host>> {
         if let Discovery::Header(name) = &self.shared.cluster.discovery {
-            let address = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+            let address = wanted
+                .headers
+                .get(name)?
+                .to_str()
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?;
             return Some(self.dynamic(address));
         }
         self.resolve().await;
-        if let LbPolicy::OverrideHost(names) = &self.shared.cluster.lb
-            && let Some(host) = self.overridden(names, headers)
+        let LbPolicy::OverrideHost(policy) = &self.shared.cluster.lb else {
+            return self.balance();
+        };
+        let host = self.overridden(policy, wanted).or_else(|| self.balance())?;
+        if let (Some(key), Some(metadata), Some(address)) =
+            (&policy.selected, wanted.metadata, host.socket())
         {
-            return Some(host);
+            key.set(metadata, address.to_string());
         }
-        self.balance()
+        Some(host)
     }
 
     /// The endpoint for what has no headers, if several are known now.
@@ -122,20 +155,22 @@ impl Endpoints {
         several.then(|| self.balance()).flatten()
     }
 
-    /// The host that a header names, if it is one of the cluster's.
-    fn overridden(&self, names: &[http::HeaderName], headers: &HeaderMap) -> Option<Arc<Host>> {
+    /// The host that a source names, if it is one of the cluster's: the first source that is there counts, and of the hosts in it
+    /// the one whose turn it is.
+    fn overridden(&self, policy: &OverrideHost, wanted: &Wanted<'_>) -> Option<Arc<Host>> {
         let hosts = self.lock().hosts.clone();
-        names
-            .iter()
-            .filter_map(|name| headers.get(name)?.to_str().ok())
-            .flat_map(|value| value.split(','))
+        let list = policy.sources.iter().find_map(|source| match source {
+            HostSource::Header(name) => {
+                let value = wanted.headers.get(name)?.to_str().ok()?;
+                Some(Cow::Borrowed(value))
+            }
+            HostSource::Metadata(key) => key.text(wanted.metadata?).map(Cow::Owned),
+        })?;
+        list.split(',')
             .filter_map(|address| address.trim().parse::<SocketAddr>().ok())
-            .find_map(|wanted| {
-                hosts
-                    .iter()
-                    .find(|host| host.socket() == Some(wanted))
-                    .cloned()
-            })
+            .filter_map(|wanted| hosts.iter().find(|host| host.socket() == Some(wanted)))
+            .nth(wanted.before)
+            .cloned()
     }
 
     fn dynamic(&self, address: SocketAddr) -> Arc<Host> {
@@ -172,7 +207,11 @@ impl Endpoints {
         if hosts.len() == 1 {
             return Some(first.clone());
         }
-        match self.shared.cluster.lb {
+        let policy = match &self.shared.cluster.lb {
+            LbPolicy::OverrideHost(policy) => &policy.fallback,
+            policy => policy,
+        };
+        match policy {
             LbPolicy::RoundRobin | LbPolicy::OverrideHost(_) => {
                 if hosts.iter().all(|host| host.weight == first.weight) {
                     let next = self.next.fetch_add(1, Ordering::Relaxed);
@@ -351,8 +390,10 @@ mod tests {
             let address = Address::Socket(([127, 0, 0, 1], 80).into());
             let key = ("a.invalid".to_owned(), 80);
             endpoints.lock().names.insert(key, vec![address.clone()]);
+            let headers = HeaderMap::new();
+            let wanted = Wanted::by(&headers);
             for _ in 0..2 {
-                let host = endpoints.choose(&HeaderMap::new()).await.unwrap();
+                let host = endpoints.choose(&wanted).await.unwrap();
                 assert_eq!(host.address, address);
                 endpoints.lock().resolved = None;
             }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, io};
 use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::StatusCode;
 
-use crate::body::BoxError;
+use crate::{body::BoxError, config::snapshot::RetryOn};
 
 /// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
 pub(crate) mod flag {
@@ -221,26 +221,19 @@ impl Failure {
         }
     }
 
-    /// Whether one of these `retry_on` conditions holds.
-    pub(crate) fn retriable(&self, on: &[String]) -> bool {
-        let any = |names: &[&str]| on.iter().any(|name| names.contains(&name.as_str()));
+    /// The conditions under which it is met with one more attempt.
+    pub(crate) fn retried_on(&self) -> RetryOn {
+        const ANY: RetryOn = RetryOn::SERVER_ERROR.or(RetryOn::GATEWAY_ERROR);
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => any(&[
-                "5xx",
-                "gateway-error",
-                "connect-failure",
-                "reset",
-                "reset-before-request",
-            ]),
-            Self::Reset { refused: true } => {
-                any(&["5xx", "gateway-error", "reset", "refused-stream"])
-            }
-            Self::Terminated | Self::Reset { .. } | Self::Protocol => {
-                any(&["5xx", "gateway-error", "reset"])
-            }
-            Self::Timeout | Self::TryTimeout | Self::Duration => any(&["5xx", "gateway-error"]),
+            Self::Connect(_) | Self::ConnectTimeout => ANY
+                .or(RetryOn::CONNECT_FAILURE)
+                .or(RetryOn::RESET)
+                .or(RetryOn::RESET_BEFORE_REQUEST),
+            Self::Reset { refused: true } => ANY.or(RetryOn::RESET).or(RetryOn::REFUSED_STREAM),
+            Self::Terminated | Self::Reset { .. } | Self::Protocol => ANY.or(RetryOn::RESET),
+            Self::Timeout | Self::TryTimeout | Self::Duration => ANY,
             Self::UnknownCluster | Self::NoHost | Self::Overflow | Self::Request | Self::Length => {
-                false
+                RetryOn::default()
             }
         }
     }

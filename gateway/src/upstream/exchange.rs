@@ -42,6 +42,8 @@ pub(crate) struct Sending {
     pub(crate) keyless: bool,
     /// `per_try_timeout`: the longest wait for the response's head from the end of the request.
     pub(crate) try_limit: Option<Duration>,
+    /// The longest that the request and its response may take; unset: as the cluster says.
+    pub(crate) duration: Option<Duration>,
     /// The longest wait for the response's head from the beginning.
     pub(crate) head_limit: Option<Duration>,
 }
@@ -143,7 +145,7 @@ pub(crate) async fn send(
 ) -> Result<Response<Body>, Unsent> {
     let witness = lease.witness();
     let active = Active::new(host.clone(), lease.request);
-    deadline.bound(host.shared.cluster.max_stream_duration);
+    deadline.bound(sending.duration.or(host.shared.cluster.max_stream_duration));
     let mut attempt = Deadline::new(sending.try_limit);
     attempt.bound(sending.head_limit);
     let progress = Arc::new(Progress::default());

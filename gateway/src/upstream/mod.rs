@@ -15,10 +15,9 @@ mod tunnel;
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::HeaderMap;
-
 use self::endpoints::Endpoints;
 pub(crate) use self::{
+    endpoints::Wanted,
     error::Failure,
     exchange::{Deadline, Outbound, Sending, send},
     host::{Host, HostShared, Lending},
@@ -120,8 +119,8 @@ impl Upstream {
     }
 
     /// The endpoint for a request with these headers.
-    pub(crate) async fn choose(&self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
-        match self.endpoints.choose(headers).await {
+    pub(crate) async fn choose(&self, wanted: &Wanted<'_>) -> Result<Arc<Host>, Failure> {
+        match self.endpoints.choose(wanted).await {
             Some(host) => Ok(host),
             None => {
                 self.shared.stats.upstream_cx_none_healthy.add();

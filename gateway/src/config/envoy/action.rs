@@ -6,15 +6,20 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::{
+    any::unsupported,
     data::DataSource,
     fraction::RuntimeFraction,
     header::HeaderValueOption,
+    matcher::HeaderMatcher,
     per_filter::PerFilterConfig,
     value::{Enum, FieldValue, Name, PartRegex, ProtoEnum, Status, Time, Whatever},
 };
 use crate::config::{
-    document::{Fault, Located, NodeId, Reader},
-    snapshot::{Forward, Fraction, Mirror, Priority, Redirect, Retry, RouteAction as Model},
+    document::{Fault, Located, NodeId, Reader, Subtree},
+    snapshot::{
+        Forward, Fraction, GrpcTimeout, HeaderMatch, Mirror, Priority, Redirect, Retry, RetryOn,
+        RouteAction as Model,
+    },
 };
 
 /// Envoy's default for the time from the end of a request to the end of its response.
@@ -39,6 +44,8 @@ pub(super) struct RouteAction {
     priority: Enum<Priority>,
     idle_timeout: Option<Time>,
     max_stream_duration: Option<MaxStreamDuration>,
+    max_grpc_timeout: Option<Time>,
+    grpc_timeout_offset: Option<Time>,
     retry_policy: Option<RetryPolicy>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
 }
@@ -48,6 +55,8 @@ pub(super) struct RouteAction {
 #[serde(default)]
 struct MaxStreamDuration {
     max_stream_duration: Option<Time>,
+    grpc_timeout_header_max: Option<Time>,
+    grpc_timeout_header_offset: Option<Time>,
 }
 
 /// `envoy.config.route.v3.RouteAction.RequestMirrorPolicy`.
@@ -132,11 +141,35 @@ pub(super) struct UpgradeConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RetryPolicy {
-    retry_on: String,
+    retry_on: Option<Located<String>>,
     num_retries: Option<u32>,
     per_try_timeout: Option<Time>,
     retriable_status_codes: Vec<u16>,
+    retriable_headers: Vec<Located<HeaderMatcher>>,
+    retriable_request_headers: Vec<Located<HeaderMatcher>>,
+    retry_host_predicate: Vec<Located<RetryHostPredicate>>,
+    host_selection_retry_max_attempts: Option<u32>,
+    retry_back_off: Option<Located<RetryBackOff>>,
 }
+
+/// `envoy.config.route.v3.RetryPolicy.RetryHostPredicate`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RetryHostPredicate {
+    typed_config: Option<Subtree>,
+}
+
+/// `envoy.config.route.v3.RetryPolicy.RetryBackOff`.
+#[derive(Debug, Deserialize)]
+struct RetryBackOff {
+    base_interval: Time,
+    max_interval: Option<Time>,
+}
+
+const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+/// No endpoint is a canary here.
+const OMIT_CANARY_HOSTS: &str =
+    "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate";
 
 /// `envoy.config.route.v3.RedirectAction`.
 #[derive(Debug, Default, Deserialize)]
@@ -193,7 +226,11 @@ pub(super) struct DirectResponseAction {
 
 impl Located<RouteAction> {
     /// The action, its clusters left to the caller; `inherited` is the virtual host's policy.
-    pub(super) fn build(&self, inherited: Option<&RetryPolicy>) -> Result<Forward, Fault> {
+    pub(super) fn build(
+        &self,
+        inherited: Option<&RetryPolicy>,
+        reader: &Reader<'_>,
+    ) -> Result<Forward, Fault> {
         let action = &self.value;
         let targets = [
             action.cluster.is_some(),
@@ -242,11 +279,17 @@ impl Located<RouteAction> {
                 .as_ref()
                 .and_then(|max| max.max_stream_duration)
                 .map(|time| time.0),
-            retry: action
-                .retry_policy
-                .as_ref()
-                .or(inherited)
-                .and_then(RetryPolicy::build),
+            grpc_duration: action.max_stream_duration.as_ref().and_then(|max| {
+                grpc_timeout(max.grpc_timeout_header_max, max.grpc_timeout_header_offset)
+            }),
+            grpc_timeout: match action.max_stream_duration {
+                None => grpc_timeout(action.max_grpc_timeout, action.grpc_timeout_offset),
+                Some(_) => None,
+            },
+            retry: match action.retry_policy.as_ref().or(inherited) {
+                Some(policy) => policy.build(reader)?,
+                None => None,
+            },
             prefix_rewrite: action
                 .prefix_rewrite
                 .clone()
@@ -369,26 +412,79 @@ pub(super) fn upgrades(configs: &[Located<UpgradeConfig>]) -> Result<Vec<(String
 
 impl RetryPolicy {
     /// The policy; `None` if it never applies.
-    fn build(&self) -> Option<Retry> {
-        let on: Vec<String> = self
-            .retry_on
-            .split(',')
-            .map(|condition| condition.trim().to_owned())
-            .filter(|condition| !condition.is_empty())
-            .collect();
-        let count = match on.is_empty() {
-            true => 0,
-            false => self.num_retries.unwrap_or(1),
-        };
-        let per_try_timeout = self.per_try_timeout.and_then(Time::limit);
-        // Its limit holds for the only attempt, too.
-        (!on.is_empty() || per_try_timeout.is_some()).then(|| Retry {
-            on,
-            count,
-            per_try_timeout,
+    fn build(&self, reader: &Reader<'_>) -> Result<Option<Retry>, Fault> {
+        let mut retry = Retry {
+            count: self.num_retries.unwrap_or(1),
+            per_try_timeout: self.per_try_timeout.and_then(Time::limit),
             status_codes: self.retriable_status_codes.clone(),
-        })
+            headers: matches(&self.retriable_headers)?,
+            request_headers: matches(&self.retriable_request_headers)?,
+            ..Retry::default()
+        };
+        if let Some(list) = &self.retry_on {
+            let (on, unknown) = RetryOn::parse(&list.value);
+            if let Some(unknown) = unknown.first() {
+                return Err(Fault::at(
+                    list.node,
+                    format!("{unknown:?} is no condition of Envoy's"),
+                ));
+            }
+            retry.on = on;
+        }
+        for predicate in &self.retry_host_predicate {
+            let Some(config) = &predicate.value.typed_config else {
+                return Err(Fault::at(predicate.node, "missing field \"typed_config\""));
+            };
+            match reader.type_of(config.node)? {
+                PREVIOUS_HOSTS => {
+                    retry.other_host = self.host_selection_retry_max_attempts.unwrap_or(1);
+                }
+                OMIT_CANARY_HOSTS => {}
+                other => {
+                    let known = [PREVIOUS_HOSTS, OMIT_CANARY_HOSTS];
+                    return Err(unsupported(config.node, other, &known));
+                }
+            }
+        }
+        if let Some(Located {
+            node,
+            value: back_off,
+        }) = &self.retry_back_off
+        {
+            retry.base_interval = back_off.base_interval.0;
+            retry.max_interval = match back_off.max_interval {
+                Some(interval) => interval.0,
+                None => retry.base_interval.saturating_mul(10),
+            };
+            if retry.base_interval.is_zero() || retry.max_interval < retry.base_interval {
+                return Err(Fault::at(
+                    *node,
+                    "0 < base_interval <= max_interval has to hold",
+                ));
+            }
+        }
+        if retry.on.is_empty() {
+            retry.count = 0;
+        }
+        // Its limit holds for the only attempt, too.
+        let applies = !retry.on.is_empty() || retry.per_try_timeout.is_some();
+        Ok(applies.then_some(retry))
     }
+}
+
+fn matches(matchers: &[Located<HeaderMatcher>]) -> Result<Vec<HeaderMatch>, Fault> {
+    matchers
+        .iter()
+        .map(Located::<HeaderMatcher>::build)
+        .collect()
+}
+
+/// Of the maximum and the offset for what `grpc-timeout` asks; zero is no maximum.
+fn grpc_timeout(max: Option<Time>, offset: Option<Time>) -> Option<GrpcTimeout> {
+    max.map(|max| GrpcTimeout {
+        max: max.limit(),
+        offset: offset.map(|offset| offset.0).unwrap_or_default(),
+    })
 }
 
 impl Located<RedirectAction> {

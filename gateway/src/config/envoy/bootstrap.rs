@@ -1,6 +1,10 @@
 //! `Bootstrap`: the file as a whole.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -127,6 +131,8 @@ fn lookup<'a>(layer: &'a serde_json::Map<String, Value>, key: &str) -> Option<&'
 pub(super) struct Loaded<'a> {
     pub(super) reader: &'a Reader<'a>,
     pub(super) clusters: BTreeMap<String, Arc<ClusterModel>>,
+    /// Names of clusters that cannot be used; to name them is no fault of its own.
+    pub(super) refused: BTreeSet<String>,
     pub(super) node: Value,
     pub(super) graceful_close: Option<Duration>,
 }
@@ -141,9 +147,17 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         overload_manager,
     } = reader.read(root)?;
     let mut clusters = BTreeMap::new();
+    let mut refused = BTreeSet::new();
     for cluster in static_resources.clusters {
         let name = cluster.value.name.clone();
-        let cluster = Arc::new(cluster.build(reader)?);
+        let cluster = match cluster.build(reader) {
+            Ok(cluster) => Arc::new(cluster),
+            Err(fault) => {
+                reader.refuse(fault)?;
+                refused.insert(name.value);
+                continue;
+            }
+        };
         if clusters.insert(name.value.clone(), cluster).is_some() {
             return Err(Fault::at(
                 name.node,
@@ -154,13 +168,16 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
     let loaded = Loaded {
         reader,
         clusters,
+        refused,
         node: node.map_or(Value::Null, |node| node.build()),
         graceful_close: layered_runtime.and_then(|runtime| runtime.graceful_close()),
     };
     let mut listeners = Vec::with_capacity(static_resources.listeners.len());
     for listener in &static_resources.listeners {
-        let built = listener.build(&loaded)?;
-        listeners.extend(built.into_iter().map(Arc::new));
+        match listener.build(&loaded) {
+            Ok(built) => listeners.extend(built.into_iter().map(Arc::new)),
+            Err(fault) => reader.refuse(fault)?,
+        }
     }
     Ok(Snapshot {
         admin: match admin.and_then(|admin| admin.address) {
@@ -174,5 +191,6 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
             .map(|manager| manager.build(reader))
             .transpose()?,
         warnings: Vec::new(),
+        ignored: Vec::new(),
     })
 }

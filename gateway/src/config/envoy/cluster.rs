@@ -17,8 +17,9 @@ use super::{
 use crate::config::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        Cluster as Model, Discovery, DnsFamily, LbPolicy, Reach, TcpKeepalive as TcpKeepaliveModel,
-        UpstreamProtocol, UpstreamTls,
+        Cluster as Model, Discovery, DnsFamily, HostSource, LbPolicy,
+        MetadataKey as MetadataKeyModel, OverrideHost as OverrideHostModel, Reach,
+        TcpKeepalive as TcpKeepaliveModel, UpstreamProtocol, UpstreamTls,
     },
 };
 
@@ -188,14 +189,15 @@ struct PolicyEntry {
 
 /// `envoy.config.core.v3.TypedExtensionConfig`.
 #[derive(Debug, Deserialize)]
-struct TypedExtensionConfig {
-    typed_config: Subtree,
+pub(super) struct TypedExtensionConfig {
+    pub(super) typed_config: Subtree,
 }
 
 /// `envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`.
 #[derive(Debug, Deserialize)]
 struct OverrideHost {
-    override_host_sources: Located<Vec<OverrideHostSource>>,
+    override_host_sources: Located<Vec<Located<OverrideHostSource>>>,
+    selected_host_key: Option<Located<MetadataKey>>,
     fallback_policy: Located<LoadBalancingPolicy>,
 }
 
@@ -203,6 +205,33 @@ struct OverrideHost {
 #[serde(default)]
 struct OverrideHostSource {
     header: Option<Name>,
+    metadata: Option<Located<MetadataKey>>,
+}
+
+/// `envoy.type.metadata.v3.MetadataKey`.
+#[derive(Debug, Deserialize)]
+struct MetadataKey {
+    key: String,
+    #[serde(default)]
+    path: Vec<PathSegment>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PathSegment {
+    key: String,
+}
+
+impl Located<MetadataKey> {
+    fn build(&self) -> Result<MetadataKeyModel, Fault> {
+        let MetadataKey { key, path } = &self.value;
+        if key.is_empty() || path.is_empty() {
+            return Err(Fault::at(self.node, "key and path may not be empty"));
+        }
+        Ok(MetadataKeyModel {
+            namespace: key.clone(),
+            path: path.iter().map(|segment| segment.key.clone()).collect(),
+        })
+    }
 }
 
 /// The policies `round_robin`, `least_request` and `random`, none of whose fields is known here.
@@ -533,24 +562,37 @@ impl Located<LoadBalancingPolicy> {
 
 impl OverrideHost {
     fn build(&self, reader: &Reader<'_>) -> Result<LbPolicy, Fault> {
-        let headers: Vec<HeaderName> = self
-            .override_host_sources
-            .value
-            .iter()
-            .filter_map(|source| source.header.as_ref().map(|name| name.0.clone()))
-            .collect();
-        if headers.is_empty() {
+        let sources = self.override_host_sources.value.iter().map(|source| {
+            match (&source.value.header, &source.value.metadata) {
+                (Some(name), None) => Ok(HostSource::Header(name.0.clone())),
+                (None, Some(key)) => Ok(HostSource::Metadata(key.build()?)),
+                _ => Err(Fault::at(
+                    source.node,
+                    "one and only one of header and metadata has to be set",
+                )),
+            }
+        });
+        let sources: Vec<HostSource> = sources.collect::<Result<_, _>>()?;
+        if sources.is_empty() {
             return Err(Fault::at(
                 self.override_host_sources.node,
-                "at least one source has to be a header",
+                "may not be empty",
             ));
         }
-        if self.fallback_policy.build(reader)? != LbPolicy::RoundRobin {
-            reader.note(
+        let fallback = self.fallback_policy.build(reader)?;
+        if matches!(fallback, LbPolicy::OverrideHost(_)) {
+            return Err(Fault::at(
                 self.fallback_policy.node,
-                "requests without an override go round robin",
-            );
+                "has to be another policy",
+            ));
         }
-        Ok(LbPolicy::OverrideHost(headers))
+        Ok(LbPolicy::OverrideHost(OverrideHostModel {
+            sources,
+            selected: match &self.selected_host_key {
+                Some(key) => Some(key.build()?),
+                None => None,
+            },
+            fallback: Box::new(fallback),
+        }))
     }
 }

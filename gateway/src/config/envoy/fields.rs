@@ -4,10 +4,11 @@
 //! gateway and is refused as unknown. The rule for a row: what cannot change an answer, a message to
 //! a processor or a log line is ignored; what tunes something that the gateway does its own way, or
 //! not at all, is noted; what would change which request goes where, in what form or to whom is
-//! refused. Fields at a value that asks for nothing (`false`, `0`, empty) pass in any case.
+//! refused. Fields at a value that asks for nothing (`false`, `0`, empty) pass, but for messages whose mere presence asks
+//! for something.
 
 use crate::config::document::{
-    Treatment::{self, Ignore, Note, Refuse},
+    Treatment::{self, Ignore, Note, Refuse, RefusePresence},
     is_field,
 };
 
@@ -43,7 +44,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Bootstrap", Note(NOT_DONE), &[
         "stats_sinks", "tracing", "header_prefix", "inline_headers",
     ]),
-    ("Bootstrap", Refuse(NO_XDS), &["dynamic_resources", "config_sources", "hds_config"]),
+    ("Bootstrap", Refuse(NO_XDS), &["dynamic_resources", "config_sources"]),
+    ("Bootstrap", RefusePresence(NO_XDS), &["hds_config"]),
     ("Bootstrap", Refuse(UNSUPPORTED), &["bootstrap_extensions"]),
     ("OverloadManager", Note(NOT_DONE), &["loadshed_points", "buffer_factory_config"]),
     ("OverloadAction", Refuse(UNSUPPORTED), &["typed_config"]),
@@ -65,7 +67,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "dynamic_parameters", "user_agent_name", "user_agent_version", "user_agent_build_version",
         "extensions", "client_features", "listening_addresses",
     ]),
-    ("SocketAddress", Ignore, &["ipv4_compat"]),
     ("SocketAddress", Refuse(UNSUPPORTED), &[
         "named_port", "resolver_name", "network_namespace_filepath",
     ]),
@@ -73,8 +74,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Address", Refuse(UNSUPPORTED), &["envoy_internal_address"]),
     ("DataSource", Ignore, &["watched_directory"]),
     ("SubstitutionFormatString", Ignore, &["content_type"]),
-    ("SubstitutionFormatString", Note(NOT_DONE), &["omit_empty_values", "json_format_options"]),
-    ("SubstitutionFormatString", Refuse(UNSUPPORTED), &["formatters"]),
+    ("SubstitutionFormatString", Ignore, &["json_format_options"]),
     ("TransportSocket", Ignore, &["name"]),
     ("TypedExtensionConfig", Ignore, &["name"]),
     ("Http1ProtocolOptions", Ignore, &[
@@ -111,14 +111,16 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "access_log", "socket_options", "enable_mptcp", "tcp_keepalive",
     ]),
     ("Listener", Refuse(UNSUPPORTED), &[
-        "use_original_dst", "transparent", "freebind", "udp_listener_config", "api_listener",
-        "internal_listener", "filter_chain_matcher", "fcds_config",
+        "use_original_dst", "transparent", "freebind", "fcds_config",
+    ]),
+    ("Listener", RefusePresence(UNSUPPORTED), &[
+        "udp_listener_config", "api_listener", "internal_listener", "filter_chain_matcher",
     ]),
     ("AdditionalAddress", Note(NOT_DONE), &["socket_options", "tcp_keepalive"]),
     ("FilterChain", Ignore, &["metadata", "on_demand_configuration"]),
     ("FilterChain", Refuse(UNSUPPORTED), &["use_proxy_proto"]),
     ("FilterChainMatch", Refuse(UNSUPPORTED), &[
-        "destination_port", "prefix_ranges", "address_suffix", "suffix_len", "source_type",
+        "prefix_ranges", "address_suffix", "suffix_len", "source_type",
         "source_prefix_ranges", "direct_source_prefix_ranges", "source_ports",
     ]),
     ("NetworkFilter", Ignore, &["name"]),
@@ -143,8 +145,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
         "scheme_header_transformation", "original_ip_detection_extensions",
         "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
-        "proxy_status_config", "forward_client_cert_matcher",
+        "forward_client_cert_matcher",
     ]),
+    ("HttpConnectionManager", RefusePresence(UNSUPPORTED), &["proxy_status_config"]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
     ("HttpFilter", Refuse(NO_XDS), &["config_discovery"]),
 
@@ -177,14 +180,13 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "include_is_timeout_retry_header", "per_request_buffer_limit_bytes",
         "request_body_buffer_limit", "hedge_policy",
     ]),
-    ("VirtualHost", Refuse(UNSUPPORTED), &[
-        "matcher", "cors", "retry_policy_typed_config",
-    ]),
+    ("VirtualHost", Refuse(UNSUPPORTED), &["cors", "retry_policy_typed_config"]),
+    ("VirtualHost", RefusePresence(UNSUPPORTED), &["matcher"]),
     ("Route", Ignore, &["decorator", "tracing", "stat_prefix"]),
     ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
-    ("Route", Refuse(UNSUPPORTED), &["filter_action", "non_forwarding_action"]),
+    ("Route", RefusePresence(UNSUPPORTED), &["filter_action", "non_forwarding_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
-        "path_match_policy", "runtime_fraction", "tls_context", "dynamic_metadata",
+        "path_match_policy", "tls_context", "dynamic_metadata",
         "filter_state", "cookies",
     ]),
     ("RouteAction", Ignore, &[
@@ -195,27 +197,17 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RouteAction", Refuse(UNSUPPORTED), &[
         "cluster_specifier_plugin", "inline_cluster_specifier_plugin",
         "metadata_match", "path_rewrite_policy", "path_rewrite", "host_rewrite",
-        "retry_policy_typed_config", "cors", "max_grpc_timeout",
-        "grpc_timeout_offset", "internal_redirect_policy", "internal_redirect_action",
-        "max_internal_redirects",
+        "retry_policy_typed_config", "cors", "internal_redirect_action", "max_internal_redirects",
     ]),
-    ("MaxStreamDuration", Refuse(UNSUPPORTED), &[
-        "grpc_timeout_header_max", "grpc_timeout_header_offset",
-    ]),
+    ("RouteAction", RefusePresence(UNSUPPORTED), &["internal_redirect_policy"]),
     ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
     ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
     ("ClusterWeight", Refuse(UNSUPPORTED), &[
         "cluster_header", "metadata_match", "host_rewrite_literal",
     ]),
-    ("RetryPolicy", Ignore, &["host_selection_retry_max_attempts"]),
-    ("RetryPolicy", Note(NOT_DONE), &[
-        "retry_host_predicate", "retry_back_off", "rate_limited_retry_back_off",
-        "per_try_idle_timeout",
-    ]),
-    ("RetryPolicy", Refuse(UNSUPPORTED), &[
-        "retry_priority", "retry_options_predicates", "retriable_headers",
-        "retriable_request_headers",
-    ]),
+    ("RetryPolicy", Note(NOT_DONE), &["rate_limited_retry_back_off", "per_try_idle_timeout"]),
+    ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_priority", "retry_options_predicates"]),
+    ("RetryHostPredicate", Ignore, &["name"]),
     ("RequestMirrorPolicy", Ignore, &["trace_sampled"]),
     ("RequestMirrorPolicy", Refuse(UNSUPPORTED), &[
         "cluster_header", "request_headers_mutations", "host_rewrite_literal", "runtime_key",
@@ -227,7 +219,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
 
     // envoy.config.accesslog.v3
     ("AccessLog", Ignore, &["name"]),
-    ("AccessLog", Refuse(UNSUPPORTED), &["filter"]),
+    ("AccessLogFilter", Refuse(UNSUPPORTED), &["extension_filter", "metadata_filter", "log_type_filter"]),
+    ("RuntimeUInt32", Ignore, &["runtime_key"]),
+    ("RuntimeFilter", Ignore, &["runtime_key", "use_independent_randomness"]),
 
     // envoy.config.cluster.v3
     ("Cluster", Ignore, &[
@@ -248,17 +242,16 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
         "cluster_type", "upstream_bind_config", "lb_subset_config", "ring_hash_lb_config",
-        "maglev_lb_config", "transport_socket_matches", "transport_socket_matcher", "filters",
-        "upstream_config",
+        "maglev_lb_config", "transport_socket_matches", "filters",
     ]),
+    ("Cluster", RefusePresence(UNSUPPORTED), &["transport_socket_matcher", "upstream_config"]),
     ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["upstream_port_override", "metadata_key"]),
     ("PlainLbPolicy", Ignore, &[
         "slow_start_config", "locality_lb_config", "choice_count", "active_request_bias",
         "enable_full_scan", "selection_method",
     ]),
-    ("OverrideHostSource", Note("only headers are looked at"), &["metadata"]),
     ("UpstreamProtocolOptions", Ignore, &["header_validation_config"]),
-    ("UpstreamProtocolOptions", Refuse("say which protocol with explicit_http_config"), &[
+    ("UpstreamProtocolOptions", RefusePresence("say which protocol with explicit_http_config"), &[
         "auto_config",
     ]),
     ("UpstreamProtocolOptions", Note(NOT_DONE), &["outlier_detection"]),
@@ -267,7 +260,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "auto_san_validation",
     ]),
     ("UpstreamHttpProtocolOptions", Refuse(UNSUPPORTED), &["override_auto_sni_header"]),
-    ("ExplicitHttpConfig", Refuse("HTTP/3 is not supported"), &["http3_protocol_options"]),
+    ("ExplicitHttpConfig", RefusePresence("HTTP/3 is not supported"), &["http3_protocol_options"]),
     ("UseDownstreamHttpConfig", Ignore, &["http3_protocol_options"]),
     ("UpstreamFilter", Ignore, &["name", "is_optional"]),
     ("UpstreamFilter", Refuse(UNSUPPORTED), &["config_discovery", "disabled"]),

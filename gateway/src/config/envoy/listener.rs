@@ -72,6 +72,7 @@ struct FilterChain {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct FilterChainMatch {
+    destination_port: Option<u16>,
     server_names: Vec<Located<String>>,
     transport_protocol: Option<Located<String>>,
     application_protocols: Vec<String>,
@@ -146,6 +147,7 @@ impl Located<Listener> {
         std::iter::once(&listener.address)
             .chain(additional)
             .map(|address| {
+                let ipv4_compat = address.ipv4_compat();
                 let address = address.to_listen()?;
                 Ok(Model {
                     name: match listener.name.as_str() {
@@ -153,6 +155,7 @@ impl Located<Listener> {
                         name => name.to_owned(),
                     },
                     address,
+                    ipv4_compat,
                     buffer_limit: listener
                         .per_connection_buffer_limit_bytes
                         .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,
@@ -234,6 +237,7 @@ impl FilterChainMatch {
             },
         };
         Ok(ChainMatch {
+            destination_port: self.destination_port,
             server_names,
             transport_protocol,
             application_protocols: self.application_protocols.clone(),

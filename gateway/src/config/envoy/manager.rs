@@ -144,6 +144,7 @@ impl Located<HttpConnectionManager> {
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
+            refused: &loaded.refused,
             filters: &filters,
             filter_chain_name,
             listener_metadata,

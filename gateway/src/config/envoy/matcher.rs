@@ -4,6 +4,7 @@ use extproc_client::config::StringMatcher;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::fraction::RuntimeFraction;
 use super::value::{RegexText, Whatever, WholeRegex};
 use crate::config::{
     document::{Fault, Located},
@@ -14,6 +15,7 @@ use crate::config::{
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RouteMatch {
+    runtime_fraction: Option<RuntimeFraction>,
     prefix: Option<String>,
     path: Option<String>,
     safe_regex: Option<WholeRegex>,
@@ -91,6 +93,11 @@ impl Located<RouteMatch> {
                 .map(Located::<QueryParameterMatcher>::build)
                 .collect::<Result<_, _>>()?,
             case_sensitive: self.value.case_sensitive.unwrap_or(true),
+            fraction: self
+                .value
+                .runtime_fraction
+                .as_ref()
+                .map(RuntimeFraction::build),
         })
     }
 

@@ -39,15 +39,31 @@ use super::{
 /// Reads a bootstrap from `text`; `name` is what errors call it.
 ///
 /// # Errors
-/// Names the first thing that is wrong or not supported, with line, column and path.
+/// Names what is wrong or not supported, as far as the rest could be read, with line, column and path.
 pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
     let document = Document::parse(name, text)?;
     let root = document.single()?;
-    let reader = Reader::new(&document, fields::treatment);
-    let mut snapshot = bootstrap::load(&reader, root).map_err(|fault| document.error(fault))?;
+    let reader = Reader::collecting(&document, fields::treatment);
+    let loaded = bootstrap::load(&reader, root);
+    let mut faults = reader.refused();
+    let mut snapshot = match loaded {
+        Ok(snapshot) if faults.is_empty() => snapshot,
+        loaded => {
+            faults.extend(loaded.err());
+            let errors = faults.into_iter().map(|fault| document.error(fault));
+            return Err(Error::several(errors.collect()));
+        }
+    };
     snapshot.files = reader.files();
-    let notes = reader.into_notes().into_iter();
-    snapshot.warnings = notes.map(|note| document.error(note).to_string()).collect();
+    let (notes, ignored) = reader.into_notes();
+    let told = |notes: Vec<_>| {
+        notes
+            .into_iter()
+            .map(|note| document.error(note).to_string())
+            .collect()
+    };
+    snapshot.warnings = told(notes);
+    snapshot.ignored = told(ignored);
     Ok(snapshot)
 }
 

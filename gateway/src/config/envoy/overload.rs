@@ -16,6 +16,8 @@ const CONNECTIONS: &str =
 const MONITORS: &[&str] = &[FIXED_HEAP, CONNECTIONS];
 const STOP_REQUESTS: &str = "envoy.overload_actions.stop_accepting_requests";
 const STOP_CONNECTIONS: &str = "envoy.overload_actions.stop_accepting_connections";
+const SHRINK_HEAP: &str = "envoy.overload_actions.shrink_heap";
+const KEEPALIVE: &str = "envoy.overload_actions.disable_http_keepalive";
 const RESET_STREAMS: &str = "envoy.overload_actions.reset_high_memory_stream";
 const REJECT_CONNECTIONS: &str = "envoy.overload_actions.reject_incoming_connections";
 
@@ -112,6 +114,12 @@ impl OverloadManager {
                 STOP_REQUESTS => &mut limits.stop_requests,
                 STOP_CONNECTIONS | REJECT_CONNECTIONS => &mut limits.stop_connections,
                 RESET_STREAMS => &mut limits.reset_streams,
+                // The allocator gives memory back by itself.
+                SHRINK_HEAP => continue,
+                KEEPALIVE => {
+                    reader.note(*node, "has no effect in this gateway");
+                    continue;
+                }
                 other => {
                     return Err(Fault::at(
                         *node,

@@ -128,6 +128,7 @@ macro_rules! changes {
 pub(super) struct Surroundings<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
+    pub(super) refused: &'a BTreeSet<String>,
     pub(super) filters: &'a [Filter],
     pub(super) filter_chain_name: &'a str,
     pub(super) listener_metadata: &'a MetadataModel,
@@ -246,7 +247,7 @@ impl Located<Route> {
         let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
         let action = match (&route.route, &route.redirect, &route.direct_response) {
             (Some(action), None, None) => {
-                let mut forward = action.build(position.retry)?;
+                let mut forward = action.build(position.retry, reader)?;
                 forward.clusters = position.targets(&action.value, &[table, host, &own], &facts)?;
                 forward.mirrors = action
                     .value
@@ -321,7 +322,10 @@ impl Position<'_> {
         if name.is_empty() {
             return Err(Fault::at(node, "may not be empty"));
         }
-        if self.validate && !self.surroundings.clusters.contains_key(name) {
+        let Surroundings {
+            clusters, refused, ..
+        } = self.surroundings;
+        if self.validate && !clusters.contains_key(name) && !refused.contains(name) {
             return Err(Fault::at(node, format!("unknown cluster {name:?}")));
         }
         Ok(())

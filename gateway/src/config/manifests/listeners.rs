@@ -65,6 +65,7 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
             Arc::new(Listener {
                 name: format!("port-{port}"),
                 address: SocketAddr::new(scope.address, bound_port),
+                ipv4_compat: true,
                 buffer_limit: listeners
                     .iter()
                     .find_map(|listener| policies.buffer_limit(listener.gateway))
@@ -200,6 +201,8 @@ fn manager(
         access_log: vec![AccessLog {
             sink: LogSink::Stdout,
             format: LogFormat::Default,
+            filter: None,
+            omit_empty: false,
         }],
         normalization: Normalization {
             normalize_path: true,

@@ -403,10 +403,9 @@ fn forward(timeout: Option<Duration>, per_try_timeout: Option<Duration>) -> Forw
         missing_cluster: Some(StatusCode::INTERNAL_SERVER_ERROR),
         timeout,
         retry: per_try_timeout.map(|limit| Retry {
-            on: Vec::new(),
             count: 0,
             per_try_timeout: Some(limit),
-            status_codes: Vec::new(),
+            ..Retry::default()
         }),
         ..Forward::default()
     }

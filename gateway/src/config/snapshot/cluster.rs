@@ -316,8 +316,37 @@ pub enum LbPolicy {
     LeastRequest,
     /// Any.
     Random,
-    /// Policy `override_host`: the addresses in these headers first, then in turn.
-    OverrideHost(Vec<HeaderName>),
+    /// The addresses that others choose first.
+    OverrideHost(OverrideHost),
+}
+
+/// `envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverrideHost {
+    /// Where addresses are looked for; the first source that a request has counts.
+    pub sources: Vec<HostSource>,
+    /// Where the address of the chosen endpoint is put (`selected_host_key`).
+    pub selected: Option<MetadataKey>,
+    /// The policy for requests without, another one than this.
+    pub fallback: Box<LbPolicy>,
+}
+
+/// `OverrideHostSource`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostSource {
+    /// A header of the request.
+    Header(HeaderName),
+    /// A text in dynamic metadata.
+    Metadata(MetadataKey),
+}
+
+/// `envoy.type.metadata.v3.MetadataKey`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The way within it.
+    pub path: Vec<String>,
 }
 
 /// `envoy.config.core.v3.TcpKeepalive`. What is `None` is as the system has it.

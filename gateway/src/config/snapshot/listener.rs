@@ -1,6 +1,10 @@
 //! Listeners: where connections come in, and which filter chain takes them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::HttpManager;
 
@@ -15,6 +19,8 @@ pub struct Listener {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// `ipv4_compat`: `::` takes IPv4 connections, too.
+    pub ipv4_compat: bool,
     /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
     pub buffer_limit: usize,
     /// `filter_chains`; no two have the same match.
@@ -24,6 +30,18 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether sockets of both would take the same connections, and so cannot be there together.
+    pub fn collides(&self, other: &Self) -> bool {
+        let both = |one: &Self, other: &Self| {
+            one.ipv4_compat
+                && one.address.is_ipv6()
+                && other.address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        };
+        let port = self.address.port();
+        let same = self.address == other.address || both(self, other) || both(other, self);
+        port != 0 && port == other.address.port() && same
+    }
+
     /// All chains, the default one last.
     pub fn all_chains(&self) -> impl Iterator<Item = &FilterChain> {
         self.chains.iter().chain(&self.default_chain)
@@ -51,6 +69,8 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `envoy.config.listener.v3.FilterChainMatch`; what is empty matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChainMatch {
+    /// The port that the connection came to.
+    pub destination_port: Option<u16>,
     /// Server names (SNI), lower case: `a.example` or `*.example`.
     pub server_names: Vec<String>,
     /// Whether the client has to begin TLS, or must not (`tls`, `raw_buffer`).

@@ -28,6 +28,12 @@ impl Fraction {
         numerator: 100,
         denominator: 100,
     };
+
+    /// None of them.
+    pub const NONE: Self = Self {
+        numerator: 0,
+        denominator: 100,
+    };
 }
 
 /// `envoy.extensions.filters.http.cors.v3.CorsPolicy`.

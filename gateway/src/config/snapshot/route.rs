@@ -8,7 +8,7 @@ use extproc_client::{
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
-use super::{Cors, Mirror, Priority};
+use super::{Cors, Fraction, Mirror, Priority, Retry};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -141,6 +141,8 @@ pub struct Case {
 /// Which requests a route takes.
 #[derive(Debug)]
 pub struct RouteMatch {
+    /// A share of requests; unset: all of them.
+    pub fraction: Option<Fraction>,
     /// The path.
     pub path: PathMatch,
     /// All of these.
@@ -234,6 +236,10 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
     /// `max_stream_duration.max_stream_duration`; zero is no limit. Unset: the connection manager's.
     pub max_stream_duration: Option<Duration>,
+    /// `grpc-timeout` in place of `max_stream_duration`.
+    pub grpc_duration: Option<GrpcTimeout>,
+    /// `grpc-timeout` in place of `timeout`, where `max_stream_duration` is unset.
+    pub grpc_timeout: Option<GrpcTimeout>,
     /// How often to try again.
     pub retry: Option<Retry>,
     /// Replaces what matched of the path.
@@ -256,6 +262,15 @@ pub struct Forward {
     pub upgrades: Vec<(String, bool)>,
 }
 
+/// What a client's `grpc-timeout` may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcTimeout {
+    /// The most; `None` is no limit.
+    pub max: Option<Duration>,
+    /// Taken off what the client asks for.
+    pub offset: Duration,
+}
+
 /// One target of a route.
 #[derive(Debug)]
 pub struct WeightedCluster {
@@ -271,19 +286,6 @@ pub struct WeightedCluster {
     pub overrides: Option<Arc<RouteOverrides>>,
     /// As in [`Route`].
     pub facts: Arc<RouteFacts>,
-}
-
-/// `RetryPolicy`.
-#[derive(Clone, Debug)]
-pub struct Retry {
-    /// Conditions, as written in `retry_on`.
-    pub on: Vec<String>,
-    /// Additional attempts.
-    pub count: u32,
-    /// Longest wait for one attempt.
-    pub per_try_timeout: Option<Duration>,
-    /// `retriable_status_codes`.
-    pub status_codes: Vec<u16>,
 }
 
 /// `RedirectAction`.

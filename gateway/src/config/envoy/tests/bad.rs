@@ -357,3 +357,66 @@ fn an_unknown_type_under_a_filters_name() {
         )
     );
 }
+
+#[test]
+fn messages_whose_presence_counts_are_refused_empty() {
+    let route = "route: {cluster: upstream}";
+    for (from, to, field) in [
+        (
+            route,
+            "route: {cluster: upstream, internal_redirect_policy: {}}",
+            "internal_redirect_policy",
+        ),
+        (route, "non_forwarding_action: {}", "non_forwarding_action"),
+        (
+            "stat_prefix: ingress",
+            "stat_prefix: ingress\n          proxy_status_config: {}",
+            "proxy_status_config",
+        ),
+        (
+            "name: main",
+            "name: main\n    api_listener: {}",
+            "api_listener",
+        ),
+    ] {
+        let text = BASE.replacen(from, to, 1);
+        let error = parse_envoy("envoy.yaml", &text).unwrap_err();
+        assert!(error.path().ends_with(field), "{error}");
+    }
+}
+
+#[test]
+fn everything_that_is_refused_is_told() {
+    let text = BASE
+        .replace(
+            "stat_prefix: ingress",
+            "stat_prefix: ingress\n          rds: {a: 1}\n          nope: 1",
+        )
+        .replace("type: STATIC", "type: EDS");
+    let error = parse_envoy("envoy.yaml", &text).unwrap_err();
+    let all: Vec<_> = std::iter::once(&error).chain(error.others()).collect();
+    let lines: Vec<u32> = all
+        .iter()
+        .map(|error| error.position().unwrap().0)
+        .collect();
+    assert_eq!(lines, [11, 12, 27], "{all:?}");
+    assert!(
+        error
+            .to_string()
+            .ends_with(" (and 2 more, which --check shows)")
+    );
+}
+
+#[test]
+fn conditions_of_retries_have_to_be_known() {
+    let policy = |on: &str| {
+        let route = format!("route: {{cluster: upstream, retry_policy: {{retry_on: \"{on}\"}}}}");
+        parse_envoy(
+            "envoy.yaml",
+            &BASE.replace("route: {cluster: upstream}", &route),
+        )
+    };
+    assert!(policy("5xx,reset-before-request, unavailable,cancelled").is_ok());
+    let error = policy("5xx,connection-failure").unwrap_err();
+    assert!(error.path().ends_with("retry_policy.retry_on"), "{error}");
+}

@@ -247,7 +247,7 @@ fn route_actions() {
     );
     assert_eq!(first.upgrades, [("websocket".to_owned(), false)]);
     let retry = first.retry.as_ref().expect("the virtual host's policy");
-    assert_eq!(retry.on, ["5xx", "reset"]);
+    assert_eq!(retry.on, RetryOn::SERVER_ERROR.or(RetryOn::RESET));
     assert_eq!((retry.count, &*retry.status_codes), (2, &[503][..]));
     let RouteAction::Redirect(redirect) = &routes[1].action else {
         panic!("{:?}", routes[1].action);
@@ -404,7 +404,7 @@ fn clusters() {
         Discovery::Header(name) if name == "x-gateway-destination-endpoint"
     ));
     assert!(
-        matches!(&snapshot.clusters["picked"].lb, LbPolicy::OverrideHost(names) if names.len() == 1)
+        matches!(&snapshot.clusters["picked"].lb, LbPolicy::OverrideHost(policy) if policy.sources.len() == 1)
     );
     let ext_proc = &snapshot.clusters["ext_proc"];
     assert_eq!(ext_proc.protocol, UpstreamProtocol::Http2);

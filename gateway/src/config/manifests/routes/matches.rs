@@ -129,6 +129,7 @@ impl Match {
         let method = self.method.as_ref();
         let method = method.map(|method| header(":method", &StringMatcher::exact(method)));
         RouteMatch {
+            fraction: None,
             path,
             headers: method
                 .into_iter()
