@@ -393,7 +393,9 @@ fn overflow() -> io::Error {
 /// Connects to `host` within the limits of its cluster.
 async fn connect(host: &Host, queue: &Arc<Queue>) -> io::Result<Connected> {
     let place = host.shared.connection(Priority::Default, queue);
-    host.connect_raw(place.ok_or_else(overflow)?).await
+    let connected = host.connect_raw(place.ok_or_else(overflow)?).await?;
+    host.outcome(Some(StatusCode::OK));
+    Ok(connected)
 }
 
 /// Connects to an endpoint of a cluster, another one each time.

@@ -11,7 +11,10 @@ use std::{
 use extproc_client::observer::Stats;
 use http::StatusCode;
 
-use crate::breakers::{Breakers, Resource};
+use crate::{
+    breakers::{Breakers, Resource},
+    upstream::health::ClusterHealth,
+};
 
 /// A number that goes up, and for gauges also down.
 #[derive(Debug, Default)]
@@ -171,6 +174,7 @@ pub(crate) struct Metrics {
 struct Inner {
     http: BTreeMap<String, Arc<HttpStats>>,
     clusters: BTreeMap<String, Arc<ClusterStats>>,
+    health: BTreeMap<String, Arc<ClusterHealth>>,
     breakers: BTreeMap<String, Arc<Breakers>>,
     ext_proc: BTreeMap<(String, String), Arc<Stats>>,
 }
@@ -204,6 +208,15 @@ impl Metrics {
     pub(crate) fn cluster(&self, name: &str) -> Arc<ClusterStats> {
         self.lock()
             .clusters
+            .entry(name.to_owned())
+            .or_default()
+            .clone()
+    }
+
+    /// The health of a cluster's endpoints.
+    pub(crate) fn health(&self, name: &str) -> Arc<ClusterHealth> {
+        self.lock()
+            .health
             .entry(name.to_owned())
             .or_default()
             .clone()

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod flags;
+mod health;
 mod listener;
 mod manager;
 mod policy;
@@ -22,6 +23,7 @@ pub use self::{
         TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     flags::{RESPONSE_FLAGS, response_flag},
+    health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
         Listener, TransportProtocol,

@@ -134,6 +134,7 @@ impl Endpoints {
             return Some(self.dynamic(address));
         }
         self.resolve().await;
+        self.watch().await;
         let LbPolicy::OverrideHost(policy) = &self.shared.cluster.lb else {
             return self.balance();
         };
@@ -152,7 +153,49 @@ impl Endpoints {
             return None;
         }
         let several = self.lock().hosts.len() > 1;
+        let several = several && self.is_known();
         several.then(|| self.balance()).flatten()
+    }
+
+    /// Has the endpoints checked. `false` if a first check has not ended.
+    fn is_known(&self) -> bool {
+        if self.shared.cluster.health.check.is_none() {
+            return true;
+        }
+        let hosts = self.lock().hosts.clone();
+        for host in hosts.iter() {
+            host.watch();
+        }
+        !hosts.iter().any(|host| host.health.is_unknown())
+    }
+
+    /// Has the endpoints checked, and waits for the first checks of them.
+    async fn watch(&self) {
+        let (Some(check), false) = (&self.shared.cluster.health.check, self.is_known()) else {
+            return;
+        };
+        let hosts = self.lock().hosts.clone();
+        for host in hosts.iter() {
+            host.health.known(check.timeout).await;
+        }
+    }
+
+    /// Those that are fit, or all if these are too few.
+    fn fit(&self, hosts: Arc<[Arc<Host>]>) -> Arc<[Arc<Host>]> {
+        let settings = &self.shared.cluster.health;
+        if !settings.is_watched() {
+            return hosts;
+        }
+        let fit: Arc<[Arc<Host>]> = hosts
+            .iter()
+            .filter(|host| host.health.is_fit())
+            .cloned()
+            .collect();
+        let share = fit.len() as f64 * 100.0 / hosts.len().max(1) as f64;
+        match fit.is_empty() && settings.panic > 0.0 || share < settings.panic {
+            true => hosts,
+            false => fit,
+        }
     }
 
     /// The host that a source names, if it is one of the cluster's: the first source that is there counts, and of the hosts in it
@@ -202,7 +245,7 @@ impl Endpoints {
 
     fn balance(&self) -> Option<Arc<Host>> {
         let mut state = self.lock();
-        let hosts = state.hosts.clone();
+        let hosts = self.fit(state.hosts.clone());
         let first = hosts.first()?;
         if hosts.len() == 1 {
             return Some(first.clone());

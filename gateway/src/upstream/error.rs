@@ -221,6 +221,18 @@ impl Failure {
         }
     }
 
+    /// Whether the endpoint is what failed, after a connection was there.
+    pub(crate) fn is_of_endpoint(&self) -> bool {
+        matches!(
+            self,
+            Self::Terminated
+                | Self::Reset { .. }
+                | Self::Protocol
+                | Self::Timeout
+                | Self::TryTimeout
+        )
+    }
+
     /// The conditions under which it is met with one more attempt.
     pub(crate) fn retried_on(&self) -> RetryOn {
         const ANY: RetryOn = RetryOn::SERVER_ERROR.or(RetryOn::GATEWAY_ERROR);

@@ -187,6 +187,9 @@ pub(crate) async fn send(
             // What sends the request's body may be a task of its own.
             progress.cancel();
             count(stats, &unsent.failure);
+            if unsent.failure.is_of_endpoint() {
+                host.outcome(None);
+            }
             if let (Failure::Timeout | Failure::TryTimeout, Some(witness)) =
                 (&unsent.failure, &witness)
             {
@@ -196,6 +199,7 @@ pub(crate) async fn send(
         }
     };
     stats.status(sent.response.status());
+    host.outcome(Some(sent.response.status()));
     let watch = ResponseWatch {
         tunnel: sent.tunnel,
         // A tunnel is no response that could take too long.

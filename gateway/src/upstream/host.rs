@@ -5,17 +5,19 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use extproc_client::{host::Metadata, transport::Pool};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
     connect::{self, Address, Connected, Tls, To},
     error::Failure,
+    health::{self, ClusterHealth, Health},
     http1::{self, Http1Pool},
     http2::{self, Http2Pool},
     queue::{Counted, Queue, Waiting},
@@ -37,6 +39,10 @@ pub(crate) struct Host {
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) active: AtomicUsize,
     pub(crate) shared: Arc<HostShared>,
+    /// Whether it is fit, which all workers know.
+    pub(crate) health: Arc<Health>,
+    /// This worker looks after its checks.
+    watched: AtomicBool,
     http1: Http1Pool,
     http2: Http2Pool,
     /// Connections for side streams, if it is a processor.
@@ -54,6 +60,8 @@ pub(crate) struct HostShared {
     pub(crate) tls: Option<Tls>,
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
+    /// Of its endpoints.
+    pub(crate) health: Arc<ClusterHealth>,
     pub(crate) overload: Arc<Overload>,
     /// Warnings that there is no endpoint.
     pub(crate) unavailable: Throttle,
@@ -193,12 +201,15 @@ impl Host {
         metadata: Option<Arc<Metadata>>,
         shared: Arc<HostShared>,
     ) -> Self {
+        let health = shared.health.of(&address, &shared.cluster.health);
         Self {
             address,
             hostname,
             weight,
             metadata,
             active: AtomicUsize::new(0),
+            health,
+            watched: AtomicBool::new(false),
             shared,
             http1: Http1Pool::default(),
             http2: Http2Pool::default(),
@@ -334,6 +345,22 @@ impl Host {
         &self.http2_queue
     }
 
+    /// Has it checked, if its cluster asks for that.
+    pub(super) fn watch(self: &Arc<Self>) {
+        if let Some(check) = &self.shared.cluster.health.check
+            && !self.watched.swap(true, Ordering::Relaxed)
+        {
+            tokio::spawn(health::watch(Arc::downgrade(self), check.clone()));
+        }
+    }
+
+    /// A request to it had this outcome: a status, or none.
+    pub(crate) fn outcome(&self, status: Option<StatusCode>) {
+        if let Some(settings) = &self.shared.cluster.health.outliers {
+            self.health.outcome(status, settings, &self.shared.health);
+        }
+    }
+
     /// Opens a connection, and counts and logs it if that fails.
     pub(crate) async fn connect_raw(&self, place: ConnectionPlace) -> io::Result<Connected> {
         let stats = &self.shared.stats;
@@ -350,6 +377,7 @@ impl Host {
             Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {
                 stats.upstream_cx_connect_fail.add();
+                self.outcome(None);
                 if error.kind() == io::ErrorKind::TimedOut {
                     stats.upstream_cx_connect_timeout.add();
                 }

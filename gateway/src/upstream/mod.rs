@@ -5,6 +5,7 @@ mod drive;
 mod endpoints;
 pub(crate) mod error;
 mod exchange;
+pub(crate) mod health;
 mod host;
 mod http1;
 mod http2;
@@ -79,6 +80,7 @@ impl Upstreams {
                 tls,
                 stats: metrics.cluster(name),
                 breakers: metrics.breakers(name),
+                health: metrics.health(name),
                 overload: overload.clone(),
                 unavailable: Throttle::new(),
             });

@@ -10,6 +10,7 @@ use super::{
     any::{Metadata, unsupported},
     breakers::CircuitBreakers,
     endpoint::ClusterLoadAssignment,
+    health::{self, CommonLbConfig, HealthCheck, OutlierDetection},
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
     value::{ByName, Enum, Name, ProtoEnum, Time},
@@ -66,6 +67,10 @@ pub(super) struct Cluster {
     upstream_connection_options: Option<UpstreamConnectionOptions>,
     #[serde(default)]
     metadata: Metadata,
+    #[serde(default)]
+    health_checks: Vec<Located<HealthCheck>>,
+    outlier_detection: Option<OutlierDetection>,
+    common_lb_config: Option<CommonLbConfig>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -346,6 +351,12 @@ impl Located<Cluster> {
                 None => None,
             },
             metadata: Arc::new(cluster.metadata.build(reader)?),
+            health: health::build(
+                node,
+                &cluster.health_checks,
+                cluster.outlier_detection.as_ref(),
+                cluster.common_lb_config.as_ref(),
+            )?,
             name: cluster.name.value,
         })
     }

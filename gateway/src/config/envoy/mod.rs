@@ -19,6 +19,7 @@ mod fields;
 mod filter;
 mod fraction;
 mod header;
+mod health;
 mod listener;
 mod manager;
 mod matcher;

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     config::snapshot::{
-        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Http1Options,
-        LbPolicy, Reach, TcpKeepalive, UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health,
+        Http1Options, LbPolicy, Reach, TcpKeepalive, UpstreamProtocol, UpstreamTls,
     },
     pem,
 };
@@ -407,5 +407,6 @@ fn cluster(name: &str, reach: Reach, discovery: Discovery) -> Cluster {
         tcp_keepalive: Some(TcpKeepalive::DEFAULT),
         tls: None,
         metadata: Arc::new(Metadata::default()),
+        health: Health::default(),
     }
 }

@@ -12,7 +12,7 @@ use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
 use rustls::pki_types::ServerName;
 
-use super::{Http1Options, Http2Options};
+use super::{Health, Http1Options, Http2Options};
 
 /// `envoy.config.cluster.v3.Cluster`.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,8 @@ pub struct Cluster {
     pub tls: Option<UpstreamTls>,
     /// For attributes and `cluster_metadata_forwarding_namespaces`.
     pub metadata: Arc<Metadata>,
+    /// Which endpoints are left out.
+    pub health: Health,
 }
 
 impl Cluster {
