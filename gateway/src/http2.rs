@@ -19,11 +19,25 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::{
     backlog::{Backlog, Queued},
     body::{Body, BoxError},
+    config::snapshot::Keepalive,
     headers::{strip_trailers, trim_values},
 };
 
 /// Bytes that `h2` keeps of a body to be sent for each stream. The number of pieces is bounded by a [`Backlog`].
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+
+/// Pings as the configuration asks for them.
+pub(crate) fn keepalive(settings: Keepalive) -> h2_guard::Keepalive {
+    h2_guard::Keepalive {
+        interval: settings.interval.map(|interval| h2_guard::Interval {
+            period: interval.period,
+            jitter: interval.jitter,
+            when_idle: true,
+        }),
+        silence: settings.silence,
+        timeout: settings.timeout,
+    }
+}
 
 /// The body of a received message.
 pub(crate) struct Http2Body {

@@ -38,7 +38,7 @@ use crate::{
     cork::Corked,
     headers::header_list_size,
     http1::{MessageFacts, Outgoing},
-    http2::{Http2Body, SEND_BUFFER, SendError, send_body},
+    http2::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
     length::{self, Exact},
 };
 
@@ -134,7 +134,7 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let ping = connection.ping_pong();
     let open = Arc::downgrade(&shared);
     let mut gone = pin!(async {
-        match http.http2.keepalive {
+        match http.http2.keepalive.map(keepalive) {
             Some(keepalive) => {
                 // Each exchange holds it, beside this task.
                 let streams = || open.strong_count() > 1;
