@@ -362,7 +362,9 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                self.machine.response_failed(UpstreamFailure::of(&*error));
+                let in_filter = error.downcast_ref().is_some_and(Error::is_processor);
+                self.machine
+                    .response_failed(UpstreamFailure::of(&*error), in_filter);
                 let error = Error::body(error);
                 self.drain();
                 if matches!(self.response.state, State::Failed(_)) {
@@ -428,8 +430,8 @@ where
                     self.complete(side, false);
                 }
                 Action::End(side) => self.complete(side, given != Some(side)),
-                Action::Abort { details } => {
-                    self.response.state = State::Failed(Error::aborted(details));
+                Action::Abort { status, details } => {
+                    self.response.state = State::Failed(Error::aborted(status, details));
                 }
             }
         }

@@ -216,6 +216,12 @@ impl Direction {
         self.has_sent_end && self.trailers.is_none()
     }
 
+    /// Tells whether the processor was given all of a full duplex body, and its new body has no end yet: what of it is missing is
+    /// known to nobody.
+    pub(super) fn is_left_unfinished(&self) -> bool {
+        self.mode.body.is_duplex() && self.has_sent_end && self.size > 0 && !self.ended
+    }
+
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of its limits first.
     pub(super) fn has_room(&self) -> bool {
