@@ -4,9 +4,7 @@ mod attempts;
 
 use std::sync::Arc;
 
-use extproc_client::host::{
-    DirectReply, Held, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo,
-};
+use extproc_client::host::{DirectReply, Held, KeepSent, ResponseFlags, UpstreamInfo};
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
@@ -273,10 +271,8 @@ async fn proxy(
             let named = headers
                 .contains_key(header::CONNECTION)
                 .then(|| Nominated::by(headers));
-            let extensions = response.extensions_mut();
-            extensions.insert(ResponseDetails("via_upstream".into()));
             if let Some(named) = named {
-                extensions.insert(named);
+                response.extensions_mut().insert(named);
             }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
