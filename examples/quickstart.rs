@@ -18,10 +18,8 @@ use examples::{
     httpbin,
 };
 use extproc_server::sample;
-use gateway::{
-    Gateway, Options, Running,
-    config::{self, bootstrap::Flags},
-};
+use gateway_config::{bootstrap::Flags, from_flags};
+use gateway_proxy::{Gateway, Options, Running};
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
@@ -105,7 +103,7 @@ async fn start_gateway(
     processor: &str,
 ) -> anyhow::Result<Running> {
     let address = listen.resolve("--gateway").await?;
-    let snapshot = config::from_flags(&Flags {
+    let snapshot = from_flags(&Flags {
         listen: Some(&address.to_string()),
         upstream: Some(upstream),
         ext_proc: Some(processor),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use self::samples::https_gateway;
 
-#[path = "../../config/src/manifests/samples.rs"]
+#[path = "../../../config/src/manifests/samples.rs"]
 mod samples;
 
 /// The last document of a test file.
@@ -29,7 +29,7 @@ struct Expected {
 
 #[test]
 fn every_file_is_routed_as_expected() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/src/manifests/testdata");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config/src/manifests/testdata");
     let mut failures = Vec::new();
     let mut requests = 0;
     for entry in fs::read_dir(&folder).unwrap() {

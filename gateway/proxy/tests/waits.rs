@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway::Running;
+use gateway_proxy::Running;
 use http::Response;
 
 /// What an upstream over HTTP/2 has seen.

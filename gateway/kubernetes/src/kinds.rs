@@ -6,7 +6,7 @@ use kube::{
     core::gvk::GroupVersionKind,
 };
 
-use crate::config::manifests;
+use gateway_config::manifests;
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{kinds::Kind, mirror::Key};
-use crate::config::manifests::types;
+use gateway_config::manifests::types;
 
 /// The label of everything that the controller keeps.
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "extproc-gateway");
@@ -19,7 +19,7 @@ const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// The ClusterRole of data planes; part of the installation.
 const DATA_PLANE_ROLE: &str = "extproc-gateway-data-plane";
 /// The data plane's admin server.
-pub(super) const ADMIN_PORT: u16 = 15000;
+pub const ADMIN_PORT: u16 = 15000;
 /// The user and group that containers run as.
 const USER: u32 = 65532;
 
@@ -35,16 +35,16 @@ pub(super) const KINDS: [Kind; 6] = [
 
 /// What all data planes have in common.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub struct Settings {
     /// The container image.
-    pub(super) image: String,
+    pub image: String,
     /// `imagePullPolicy`.
-    pub(super) pull_policy: String,
+    pub pull_policy: String,
     /// Most memory of a container, as Kubernetes writes quantities. Of it the gateway makes its own limits, at which it
     /// sheds load before the kernel ends it.
-    pub(super) memory: String,
+    pub memory: String,
     /// Seconds from SIGTERM until connections are told to finish.
-    pub(super) drain_delay: u64,
+    pub drain_delay: u64,
 }
 
 /// Everything that should be there for one Gateway, in the order in which it is needed.

@@ -47,9 +47,9 @@ impl Options {
 /// Serves a [`Snapshot`].
 ///
 /// ```no_run
-/// use gateway::{Gateway, Options, config};
+/// use gateway_proxy::{Gateway, Options};
 ///
-/// let snapshot = config::load_file("envoy.yaml")?;
+/// let snapshot = gateway_config::load_file("envoy.yaml")?;
 /// let running = Gateway::start(snapshot, Options::default().concurrency(2))?;
 /// println!("{:?}", running.local_addr("main"));
 /// running.shutdown();

@@ -1,5 +1,8 @@
 //! The command line of the program `gateway`.
 
+#[cfg(feature = "kubernetes")]
+pub(crate) mod kubernetes;
+
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
@@ -7,9 +10,8 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-
-use crate::config::{
-    self, Error,
+use gateway_config::{
+    self as config, Error,
     bootstrap::{self, Flags},
     manifests::{FileOptions, types::Key},
     snapshot::{EndpointAddress, Snapshot},
@@ -24,36 +26,36 @@ use crate::config::{
 ///   gateway --config manifests/
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "gateway", version, verbatim_doc_comment)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Where to listen.
     #[arg(long, value_name = "IP:PORT", conflicts_with = "config")]
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
 
     /// Where requests go; the host may be a name.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
-    pub upstream: Option<String>,
+    pub(crate) upstream: Option<String>,
 
     /// Where the processor is, which speaks gRPC without TLS.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
-    pub ext_proc: Option<String>,
+    pub(crate) ext_proc: Option<String>,
 
     /// An Envoy bootstrap or Kubernetes manifests, YAML or JSON, instead of the flags above; manifests
     /// may be a folder.
     #[arg(long, short, value_name = "FILE|FOLDER")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
     /// Where the port of a Service lives that has no EndpointSlice among the manifests; several times
     /// for several endpoints.
     #[arg(long, value_name = "NAMESPACE/NAME:PORT=HOST:PORT", value_parser = endpoints, requires = "config")]
-    pub endpoints: Vec<Endpoints>,
+    pub(crate) endpoints: Vec<Endpoints>,
 
     /// Bind this port in place of a listener's, such as 80=8080.
     #[arg(long, value_name = "PORT=PORT", value_parser = listen_port, requires = "config")]
-    pub listen_port: Vec<(u16, u16)>,
+    pub(crate) listen_port: Vec<(u16, u16)>,
 
     /// Let backends of manifests be on this machine: loopback and link-local addresses, Unix sockets.
     #[arg(long, requires = "config")]
-    pub local_backends: bool,
+    pub(crate) local_backends: bool,
 
     /// The namespace of manifests that name none.
     #[arg(
@@ -63,44 +65,44 @@ pub struct Cli {
         default_value = "default",
         requires = "config"
     )]
-    pub namespace: String,
+    pub(crate) namespace: String,
 
     /// Check the configuration and exit.
     #[arg(long)]
-    pub check: bool,
+    pub(crate) check: bool,
 
     /// Worker threads [default: one a core].
     #[arg(long, value_name = "N")]
-    pub concurrency: Option<NonZeroUsize>,
+    pub(crate) concurrency: Option<NonZeroUsize>,
 
     /// Settings in a Kubernetes cluster.
     #[cfg(feature = "kubernetes")]
     #[command(flatten)]
-    pub data_plane: crate::kubernetes::DataPlaneArgs,
+    pub(crate) data_plane: kubernetes::DataPlaneArgs,
 
     /// Another role than serving.
     #[cfg(feature = "kubernetes")]
     #[command(subcommand)]
-    pub role: Option<crate::kubernetes::Role>,
+    pub(crate) role: Option<kubernetes::Role>,
 
     /// The form of log lines, and of the access log that the flags make.
     #[arg(long, value_name = "FORM", value_enum, default_value_t)]
-    pub log_format: LogForm,
+    pub(crate) log_format: LogForm,
 
     /// What to log: a level, or filters such as `info,h2=debug`. Of `h2`, errors alone if it is not named.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
-    pub log_level: String,
+    pub(crate) log_level: String,
 }
 
 /// One `--endpoints`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     /// The Service.
-    pub service: Key,
+    pub(crate) service: Key,
     /// Its port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Where that is.
-    pub address: EndpointAddress,
+    pub(crate) address: EndpointAddress,
 }
 
 fn endpoints(text: &str) -> Result<Endpoints, String> {
@@ -133,7 +135,7 @@ fn listen_port(text: &str) -> Result<(u16, u16), String> {
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogForm {
+pub(crate) enum LogForm {
     /// Text.
     #[default]
     Human,
@@ -142,7 +144,7 @@ pub enum LogForm {
 }
 
 /// Reads the command line. Prints help or a mistake, and exits, where there is nothing to run.
-pub fn parse() -> Cli {
+pub(crate) fn parse() -> Cli {
     Cli::parse()
 }
 
@@ -151,7 +153,7 @@ impl Cli {
     ///
     /// # Errors
     /// Names the flag, or file, line, column and path, of what is wrong or missing.
-    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
         match &self.config {
             Some(path) => config::load(path, &self.file_options()),
             None => config::from_flags(&Flags {
@@ -183,7 +185,7 @@ impl Cli {
     }
 
     /// How many workers to run: as asked, otherwise one a core.
-    pub fn workers(&self) -> NonZeroUsize {
+    pub(crate) fn workers(&self) -> NonZeroUsize {
         self.concurrency
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN)

@@ -8,7 +8,7 @@ mod yaml;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::config::manifests::types::{
+use gateway_config::manifests::types::{
     AGENTGATEWAY, AgentgatewayBackendSpec, AgentgatewayPolicySpec,
 };
 
@@ -16,7 +16,7 @@ use crate::config::manifests::types::{
 const CEL_LENGTH: u32 = 16384;
 
 /// All definitions as YAML documents, the text of the installation's manifest.
-pub(super) fn definitions() -> String {
+pub fn definitions() -> String {
     let mut text = String::new();
     for definition in [backend(), policy()] {
         text.push_str("---\n");

@@ -18,20 +18,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const DEPTH: usize = 8;
 
 /// Watches files and folders.
-///
-/// ```no_run
-/// # async fn example() {
-/// use gateway::reload::Watcher;
-///
-/// let mut watcher = Watcher::new(["envoy.yaml"]);
-/// loop {
-///     watcher.changed().await;
-///     println!("envoy.yaml is a different one now");
-/// }
-/// # }
-/// ```
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     paths: Vec<PathBuf>,
     seen: Vec<Look>,
 }
@@ -50,7 +38,7 @@ struct Mark {
 
 impl Watcher {
     /// Watches these from now on; folders with all that is in them.
-    pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+    pub(crate) fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         let paths = paths.into_iter().map(Into::into).collect::<Vec<_>>();
         Self {
             seen: look(&paths),
@@ -59,7 +47,7 @@ impl Watcher {
     }
 
     /// Watches other files from now on. A change of a file that was watched before is not missed.
-    pub fn watch(&mut self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) {
+    pub(crate) fn watch(&mut self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) {
         let new = Self::new(paths);
         self.seen
             .retain(|(path, _)| new.seen.iter().any(|(known, _)| known == path));
@@ -74,7 +62,7 @@ impl Watcher {
 
     /// Waits until something is different from what it was when this was called last, and has stayed that way for
     /// a moment.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         let mut last = None;
         loop {
             tokio::time::sleep(LOOK).await;

@@ -7,17 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway::{Gateway, Options, Running, config};
+use gateway_config as config;
+use gateway_proxy::{Gateway, Options, Running};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     version::{TLS12, TLS13},
 };
 
-const CA: &[u8] = include_bytes!("tls/ca.pem");
+const CA: &[u8] = include_bytes!("../../tests/tls/ca.pem");
 
 fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/../tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A filter chain whose routes answer with `name` and, in a header, with the scheme and the client's certificate header

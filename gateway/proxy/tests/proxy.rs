@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use gateway::{Gateway, Options, Running, config};
+use gateway_config as config;
+use gateway_proxy::{Gateway, Options, Running};
 
 /// An upstream that does what `serve` says with each connection.
 fn upstream(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {

@@ -10,6 +10,11 @@ use std::{
     time::Duration,
 };
 
+use gateway_config::{
+    manifests::{Objects, Scope, Serve, Translator, types},
+    snapshot::Snapshot,
+};
+use gateway_proxy::{Gateway, Options, Running};
 use kube::Client;
 use tokio::{sync::watch, time::Instant};
 
@@ -19,14 +24,6 @@ use super::{
     mirror::{Interest, Keep, Mirror, Watch, changed},
     signals::Signals,
 };
-use crate::{
-    Gateway, Options, Running,
-    config::{
-        manifests::{Objects, Scope, Serve, Translator, types},
-        snapshot::Snapshot,
-    },
-};
-
 /// What is read, all over the cluster. Secrets are read by name, as the Gateway needs them.
 const KINDS: [Kind; 9] = [
     Kind::GatewayClass,
@@ -42,17 +39,17 @@ const KINDS: [Kind; 9] = [
 
 /// Settings of the role.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub struct Settings {
     /// The Gateway.
-    pub(super) gateway: types::Key,
+    pub gateway: types::Key,
     /// Where its listeners listen.
-    pub(super) listen: IpAddr,
+    pub listen: IpAddr,
     /// The admin server.
-    pub(super) admin: SocketAddr,
+    pub admin: SocketAddr,
     /// How long connections are still taken after a signal, while others learn that we go.
-    pub(super) drain_delay: Duration,
+    pub drain_delay: Duration,
     /// Worker threads and the like.
-    pub(super) options: Options,
+    pub options: Options,
 }
 
 /// Serves until a signal, then lets everything under way finish.
@@ -305,7 +302,7 @@ mod tests {
 
     /// The certificate that the one listener has; the admin server's port gets none.
     fn chain(snapshot: &Snapshot) -> Option<Vec<u8>> {
-        let chains = |listener: &Arc<crate::config::snapshot::Listener>| {
+        let chains = |listener: &Arc<gateway_config::snapshot::Listener>| {
             let tls = listener.all_chains().next()?.tls.clone()?;
             Some(tls.certificates.first()?.chain.clone())
         };

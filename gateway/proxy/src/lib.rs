@@ -1,9 +1,8 @@
-//! A minimal HTTP gateway around the ext_proc layer.
+//! The data plane of the gateway: an HTTP proxy around the ext_proc layer.
 //!
 //! It routes HTTP/1.1 and HTTP/2 from listeners to clusters, through filters of which ext_proc is
-//! the one that matters, and is configured in Envoy's own bootstrap language. It is a program
-//! (`gateway --config envoy.yaml`) and a library: [`Gateway::start`] serves a
-//! [`Snapshot`](config::snapshot::Snapshot) on threads of its own.
+//! the one that matters. [`Gateway::start`] serves a [`Snapshot`](gateway_config::snapshot::Snapshot), which
+//! `gateway-config` reads from Envoy's own bootstrap language, on threads of its own.
 //!
 //! It is no general proxy: there is no xDS and no HTTP/3.
 
@@ -17,7 +16,6 @@ mod backlog;
 mod body;
 mod breakers;
 mod buffers;
-pub mod cli;
 mod conditions;
 mod connection;
 mod cork;
@@ -30,15 +28,13 @@ mod filters;
 mod format;
 mod forward;
 #[cfg(test)]
-#[path = "../config/src/fuzzing.rs"]
+#[path = "../../config/src/fuzzing.rs"]
 mod fuzzing;
 mod gateway;
 mod headers;
 mod http1;
 mod http2;
 mod io;
-#[cfg(feature = "kubernetes")]
-pub mod kubernetes;
 mod length;
 mod listener;
 mod local;
@@ -47,7 +43,6 @@ mod metrics;
 mod mirror;
 mod mutate;
 mod overload;
-pub mod reload;
 mod replay;
 mod router;
 mod serving;
@@ -55,11 +50,12 @@ mod throttle;
 mod tls;
 mod upstream;
 mod worker;
-pub mod writer;
+mod writer;
 
-pub use gateway_config as config;
+use gateway_config as config;
 
 pub use self::{
     descriptors::raise_open_files,
     gateway::{Gateway, Options, Running},
+    writer::Lines,
 };

@@ -6,11 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
+use gateway_config::{
+    manifests::{Objects, Scope, Serve, Translator, types},
+    snapshot::Snapshot,
+};
+use gateway_proxy::{Gateway, Options};
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -25,13 +29,6 @@ use super::{
     signals::Signals,
     status::{self, Workload},
 };
-use crate::{
-    admin::{self, Admin},
-    config::manifests::{Objects, Scope, Serve, Translator, types},
-    listener,
-    overload::Overload,
-};
-
 /// What is read, all over the cluster, beside what is kept.
 const KINDS: [Kind; 9] = [
     Kind::GatewayClass,
@@ -51,15 +48,15 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Settings of the role.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub struct Settings {
     /// Where the Lease is.
-    pub(super) namespace: String,
+    pub namespace: String,
     /// The name of this replica in the Lease.
-    pub(super) identity: String,
+    pub identity: String,
     /// The server for `/ready` and `/stats`.
-    pub(super) admin: SocketAddr,
+    pub admin: SocketAddr,
     /// What all data planes have in common.
-    pub(super) data_plane: owned::Settings,
+    pub data_plane: owned::Settings,
 }
 
 /// Runs until a signal.
@@ -86,19 +83,12 @@ pub(super) async fn run(
             () = signals.recv() => return Ok(()),
         }
     }
-    let stop = watch::Sender::new(false);
-    let admin = listener::bind(settings.admin, 1, false)
-        .and_then(|mut sockets| {
-            sockets
-                .pop()
-                .ok_or_else(|| std::io::Error::other("no socket"))
-        })
-        .and_then(|socket| {
-            let overload = Arc::<Overload>::default();
-            overload.set(None);
-            let admin = Admin::new(Arc::default(), overload, 1, stop.subscribe());
-            admin::start(socket, admin, stop.subscribe())
-        })
+    // A gateway without listeners: its admin server alone.
+    let admin = Snapshot {
+        admin: Some(settings.admin),
+        ..Snapshot::default()
+    };
+    let admin = Gateway::start(admin, Options::default().concurrency(1))
         .map_err(|error| error.to_string())?;
     tracing::info!(address = %settings.admin, "admin server");
 
@@ -143,9 +133,7 @@ pub(super) async fn run(
     }
     drop(led);
     let _ = election.await;
-    stop.send_replace(true);
-    // A thread that panicked is gone too.
-    let _ = admin.join();
+    admin.shutdown();
     Ok(())
 }
 

@@ -9,14 +9,14 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::kubernetes::mirror::{Key, Mirror, version};
+use crate::mirror::{Key, Mirror, version};
 
 /// Writes a status where it differs. Gives whether it was written.
 ///
 /// # Errors
 /// The API server refuses or is away. A conflict (the object has changed since) is no error: the change
 /// brings us here again.
-pub(in crate::kubernetes) async fn write(
+pub(crate) async fn write(
     client: &Client,
     mirror: &Mirror,
     key: &Key,

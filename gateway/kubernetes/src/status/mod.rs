@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::write::write;
 use super::{kinds::Kind, mirror::Key};
-use crate::config::manifests::{
+use gateway_config::manifests::{
     self, Condition, GatewayStatus, SUPPORTED_FEATURES, Statuses, types::ParentRef,
 };
 

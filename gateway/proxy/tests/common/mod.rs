@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use gateway::{Gateway, Options, Running, config};
+use gateway_config as config;
+use gateway_proxy::{Gateway, Options, Running};
 
 /// A gateway with one worker. Its listener `main` has these fields of the connection manager and these routes, in front of
 /// the cluster `upstream` with these fields of `HttpProtocolOptions`.

@@ -178,11 +178,11 @@ mod tests {
 
     use super::*;
 
-    const CA: &[u8] = include_bytes!("../../tests/tls/ca.pem");
+    const CA: &[u8] = include_bytes!("../../../tests/tls/ca.pem");
     /// For `a.example`, by that authority.
-    const A: &[u8] = include_bytes!("../../tests/tls/a.pem");
+    const A: &[u8] = include_bytes!("../../../tests/tls/a.pem");
     /// For `spiffe://a.example/processor` alone, by itself.
-    const SPIFFE: &[u8] = include_bytes!("../../tests/tls/spiffe.pem");
+    const SPIFFE: &[u8] = include_bytes!("../../../tests/tls/spiffe.pem");
 
     fn name(name: &str) -> ServerName<'static> {
         ServerName::try_from(name.to_owned()).unwrap()

@@ -14,8 +14,6 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::fmt::MakeWriter;
-
 /// Lines that may wait.
 const LINES: usize = 16 * 1024;
 
@@ -117,15 +115,7 @@ fn write(name: &'static str, output: impl Write, lines: &Receiver<Box<[u8]>>, co
     }
 }
 
-/// The lines of `tracing`, which formats an event as a whole before it writes it.
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = &'a Self;
-
-    fn make_writer(&'a self) -> &'a Self {
-        self
-    }
-}
-
+/// Each write is a line, as of `tracing`, which formats an event as a whole before it writes it.
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.send(line);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::manifests::{
+use gateway_config::manifests::{
     Objects, Referrer, granted,
     types::{Gateway, Key},
 };

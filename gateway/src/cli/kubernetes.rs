@@ -1,40 +1,23 @@
-//! The roles in a Kubernetes cluster.
-//!
-//! `gateway controller` keeps, for each Gateway of our classes, the objects that serve it, and writes the
-//! statuses of all that is ours. `gateway --kubernetes NAMESPACE/NAME` serves one Gateway. Both follow the
-//! API server by watches and give what they see to [`manifests::translate`](crate::config::manifests::translate),
-//! so that what is said of an object and what is done with it come from one place.
-//!
-//! There is nothing here that another replica would have to know: a data plane depends on the API server
-//! alone, and only to learn of changes.
-
-mod certificates;
-mod controller;
-mod crd;
-mod data_plane;
-mod keeper;
-mod kinds;
-mod lease;
-mod mirror;
-mod owned;
-mod signals;
-mod status;
+//! Roles in a Kubernetes cluster.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use clap::{Args, Subcommand};
-use kube::Client;
-use tokio::runtime;
+use gateway_config::manifests::types::Key;
+use gateway_kubernetes::{
+    ADMIN_PORT, ControllerSettings, DataPlaneSettings, WorkloadSettings, control, definitions,
+    serve,
+};
+use gateway_proxy::Options;
 
-use self::signals::Signals;
-use crate::{Options, cli::Cli, config::manifests::types};
+use super::Cli;
 
 /// Roles beside that of serving.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Role {
+pub(crate) enum Role {
     /// Keep data planes for Gateways and write statuses.
     Controller(ControllerArgs),
     /// Print the definitions of the custom resources.
@@ -43,7 +26,7 @@ pub enum Role {
 
 /// Settings of the controller.
 #[derive(Clone, Debug, Args)]
-pub struct ControllerArgs {
+pub(crate) struct ControllerArgs {
     /// The image of data planes.
     #[arg(long, env = "GATEWAY_IMAGE", default_value = "extproc-gateway:dev")]
     image: String,
@@ -75,10 +58,10 @@ pub struct ControllerArgs {
 
 /// Settings of a data plane.
 #[derive(Clone, Debug, Default, Args)]
-pub struct DataPlaneArgs {
+pub(crate) struct DataPlaneArgs {
     /// Serve this Gateway of the cluster, instead of a file.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = gateway_name, conflicts_with_all = ["config", "listen", "upstream", "ext_proc", "check"])]
-    pub kubernetes: Option<types::Key>,
+    pub(crate) kubernetes: Option<Key>,
 
     /// Where the Gateway's listeners listen.
     #[arg(long, value_name = "IP", requires = "kubernetes")]
@@ -93,78 +76,60 @@ pub struct DataPlaneArgs {
     drain_delay: Option<u64>,
 }
 
-fn gateway_name(text: &str) -> Result<types::Key, String> {
+fn gateway_name(text: &str) -> Result<Key, String> {
     match text.split_once('/') {
         Some((namespace, name))
             if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
         {
-            Ok(types::Key::new(namespace, name))
+            Ok(Key::new(namespace, name))
         }
         _ => Err("not of the form NAMESPACE/NAME".into()),
     }
 }
 
 /// Plays the role that the command line asks for; `None` if it asks for none of Kubernetes.
-pub fn run(cli: &Cli) -> Option<Result<(), String>> {
+pub(crate) fn run(cli: &Cli) -> Option<Result<(), String>> {
     match &cli.role {
         Some(Role::Crds) => {
-            print!("{}", crd::definitions());
+            print!("{}", definitions());
             Some(Ok(()))
         }
-        Some(Role::Controller(args)) => Some(block_on(controller(args))),
+        Some(Role::Controller(args)) => Some(control(args.settings())),
         None => {
             let gateway = cli.data_plane.kubernetes.clone()?;
-            Some(block_on(data_plane(cli, gateway)))
+            Some(serve(cli.data_plane.settings(gateway, cli)))
         }
     }
 }
 
-fn block_on(role: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    runtime.block_on(role)
+impl ControllerArgs {
+    fn settings(&self) -> ControllerSettings {
+        ControllerSettings {
+            namespace: self.namespace.clone(),
+            identity: self.identity.clone(),
+            admin: self.admin,
+            data_plane: WorkloadSettings {
+                image: self.image.clone(),
+                pull_policy: self.image_pull_policy.clone(),
+                memory: self.data_plane_memory.clone(),
+                drain_delay: self.drain_delay,
+            },
+        }
+    }
 }
 
-async fn client() -> Result<Client, String> {
-    Client::try_default()
-        .await
-        .map_err(|error| format!("no way to the API server: {error}"))
-}
-
-async fn controller(args: &ControllerArgs) -> Result<(), String> {
-    let settings = controller::Settings {
-        namespace: args.namespace.clone(),
-        identity: args.identity.clone(),
-        admin: args.admin,
-        data_plane: owned::Settings {
-            image: args.image.clone(),
-            pull_policy: args.image_pull_policy.clone(),
-            memory: args.data_plane_memory.clone(),
-            drain_delay: args.drain_delay,
-        },
-    };
-    let mut signals = Signals::new().map_err(|error| error.to_string())?;
-    controller::run(client().await?, settings, &mut signals).await
-}
-
-async fn data_plane(cli: &Cli, gateway: types::Key) -> Result<(), String> {
-    const ADMIN: SocketAddr = SocketAddr::new(
-        IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        owned::ADMIN_PORT,
-    );
-    const DELAY: u64 = 5;
-    let args = &cli.data_plane;
-    let settings = data_plane::Settings {
-        gateway,
-        listen: args.address.unwrap_or(ADMIN.ip()),
-        admin: args.admin.unwrap_or(ADMIN),
-        drain_delay: Duration::from_secs(args.drain_delay.unwrap_or(DELAY)),
-        options: Options::default().concurrency(cli.workers().get()),
-    };
-    let mut signals = Signals::new().map_err(|error| error.to_string())?;
-    data_plane::run(client().await?, settings, &mut signals).await
+impl DataPlaneArgs {
+    fn settings(&self, gateway: Key, cli: &Cli) -> DataPlaneSettings {
+        const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ADMIN_PORT);
+        const DELAY: u64 = 5;
+        DataPlaneSettings {
+            gateway,
+            listen: self.address.unwrap_or(ADMIN.ip()),
+            admin: self.admin.unwrap_or(ADMIN),
+            drain_delay: Duration::from_secs(self.drain_delay.unwrap_or(DELAY)),
+            options: Options::default().concurrency(cli.workers().get()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +142,7 @@ mod tests {
     fn roles_on_the_command_line() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         let cli = parse("gateway --kubernetes a/b --drain-delay 3").unwrap();
-        assert_eq!(cli.data_plane.kubernetes, Some(types::Key::new("a", "b")));
+        assert_eq!(cli.data_plane.kubernetes, Some(Key::new("a", "b")));
         assert!(
             parse("gateway controller --image x:y")
                 .unwrap()

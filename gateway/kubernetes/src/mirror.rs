@@ -24,7 +24,7 @@ use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::kinds::Kind;
-use crate::config::manifests::{Objects, types};
+use gateway_config::manifests::{Objects, types};
 
 /// Names an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
