@@ -185,10 +185,12 @@ impl Exchange {
             self.stream = Stream::Open;
             self.outbound.push_back(Outbound::Open);
         }
-        self.outbound.push_back(Outbound::Message(phase, message));
         if self.config.observability_mode {
+            self.copied += message.framed_len();
+            self.outbound.push_back(Outbound::Message(phase, message));
             return;
         }
+        self.outbound.push_back(Outbound::Message(phase, message));
         let timeout = self.config.message_timeout;
         self.direction_mut(side).start_call(callback, now, timeout);
     }

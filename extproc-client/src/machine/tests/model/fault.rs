@@ -91,6 +91,8 @@ impl fmt::Debug for Subject {
             committed,
             local,
             outbound,
+            // Follows from what waits there.
+            copied: _,
             actions,
         } = &self.exchange;
         for direction in [request, response] {
