@@ -31,7 +31,7 @@ enum Side {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 29] = [
+pub const KNOWN: [Known; 30] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -229,6 +229,11 @@ pub const KNOWN: [Known; 29] = [
                 && mentions_word(&s.source["processor"], "close")
         },
         places: &["client", "upstream", "processor", "counters", "log"],
+    },
+    Known {
+        anchor: "http-service-failures",
+        shows_in: |s| mentions(&s.source, "http_service"),
+        places: &["client", "upstream", "counters", "log"],
     },
     Known {
         anchor: "answers-ahead",
