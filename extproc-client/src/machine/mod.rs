@@ -45,7 +45,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, request, response};
+use http::{HeaderMap, StatusCode, request, response};
 
 use self::direction::{Callback, Direction};
 use crate::{
@@ -102,7 +102,7 @@ pub(crate) enum Action {
     /// The side is complete.
     End(Side),
     /// The response cannot be completed: cut it.
-    Abort { details: String },
+    Abort { status: StatusCode, details: String },
 }
 
 /// The side stream, as the machine sees it.

@@ -147,7 +147,8 @@ impl Exchange {
                     .and_then(|info| info.sent.as_deref())
                     .or(self.seen.request.as_deref()),
                 response: self.seen.response.as_deref(),
-                response_head_sent: self.response.mode.headers,
+                // As in Envoy, a head that is only copied is not there to be asked for.
+                response_head_sent: self.response.mode.headers && !self.config.observability_mode,
                 response_trailers: self.response.trailers.as_ref(),
                 request_size: match &self.context.received {
                     Some(received) => received.body_bytes(),

@@ -1,0 +1,76 @@
+//! Envoy's bootstrap (`envoy.config.bootstrap.v3.Bootstrap`), as YAML or JSON.
+//!
+//! The messages are typed structs that mirror ProtoJSON, in the subset that the gateway serves;
+//! one file a message family. What a struct lacks is looked up in [`fields`]: fields without effect
+//! here may stand in a file, fields that would change what is served are refused. Messages within
+//! `typed_config` are chosen by their `@type`.
+
+mod access_log;
+mod action;
+mod address;
+mod any;
+mod breakers;
+mod cluster;
+mod cors;
+mod data;
+mod endpoint;
+mod fields;
+mod filter;
+mod flags;
+mod fraction;
+mod header;
+mod health;
+mod listener;
+mod manager;
+mod matcher;
+mod overload;
+mod per_filter;
+mod protocol;
+mod root;
+mod route;
+mod template;
+mod tls;
+mod value;
+
+pub use self::flags::{Flags, LogForm, from_flags};
+use crate::{
+    Error,
+    document::{Document, Reader},
+    snapshot::Snapshot,
+};
+
+/// Reads a bootstrap from `text`; `name` is what errors call it.
+///
+/// # Errors
+/// Names what is wrong or not supported, as far as the rest could be read, with line, column and path.
+pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
+    let document = Document::parse(name, text)?;
+    let root = document.single()?;
+    let reader = Reader::collecting(&document, fields::treatment);
+    let loaded = root::load(&reader, root);
+    let mut faults = reader.refused();
+    let mut snapshot = match loaded {
+        Ok(snapshot) if faults.is_empty() => snapshot,
+        loaded => {
+            faults.extend(loaded.err());
+            let errors = faults.into_iter().map(|fault| document.error(fault));
+            return Err(Error::several(errors.collect()));
+        }
+    };
+    snapshot.files = reader.files();
+    let (notes, ignored) = reader.into_notes();
+    let told = |notes: Vec<_>| {
+        notes
+            .into_iter()
+            .map(|note| document.error(note).to_string())
+            .collect()
+    };
+    snapshot.warnings = told(notes);
+    snapshot.ignored = told(ignored);
+    Ok(snapshot)
+}
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod tests;

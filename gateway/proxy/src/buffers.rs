@@ -1,0 +1,251 @@
+//! Bytes of bodies that are held, counted for each exchange, for an HTTP/2 connection and for the process.
+//!
+//! One exchange is bounded by its buffer limit, but many together are not. Where they exceed a [`Budget`], the exchange ends
+//! that holds the most (in Envoy: `envoy.overload_actions.reset_high_memory_stream`), not the one that came last.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+/// An exchange, as far as it holds something.
+pub(crate) trait Holder: fmt::Debug + Send + Sync {
+    fn buffers(&self) -> &Buffers;
+    /// Lets whoever drives the exchange look whether it [is over](Buffers::is_over).
+    fn wake(&self);
+}
+
+/// An exchange that holds less is never ended for it.
+const LARGE: usize = 64 * 1024;
+
+/// Bytes that some exchanges may hold together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: AtomicUsize,
+    held: AtomicUsize,
+    /// Those that hold much, by the address of their [`Buffers`].
+    large: Mutex<HashMap<usize, Weak<dyn Holder>>>,
+}
+
+impl Default for Budget {
+    /// Without a limit.
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit: AtomicUsize::new(limit),
+            held: AtomicUsize::new(0),
+            large: Mutex::default(),
+        }
+    }
+
+    /// Holds from the next byte on.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    fn large(&self) -> MutexGuard<'_, HashMap<usize, Weak<dyn Holder>>> {
+        // Entries are put in and taken out whole.
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends exchanges until the others fit.
+    fn enforce(&self) {
+        let held = self.held.load(Ordering::Relaxed);
+        let limit = self.limit.load(Ordering::Relaxed);
+        if held > limit {
+            self.relieve(held - limit);
+        }
+    }
+
+    /// Ends exchanges, the largest first, until those that were ended held so many bytes. Gives their number.
+    pub(crate) fn relieve(&self, bytes: usize) -> usize {
+        let known: Vec<Arc<dyn Holder>> = self.large().values().filter_map(Weak::upgrade).collect();
+        let mut known: Vec<_> = known
+            .into_iter()
+            .map(|exchange| (exchange.buffers().held(), exchange))
+            .collect();
+        known.sort_by_key(|(held, _)| Reverse(*held));
+        let (mut freed, mut ended) = (0, 0);
+        for (_, exchange) in known {
+            if freed >= bytes {
+                break;
+            }
+            freed += exchange.buffers().end();
+            ended += 1;
+            exchange.wake();
+        }
+        ended
+    }
+}
+
+/// Bytes that one exchange holds.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    held: Mutex<usize>,
+    /// It was ended for what it held, which counts no more.
+    ended: AtomicBool,
+    connection: Option<Arc<Budget>>,
+    process: Arc<Budget>,
+}
+
+impl Buffers {
+    /// Counts for the process, and for a connection of many exchanges.
+    pub(crate) fn new(connection: Option<Arc<Budget>>, process: Arc<Budget>) -> Self {
+        Self {
+            held: Mutex::new(0),
+            ended: AtomicBool::new(false),
+            connection,
+            process,
+        }
+    }
+
+    /// Returns true once the exchange has to end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> usize {
+        *self.lock()
+    }
+
+    /// Its exchange is in an `Arc`, which does not move.
+    fn key(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn budgets(&self) -> impl Iterator<Item = &Arc<Budget>> {
+        self.connection.iter().chain([&self.process])
+    }
+
+    /// The exchange holds so many bytes more.
+    pub(crate) fn hold(&self, bytes: usize, exchange: &Weak<dyn Holder>) {
+        {
+            let mut held = self.lock();
+            if self.is_over() {
+                return;
+            }
+            let before = *held;
+            *held += bytes;
+            for budget in self.budgets() {
+                budget.held.fetch_add(bytes, Ordering::Relaxed);
+                if before < LARGE && *held >= LARGE {
+                    budget.large().insert(self.key(), exchange.clone());
+                }
+            }
+        }
+        self.budgets().for_each(|budget| budget.enforce());
+    }
+
+    /// The exchange holds so many bytes less.
+    pub(crate) fn release(&self, bytes: usize) {
+        let mut held = self.lock();
+        if !self.is_over() {
+            let after = held.saturating_sub(bytes);
+            self.lower(&mut held, after);
+        }
+    }
+
+    /// Ends the exchange. Gives what it held.
+    fn end(&self) -> usize {
+        let mut held = self.lock();
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return 0;
+        }
+        let before = *held;
+        self.lower(&mut held, 0);
+        before
+    }
+
+    fn lower(&self, held: &mut usize, to: usize) {
+        let before = std::mem::replace(held, to);
+        for budget in self.budgets() {
+            budget.held.fetch_sub(before - to, Ordering::Relaxed);
+            if before >= LARGE && to < LARGE {
+                budget.large().remove(&self.key());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Upload(Buffers);
+
+    impl Holder for Upload {
+        fn buffers(&self) -> &Buffers {
+            &self.0
+        }
+
+        fn wake(&self) {}
+    }
+
+    /// An upload on this connection that holds so much.
+    fn upload(connection: &Arc<Budget>, process: &Arc<Budget>, bytes: usize) -> Arc<Upload> {
+        let buffers = Buffers::new(Some(connection.clone()), process.clone());
+        let upload = Arc::new(Upload(buffers));
+        hold(&upload, bytes);
+        upload
+    }
+
+    fn hold(upload: &Arc<Upload>, bytes: usize) {
+        let upload: Arc<dyn Holder> = upload.clone();
+        upload.buffers().hold(bytes, &Arc::downgrade(&upload));
+    }
+
+    #[test]
+    fn the_largest_ends() {
+        let connection = Arc::new(Budget::new(10 * LARGE));
+        let process = Arc::new(Budget::default());
+        let mut uploads: Vec<_> = [3, 5, 1]
+            .map(|times| upload(&connection, &process, times * LARGE))
+            .into();
+        let over = |uploads: &[Arc<Upload>]| -> Vec<bool> {
+            uploads.iter().map(|upload| upload.0.is_over()).collect()
+        };
+        assert_eq!(over(&uploads), [false, false, false]);
+        uploads.push(upload(&connection, &process, 2 * LARGE));
+        assert_eq!(over(&uploads), [false, true, false, false]);
+        // What it still says counts no more.
+        hold(&uploads[1], 100 * LARGE);
+        uploads[1].0.release(100 * LARGE);
+        assert_eq!(connection.held.load(Ordering::Relaxed), 6 * LARGE);
+        assert_eq!(process.held.load(Ordering::Relaxed), 6 * LARGE);
+        // The other connection is not full, but the process is.
+        let other = Arc::new(Budget::default());
+        process.set_limit(8 * LARGE);
+        uploads.push(upload(&other, &process, 4 * LARGE));
+        assert_eq!(over(&uploads), [false, true, false, false, true]);
+        for upload in [0, 2, 3] {
+            let upload = &uploads[upload];
+            upload.0.release(upload.0.held());
+        }
+        assert_eq!(process.held.load(Ordering::Relaxed), 0);
+        assert!(connection.large().is_empty() && process.large().is_empty());
+    }
+
+    #[test]
+    fn small_ones_are_left_alone() {
+        let connection = Arc::new(Budget::new(LARGE));
+        let process = Arc::new(Budget::default());
+        let small = [(); 3].map(|()| upload(&connection, &process, LARGE - 1));
+        assert!(small.iter().all(|upload| !upload.0.is_over()));
+    }
+}

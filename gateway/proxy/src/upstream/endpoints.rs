@@ -1,0 +1,446 @@
+//! Which endpoints a cluster has, and which one a request goes to.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    io::ErrorKind::TimedOut,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use extproc_client::metadata::DynamicMetadata;
+use http::HeaderMap;
+use tokio::{net::lookup_host, sync::Notify, time::timeout};
+
+use super::{
+    connect::Address,
+    host::{Host, HostShared},
+};
+use crate::{
+    config::snapshot::{Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost},
+    metadata,
+    throttle::Throttle,
+};
+
+/// How long names stay resolved: `dns_refresh_rate`'s default.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// The longest wait for the addresses of a name.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// Dynamic hosts that are kept for reuse.
+const MOST_DYNAMIC: usize = 1024;
+
+/// What of a request its endpoint is chosen by.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) metadata: Option<&'a DynamicMetadata>,
+    /// Attempts that went before.
+    pub(crate) before: usize,
+}
+
+impl<'a> Wanted<'a> {
+    /// By these headers alone, for the first attempt.
+    pub(crate) fn by(headers: &'a HeaderMap) -> Self {
+        Self {
+            headers,
+            metadata: None,
+            before: 0,
+        }
+    }
+}
+
+/// The endpoints of a cluster, as one worker sees them.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    shared: Arc<HostShared>,
+    state: Mutex<State>,
+    next: AtomicUsize,
+    /// Warnings about names.
+    unresolved: Throttle,
+    /// Told when names were looked up.
+    looked_up: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hosts: Arc<[Arc<Host>]>,
+    /// Smooth weighted round robin: what each host has in credit.
+    credit: Vec<i64>,
+    /// What each name and port meant when it could be resolved last.
+    names: HashMap<(String, u16), Vec<Address>>,
+    resolved: Option<Instant>,
+    resolving: bool,
+}
+
+impl Endpoints {
+    /// Hosts that are the same in `before` stay, with their connections.
+    pub(crate) fn new(shared: Arc<HostShared>, before: Option<&Self>) -> Self {
+        let (known, names) = before.map_or_else(Default::default, |before| {
+            let state = before.lock();
+            (state.hosts.clone(), state.names.clone())
+        });
+        let hosts = match &shared.cluster.discovery {
+            Discovery::Static(endpoints) => endpoints
+                .iter()
+                .filter_map(|endpoint| {
+                    let address = match &endpoint.address {
+                        EndpointAddress::Socket(address) => Address::Socket(*address),
+                        EndpointAddress::Pipe(path) => Address::Pipe(path.clone()),
+                        // A name needs a cluster type that resolves.
+                        EndpointAddress::Name(..) => return None,
+                    };
+                    Some(host(address, endpoint, &shared, &known))
+                })
+                .collect(),
+            // Kept until the names are looked up, which the first request does.
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Header(_) => {
+                known.iter().cloned().collect()
+            }
+        };
+        Self {
+            shared,
+            state: Mutex::new(State {
+                hosts,
+                names,
+                ..State::default()
+            }),
+            next: AtomicUsize::new(0),
+            unresolved: Throttle::new(),
+            looked_up: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Lists are replaced whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint for a request. Resolves names the first time.
+    pub(crate) async fn choose(self: &Arc<Self>, wanted: &Wanted<'_>) -> Option<Arc<Host>> {
+        if let Discovery::Header(name) = &self.shared.cluster.discovery {
+            let address = wanted
+                .headers
+                .get(name)?
+                .to_str()
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?;
+            return Some(self.dynamic(address));
+        }
+        self.resolve().await;
+        self.watch().await;
+        let LbPolicy::OverrideHost(policy) = &self.shared.cluster.lb else {
+            return self.balance();
+        };
+        let host = self.overridden(policy, wanted).or_else(|| self.balance())?;
+        if let (Some(key), Some(dynamic), Some(address)) =
+            (&policy.selected, wanted.metadata, host.socket())
+        {
+            metadata::set_text(dynamic, key, address.to_string());
+        }
+        Some(host)
+    }
+
+    /// The endpoint for what has no headers, if several are known now.
+    pub(crate) fn choose_among_several(self: &Arc<Self>) -> Option<Arc<Host>> {
+        if matches!(self.shared.cluster.discovery, Discovery::Header(_)) || !self.refresh() {
+            return None;
+        }
+        let several = self.lock().hosts.len() > 1;
+        let several = several && self.is_known();
+        several.then(|| self.balance()).flatten()
+    }
+
+    /// Has the endpoints checked. `false` if a first check has not ended.
+    fn is_known(&self) -> bool {
+        if self.shared.cluster.health.check.is_none() {
+            return true;
+        }
+        let hosts = self.lock().hosts.clone();
+        for host in hosts.iter() {
+            host.watch();
+        }
+        !hosts.iter().any(|host| host.health.is_unknown())
+    }
+
+    /// Has the endpoints checked, and waits for the first checks of them.
+    async fn watch(&self) {
+        let (Some(check), false) = (&self.shared.cluster.health.check, self.is_known()) else {
+            return;
+        };
+        let hosts = self.lock().hosts.clone();
+        for host in hosts.iter() {
+            host.health.known(check.timeout).await;
+        }
+    }
+
+    /// Those that are fit, or all if these are too few.
+    fn fit(&self, hosts: Arc<[Arc<Host>]>) -> Arc<[Arc<Host>]> {
+        let settings = &self.shared.cluster.health;
+        if !settings.is_watched() {
+            return hosts;
+        }
+        let fit: Arc<[Arc<Host>]> = hosts
+            .iter()
+            .filter(|host| host.health.is_fit())
+            .cloned()
+            .collect();
+        let share = fit.len() as f64 * 100.0 / hosts.len().max(1) as f64;
+        match fit.is_empty() && settings.panic > 0.0 || share < settings.panic {
+            true => hosts,
+            false => fit,
+        }
+    }
+
+    /// The host that a source names, if it is one of the cluster's: the first source that is there counts, and of the hosts in it
+    /// the one whose turn it is.
+    fn overridden(&self, policy: &OverrideHost, wanted: &Wanted<'_>) -> Option<Arc<Host>> {
+        let hosts = self.lock().hosts.clone();
+        let list = policy.sources.iter().find_map(|source| match source {
+            HostSource::Header(name) => {
+                let value = wanted.headers.get(name)?.to_str().ok()?;
+                Some(Cow::Borrowed(value))
+            }
+            HostSource::Metadata(key) => metadata::text(wanted.metadata?, key).map(Cow::Owned),
+        })?;
+        list.split(',')
+            .filter_map(|address| address.trim().parse::<SocketAddr>().ok())
+            .filter_map(|wanted| hosts.iter().find(|host| host.socket() == Some(wanted)))
+            .nth(wanted.before)
+            .cloned()
+    }
+
+    fn dynamic(&self, address: SocketAddr) -> Arc<Host> {
+        let mut state = self.lock();
+        if let Some(host) = state
+            .hosts
+            .iter()
+            .find(|host| host.socket() == Some(address))
+        {
+            return host.clone();
+        }
+        let new = Arc::new(Host::new(
+            Address::Socket(address),
+            String::new(),
+            1,
+            None,
+            self.shared.clone(),
+        ));
+        let full = state.hosts.len() >= MOST_DYNAMIC;
+        state.hosts = state
+            .hosts
+            .iter()
+            .filter(|host| !full || host.load() > 0)
+            .cloned()
+            .chain([new.clone()])
+            .collect();
+        new
+    }
+
+    fn balance(&self) -> Option<Arc<Host>> {
+        let mut state = self.lock();
+        let hosts = self.fit(state.hosts.clone());
+        let first = hosts.first()?;
+        if hosts.len() == 1 {
+            return Some(first.clone());
+        }
+        let policy = match &self.shared.cluster.lb {
+            LbPolicy::OverrideHost(policy) => &policy.fallback,
+            policy => policy,
+        };
+        match policy {
+            LbPolicy::RoundRobin | LbPolicy::OverrideHost(_) => {
+                if hosts.iter().all(|host| host.weight == first.weight) {
+                    let next = self.next.fetch_add(1, Ordering::Relaxed);
+                    return hosts.get(next % hosts.len()).cloned();
+                }
+                state.credit.resize(hosts.len(), 0);
+                smooth(&mut state.credit, &hosts)
+            }
+            LbPolicy::Random => hosts.get(rand::random_range(0..hosts.len())).cloned(),
+            LbPolicy::LeastRequest => {
+                let a = hosts.get(rand::random_range(0..hosts.len()))?;
+                let b = hosts.get(rand::random_range(0..hosts.len()))?;
+                Some(if b.load() < a.load() { b } else { a }.clone())
+            }
+        }
+    }
+
+    async fn resolve(self: &Arc<Self>) {
+        // However many wait, the names are looked up once: each look-up takes a thread and a socket.
+        let looked_up = self.looked_up.notified();
+        if !self.refresh() {
+            looked_up.await;
+        }
+    }
+
+    /// What has to be resolved, and whether only the first address of it counts.
+    fn names(&self) -> Option<(&[Endpoint], bool)> {
+        match &self.shared.cluster.discovery {
+            Discovery::StrictDns(endpoints) => Some((endpoints, false)),
+            Discovery::LogicalDns(endpoints) => Some((endpoints, true)),
+            Discovery::Static(_) | Discovery::Header(_) => None,
+        }
+    }
+
+    /// Looks names up in a task if that is due. `false` if they were never looked up before.
+    fn refresh(self: &Arc<Self>) -> bool {
+        if self.names().is_none() {
+            return true;
+        }
+        let mut state = self.lock();
+        let is_due = |at: Instant| at.elapsed() >= REFRESH;
+        if state.resolved.is_none_or(is_due) && !state.resolving {
+            state.resolving = true;
+            let this = self.clone();
+            tokio::spawn(async move {
+                if let Some((endpoints, first_alone)) = this.names() {
+                    this.look_up(endpoints, first_alone).await;
+                }
+            });
+        }
+        state.resolved.is_some()
+    }
+
+    /// Replaces the hosts by what the names mean now. A name that does not resolve keeps the
+    /// addresses that it had.
+    async fn look_up(&self, endpoints: &[Endpoint], first_alone: bool) {
+        let (known, before) = {
+            let state = self.lock();
+            (state.hosts.clone(), state.names.clone())
+        };
+        let mut names = HashMap::new();
+        let mut hosts: Vec<Arc<Host>> = Vec::new();
+        for endpoint in endpoints {
+            let addresses: Vec<Address> = match &endpoint.address {
+                EndpointAddress::Socket(address) => vec![Address::Socket(*address)],
+                EndpointAddress::Pipe(path) => vec![Address::Pipe(path.clone())],
+                EndpointAddress::Name(name, port) => {
+                    let key = (name.clone(), *port);
+                    let found = timeout(LOOK_UP, lookup_host((name.as_str(), *port)));
+                    let found = found.await.unwrap_or_else(|_| Err(TimedOut.into()));
+                    let addresses = match found {
+                        Ok(found) => {
+                            let mut found = self.shared.cluster.dns.choose(found);
+                            found.dedup();
+                            found.truncate(if first_alone { 1 } else { usize::MAX });
+                            found.into_iter().map(Address::Socket).collect()
+                        }
+                        Err(error) => {
+                            if let Some(suppressed) = self.unresolved.pass() {
+                                tracing::warn!(
+                                    cluster = %self.shared.cluster.name, name, %error, suppressed,
+                                    "cannot resolve upstream"
+                                );
+                            }
+                            before.get(&key).cloned().unwrap_or_default()
+                        }
+                    };
+                    names.insert(key, addresses.clone());
+                    addresses
+                }
+            };
+            for address in addresses {
+                hosts.push(host(address, endpoint, &self.shared, &known));
+            }
+        }
+        let mut state = self.lock();
+        state.hosts = hosts.into();
+        state.names = names;
+        state.credit.clear();
+        state.resolved = Some(Instant::now());
+        state.resolving = false;
+        drop(state);
+        self.looked_up.notify_waiters();
+    }
+}
+
+/// The host of an endpoint: the one that is known, if it is the same.
+fn host(
+    address: Address,
+    endpoint: &Endpoint,
+    shared: &Arc<HostShared>,
+    known: &[Arc<Host>],
+) -> Arc<Host> {
+    let hostname = match &endpoint.address {
+        EndpointAddress::Name(name, _) if endpoint.hostname.is_empty() => name,
+        _ => &endpoint.hostname,
+    };
+    let weight = endpoint.weight.max(1);
+    let same = known.iter().find(|host| {
+        host.address == address
+            && host.hostname == *hostname
+            && host.weight == weight
+            && host.metadata == endpoint.metadata
+    });
+    match same {
+        Some(host) => host.clone(),
+        None => Arc::new(Host::new(
+            address,
+            hostname.clone(),
+            weight,
+            endpoint.metadata.clone(),
+            shared.clone(),
+        )),
+    }
+}
+
+/// Each host earns its weight, the richest pays for all.
+fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
+    let total: i64 = hosts.iter().map(|host| i64::from(host.weight)).sum();
+    for (credit, host) in credit.iter_mut().zip(hosts) {
+        *credit += i64::from(host.weight);
+    }
+    let (best, host) = credit
+        .iter_mut()
+        .zip(hosts)
+        .max_by_key(|(credit, _)| **credit)?;
+    *best -= total;
+    Some(host.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, metrics::Metrics, upstream::Upstreams};
+
+    /// Also where the endpoint says what it is called.
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_keeps_its_addresses() {
+        for hostname in ["", "other"] {
+            let text = format!(
+                "static_resources:
+  clusters:
+  - name: c
+    type: STRICT_DNS
+    load_assignment:
+      cluster_name: c
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{hostname: \"{hostname}\", address: {{socket_address: {{address: a.invalid, port_value: 80}}}}}}
+"
+            );
+            let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
+            let upstreams =
+                Upstreams::new(&snapshot, &Metrics::default(), &Arc::default(), None).unwrap();
+            let endpoints = &upstreams.get("c").unwrap().endpoints;
+            let address = Address::Socket(([127, 0, 0, 1], 80).into());
+            let key = ("a.invalid".to_owned(), 80);
+            endpoints.lock().names.insert(key, vec![address.clone()]);
+            let headers = HeaderMap::new();
+            let wanted = Wanted::by(&headers);
+            for _ in 0..2 {
+                let host = endpoints.choose(&wanted).await.unwrap();
+                assert_eq!(host.address, address);
+                endpoints.lock().resolved = None;
+            }
+        }
+    }
+}

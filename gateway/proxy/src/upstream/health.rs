@@ -1,0 +1,361 @@
+//! Which endpoints are fit: what checks and the outcome of requests say.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::{
+    connect::Address,
+    exchange::{Deadline, Outbound, Sending, send},
+    host::{Host, Lending},
+};
+use crate::{
+    body::Body,
+    config::snapshot::{CheckKind, Health as Settings, HealthCheck, Outliers, Priority},
+};
+
+/// The endpoints of one cluster, whose health all workers share.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterHealth(Mutex<HashMap<Address, Weak<Health>>>);
+
+impl ClusterHealth {
+    /// Of the endpoint at `address`.
+    pub(crate) fn of(&self, address: &Address, settings: &Settings) -> Arc<Health> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, health| health.strong_count() > 0);
+        if let Some(health) = known.get(address).and_then(Weak::upgrade) {
+            if settings.check.is_none() {
+                health.failed.store(false, Ordering::Relaxed);
+                health.unknown.store(false, Ordering::Release);
+            }
+            return health;
+        }
+        let health = Arc::new(Health {
+            unknown: AtomicBool::new(settings.check.is_some()),
+            ..Health::default()
+        });
+        known.insert(address.clone(), Arc::downgrade(&health));
+        health
+    }
+
+    /// Whether one more of `count` endpoints may be left out.
+    fn has_room(&self, most: u32) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<Arc<Health>> = known.values().filter_map(Weak::upgrade).collect();
+        let ejected = all.iter().filter(|health| health.is_ejected()).count();
+        (ejected + 1) * 100 <= all.len() * most as usize
+    }
+}
+
+/// The health of one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    /// No check has ended yet.
+    unknown: AtomicBool,
+    looked: Notify,
+    /// The checks left it out.
+    failed: AtomicBool,
+    /// A worker checks it.
+    checking: AtomicBool,
+    /// Until then, in milliseconds of [`now`], the outcome of its requests leaves it out.
+    ejected: AtomicU64,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    server_errors: u32,
+    gateway_failures: u32,
+    ejections: u32,
+}
+
+/// Milliseconds of a clock that never goes back.
+fn now() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let start = START.get_or_init(Instant::now);
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Health {
+    /// Whether it is to be used, as long as enough others are.
+    pub(crate) fn is_fit(&self) -> bool {
+        !self.failed.load(Ordering::Relaxed) && !self.is_ejected()
+    }
+
+    fn is_ejected(&self) -> bool {
+        let until = self.ejected.load(Ordering::Relaxed);
+        until > 0 && now() < until
+    }
+
+    /// Whether the first check is still to end.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.unknown.load(Ordering::Acquire)
+    }
+
+    /// Waits for the first check, which has a limit.
+    pub(crate) async fn known(&self, limit: Duration) {
+        let looked = self.looked.notified();
+        if self.is_unknown() {
+            let _ = timeout(limit, looked).await;
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request to it had this outcome: a status, or none at all.
+    pub(crate) fn outcome(
+        &self,
+        status: Option<StatusCode>,
+        settings: &Outliers,
+        cluster: &ClusterHealth,
+    ) {
+        let server_error = status.is_none_or(|status| status.is_server_error());
+        let gateway = status.is_none_or(|status| (502..=504).contains(&status.as_u16()));
+        let mut counts = self.counts();
+        counts.server_errors = if server_error {
+            counts.server_errors + 1
+        } else {
+            0
+        };
+        counts.gateway_failures = if gateway {
+            counts.gateway_failures + 1
+        } else {
+            0
+        };
+        let reached = |count: u32, most: Option<u32>| most.is_some_and(|most| count >= most);
+        if !reached(counts.server_errors, settings.server_errors)
+            && !reached(counts.gateway_failures, settings.gateway_failures)
+        {
+            return;
+        }
+        counts.server_errors = 0;
+        counts.gateway_failures = 0;
+        if self.is_ejected() || !cluster.has_room(settings.most) {
+            return;
+        }
+        counts.ejections = counts.ejections.saturating_add(1);
+        let time = settings.base_time.saturating_mul(counts.ejections);
+        let time = time.min(settings.max_time).as_millis();
+        let until = now().saturating_add(u64::try_from(time).unwrap_or(u64::MAX));
+        self.ejected.store(until.max(1), Ordering::Relaxed);
+    }
+}
+
+/// Gives the right to check back.
+struct Checking<'a>(&'a Health);
+
+impl Drop for Checking<'_> {
+    fn drop(&mut self) {
+        self.0.checking.store(false, Ordering::Release);
+    }
+}
+
+/// Checks an endpoint as long as a cluster has it. Of all workers one does it at a time.
+pub(crate) async fn watch(host: Weak<Host>, check: HealthCheck) {
+    loop {
+        let Some(held) = host.upgrade() else { return };
+        let health = held.health.clone();
+        drop(held);
+        if !health.checking.swap(true, Ordering::AcqRel) {
+            let _checking = Checking(&health);
+            check_on(&host, &health, &check).await;
+            return;
+        }
+        sleep(check.interval).await;
+    }
+}
+
+async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
+    let mut in_a_row = 0;
+    while let Some(host) = host.upgrade() {
+        let good = timeout(check.timeout, ask(&host, &check.kind))
+            .await
+            .unwrap_or(false);
+        drop(host);
+        let failed = health.failed.load(Ordering::Relaxed);
+        // What agrees with what is known ends a row.
+        in_a_row = if good == failed { in_a_row + 1 } else { 0 };
+        let threshold = match good {
+            true => check.healthy_threshold,
+            false => check.unhealthy_threshold,
+        };
+        if health.is_unknown() || in_a_row >= threshold {
+            health.failed.store(!good, Ordering::Relaxed);
+            in_a_row = 0;
+        }
+        health.unknown.store(false, Ordering::Release);
+        health.looked.notify_waiters();
+        sleep(check.interval).await;
+    }
+}
+
+/// Whether the endpoint answers as it has to.
+async fn ask(host: &Arc<Host>, kind: &CheckKind) -> bool {
+    match kind {
+        CheckKind::Tcp => {
+            let queue = Arc::default();
+            let place = host.shared.connection(Priority::Default, &queue);
+            match place {
+                Some(place) => host.connect_raw(place).await.is_ok(),
+                // To be short of room says nothing of the endpoint.
+                None => !host.health.failed.load(Ordering::Relaxed),
+            }
+        }
+        CheckKind::Http {
+            path,
+            host: name,
+            expected,
+        } => {
+            let request = Request::builder().method(Method::GET);
+            let answer = request_of(host, request, name, path, Bytes::new()).await;
+            answer.is_some_and(|(status, _)| {
+                let status = status.as_u16();
+                expected
+                    .iter()
+                    .any(|(first, end)| (*first..*end).contains(&status))
+            })
+        }
+        CheckKind::Grpc { service, authority } => {
+            const PATH: &str = "/grpc.health.v1.Health/Check";
+            let request = Request::builder()
+                .method(Method::POST)
+                .header(header::CONTENT_TYPE, "application/grpc")
+                .header(header::TE, "trailers");
+            let question = Bytes::from(question(service));
+            let answer = request_of(host, request, authority, PATH, question).await;
+            // Uncompressed, and of its one field, `status`, the value 1: SERVING.
+            answer.is_some_and(|(_, body)| matches!(&*body, [0, 0, 0, 0, 2, 8, 1]))
+        }
+    }
+}
+
+/// A `HealthCheckRequest` with its gRPC prefix.
+fn question(service: &str) -> Vec<u8> {
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.push(0x0a);
+        let mut length = service.len();
+        while length >= 0x80 {
+            message.push(0x80 | (length & 0x7f) as u8);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        message.extend_from_slice(service.as_bytes());
+    }
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    let mut framed = vec![0];
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend(message);
+    framed
+}
+
+async fn request_of(
+    host: &Arc<Host>,
+    request: http::request::Builder,
+    authority: &str,
+    path: &str,
+    body: Bytes,
+) -> Option<(StatusCode, Bytes)> {
+    const MOST: usize = 64 * 1024;
+    let authority = match authority {
+        "" => host.shared.cluster.name.as_str(),
+        authority => authority,
+    };
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query(path);
+    let body = match body.is_empty() {
+        true => Body::empty(),
+        false => Body::new(Full::new(body)),
+    };
+    let request = request.uri(uri.build().ok()?).body(body).ok()?;
+    let asked = Lending {
+        client_http2: true,
+        ..Lending::default()
+    };
+    let lease = host.lease(asked).await.ok()?;
+    let mut deadline = Deadline::new(None);
+    let request = Box::new(Outbound::from(request));
+    let response = send(host, lease, request, &Sending::default(), &mut deadline)
+        .await
+        .ok()?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MOST).collect().await.ok()?;
+    Some((parts.status, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Outliers {
+        Outliers {
+            server_errors: Some(3),
+            gateway_failures: Some(2),
+            base_time: Duration::from_secs(30),
+            max_time: Duration::from_secs(300),
+            most: 50,
+        }
+    }
+
+    #[test]
+    fn what_fails_in_a_row_is_left_out() {
+        let cluster = ClusterHealth::default();
+        let address = |port: u16| Address::Socket(([127, 0, 0, 1], port).into());
+        let one = cluster.of(&address(1), &Settings::default());
+        let other = cluster.of(&address(2), &Settings::default());
+        assert!(Arc::ptr_eq(
+            &one,
+            &cluster.of(&address(1), &Settings::default())
+        ));
+        let error = Some(StatusCode::INTERNAL_SERVER_ERROR);
+        for status in [error, error, Some(StatusCode::OK), error, error] {
+            one.outcome(status, &settings(), &cluster);
+        }
+        assert!(one.is_fit(), "a success in between");
+        one.outcome(error, &settings(), &cluster);
+        assert!(!one.is_fit());
+        for _ in 0..2 {
+            other.outcome(None, &settings(), &cluster);
+        }
+        assert!(other.is_fit(), "half of all is the most");
+    }
+
+    #[test]
+    fn gateway_failures_are_counted_apart() {
+        let cluster = ClusterHealth::default();
+        let address = Address::Socket(([127, 0, 0, 1], 1).into());
+        let health = cluster.of(&address, &Settings::default());
+        let settings = Outliers {
+            most: 100,
+            ..settings()
+        };
+        for status in [None, Some(StatusCode::BAD_GATEWAY)] {
+            assert!(health.is_fit());
+            health.outcome(status, &settings, &cluster);
+        }
+        assert!(!health.is_fit());
+    }
+
+    #[test]
+    fn questions() {
+        assert_eq!(question(""), [0, 0, 0, 0, 0]);
+        assert_eq!(question("a"), [0, 0, 0, 0, 3, 0x0a, 1, b'a']);
+    }
+}
