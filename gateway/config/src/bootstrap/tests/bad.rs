@@ -386,28 +386,6 @@ fn messages_whose_presence_counts_are_refused_empty() {
 }
 
 #[test]
-fn everything_that_is_refused_is_told() {
-    let text = BASE
-        .replace(
-            "stat_prefix: ingress",
-            "stat_prefix: ingress\n          rds: {a: 1}\n          nope: 1",
-        )
-        .replace("type: STATIC", "type: EDS");
-    let error = parse_envoy("envoy.yaml", &text).unwrap_err();
-    let all: Vec<_> = std::iter::once(&error).chain(error.others()).collect();
-    let lines: Vec<u32> = all
-        .iter()
-        .map(|error| error.position().unwrap().0)
-        .collect();
-    assert_eq!(lines, [11, 12, 27], "{all:?}");
-    assert!(
-        error
-            .to_string()
-            .ends_with(" (and 2 more, which --check shows)")
-    );
-}
-
-#[test]
 fn conditions_of_retries_have_to_be_known() {
     let policy = |on: &str| {
         let route = format!("route: {{cluster: upstream, retry_policy: {{retry_on: \"{on}\"}}}}");
