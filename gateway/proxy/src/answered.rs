@@ -16,7 +16,9 @@ use http::{Extensions, Request, Response, request::Parts};
 
 use crate::{
     body::Body,
+    exchange::Exchange,
     filters::{Handler, HandlerFuture},
+    forward::add_route_headers,
 };
 
 /// Request extension: the request goes nowhere, this is its response.
@@ -188,6 +190,7 @@ impl Handler for ShownBehind {
         }
         let (mut parts, body) = request.into_parts();
         let late = Answering(Late::default());
+        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
         let answers: &mut LateAnswers = parts.extensions.get_or_insert_default();
         answers.0.push(late.0.clone());
         let response = self.filter.call(Request::from_parts(parts, body));
@@ -200,6 +203,13 @@ impl Handler for ShownBehind {
                 return response;
             }
             let summary = extensions.get::<ExchangeSummary>().copied();
+            if let Some(exchange) = exchange {
+                // Filters behind see the reply with the headers of the route.
+                if let Some(AnsweredEarly { request }) = &early {
+                    exchange.current_route(request);
+                }
+                add_route_headers(&mut response, &exchange);
+            }
             let shown = match early {
                 Some(AnsweredEarly { request }) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {

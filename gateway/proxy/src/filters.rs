@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, AnsweredLate, ResponseDetails};
+use extproc_client::host::{AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tower::Service;
@@ -108,7 +108,8 @@ impl Handler for HeaderMutation {
         }
         Box::pin(async move {
             let mut response = future.await;
-            if let Some(exchange) = &exchange {
+            let passes = response.extensions().get::<DirectReply>().is_some();
+            if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
                 mutate::response(&mut response, changes.chunks(1), exchange, None);
             }
             response

@@ -42,7 +42,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Response extension: the route's response headers are in place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RouteHeadersDone;
+struct RouteHeadersDone;
 
 /// Response extension: the client's connection ends after it.
 #[derive(Clone, Copy, Debug)]
@@ -321,11 +321,29 @@ async fn proxy(
     }
 }
 
+/// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request. A response
+/// that came from the end of the chain has them.
+pub(crate) fn add_route_headers<B>(response: &mut Response<B>, exchange: &Exchange) {
+    if response.extensions().get::<RouteHeadersDone>().is_some() {
+        return;
+    }
+    let Some(route) = exchange.route() else {
+        return;
+    };
+    if matches!(route.route.action, RouteAction::Forward(_)) {
+        let head = exchange.head();
+        mutate::response(response, route.response_headers(), exchange, head.as_ref());
+        response.extensions_mut().insert(RouteHeadersDone);
+    }
+}
+
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
 /// use for a body. Errors pass with theirs.
 fn not_switched(response: Response<Body>) -> Response<Body> {
     let mut response = response.map(|_| Body::empty());
-    response.headers_mut().remove(header::CONTENT_LENGTH);
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
     extensions.insert(LocalReply);
     extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));

@@ -15,13 +15,12 @@ use super::{forwarded::append_to_list, timers::Running};
 use crate::{
     access_log,
     body::{Body, BoxError, Watch, Watched},
-    config::snapshot::{RouteAction, ServerHeader},
+    config::snapshot::ServerHeader,
     exchange::{Exchange, Reply},
-    forward::{Closes, RouteHeadersDone},
+    forward::{Closes, add_route_headers},
     headers::{Nominated, strip_hop_fields, trim_values},
     length, local,
     metrics::{Held, HttpStats},
-    mutate,
     upstream::error::LENGTH_MISMATCH,
 };
 
@@ -173,15 +172,7 @@ pub(super) fn finish(
     if let Some(AnsweredEarly { request }) = response.extensions_mut().remove() {
         exchange.current_route(&request);
     }
-    if response.extensions().get::<RouteHeadersDone>().is_none()
-        && let Some(route) = exchange.route()
-        && matches!(route.route.action, RouteAction::Forward(_))
-    {
-        // A filter answered: the headers of a route that would have forwarded are not in it yet.
-        let head = exchange.head();
-        let changes = route.response_headers();
-        mutate::response(&mut response, changes, exchange, head.as_ref());
-    }
+    add_route_headers(&mut response, exchange);
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let http2 = exchange.version == Version::HTTP_2;
     let announced = length::settle(response.headers_mut());
