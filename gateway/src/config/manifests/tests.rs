@@ -154,7 +154,7 @@ fn answer(translation: &Translation, request: &str) -> String {
     let mut out = match &selected.route.action {
         RouteAction::Direct { status, .. } => status.as_u16().to_string(),
         RouteAction::Redirect(redirect) => {
-            let to = router::redirect_location(&parts, &selected.route.matches, redirect);
+            let to = router::redirect_location(&parts, &selected.route.matches, redirect).unwrap();
             format!("{} {to}", redirect.status.as_u16())
         }
         RouteAction::Forward(forward) => {
@@ -171,7 +171,7 @@ fn answer(translation: &Translation, request: &str) -> String {
                 })
                 .collect();
             let mut rewritten = parts.clone();
-            router::rewrite(&mut rewritten, &selected.route.matches, forward, None);
+            router::rewrite(&mut rewritten, &selected.route.matches, forward, None).unwrap();
             if rewritten.uri != parts.uri {
                 clusters.push(format!("as {}", rewritten.uri));
             }
