@@ -156,14 +156,19 @@ pub(crate) struct Reply {
 impl Reply {
     pub(crate) fn of<B>(response: &Response<B>) -> Self {
         let extensions = response.extensions();
+        let upstream: Option<UpstreamInfo> = extensions.get().cloned();
+        let of_upstream = upstream.as_ref().is_some_and(UpstreamInfo::responded);
         Self {
             status: Some(response.status()),
             headers: response.headers().clone(),
             trailers: None,
-            details: extensions.get().cloned(),
+            details: extensions
+                .get()
+                .cloned()
+                .or_else(|| of_upstream.then(|| ResponseDetails("via_upstream".into()))),
             flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
             processor: extensions.get().copied(),
-            upstream: extensions.get().cloned(),
+            upstream,
         }
     }
 }
@@ -256,8 +261,8 @@ impl Exchange {
     /// The time without movement after which the exchange ends: the route's, otherwise the connection
     /// manager's.
     pub(crate) fn idle_limit(&self) -> Option<Duration> {
-        let route = self.route();
-        let own = route.as_ref().and_then(Selected::forward);
+        let state = self.state();
+        let own = state.route.last().and_then(Selected::forward);
         own.and_then(|forward| forward.idle_timeout)
             .or(self.http.timeouts.stream_idle)
             .filter(|limit| !limit.is_zero())
@@ -463,6 +468,16 @@ pub(crate) struct WaitsUpstream<'a>(&'a Exchange);
 impl Drop for WaitsUpstream<'_> {
     fn drop(&mut self) {
         self.0.waits.store(false, Ordering::Relaxed);
+    }
+}
+
+impl h2_guard::Account for Exchange {
+    fn hold(&self, bytes: usize) {
+        BufferAccount::hold(self, bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        BufferAccount::release(self, bytes);
     }
 }
 

@@ -289,10 +289,8 @@ async fn proxy(
             let named = headers
                 .contains_key(header::CONNECTION)
                 .then(|| Nominated::by(headers));
-            let extensions = response.extensions_mut();
-            extensions.insert(ResponseDetails("via_upstream".into()));
             if let Some(named) = named {
-                extensions.insert(named);
+                response.extensions_mut().insert(named);
             }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,

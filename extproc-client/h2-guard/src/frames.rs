@@ -181,6 +181,7 @@ impl<S> Frames<S> {
             DATA => {
                 self.empty = 0;
                 tally.messages += 1;
+                tally.bytes += payload;
                 if content.is_some_and(|bytes| bytes < SMALL) && flags & END_STREAM == 0 {
                     tally.small += 1;
                 }

@@ -49,10 +49,9 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Sends what the machine has for the processor, takes one reply or the timer. `Ready` if the
-    /// machine was given something.
+    /// Takes one reply or the timer, when everything for the processor was [sent](Self::flush). `Ready` if the machine was
+    /// given something.
     pub(super) fn poll(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
-        self.flush(machine, cx);
         if let Poll::Ready(received) = self.poll_recv(cx) {
             if let Some(stream) = &self.stream {
                 machine.reached(|| stream.facts());

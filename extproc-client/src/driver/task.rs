@@ -110,7 +110,7 @@ async fn run<T, B, R>(
                     continue;
                 }
             }
-            if core.poll(cx).is_pending() {
+            if core.poll(cx).is_pending() && !(head.is_none() && core.is_over(cx)) {
                 return Poll::Pending;
             }
         }

@@ -237,9 +237,10 @@ impl Direction {
         }
     }
 
-    /// Bytes of the body that are kept here.
+    /// Memory that what is kept here of the body takes at most, in bytes.
     pub(super) fn kept(&self) -> usize {
-        self.held.len() + self.queued + self.deframer.len()
+        let queued: usize = self.queue.iter().map(|chunk| chunk.data.cost()).sum();
+        self.held.cost() + queued + self.deframer.len()
     }
 
     /// The head as a block that can be mutated, while it is here.
@@ -267,7 +268,7 @@ impl Direction {
         match self.queue.back_mut().filter(|_| open) {
             Some(chunk) => {
                 self.queued += data.len();
-                chunk.data.append(data);
+                data.into_iter().for_each(|piece| chunk.data.hold(piece));
                 chunk.end |= end;
             }
             None => self.enqueue(data, end),

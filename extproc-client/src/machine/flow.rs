@@ -126,7 +126,7 @@ impl Exchange {
             || direction.mode.body == BodyMode::Streamed && self.config.send_body_without_waiting;
         if self.direction(side).callback == Callback::Headers && !sends_early {
             let direction = self.direction_mut(side);
-            direction.held.push(data);
+            direction.held.hold(data);
             if direction.mode.body == BodyMode::Buffered {
                 self.check_buffer(side, now);
             }

@@ -548,7 +548,7 @@ impl Lease {
             parts.headers.insert(header::CONNECTION, upgrade);
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        let mut body = Http2Body::new(stream, &shared.traffic, &parts.headers, lost);
+        let mut body = Http2Body::new(stream, &shared.traffic, None, &parts.headers, lost);
         if matches!(
             parts.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED

@@ -24,7 +24,7 @@ use tests::support::rig::{Rig, Setup, Upstream, scale};
 use self::{
     bodies::{
         bodies, buffered, held_chunks, many_buffered, many_held, many_held_of_the_process,
-        small_chunks,
+        many_unread, small_chunks,
     },
     http1::{
         header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
@@ -105,6 +105,7 @@ fn main() -> ExitCode {
             go(held_chunks("BUFFERED_PARTIAL"))
         }),
         trial("bodies/many-held-on-a-connection", || go(many_held())),
+        trial("bodies/many-unread-on-a-connection", || go(many_unread())),
         trial("bodies/many-held-of-the-process", || {
             go(many_held_of_the_process())
         }),
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         trial("shared/empty-data", || go(shared::empty_data())),
         trial("shared/small-data", || go(shared::small_data())),
         trial("shared/small-uploads", || go(shared::small_uploads())),
+        trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
         trial("shared/silent", || go(shared::silent_connection())),

@@ -156,7 +156,7 @@ impl Located<HttpConnectionManager> {
             filters,
             routes,
             http1: manager.http_protocol_options.build()?,
-            http2: manager.http2_protocol_options.build()?,
+            http2: manager.http2_protocol_options.build_downstream()?,
             timeouts: manager.timeouts(),
             request_headers: HeaderLimits {
                 count: common.header_count()?,

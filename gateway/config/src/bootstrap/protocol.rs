@@ -144,9 +144,9 @@ impl Http1ProtocolOptions {
 }
 
 impl Http2ProtocolOptions {
-    /// Limits as in the file, otherwise ours: 1024 streams, windows of 1 MiB a stream and 5 MiB a
-    /// connection. As much is buffered as Envoy's window is large, whatever the listener says.
-    pub(super) fn build(&self) -> Result<Http2Options, Fault> {
+    /// Limits as in the file, otherwise ours: 1024 streams, windows of 1 MiB a stream. As much is buffered as Envoy's
+    /// window is large, whatever the listener says.
+    fn build(&self) -> Result<Http2Options, Fault> {
         // Values that Envoy takes: RFC 9113 §6.9.2 allows smaller windows, too.
         let window = |given: &Option<Located<u32>>, default: u32| match given {
             None => Ok(default),
@@ -173,6 +173,15 @@ impl Http2ProtocolOptions {
                 None => None,
                 Some(settings) => Some(settings.value.build()?),
             },
+        })
+    }
+
+    /// The same for a connection manager.
+    pub(super) fn build_downstream(&self) -> Result<Http2Options, Fault> {
+        let given = self.build()?;
+        Ok(match &self.initial_connection_window_size {
+            Some(_) => given,
+            None => given.towards_clients(),
         })
     }
 

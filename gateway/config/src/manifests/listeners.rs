@@ -27,7 +27,7 @@ pub(super) const BUFFER_LIMIT: usize = 2 * 1024 * 1024;
 pub(super) const HTTP2: Http2Options = Http2Options {
     max_concurrent_streams: 1024,
     initial_stream_window_size: 1024 * 1024,
-    initial_connection_window_size: 5 * 1024 * 1024,
+    initial_connection_window_size: 64 * 1024 * 1024,
     stream_buffer: None,
     allow_connect: false,
     keepalive: None,

@@ -179,13 +179,33 @@ pub struct Http2Options {
     pub keepalive: Option<Keepalive>,
 }
 
+/// The largest window (RFC 9113 §6.9.1).
+const LARGEST: u32 = 0x7fff_ffff;
+
 impl Http2Options {
+    /// Bytes that a connection of a client may hold of its streams' bodies, received or gathered: as much as four streams, but not
+    /// little.
+    #[must_use]
+    pub fn connection_buffer(stream: usize) -> usize {
+        const LEAST: usize = 64 * 1024 * 1024;
+        stream.saturating_mul(4).max(LEAST)
+    }
+
+    /// Defaults towards clients. The window of a connection is that of many streams, so that a few that are not read do not
+    /// close it for the others.
+    #[must_use]
+    pub fn towards_clients(mut self) -> Self {
+        let stream = usize::try_from(self.initial_stream_window_size).unwrap_or(usize::MAX);
+        self.initial_connection_window_size =
+            u32::try_from(Self::connection_buffer(stream)).map_or(LARGEST, |all| all.min(LARGEST));
+        self
+    }
+
     /// Defaults towards endpoints, where the streams of a connection belong to different clients. The window of a
     /// connection is that of all its streams, so that clients that do not read cannot close it for the others, and an endpoint of
     /// which nothing is heard is pinged.
     #[must_use]
     pub fn towards_endpoints(mut self) -> Self {
-        const LARGEST: u32 = 0x7fff_ffff;
         let stream = self.initial_stream_window_size.max(1);
         self.max_concurrent_streams = self.max_concurrent_streams.min(LARGEST / stream);
         self.initial_connection_window_size = stream

@@ -48,7 +48,20 @@ fn windows_of_upstream_connections() {
             (streams, window)
         );
     }
-    assert_eq!(downstream("{}").initial_connection_window_size, 5 * MIB);
+}
+
+/// As wide as those of many streams, unless it is configured.
+#[test]
+fn windows_of_client_connections() {
+    for (options, window) in [
+        ("{}", 64 * MIB),
+        ("{initial_stream_window_size: 33554432}", 128 * MIB),
+        ("{initial_stream_window_size: 2147483647}", 0x7fff_ffff),
+        ("{initial_connection_window_size: 1048576}", MIB),
+    ] {
+        let connection = downstream(options).initial_connection_window_size;
+        assert_eq!(connection, window, "{options}");
+    }
 }
 
 #[test]

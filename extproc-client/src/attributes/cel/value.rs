@@ -8,9 +8,11 @@ use prost_types::{Any, Struct, value::Kind};
 use super::{
     Headers, Joins, View,
     budget::{Meter, size},
-    lookup::{self, Item},
 };
-use crate::host::Metadata;
+use crate::{
+    attributes::{lookup::Item, vocabulary},
+    host::Metadata,
+};
 
 /// The map that a root is.
 pub(super) fn of_root(view: &View<'_>, root: &str) -> Option<Value> {
@@ -18,10 +20,79 @@ pub(super) fn of_root(view: &View<'_>, root: &str) -> Option<Value> {
         "metadata" => Some(view.metadata.with(of_metadata)),
         "filter_state" => Some(map([])),
         "upstream_filter_state" => view.upstream.map(|_| map([])),
-        root => Some(map(lookup::fields(root).iter().filter_map(|field| {
+        root => Some(map(fields(root).iter().filter_map(|field| {
             let item = view.lookup(root, Some(field))?;
             Some(((*field).to_owned(), of_item(view, item)))
         }))),
+    }
+}
+
+/// The fields of each root, in the order of Envoy's documentation.
+fn fields(root: &str) -> &'static [&'static str] {
+    match root {
+        "request" => &[
+            "path",
+            "url_path",
+            "host",
+            "scheme",
+            "method",
+            "headers",
+            "referer",
+            "useragent",
+            "time",
+            "id",
+            "protocol",
+            "query",
+            "size",
+            "total_size",
+            "headers_bytes",
+            vocabulary::URI,
+        ],
+        "response" => &[
+            "code",
+            "code_details",
+            "flags",
+            "grpc_status",
+            "headers",
+            "trailers",
+            "size",
+            "total_size",
+            "headers_bytes",
+            "backend_latency",
+        ],
+        "source" | "destination" => &["address", "port", vocabulary::IP],
+        "connection" => &[
+            "id",
+            "mtls",
+            "requested_server_name",
+            "tls_version",
+            "peer_certificate_valid",
+        ],
+        "upstream" => &[
+            "address",
+            "port",
+            "local_address",
+            "transport_failure_reason",
+            "request_attempt_count",
+            "cx_pool_ready_duration",
+            "locality",
+            "num_endpoints",
+        ],
+        "xds" => &[
+            "node",
+            "cluster_name",
+            "cluster_metadata",
+            "listener_direction",
+            "listener_metadata",
+            "route_name",
+            "route_metadata",
+            "virtual_host_name",
+            "virtual_host_metadata",
+            "upstream_host_metadata",
+            "upstream_host_locality_metadata",
+            "filter_chain_name",
+        ],
+        _ => &[],
     }
 }
 
