@@ -492,11 +492,13 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
             // What was not even begun to be sent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
             self.side.flush(&mut self.machine, &mut cx);
-            return super::task::linger(&mut self.machine, &mut self.side, self.held.other());
+            super::task::linger(&mut self.machine, &mut self.side, self.held.other());
+        } else {
+            self.machine.end();
+            // A graceful close needs the stream.
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            self.side.flush(&mut self.machine, &mut cx);
         }
-        self.machine.end();
-        // A graceful close needs the stream.
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        self.side.flush(&mut self.machine, &mut cx);
+        self.machine.over();
     }
 }
