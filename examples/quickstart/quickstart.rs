@@ -13,12 +13,12 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use examples::{
+use extproc_server::sample;
+use gateway::{Gateway, Options, Running, cli::Cli, config};
+use quickstart::{
     cli::{self, ListenAddr},
     httpbin,
 };
-use extproc_server::sample;
-use gateway::{Gateway, Options, Running, cli::Cli, config};
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
