@@ -14,7 +14,10 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser;
 use extproc_server::sample;
-use gateway::{Gateway, Options, Running, cli::Cli, config};
+use gateway::{
+    Gateway, Options, Running,
+    config::{self, bootstrap::Flags},
+};
 use quickstart::{
     cli::{self, ListenAddr},
     httpbin,
@@ -102,11 +105,11 @@ async fn start_gateway(
     processor: &str,
 ) -> anyhow::Result<Running> {
     let address = listen.resolve("--gateway").await?;
-    let snapshot = config::from_flags(&Cli {
-        listen: Some(address.to_string()),
-        upstream: Some(upstream.to_owned()),
-        ext_proc: Some(processor.to_owned()),
-        ..Cli::default()
+    let snapshot = config::from_flags(&Flags {
+        listen: Some(&address.to_string()),
+        upstream: Some(upstream),
+        ext_proc: Some(processor),
+        ..Flags::default()
     })?;
     Gateway::start(snapshot, Options::default()).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => cli::refused(address, "--gateway", &error),

@@ -8,6 +8,10 @@ use bytes::{Bytes, BytesMut};
 /// Pieces that are shorter are copied: each takes a few words beside its bytes, and keeps alive what it was read with.
 const SMALL: usize = 4 * 1024;
 
+/// Bytes of a body that are held as they came. A piece may keep alive a read buffer of twice its size, so that of a long body the rest
+/// is copied.
+const AS_THEY_CAME: usize = 256 * 1024;
+
 /// Room for small pieces that are joined.
 const JOINED: usize = 64 * 1024;
 
@@ -22,6 +26,8 @@ pub(crate) struct Pieces {
     /// Small pieces behind the others, joined.
     last: BytesMut,
     len: usize,
+    /// Bytes in pieces as they came.
+    uncopied: usize,
 }
 
 impl Pieces {
@@ -31,6 +37,7 @@ impl Pieces {
         }
         self.len += piece.len();
         if self.first.is_empty() {
+            self.uncopied += piece.len();
             self.first = piece;
         } else if piece.len() < SMALL {
             if self.last.len() + piece.len() > JOINED {
@@ -39,8 +46,24 @@ impl Pieces {
             self.last.extend_from_slice(&piece);
         } else {
             self.close_last();
+            self.uncopied += piece.len();
             self.rest.push_back(piece);
         }
+    }
+
+    /// Adds a piece that is going to be held for long.
+    pub(crate) fn hold(&mut self, piece: Bytes) {
+        if piece.len() < SMALL || self.uncopied + piece.len() <= AS_THEY_CAME {
+            return self.push(piece);
+        }
+        self.close_last();
+        self.len += piece.len();
+        self.rest.push_back(Bytes::copy_from_slice(&piece));
+    }
+
+    /// Memory that holding them takes at most, in bytes.
+    pub(crate) fn cost(&self) -> usize {
+        self.len + self.uncopied
     }
 
     pub(crate) fn append(&mut self, pieces: Self) {
@@ -85,6 +108,7 @@ impl From<Bytes> for Pieces {
     fn from(piece: Bytes) -> Self {
         Self {
             len: piece.len(),
+            uncopied: piece.len(),
             first: piece,
             ..Self::default()
         }
@@ -105,6 +129,20 @@ impl IntoIterator for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A read buffer that is half full, and what is held of it.
+    #[test]
+    fn what_is_held_takes_little_more_than_its_bytes() {
+        let mut pieces = Pieces::default();
+        for _ in 0..100 {
+            let mut read = BytesMut::with_capacity(128 * 1024);
+            read.extend_from_slice(&[7; 64 * 1024]);
+            pieces.hold(read.freeze());
+        }
+        assert_eq!(pieces.len(), 100 * 64 * 1024);
+        assert_eq!(pieces.cost(), pieces.len() + AS_THEY_CAME);
+        assert_eq!(pieces.join(), vec![7; 100 * 64 * 1024]);
+    }
 
     #[test]
     fn what_goes_in_comes_out() {

@@ -115,6 +115,7 @@ mod conversation;
 mod exchange;
 mod failure;
 mod headers;
+mod incoming;
 mod metrics;
 mod mode;
 mod processor;
@@ -137,6 +138,7 @@ pub use crate::{
     call::Call,
     conversation::{Conversation, ConversationError, Event, StreamProcessor, Streaming},
     headers::{Body, Headers, Trailers},
+    incoming::TlsConfig,
     metrics::serve_metrics,
     mode::{BodyMode, ModeOverride, Modes},
     processor::{BoxError, Processor},

@@ -6,12 +6,13 @@
 use std::{io, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, time};
-use tonic::transport::{self, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport;
 use tonic_health::server::health_reporter;
 use tonic_reflection::server as reflection;
 use tracing::{info, warn};
 
 use crate::{
+    incoming::{TlsConfig, incoming},
     processor::Processor,
     service::{ProcessorService, Run},
 };
@@ -41,16 +42,13 @@ const MAX_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
 /// Exchanges that may be reset before they are looked at: a proxy resets all those of a client that leaves.
 const MAX_PENDING_RESETS: usize = 16 * 1024;
 
-/// Silence after which the system probes a proxy's connection.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-
 /// Serves one processor.
 #[derive(Debug)]
 pub struct Server<P> {
     service: ProcessorService<P>,
     drain: Duration,
     not_serving: Duration,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<TlsConfig>,
     keep_alive: Option<Duration>,
     max_connection_age: Option<Duration>,
 }
@@ -90,9 +88,9 @@ impl<P: Run> Server<P> {
         self
     }
 
-    /// Serves with TLS; with `client_ca_root` in it, clients must have a certificate of that authority.
+    /// Serves with TLS.
     #[must_use]
-    pub fn tls(mut self, config: ServerTlsConfig) -> Self {
+    pub fn tls(mut self, config: TlsConfig) -> Self {
         self.tls = Some(config);
         self
     }
@@ -134,6 +132,11 @@ impl<P: Run> Server<P> {
             .build_v1()
             .map_err(|error| ServeError::Setup(error.into()))?;
 
+        let tls = match &self.tls {
+            Some(config) => Some(config.acceptor().map_err(ServeError::Tls)?),
+            None => None,
+        };
+
         let stats = self.service.stats();
         let (finish, finishing) = oneshot::channel::<()>();
         let mut builder = transport::Server::builder()
@@ -147,24 +150,14 @@ impl<P: Run> Server<P> {
         if let Some(age) = self.max_connection_age {
             builder = builder.max_connection_age(age);
         }
-        if let Some(tls) = self.tls {
-            builder = builder
-                .tls_config(tls)
-                .map_err(|error| ServeError::Tls(error.into()))?;
-        }
         let serving = builder
             .add_service(self.service)
             .add_service(health_service)
             .add_service(reflection)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener)
-                    .with_nodelay(Some(true))
-                    .with_keepalive(Some(TCP_KEEPALIVE)),
-                async {
-                    // Either way, told or forgotten, the server is to finish.
-                    let _ = finishing.await;
-                },
-            );
+            .serve_with_incoming_shutdown(incoming(listener, tls), async {
+                // Either way, told or forgotten, the server is to finish.
+                let _ = finishing.await;
+            });
         let stopping = async {
             shutdown.await;
             info!(open = stats.open_exchanges(), "shutting down");

@@ -9,7 +9,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -28,8 +28,8 @@ const LARGE: usize = 64 * 1024;
 pub(crate) struct Budget {
     limit: AtomicUsize,
     held: AtomicUsize,
-    /// Those that hold much, by number.
-    large: Mutex<HashMap<u64, Weak<dyn Holder>>>,
+    /// Those that hold much, by the address of their [`Buffers`].
+    large: Mutex<HashMap<usize, Weak<dyn Holder>>>,
 }
 
 impl Default for Budget {
@@ -54,7 +54,7 @@ impl Budget {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    fn large(&self) -> MutexGuard<'_, HashMap<u64, Weak<dyn Holder>>> {
+    fn large(&self) -> MutexGuard<'_, HashMap<usize, Weak<dyn Holder>>> {
         // Entries are put in and taken out whole.
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,7 +95,6 @@ pub(crate) struct Buffers {
     held: Mutex<usize>,
     /// It was ended for what it held, which counts no more.
     ended: AtomicBool,
-    number: u64,
     connection: Option<Arc<Budget>>,
     process: Arc<Budget>,
 }
@@ -103,11 +102,9 @@ pub(crate) struct Buffers {
 impl Buffers {
     /// Counts for the process, and for a connection of many exchanges.
     pub(crate) fn new(connection: Option<Arc<Budget>>, process: Arc<Budget>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             held: Mutex::new(0),
             ended: AtomicBool::new(false),
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
             connection,
             process,
         }
@@ -126,6 +123,11 @@ impl Buffers {
         *self.lock()
     }
 
+    /// Its exchange is in an `Arc`, which does not move.
+    fn key(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     fn budgets(&self) -> impl Iterator<Item = &Arc<Budget>> {
         self.connection.iter().chain([&self.process])
     }
@@ -142,7 +144,7 @@ impl Buffers {
             for budget in self.budgets() {
                 budget.held.fetch_add(bytes, Ordering::Relaxed);
                 if before < LARGE && *held >= LARGE {
-                    budget.large().insert(self.number, exchange.clone());
+                    budget.large().insert(self.key(), exchange.clone());
                 }
             }
         }
@@ -174,7 +176,7 @@ impl Buffers {
         for budget in self.budgets() {
             budget.held.fetch_sub(before - to, Ordering::Relaxed);
             if before >= LARGE && to < LARGE {
-                budget.large().remove(&self.number);
+                budget.large().remove(&self.key());
             }
         }
     }

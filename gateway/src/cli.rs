@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::config::{
     self, Error,
+    bootstrap::{self, Flags},
     manifests::{FileOptions, types::Key},
     snapshot::{EndpointAddress, Snapshot},
 };
@@ -153,7 +154,15 @@ impl Cli {
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         match &self.config {
             Some(path) => config::load(path, &self.file_options()),
-            None => config::from_flags(self),
+            None => config::from_flags(&Flags {
+                listen: self.listen.as_deref(),
+                upstream: self.upstream.as_deref(),
+                ext_proc: self.ext_proc.as_deref(),
+                log: match self.log_format {
+                    LogForm::Human => bootstrap::LogForm::Human,
+                    LogForm::Json => bootstrap::LogForm::Json,
+                },
+            }),
         }
     }
 

@@ -17,6 +17,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::io::forward_io;
+
 /// `MSG_MORE` of `sendmsg(2)`; its value is the same on all architectures. Other systems have none.
 const MORE: Option<i32> = if cfg!(target_os = "linux") {
     Some(0x8000)
@@ -144,17 +146,7 @@ impl<S: AsyncWrite + MaybeTcp + Unpin> AsyncWrite for Corked<S> {
         Poll::Ready(Ok(sent))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
+    forward_io!(io: is_write_vectored, poll_flush, poll_shutdown);
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Handler for CorsFilter {
             return self.inner.call(request);
         }
         let origin = origin.clone();
-        let allowed = policy.allows(&origin);
+        let allowed = allows(&policy, &origin);
         if is_preflight(&request) && (allowed || !policy.forward_not_matching_preflights) {
             let response = preflight(&policy, allowed.then_some(origin), request.headers());
             return show(&self.inner, request.into_parts().0, response);
@@ -128,11 +128,9 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-impl Cors {
-    fn allows(&self, origin: &HeaderValue) -> bool {
-        origin.to_str().is_ok_and(|origin| {
-            let matches = |matcher: &extproc_client::config::StringMatcher| matcher.matches(origin);
-            self.allow_origins.iter().any(matches)
-        })
-    }
+fn allows(policy: &Cors, origin: &HeaderValue) -> bool {
+    origin.to_str().is_ok_and(|origin| {
+        let matches = |matcher: &extproc_client::config::StringMatcher| matcher.matches(origin);
+        policy.allow_origins.iter().any(matches)
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::{
     borrow::Cow,
+    error::Error,
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -17,10 +19,10 @@ use extproc_client::{
     },
     metadata::DynamicMetadata,
 };
-use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request};
 
 use crate::{
-    body::{BoxError, Watch},
+    body::{Body, BoxError, Watch},
     buffers::{Buffers, Holder},
     conditions,
     config::snapshot::HttpManager,
@@ -73,6 +75,12 @@ pub(crate) struct Exchange {
     reset: AtomicBool,
     /// The request's body failed.
     broken: AtomicBool,
+    /// It failed because the client left, so that nobody waits for a response.
+    left: AtomicBool,
+    /// The request is with the upstream, which has not answered.
+    waits: AtomicBool,
+    /// A limit passed meanwhile, and the state has the reply.
+    replied: AtomicBool,
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
     route_renewed: AtomicBool,
@@ -84,6 +92,8 @@ struct State {
     route: RouteCell,
     head: Option<Head>,
     reply: Reply,
+    /// The reply in place of the upstream's response.
+    given: Option<Response<Body>>,
 }
 
 /// The route of an exchange; without one if none takes the request.
@@ -144,16 +154,21 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn of<B>(response: &http::Response<B>) -> Self {
+    pub(crate) fn of<B>(response: &Response<B>) -> Self {
         let extensions = response.extensions();
+        let upstream: Option<UpstreamInfo> = extensions.get().cloned();
+        let of_upstream = upstream.as_ref().is_some_and(UpstreamInfo::responded);
         Self {
             status: Some(response.status()),
             headers: response.headers().clone(),
             trailers: None,
-            details: extensions.get().cloned(),
+            details: extensions
+                .get()
+                .cloned()
+                .or_else(|| of_upstream.then(|| ResponseDetails("via_upstream".into()))),
             flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
             processor: extensions.get().copied(),
-            upstream: extensions.get().cloned(),
+            upstream,
         }
     }
 }
@@ -203,6 +218,9 @@ impl Exchange {
             cut: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            replied: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             route_renewed: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -243,8 +261,8 @@ impl Exchange {
     /// The time without movement after which the exchange ends: the route's, otherwise the connection
     /// manager's.
     pub(crate) fn idle_limit(&self) -> Option<Duration> {
-        let route = self.route();
-        let own = route.as_ref().and_then(Selected::forward);
+        let state = self.state();
+        let own = state.route.last().and_then(Selected::forward);
         own.and_then(|forward| forward.idle_timeout)
             .or(self.http.timeouts.stream_idle)
             .filter(|limit| !limit.is_zero())
@@ -296,6 +314,8 @@ impl Exchange {
         if reply.upstream.is_none() {
             reply.upstream = state.reply.upstream.take();
         }
+        // A response that takes the place of another one does not take back what happened.
+        reply.flags |= state.reply.flags;
         state.reply = reply;
     }
 
@@ -327,6 +347,11 @@ impl Exchange {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// Tells whether the client left before its request was complete.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// The client did not wait for the end of the response.
     pub(crate) fn leave(&self) {
         let (details, flag) = match self.reset.load(Ordering::Relaxed) {
@@ -341,6 +366,31 @@ impl Exchange {
             false => reply.flags | flag,
         };
         reply.details = Some(ResponseDetails(details.into()));
+    }
+
+    /// The request is with the upstream until what this gives is dropped.
+    pub(crate) fn waits_upstream(&self) -> WaitsUpstream<'_> {
+        self.waits.store(true, Ordering::Relaxed);
+        WaitsUpstream(self)
+    }
+
+    /// Gives a reply in place of the upstream's response, as if that had come, so that filters see it. Gives it back if the
+    /// request does not wait for the upstream.
+    pub(crate) fn reply(&self, reply: Response<Body>) -> Result<(), Box<Response<Body>>> {
+        if !self.waits.swap(false, Ordering::Relaxed) {
+            return Err(Box::new(reply));
+        }
+        self.state().given = Some(reply);
+        self.replied.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The [`reply`](Self::reply), for the end of the chain.
+    pub(crate) fn take_reply(&self) -> Option<Response<Body>> {
+        match self.replied.load(Ordering::Acquire) {
+            true => self.state().given.take(),
+            false => None,
+        }
     }
 
     /// The trailers as they go to the client.
@@ -412,6 +462,25 @@ impl BufferAccount for Exchange {
     }
 }
 
+/// While the request is with the upstream.
+pub(crate) struct WaitsUpstream<'a>(&'a Exchange);
+
+impl Drop for WaitsUpstream<'_> {
+    fn drop(&mut self) {
+        self.0.waits.store(false, Ordering::Relaxed);
+    }
+}
+
+impl h2_guard::Account for Exchange {
+    fn hold(&self, bytes: usize) {
+        BufferAccount::hold(self, bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        BufferAccount::release(self, bytes);
+    }
+}
+
 /// Counts the request's body for the exchange.
 pub(crate) struct RequestWatch {
     pub(crate) exchange: Arc<Exchange>,
@@ -437,6 +506,8 @@ impl Watch for RequestWatch {
             .is_some_and(h2::Error::is_reset);
         self.exchange.reset.fetch_or(reset, Ordering::Relaxed);
         self.exchange.broken.store(true, Ordering::Relaxed);
+        let left = !is_malformed(&*error);
+        self.exchange.left.fetch_or(left, Ordering::Relaxed);
         error
     }
 
@@ -446,4 +517,20 @@ impl Watch for RequestWatch {
             self.exchange.touch();
         }
     }
+}
+
+/// Tells whether a body failed because of what was in it: its chunks, or its length. Otherwise its sender is gone.
+fn is_malformed(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let kind = error.kind();
+            return matches!(
+                kind,
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+            );
+        }
+        next = error.source();
+    }
+    false
 }

@@ -33,6 +33,7 @@ use crate::{
     config::snapshot::{Filter, HttpManager, Priority},
     cork::Corked,
     filters::{Handler, Inner, Outer},
+    http2,
     io::delegate_io,
     metrics::{ClusterStats, Metrics},
     overload::{Descriptor, Overload},
@@ -181,7 +182,7 @@ fn pool<C: Connector>(shared: &Arc<HostShared>, connector: impl FnOnce(Arc<Queue
         .connect_timeout(cluster.connect_timeout)
         .head_timeout(cluster.response_timeout)
         .idle_timeout(cluster.idle_timeout)
-        .keepalive(cluster.http2.keepalive)
+        .keepalive(cluster.http2.keepalive.map(http2::keepalive))
         .max_streams(cluster.http2.max_concurrent_streams as usize)
         .build()
 }

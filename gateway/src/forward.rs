@@ -2,10 +2,10 @@
 
 mod attempts;
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use extproc_client::host::{
-    DirectReply, Held, KeepSent, ResponseDetails, ResponseFlags, UpstreamInfo,
+    DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
 };
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
@@ -24,7 +24,7 @@ use crate::{
     replay::Kept,
     router::{self, Selected},
     throttle::Throttle,
-    upstream::{Deadline, Failure, Outbound, Upstreams, error::flag},
+    upstream::{self, Deadline, Failure, Outbound, Upstreams, error::flag},
 };
 
 /// Request extension: the request is answered with this and goes nowhere.
@@ -141,7 +141,8 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
                     exchange.set_head(Head::of(parts));
                 }
             }
-            proxy(upstreams, &exchange, &route, forward, request).await
+            let response = proxy(upstreams, &exchange, &route, forward, request);
+            or_reply(response, &exchange).await
         }
         RouteAction::Direct { status, body } => {
             let mut response = direct(&exchange, *status, body.clone());
@@ -171,6 +172,20 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     );
     response.extensions_mut().insert(RouteHeadersDone);
     response
+}
+
+/// The upstream's response, or the reply to a request for which a limit passed meanwhile.
+async fn or_reply(
+    upstream: impl Future<Output = Response<Body>>,
+    exchange: &Exchange,
+) -> Response<Body> {
+    let mut upstream = pin!(upstream);
+    let _waiting = exchange.waits_upstream();
+    poll_fn(|cx| match exchange.take_reply() {
+        Some(reply) => Poll::Ready(reply),
+        None => upstream.as_mut().poll(cx),
+    })
+    .await
 }
 
 fn direct(exchange: &Exchange, status: StatusCode, body: bytes::Bytes) -> Response<Body> {
@@ -234,6 +249,7 @@ async fn proxy(
         );
     }
     let asks_head = parts.method == Method::HEAD;
+    let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
@@ -273,10 +289,8 @@ async fn proxy(
             let named = headers
                 .contains_key(header::CONNECTION)
                 .then(|| Nominated::by(headers));
-            let extensions = response.extensions_mut();
-            extensions.insert(ResponseDetails("via_upstream".into()));
             if let Some(named) = named {
-                extensions.insert(named);
+                response.extensions_mut().insert(named);
             }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
@@ -286,7 +300,11 @@ async fn proxy(
             if flags != 0 {
                 response.extensions_mut().insert(ResponseFlags(flags));
             }
-            response
+            let status = response.status();
+            match websocket && (status.is_success() || status.is_redirection()) {
+                true => not_switched(response),
+                false => response,
+            }
         }
         Err(failure) => {
             let exhausted = forward
@@ -301,6 +319,17 @@ async fn proxy(
             failed(grpc, &failure, attempts.tried, flags)
         }
     }
+}
+
+/// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
+/// use for a body. Errors pass with theirs.
+fn not_switched(response: Response<Body>) -> Response<Body> {
+    let mut response = response.map(|_| Body::empty());
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    let extensions = response.extensions_mut();
+    extensions.insert(LocalReply);
+    extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));
+    response
 }
 
 fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Response<Body> {

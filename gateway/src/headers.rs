@@ -11,16 +11,19 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-/// Fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
-const HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
+/// Returns true for fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
+fn is_of_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Removes what belongs to the hop a message came on, the fields that any `Connection` line names
 /// included. See [`strip_hop_fields`].
@@ -37,7 +40,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
 ///
 /// With `upgrade`, `connection: upgrade` and the `upgrade` field stay too.
 pub(crate) fn strip_hop_fields(headers: &mut HeaderMap, upgrade: bool) {
-    if !headers.keys().any(|name| HOP.contains(name)) {
+    if !headers.keys().any(is_of_hop) {
         return;
     }
     let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
@@ -45,10 +48,10 @@ pub(crate) fn strip_hop_fields(headers: &mut HeaderMap, upgrade: bool) {
     let spelling = tokens(headers, &header::CONNECTION)
         .find(|token| token.eq_ignore_ascii_case("upgrade"))
         .and_then(|token| HeaderValue::from_str(token).ok());
-    for name in &HOP {
-        if !(upgrade && (name == header::UPGRADE || name == header::CONNECTION)) {
-            headers.remove(name);
-        }
+    let stays = |name: &HeaderName| upgrade && *name == header::UPGRADE;
+    let goes = |name: &&HeaderName| is_of_hop(name) && !stays(name);
+    while let Some(name) = headers.keys().find(goes).cloned() {
+        headers.remove(name);
     }
     if upgrade {
         let token = spelling.unwrap_or(HeaderValue::from_static("upgrade"));
@@ -127,23 +130,30 @@ pub(crate) fn has_too_many_options(headers: &HeaderMap) -> bool {
 pub(crate) struct Nominated(Vec<HeaderValue>);
 
 impl Nominated {
-    /// Those that these fields name.
+    /// Those that these fields name. Lines that name fields of the hop alone, which have rules of their own, are not kept.
     pub(crate) fn by(headers: &HeaderMap) -> Self {
-        let lines = headers.get_all(header::CONNECTION);
-        Self(lines.into_iter().cloned().collect())
+        let lines = headers.get_all(header::CONNECTION).into_iter();
+        Self(
+            lines
+                .filter(|line| named(line).next().is_some())
+                .cloned()
+                .collect(),
+        )
     }
 
-    /// Takes them out. Fields of the hop have rules of their own.
+    /// Takes them out.
     pub(crate) fn strip(&self, fields: &mut HeaderMap) {
-        for name in self.0.iter().flat_map(elements) {
-            if !HOP
-                .iter()
-                .any(|hop| name.eq_ignore_ascii_case(hop.as_str()))
-            {
-                fields.remove(name);
-            }
+        for name in self.0.iter().flat_map(named) {
+            fields.remove(name);
         }
     }
+}
+
+/// The fields that a `Connection` line names beside those of the hop.
+fn named(line: &HeaderValue) -> impl Iterator<Item = HeaderName> {
+    elements(line)
+        .filter_map(|element| HeaderName::try_from(element).ok())
+        .filter(|name| !is_of_hop(name))
 }
 
 /// Bytes of the names and values of all fields.

@@ -12,18 +12,32 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
-use h2_guard::{Receiver, Traffic};
+use h2_guard::{Account, Receiver, Traffic};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::{
     backlog::{Backlog, Queued},
     body::{Body, BoxError},
+    config::snapshot::Keepalive,
     headers::{strip_trailers, trim_values},
 };
 
 /// Bytes that `h2` keeps of a body to be sent for each stream. The number of pieces is bounded by a [`Backlog`].
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+
+/// Pings as the configuration asks for them.
+pub(crate) fn keepalive(settings: Keepalive) -> h2_guard::Keepalive {
+    h2_guard::Keepalive {
+        interval: settings.interval.map(|interval| h2_guard::Interval {
+            period: interval.period,
+            jitter: interval.jitter,
+            when_idle: true,
+        }),
+        silence: settings.silence,
+        timeout: settings.timeout,
+    }
+}
 
 /// The body of a received message.
 pub(crate) struct Http2Body {
@@ -56,16 +70,18 @@ const JOINED: usize = 64 * 1024;
 const LARGE: usize = 4 * 1024;
 
 impl Http2Body {
-    /// `headers` give the announced length, if any; `lost` makes the body's error. `traffic` is that of the connection.
+    /// `headers` give the announced length, if any; `lost` makes the body's error. `traffic` is that of the connection, and
+    /// `account` is told what nobody reads.
     pub(crate) fn new(
         stream: RecvStream,
         traffic: &Traffic,
+        account: Option<Arc<dyn Account>>,
         headers: &HeaderMap,
         lost: fn(h2::Error) -> BoxError,
     ) -> Self {
         Self {
             stream: (!stream.is_end_stream()).then(|| Data {
-                stream: Receiver::new(stream, traffic),
+                stream: Receiver::new(stream, traffic, account),
                 at_once: 0,
                 behind: None,
             }),
@@ -115,12 +131,7 @@ impl Data {
     fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let polled = self.stream.poll_data(cx);
         match &polled {
-            Poll::Ready(Some(Ok(data))) => {
-                self.at_once += 1;
-                // The window is given back as soon as the bytes are handed on: whoever holds
-                // them bounds what it holds by not polling.
-                self.stream.release(data.len());
-            }
+            Poll::Ready(Some(Ok(_))) => self.at_once += 1,
             Poll::Ready(_) => {}
             Poll::Pending => self.at_once = 0,
         }

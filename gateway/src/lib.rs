@@ -19,7 +19,6 @@ mod breakers;
 mod buffers;
 pub mod cli;
 mod conditions;
-pub mod config;
 mod connection;
 mod cork;
 mod cors;
@@ -31,6 +30,7 @@ mod filters;
 mod format;
 mod forward;
 #[cfg(test)]
+#[path = "../config/src/fuzzing.rs"]
 mod fuzzing;
 mod gateway;
 mod headers;
@@ -47,7 +47,6 @@ mod metrics;
 mod mirror;
 mod mutate;
 mod overload;
-mod pem;
 pub mod reload;
 mod replay;
 mod router;
@@ -57,6 +56,8 @@ mod tls;
 mod upstream;
 mod worker;
 pub mod writer;
+
+pub use gateway_config as config;
 
 pub use self::{
     descriptors::raise_open_files,

@@ -83,7 +83,7 @@ pub(crate) fn start(
         let Some(upstream) = upstreams.get(&mirror.cluster) else {
             continue;
         };
-        if !mirror.fraction.is_met() {
+        if !is_drawn(mirror.fraction) {
             continue;
         }
         let Some(place) = Place::take() else {
@@ -187,12 +187,10 @@ impl Drop for Place {
     }
 }
 
-impl Fraction {
-    /// Draws lots.
-    fn is_met(self) -> bool {
-        self.numerator >= self.denominator
-            || rand::random_range(0..self.denominator.max(1)) < self.numerator
-    }
+/// Draws lots.
+fn is_drawn(fraction: Fraction) -> bool {
+    fraction.numerator >= fraction.denominator
+        || rand::random_range(0..fraction.denominator.max(1)) < fraction.numerator
 }
 
 /// The original's body, of which every copy gets what passes.
@@ -419,10 +417,10 @@ mod tests {
             numerator,
             denominator,
         };
-        assert!(of(100, 100).is_met());
-        assert!(!of(0, 100).is_met());
-        assert!(!of(0, 1).is_met());
-        let met = (0..1000).filter(|_| of(50, 100).is_met()).count();
+        assert!(is_drawn(of(100, 100)));
+        assert!(!is_drawn(of(0, 100)));
+        assert!(!is_drawn(of(0, 1)));
+        let met = (0..1000).filter(|_| is_drawn(of(50, 100))).count();
         assert!((350..650).contains(&met), "{met}");
     }
 }

@@ -14,10 +14,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use crate::{
-    config::snapshot::{Certificate, DownstreamTls},
-    pem,
-};
+use crate::config::snapshot::{Certificate, DownstreamTls, pem};
 
 /// The server's side of TLS, ready for handshakes.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::traffic::{Tally, Traffic};
@@ -22,6 +23,7 @@ const TYPE: usize = 3;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 /// A type that no extension uses. Receivers ignore such frames (RFC 9113 §5.5).
@@ -30,6 +32,9 @@ const IGNORED: u8 = 0xff;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
+
+/// The largest window (RFC 9113 §6.9.1).
+const LARGEST_WINDOW: u32 = 0x7fff_ffff;
 
 /// DATA shorter than this takes more memory than its bytes.
 const SMALL: usize = 256;
@@ -43,11 +48,13 @@ const UNANSWERED: u32 = 100_000;
 /// A byte stream that `h2` reads, whose frames are counted.
 ///
 /// A DATA frame without content that does not end its stream says nothing, and `h2` ends a connection that has received 100 of them.
-/// They become frames of an unknown type here. The window that their padding takes is lost to the peer.
+/// They become frames of an unknown type here, and the window that their padding takes is given back from here.
 #[derive(Debug)]
 pub struct Frames<S> {
     io: S,
     traffic: Arc<Traffic>,
+    /// Whether reading is interrupted until somebody calls [`Traffic::turn`].
+    turns: bool,
     /// Bytes of the preface or of a frame's payload that are still to come.
     left: usize,
     head: Head,
@@ -58,6 +65,17 @@ pub struct Frames<S> {
     blocked: bool,
     unanswered: u32,
     block: Block,
+    refunds: Refunds,
+}
+
+/// Window that is given back for frames that `h2` does not see (RFC 9113 §6.1: padding counts).
+#[derive(Debug, Default)]
+struct Refunds {
+    connection: u32,
+    /// Streams in the order of their frames; one may be there several times.
+    streams: Vec<(u32, u32)>,
+    /// WINDOW_UPDATE frames on their way, of which a part may be written.
+    out: BytesMut,
 }
 
 /// The header block that was read last (RFC 9113 §4.3). Until it ends, no other frame may come.
@@ -99,10 +117,20 @@ impl<S> Frames<S> {
         Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW)
     }
 
+    /// The same for a server that does not let its owner poll the connection: only empty DATA frames and unread answers are looked
+    /// at, since nobody calls [`Traffic::turn`].
+    pub fn unturned(io: S) -> Self {
+        Self {
+            turns: false,
+            ..Self::of_client(io, Arc::default())
+        }
+    }
+
     fn new(io: S, traffic: Arc<Traffic>, left: usize, most_empty: u32) -> Self {
         Self {
             io,
             traffic,
+            turns: true,
             left,
             head: Head::default(),
             most_empty,
@@ -110,6 +138,7 @@ impl<S> Frames<S> {
             blocked: false,
             unanswered: 0,
             block: Block::default(),
+            refunds: Refunds::default(),
         }
     }
 
@@ -145,10 +174,14 @@ impl<S> Frames<S> {
             DATA if content == Some(0) && flags & END_STREAM == 0 && stream != 0 => {
                 self.empty = self.empty.saturating_add(1);
                 hide = self.empty <= self.most_empty;
+                if hide && payload > 0 {
+                    self.refunds.add(stream, payload);
+                }
             }
             DATA => {
                 self.empty = 0;
                 tally.messages += 1;
+                tally.bytes += payload;
                 if content.is_some_and(|bytes| bytes < SMALL) && flags & END_STREAM == 0 {
                     tally.small += 1;
                 }
@@ -212,6 +245,28 @@ impl<S> Frames<S> {
     }
 }
 
+impl Refunds {
+    fn add(&mut self, stream: u32, bytes: usize) {
+        // It is padding and its length, at most 256 bytes.
+        let bytes = u32::try_from(bytes).unwrap_or_default();
+        self.connection = self.connection.saturating_add(bytes);
+        match self.streams.last_mut() {
+            Some((last, sum)) if *last == stream => *sum = sum.saturating_add(bytes),
+            _ => self.streams.push((stream, bytes)),
+        }
+    }
+
+    /// Makes frames of it.
+    fn fill(&mut self) {
+        let all = [(0, std::mem::take(&mut self.connection))];
+        for (stream, bytes) in all.into_iter().chain(self.streams.drain(..)) {
+            self.out.put_slice(&[0, 0, 4, WINDOW_UPDATE, 0]);
+            self.out.put_u32(stream);
+            self.out.put_u32(bytes.min(LARGEST_WINDOW));
+        }
+    }
+}
+
 impl Block {
     /// A frame begins.
     fn follow(&mut self, kind: u8, flags: u8) {
@@ -265,7 +320,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.traffic.is_full() {
+        if this.turns && this.traffic.is_full() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -296,6 +351,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Frames<S> {
+    /// Writes what is left of frames that were begun here.
+    fn poll_refunds(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.refunds.out.is_empty() {
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.refunds.out);
+            self.wrote(&written);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.refunds.out.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     fn poll_write(
         self: Pin<&mut Self>,
@@ -303,6 +373,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
         this.wrote(&written);
         written
@@ -314,6 +385,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.wrote(&written);
         written
@@ -324,7 +396,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        // `h2` flushes when it has written whole frames, each time that it has read what there was.
+        if !this.refunds.streams.is_empty() {
+            this.refunds.fill();
+        }
+        ready!(this.poll_refunds(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -334,7 +412,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -398,6 +476,47 @@ mod tests {
                 assert_eq!(got, seen[..sent.len()], "{chunk} bytes at a time");
             }
         }
+    }
+
+    /// Padding takes window; what `h2` does not see is given back from here, between the frames that it writes.
+    #[tokio::test]
+    async fn the_window_of_hidden_padding_comes_back() {
+        let mut sent = vec![b'p'; PREFACE];
+        for (stream, length) in [(1, 1), (1, 256), (3, 256), (3, 0), (1, 9)] {
+            let mut payload = vec![0; length];
+            if let Some(padding) = payload.first_mut() {
+                *padding = u8::try_from(length - 1).unwrap();
+            }
+            let flags = if length > 0 { PADDED } else { 0 };
+            frame(&mut sent, DATA, flags, stream, &payload);
+        }
+        let (near, mut far) = tokio::io::duplex(7);
+        let io = tokio::io::join(Slow(&sent, 1000), near);
+        let mut frames = Frames::unturned(io);
+        let got = tokio::spawn(async move {
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            got
+        });
+        let read = frames.read_to_end(&mut Vec::new()).await;
+        assert_eq!(read.unwrap(), sent.len());
+        frames.write_all(b"whole frames").await.unwrap();
+        frames.flush().await.unwrap();
+        frames.write_all(b"others").await.unwrap();
+        frames.flush().await.unwrap();
+        drop(frames);
+        let mut expected = b"whole frames".to_vec();
+        for (stream, bytes) in [(0, 522_u32), (1, 257), (3, 256), (1, 9)] {
+            frame(
+                &mut expected,
+                WINDOW_UPDATE,
+                0,
+                stream,
+                &bytes.to_be_bytes(),
+            );
+        }
+        expected.extend(b"others");
+        assert_eq!(got.await.unwrap(), expected);
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use self::{
     frames::Frames,
     keepalive::{Interval, Keepalive},
-    receiver::Receiver,
+    receiver::{Account, Receiver},
     resets::Resets,
     traffic::Traffic,
 };

@@ -15,23 +15,35 @@ use crate::Traffic;
 /// Most bytes of joined frames that are handed out as one piece.
 const PIECE: usize = 64 * 1024;
 
+/// Counts what streams have received and nobody has taken, for its owner to bound. Small amounts are not told.
+pub trait Account: Send + Sync {
+    /// Adds bytes that are held from now on.
+    fn hold(&self, bytes: usize);
+    /// Subtracts bytes that are no longer held.
+    fn release(&self, bytes: usize);
+}
+
 /// The receiving half of a stream, whose small frames are joined while nobody takes them.
 pub struct Receiver(Arc<Mutex<Inbox>>);
 
-#[derive(Debug)]
 pub(crate) struct Inbox {
     stream: RecvStream,
+    account: Option<Arc<dyn Account>>,
+    /// Bytes that the account was told of.
+    told: usize,
     /// Bytes taken from `h2` and not handed out.
     joined: BytesMut,
-    /// Bytes handed out whose window is not given back.
+    /// Bytes handed out last, whose window is not given back.
     owed: usize,
 }
 
 impl Receiver {
-    /// The receiving half of a stream of the connection that `traffic` belongs to.
-    pub fn new(stream: RecvStream, traffic: &Traffic) -> Self {
+    /// The receiving half of a stream of the connection that `traffic` belongs to. `account` is told what waits in it.
+    pub fn new(stream: RecvStream, traffic: &Traffic, account: Option<Arc<dyn Account>>) -> Self {
         let inbox = Arc::new(Mutex::new(Inbox {
             stream,
+            account,
+            told: 0,
             joined: BytesMut::new(),
             owed: 0,
         }));
@@ -39,9 +51,15 @@ impl Receiver {
         Self(inbox)
     }
 
-    /// The next piece of data; as `RecvStream::poll_data`.
+    /// The next piece of data; as `RecvStream::poll_data`. The window of the piece before it is given back: who asks for more has
+    /// room for it.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let mut inbox = self.lock();
+        let owed = std::mem::take(&mut inbox.owed);
+        if owed > 0 {
+            // It fails only when the stream is over, which its polls report.
+            let _ = inbox.stream.flow_control().release_capacity(owed);
+        }
         let data = if inbox.joined.is_empty() {
             match ready!(inbox.stream.poll_data(cx)) {
                 Some(Ok(data)) => data,
@@ -51,7 +69,10 @@ impl Receiver {
             let length = inbox.joined.len().min(PIECE);
             inbox.joined.split_to(length).freeze()
         };
-        inbox.owed += data.len();
+        inbox.owed = data.len();
+        if inbox.told > 0 {
+            inbox.tell();
+        }
         Poll::Ready(Some(Ok(data)))
     }
 
@@ -62,15 +83,6 @@ impl Receiver {
     ) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
         let mut inbox = self.lock();
         Poll::Ready(ready!(inbox.stream.poll_trailers(cx)))
-    }
-
-    /// Gives so many bytes of window back. It fails only when the stream is over, which its polls report.
-    pub fn release(&mut self, bytes: usize) {
-        if bytes > 0 {
-            let mut inbox = self.lock();
-            inbox.owed = inbox.owed.saturating_sub(bytes);
-            let _ = inbox.stream.flow_control().release_capacity(bytes);
-        }
     }
 
     /// Whether everything has been handed out.
@@ -92,6 +104,21 @@ impl fmt::Debug for Receiver {
 }
 
 impl Inbox {
+    /// Tells the account what waits.
+    pub(crate) fn tell(&mut self) {
+        let Some(account) = &self.account else {
+            return;
+        };
+        let used = self.stream.flow_control().used_capacity();
+        let waits = used.saturating_sub(self.owed);
+        if waits > self.told {
+            account.hold(waits - self.told);
+        } else if waits < self.told {
+            account.release(self.told - waits);
+        }
+        self.told = waits;
+    }
+
     /// Takes what `h2` has. It is not polled beyond that: whoever waits for more would not be woken.
     pub(crate) fn join(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
@@ -111,6 +138,9 @@ impl Drop for Inbox {
         let taken = self.joined.len() + self.owed;
         if taken > 0 {
             let _ = self.stream.flow_control().release_capacity(taken);
+        }
+        if let Some(account) = self.account.take_if(|_| self.told > 0) {
+            account.release(self.told);
         }
     }
 }
@@ -175,7 +205,7 @@ mod tests {
 
         async fn receiver(&mut self) -> Receiver {
             let response = self.send().await.unwrap();
-            Receiver::new(response.into_body(), &self.traffic)
+            Receiver::new(response.into_body(), &self.traffic, None)
         }
     }
 

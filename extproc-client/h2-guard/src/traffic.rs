@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError, Weak,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use crate::receiver::Inbox;
@@ -12,6 +12,9 @@ const FRAMES_A_TURN: u32 = 4096;
 
 /// Small DATA frames after which those that nobody has taken are joined. `h2` keeps about 256 bytes for each.
 const SMALL_FRAMES: u32 = 4096;
+
+/// Bytes of DATA after which accounts are told what waits.
+const BYTES: usize = 256 * 1024;
 
 /// Receivers in the list before those that are gone are looked for.
 const FEW_RECEIVERS: usize = 32;
@@ -27,6 +30,8 @@ pub struct Traffic {
     frames: AtomicU32,
     /// DATA frames that take more memory than their bytes, since they were joined last.
     small: AtomicU32,
+    /// Bytes of DATA since accounts were told last.
+    bytes: AtomicUsize,
     doubted: AtomicBool,
     receivers: Mutex<Receivers>,
 }
@@ -44,6 +49,8 @@ pub(crate) struct Tally {
     pub(crate) frames: u32,
     pub(crate) messages: u32,
     pub(crate) small: u32,
+    /// Of DATA, padding included.
+    pub(crate) bytes: usize,
 }
 
 impl Traffic {
@@ -67,7 +74,7 @@ impl Traffic {
         self.doubted.store(true, Ordering::Relaxed);
     }
 
-    /// Allows more frames to be read, and joins small ones if there were many. For whoever polls the connection, after each poll
+    /// Allows more frames to be read, joins small ones if there were many, and has what waits counted if that may be much. For whoever polls the connection, after each poll
     /// that has nothing more for it.
     pub fn turn(&self) {
         if self.frames.load(Ordering::Relaxed) > 0 {
@@ -75,11 +82,17 @@ impl Traffic {
         }
         if self.small.load(Ordering::Relaxed) >= SMALL_FRAMES {
             self.small.store(0, Ordering::Relaxed);
-            for receiver in &self.lock().known {
-                if let Some(inbox) = receiver.upgrade() {
-                    inbox.lock().unwrap_or_else(PoisonError::into_inner).join();
-                }
-            }
+            self.each(Inbox::join);
+        }
+        if self.bytes.load(Ordering::Relaxed) >= BYTES {
+            self.bytes.store(0, Ordering::Relaxed);
+            self.each(Inbox::tell);
+        }
+    }
+
+    fn each(&self, look: impl Fn(&mut Inbox)) {
+        for inbox in self.lock().known.iter().filter_map(Weak::upgrade) {
+            look(&mut inbox.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -102,6 +115,9 @@ impl Traffic {
         }
         if tally.small > 0 {
             self.small.fetch_add(tally.small, Ordering::Relaxed);
+        }
+        if tally.bytes > 0 {
+            self.bytes.fetch_add(tally.bytes, Ordering::Relaxed);
         }
     }
 

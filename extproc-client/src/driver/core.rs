@@ -117,40 +117,44 @@ where
         self.drain();
     }
 
-    /// Moves everything as far as it goes. `Ready` if there was progress.
+    /// Moves everything as far as it goes, or until a head is ready: then it is `Ready`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
         loop {
-            let mut moved = self.poll_sinks(cx);
+            let mut again = self.poll_sinks(cx);
             self.flush(cx);
             // Bodies first: what of them is here came before the reply to the message that went ahead of it, and
             // whether a message is complete when its headers are answered makes a difference.
-            for _ in 0..FRAMES_AT_ONCE {
-                if !(self.poll_request_body(cx) | self.poll_response_body(cx)) {
-                    break;
-                }
-                moved = true;
+            let mut read = 0;
+            while read < FRAMES_AT_ONCE
+                && (self.poll_request_body(cx) | self.poll_response_body(cx))
+            {
+                read += 1;
                 self.flush(cx);
             }
+            // There may be more of them, and what was read may go through a pipe.
+            again |= read == FRAMES_AT_ONCE || read > 0 && self.has_sink();
             if self.request.has_room() && self.response.has_room() {
-                moved |= self.side.poll(&mut self.machine, cx).is_ready();
-                self.drain();
+                if self.side.poll(&mut self.machine, cx).is_ready() {
+                    self.drain();
+                    again = true;
+                } else if self.side.is_full() {
+                    // The look for a reply may have opened the stream.
+                    self.flush(cx);
+                    again |= !self.side.is_full();
+                }
             }
-            progress |= moved;
-            if !self.steps.is_empty() {
-                self.count();
-                return Poll::Ready(());
-            }
-            if !moved {
+            progress |= again || read > 0;
+            if !again || !self.steps.is_empty() {
                 break;
             }
         }
-        match progress {
-            true => {
-                self.count();
-                Poll::Ready(())
-            }
-            false => Poll::Pending,
+        if progress {
+            self.count();
+        }
+        match self.steps.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
         }
     }
 
@@ -272,18 +276,30 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece, Error>>> {
-        loop {
-            if let Some(piece) = self.response.out.pop_front() {
-                return Poll::Ready(Some(Ok(piece)));
+        let next = self.take_response();
+        if next.is_ready() {
+            return next;
+        }
+        // Heads are nobody's any more.
+        self.steps.clear();
+        while self.poll(cx).is_ready() {
+            self.steps.clear();
+        }
+        self.take_response()
+    }
+
+    /// The next piece of the response that is here.
+    fn take_response(&mut self) -> Poll<Option<Result<Piece, Error>>> {
+        if let Some(piece) = self.response.out.pop_front() {
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        match std::mem::replace(&mut self.response.state, State::Told) {
+            State::Open => {
+                self.response.state = State::Open;
+                Poll::Pending
             }
-            match std::mem::replace(&mut self.response.state, State::Told) {
-                State::Open => self.response.state = State::Open,
-                State::Complete | State::Told => return Poll::Ready(None),
-                State::Failed(error) => return Poll::Ready(Some(Err(error))),
-            }
-            if self.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            State::Complete | State::Told => Poll::Ready(None),
+            State::Failed(error) => Poll::Ready(Some(Err(error))),
         }
     }
 
@@ -304,12 +320,17 @@ where
 
     // === bodies in ===
 
+    /// Whether no body is read because the side stream has to take a message first.
+    fn waits(&self) -> bool {
+        self.side.is_full() && !self.machine.is_observed()
+    }
+
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
         let looks = self
             .request
             .take_looks(|| self.machine.is_overfull(Side::Request));
         if !self.request.out.is_empty()
-            || self.side.is_full()
+            || self.waits()
             || !(looks > 0 || self.machine.wants_frame(Side::Request))
         {
             return false;
@@ -347,7 +368,7 @@ where
             .response
             .take_looks(|| self.machine.is_overfull(Side::Response));
         if !self.response.out.is_empty()
-            || self.side.is_full()
+            || self.waits()
             || !(looks > 0 || self.machine.wants_frame(Side::Response))
         {
             return false;
@@ -362,7 +383,9 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                self.machine.response_failed(UpstreamFailure::of(&*error));
+                let in_filter = error.downcast_ref().is_some_and(Error::is_processor);
+                self.machine
+                    .response_failed(UpstreamFailure::of(&*error), in_filter);
                 let error = Error::body(error);
                 self.drain();
                 if matches!(self.response.state, State::Failed(_)) {
@@ -428,8 +451,8 @@ where
                     self.complete(side, false);
                 }
                 Action::End(side) => self.complete(side, given != Some(side)),
-                Action::Abort { details } => {
-                    self.response.state = State::Failed(Error::aborted(details));
+                Action::Abort { status, details } => {
+                    self.response.state = State::Failed(Error::aborted(status, details));
                 }
             }
         }
@@ -449,6 +472,10 @@ where
         }
     }
 
+    fn has_sink(&self) -> bool {
+        self.request.sink.is_some() || self.response.sink.is_some()
+    }
+
     /// Gives pieces to the pipes, as far as they take them.
     fn poll_sinks(&mut self, cx: &Context<'_>) -> bool {
         let request = self.request.poll_sink(cx);
@@ -465,7 +492,7 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
             // What was not even begun to be sent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
             self.side.flush(&mut self.machine, &mut cx);
-            return super::task::linger(&mut self.machine, &mut self.side);
+            return super::task::linger(&mut self.machine, &mut self.side, self.held.other());
         }
         self.machine.end();
         // A graceful close needs the stream.

@@ -49,10 +49,9 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Sends what the machine has for the processor, takes one reply or the timer. `Ready` if the
-    /// machine was given something.
+    /// Takes one reply or the timer, when everything for the processor was [sent](Self::flush). `Ready` if the machine was
+    /// given something.
     pub(super) fn poll(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
-        self.flush(machine, cx);
         if let Poll::Ready(received) = self.poll_recv(cx) {
             let now = Instant::now();
             match received {
@@ -142,7 +141,7 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Whether a message waits for the stream to take it: no more body is read meanwhile.
+    /// Whether a message waits for the stream to take it.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.is_some()
     }

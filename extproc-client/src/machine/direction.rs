@@ -216,6 +216,12 @@ impl Direction {
         self.has_sent_end && self.trailers.is_none()
     }
 
+    /// Tells whether the processor was given all of a full duplex body, and its new body has no end yet: what of it is missing is
+    /// known to nobody.
+    pub(super) fn is_left_unfinished(&self) -> bool {
+        self.mode.body.is_duplex() && self.has_sent_end && self.size > 0 && !self.ended
+    }
+
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of its limits first.
     pub(super) fn has_room(&self) -> bool {
@@ -231,9 +237,10 @@ impl Direction {
         }
     }
 
-    /// Bytes of the body that are kept here.
+    /// Memory that what is kept here of the body takes at most, in bytes.
     pub(super) fn kept(&self) -> usize {
-        self.held.len() + self.queued + self.deframer.len()
+        let queued: usize = self.queue.iter().map(|chunk| chunk.data.cost()).sum();
+        self.held.cost() + queued + self.deframer.len()
     }
 
     /// The head as a block that can be mutated, while it is here.
@@ -261,7 +268,7 @@ impl Direction {
         match self.queue.back_mut().filter(|_| open) {
             Some(chunk) => {
                 self.queued += data.len();
-                chunk.data.append(data);
+                data.into_iter().for_each(|piece| chunk.data.hold(piece));
                 chunk.end |= end;
             }
             None => self.enqueue(data, end),

@@ -42,8 +42,8 @@ impl Decoder {
         }
     }
 
-    /// The next whole reply and its length with prefix.
-    pub(super) fn next(&mut self) -> Result<Option<(Reply, usize)>, Close> {
+    /// The next whole reply.
+    pub(super) fn next(&mut self) -> Result<Option<Reply>, Close> {
         if self.partial.is_empty() {
             let Some(length) = self.length(&self.rest)? else {
                 return Ok(None);
@@ -55,7 +55,7 @@ impl Decoder {
             }
             self.rest.advance(GRPC_PREFIX);
             let message = self.rest.split_to(length);
-            return decode(message, length);
+            return decode(message);
         }
         if self.partial.len() < GRPC_PREFIX {
             self.fill(GRPC_PREFIX);
@@ -69,7 +69,7 @@ impl Decoder {
         }
         let mut message = std::mem::take(&mut self.partial);
         message.advance(GRPC_PREFIX);
-        decode(message.freeze(), length)
+        decode(message.freeze())
     }
 
     /// Moves bytes over until the partial message has `wanted`.
@@ -99,9 +99,9 @@ impl Decoder {
     }
 }
 
-fn decode(message: Bytes, length: usize) -> Result<Option<(Reply, usize)>, Close> {
+fn decode(message: Bytes) -> Result<Option<Reply>, Close> {
     match Reply::decode(message) {
-        Ok(reply) => Ok(Some((reply, GRPC_PREFIX + length))),
+        Ok(reply) => Ok(Some(reply)),
         Err(_) => Err(Close::status(13, "").with_details(VIA_UPSTREAM)),
     }
 }
@@ -176,16 +176,19 @@ mod tests {
     #[test]
     fn any_split_gives_the_same_messages() {
         let whole: Vec<u8> = MESSAGES.iter().flat_map(|m| framed(m)).collect();
+        let told = |reply: Reply| format!("{reply:?}");
+        let expected =
+            MESSAGES.map(|message| told(Reply::decode(Bytes::from_static(message)).unwrap()));
         for size in 1..=whole.len() {
             let mut decoder = Decoder::new(16);
-            let mut lengths = Vec::new();
+            let mut replies = Vec::new();
             for chunk in whole.chunks(size) {
                 decoder.push(Bytes::copy_from_slice(chunk));
-                while let Some((_, length)) = decoder.next().unwrap() {
-                    lengths.push(length);
+                while let Some(reply) = decoder.next().unwrap() {
+                    replies.push(told(reply));
                 }
             }
-            assert_eq!(lengths, [7, 7, 5], "chunks of {size}");
+            assert_eq!(replies, expected, "chunks of {size}");
             assert!(decoder.rest.is_empty() && decoder.partial.is_empty());
         }
     }

@@ -207,7 +207,7 @@ where
                     decoder,
                     head,
                 } => {
-                    if let Some((reply, _)) = decoder.next()? {
+                    if let Some(reply) = decoder.next()? {
                         return Poll::Ready(Ok(reply));
                     }
                     match ready!(body.as_mut().poll_frame(cx)) {

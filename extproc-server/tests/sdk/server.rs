@@ -1,26 +1,37 @@
 //! The server kit over real sockets.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpBody, HttpHeaders, ProcessingRequest, external_processor_client::ExternalProcessorClient,
     processing_request::Request, processing_response::Response,
 };
 use extproc_server::{
-    ProcessorService, ServeError, Server, sample,
+    ProcessorService, ServeError, Server, TlsConfig, sample,
     sample::Instructions,
     serve_metrics,
     testing::{FakeProxy, Message},
 };
+use prost::Message as _;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     time::timeout,
 };
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
+};
 use tonic::{
     Code,
-    transport::{Certificate, Channel, ClientTlsConfig, Identity, ServerTlsConfig},
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -207,7 +218,7 @@ async fn connections_finish_at_their_age() {
 #[tokio::test]
 async fn a_bad_certificate_is_an_error_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let tls = ServerTlsConfig::new().identity(Identity::from_pem("no", "pem"));
+    let tls = TlsConfig::new("no", "pem");
     let served = Server::new(Instructions)
         .tls(tls)
         .serve(listener, pending())
@@ -227,12 +238,8 @@ async fn clients_show_their_certificates() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let authority = Certificate::from_pem(certificate!("ca.pem"));
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(
-            certificate!("a.pem"),
-            certificate!("a.key"),
-        ))
-        .client_ca_root(authority.clone());
+    let tls = TlsConfig::new(certificate!("a.pem"), certificate!("a.key"))
+        .client_authority(certificate!("ca.pem"));
     tokio::spawn(
         Server::new(Instructions)
             .tls(tls)
@@ -256,4 +263,68 @@ async fn clients_show_their_certificates() {
             .await;
         assert_eq!(answer.is_ok(), served, "{answer:?}");
     }
+}
+
+/// Calls a processor with empty DATA frames before each message, far more than `h2` takes in the life of a connection.
+async fn many_empty_frames(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..5 {
+        let request =
+            http::Request::post("http://a/envoy.service.ext_proc.v3.ExternalProcessor/Process")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
+        let (response, mut stream) = sender.send_request(request, false).unwrap();
+        for _ in 0..100 {
+            stream.send_data(Bytes::new(), false).unwrap();
+        }
+        let mut message = vec![0; 5];
+        headers().encode(&mut message).unwrap();
+        message[4] = u8::try_from(message.len() - 5).unwrap();
+        stream.send_data(message.into(), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert!(!body.data().await.unwrap().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_end_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(sample::serve(listener, pending()));
+    many_empty_frames(TcpStream::connect(address).await.unwrap()).await;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = TlsConfig::new(certificate!("a.pem"), certificate!("a.key"));
+    tokio::spawn(
+        Server::new(Instructions)
+            .tls(tls)
+            .serve(listener, pending()),
+    );
+    // One that begins no handshake holds up no other.
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let tls = connect_tls(address, certificate!("ca.pem")).await;
+    many_empty_frames(tls).await;
+}
+
+/// A TLS connection to `a.example`.
+async fn connect_tls(address: SocketAddr, authority: &str) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
+    roots.add(authority).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols.push(b"h2".to_vec());
+    let tcp = TcpStream::connect(address).await.unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("a.example").unwrap(), tcp)
+        .await
+        .unwrap()
 }

@@ -222,7 +222,8 @@ pub(super) fn finish(
         || own && is_refusal(status)
         || closing
         || exchange.version == Version::HTTP_10;
-    let tunnel = upgraded || exchange.upgrade && !own && status.is_success();
+    let connect = exchange.outgoing.facts.tunnel;
+    let tunnel = upgraded || connect && !own && status.is_success();
     if closes && !http2 && !tunnel {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -242,9 +243,10 @@ pub(super) fn finish(
     })
 }
 
-/// Whether the upstream's response was lost after it had begun, so that none can be given.
+/// Tells whether no response can be given: the upstream's was lost after it had begun, or the client left while it still sent
+/// its request.
 pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
-    let cut = response.extensions().get::<Aborted>().is_some();
+    let cut = response.extensions().get::<Aborted>().is_some() || exchange.has_left();
     if cut && exchange.logged() && !exchange.is_broken() {
         exchange.set_reply(Reply::of(response));
     }

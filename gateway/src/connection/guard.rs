@@ -18,9 +18,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep},
 };
+
+use crate::io::forward_io;
 
 /// How long a socket may refuse to take bytes. Shared with the exchanges, whose routes may say
 /// otherwise.
@@ -112,13 +114,7 @@ impl<S> Guarded<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
+    forward_io!(io: poll_read);
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
@@ -142,17 +138,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         this.watch(cx, written)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    forward_io!(io: is_write_vectored, poll_flush, poll_shutdown);
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{alarm::Alarm, listener::ListenerShared};
+use crate::{alarm::Alarm, io::forward_io, listener::ListenerShared};
 
 /// The frames of a client under `h2`. Reads fail with [`io::ErrorKind::TimedOut`] once a header block takes too long.
 #[derive(Debug)]
@@ -72,31 +72,5 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedHeads<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedHeads<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().frames).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().frames).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.frames.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().frames).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().frames).poll_shutdown(cx)
-    }
+    forward_io!(frames: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown);
 }

@@ -215,7 +215,7 @@ fn exchange(
         None,
         parts,
         outgoing.clone(),
-        |_, upgrade| {
+        |_, _, upgrade| {
             if !upgrade {
                 return Body::http1(body, trailers);
             }

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, ext::Protocol, server::SendResponse};
-use h2_guard::{Frames, Traffic};
+use h2_guard::{Account, Frames, Traffic};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
@@ -35,18 +35,14 @@ use crate::{
     backlog::{Backlog, Queued},
     body::{Body, BoxError},
     buffers::Budget,
+    config::snapshot::Http2Options,
     cork::Corked,
     headers::header_list_size,
     http1::{MessageFacts, Outgoing},
-    http2::{Http2Body, SEND_BUFFER, SendError, send_body},
+    http2::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
+    io::forward_io,
     length::{self, Exact},
 };
-
-/// Streams of a connection that may hold as much as one may; others hold the less, or the largest ends.
-const FULL_STREAMS: usize = 4;
-
-/// Bytes of bodies that a connection may hold at least.
-const LEAST: usize = 64 * 1024 * 1024;
 
 /// How often it is looked whether a client that was to go long ago has no streams left.
 const LOOK: Duration = Duration::from_secs(1);
@@ -115,7 +111,7 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
         backlog: Backlog::new(context.chain.buffer_limit),
         buffers: {
             let stream = context.chain.buffer(Version::HTTP_2);
-            Arc::new(Budget::new(stream.saturating_mul(FULL_STREAMS).max(LEAST)))
+            Arc::new(Budget::new(Http2Options::connection_buffer(stream)))
         },
         born: Instant::now(),
         ended: AtomicU64::new(0),
@@ -134,7 +130,7 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let ping = connection.ping_pong();
     let open = Arc::downgrade(&shared);
     let mut gone = pin!(async {
-        match http.http2.keepalive {
+        match http.http2.keepalive.map(keepalive) {
             Some(keepalive) => {
                 // Each exchange holds it, beside this task.
                 let streams = || open.strong_count() > 1;
@@ -261,8 +257,9 @@ impl Requests {
     /// `overload.premature_reset_total_stream_count`: fewer requests count as so many.
     const FEW: u32 = 500;
 
-    /// `overload.premature_reset_min_stream_lifetime_seconds`: a later reset is none of those.
-    const SOON: Duration = Duration::from_secs(1);
+    /// `overload.premature_reset_min_stream_lifetime_seconds`, of which Envoy compares whole seconds: a stream of more than one is
+    /// none of those.
+    const SOON: u64 = 1;
 
     fn note_end(&self, premature: bool) {
         let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
@@ -316,14 +313,19 @@ async fn exchange(
         Some(&connection.buffers),
         parts,
         outgoing.clone(),
-        |parts, upgrade| {
+        |parts, exchange, upgrade| {
+            // The bytes of a tunnel have no length.
+            let none = HeaderMap::new();
+            let headers = match upgrade {
+                true => &none,
+                false => &parts.headers,
+            };
+            let account: Arc<dyn Account> = exchange.clone();
+            let traffic = &connection.traffic;
+            let body = Http2Body::new(stream, traffic, Some(account), headers, Into::into);
             if upgrade {
-                // The bytes of a tunnel have no length.
-                let none = HeaderMap::new();
-                let body = Http2Body::new(stream, &connection.traffic, &none, Into::into);
                 return Body::http2(body);
             }
-            let body = Http2Body::new(stream, &connection.traffic, &parts.headers, Into::into);
             if !wants_continue {
                 return Body::http2(body);
             }
@@ -344,7 +346,7 @@ async fn exchange(
             if reset {
                 exchange.note_reset();
             }
-            return reset && begun.elapsed() <= Requests::SOON;
+            return reset && begun.elapsed().as_secs() <= Requests::SOON;
         }
     };
     if egress::is_cut(&response, &exchange) {
@@ -506,33 +508,7 @@ impl AsyncRead for Prefixed {
 }
 
 impl AsyncWrite for Prefixed {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
+    forward_io!(stream: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown);
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     filters,
     forward::Refusal,
     headers::{
-        Nominated, has_too_many_options, is_grpc, request_fits, strip_hop_by_hop, tokens,
+        Nominated, has_too_many_options, is_grpc, request_fits, strip_hop_fields, tokens,
         values_are_trimmed,
     },
     http1::Outgoing,
@@ -46,10 +46,13 @@ pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>
     }
     let asked = tokens(&parts.headers, &header::CONNECTION)
         .any(|token| token.eq_ignore_ascii_case("upgrade"));
+    if !asked {
+        return None;
+    }
     // RFC 9113 §3.1: an upgrade to HTTP/2 is ignored.
     tokens(&parts.headers, &header::UPGRADE)
         .next()
-        .filter(|kind| asked && !kind.eq_ignore_ascii_case("h2c"))
+        .filter(|kind| !kind.eq_ignore_ascii_case("h2c"))
         .map(|kind| kind.to_ascii_lowercase().into())
 }
 
@@ -60,16 +63,18 @@ pub(super) fn begin(
     connection: Option<&Arc<Budget>>,
     mut parts: Parts,
     outgoing: Arc<Outgoing>,
-    body: impl FnOnce(&mut Parts, bool) -> Body,
+    body: impl FnOnce(&mut Parts, &Arc<Exchange>, bool) -> Body,
     has_body: bool,
 ) -> Ingress {
     let http = context.http();
     let version = parts.version;
     let mut refusal = None;
     let fits = version != Version::HTTP_2 || request_fits(&parts, http.request_headers);
-    if has_too_many_options(&parts.headers) {
+    let mut has_options = parts.headers.contains_key(header::CONNECTION);
+    if has_options && has_too_many_options(&parts.headers) {
         // None of them is looked at.
         parts.headers.remove(header::CONNECTION);
+        has_options = false;
         refusal = Some(bad("too_many_connection_options"));
     }
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
@@ -120,11 +125,12 @@ pub(super) fn begin(
             .and_then(|route| route.allows_upgrade(kind))
             .unwrap_or_else(|| http.upgrades.iter().any(|u| u.eq_ignore_ascii_case(kind)))
     };
-    let named = match parts.headers.contains_key(header::CONNECTION) {
+    let named = match has_options {
         true => Nominated::by(&parts.headers),
         false => Nominated::default(),
     };
-    strip_hop_by_hop(&mut parts.headers, kind.is_some());
+    named.strip(&mut parts.headers);
+    strip_hop_fields(&mut parts.headers, kind.is_some());
     if let Some(Ok(protocol)) = extended.map(HeaderValue::try_from) {
         // Filters see what they would see over HTTP/1.1 (RFC 8441 §5).
         parts.method = Method::GET;
@@ -162,7 +168,6 @@ pub(super) fn begin(
         }
         _ => false,
     };
-    let body = body(&mut parts, upgrade);
     let logged = !context.chain.shared.logs.is_empty();
     let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
@@ -181,6 +186,7 @@ pub(super) fn begin(
         head: logged.then(|| Head::of(&parts)),
         route,
     });
+    let body = body(&mut parts, &exchange, upgrade);
     let extensions = &mut parts.extensions;
     extensions.clear();
     if filters::has_ext_proc(http) {

@@ -113,6 +113,9 @@ pub(super) fn normalize_host(
     let Some(authority) = parts.uri.authority() else {
         return Ok(());
     };
+    if !rules.strip_host_dot && rules.strip_port == StripPort::No {
+        return Ok(());
+    }
     let host = authority.host();
     let absolute = rules.strip_host_dot && host.ends_with('.');
     let port = authority

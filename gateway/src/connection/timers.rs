@@ -75,6 +75,22 @@ impl Timers {
         self.request = None;
     }
 
+    /// A limit has passed, and filters see the reply: they get the same time once more.
+    fn extend(&mut self) {
+        self.exchange.touch();
+        let passed = self.exchange.start.elapsed();
+        let limits = [self.duration, self.request.take()];
+        self.duration = limits
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|limit| passed.saturating_add(limit));
+        match self.next() {
+            Some((next, _)) => self.alarm.set(next),
+            None => self.alarm = Alarm::default(),
+        }
+    }
+
     /// Ready when a limit has passed.
     pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Expired> {
         if self.exchange.buffers.is_over() {
@@ -196,19 +212,28 @@ pub(super) async fn call(
     }
     let mut response = pin!(context.chain.filters.call(request));
     let response = poll_fn(|cx| {
-        let polled = response.as_mut().poll(cx);
-        if exchange.take_route_renewed() {
-            // Limits are the new route's.
-            let alarm = std::mem::take(&mut timers.alarm);
-            *timers = Timers::new(exchange, alarm);
-        }
-        if let Poll::Ready(response) = polled {
-            return Poll::Ready(response);
-        }
-        timers.poll(cx).map(|expired| {
+        loop {
+            let polled = response.as_mut().poll(cx);
+            if exchange.take_route_renewed() {
+                // Limits are the new route's.
+                let alarm = std::mem::take(&mut timers.alarm);
+                *timers = Timers::new(exchange, alarm);
+            }
+            if let Poll::Ready(response) = polled {
+                return Poll::Ready(response);
+            }
+            let expired = ready!(timers.poll(cx));
             count(exchange, expired);
-            timed_out(exchange, expired)
-        })
+            let reply = timed_out(exchange, expired);
+            if expired == Expired::Memory {
+                // Filters would need memory to see it.
+                return Poll::Ready(reply);
+            }
+            match exchange.reply(reply) {
+                Ok(()) => timers.extend(),
+                Err(reply) => return Poll::Ready(*reply),
+            }
+        }
     })
     .await;
     timers.answered();

@@ -133,14 +133,19 @@ impl Chunks {
     }
 
     /// Data that was collected, as a chunk. Nothing more is there to be read.
+    #[inline]
     pub(super) fn flush(&mut self) -> Option<Bytes> {
-        if self.data.is_empty() {
-            return None;
+        match self.data.is_empty() {
+            true => None,
+            false => Some(self.collected()),
         }
+    }
+
+    fn collected(&mut self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.data.len() + 16);
         self.write(&mut out);
         self.apart = !self.between;
-        Some(out.freeze())
+        out.freeze()
     }
 
     fn write(&mut self, out: &mut BytesMut) {

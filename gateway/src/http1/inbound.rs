@@ -114,15 +114,21 @@ impl Inbound {
     }
 
     /// Nothing more is there to be read. Gives the data of chunks that was collected until then.
+    #[inline]
     pub(super) fn flush(&mut self) -> Option<Bytes> {
         self.chunks.flush()
     }
 
     /// What was held behind a request that asked for a tunnel and does not get one, if that is for hyper to see.
+    #[inline]
     pub(super) fn declined(&mut self, queue: &OutgoingQueue) -> Option<Bytes> {
-        if self.state != State::Undecided {
-            return None;
+        match self.state {
+            State::Undecided => self.decide(queue),
+            _ => None,
         }
+    }
+
+    fn decide(&mut self, queue: &OutgoingQueue) -> Option<Bytes> {
         let held = match queue.declined(self.heads)? {
             Behind::Request => {
                 self.state = State::Checking;

@@ -24,6 +24,7 @@ use super::{
     outgoing::{OutgoingQueue, write_interim},
     waiting::{Phase, Waiting},
 };
+use crate::io::forward_io;
 
 /// What a client gets whose head takes too long (RFC 9110 §15.5.9), if nothing else is under way.
 fn timed_out(text: &str) -> String {
@@ -403,9 +404,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Http1Io<T> {
         Poll::Ready(Ok(n))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+    forward_io!(io: is_write_vectored);
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();

@@ -197,3 +197,6 @@ impl Selected {
             .filter(|level| !level.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests;

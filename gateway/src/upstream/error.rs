@@ -51,7 +51,7 @@ pub(crate) enum Failure {
     #[error("connection termination")]
     Terminated,
     /// The peer reset the stream before the response began.
-    #[error("remote reset")]
+    #[error("{}", if *refused { "remote refused stream reset" } else { "remote reset" })]
     Reset {
         /// The peer says that it did not look at the request (RFC 9113 §8.7).
         refused: bool,
@@ -157,15 +157,11 @@ impl Failure {
                 started("connection_termination"),
                 flag::UPSTREAM_CONNECTION_TERMINATION,
             ),
-            Self::Reset { refused } => {
-                let reason = if *refused {
-                    "remote refused stream reset"
-                } else {
-                    "remote reset"
-                };
+            Self::Reset { .. } => {
+                let reason = self.to_string();
                 told(
                     UNAVAILABLE,
-                    before(reason),
+                    before(&reason),
                     started(&reason.replace(' ', "_")),
                     flag::UPSTREAM_REMOTE_RESET,
                 )

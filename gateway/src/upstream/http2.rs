@@ -38,7 +38,7 @@ use crate::{
     cork::Corked,
     headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
     http1::MOST_INTERIM,
-    http2::{Http2Body, SEND_BUFFER, SendError, send_body},
+    http2::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
     length::{self, Exact, Mismatch},
 };
 
@@ -325,7 +325,7 @@ impl Http2Pool {
             .map_err(|error| failure(&error))?;
         let (settled, settle) = oneshot::channel();
         let mut ping = connection.ping_pong();
-        let (connect, keepalive) = (options.allow_connect, options.keepalive);
+        let (connect, keepalive) = (options.allow_connect, options.keepalive.map(keepalive));
         let served = shared.clone();
         let task = tokio::spawn(async move {
             let mut connection = pin!(connection);
@@ -548,7 +548,7 @@ impl Lease {
             parts.headers.insert(header::CONNECTION, upgrade);
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        let mut body = Http2Body::new(stream, &shared.traffic, &parts.headers, lost);
+        let mut body = Http2Body::new(stream, &shared.traffic, None, &parts.headers, lost);
         if matches!(
             parts.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED

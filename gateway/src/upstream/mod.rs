@@ -23,6 +23,7 @@ pub(crate) use self::{
     exchange::{Deadline, Outbound, Sending, send},
     host::{Host, HostShared, Lending},
     queue::Queue,
+    tunnel::is_websocket,
 };
 use crate::{
     config::snapshot::{Cluster, Snapshot},

@@ -14,10 +14,7 @@ use rustls::{
 };
 
 use super::connect::{Tls, connector};
-use crate::{
-    config::snapshot::{SubjectAltName, UpstreamProtocol, UpstreamTls},
-    pem,
-};
+use crate::config::snapshot::{SubjectAltName, UpstreamProtocol, UpstreamTls, pem};
 
 /// The connector for these settings.
 ///

@@ -36,13 +36,17 @@ pub(super) fn names_one(response: &HeaderMap, asked: Option<&HeaderValue>) -> bo
         .is_some_and(|now| asked.any(|asked| asked.eq_ignore_ascii_case(now)))
 }
 
+/// Tells whether a request asks for a WebSocket.
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::UPGRADE)
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"))
+}
+
 /// HTTP/2 clients send no key with a WebSocket handshake, and HTTP/1 servers insist on one (RFC 8441 §5,
 /// RFC 6455 §4.2.1).
 pub(super) fn complete_handshake(headers: &mut HeaderMap) {
-    let websocket = tokens(headers, &header::UPGRADE)
-        .next()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"));
-    if !websocket || headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+    if !is_websocket(headers) || headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return;
     }
     let key = BASE64.encode(rand::random::<[u8; 16]>());

@@ -240,6 +240,39 @@ async fn many_held_on(connections: usize, bootstrap: &str) -> anyhow::Result<()>
         .await
 }
 
+/// Many responses for one HTTP/2 client, each below its limit, which was answered and is not read: what they take is bounded, however
+/// the upstream's bytes were read.
+pub(crate) async fn many_unread() -> anyhow::Result<()> {
+    const STREAMS: usize = 60;
+    const EACH: usize = 10_000_000;
+    let (_upstream, _processor, rig) = with_processor(&mode("BUFFERED"), "timeout: 600s").await?;
+    let watch = rig.watch();
+    let socket = TcpStream::connect(rig.address).await?;
+    let (client, connection) = h2::client::handshake(socket).await?;
+    tokio::spawn(connection);
+    let mut responses = JoinSet::new();
+    for _ in 0..STREAMS {
+        let request = Request::get(format!("http://a/big/{EACH}")).body(())?;
+        let (response, _) = client.clone().ready().await?.send_request(request, true)?;
+        responses.spawn(response);
+    }
+    let (mut given, mut refused) = (Vec::new(), 0);
+    while let Some(response) = responses.join_next().await {
+        let response = response??;
+        match response.status() {
+            // Its body stays where it is.
+            StatusCode::OK => given.push(response),
+            StatusCode::SERVICE_UNAVAILABLE => refused += 1,
+            status => anyhow::bail!("got {status}"),
+        }
+    }
+    ensure!(!given.is_empty() && refused > 0, "{refused} were refused");
+    rig.normal_client().await?;
+    watch
+        .check(&rig, "many unread responses", 64 * MIB + LITTLE)
+        .await
+}
+
 async fn upload_http2(
     client: h2::client::SendRequest<Bytes>,
     bytes: usize,

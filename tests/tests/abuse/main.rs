@@ -24,7 +24,7 @@ use tests::support::rig::{Rig, Setup, Upstream, scale};
 use self::{
     bodies::{
         bodies, buffered, held_chunks, many_buffered, many_held, many_held_of_the_process,
-        small_chunks,
+        many_unread, small_chunks,
     },
     http1::{
         header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
@@ -35,7 +35,9 @@ use self::{
         small_window, window_updates,
     },
     limits::{admin_flood, connection_limit, descriptors, memory_limit, unread_log},
-    processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
+    processor::{
+        deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload, unread_copies,
+    },
 };
 
 const MIB: u64 = 1024;
@@ -103,12 +105,14 @@ fn main() -> ExitCode {
             go(held_chunks("BUFFERED_PARTIAL"))
         }),
         trial("bodies/many-held-on-a-connection", || go(many_held())),
+        trial("bodies/many-unread-on-a-connection", || go(many_unread())),
         trial("bodies/many-held-of-the-process", || {
             go(many_held_of_the_process())
         }),
         trial("processor/deeds", || go(deeds())),
         trial("processor/floods", || go(processor_floods())),
         trial("processor/deaf-to-an-upload", || go(deaf())),
+        trial("processor/unread-copies", || go(unread_copies())),
         trial("processor/refuses-an-upload", || go(refused_upload())),
         trial("processor/no-trailers", || go(no_trailers())),
         trial("processor/goes-away", || go(goes_away())),
@@ -117,6 +121,7 @@ fn main() -> ExitCode {
         trial("shared/empty-data", || go(shared::empty_data())),
         trial("shared/small-data", || go(shared::small_data())),
         trial("shared/small-uploads", || go(shared::small_uploads())),
+        trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
         trial("shared/silent", || go(shared::silent_connection())),

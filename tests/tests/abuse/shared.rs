@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::{Request, StatusCode};
 use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
 use tests::support::rig::{Rig, Setup, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::MIB;
 use super::http2::http2;
@@ -413,5 +414,47 @@ pub(crate) async fn small_uploads() -> anyhow::Result<()> {
     client.wait(2, |frame, _| frame == kind::HEADERS).await?;
     watch
         .check(&rig, "small frames of a client", 40 * MIB)
+        .await
+}
+
+/// A client's uploads that their upstream does not take leave its other requests on the same connection alone.
+pub(crate) async fn unread_uploads() -> anyhow::Result<()> {
+    const UPLOADS: usize = 24;
+    const EACH: usize = 1 << 20;
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 0s").await?;
+    let watch = rig.watch();
+    let socket = TcpStream::connect(rig.address).await?;
+    let (client, connection) = h2::client::handshake(socket).await?;
+    tokio::spawn(connection);
+    let mut uploads = JoinSet::new();
+    for _ in 0..UPLOADS {
+        let request = Request::post("http://a/held").body(())?;
+        let (_, mut body) = client.clone().ready().await?.send_request(request, false)?;
+        uploads.spawn(async move {
+            let mut left = EACH;
+            while left > 0 {
+                body.reserve_capacity(left);
+                let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
+                let room = room.context("the upload is over")??;
+                body.send_data(Bytes::from(vec![b'x'; room]), false)?;
+                left -= room;
+            }
+            anyhow::Ok(body)
+        });
+    }
+    let mut open = Vec::new();
+    while let Some(sent) = tokio::time::timeout(PATIENCE, uploads.join_next())
+        .await
+        .context("an upload has no window")?
+    {
+        open.push(sent??);
+    }
+    let request = Request::get("http://a/good").body(())?;
+    let (answer, _) = client.ready().await?.send_request(request, true)?;
+    let status = tokio::time::timeout(PATIENCE, answer).await??.status();
+    ensure!(status == StatusCode::OK, "{status}");
+    watch
+        .check(&rig, "uploads that nobody takes", 64 * MIB)
         .await
 }

@@ -23,7 +23,7 @@ pub(in super::super) fn data(
     end: bool,
     now: Instant,
 ) {
-    exchange.direction_mut(side).held.push(data);
+    exchange.direction_mut(side).held.hold(data);
     if exchange.check_buffer(side, now) && end {
         send(exchange, side, true, now);
     }

@@ -20,6 +20,7 @@ use h2_guard::{Frames, Resets, Traffic};
 use http::HeaderValue;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 
@@ -141,6 +142,16 @@ pub(super) async fn serve(
     });
     // Polled after `io`, which has written by then what the socket takes. Never ends, as `connection` has a sender.
     let resets = async { while leaving.recv().await.is_some() {} };
+    // In a task of its own: its timers would be looked at each time that something is read or written.
+    let mut minder = Minder(tokio::spawn({
+        let (set, connection) = (set.clone(), connection.clone());
+        async move {
+            tokio::select! {
+                () = keepalive(ping, &settings, &connection) => {}
+                () = retire_in_time(&set, &connection, &settings) => {}
+            }
+        }
+    }));
     tokio::select! {
         biased;
         result = io => match result {
@@ -149,14 +160,22 @@ pub(super) async fn serve(
                 tracing::debug!(connection = connection.id, %error, "connection failed");
             }
         },
-        () = keepalive(ping, &settings, &connection) => {
+        _ = &mut minder.0 => {
             tracing::debug!(connection = connection.id, "connection does not answer pings");
         }
-        () = retire_in_time(&set, &connection, &settings) => {}
         () = resets => {}
     }
     if let Some(set) = set.upgrade() {
         set.remove(connection.id);
+    }
+}
+
+/// The task that looks after a connection's time limits, as long as the connection is served.
+struct Minder(JoinHandle<()>);
+
+impl Drop for Minder {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -100,8 +100,6 @@ enum Receive {
     Body {
         stream: Receiver,
         decoder: Decoder,
-        /// Bytes received whose window is not given back yet.
-        owed: usize,
     },
 }
 
@@ -230,9 +228,8 @@ impl PoolStream {
         self.outbox.forget();
         if let State::Open(open) = &mut self.state {
             open.receive = Receive::Body {
-                stream: Receiver::new(stream, open.slot.traffic()),
+                stream: Receiver::new(stream, open.slot.traffic(), None),
                 decoder: Decoder::new(limit),
-                owed: 0,
             };
         }
         Ok(())
@@ -363,28 +360,16 @@ impl std::fmt::Debug for PoolStream {
 }
 
 fn poll_reply(receive: &mut Receive, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
-    let Receive::Body {
-        stream,
-        decoder,
-        owed,
-    } = receive
-    else {
+    let Receive::Body { stream, decoder } = receive else {
         return Poll::Pending;
     };
     let lost = |error: &h2::Error| Poll::Ready(Err(failure::of_stream(error, true)));
     loop {
-        if let Some((reply, length)) = decoder.next()? {
-            release(stream, owed, length);
+        if let Some(reply) = decoder.next()? {
             return Poll::Ready(Ok(reply));
         }
-        // The caller asks for a reply of which only a part is here: let the rest come.
-        let all = *owed;
-        release(stream, owed, all);
         match ready!(stream.poll_data(cx)) {
-            Some(Ok(data)) => {
-                *owed += data.len();
-                decoder.push(data);
-            }
+            Some(Ok(data)) => decoder.push(data),
             Some(Err(error)) => return lost(&error),
             None => match ready!(stream.poll_trailers(cx)) {
                 Ok(trailers) => {
@@ -395,13 +380,6 @@ fn poll_reply(receive: &mut Receive, cx: &mut Context<'_>) -> Poll<Result<Reply,
             },
         }
     }
-}
-
-/// Gives receive window back.
-fn release(stream: &mut Receiver, owed: &mut usize, bytes: usize) {
-    let bytes = bytes.min(*owed);
-    *owed -= bytes;
-    stream.release(bytes);
 }
 
 /// Messages on their way out: first those already given to `h2`, kept in case the call has to be

@@ -11,12 +11,11 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, ValueEnum};
-use extproc_server::{ProcessorService, Server, sample::Instructions, serve_metrics};
+use extproc_server::{ProcessorService, Server, TlsConfig, sample::Instructions, serve_metrics};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -95,10 +94,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     }
     let mut server = Server::with_service(service).drain(flags.drain_time);
     if let (Some(cert), Some(key)) = (&flags.tls_cert, &flags.tls_key) {
-        let identity = Identity::from_pem(read(cert, "--tls-cert")?, read(key, "--tls-key")?);
-        let mut tls = ServerTlsConfig::new().identity(identity);
+        let mut tls = TlsConfig::new(read(cert, "--tls-cert")?, read(key, "--tls-key")?);
         if let Some(authority) = &flags.client_ca {
-            tls = tls.client_ca_root(Certificate::from_pem(read(authority, "--client-ca")?));
+            tls = tls.client_authority(read(authority, "--client-ca")?);
         }
         server = server.tls(tls);
     }
