@@ -18,7 +18,8 @@ use examples::{
     httpbin,
 };
 use extproc_server::sample;
-use gateway::{Gateway, Options, Running, cli::Cli, config};
+use gateway_config::{bootstrap::Flags, from_flags};
+use gateway_proxy::{Gateway, Options, Running};
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
@@ -102,11 +103,11 @@ async fn start_gateway(
     processor: &str,
 ) -> anyhow::Result<Running> {
     let address = listen.resolve("--gateway").await?;
-    let snapshot = config::from_flags(&Cli {
-        listen: Some(address.to_string()),
-        upstream: Some(upstream.to_owned()),
-        ext_proc: Some(processor.to_owned()),
-        ..Cli::default()
+    let snapshot = from_flags(&Flags {
+        listen: Some(&address.to_string()),
+        upstream: Some(upstream),
+        ext_proc: Some(processor),
+        ..Flags::default()
     })?;
     Gateway::start(snapshot, Options::default()).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => cli::refused(address, "--gateway", &error),

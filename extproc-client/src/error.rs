@@ -2,6 +2,10 @@
 
 use std::{error::Error as StdError, fmt};
 
+use http::StatusCode;
+
+use crate::host::{ResponseFlags, UpstreamFailure};
+
 /// Any error of a body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -13,8 +17,8 @@ pub struct Error {
 
 #[derive(Debug)]
 enum Kind {
-    /// The exchange was aborted by the filter, with these response code details.
-    Aborted(String),
+    /// The exchange was aborted by the filter, which would have answered so.
+    Aborted(UpstreamFailure),
     /// The exchange ended before the body did.
     Cancelled,
     /// The body that was read failed.
@@ -22,9 +26,14 @@ enum Kind {
 }
 
 impl Error {
-    pub(crate) fn aborted(details: impl Into<String>) -> Self {
+    pub(crate) fn aborted(status: StatusCode, details: String) -> Self {
         Self {
-            kind: Kind::Aborted(details.into()),
+            kind: Kind::Aborted(UpstreamFailure {
+                status,
+                details: details.into(),
+                flags: ResponseFlags(0),
+                source: None,
+            }),
         }
     }
 
@@ -53,7 +62,7 @@ impl Error {
     /// Response code details, if the filter cut the message.
     pub fn details(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Aborted(details) => Some(details),
+            Kind::Aborted(failure) => Some(&failure.details),
             Kind::Cancelled | Kind::Body(_) => None,
         }
     }
@@ -62,7 +71,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Aborted(details) => write!(f, "exchange aborted: {details}"),
+            Kind::Aborted(failure) => write!(f, "exchange aborted: {failure}"),
             Kind::Cancelled => f.write_str("exchange ended before the message was complete"),
             Kind::Body(_) => f.write_str("error reading the message"),
         }
@@ -73,7 +82,8 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.kind {
             Kind::Body(error) => Some(&**error),
-            Kind::Aborted(_) | Kind::Cancelled => None,
+            Kind::Aborted(failure) => Some(failure),
+            Kind::Cancelled => None,
         }
     }
 }

@@ -64,6 +64,11 @@
 //! | statistics under Envoy's names, and events | [`observer`] |
 //!
 //! A processor itself is written with the crate `extproc-server`.
+//!
+//! # Features
+//!
+//! - `cel`, off by default: attributes may be any CEL expression. Without it they are names and headers, and a
+//!   configuration with more than that is refused.
 
 #![forbid(unsafe_code)]
 
@@ -79,6 +84,7 @@ mod layer;
 mod machine;
 pub mod metadata;
 pub mod observer;
+mod pattern;
 mod pieces;
 mod service;
 pub mod transport;

@@ -82,6 +82,11 @@ pub enum Event<'a> {
         /// What was not answered.
         phase: Phase,
     },
+    /// The copy of a body does not fit what may wait for the processor: the rest is not sent.
+    CopyCut {
+        /// Of which body.
+        phase: Phase,
+    },
     /// One change, or one mutation as a whole, was refused.
     RejectedHeaderMutation,
     /// A reply set a new timeout.
@@ -140,6 +145,8 @@ counters! {
     clear_route_cache_ignored,
     /// Always 0 here: the layer has no upstream-filter form.
     clear_route_cache_upstream_ignored,
+    /// Bodies whose copies, in observability mode, were cut; not one of Envoy's.
+    copies_cut,
     /// Exchanges that went on without the processor.
     failure_mode_allowed,
     /// Unusable answers of an HTTP service.
@@ -197,6 +204,7 @@ impl Observer for Stats {
             Event::StreamFailed { .. } => &self.streams_failed,
             Event::FailureModeAllowed => &self.failure_mode_allowed,
             Event::MessageTimeout { .. } => &self.message_timeouts,
+            Event::CopyCut { .. } => &self.copies_cut,
             Event::RejectedHeaderMutation => &self.rejected_header_mutations,
             Event::OverrideTimeoutReceived => &self.override_message_timeout_received,
             Event::OverrideTimeoutIgnored => &self.override_message_timeout_ignored,

@@ -23,6 +23,10 @@ pub(super) enum Item<'a> {
     Text(Cow<'a, str>),
     Time(SystemTime),
     Duration(Duration),
+    #[cfg_attr(
+        not(feature = "cel"),
+        expect(dead_code, reason = "prints the same whichever it is")
+    )]
     Headers(Headers),
     /// A message, which prints as text.
     Metadata(Cow<'a, Metadata>),
@@ -51,74 +55,19 @@ impl<'a> Item<'a> {
     }
 }
 
-/// The fields of each root, in the order of Envoy's documentation.
-pub(super) fn fields(root: &str) -> &'static [&'static str] {
-    match root {
-        "request" => &[
-            "path",
-            "url_path",
-            "host",
-            "scheme",
-            "method",
-            "headers",
-            "referer",
-            "useragent",
-            "time",
-            "id",
-            "protocol",
-            "query",
-            "size",
-            "total_size",
-            "headers_bytes",
-            vocabulary::URI,
-        ],
-        "response" => &[
-            "code",
-            "code_details",
-            "flags",
-            "grpc_status",
-            "headers",
-            "trailers",
-            "size",
-            "total_size",
-            "headers_bytes",
-            "backend_latency",
-        ],
-        "source" | "destination" => &["address", "port", vocabulary::IP],
-        "connection" => &[
-            "id",
-            "mtls",
-            "requested_server_name",
-            "tls_version",
-            "peer_certificate_valid",
-        ],
-        "upstream" => &[
-            "address",
-            "port",
-            "local_address",
-            "transport_failure_reason",
-            "request_attempt_count",
-            "cx_pool_ready_duration",
-            "locality",
-            "num_endpoints",
-        ],
-        "xds" => &[
-            "node",
-            "cluster_name",
-            "cluster_metadata",
-            "listener_direction",
-            "listener_metadata",
-            "route_name",
-            "route_metadata",
-            "virtual_host_name",
-            "virtual_host_metadata",
-            "upstream_host_metadata",
-            "upstream_host_locality_metadata",
-            "filter_chain_name",
-        ],
-        _ => &[],
-    }
-}
+/// The names that an expression may begin with.
+pub(super) const ROOTS: &[&str] = &[
+    "request",
+    "response",
+    "source",
+    "destination",
+    "connection",
+    "upstream",
+    "xds",
+    "metadata",
+    "filter_state",
+    "upstream_filter_state",
+];
 
 impl<'a> View<'a> {
     /// The value of `root.field`, or of `root` alone.
@@ -130,7 +79,7 @@ impl<'a> View<'a> {
                     .upstream
                     .and_then(|upstream| upstream.address)
                     .map(|_| Item::Map),
-                root => super::ROOTS.contains(&root).then_some(Item::Map),
+                root => ROOTS.contains(&root).then_some(Item::Map),
             };
         };
         match root {

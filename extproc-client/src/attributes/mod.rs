@@ -2,33 +2,30 @@
 //!
 //! An [`Expression`] is nearly always the name of an attribute (`request.path`) or one header
 //! (`request.headers['x-a']`). Those are looked up directly; anything else is evaluated as CEL over
-//! maps that are built for it. Attribute names, presence and kinds are Envoy's.
+//! maps that are built for it, which needs the crate's feature `cel`. Attribute names, presence and kinds are Envoy's.
 //!
 //! Beyond Envoy, comprehensions (`exists`, `map`, …) work; in agentgateway's [`Vocabulary`] also `string()` and
 //! `+` on strings, bytes and lists, which Envoy's CEL leaves out. Not available: `filter_state` (always empty),
 //! and the certificate attributes of `connection`.
 
-mod budget;
+#[cfg(feature = "cel")]
+mod cel;
 mod lookup;
+#[cfg(any(not(feature = "cel"), test))]
+mod name;
 mod print;
-mod regex;
 mod text;
-mod value;
 mod vocabulary;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use cel::{
-    Context, Env, IdedExpr, Value,
-    common::ast::{CallExpr, Expr, LiteralValue, operators},
-};
 use prost::encoding::{
     WireType::{LengthDelimited, SixtyFourBit, Varint},
     encode_key, encode_varint, encoded_len_varint, key_len,
 };
 
+use self::lookup::Item;
 pub use self::vocabulary::Vocabulary;
-use self::{budget::Meter, lookup::Item};
 use crate::{
     config::AttributeSet,
     host::{ExchangeContext, HostFacts, RouteFacts, UpstreamInfo},
@@ -41,6 +38,8 @@ use crate::{
 pub struct ExpressionError(String);
 
 /// A compiled CEL expression.
+///
+/// Without the crate's feature `cel` it is the name of an attribute or one header.
 #[derive(Clone, Debug)]
 pub struct Expression {
     form: Form,
@@ -53,7 +52,8 @@ enum Form {
     /// A header by its lower-case name.
     Header(Headers, Box<str>),
     /// Anything else.
-    Cel(Arc<Compiled>),
+    #[cfg(feature = "cel")]
+    Cel(Arc<cel::Compiled>),
 }
 
 /// A header map that expressions may index.
@@ -64,6 +64,18 @@ pub(crate) enum Headers {
     ResponseTrailers,
 }
 
+impl Headers {
+    /// The map that an attribute is.
+    fn of(root: &str, field: &str) -> Option<Self> {
+        match (root, field) {
+            ("request", "headers") => Some(Self::Request),
+            ("response", "headers") => Some(Self::Response),
+            ("response", "trailers") => Some(Self::ResponseTrailers),
+            _ => None,
+        }
+    }
+}
+
 /// An evaluation that ended because it took too many steps.
 ///
 /// Nothing can be said of the expression's value then.
@@ -71,83 +83,13 @@ pub(crate) enum Headers {
 #[error("the expression takes too many steps")]
 pub struct OverBudget;
 
-#[derive(Debug)]
-struct Compiled {
-    expression: IdedExpr,
-    /// Steps for looking at all of it once.
-    cost: i64,
-    /// Most steps that an evaluation takes.
-    steps: i64,
-    /// It has parts that count by themselves.
-    counts: bool,
-    /// The variables it mentions, among those that exist.
-    roots: Vec<&'static str>,
-    /// Adds, and joins texts, bytes and lists by it.
-    adds: Option<Joins>,
-    /// Regular expressions.
-    regexes: regex::Library,
-}
-
-/// Tells if `+` joins texts, bytes and lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Joins {
-    Yes,
-    No,
-}
-
-/// The names that an expression may begin with.
-const ROOTS: &[&str] = &[
-    "request",
-    "response",
-    "source",
-    "destination",
-    "connection",
-    "upstream",
-    "xds",
-    "metadata",
-    "filter_state",
-    "upstream_filter_state",
-];
-
-/// Functions that may be called; operators have names of punctuation.
-const FUNCTIONS: &[&str] = &[
-    "size",
-    "startsWith",
-    "endsWith",
-    "contains",
-    "matches",
-    "int",
-    "uint",
-    "double",
-    "bytes",
-    "bool",
-    "dyn",
-    "type",
-    "duration",
-    "timestamp",
-    "getFullYear",
-    "getMonth",
-    "getDate",
-    "getDayOfMonth",
-    "getDayOfWeek",
-    "getDayOfYear",
-    "getHours",
-    "getMinutes",
-    "getSeconds",
-    "getMilliseconds",
-];
-
-/// Steps for the map that a root is, with all headers.
-const ROOT: i64 = 1_000;
-
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
-
 impl Expression {
     /// Compiles `text`. An unknown name is no error: the expression then has no value.
     ///
     /// # Errors
     /// `text` is not CEL, is longer or nested deeper than may be, calls a function that does not exist, or gives
-    /// `matches` a text that is no regular expression or a large one.
+    /// `matches` a text that is no regular expression or a large one. Without the feature `cel`: it is neither the name
+    /// of an attribute nor one header.
     pub fn compile(text: &str) -> Result<Self, ExpressionError> {
         Self::compile_with(text, Vocabulary::Envoy)
     }
@@ -157,60 +99,15 @@ impl Expression {
     /// # Errors
     /// As [`compile`](Self::compile).
     pub fn compile_with(text: &str, vocabulary: Vocabulary) -> Result<Self, ExpressionError> {
-        budget::check_text(text)
-            .and_then(|()| budget::with_room(|| Self::parse(text, vocabulary)))
-            .flatten()
-            .map_err(ExpressionError)
-    }
-
-    fn parse(text: &str, vocabulary: Vocabulary) -> Result<Self, String> {
-        let program = ENV.compile(text).map_err(|errors| {
-            let text = errors.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            format!("not a CEL expression: {line}")
-        })?;
-        budget::check(program.expression())?;
-        let references = program.references();
-        let mut expression = program.expression().clone();
-        let mut calls = Ok(());
-        let mut patterns = regex::Patterns::default();
-        vocabulary::each(&mut expression, &mut |part| {
-            if let (Expr::Call(call), Ok(())) = (part, &calls) {
-                calls = check_call(call, vocabulary).and_then(|()| patterns.take(call));
-            }
+        #[cfg(feature = "cel")]
+        let form = cel::compile(text, vocabulary);
+        #[cfg(not(feature = "cel"))]
+        let form = name::parse(text, vocabulary).ok_or_else(|| {
+            "is more than the name of an attribute or a header, which needs the cargo feature `cel`".to_owned()
         });
-        calls?;
-        let adds = vocabulary.translate(&mut expression);
-        let form = match plain(&expression) {
-            Some(form) => form,
-            None => {
-                let roots: Vec<&str> = ROOTS
-                    .iter()
-                    .copied()
-                    .filter(|root| references.has_variable(root))
-                    .collect();
-                lower_header_names(&mut expression);
-                let cost = budget::cost(&expression);
-                let steps = match budget::has_loops(&expression) {
-                    true => budget::STEPS,
-                    false => {
-                        (cost + patterns.steps() + ROOT * roots.len() as i64).min(budget::STEPS)
-                    }
-                };
-                let mut counts = false;
-                vocabulary::each(&mut expression, &mut |part| counts |= budget::count(part));
-                Form::Cel(Arc::new(Compiled {
-                    expression,
-                    cost,
-                    steps,
-                    counts,
-                    roots,
-                    adds,
-                    regexes: patterns.finish(),
-                }))
-            }
-        };
-        Ok(Self { form })
+        Ok(Self {
+            form: form.map_err(ExpressionError)?,
+        })
     }
 
     /// Tells whether the expression is true of a request, before it goes anywhere. What has no value is not
@@ -252,7 +149,8 @@ impl Expression {
     pub fn steps(&self) -> u64 {
         match &self.form {
             Form::Name(..) | Form::Header(..) => 1,
-            Form::Cel(compiled) => compiled.steps.unsigned_abs(),
+            #[cfg(feature = "cel")]
+            Form::Cel(compiled) => compiled.steps(),
         }
     }
 
@@ -265,130 +163,9 @@ impl Expression {
         match &self.form {
             Form::Name(root, field) => Ok(view.lookup(root, field.as_deref())),
             Form::Header(headers, name) => Ok(view.header(*headers, name).map(Item::Text)),
-            Form::Cel(compiled) => {
-                let meter = Meter::new();
-                let value = compiled.evaluate(view, &meter);
-                match meter.is_overdrawn() {
-                    // Also where it has a value: an operator may have passed over the end.
-                    true => Err(OverBudget),
-                    false => Ok(value),
-                }
-            }
+            #[cfg(feature = "cel")]
+            Form::Cel(compiled) => compiled.evaluate(view),
         }
-    }
-}
-
-impl Compiled {
-    fn evaluate(&self, view: &View<'_>, meter: &Meter) -> Option<Item<'static>> {
-        meter.pay(self.cost).ok()?;
-        let mut context = Context::with_env(ENV.clone());
-        for root in &self.roots {
-            if let Some(value) = value::of_root(view, root) {
-                context.add_variable_from_value(*root, value);
-            }
-        }
-        if self.counts {
-            meter.add_to(&mut context)?;
-        }
-        if let Some(joins) = self.adds {
-            let meter = meter.clone();
-            let add = move |left, right| value::add(joins, &meter, left, right);
-            context.add_function(vocabulary::ADD, add).ok()?;
-        }
-        self.regexes.add_to(&mut context, meter)?;
-        let value = Value::resolve(&self.expression, &context).ok()?;
-        match &self.expression.expr {
-            Expr::Call(call) if call.func_name == "type" => Some(print::a_type()),
-            _ => Some(print::item(value)),
-        }
-    }
-}
-
-/// Checks that a function exists.
-fn check_call(call: &CallExpr, vocabulary: Vocabulary) -> Result<(), String> {
-    let name = call.func_name.as_str();
-    let known = !name.starts_with(|c: char| c.is_ascii_alphabetic())
-        || FUNCTIONS.contains(&name)
-        || vocabulary.functions().contains(&name)
-        || regex::is_ours(call);
-    match known {
-        true => Ok(()),
-        false => Err(format!("unknown function {name:?}")),
-    }
-}
-
-/// The direct form of an expression that has one.
-fn plain(expression: &IdedExpr) -> Option<Form> {
-    match &expression.expr {
-        Expr::Ident(root) => Some(Form::Name(root.as_str().into(), None)),
-        Expr::Select(select) if !select.test => {
-            if let Some(headers) = header_map(&select.operand) {
-                return Some(Form::Header(
-                    headers,
-                    select.field.to_ascii_lowercase().into(),
-                ));
-            }
-            let Expr::Ident(root) = &select.operand.expr else {
-                return None;
-            };
-            Some(Form::Name(
-                root.as_str().into(),
-                Some(select.field.as_str().into()),
-            ))
-        }
-        Expr::Call(call) => {
-            let (headers, name) = header_index(call)?;
-            Some(Form::Header(headers, name.to_ascii_lowercase().into()))
-        }
-        _ => None,
-    }
-}
-
-/// `request.headers['name']` and its like.
-fn header_index(call: &CallExpr) -> Option<(Headers, &str)> {
-    let (operators::INDEX, None, [map, index]) =
-        (call.func_name.as_str(), &call.target, call.args.as_slice())
-    else {
-        return None;
-    };
-    let Expr::Literal(LiteralValue::String(name)) = &index.expr else {
-        return None;
-    };
-    Some((header_map(map)?, name.inner()))
-}
-
-/// `request.headers` and its like.
-fn header_map(expression: &IdedExpr) -> Option<Headers> {
-    let Expr::Select(select) = &expression.expr else {
-        return None;
-    };
-    let Expr::Ident(root) = &select.operand.expr else {
-        return None;
-    };
-    match (root.as_str(), select.field.as_str(), select.test) {
-        ("request", "headers", false) => Some(Headers::Request),
-        ("response", "headers", false) => Some(Headers::Response),
-        ("response", "trailers", false) => Some(Headers::ResponseTrailers),
-        _ => None,
-    }
-}
-
-/// Header names match in any case; the maps that expressions see hold lower case.
-fn lower_header_names(expression: &mut IdedExpr) {
-    match &mut expression.expr {
-        Expr::Call(call) => {
-            if let Some((_, name)) = header_index(call) {
-                let lower = name.to_ascii_lowercase();
-                if let Some(index) = call.args.get_mut(1) {
-                    index.expr = Expr::Literal(LiteralValue::String(lower.into()));
-                }
-            }
-            call.target.iter_mut().for_each(|e| lower_header_names(e));
-            call.args.iter_mut().for_each(lower_header_names);
-        }
-        Expr::Select(select) => lower_header_names(&mut select.operand),
-        Expr::List(list) => list.elements.iter_mut().for_each(lower_header_names),
-        _ => {}
     }
 }
 
@@ -483,5 +260,5 @@ fn put_field(out: &mut Vec<u8>, name: &str, value: &Encoded<'_>) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cel"))]
 mod tests;

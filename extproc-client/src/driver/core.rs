@@ -328,12 +328,17 @@ where
 
     // === bodies in ===
 
+    /// Whether no body is read because the side stream has to take a message first.
+    fn waits(&self) -> bool {
+        self.side.is_full() && !self.machine.is_observed()
+    }
+
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
         let looks = self
             .request
             .take_looks(|| self.machine.is_overfull(Side::Request));
         if !self.request.out.is_empty()
-            || self.side.is_full()
+            || self.waits()
             || !(looks > 0 || self.machine.wants_frame(Side::Request))
         {
             return false;
@@ -371,7 +376,7 @@ where
             .response
             .take_looks(|| self.machine.is_overfull(Side::Response));
         if !self.response.out.is_empty()
-            || self.side.is_full()
+            || self.waits()
             || !(looks > 0 || self.machine.wants_frame(Side::Response))
         {
             return false;
@@ -386,7 +391,9 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                self.machine.response_failed(UpstreamFailure::of(&*error));
+                let in_filter = error.downcast_ref().is_some_and(Error::is_processor);
+                self.machine
+                    .response_failed(UpstreamFailure::of(&*error), in_filter);
                 let error = Error::body(error);
                 self.drain();
                 if matches!(self.response.state, State::Failed(_)) {
@@ -452,8 +459,8 @@ where
                     self.complete(side, false);
                 }
                 Action::End(side) => self.complete(side, given != Some(side)),
-                Action::Abort { details } => {
-                    self.response.state = State::Failed(Error::aborted(details));
+                Action::Abort { status, details } => {
+                    self.response.state = State::Failed(Error::aborted(status, details));
                 }
             }
         }
@@ -493,7 +500,7 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
             // What was not even begun to be sent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
             self.side.flush(&mut self.machine, &mut cx);
-            return super::task::linger(&mut self.machine, &mut self.side);
+            return super::task::linger(&mut self.machine, &mut self.side, self.held.other());
         }
         self.machine.end();
         // A graceful close needs the stream.

@@ -141,7 +141,7 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Whether a message waits for the stream to take it: no more body is read meanwhile.
+    /// Whether a message waits for the stream to take it.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.is_some()
     }

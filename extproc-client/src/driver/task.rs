@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{Core, Receiver, SideStream, Step};
 use crate::{
     error::BoxError,
+    host::Held,
     machine::{Exchange, Outbound},
     transport::{Sidestream, Transport},
 };
@@ -138,8 +139,13 @@ pub(super) fn finish(mut stream: impl Sidestream, grace: Duration) {
 
 /// Keeps the side stream of an observed exchange open for its `deferred_close_timeout`, sending what
 /// is left and dropping replies.
-pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream<T>) {
+pub(super) fn linger<T: Transport>(
+    machine: &mut Exchange,
+    side: &mut SideStream<T>,
+    mut held: Held,
+) {
     let (stream, mut waiting) = side.take();
+    held.set(machine.kept());
     let mut messages = Vec::new();
     while let Some(outbound) = machine.poll_outbound() {
         if let Outbound::Message(_, message) = outbound {
@@ -157,6 +163,9 @@ pub(super) fn linger<T: Transport>(machine: &mut Exchange, side: &mut SideStream
             loop {
                 if waiting.is_none() {
                     waiting = messages.next();
+                    if waiting.is_none() {
+                        held.set(0);
+                    }
                 }
                 if waiting.is_some() && stream.poll_ready(cx).is_ready() {
                     if let Some(message) = waiting.take() {

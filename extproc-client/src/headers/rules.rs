@@ -1,6 +1,6 @@
 //! `HeaderMutationRules`: whether one change is allowed.
 
-use crate::config::{MutationRules, RegexMatcher};
+use crate::config::{Effort, MutationRules, RegexMatcher};
 
 /// What a processor wants to do to a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +42,15 @@ impl MutationRules {
         if operation == Operation::Remove && (pseudo || name == "host") {
             return false;
         }
-        let matches =
-            |regex: &Option<RegexMatcher>| regex.as_ref().is_some_and(|regex| regex.matches(name));
-        if matches(&self.disallow_expression) {
+        let matches = |regex: &Option<RegexMatcher>| match regex {
+            Some(regex) => regex.try_matches(name, &mut Effort::default()),
+            None => Some(false),
+        };
+        // What cannot be told is not allowed.
+        if matches(&self.disallow_expression) != Some(false) {
             return false;
         }
-        if matches(&self.allow_expression) {
+        if matches(&self.allow_expression) == Some(true) {
             return true;
         }
         if self.disallow_all {

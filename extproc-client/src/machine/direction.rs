@@ -216,6 +216,13 @@ impl Direction {
         self.has_sent_end && self.trailers.is_none()
     }
 
+    /// Tells whether the processor was given all of a full duplex message, and its new body has no end yet: nobody else knows
+    /// what of it is missing.
+    pub(super) fn is_left_unfinished(&self) -> bool {
+        let given = self.received && self.body_sent && self.held.is_empty() && self.size > 0;
+        self.mode.body.is_duplex() && given && !self.ended
+    }
+
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of its limits first.
     pub(super) fn has_room(&self) -> bool {

@@ -10,6 +10,7 @@
 //! | body and `content-length` differ | no | `status_on_error` | `mismatch_between_…` |
 //! | a body is larger than the buffer limit | no | 413, or 500 in a response | `…_payload_too_large` |
 //! | the stream ends cleanly | – | goes on without the processor | – |
+//! | the same, and the processor has all of a full duplex body but did not end it | no | `status_on_error` | `ext_proc_stream_closed_…` |
 //!
 //! It holds in every phase; only what the client gets depends on it: a response while none was
 //! begun, a cut afterwards. Failing open needs the original bytes: it is refused once data of a full
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Action, Callback, Closing, Exchange, Side, Stream};
+use super::{Action, Callback, Closing, Direction, Exchange, Side, Stream};
 use crate::{headers::Rejection, observer::Event, pieces::Pieces, transport::Close};
 
 /// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
@@ -73,7 +74,15 @@ impl Exchange {
         self.event(&Event::ServerHalfClosed);
         self.complete = true;
         if self.local.is_active() {
-            return self.abort("ext_proc_local_response_not_completed");
+            let status = self.config.status_on_error;
+            return self.abort(status, "ext_proc_local_response_not_completed");
+        }
+        if [&self.request, &self.response]
+            .into_iter()
+            .any(Direction::is_left_unfinished)
+        {
+            let details = "ext_proc_stream_closed_before_the_end_of_the_body";
+            return self.respond(self.config.status_on_error, Bytes::new(), details.into());
         }
         self.pass_everything();
     }
@@ -202,7 +211,8 @@ impl Exchange {
                 self.request.ended = true;
                 self.request.head = super::direction::Head::Forwarded;
                 if self.response.has_head() {
-                    return self.abort("request_payload_too_large");
+                    let status = http::StatusCode::PAYLOAD_TOO_LARGE;
+                    return self.abort(status, "request_payload_too_large");
                 }
                 self.actions.push_back(Action::CancelRequest);
                 let (head, body) = self.local_response(

@@ -172,20 +172,21 @@ impl Exchange {
 
     /// The client's body failed: the client is gone, or broke its message.
     pub(crate) fn request_failed(&mut self) {
-        self.abort("downstream_remote_disconnect");
+        self.abort(StatusCode::BAD_REQUEST, "downstream_remote_disconnect");
     }
 
-    /// The upstream's body failed. The response is cut, or answered while its head is held: with what
-    /// the failure says, or with 502.
-    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>) {
+    /// The response's body failed, because of the upstream or in a filter nearer to it. The response is cut, or answered while
+    /// its head is held: with what the failure says, or with 502.
+    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>, in_filter: bool) {
         const DETAILS: &str = "upstream_reset_after_response_started";
+        const TEXT: &str = "upstream disconnected before its response was complete";
         let details = failure.map_or(DETAILS, |failure| &failure.details);
-        if self.committed {
-            return self.abort(details);
-        }
         let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+        if self.committed {
+            return self.abort(status, details);
+        }
         self.close_stream_flushed();
-        let text = Bytes::from_static(b"upstream disconnected before its response was complete");
+        let text = Bytes::from_static(if in_filter { b"" } else { TEXT.as_bytes() });
         let (mut head, body) = self.local_response(status, text, None, details.into());
         if let Some(failure) = failure {
             head.extensions.insert(failure.flags);
@@ -331,9 +332,6 @@ impl Exchange {
     }
 
     pub(super) fn emit_trailers(&mut self, side: Side, trailers: HeaderMap) {
-        if trailers.is_empty() {
-            return self.emit_end(side);
-        }
         let direction = self.direction_mut(side);
         if !direction.ended {
             direction.ended = true;

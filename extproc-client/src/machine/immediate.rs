@@ -36,7 +36,7 @@ impl Exchange {
         });
         self.close_stream();
         if self.committed {
-            return self.abort(details);
+            return self.abort(status, details);
         }
         let grpc_status = reply.grpc_status.map(|grpc| grpc.status);
         let headers = reply
@@ -61,14 +61,14 @@ impl Exchange {
     /// An answer of our own, or a cut if one was begun.
     pub(super) fn respond(&mut self, status: StatusCode, body: Bytes, details: String) {
         if self.committed {
-            return self.abort(details);
+            return self.abort(status, details);
         }
         let (head, body) = self.local_response(status, body, None, details);
         self.answer(head, body);
     }
 
-    /// The response cannot be completed. Nothing is sent on any more.
-    pub(super) fn abort(&mut self, details: impl Into<String>) {
+    /// The response cannot be completed. Nothing is sent on any more. `status` is for whoever still holds its head.
+    pub(super) fn abort(&mut self, status: StatusCode, details: impl Into<String>) {
         self.close_stream();
         if self.response.ended {
             // The client has its response. What is left of the request goes nowhere without the processor.
@@ -96,7 +96,7 @@ impl Exchange {
             self.actions
                 .push_back(Action::ResponseHead { head, end: false });
         }
-        self.actions.push_back(Action::Abort { details });
+        self.actions.push_back(Action::Abort { status, details });
     }
 
     /// Sends a complete response and nothing else from now on.

@@ -184,7 +184,7 @@ impl Exchange {
         let mut trailers = HeaderMap::new();
         let outcome = self.apply_local(list, &mut Block::ResponseTrailers(&mut trailers));
         if let Some(rejection) = outcome.error {
-            return self.abort(rejection.detail);
+            return self.abort(self.config.status_on_error, rejection.detail);
         }
         self.emit_trailers(Side::Response, trailers);
         self.end_local();

@@ -45,7 +45,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, request, response};
+use http::{HeaderMap, StatusCode, request, response};
 
 use self::direction::{Callback, Direction};
 use crate::{
@@ -102,7 +102,7 @@ pub(crate) enum Action {
     /// The side is complete.
     End(Side),
     /// The response cannot be completed: cut it.
-    Abort { details: String },
+    Abort { status: StatusCode, details: String },
 }
 
 /// The side stream, as the machine sees it.
@@ -144,6 +144,8 @@ pub(crate) struct Exchange {
     seen: send::Seen,
     summary: Cell<ExchangeSummary>,
     outbound: VecDeque<Outbound>,
+    /// Bytes of copies in `outbound`, in observability mode.
+    copied: usize,
     actions: VecDeque<Action>,
 }
 
@@ -180,6 +182,7 @@ impl Exchange {
             seen: send::Seen::default(),
             summary: Cell::default(),
             outbound: VecDeque::new(),
+            copied: 0,
             actions: VecDeque::new(),
         }
     }
@@ -192,8 +195,9 @@ impl Exchange {
     /// The next thing for the processor.
     pub(crate) fn poll_outbound(&mut self) -> Option<Outbound> {
         let next = self.outbound.pop_front()?;
-        if let Outbound::Message(phase, _) = next {
-            self.event(&Event::MessageSent { phase });
+        if let Outbound::Message(phase, message) = &next {
+            self.copied = self.copied.saturating_sub(message.framed_len());
+            self.event(&Event::MessageSent { phase: *phase });
         }
         Some(next)
     }
@@ -210,6 +214,7 @@ impl Exchange {
 
     /// Nothing more goes to the processor. As in Envoy, what was on its way counts as sent.
     fn forget_messages(&mut self) {
+        self.copied = 0;
         for forgotten in std::mem::take(&mut self.outbound) {
             if let Outbound::Message(phase, _) = forgotten {
                 self.event(&Event::MessageSent { phase });
@@ -250,7 +255,7 @@ impl Exchange {
         if unasked && !self.reads_ahead(side) {
             return false;
         }
-        self.outbound.is_empty() && direction.has_room()
+        (self.outbound.is_empty() || self.is_observed()) && direction.has_room()
     }
 
     /// Whether a body is read although nobody asks for it before the head goes on: only who reads learns that the client or the
@@ -269,7 +274,7 @@ impl Exchange {
 
     /// Bytes of both bodies that are kept here.
     pub(crate) fn kept(&self) -> usize {
-        self.request.kept() + self.response.kept()
+        self.request.kept() + self.response.kept() + self.copied
     }
 
     /// Body bytes of the request that were received.
@@ -304,6 +309,11 @@ impl Exchange {
     /// Whether the side stream is to stay open after the exchange, for its `deferred_close_timeout`.
     pub(crate) fn defers_close(&self) -> bool {
         self.config.observability_mode && self.stream == Stream::Open
+    }
+
+    /// Whether the processor gets copies alone, and so nothing waits for it.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.config.observability_mode
     }
 
     /// What to do when a deferred close is due: the stream counts as closed. As in Envoy, one that the

@@ -1,11 +1,17 @@
 //! Observability mode: the processor gets copies, nothing is held, replies are ignored.
+//!
+//! Copies never hold traffic up. They wait for the side stream up to the buffer limit; a body of which a piece does not fit is
+//! copied no further, so that what a processor has of a body is its beginning, and `end_of_stream` says that it is all of it.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::{Callback, Exchange, Side};
-use crate::config::BodyMode;
+use crate::{config::BodyMode, observer::Event};
+
+/// Copies that may wait for the side stream, however small.
+const COPIES: usize = 1024;
 
 impl Exchange {
     pub(super) fn observe_head(&mut self, side: Side, now: Instant) {
@@ -21,7 +27,10 @@ impl Exchange {
 
     pub(super) fn observe_data(&mut self, side: Side, data: Bytes, end: bool, now: Instant) {
         if self.observes_body(side) {
-            self.send_body(side, data.clone(), Self::flags(end), Callback::Idle, now);
+            match self.copy_fits(side, data.len()) {
+                true => self.send_body(side, data.clone(), Self::flags(end), Callback::Idle, now),
+                false => self.cut_copy(side),
+            }
         }
         self.pass(side, data, end);
     }
@@ -31,6 +40,20 @@ impl Exchange {
             self.send_trailers(side, now);
         }
         self.release(side);
+    }
+
+    fn copy_fits(&self, side: Side, bytes: usize) -> bool {
+        self.outbound.len() < COPIES
+            && self.copied + bytes <= self.direction(side).buffer_limit.max(bytes)
+    }
+
+    /// The rest of that body passes by.
+    fn cut_copy(&mut self, side: Side) {
+        let phase = side.body();
+        let direction = self.direction_mut(side);
+        direction.mode.body = BodyMode::None;
+        direction.mode.trailers = false;
+        self.event(&Event::CopyCut { phase });
     }
 
     /// Only STREAMED bodies are copied.

@@ -147,7 +147,8 @@ impl Exchange {
                     .and_then(|info| info.sent.as_deref())
                     .or(self.seen.request.as_deref()),
                 response: self.seen.response.as_deref(),
-                response_head_sent: self.response.mode.headers,
+                // As in Envoy, a head that is only copied is not there to be asked for.
+                response_head_sent: self.response.mode.headers && !self.config.observability_mode,
                 response_trailers: self.response.trailers.as_ref(),
                 request_size: match &self.context.received {
                     Some(received) => received.body_bytes(),
@@ -184,10 +185,12 @@ impl Exchange {
             self.stream = Stream::Open;
             self.outbound.push_back(Outbound::Open);
         }
-        self.outbound.push_back(Outbound::Message(phase, message));
         if self.config.observability_mode {
+            self.copied += message.framed_len();
+            self.outbound.push_back(Outbound::Message(phase, message));
             return;
         }
+        self.outbound.push_back(Outbound::Message(phase, message));
         let timeout = self.config.message_timeout;
         self.direction_mut(side).start_call(callback, now, timeout);
     }

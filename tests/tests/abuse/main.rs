@@ -35,7 +35,9 @@ use self::{
         small_window, window_updates,
     },
     limits::{admin_flood, connection_limit, descriptors, memory_limit, unread_log},
-    processor::{deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload},
+    processor::{
+        deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload, unread_copies,
+    },
 };
 
 const MIB: u64 = 1024;
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
         trial("processor/deeds", || go(deeds())),
         trial("processor/floods", || go(processor_floods())),
         trial("processor/deaf-to-an-upload", || go(deaf())),
+        trial("processor/unread-copies", || go(unread_copies())),
         trial("processor/refuses-an-upload", || go(refused_upload())),
         trial("processor/no-trailers", || go(no_trailers())),
         trial("processor/goes-away", || go(goes_away())),

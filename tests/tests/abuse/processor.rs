@@ -8,8 +8,11 @@ use anyhow::ensure;
 use bytes::Bytes;
 use tests::support::adversary::Adversary;
 use tests::support::rig::{self, Setup, Upstream, get, scale};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
 
 use super::{
     LITTLE, MIB,
@@ -123,6 +126,39 @@ processing_mode: {request_body_mode: STREAMED, response_header_mode: SKIP}
         ensure!(status == wanted, "{path} gave {status}");
     }
     watch.check(&rig, "deaf processor", LITTLE).await
+}
+
+/// A processor whose windows never open gets what fits of a copy, and holds no traffic.
+pub(crate) async fn unread_copies() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let processor = TcpListener::bind("127.0.0.1:0").await?;
+    let address = processor.local_addr()?;
+    let reader = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut socket, _)) = processor.accept().await {
+            connections.spawn(async move {
+                // SETTINGS with INITIAL_WINDOW_SIZE 2000, and the acknowledgement of the peer's.
+                let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\x07\xd0\0\0\0\x04\x01\0\0\0\0";
+                let _ = socket.write_all(settings).await;
+                tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
+            });
+        }
+    });
+    let rig = Setup {
+        upstream: Some(upstream.address),
+        processor: Some(address),
+        filter: "observability_mode: true\ndeferred_close_timeout: 1s\nprocessing_mode: {request_body_mode: STREAMED, response_body_mode: STREAMED}\n".to_owned(),
+        ..Setup::default()
+    }
+    .start()
+    .await?;
+    let watch = rig.watch();
+    let (status, _) = upload(rig.address, "/", 50_000_000).await?;
+    ensure!(status == 200, "got {status}");
+    let cut = rig.stat("http.main.ext_proc.copies_cut").await?;
+    ensure!(cut == 1, "{cut} bodies were cut");
+    reader.abort();
+    watch.check(&rig, "copies that nobody reads", LITTLE).await
 }
 
 /// The refusal is readable while the client still sends, on both protocol versions.

@@ -95,6 +95,36 @@ fn stand_alone_override_to_duplex() {
 }
 
 #[test]
+fn copies_that_do_not_fit_are_cut() {
+    let mut p = Play::new(config(
+        r#""observability_mode": true, "processing_mode": {
+            "request_body_mode": "STREAMED", "request_trailer_mode": "SEND"}"#,
+    ));
+    p.request(&[], false);
+    let exchange = &mut p.exchange;
+    let piece = bytes::Bytes::from(vec![b'x'; 100_000]);
+    let now = std::time::Instant::now();
+    let mut given = 0;
+    // Nobody takes what is there for the processor.
+    for _ in 0..100 {
+        assert!(exchange.wants_frame(Request), "traffic waits for no copy");
+        exchange.data(Request, piece.clone(), false, now);
+        given += std::iter::from_fn(|| exchange.poll_action()).count();
+    }
+    assert_eq!(given, 100, "everything goes on");
+    assert!(exchange.kept() <= 1024 * 1024 + 1024, "{}", exchange.kept());
+    exchange.trailers(Request, http::HeaderMap::new(), now);
+    let copies = std::iter::from_fn(|| exchange.poll_outbound()).count();
+    assert_eq!(
+        copies, 10,
+        "of a cut body the beginning is sent, and no end"
+    );
+    assert_eq!(exchange.kept(), 0);
+    let cut = |counter: &(&str, u64)| *counter == ("copies_cut", 1);
+    assert!(p.counters().iter().any(cut), "counted once");
+}
+
+#[test]
 fn observed_messages_are_copies() {
     let mut p = Play::new(config(
         r#""observability_mode": true, "processing_mode": {

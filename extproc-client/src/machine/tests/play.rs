@@ -192,7 +192,7 @@ impl Play {
             }
             Action::Trailers(at, map) => format!("{}: TRAILERS{}", side(at), fields(&map)),
             Action::End(at) => format!("{}: END", side(at)),
-            Action::Abort { details } => {
+            Action::Abort { details, .. } => {
                 self.details = details;
                 "client: ABORT".into()
             }

@@ -91,6 +91,8 @@ impl fmt::Debug for Subject {
             committed,
             local,
             outbound,
+            // Follows from what waits there.
+            copied: _,
             actions,
         } = &self.exchange;
         for direction in [request, response] {
@@ -147,7 +149,7 @@ impl Subject {
     pub(super) fn failed(&mut self, side: Side) {
         match side {
             Side::Request => self.exchange.request_failed(),
-            Side::Response => self.exchange.response_failed(None),
+            Side::Response => self.exchange.response_failed(None, false),
         }
     }
 

@@ -1,0 +1,323 @@
+//! The fields of Envoy's messages that the gateway knows of but has no use for.
+//!
+//! One table, [`FIELDS`]. A field that is neither in its struct nor here does not exist for the
+//! gateway and is refused as unknown. The rule for a row: what cannot change an answer, a message to
+//! a processor or a log line is ignored; what tunes something that the gateway does its own way, or
+//! not at all, is noted; what would change which request goes where, in what form or to whom is
+//! refused. Fields at a value that asks for nothing (`false`, `0`, empty) pass in any case.
+
+use crate::document::{
+    Treatment::{self, Ignore, Note, Refuse},
+    is_field,
+};
+
+const NO_XDS: &str = "discovery services (xDS) are not supported";
+const UNSUPPORTED: &str = "not supported";
+const NOT_DONE: &str = "has no effect in this gateway";
+
+/// What becomes of a field that the struct named `message` lacks; `None` if Envoy's message has no
+/// such field, or one that was never looked at.
+pub(super) fn treatment(message: &str, field: &str) -> Option<Treatment> {
+    FIELDS
+        .iter()
+        .filter(|(owner, ..)| *owner == message)
+        .find(|(.., fields)| fields.iter().any(|known| is_field(known, field)))
+        .map(|(_, treatment, _)| *treatment)
+}
+
+/// Message, treatment, fields.
+#[rustfmt::skip]
+const FIELDS: &[(&str, Treatment, &[&str])] = &[
+    // envoy.config.bootstrap.v3
+    ("Bootstrap", Ignore, &[
+        "node_context_params", "flags_path", "stats_config", "stats_flush_interval",
+        "stats_flush_on_admin", "stats_eviction_interval", "deferred_stat_options", "watchdog",
+        "watchdogs", "stats_server_version_override",
+        "use_tcp_for_dns_lookups", "dns_resolution_config", "typed_dns_resolver_config",
+        "fatal_actions", "default_socket_interface", "enable_dispatcher_stats",
+        "perf_tracing_file_path", "default_regex_engine", "application_log_config",
+        "grpc_async_client_manager_config", "memory_allocator_manager", "cluster_manager",
+        "default_config_source", "listener_manager", "xds_delegate_extension",
+        "xds_config_tracker_extension", "certificate_provider_instances",
+    ]),
+    ("Bootstrap", Note(NOT_DONE), &[
+        "stats_sinks", "tracing", "header_prefix", "inline_headers",
+    ]),
+    ("Bootstrap", Refuse(NO_XDS), &["dynamic_resources", "config_sources", "hds_config"]),
+    ("Bootstrap", Refuse(UNSUPPORTED), &["bootstrap_extensions"]),
+    ("OverloadManager", Note(NOT_DONE), &["loadshed_points", "buffer_factory_config"]),
+    ("OverloadAction", Refuse(UNSUPPORTED), &["typed_config"]),
+    ("ScaledTrigger", Ignore, &["scaling_threshold"]),
+    ("StaticResources", Refuse("only secrets written where they are used are supported"), &[
+        "secrets",
+    ]),
+    ("RuntimeLayer", Ignore, &["name", "admin_layer"]),
+    ("RuntimeLayer", Note(NOT_DONE), &["disk_layer"]),
+    ("RuntimeLayer", Refuse(NO_XDS), &["rtds_layer"]),
+    ("Admin", Ignore, &[
+        "access_log_path", "profile_path", "socket_options", "ignore_global_conn_limit",
+        "allow_paths",
+    ]),
+    ("Admin", Note(NOT_DONE), &["access_log"]),
+
+    // envoy.config.core.v3
+    ("Node", Ignore, &[
+        "dynamic_parameters", "user_agent_name", "user_agent_version", "user_agent_build_version",
+        "extensions", "client_features", "listening_addresses",
+    ]),
+    ("SocketAddress", Ignore, &["ipv4_compat"]),
+    ("SocketAddress", Refuse(UNSUPPORTED), &[
+        "named_port", "resolver_name", "network_namespace_filepath",
+    ]),
+    ("Pipe", Ignore, &["mode"]),
+    ("Address", Refuse(UNSUPPORTED), &["envoy_internal_address"]),
+    ("DataSource", Ignore, &["watched_directory"]),
+    ("SubstitutionFormatString", Ignore, &["content_type"]),
+    ("SubstitutionFormatString", Note(NOT_DONE), &["omit_empty_values", "json_format_options"]),
+    ("SubstitutionFormatString", Refuse(UNSUPPORTED), &["formatters"]),
+    ("TransportSocket", Ignore, &["name"]),
+    ("TypedExtensionConfig", Ignore, &["name"]),
+    ("Http1ProtocolOptions", Ignore, &[
+        "use_balsa_parser", "allow_custom_methods", "override_stream_error_on_invalid_http_message",
+    ]),
+    ("Http1ProtocolOptions", Note(NOT_DONE), &["header_key_format", "ignore_http_11_upgrade"]),
+    ("Http1ProtocolOptions", Refuse(UNSUPPORTED), &[
+        "default_host_for_http_10", "allow_chunked_length", "send_fully_qualified_url",
+    ]),
+    ("Http2ProtocolOptions", Ignore, &[
+        "hpack_table_size", "max_outbound_frames", "max_outbound_control_frames",
+        "max_consecutive_inbound_frames_with_empty_payload",
+        "max_inbound_priority_frames_per_stream",
+        "max_inbound_window_update_frames_per_data_frame_sent",
+        "stream_error_on_invalid_http_messaging", "override_stream_error_on_invalid_http_message",
+        "use_oghttp2_codec", "max_metadata_size", "enable_huffman_encoding",
+    ]),
+    ("UpstreamConnectionOptions", Ignore, &[
+        "set_local_interface_name_on_upstream_connections", "happy_eyeballs_config",
+    ]),
+    ("Http2ProtocolOptions", Note(NOT_DONE), &[
+        "allow_metadata", "custom_settings_parameters",
+    ]),
+
+    // envoy.config.listener.v3
+    ("Listener", Ignore, &[
+        "stat_prefix", "listener_filters_timeout",
+        "continue_on_listener_filters_timeout", "traffic_direction", "reuse_port",
+        "enable_reuse_port", "tcp_backlog_size", "drain_type", "deprecated_v1",
+        "connection_balance_config", "max_connections_to_accept_per_socket_event",
+        "ignore_global_conn_limit", "bypass_overload_manager", "tcp_fast_open_queue_length",
+    ]),
+    ("Listener", Note(NOT_DONE), &[
+        "access_log", "socket_options", "enable_mptcp", "tcp_keepalive",
+    ]),
+    ("Listener", Refuse(UNSUPPORTED), &[
+        "use_original_dst", "transparent", "freebind", "udp_listener_config", "api_listener",
+        "internal_listener", "filter_chain_matcher", "fcds_config",
+    ]),
+    ("AdditionalAddress", Note(NOT_DONE), &["socket_options", "tcp_keepalive"]),
+    ("FilterChain", Ignore, &["metadata", "on_demand_configuration"]),
+    ("FilterChain", Refuse(UNSUPPORTED), &["use_proxy_proto"]),
+    ("FilterChainMatch", Refuse(UNSUPPORTED), &[
+        "destination_port", "prefix_ranges", "address_suffix", "suffix_len", "source_type",
+        "source_prefix_ranges", "direct_source_prefix_ranges", "source_ports",
+    ]),
+    ("NetworkFilter", Ignore, &["name"]),
+    ("NetworkFilter", Refuse(NO_XDS), &["config_discovery"]),
+    ("ListenerFilter", Ignore, &["name", "filter_disabled"]),
+    ("ListenerFilter", Refuse(NO_XDS), &["config_discovery"]),
+
+    // envoy.extensions.filters.network.http_connection_manager.v3
+    ("HttpConnectionManager", Ignore, &[
+        "http3_protocol_options", "http1_safe_max_connection_duration", "stream_flush_timeout",
+        "access_log_options", "access_log_flush_interval", "flush_access_log_on_new_request",
+        "flush_log_on_tunnel_successfully_established", "internal_address_config",
+        "set_current_client_cert_details", "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+        "stream_error_on_invalid_http_message", "typed_header_validation_config",
+        "add_proxy_protocol_connection_state", "append_local_overload", "request_id_extension",
+    ]),
+    ("HttpConnectionManager", Note(NOT_DONE), &[
+        "tracing", "add_user_agent", "skip_xff_append",
+        "always_set_request_id_in_response", "append_x_forwarded_port",
+    ]),
+    ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
+    ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
+        "scheme_header_transformation", "original_ip_detection_extensions",
+        "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
+        "proxy_status_config", "forward_client_cert_matcher",
+    ]),
+    ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
+    ("HttpFilter", Refuse(NO_XDS), &["config_discovery"]),
+
+    // envoy.extensions.filters.http
+    ("Router", Ignore, &[
+        "dynamic_stats", "start_child_span", "suppress_envoy_headers",
+        "suppress_grpc_request_failure_code_stats", "upstream_log_options",
+        "respect_expected_rq_timeout", "reject_connect_request_early_data",
+    ]),
+    ("Router", Note(NOT_DONE), &["upstream_log"]),
+    ("Router", Refuse(UNSUPPORTED), &["strict_check_headers", "upstream_http_filters"]),
+    ("HealthCheck", Refuse(UNSUPPORTED), &["cache_time", "cluster_min_healthy_percentages"]),
+    ("HeaderMutation", Ignore, &["most_specific_header_mutations_wins"]),
+    ("HeaderMutation", Refuse(UNSUPPORTED), &["remove_on_match"]),
+    ("Mutations", Refuse(UNSUPPORTED), &[
+        "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
+    ]),
+
+    // envoy.config.route.v3
+    ("RouteConfiguration", Ignore, &["metadata"]),
+    ("RouteConfiguration", Note(NOT_DONE), &["internal_only_headers"]),
+    ("RouteConfiguration", Refuse(NO_XDS), &["vhds"]),
+    ("RouteConfiguration", Refuse(UNSUPPORTED), &[
+        "most_specific_header_mutations_wins", "cluster_specifier_plugins",
+        "ignore_path_parameters_in_path_matching",
+    ]),
+    ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),
+    ("VirtualHost", Note(NOT_DONE), &[
+        "include_request_attempt_count", "include_attempt_count_in_response",
+        "include_is_timeout_retry_header", "per_request_buffer_limit_bytes",
+        "request_body_buffer_limit", "hedge_policy",
+    ]),
+    ("VirtualHost", Refuse(UNSUPPORTED), &[
+        "matcher", "cors", "retry_policy_typed_config",
+    ]),
+    ("Route", Ignore, &["decorator", "tracing", "stat_prefix"]),
+    ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
+    ("Route", Refuse(UNSUPPORTED), &["filter_action", "non_forwarding_action"]),
+    ("RouteMatch", Refuse(UNSUPPORTED), &[
+        "path_match_policy", "runtime_fraction", "tls_context", "dynamic_metadata",
+        "filter_state", "cookies",
+    ]),
+    ("RouteAction", Ignore, &[
+        "rate_limits", "include_vh_rate_limits", "hash_policy", "early_data_policy",
+        "flush_timeout",
+    ]),
+    ("RouteAction", Note(NOT_DONE), &["append_x_forwarded_host", "hedge_policy"]),
+    ("RouteAction", Refuse(UNSUPPORTED), &[
+        "cluster_specifier_plugin", "inline_cluster_specifier_plugin",
+        "metadata_match", "path_rewrite_policy", "path_rewrite", "host_rewrite",
+        "retry_policy_typed_config", "cors", "max_grpc_timeout",
+        "grpc_timeout_offset", "internal_redirect_policy", "internal_redirect_action",
+        "max_internal_redirects",
+    ]),
+    ("MaxStreamDuration", Refuse(UNSUPPORTED), &[
+        "grpc_timeout_header_max", "grpc_timeout_header_offset",
+    ]),
+    ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
+    ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
+    ("ClusterWeight", Refuse(UNSUPPORTED), &[
+        "cluster_header", "metadata_match", "host_rewrite_literal",
+    ]),
+    ("RetryPolicy", Ignore, &["host_selection_retry_max_attempts"]),
+    ("RetryPolicy", Note(NOT_DONE), &[
+        "retry_host_predicate", "retry_back_off", "rate_limited_retry_back_off",
+        "per_try_idle_timeout",
+    ]),
+    ("RetryPolicy", Refuse(UNSUPPORTED), &[
+        "retry_priority", "retry_options_predicates", "retriable_headers",
+        "retriable_request_headers",
+    ]),
+    ("RequestMirrorPolicy", Ignore, &["trace_sampled"]),
+    ("RequestMirrorPolicy", Refuse(UNSUPPORTED), &[
+        "cluster_header", "request_headers_mutations", "host_rewrite_literal", "runtime_key",
+    ]),
+    ("RuntimeFraction", Ignore, &["runtime_key"]),
+    ("CorsPolicy", Note(NOT_DONE), &["shadow_enabled"]),
+    ("DirectResponseAction", Refuse(UNSUPPORTED), &["body_format"]),
+    ("RegexMatcher", Ignore, &["google_re2"]),
+
+    // envoy.config.accesslog.v3
+    ("AccessLog", Ignore, &["name"]),
+    ("AccessLog", Refuse(UNSUPPORTED), &["filter"]),
+
+    // envoy.config.cluster.v3
+    ("Cluster", Ignore, &[
+        "alt_stat_name", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate",
+        "respect_dns_ttl", "use_tcp_for_dns_lookups", "dns_resolution_config",
+        "typed_dns_resolver_config", "dns_resolvers", "wait_for_warm_on_init", "cleanup_interval",
+        "close_connections_on_host_health_failure",
+        "ignore_health_on_host_removal", "track_timeout_budgets", "track_cluster_stats",
+        "preconnect_policy", "least_request_lb_config", "round_robin_lb_config", "lrs_server",
+        "lrs_report_endpoint_metrics", "warm_hosts",
+    ]),
+    ("Cluster", Note(NOT_DONE), &[
+        "health_checks", "outlier_detection", "common_lb_config",
+        "connection_pool_per_downstream_connection",
+    ]),
+    ("CircuitBreakers", Note(NOT_DONE), &["per_host_thresholds"]),
+    ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
+    ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
+    ("Cluster", Refuse(UNSUPPORTED), &[
+        "cluster_type", "upstream_bind_config", "lb_subset_config", "ring_hash_lb_config",
+        "maglev_lb_config", "transport_socket_matches", "transport_socket_matcher", "filters",
+        "upstream_config",
+    ]),
+    ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["upstream_port_override", "metadata_key"]),
+    ("PlainLbPolicy", Ignore, &[
+        "slow_start_config", "locality_lb_config", "choice_count", "active_request_bias",
+        "enable_full_scan", "selection_method",
+    ]),
+    ("OverrideHostSource", Note("only headers are looked at"), &["metadata"]),
+    ("UpstreamProtocolOptions", Ignore, &["header_validation_config"]),
+    ("UpstreamProtocolOptions", Refuse("say which protocol with explicit_http_config"), &[
+        "auto_config",
+    ]),
+    ("UpstreamProtocolOptions", Note(NOT_DONE), &["outlier_detection"]),
+    ("UpstreamProtocolOptions", Refuse(UNSUPPORTED), &["retry_policy", "request_mirror_policies", "hash_policy"]),
+    ("UpstreamHttpProtocolOptions", Note("the certificate has to bear the name that is connected to"), &[
+        "auto_san_validation",
+    ]),
+    ("UpstreamHttpProtocolOptions", Refuse(UNSUPPORTED), &["override_auto_sni_header"]),
+    ("ExplicitHttpConfig", Refuse("HTTP/3 is not supported"), &["http3_protocol_options"]),
+    ("UseDownstreamHttpConfig", Ignore, &["http3_protocol_options"]),
+    ("UpstreamFilter", Ignore, &["name", "is_optional"]),
+    ("UpstreamFilter", Refuse(UNSUPPORTED), &["config_discovery", "disabled"]),
+
+    // envoy.config.endpoint.v3
+    ("ClusterLoadAssignment", Note(NOT_DONE), &["policy"]),
+    ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
+    ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity", "metadata"]),
+    ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
+    ("LbEndpoint", Refuse(UNSUPPORTED), &["endpoint_name"]),
+    ("Endpoint", Ignore, &["health_check_config"]),
+    ("Endpoint", Note(NOT_DONE), &["additional_addresses"]),
+
+    // envoy.extensions.transport_sockets.tls.v3
+    ("UpstreamTlsContext", Ignore, &[
+        "allow_renegotiation", "max_session_keys", "enforce_rsa_key_usage",
+    ]),
+    ("CommonTlsContext", Ignore, &["key_log"]),
+    ("DownstreamTlsContext", Ignore, &[
+        "session_timeout", "disable_stateless_session_resumption",
+        "disable_stateful_session_resumption", "session_ticket_keys",
+        "session_ticket_keys_sds_secret_config", "full_scan_certs_on_sni_mismatch",
+        "prefer_client_ciphers", "ocsp_staple_policy",
+    ]),
+    ("DownstreamTlsContext", Refuse(UNSUPPORTED), &["require_sni"]),
+    ("TlsParameters", Note(NOT_DONE), &[
+        "cipher_suites", "ecdh_curves", "signature_algorithms", "compliance_policies",
+    ]),
+    ("CommonTlsContext", Refuse("only secrets written where they are used are supported"), &[
+        "tls_certificate_sds_secret_configs", "validation_context_sds_secret_config",
+        "combined_validation_context",
+    ]),
+    ("CommonTlsContext", Refuse(UNSUPPORTED), &[
+        "tls_certificate_provider_instance", "tls_certificate_certificate_provider",
+        "tls_certificate_certificate_provider_instance", "custom_handshaker",
+        "custom_tls_certificate_selector",
+    ]),
+    ("TlsCertificate", Ignore, &["watched_directory", "signed_certificate_timestamp"]),
+    ("TlsCertificate", Refuse(UNSUPPORTED), &[
+        "pkcs12", "private_key_provider", "password", "ocsp_staple",
+    ]),
+    ("CertificateValidationContext", Ignore, &["watched_directory"]),
+    ("CertificateValidationContext", Refuse(UNSUPPORTED), &[
+        "ca_certificate_provider_instance", "system_root_certs", "verify_certificate_spki",
+        "verify_certificate_hash", "require_signed_certificate_timestamp", "crl",
+        "allow_expired_certificate", "custom_validator_config", "only_verify_leaf_cert_crl",
+        "max_verify_depth",
+    ]),
+    ("SubjectAltNameMatcher", Refuse(UNSUPPORTED), &["oid"]),
+    ("SubjectAltNameStringMatcher", Refuse("only exact names are supported"), &[
+        "prefix", "suffix", "contains", "safe_regex", "ignore_case", "custom",
+    ]),
+];

@@ -1,0 +1,237 @@
+//! `HttpConnectionManager`.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use extproc_client::host::{HeaderLimits, Metadata as MetadataModel};
+use serde::Deserialize;
+
+use super::{
+    access_log::AccessLog,
+    action::{UpgradeConfig, upgrades},
+    filter::{self, HttpFilter},
+    protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
+    root::Loaded,
+    route::{RouteConfiguration, Surroundings},
+    value::{Enum, ProtoEnum, Time},
+};
+use crate::{
+    document::{Fault, Located},
+    snapshot::{
+        Codec, EscapedSlashes, HttpManager, Normalization, ServerHeader, StripPort, Timeouts,
+    },
+};
+
+/// The name written into `server` where the file gives none.
+const SERVER_NAME: &str = "gateway";
+
+/// Longest wait for a request head where the file sets none. Envoy has no limit there, which lets a
+/// client hold a connection for as long as it likes.
+const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+#[derive(Debug, Deserialize)]
+pub(super) struct HttpConnectionManager {
+    #[serde(default)]
+    codec_type: Enum<Codec>,
+    stat_prefix: String,
+    route_config: RouteConfiguration,
+    http_filters: Located<Vec<Located<HttpFilter>>>,
+    #[serde(default)]
+    common_http_protocol_options: HttpProtocolOptions,
+    #[serde(default)]
+    http_protocol_options: Http1ProtocolOptions,
+    #[serde(default)]
+    http2_protocol_options: Http2ProtocolOptions,
+    #[serde(default)]
+    server_name: String,
+    #[serde(default)]
+    server_header_transformation: Enum<ServerHeader>,
+    max_request_headers_kb: Option<Located<u32>>,
+    stream_idle_timeout: Option<Time>,
+    request_timeout: Option<Time>,
+    request_headers_timeout: Option<Time>,
+    drain_timeout: Option<Time>,
+    delayed_close_timeout: Option<Time>,
+    #[serde(default)]
+    access_log: Vec<Located<AccessLog>>,
+    use_remote_address: Option<bool>,
+    #[serde(default)]
+    preserve_external_request_id: bool,
+    generate_request_id: Option<bool>,
+    #[serde(default)]
+    via: String,
+    #[serde(default)]
+    forward_client_cert_details: Enum<ForwardClientCert>,
+    #[serde(default)]
+    proxy_100_continue: bool,
+    #[serde(default)]
+    upgrade_configs: Vec<Located<UpgradeConfig>>,
+    normalize_path: Option<bool>,
+    #[serde(default)]
+    merge_slashes: bool,
+    #[serde(default)]
+    path_with_escaped_slashes_action: Enum<EscapedSlashes>,
+    #[serde(default)]
+    strip_matching_host_port: bool,
+    #[serde(default)]
+    strip_any_host_port: bool,
+    #[serde(default)]
+    strip_trailing_host_dot: bool,
+    #[serde(default)]
+    xff_num_trusted_hops: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct ForwardClientCert;
+
+impl ProtoEnum for ForwardClientCert {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("SANITIZE", 0, Ok(Self)),
+        ("FORWARD_ONLY", 1, Err("not supported")),
+        ("APPEND_FORWARD", 2, Err("not supported")),
+        ("SANITIZE_SET", 3, Err("not supported")),
+        ("ALWAYS_FORWARD_ONLY", 4, Err("not supported")),
+    ];
+}
+
+impl ProtoEnum for Codec {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("AUTO", 0, Ok(Self::Auto)),
+        ("HTTP1", 1, Ok(Self::Http1)),
+        ("HTTP2", 2, Ok(Self::Http2)),
+        ("HTTP3", 3, Err("HTTP/3 is not supported")),
+    ];
+}
+
+impl ProtoEnum for ServerHeader {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("OVERWRITE", 0, Ok(Self::Overwrite)),
+        ("APPEND_IF_ABSENT", 1, Ok(Self::AppendIfAbsent)),
+        ("PASS_THROUGH", 2, Ok(Self::PassThrough)),
+    ];
+}
+
+impl ProtoEnum for EscapedSlashes {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("IMPLEMENTATION_SPECIFIC_DEFAULT", 0, Ok(Self::Keep)),
+        ("KEEP_UNCHANGED", 1, Ok(Self::Keep)),
+        ("REJECT_REQUEST", 2, Ok(Self::Reject)),
+        ("UNESCAPE_AND_REDIRECT", 3, Ok(Self::UnescapeAndRedirect)),
+        ("UNESCAPE_AND_FORWARD", 4, Ok(Self::UnescapeAndForward)),
+    ];
+}
+
+impl Located<HttpConnectionManager> {
+    pub(super) fn build(
+        &self,
+        loaded: &Loaded<'_>,
+        filter_chain_name: &str,
+        listener_metadata: &MetadataModel,
+    ) -> Result<HttpManager, Fault> {
+        let manager = &self.value;
+        if manager.stat_prefix.is_empty() {
+            return Err(Fault::at(self.node, "stat_prefix may not be empty"));
+        }
+        let Enum(ForwardClientCert) = manager.forward_client_cert_details;
+        let use_remote_address = manager.use_remote_address.unwrap_or_default();
+        if manager.xff_num_trusted_hops > 0 && !use_remote_address {
+            return Err(Fault::at(
+                self.node,
+                "xff_num_trusted_hops is only supported with use_remote_address",
+            ));
+        }
+        let filters = filter::chain(loaded.reader, &manager.http_filters, loaded.graceful_close)?;
+        let routes = manager.route_config.build(&Surroundings {
+            reader: loaded.reader,
+            clusters: &loaded.clusters,
+            filters: &filters,
+            filter_chain_name,
+            listener_metadata,
+            node: &loaded.node,
+        })?;
+        let common = &manager.common_http_protocol_options;
+        Ok(HttpManager {
+            stat_prefix: manager.stat_prefix.clone(),
+            codec: manager.codec_type.0,
+            filters,
+            routes,
+            http1: manager.http_protocol_options.build()?,
+            http2: manager.http2_protocol_options.build_downstream()?,
+            timeouts: manager.timeouts(),
+            request_headers: HeaderLimits {
+                count: common.header_count()?,
+                bytes: match &manager.max_request_headers_kb {
+                    None => 60 * 1024,
+                    Some(size) => header_bytes(size)?,
+                },
+            },
+            max_requests_per_connection: common
+                .max_requests_per_connection
+                .and_then(NonZeroU32::new),
+            generate_request_id: manager.generate_request_id.unwrap_or(true),
+            add_forwarded_proto: true,
+            server_header: manager.server_header_transformation.0,
+            server_name: match manager.server_name.as_str() {
+                "" => SERVER_NAME.into(),
+                name => name.into(),
+            },
+            via: manager.via.clone(),
+            use_remote_address,
+            xff_num_trusted_hops: manager.xff_num_trusted_hops,
+            preserve_external_request_id: manager.preserve_external_request_id,
+            upgrades: upgrades(&manager.upgrade_configs)?
+                .into_iter()
+                .filter_map(|(name, enabled)| enabled.then_some(name))
+                .collect(),
+            proxy_100_continue: manager.proxy_100_continue,
+            access_log: manager
+                .access_log
+                .iter()
+                .map(|log| log.build(loaded.reader))
+                .collect::<Result<_, _>>()?,
+            normalization: Normalization {
+                normalize_path: manager.normalize_path.unwrap_or_default(),
+                merge_slashes: manager.merge_slashes,
+                escaped_slashes: manager.path_with_escaped_slashes_action.0,
+                underscores: common.headers_with_underscores_action.0,
+                strip_port: match (
+                    manager.strip_matching_host_port,
+                    manager.strip_any_host_port,
+                ) {
+                    (false, false) => StripPort::No,
+                    (true, false) => StripPort::Matching,
+                    (false, true) => StripPort::Any,
+                    (true, true) => {
+                        return Err(Fault::at(
+                            self.node,
+                            "only one of strip_matching_host_port and strip_any_host_port may be set",
+                        ));
+                    }
+                },
+                strip_host_dot: manager.strip_trailing_host_dot,
+            },
+        })
+    }
+}
+
+impl HttpConnectionManager {
+    fn timeouts(&self) -> Timeouts {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let common = &self.common_http_protocol_options;
+        let limit = |given: Option<Time>, default| given.map_or(default, Time::limit);
+        Timeouts {
+            request_headers: limit(self.request_headers_timeout, Some(REQUEST_HEADERS_TIMEOUT)),
+            request: limit(self.request_timeout, None),
+            stream_idle: limit(self.stream_idle_timeout, Some(5 * MINUTE)),
+            connection_idle: limit(common.idle_timeout, Some(60 * MINUTE)),
+            max_connection_duration: limit(common.max_connection_duration, None),
+            max_stream_duration: limit(common.max_stream_duration, None),
+            drain: self
+                .drain_timeout
+                .map_or(Duration::from_secs(5), |time| time.0),
+            delayed_close: self
+                .delayed_close_timeout
+                .map_or(Duration::from_secs(1), |time| time.0),
+        }
+    }
+}

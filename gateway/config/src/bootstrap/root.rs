@@ -1,0 +1,178 @@
+//! `Bootstrap`: the file as a whole.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{address::Address, cluster::Cluster, listener::Listener, overload::OverloadManager};
+use crate::{
+    document::{Fault, Located, NodeId, Reader},
+    snapshot::{Cluster as ClusterModel, Snapshot},
+};
+
+/// `envoy.config.bootstrap.v3.Bootstrap`.
+#[derive(Debug, Deserialize)]
+struct Bootstrap {
+    node: Option<Node>,
+    static_resources: StaticResources,
+    admin: Option<Admin>,
+    layered_runtime: Option<LayeredRuntime>,
+    overload_manager: Option<OverloadManager>,
+}
+
+/// `envoy.config.bootstrap.v3.LayeredRuntime`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LayeredRuntime {
+    layers: Vec<RuntimeLayer>,
+}
+
+/// `envoy.config.bootstrap.v3.RuntimeLayer`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeLayer {
+    static_layer: serde_json::Map<String, Value>,
+}
+
+/// `envoy.config.core.v3.Node`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Node {
+    id: String,
+    cluster: String,
+    metadata: serde_json::Map<String, Value>,
+    locality: Option<Locality>,
+}
+
+/// `envoy.config.core.v3.Locality`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Locality {
+    region: String,
+    zone: String,
+    sub_zone: String,
+}
+
+/// `envoy.config.bootstrap.v3.Bootstrap.StaticResources`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StaticResources {
+    listeners: Vec<Located<Listener>>,
+    clusters: Vec<Located<Cluster>>,
+}
+
+/// `envoy.config.bootstrap.v3.Admin`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Admin {
+    address: Option<Located<Address>>,
+}
+
+impl Node {
+    /// ProtoJSON with the names of the proto; for the attribute `xds.node`.
+    fn build(self) -> Value {
+        let mut node = json!({ "id": self.id, "cluster": self.cluster });
+        if let Value::Object(fields) = &mut node {
+            if !self.metadata.is_empty() {
+                fields.insert("metadata".into(), self.metadata.into());
+            }
+            if let Some(Locality {
+                region,
+                zone,
+                sub_zone,
+            }) = self.locality
+            {
+                let locality = json!({ "region": region, "zone": zone, "sub_zone": sub_zone });
+                fields.insert("locality".into(), locality);
+            }
+        }
+        node
+    }
+}
+
+/// Whether ext_proc ends its streams with a half-close.
+const GRACEFUL_CLOSE: &str = "envoy.reloadable_features.ext_proc_graceful_grpc_close";
+
+/// How long the processor then has to end its side.
+const REMOTE_CLOSE_TIMEOUT: &str = "envoy.filters.http.ext_proc.remote_close_timeout_milliseconds";
+
+impl LayeredRuntime {
+    /// What ext_proc filters read of the runtime. Later layers win.
+    fn graceful_close(&self) -> Option<Duration> {
+        let value = |key| {
+            let layers = self.layers.iter().rev();
+            let mut found = layers.filter_map(|layer| lookup(&layer.static_layer, key));
+            found.next()
+        };
+        let on = value(GRACEFUL_CLOSE).and_then(Value::as_bool)?;
+        let timeout = value(REMOTE_CLOSE_TIMEOUT).and_then(Value::as_u64);
+        on.then(|| Duration::from_millis(timeout.unwrap_or(1000)))
+    }
+}
+
+/// A key of a static layer, which is written whole or nested at any of its dots.
+fn lookup<'a>(layer: &'a serde_json::Map<String, Value>, key: &str) -> Option<&'a Value> {
+    layer.iter().find_map(|(name, value)| {
+        let rest = key.strip_prefix(name.as_str())?;
+        match (rest.strip_prefix('.'), value) {
+            (None, value) if rest.is_empty() => Some(value),
+            (Some(rest), Value::Object(nested)) => lookup(nested, rest),
+            _ => None,
+        }
+    })
+}
+
+/// What listeners are built with.
+pub(super) struct Loaded<'a> {
+    pub(super) reader: &'a Reader<'a>,
+    pub(super) clusters: BTreeMap<String, Arc<ClusterModel>>,
+    pub(super) node: Value,
+    pub(super) graceful_close: Option<Duration>,
+}
+
+/// The bootstrap at `root`.
+pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault> {
+    let Bootstrap {
+        node,
+        static_resources,
+        admin,
+        layered_runtime,
+        overload_manager,
+    } = reader.read(root)?;
+    let mut clusters = BTreeMap::new();
+    for cluster in static_resources.clusters {
+        let name = cluster.value.name.clone();
+        let cluster = Arc::new(cluster.build(reader)?);
+        if clusters.insert(name.value.clone(), cluster).is_some() {
+            return Err(Fault::at(
+                name.node,
+                format!("another cluster is named {:?}, too", name.value),
+            ));
+        }
+    }
+    let loaded = Loaded {
+        reader,
+        clusters,
+        node: node.map_or(Value::Null, |node| node.build()),
+        graceful_close: layered_runtime.and_then(|runtime| runtime.graceful_close()),
+    };
+    let mut listeners = Vec::with_capacity(static_resources.listeners.len());
+    for listener in &static_resources.listeners {
+        let built = listener.build(&loaded)?;
+        listeners.extend(built.into_iter().map(Arc::new));
+    }
+    Ok(Snapshot {
+        admin: match admin.and_then(|admin| admin.address) {
+            Some(address) => Some(address.to_listen()?),
+            None => None,
+        },
+        listeners,
+        clusters: loaded.clusters,
+        files: Vec::new(),
+        overload: overload_manager
+            .map(|manager| manager.build(reader))
+            .transpose()?,
+        warnings: Vec::new(),
+    })
+}

@@ -1,0 +1,392 @@
+//! `RouteConfiguration`, `VirtualHost` and `Route`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use extproc_client::host::{Metadata as MetadataModel, RouteFacts};
+use serde::Deserialize;
+
+use super::{
+    action::{
+        ClusterWeight, DirectResponseAction, RedirectAction, RequestMirrorPolicy, RetryPolicy,
+        RouteAction,
+    },
+    any::Metadata,
+    header::{Changes, HeaderValueOption},
+    matcher::RouteMatch,
+    per_filter::{Level, PerFilterConfig},
+    value::{Enum, Name, ProtoEnum},
+};
+use crate::{
+    document::{Fault, Located, NodeId, Reader},
+    snapshot::{
+        Cluster, Discovery, Filter, Forward, HeaderChange, Route as RouteModel,
+        RouteAction as ActionModel, RouteTable, VirtualHost as HostModel,
+        WeightedCluster as WeightedModel,
+    },
+};
+
+/// `max_direct_response_body_size_bytes`.
+const DEFAULT_DIRECT_BODY: u32 = 4096;
+
+/// `envoy.config.route.v3.RouteConfiguration`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RouteConfiguration {
+    name: String,
+    virtual_hosts: Vec<Located<VirtualHost>>,
+    request_headers_to_add: Vec<Located<HeaderValueOption>>,
+    request_headers_to_remove: Vec<Located<Name>>,
+    response_headers_to_add: Vec<Located<HeaderValueOption>>,
+    response_headers_to_remove: Vec<Located<Name>>,
+    validate_clusters: Option<bool>,
+    max_direct_response_body_size_bytes: Option<u32>,
+    request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
+    ignore_port_in_host_matching: bool,
+    typed_per_filter_config: PerFilterConfig,
+}
+
+/// `envoy.config.route.v3.VirtualHost`.
+#[derive(Debug, Deserialize)]
+struct VirtualHost {
+    name: String,
+    domains: Vec<Located<String>>,
+    #[serde(default)]
+    routes: Vec<Located<Route>>,
+    #[serde(default)]
+    request_headers_to_add: Vec<Located<HeaderValueOption>>,
+    #[serde(default)]
+    request_headers_to_remove: Vec<Located<Name>>,
+    #[serde(default)]
+    response_headers_to_add: Vec<Located<HeaderValueOption>>,
+    #[serde(default)]
+    response_headers_to_remove: Vec<Located<Name>>,
+    #[serde(default)]
+    require_tls: Enum<RequireTls>,
+    retry_policy: Option<RetryPolicy>,
+    #[serde(default)]
+    request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
+    #[serde(default)]
+    typed_per_filter_config: PerFilterConfig,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct RequireTls;
+
+impl ProtoEnum for RequireTls {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("NONE", 0, Ok(Self)),
+        ("EXTERNAL_ONLY", 1, Err("not supported")),
+        ("ALL", 2, Err("not supported")),
+    ];
+}
+
+/// `envoy.config.route.v3.Route`.
+#[derive(Debug, Deserialize)]
+struct Route {
+    #[serde(default)]
+    name: String,
+    r#match: Located<RouteMatch>,
+    route: Option<Located<RouteAction>>,
+    redirect: Option<Located<RedirectAction>>,
+    direct_response: Option<DirectResponseAction>,
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    typed_per_filter_config: PerFilterConfig,
+    #[serde(default)]
+    request_headers_to_add: Vec<Located<HeaderValueOption>>,
+    #[serde(default)]
+    request_headers_to_remove: Vec<Located<Name>>,
+    #[serde(default)]
+    response_headers_to_add: Vec<Located<HeaderValueOption>>,
+    #[serde(default)]
+    response_headers_to_remove: Vec<Located<Name>>,
+}
+
+/// Request and response changes of any of the four levels.
+macro_rules! changes {
+    ($level:expr) => {{
+        let level = $level;
+        let request = Changes {
+            add: &level.request_headers_to_add,
+            remove: &level.request_headers_to_remove,
+        };
+        let response = Changes {
+            add: &level.response_headers_to_add,
+            remove: &level.response_headers_to_remove,
+        };
+        (request.build()?, response.build()?)
+    }};
+}
+
+/// What a route table is built in.
+pub(super) struct Surroundings<'a, 'd> {
+    pub(super) reader: &'a Reader<'d>,
+    pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
+    pub(super) filters: &'a [Filter],
+    pub(super) filter_chain_name: &'a str,
+    pub(super) listener_metadata: &'a MetadataModel,
+    pub(super) node: &'a serde_json::Value,
+}
+
+/// Where in the table a route stands.
+struct Position<'a> {
+    surroundings: &'a Surroundings<'a, 'a>,
+    levels: [&'a Level; 2],
+    host_name: &'a str,
+    host_metadata: MetadataModel,
+    retry: Option<&'a RetryPolicy>,
+    mirrors: &'a [Located<RequestMirrorPolicy>],
+    validate: bool,
+    direct_limit: usize,
+}
+
+impl RouteConfiguration {
+    pub(super) fn build(&self, surroundings: &Surroundings<'_, '_>) -> Result<RouteTable, Fault> {
+        let Surroundings {
+            reader, filters, ..
+        } = surroundings;
+        let level = Level::read(reader, filters, &self.typed_per_filter_config)?;
+        let mut domains = BTreeSet::new();
+        let mut virtual_hosts = Vec::with_capacity(self.virtual_hosts.len());
+        for host in &self.virtual_hosts {
+            let own = Level::read(reader, filters, &host.value.typed_per_filter_config)?;
+            let position = Position {
+                surroundings,
+                levels: [&level, &own],
+                host_name: &host.value.name,
+                host_metadata: host.value.metadata.build(reader)?,
+                retry: host.value.retry_policy.as_ref(),
+                mirrors: match host.value.request_mirror_policies.as_slice() {
+                    [] => &self.request_mirror_policies,
+                    own => own,
+                },
+                validate: self.validate_clusters.unwrap_or(true),
+                direct_limit: self
+                    .max_direct_response_body_size_bytes
+                    .unwrap_or(DEFAULT_DIRECT_BODY) as usize,
+            };
+            virtual_hosts.push(host.build(&position, &mut domains)?);
+        }
+        let (request_headers, response_headers) = changes!(self);
+        Ok(RouteTable {
+            name: self.name.clone(),
+            virtual_hosts,
+            ignore_port: self.ignore_port_in_host_matching,
+            request_headers,
+            response_headers,
+        })
+    }
+}
+
+impl Located<VirtualHost> {
+    fn build(
+        &self,
+        position: &Position<'_>,
+        taken: &mut BTreeSet<String>,
+    ) -> Result<HostModel, Fault> {
+        let host = &self.value;
+        if host.name.is_empty() {
+            return Err(Fault::at(self.node, "name may not be empty"));
+        }
+        if host.domains.is_empty() {
+            return Err(Fault::at(self.node, "domains may not be empty"));
+        }
+        let Enum(RequireTls) = host.require_tls;
+        let mut domains = Vec::with_capacity(host.domains.len());
+        for domain in &host.domains {
+            let name = domain.value.to_ascii_lowercase();
+            let inner = name.strip_prefix('*').unwrap_or(&name);
+            let inner = match inner.len() == name.len() {
+                true => inner.strip_suffix('*').unwrap_or(inner),
+                false => inner,
+            };
+            if name.is_empty() || inner.contains('*') {
+                return Err(Fault::at(
+                    domain.node,
+                    format!("{name:?} is no domain: expected a name, *.suffix, prefix.* or *"),
+                ));
+            }
+            if !taken.insert(name.clone()) {
+                return Err(Fault::at(
+                    domain.node,
+                    format!("the domain {name:?} is given twice"),
+                ));
+            }
+            domains.push(name);
+        }
+        let (request_headers, response_headers) = changes!(host);
+        Ok(HostModel {
+            name: host.name.clone(),
+            domains,
+            routes: host
+                .routes
+                .iter()
+                .map(|route| route.build(position).map(Arc::new))
+                .collect::<Result<_, _>>()?,
+            request_headers,
+            response_headers,
+        })
+    }
+}
+
+impl Located<Route> {
+    fn build(&self, position: &Position<'_>) -> Result<RouteModel, Fault> {
+        let Surroundings {
+            reader, filters, ..
+        } = position.surroundings;
+        let route = &self.value;
+        let [table, host] = position.levels;
+        let own = Level::read(reader, filters, &route.typed_per_filter_config)?;
+        let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
+        let action = match (&route.route, &route.redirect, &route.direct_response) {
+            (Some(action), None, None) => {
+                let mut forward = action.build(position.retry)?;
+                forward.clusters = position.targets(&action.value, &[table, host, &own], &facts)?;
+                forward.mirrors = action
+                    .value
+                    .mirrors(position.mirrors)
+                    .iter()
+                    .map(|mirror| mirror.build(|name, node| position.check(name, node)))
+                    .collect::<Result<_, _>>()?;
+                if let Some(only) = sole(&forward) {
+                    position.about_cluster(&mut facts, only);
+                }
+                ActionModel::Forward(forward)
+            }
+            (None, Some(redirect), None) => redirect.build()?,
+            (None, None, Some(direct)) => direct.build(position.direct_limit, reader)?,
+            _ => {
+                return Err(Fault::at(
+                    self.node,
+                    "one and only one of route, redirect and direct_response has to be set",
+                ));
+            }
+        };
+        let (request_headers, response_headers) = changes!(route);
+        Ok(RouteModel {
+            matches: route.r#match.build()?,
+            action,
+            request_headers,
+            response_headers,
+            overrides: Arc::new(Level::merge(&[table, host, &own], filters)),
+            facts: Arc::new(facts),
+            choices: Arc::new([]),
+            cors: Level::cors(&[table, host, &own]),
+        })
+    }
+}
+
+fn sole(forward: &Forward) -> Option<&str> {
+    match forward.clusters.as_slice() {
+        [only] => Some(&only.name),
+        _ => None,
+    }
+}
+
+impl Position<'_> {
+    fn facts(&self, route_name: &str, route_metadata: MetadataModel) -> RouteFacts {
+        RouteFacts {
+            route_name: route_name.to_owned(),
+            virtual_host_name: self.host_name.to_owned(),
+            filter_chain_name: self.surroundings.filter_chain_name.to_owned(),
+            route_metadata,
+            virtual_host_metadata: self.host_metadata.clone(),
+            listener_metadata: self.surroundings.listener_metadata.clone(),
+            node: self.surroundings.node.clone(),
+            ..RouteFacts::default()
+        }
+    }
+
+    /// Completes a route's facts by those of the cluster.
+    fn about_cluster(&self, facts: &mut RouteFacts, name: &str) {
+        facts.cluster_name = name.to_owned();
+        if let Some(cluster) = self.surroundings.clusters.get(name) {
+            facts.cluster_metadata = (*cluster.metadata).clone();
+            facts.endpoints = match &cluster.discovery {
+                Discovery::Static(list)
+                | Discovery::StrictDns(list)
+                | Discovery::LogicalDns(list) => list.len() as u64,
+                Discovery::Header(_) => 0,
+            };
+        }
+    }
+
+    fn check(&self, name: &str, node: NodeId) -> Result<(), Fault> {
+        if name.is_empty() {
+            return Err(Fault::at(node, "may not be empty"));
+        }
+        if self.validate && !self.surroundings.clusters.contains_key(name) {
+            return Err(Fault::at(node, format!("unknown cluster {name:?}")));
+        }
+        Ok(())
+    }
+
+    fn targets(
+        &self,
+        action: &RouteAction,
+        levels: &[&Level; 3],
+        facts: &RouteFacts,
+    ) -> Result<Vec<WeightedModel>, Fault> {
+        if let Some(name) = &action.cluster {
+            self.check(&name.value, name.node)?;
+            let mut facts = facts.clone();
+            self.about_cluster(&mut facts, &name.value);
+            return Ok(vec![WeightedModel {
+                name: name.value.clone(),
+                weight: 1,
+                request_headers: Vec::new(),
+                response_headers: Vec::new(),
+                overrides: None,
+                facts: Arc::new(facts),
+            }]);
+        }
+        let Some(weighted) = &action.weighted_clusters else {
+            return Ok(Vec::new());
+        };
+        let targets = weighted
+            .value
+            .clusters
+            .iter()
+            .map(|target| self.target(&target.value, levels, facts.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let total: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
+        if total == 0 || total > u64::from(u32::MAX) {
+            return Err(Fault::at(
+                weighted.node,
+                "the sum of all weights has to be from 1 to 4294967295",
+            ));
+        }
+        Ok(targets)
+    }
+
+    fn target(
+        &self,
+        target: &ClusterWeight,
+        [table, host, route]: &[&Level; 3],
+        mut facts: RouteFacts,
+    ) -> Result<WeightedModel, Fault> {
+        let Surroundings {
+            reader, filters, ..
+        } = self.surroundings;
+        self.check(&target.name.value, target.name.node)?;
+        self.about_cluster(&mut facts, &target.name.value);
+        let own = Level::read(reader, filters, &target.typed_per_filter_config)?;
+        let (request_headers, response_headers): (Vec<HeaderChange>, _) = changes!(target);
+        let overrides = (!target.typed_per_filter_config.is_empty())
+            .then(|| Arc::new(Level::merge(&[table, host, route, &own], filters)));
+        Ok(WeightedModel {
+            name: target.name.value.clone(),
+            weight: target.weight,
+            request_headers,
+            response_headers,
+            overrides,
+            facts: Arc::new(facts),
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! TLS settings: what cannot be used is refused with its place, before anything is served.
+
+use rustls::pki_types::ServerName;
+
+use super::bad::BASE;
+use crate::{
+    parse_envoy,
+    snapshot::{Cluster, Snapshot, SubjectAltName},
+};
+
+const CLUSTER: &str = "static_resources.clusters[0].transport_socket.typed_config";
+const CONTEXT: &str = "common_tls_context.validation_context";
+const PAIR: &str = "common_tls_context.tls_certificates[0]";
+
+fn file(name: &str) -> String {
+    format!(
+        "{{filename: {}/../tests/tls/{name}}}",
+        env!("CARGO_MANIFEST_DIR")
+    )
+}
+
+fn pair(chain: &str, key: &str) -> String {
+    let (chain, key) = (file(chain), file(key));
+    format!(
+        "common_tls_context: {{tls_certificates: [{{certificate_chain: {chain}, private_key: {key}}}]}}"
+    )
+}
+
+fn context(fields: &str) -> String {
+    format!("common_tls_context: {{validation_context: {{{fields}}}}}")
+}
+
+fn trusted(fields: &str) -> String {
+    context(&format!("trusted_ca: {}, {fields}", file("ca.pem")))
+}
+
+fn socket(kind: &str, fields: &str) -> String {
+    format!(
+        "transport_socket: {{name: t, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}, {fields}}}}}"
+    )
+}
+
+/// The small file with these settings of its cluster's TLS, and these other ones of the cluster.
+fn upstream(fields: &str, others: &str) -> Result<Snapshot, String> {
+    let socket = socket("UpstreamTlsContext", fields);
+    let text = BASE.replace(
+        "    type: STATIC\n",
+        &format!("    type: STATIC\n    {socket}\n{others}"),
+    );
+    parse_envoy("envoy.yaml", &text).map_err(|error| error.to_string())
+}
+
+fn cluster(snapshot: &Snapshot) -> &Cluster {
+    &snapshot.clusters["upstream"]
+}
+
+#[test]
+fn what_cannot_be_used_has_its_place() {
+    const TYPED: &str = "match_typed_subject_alt_names";
+    let garbage = "inline_string: hello";
+    let key = file("a.key");
+    for (fields, place, expected) in [
+        ("sni: '*.x'".to_owned(), "sni", "\"*.x\" is no server name"),
+        ("sni: a..b".to_owned(), "sni", "\"a..b\" is no server name"),
+        (
+            context(&format!("trusted_ca: {{{garbage}}}")),
+            &*format!("{CONTEXT}.trusted_ca"),
+            "holds no certificate",
+        ),
+        (
+            pair("a.pem", "client.key"),
+            &*format!("{PAIR}.private_key"),
+            "",
+        ),
+        (pair("a.pem", "a.pem"), &*format!("{PAIR}.private_key"), ""),
+        (
+            pair("a.key", "a.key"),
+            &*format!("{PAIR}.certificate_chain"),
+            "holds no certificate",
+        ),
+        (
+            context(&format!(
+                "{TYPED}: [{{san_type: DNS, matcher: {{exact: a}}}}]"
+            )),
+            &*format!("{CONTEXT}.{TYPED}[0].matcher"),
+            "a name can only be verified with a trusted_ca",
+        ),
+        (
+            context(&format!(
+                "trust_chain_verification: ACCEPT_UNTRUSTED, {TYPED}: [{{san_type: DNS, matcher: {{exact: a}}}}]"
+            )),
+            &*format!("{CONTEXT}.{TYPED}[0].matcher"),
+            "a name can only be verified with a trusted_ca",
+        ),
+        (
+            context("match_subject_alt_names: [{exact: a}]"),
+            &*format!("{CONTEXT}.match_subject_alt_names[0]"),
+            "a name can only be verified with a trusted_ca",
+        ),
+        (
+            trusted(&format!(
+                "{TYPED}: [{{san_type: DNS, matcher: {{exact: 'spiffe://a/b'}}}}]"
+            )),
+            &*format!("{CONTEXT}.{TYPED}[0].matcher"),
+            "\"spiffe://a/b\" is no DNS name",
+        ),
+        (
+            trusted(&format!(
+                "{TYPED}: [{{san_type: IP_ADDRESS, matcher: {{exact: a}}}}]"
+            )),
+            &*format!("{CONTEXT}.{TYPED}[0].matcher"),
+            "\"a\" is no IP address",
+        ),
+        (
+            trusted(&format!("{TYPED}: [{{matcher: {{exact: a}}}}]")),
+            &*format!("{CONTEXT}.{TYPED}[0]"),
+            "missing field \"san_type\"",
+        ),
+        (
+            "auto_sni_san_validation: true".to_owned(),
+            "auto_sni_san_validation",
+            "needs a validation_context",
+        ),
+    ] {
+        let error = upstream(&fields, "").unwrap_err();
+        let expected = format!(": {CLUSTER}.{place}: {expected}");
+        assert!(error.contains(&expected), "{error}\n  expected {expected}");
+    }
+    // Towards clients, too.
+    let fields = format!(
+        "common_tls_context: {{tls_certificates: [{{certificate_chain: {}, private_key: {key}}}]}}",
+        file("client.pem")
+    );
+    let chain = socket("DownstreamTlsContext", &fields);
+    let text = BASE.replace("    - filters:", &format!("    - {chain}\n      filters:"));
+    let error = parse_envoy("envoy.yaml", &text).unwrap_err().to_string();
+    let place = format!("filter_chains[0].transport_socket.typed_config.{PAIR}.private_key: ");
+    assert!(error.contains(&place), "{error}");
+}
+
+#[test]
+fn names_that_certificates_may_bear() {
+    let fields = trusted(
+        "match_subject_alt_names: [{exact: a.example}, {exact: 10.0.0.1}, {exact: 'spiffe://a/b'}], \
+         match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: a.example}}]",
+    );
+    let server =
+        |name: &str| SubjectAltName::Server(ServerName::try_from(name.to_owned()).unwrap());
+    let snapshot = upstream(&format!("sni: '', {fields}"), "").unwrap();
+    let tls = cluster(&snapshot).tls.as_ref().unwrap();
+    assert_eq!((&tls.sni, tls.endpoint_name), (&None, false));
+    assert_eq!(
+        tls.subject_alt_names,
+        [
+            server("a.example"),
+            server("10.0.0.1"),
+            SubjectAltName::Uri("spiffe://a/b".into()),
+            SubjectAltName::Uri("a.example".into()),
+        ]
+    );
+    let snapshot = upstream(&format!("auto_sni_san_validation: true, {fields}"), "").unwrap();
+    let tls = cluster(&snapshot).tls.as_ref().unwrap();
+    assert!(tls.subject_alt_names.is_empty() && tls.trusted_ca.is_some());
+}
+
+#[test]
+fn the_endpoints_name_may_be_asked_for() {
+    const OPTIONS: &str = "    typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, upstream_http_protocol_options: {auto_sni: true}}}\n";
+    const OLD: &str = "    upstream_http_protocol_options: {auto_sni: true}\n";
+    const OFF: &str = "    upstream_http_protocol_options: {auto_sni: false}\n";
+    for (fields, others, asked_for, warnings) in [
+        ("sni: a", "", false, 0),
+        ("auto_host_sni: true, sni: a", "", true, 0),
+        ("", OPTIONS, true, 1),
+        ("", OLD, true, 1),
+        ("sni: a", OLD, false, 1),
+        ("", OFF, false, 0),
+    ] {
+        let snapshot = upstream(fields, others).unwrap();
+        let tls = cluster(&snapshot).tls.as_ref().unwrap();
+        assert_eq!(tls.endpoint_name, asked_for, "{fields} {others}");
+        assert_eq!(snapshot.warnings.len(), warnings, "{:?}", snapshot.warnings);
+    }
+}

@@ -1,0 +1,367 @@
+//! TLS to the endpoints of a cluster, and to clients.
+
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+
+use super::{
+    any::unsupported,
+    data::DataSource,
+    listener::TransportSocket,
+    value::{Enum, ProtoEnum},
+};
+use crate::{
+    document::{Fault, Located, Reader},
+    snapshot::{Certificate, ClientValidation, DownstreamTls, SubjectAltName, UpstreamTls, pem},
+};
+
+const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+
+/// `envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UpstreamTlsContext {
+    common_tls_context: CommonTlsContext,
+    sni: Option<Located<String>>,
+    auto_host_sni: bool,
+    auto_sni_san_validation: Option<Located<bool>>,
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DownstreamTlsContext {
+    common_tls_context: CommonTlsContext,
+    require_client_certificate: Option<bool>,
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.TlsParameters`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TlsParameters {
+    tls_minimum_protocol_version: Enum<Version>,
+    tls_maximum_protocol_version: Enum<Version>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Version {
+    #[default]
+    Auto,
+    Tls12,
+    Tls13,
+}
+
+impl ProtoEnum for Version {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("TLS_AUTO", 0, Ok(Self::Auto)),
+        ("TLSv1_0", 1, Err("TLS 1.2 is the oldest version supported")),
+        ("TLSv1_1", 2, Err("TLS 1.2 is the oldest version supported")),
+        ("TLSv1_2", 3, Ok(Self::Tls12)),
+        ("TLSv1_3", 4, Ok(Self::Tls13)),
+    ];
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.CommonTlsContext`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CommonTlsContext {
+    tls_params: Option<Located<TlsParameters>>,
+    tls_certificates: Vec<Located<TlsCertificate>>,
+    validation_context: Option<Located<CertificateValidationContext>>,
+    alpn_protocols: Vec<String>,
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.TlsCertificate`.
+#[derive(Debug, Deserialize)]
+struct TlsCertificate {
+    certificate_chain: Located<DataSource>,
+    private_key: Located<DataSource>,
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CertificateValidationContext {
+    trusted_ca: Option<Located<DataSource>>,
+    match_typed_subject_alt_names: Vec<Located<SubjectAltNameMatcher>>,
+    match_subject_alt_names: Vec<Located<ExactMatcher>>,
+    trust_chain_verification: Enum<Verification>,
+}
+
+/// `envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher`.
+#[derive(Debug, Deserialize)]
+struct SubjectAltNameMatcher {
+    san_type: Enum<SanType>,
+    matcher: Located<ExactMatcher>,
+}
+
+/// A `StringMatcher` of which only exact ones can be used here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename = "SubjectAltNameStringMatcher")]
+struct ExactMatcher {
+    exact: Option<String>,
+}
+
+// There is no default: the field is required.
+#[derive(Clone, Copy, Debug, Default)]
+enum SanType {
+    #[default]
+    Dns,
+    Uri,
+    Ip,
+}
+
+impl ProtoEnum for SanType {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("SAN_TYPE_UNSPECIFIED", 0, Err("a type has to be chosen")),
+        ("EMAIL", 1, Err("not supported")),
+        ("DNS", 2, Ok(Self::Dns)),
+        ("URI", 3, Ok(Self::Uri)),
+        ("IP_ADDRESS", 4, Ok(Self::Ip)),
+        ("OTHER_NAME", 5, Err("not supported")),
+    ];
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Verification {
+    #[default]
+    TrustChain,
+    AcceptUntrusted,
+}
+
+impl ProtoEnum for Verification {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("VERIFY_TRUST_CHAIN", 0, Ok(Self::TrustChain)),
+        ("ACCEPT_UNTRUSTED", 1, Ok(Self::AcceptUntrusted)),
+    ];
+}
+
+impl TransportSocket {
+    /// The TLS settings; `None` for a bare connection.
+    pub(super) fn upstream(&self, reader: &Reader<'_>) -> Result<Option<UpstreamTls>, Fault> {
+        let Some(tree) = &self.typed_config else {
+            return Ok(None);
+        };
+        match reader.type_of(tree.node)? {
+            RAW_BUFFER => Ok(None),
+            TLS => reader
+                .read_typed::<UpstreamTlsContext>(tree.node)?
+                .build(reader)
+                .map(Some),
+            other => Err(unsupported(tree.node, other, &[TLS, RAW_BUFFER])),
+        }
+    }
+
+    /// The TLS settings towards clients; `None` for bare connections.
+    pub(super) fn downstream(&self, reader: &Reader<'_>) -> Result<Option<DownstreamTls>, Fault> {
+        let Some(tree) = &self.typed_config else {
+            return Ok(None);
+        };
+        match reader.type_of(tree.node)? {
+            RAW_BUFFER => Ok(None),
+            DOWNSTREAM => reader
+                .read_typed::<Located<DownstreamTlsContext>>(tree.node)?
+                .build(reader)
+                .map(Some),
+            other => Err(unsupported(tree.node, other, &[DOWNSTREAM, RAW_BUFFER])),
+        }
+    }
+}
+
+impl Located<DownstreamTlsContext> {
+    fn build(&self, reader: &Reader<'_>) -> Result<DownstreamTls, Fault> {
+        let common = &self.value.common_tls_context;
+        if common.tls_certificates.is_empty() {
+            return Err(Fault::at(self.node, "tls_certificates may not be empty"));
+        }
+        let certificates = common
+            .tls_certificates
+            .iter()
+            .map(|certificate| certificate.value.load(reader))
+            .collect::<Result<_, Fault>>()?;
+        let required = self.value.require_client_certificate.unwrap_or_default();
+        let client = match &common.validation_context {
+            None if required => {
+                return Err(Fault::at(
+                    self.node,
+                    "require_client_certificate needs a validation_context with a trusted_ca",
+                ));
+            }
+            None => None,
+            Some(context) => Some(context.of_clients(required, reader)?),
+        };
+        let (tls12_only, tls13_only) = match &common.tls_params {
+            None => (false, false),
+            Some(given) => {
+                let Enum(least) = given.value.tls_minimum_protocol_version;
+                let Enum(most) = given.value.tls_maximum_protocol_version;
+                if (least, most) == (Version::Tls13, Version::Tls12) {
+                    return Err(Fault::at(given.node, "no version lies in this range"));
+                }
+                (most == Version::Tls12, least == Version::Tls13)
+            }
+        };
+        Ok(DownstreamTls {
+            certificates,
+            alpn: common.alpn_protocols.clone(),
+            client,
+            tls13_only,
+            tls12_only,
+        })
+    }
+}
+
+impl Located<CertificateValidationContext> {
+    fn of_clients(&self, required: bool, reader: &Reader<'_>) -> Result<ClientValidation, Fault> {
+        let context = &self.value;
+        if context.trust_chain_verification.0 == Verification::AcceptUntrusted {
+            return Err(Fault::at(
+                self.node,
+                "ACCEPT_UNTRUSTED is not supported for certificates of clients",
+            ));
+        }
+        if let Some(name) = context.match_typed_subject_alt_names.first() {
+            return Err(Fault::at(
+                name.node,
+                "names of clients cannot be matched here",
+            ));
+        }
+        if let Some(name) = context.match_subject_alt_names.first() {
+            return Err(Fault::at(
+                name.node,
+                "names of clients cannot be matched here",
+            ));
+        }
+        match &context.trusted_ca {
+            Some(source) => Ok(ClientValidation {
+                trusted_ca: source.roots(reader)?,
+                required,
+            }),
+            None => Err(Fault::at(self.node, "missing field \"trusted_ca\"")),
+        }
+    }
+}
+
+impl TlsCertificate {
+    /// The pair, which can be used.
+    fn load(&self, reader: &Reader<'_>) -> Result<Certificate, Fault> {
+        let bad = |source: &Located<DataSource>| {
+            let node = source.node;
+            move |message: String| Fault::at(node, message)
+        };
+        let chain = self.certificate_chain.load(reader)?;
+        let key = self.private_key.load(reader)?;
+        let certificates = pem::certificates(&chain).map_err(bad(&self.certificate_chain))?;
+        let private = pem::key(&key).map_err(bad(&self.private_key))?;
+        pem::certified(certificates, private).map_err(bad(&self.private_key))?;
+        Ok(Certificate { chain, key })
+    }
+}
+
+impl Located<DataSource> {
+    /// Certificates that can be trusted.
+    fn roots(&self, reader: &Reader<'_>) -> Result<Vec<u8>, Fault> {
+        let pem = self.load(reader)?;
+        pem::roots(&pem).map_err(|message| Fault::at(self.node, message))?;
+        Ok(pem)
+    }
+}
+
+impl Located<ExactMatcher> {
+    /// The name of this type; without a type, of the one that it looks like.
+    fn name(&self, kind: Option<SanType>) -> Result<SubjectAltName, Fault> {
+        let Some(exact) = &self.value.exact else {
+            return Err(Fault::at(self.node, "only exact names are supported"));
+        };
+        let uri = || SubjectAltName::Uri(exact.clone());
+        match (kind, ServerName::try_from(exact.clone())) {
+            (None | Some(SanType::Dns), Ok(name @ ServerName::DnsName(_)))
+            | (None | Some(SanType::Ip), Ok(name @ ServerName::IpAddress(_))) => {
+                Ok(SubjectAltName::Server(name))
+            }
+            (None | Some(SanType::Uri), _) => Ok(uri()),
+            (Some(SanType::Dns), _) => {
+                Err(Fault::at(self.node, format!("{exact:?} is no DNS name")))
+            }
+            (Some(SanType::Ip), _) => {
+                Err(Fault::at(self.node, format!("{exact:?} is no IP address")))
+            }
+        }
+    }
+}
+
+impl Located<CertificateValidationContext> {
+    /// What certificates of servers have to be.
+    fn of_servers(&self, tls: &mut UpstreamTls, reader: &Reader<'_>) -> Result<(), Fault> {
+        let context = &self.value;
+        let roots = context.trusted_ca.as_ref();
+        let roots = roots.map(|source| source.roots(reader)).transpose()?;
+        let typed = context
+            .match_typed_subject_alt_names
+            .iter()
+            .map(|name| (&name.value.matcher, Some(name.value.san_type.0)));
+        let untyped = context.match_subject_alt_names.iter();
+        for (matcher, kind) in untyped.map(|matcher| (matcher, None)).chain(typed) {
+            if roots.is_none() {
+                // A name that anybody can write into a certificate says nothing. Envoy refuses it too.
+                return Err(Fault::at(
+                    matcher.node,
+                    "a name can only be verified with a trusted_ca",
+                ));
+            }
+            tls.subject_alt_names.push(matcher.name(kind)?);
+        }
+        if context.trust_chain_verification.0 == Verification::TrustChain {
+            tls.trusted_ca = roots;
+        }
+        Ok(())
+    }
+}
+
+impl UpstreamTlsContext {
+    fn build(&self, reader: &Reader<'_>) -> Result<UpstreamTls, Fault> {
+        let common = &self.common_tls_context;
+        let identity = match common.tls_certificates.as_slice() {
+            [] => None,
+            [certificate] => {
+                let Certificate { chain, key } = certificate.value.load(reader)?;
+                Some((chain, key))
+            }
+            [_, second, ..] => {
+                return Err(Fault::at(second.node, "only one certificate is supported"));
+            }
+        };
+        let sni = match &self.sni {
+            Some(sni) if !sni.value.is_empty() => {
+                let name = ServerName::try_from(sni.value.clone());
+                Some(name.map_err(|_| {
+                    Fault::at(sni.node, format!("{:?} is no server name", sni.value))
+                })?)
+            }
+            _ => None,
+        };
+        let mut tls = UpstreamTls {
+            sni,
+            endpoint_name: self.auto_host_sni,
+            identity,
+            alpn: common.alpn_protocols.clone(),
+            ..UpstreamTls::default()
+        };
+        if let Some(params) = &common.tls_params {
+            reader.note(params.node, "has no effect in this gateway");
+        }
+        if let Some(context) = &common.validation_context {
+            context.of_servers(&mut tls, reader)?;
+        }
+        match &self.auto_sni_san_validation {
+            Some(auto) if auto.value && common.validation_context.is_none() => {
+                return Err(Fault::at(auto.node, "needs a validation_context"));
+            }
+            // The server name takes the place of the names given, which is what no names mean.
+            Some(auto) if auto.value => tls.subject_alt_names.clear(),
+            _ => {}
+        }
+        Ok(tls)
+    }
+}

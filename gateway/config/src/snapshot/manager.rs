@@ -1,0 +1,345 @@
+//! The HTTP connection manager: protocols, limits, filters and logs of a filter chain.
+
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+
+use extproc_client::{FilterConfig, host::HeaderLimits};
+
+use super::{HeaderChange, HeaderMatch, RouteTable, StripPort};
+
+/// `codec_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// By the first bytes of the connection.
+    #[default]
+    Auto,
+    /// HTTP/1 alone.
+    Http1,
+    /// HTTP/2 with prior knowledge alone.
+    Http2,
+}
+
+/// `server_header_transformation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Replace by ours.
+    #[default]
+    Overwrite,
+    /// Add ours if there is none.
+    AppendIfAbsent,
+    /// Leave as it is.
+    PassThrough,
+}
+
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+#[derive(Debug)]
+pub struct HttpManager {
+    /// Prefix of statistics names: `http.<stat_prefix>.`.
+    pub stat_prefix: String,
+    /// Which protocols are spoken.
+    pub codec: Codec,
+    /// Filters before the router, first one nearest to the client.
+    pub filters: Vec<Filter>,
+    /// The route table.
+    pub routes: RouteTable,
+    /// HTTP/1 settings.
+    pub http1: Http1Options,
+    /// HTTP/2 settings.
+    pub http2: Http2Options,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// `max_request_headers_kb` and `common_http_protocol_options.max_headers_count`, in bytes and entries.
+    pub request_headers: HeaderLimits,
+    /// `common_http_protocol_options.max_requests_per_connection`; `None` is no limit.
+    pub max_requests_per_connection: Option<NonZeroU32>,
+    /// Add `x-request-id` where the client sent none.
+    pub generate_request_id: bool,
+    /// Add `x-forwarded-proto` where the client sent none. Only the flags leave it out, so that an upstream
+    /// sees what the client and the processor wrote and nothing else.
+    pub add_forwarded_proto: bool,
+    /// What becomes of the `server` response header.
+    pub server_header: ServerHeader,
+    /// The server name to write.
+    pub server_name: String,
+    /// Pseudonym to append to `via`; empty: none.
+    pub via: String,
+    /// Clients are outside: take the peer's address into `x-forwarded-for`, and believe less of what they say of themselves.
+    pub use_remote_address: bool,
+    /// Proxies in front whose entries of `x-forwarded-for`, and whose `x-forwarded-proto`, are taken for true; with
+    /// `use_remote_address`.
+    pub xff_num_trusted_hops: u32,
+    /// Believe their `x-request-id` all the same.
+    pub preserve_external_request_id: bool,
+    /// Upgrade types that may pass, lower case (`websocket`, `CONNECT`).
+    pub upgrades: Vec<String>,
+    /// Forward `expect: 100-continue` instead of answering it.
+    pub proxy_100_continue: bool,
+    /// Access logs.
+    pub access_log: Vec<AccessLog>,
+    /// `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`, `headers_with_underscores_action`.
+    pub normalization: Normalization,
+}
+
+/// What is changed or refused in a request's head before routing.
+#[derive(Clone, Debug, Default)]
+pub struct Normalization {
+    /// Resolve dot segments and percent-encoded unreserved characters (RFC 3986 §6.2.2).
+    pub normalize_path: bool,
+    /// Join adjacent slashes.
+    pub merge_slashes: bool,
+    /// What to do with `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+    /// What to do with header names that hold an underscore.
+    pub underscores: Underscores,
+    /// Take the port out of the authority, for the router and for everything behind it.
+    pub strip_port: StripPort,
+    /// `strip_trailing_host_dot`: take the dot of an absolute name out of the authority, for the router and for
+    /// everything behind it.
+    pub strip_host_dot: bool,
+}
+
+/// Decodes `%xx` where it stands for an unreserved character (RFC 3986 §2.3), and writes the other
+/// ones in upper case (§6.2.2.1).
+pub fn decode_unreserved(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let (code, after) = match after.split_at_checked(2) {
+            Some((code, after)) if code.bytes().all(|b| b.is_ascii_hexdigit()) => (code, after),
+            _ => {
+                out.push('%');
+                rest = after;
+                continue;
+            }
+        };
+        match u8::from_str_radix(code, 16) {
+            Ok(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(char::from(byte));
+            }
+            _ => {
+                out.push('%');
+                out.push_str(&code.to_ascii_uppercase());
+            }
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// Leave them.
+    #[default]
+    Keep,
+    /// Answer 400.
+    Reject,
+    /// Decode and redirect.
+    UnescapeAndRedirect,
+    /// Decode and go on.
+    UnescapeAndForward,
+}
+
+/// `headers_with_underscores_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// Let them pass.
+    #[default]
+    Allow,
+    /// Answer 400.
+    Reject,
+    /// Drop the header.
+    Drop,
+}
+
+/// `http_protocol_options`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// Forward trailers; otherwise they are dropped.
+    pub enable_trailers: bool,
+    /// Accept HTTP/1.0 requests without more ado.
+    pub accept_http_10: bool,
+}
+
+/// `http2_protocol_options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Concurrent streams of a connection.
+    pub max_concurrent_streams: u32,
+    /// Bytes.
+    pub initial_stream_window_size: u32,
+    /// Bytes.
+    pub initial_connection_window_size: u32,
+    /// What is held of a body in place of the listener's buffer limit, in bytes.
+    pub stream_buffer: Option<usize>,
+    /// Extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+    /// `connection_keepalive`; `None` is no pings.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// The largest window (RFC 9113 §6.9.1).
+const LARGEST: u32 = 0x7fff_ffff;
+
+impl Http2Options {
+    /// Bytes that a connection of a client may hold of its streams' bodies, received or gathered: as much as four streams, but not
+    /// little.
+    #[must_use]
+    pub fn connection_buffer(stream: usize) -> usize {
+        const LEAST: usize = 64 * 1024 * 1024;
+        stream.saturating_mul(4).max(LEAST)
+    }
+
+    /// Defaults towards clients. The window of a connection is that of many streams, so that a few that are not read do not
+    /// close it for the others.
+    #[must_use]
+    pub fn towards_clients(mut self) -> Self {
+        let stream = usize::try_from(self.initial_stream_window_size).unwrap_or(usize::MAX);
+        self.initial_connection_window_size =
+            u32::try_from(Self::connection_buffer(stream)).map_or(LARGEST, |all| all.min(LARGEST));
+        self
+    }
+
+    /// Defaults towards endpoints, where the streams of a connection belong to different clients. The window of a
+    /// connection is that of all its streams, so that clients that do not read cannot close it for the others, and an endpoint of
+    /// which nothing is heard is pinged.
+    #[must_use]
+    pub fn towards_endpoints(mut self) -> Self {
+        let stream = self.initial_stream_window_size.max(1);
+        self.max_concurrent_streams = self.max_concurrent_streams.min(LARGEST / stream);
+        self.initial_connection_window_size = stream
+            .saturating_mul(self.max_concurrent_streams)
+            .max(self.initial_connection_window_size);
+        self.keepalive = Some(Keepalive::default());
+        self
+    }
+}
+
+/// When an HTTP/2 connection is pinged, and how long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Pings at fixed intervals.
+    pub interval: Option<Interval>,
+    /// `connection_idle_interval`: a ping when a stream is open and nothing was read for this time.
+    pub silence: Option<Duration>,
+    /// Longest time without a byte of the peer after a ping.
+    pub timeout: Duration,
+}
+
+/// Pings at fixed intervals, whether streams are open or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// Time from one to the next.
+    pub period: Duration,
+    /// Longest random time that is added to it.
+    pub jitter: Duration,
+}
+
+impl Default for Keepalive {
+    /// A ping after 10 s of silence, with 20 s for the answer.
+    fn default() -> Self {
+        Self {
+            interval: None,
+            silence: Some(Duration::from_secs(10)),
+            timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Time limits of a connection manager; `None` is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// `request_headers_timeout`: from the first byte of a head to its end.
+    pub request_headers: Option<Duration>,
+    /// `request_timeout`: from the first byte to the end of the request.
+    pub request: Option<Duration>,
+    /// `stream_idle_timeout`.
+    pub stream_idle: Option<Duration>,
+    /// `common_http_protocol_options.idle_timeout`: a connection without requests.
+    pub connection_idle: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration`.
+    pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`.
+    pub max_stream_duration: Option<Duration>,
+    /// `drain_timeout`.
+    pub drain: Duration,
+    /// `delayed_close_timeout`.
+    pub delayed_close: Duration,
+}
+
+/// One HTTP filter.
+#[derive(Debug)]
+pub struct Filter {
+    /// The name it was given, the key of per-route configuration.
+    pub name: String,
+    /// `disabled`: only active where a route's configuration says so.
+    pub disabled: bool,
+    /// What it does.
+    pub kind: FilterKind,
+}
+
+/// Filters that the gateway knows beside the router.
+#[derive(Debug)]
+pub enum FilterKind {
+    /// `envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor`.
+    ExtProc(Arc<FilterConfig>),
+    /// `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
+    HeaderMutation {
+        /// On requests.
+        request: Vec<HeaderChange>,
+        /// On responses.
+        response: Vec<HeaderChange>,
+    },
+    /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`](super::Route::cors).
+    Cors,
+    /// `envoy.extensions.filters.http.health_check.v3.HealthCheck`: requests with these headers are answered with 200.
+    HealthCheck(Arc<[HeaderMatch]>),
+    /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
+    SetMetadata(Vec<SetMetadata>),
+}
+
+/// One entry of a `set_metadata` filter.
+#[derive(Clone, Debug)]
+pub struct SetMetadata {
+    /// The namespace.
+    pub namespace: String,
+    /// Merged or replaced content.
+    pub value: Option<prost_types::Struct>,
+    /// A typed message.
+    pub typed: Option<prost_types::Any>,
+    /// Replace what is there.
+    pub allow_overwrite: bool,
+}
+
+/// One access log.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    /// Where lines go.
+    pub sink: LogSink,
+    /// What a line holds; Envoy's default format if unset.
+    pub format: LogFormat,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogSink {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// The form of a log line.
+#[derive(Clone, Debug, Default)]
+pub enum LogFormat {
+    /// Envoy's default line.
+    #[default]
+    Default,
+    /// Text with `%..%` operators, line end included.
+    Text(String),
+    /// A JSON object whose strings hold operators.
+    Json(serde_json::Value),
+}

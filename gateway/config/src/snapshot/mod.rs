@@ -1,0 +1,86 @@
+//! What the gateway serves, whatever front end it came from.
+//!
+//! A [`Snapshot`] is immutable and checked: names are resolved, regular expressions compiled,
+//! per-route filter configurations merged. It is swapped as a whole; an exchange keeps the one it
+//! began with.
+
+mod cluster;
+mod listener;
+mod manager;
+pub mod pem;
+mod policy;
+mod route;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+pub use self::{
+    cluster::{
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, LbPolicy,
+        Priority, Reach, RetryBudget, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol,
+        UpstreamTls,
+    },
+    listener::{
+        Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
+        Listener, TransportProtocol,
+    },
+    manager::{
+        AccessLog, Codec, EscapedSlashes, Filter, FilterKind, Http1Options, Http2Options,
+        HttpManager, Interval, Keepalive, LogFormat, LogSink, Normalization, ServerHeader,
+        SetMetadata, Timeouts, Underscores, decode_unreserved,
+    },
+    policy::{Cors, Fraction, Mirror, StripPort},
+    route::{
+        AppendAction, Case, Choice, Forward, HeaderChange, HeaderMatch, HeaderTemplate, PathMatch,
+        QueryMatch, Redirect, Retry, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable,
+        ValueMatch, VirtualHost, WeightedCluster,
+    },
+};
+
+/// Everything that is served.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Where `/stats`, `/stats/prometheus` and `/ready` are; no admin server if unset.
+    pub admin: Option<SocketAddr>,
+    /// Listeners. No two may have the same address.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Clusters by name.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Files that the configuration was made from beside the one that was named: certificates and the
+    /// like. They are watched with it.
+    pub files: Vec<PathBuf>,
+    /// `overload_manager`; unset: limits from what the system gives the process.
+    pub overload: Option<OverloadLimits>,
+    /// What the configuration asks for and this gateway does not do, one line each with its place;
+    /// to be logged once.
+    pub warnings: Vec<String>,
+}
+
+/// `envoy.config.overload.v3.OverloadManager`: what the process as a whole may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct OverloadLimits {
+    /// Client connections of all listeners; those beyond are closed at once. `None` is no limit.
+    pub connections: Option<usize>,
+    /// Resident bytes that are taken for all there is; `None` is no limit.
+    pub memory: Option<u64>,
+    /// The part of `memory` from which on requests are answered 503. Default 0.9; `None` is never.
+    pub stop_requests: Option<f64>,
+    /// The part of `memory` from which on connections are closed at once. Default 0.95; `None` is never.
+    pub stop_connections: Option<f64>,
+    /// The part of `memory` from which on the exchanges end that hold the most of it. Default 0.85; `None` is never.
+    pub reset_streams: Option<f64>,
+    /// How often memory is looked at. Default 100 ms (Envoy: 1 s).
+    pub refresh: Duration,
+}
+
+impl Default for OverloadLimits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            memory: None,
+            stop_requests: Some(0.9),
+            stop_connections: Some(0.95),
+            reset_streams: Some(0.85),
+            refresh: Duration::from_millis(100),
+        }
+    }
+}

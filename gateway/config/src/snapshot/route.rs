@@ -1,0 +1,314 @@
+//! Routes: which requests go where, and what is changed about them.
+
+use std::{sync::Arc, time::Duration};
+
+use extproc_client::{
+    FilterConfig,
+    attributes::Expression,
+    config::{RegexMatcher, RegexSubstitution, StringMatcher},
+    host::RouteFacts,
+};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::{Cors, Mirror, Priority};
+
+/// One change of a header map.
+#[derive(Clone, Debug)]
+pub enum HeaderChange {
+    /// Remove all values.
+    Remove(HeaderName),
+    /// Add or replace.
+    Set {
+        /// The name.
+        name: HeaderName,
+        /// The value.
+        value: HeaderTemplate,
+        /// How it meets a value that is there.
+        action: AppendAction,
+        /// Also if the value comes out empty.
+        keep_empty: bool,
+    },
+}
+
+/// A header value that may hold substitutions such as `%REQ(x)%`.
+#[derive(Clone, Debug)]
+pub struct HeaderTemplate(pub String);
+
+/// `HeaderAppendAction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppendAction {
+    /// Add another value.
+    #[default]
+    AppendIfExistsOrAdd,
+    /// Only if there is none.
+    AddIfAbsent,
+    /// Replace all values or add.
+    OverwriteIfExistsOrAdd,
+    /// Replace all values, if there are any.
+    OverwriteIfExists,
+}
+
+/// `RouteConfiguration`.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: String,
+    /// Virtual hosts; the most specific domain wins.
+    pub virtual_hosts: Vec<VirtualHost>,
+    /// `ignore_port_in_host_matching`: domains are compared with the authority's host alone.
+    pub ignore_port: bool,
+    /// `request_headers_to_remove` then `request_headers_to_add`.
+    pub request_headers: Vec<HeaderChange>,
+    /// The same for responses.
+    pub response_headers: Vec<HeaderChange>,
+}
+
+/// `VirtualHost`.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// Its name.
+    pub name: String,
+    /// `a.example`, `*.example`, `a.*`, `*`; lower case, with or without a port.
+    pub domains: Vec<String>,
+    /// In order of precedence.
+    pub routes: Vec<Arc<Route>>,
+    /// On requests.
+    pub request_headers: Vec<HeaderChange>,
+    /// On responses.
+    pub response_headers: Vec<HeaderChange>,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    /// Which requests.
+    pub matches: RouteMatch,
+    /// What happens to them.
+    pub action: RouteAction,
+    /// On requests.
+    pub request_headers: Vec<HeaderChange>,
+    /// On responses.
+    pub response_headers: Vec<HeaderChange>,
+    /// Filter configurations that differ here, all levels merged (route configuration, virtual host, route).
+    pub overrides: Arc<RouteOverrides>,
+    /// Names and metadata, for attributes.
+    pub facts: Arc<RouteFacts>,
+    /// Filters whose configuration depends on the request; instead of their entry in `overrides`.
+    pub choices: Arc<[Choice]>,
+    /// What the filter [`FilterKind::Cors`](super::FilterKind::Cors) does here; nothing if unset.
+    pub cors: Option<Arc<Cors>>,
+}
+
+/// Configurations of a route that differ from the filters' own.
+#[derive(Clone, Debug, Default)]
+pub struct RouteOverrides {
+    /// Filter name and configuration; `None` means disabled.
+    pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
+}
+
+impl RouteOverrides {
+    /// Configuration of this filter: `None` if the route says nothing of it.
+    pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
+        self.filters
+            .iter()
+            .find(|(name, _)| name == filter)
+            .map(|(_, config)| config.as_ref())
+    }
+}
+
+/// The configurations of a filter among which a request decides.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The filter's name.
+    pub filter: String,
+    /// The first whose condition holds; the filter is off if none does.
+    pub cases: Arc<[Case]>,
+    /// The configuration where a condition takes too many steps to say.
+    pub undecided: Arc<FilterConfig>,
+}
+
+/// One configuration with what belongs to it.
+#[derive(Debug)]
+pub struct Case {
+    /// When it holds; always if unset.
+    pub condition: Option<Expression>,
+    /// What the filter runs with.
+    pub config: Arc<FilterConfig>,
+    /// Dynamic metadata to set before: namespace, and name with value.
+    pub metadata: Vec<(String, Vec<(String, Expression)>)>,
+    /// Metadata of the gRPC call: name and value.
+    pub initial_metadata: Vec<(String, Expression)>,
+}
+
+/// Which requests a route takes.
+#[derive(Debug)]
+pub struct RouteMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// All of these.
+    pub headers: Vec<HeaderMatch>,
+    /// All of these.
+    pub query: Vec<QueryMatch>,
+    /// Paths are compared with regard to case.
+    pub case_sensitive: bool,
+}
+
+/// `path_specifier`; the query is no part of the path.
+#[derive(Debug)]
+pub enum PathMatch {
+    /// Begins with this.
+    Prefix(String),
+    /// Is this.
+    Exact(String),
+    /// Is this or lies below it, by whole segments.
+    PathSeparatedPrefix(String),
+    /// Matches as a whole.
+    Regex(RegexMatcher),
+    /// CONNECT requests.
+    Connect,
+}
+
+/// `HeaderMatcher`; pseudo-headers by their `:` names.
+#[derive(Debug)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    /// What the value has to be.
+    pub value: ValueMatch,
+    /// The opposite.
+    pub invert: bool,
+    /// Take a missing header for an empty one.
+    pub missing_as_empty: bool,
+}
+
+/// `QueryParameterMatcher`.
+#[derive(Debug)]
+pub struct QueryMatch {
+    /// The parameter.
+    pub name: String,
+    /// What its value has to be.
+    pub value: ValueMatch,
+}
+
+/// A condition on a value.
+#[derive(Debug)]
+pub enum ValueMatch {
+    /// There is one (or, if false, none).
+    Present(bool),
+    /// A string matcher; several values of a header are joined by `,` first.
+    String(StringMatcher),
+    /// An integer in `start..end`.
+    Range(i64, i64),
+}
+
+/// What a route does.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the largest kind, each behind the pointer of its route"
+)]
+pub enum RouteAction {
+    /// Forward.
+    Forward(Forward),
+    /// `direct_response`.
+    Direct {
+        /// The status.
+        status: StatusCode,
+        /// The body, `text/plain` if not empty and not said otherwise.
+        body: bytes::Bytes,
+    },
+    /// `redirect`.
+    Redirect(Redirect),
+}
+
+/// `envoy.config.route.v3.RouteAction`. The default forwards to nothing, without a time limit.
+#[derive(Debug, Default)]
+pub struct Forward {
+    /// Where to; weights are relative.
+    pub clusters: Vec<WeightedCluster>,
+    /// Take the cluster's name from this header instead.
+    pub cluster_header: Option<HeaderName>,
+    /// From the end of the request to the end of the response. Default 15 s; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// `priority`, which selects among the cluster's circuit breakers.
+    pub priority: Priority,
+    /// `idle_timeout` of the stream on this route; zero is no limit. Unset: the connection manager's.
+    pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration.max_stream_duration`; zero is no limit. Unset: the connection manager's.
+    pub max_stream_duration: Option<Duration>,
+    /// How often to try again.
+    pub retry: Option<Retry>,
+    /// Replaces what matched of the path.
+    pub prefix_rewrite: Option<String>,
+    /// Replaces what matches in the path.
+    pub regex_rewrite: Option<RegexSubstitution>,
+    /// Replaces the authority.
+    pub host_rewrite: Option<HeaderValue>,
+    /// Replaces the authority by this header's value, if the request has one.
+    pub host_rewrite_header: Option<HeaderName>,
+    /// Replaces the authority by the path, of which what matches is replaced.
+    pub host_rewrite_path_regex: Option<RegexSubstitution>,
+    /// Replaces the authority by the endpoint's host name.
+    pub auto_host_rewrite: bool,
+    /// Where copies of requests go.
+    pub mirrors: Vec<Mirror>,
+    /// The answer where the cluster is not in the snapshot (`cluster_not_found_response_code`). Default 503.
+    pub missing_cluster: Option<StatusCode>,
+    /// Upgrade types that this route allows or not, before the connection manager's.
+    pub upgrades: Vec<(String, bool)>,
+}
+
+/// One target of a route.
+#[derive(Debug)]
+pub struct WeightedCluster {
+    /// The cluster's name; may be missing from the snapshot: 503.
+    pub name: String,
+    /// Relative weight.
+    pub weight: u32,
+    /// On requests.
+    pub request_headers: Vec<HeaderChange>,
+    /// On responses.
+    pub response_headers: Vec<HeaderChange>,
+    /// As in [`Route`], this cluster's level merged in; `None` if it has none of its own.
+    pub overrides: Option<Arc<RouteOverrides>>,
+    /// As in [`Route`].
+    pub facts: Arc<RouteFacts>,
+}
+
+/// `RetryPolicy`.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Conditions, as written in `retry_on`.
+    pub on: Vec<String>,
+    /// Additional attempts.
+    pub count: u32,
+    /// Longest wait for one attempt.
+    pub per_try_timeout: Option<Duration>,
+    /// `retriable_status_codes`.
+    pub status_codes: Vec<u16>,
+}
+
+/// `RedirectAction`.
+#[derive(Clone, Debug, Default)]
+pub struct Redirect {
+    /// `https`.
+    pub https: bool,
+    /// The scheme.
+    pub scheme: Option<String>,
+    /// The host.
+    pub host: Option<String>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The whole path.
+    pub path: Option<String>,
+    /// Replaces what matched.
+    pub prefix_rewrite: Option<String>,
+    /// Replaces what matches in the path.
+    pub regex_rewrite: Option<RegexSubstitution>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+    /// Leave the query out.
+    pub strip_query: bool,
+    /// Leave the port of the request's authority out where `host` and `port` are unset.
+    pub strip_port: bool,
+}

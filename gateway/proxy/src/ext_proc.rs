@@ -1,0 +1,472 @@
+//! Processors as clusters: the transport that the gateway gives to its ext_proc layers.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+
+use extproc_client::{
+    ExtProcLayer, FilterConfig,
+    config::{GrpcTarget, Service},
+    transport::{
+        Balance, Balanced, Budget, Call, Close, Connector, HttpStream, HttpTransport, Message,
+        Pool, PoolBuilder, PoolStream, Share, Sidestream, TcpConnector, Transport,
+    },
+    wire::Reply,
+};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::Authority};
+use http_body_util::Full;
+use tokio::net::TcpStream;
+use tower::{Layer, Service as TowerService};
+
+use crate::{
+    body::Body,
+    breakers::Resource,
+    config::snapshot::{Filter, HttpManager, Priority},
+    cork::Corked,
+    filters::{Handler, Inner, Outer},
+    http2,
+    io::delegate_io,
+    metrics::{ClusterStats, Metrics},
+    overload::{Descriptor, Overload},
+    upstream::{
+        Deadline, Failure, Host, HostShared, Lending, Outbound, Queue, Sending, Upstream,
+        Upstreams,
+        connect::{Connected, Stream},
+        send,
+    },
+};
+
+/// The ext_proc filter `filter` around `inner`.
+pub(crate) fn handler(
+    http: &HttpManager,
+    filter: &Filter,
+    config: &Arc<FilterConfig>,
+    transport: &ClusterTransport,
+    metrics: &Metrics,
+    inner: Arc<dyn Handler>,
+) -> Arc<dyn Handler> {
+    let layer = ExtProcLayer::new(config.clone(), transport.clone())
+        .named(filter.name.as_str())
+        .disabled(filter.disabled)
+        // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
+        .guards_framing(false)
+        .observer(metrics.ext_proc(&http.stat_prefix, config.stat_prefix()));
+    Arc::new(Outer(layer.layer(Inner(inner))))
+}
+
+/// One worker's connections to processors.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterTransport(Arc<Pools>);
+
+/// Both ways to speak to a cluster's processors.
+#[derive(Clone, Debug)]
+struct Processor {
+    upstream: Upstream,
+    grpc: Balanced,
+    http: HttpTransport<ClusterClient>,
+}
+
+#[derive(Debug)]
+struct Pools {
+    clusters: HashMap<String, Processor>,
+    /// Processors that are named by address, made when first used.
+    addresses: Arc<Mutex<HashMap<String, Pool>>>,
+    overload: Arc<Overload>,
+}
+
+impl ClusterTransport {
+    /// Pools of `before` are kept where the cluster is the same; those of other ones finish their streams.
+    pub(crate) fn new(
+        upstreams: &Upstreams,
+        overload: &Arc<Overload>,
+        before: Option<&Self>,
+    ) -> Self {
+        let clusters = upstreams
+            .iter()
+            .map(|(name, upstream)| {
+                let known = before
+                    .and_then(|before| before.0.clusters.get(name))
+                    .filter(|known| known.upstream.is(upstream));
+                let processor = known.cloned().unwrap_or_else(|| Processor::new(upstream));
+                (name.to_owned(), processor)
+            })
+            .collect();
+        Self(Arc::new(Pools {
+            clusters,
+            addresses: before.map_or_else(Arc::default, |before| before.0.addresses.clone()),
+            overload: overload.clone(),
+        }))
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<String, Pool>> {
+        // Entries are only ever added.
+        self.0
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, target: &str) -> Pool {
+        let address = target
+            .split_once("://")
+            .map_or(target, |(_, rest)| rest)
+            .trim_end_matches('/');
+        self.addresses()
+            .entry(address.to_owned())
+            .or_insert_with(|| {
+                let connector = AddressConnector {
+                    tcp: TcpConnector::new(address),
+                    overload: self.0.overload.clone(),
+                };
+                as_envoy(Pool::builder(connector)).build()
+            })
+            .clone()
+    }
+}
+
+impl Processor {
+    fn new(upstream: &Upstream) -> Self {
+        Self {
+            grpc: Balanced::new(GrpcPools {
+                any: pool(&upstream.shared, |queue| ClusterConnector {
+                    upstream: upstream.clone(),
+                    queue,
+                }),
+                upstream: upstream.clone(),
+            }),
+            http: HttpTransport::new(ClusterClient(upstream.clone())),
+            upstream: upstream.clone(),
+        }
+    }
+}
+
+/// The pools of a cluster: side streams are balanced one by one, as requests are.
+#[derive(Debug)]
+struct GrpcPools {
+    upstream: Upstream,
+    /// For a cluster with one endpoint, or whose names were not looked up yet.
+    any: Pool,
+}
+
+impl Balance for GrpcPools {
+    fn choose(&self) -> Pool {
+        match self.upstream.choose_among_several() {
+            Some(host) => host
+                .side_streams(|| {
+                    pool(&self.upstream.shared, |queue| HostConnector {
+                        host: Arc::downgrade(&host),
+                        queue,
+                    })
+                })
+                .clone(),
+            None => self.any.clone(),
+        }
+    }
+}
+
+/// A pool of connections that count in `connector`'s queue, within the circuit breakers of the cluster.
+fn pool<C: Connector>(shared: &Arc<HostShared>, connector: impl FnOnce(Arc<Queue>) -> C) -> Pool {
+    let cluster = &shared.cluster;
+    as_envoy(Pool::builder(connector(Arc::default())))
+        .max_pending(usize::MAX)
+        .budget(Arc::new(SideStreams(shared.clone())))
+        .connect_timeout(cluster.connect_timeout)
+        .head_timeout(cluster.response_timeout)
+        .idle_timeout(cluster.idle_timeout)
+        .keepalive(cluster.http2.keepalive.map(http2::keepalive))
+        .max_streams(cluster.http2.max_concurrent_streams as usize)
+        .build()
+}
+
+/// One connection to an endpoint while that suffices, and no more repetitions than Envoy makes.
+fn as_envoy(builder: PoolBuilder) -> PoolBuilder {
+    builder.connections(1).retry_first_refusal(false)
+}
+
+impl Transport for ClusterTransport {
+    type Sidestream = ClusterStream;
+
+    fn open(&self, call: Call<'_>) -> Result<ClusterStream, Close> {
+        let clusters = &self.0.clusters;
+        let unknown = || Close::unavailable("Cluster not available");
+        match call.service {
+            Service::Grpc(service) => match &service.target {
+                GrpcTarget::Cluster { name, .. } => {
+                    let processor = clusters.get(name).ok_or_else(unknown)?;
+                    let stream = processor.grpc.open(call)?;
+                    Ok(ClusterStream::Grpc(
+                        stream,
+                        Some(Counted::new(&processor.upstream.shared.stats)),
+                    ))
+                }
+                GrpcTarget::Uri { target } => {
+                    let stream = self.at(target).open(call)?;
+                    Ok(ClusterStream::Grpc(stream, None))
+                }
+                _ => Err(unknown()),
+            },
+            Service::Http(service) => match clusters.get(&service.cluster) {
+                Some(processor) => processor
+                    .http
+                    .open(call)
+                    .map(|stream| ClusterStream::Http(Box::new(stream))),
+                None => Err(Close::http_error("Cluster not available")),
+            },
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// A side stream of either kind.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the common one, and a box would cost each exchange an allocation"
+)]
+pub(crate) enum ClusterStream {
+    Grpc(PoolStream, Option<Counted>),
+    Http(Box<HttpStream<ClusterClient, Body>>),
+}
+
+impl Sidestream for ClusterStream {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Grpc(stream, _) => stream.poll_ready(cx),
+            Self::Http(stream) => stream.poll_ready(cx),
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        match self {
+            Self::Grpc(stream, _) => stream.send(message),
+            Self::Http(stream) => stream.send(message),
+        }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
+        match self {
+            Self::Grpc(stream, counted) => {
+                let received = stream.poll_recv(cx);
+                if let (Poll::Ready(Ok(_)), Some(counted)) = (&received, counted) {
+                    counted.answered();
+                }
+                received
+            }
+            Self::Http(stream) => stream.poll_recv(cx),
+        }
+    }
+
+    fn finish(&mut self) {
+        match self {
+            Self::Grpc(stream, _) => stream.finish(),
+            Self::Http(stream) => stream.finish(),
+        }
+    }
+
+    fn timed_out(&mut self) {
+        match self {
+            Self::Grpc(stream, _) => stream.timed_out(),
+            Self::Http(stream) => stream.timed_out(),
+        }
+    }
+
+    fn close_flushed(self) {
+        match self {
+            Self::Grpc(stream, _counted) => stream.close_flushed(),
+            Self::Http(stream) => stream.close_flushed(),
+        }
+    }
+}
+
+/// A side stream in the statistics of its cluster, as a request.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    stats: Arc<ClusterStats>,
+    answered: bool,
+}
+
+impl Counted {
+    fn new(stats: &Arc<ClusterStats>) -> Self {
+        stats.upstream_rq_total.add();
+        Self {
+            stats: stats.clone(),
+            answered: false,
+        }
+    }
+
+    /// A reply came, and so the response's head did.
+    fn answered(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.stats.status(StatusCode::OK);
+        }
+    }
+}
+
+/// Requests to a cluster, as an HTTP client.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterClient(Upstream);
+
+impl TowerService<Request<Full<Bytes>>> for ClusterClient {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        let upstream = self.0.clone();
+        Box::pin(async move {
+            let mut request = request.map(Body::new);
+            // An added header may say otherwise than the configured URI.
+            let host = request.headers_mut().remove(header::HOST);
+            if let Some(authority) = host.and_then(|host| Authority::try_from(host.as_bytes()).ok())
+            {
+                set_authority(request.uri_mut(), authority);
+            }
+            let host = upstream.choose(request.headers()).await?;
+            let lease = host.lease(Lending::default()).await?;
+            // The caller has a time limit of its own.
+            let mut deadline = Deadline::new(None);
+            let request = Box::new(Outbound::from(request));
+            send(&host, lease, request, &Sending::default(), &mut deadline)
+                .await
+                .map_err(|unsent| unsent.failure)
+        })
+    }
+}
+
+fn set_authority(uri: &mut Uri, authority: Authority) {
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.authority = Some(authority);
+    // The other parts came from a URI, so that these are one too.
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// Side streams as requests of their cluster, to its circuit breakers.
+#[derive(Debug)]
+struct SideStreams(Arc<HostShared>);
+
+impl Budget for SideStreams {
+    fn take(&self, share: Share) -> bool {
+        self.0.take(Priority::Default, resource(share))
+    }
+
+    fn give_back(&self, share: Share) {
+        self.0
+            .breakers
+            .give_back(Priority::Default, resource(share));
+    }
+}
+
+fn resource(share: Share) -> Resource {
+    match share {
+        Share::Waiting => Resource::Pending,
+        Share::Stream => Resource::Request,
+        // Retries, and what may be added to them.
+        _ => Resource::Retry,
+    }
+}
+
+/// The error of a connector that may not connect.
+fn overflow() -> io::Error {
+    let told = Failure::Overflow.told();
+    io::Error::other(Close::unavailable(told.body).with_details(told.details))
+}
+
+/// Connects to `host` within the limits of its cluster.
+async fn connect(host: &Host, queue: &Arc<Queue>) -> io::Result<Connected> {
+    let place = host.shared.connection(Priority::Default, queue);
+    host.connect_raw(place.ok_or_else(overflow)?).await
+}
+
+/// Connects to an endpoint of a cluster, another one each time.
+#[derive(Debug)]
+struct ClusterConnector {
+    upstream: Upstream,
+    /// The pool's connections.
+    queue: Arc<Queue>,
+}
+
+impl Connector for ClusterConnector {
+    type Io = Corked<Stream>;
+
+    async fn connect(&self) -> io::Result<Corked<Stream>> {
+        let host = self.upstream.choose(&HeaderMap::new()).await.map_err(|_| {
+            io::Error::other(
+                Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
+            )
+        })?;
+        Ok(Corked::new(connect(&host, &self.queue).await?.io))
+    }
+
+    fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(io.get_ref().counted()))
+    }
+
+    fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().local_addr()
+    }
+}
+
+/// Connects to one endpoint, as long as the cluster has it: the endpoint owns the pool.
+#[derive(Debug)]
+struct HostConnector {
+    host: Weak<Host>,
+    /// The pool's connections.
+    queue: Arc<Queue>,
+}
+
+impl Connector for HostConnector {
+    type Io = Corked<Stream>;
+
+    async fn connect(&self) -> io::Result<Corked<Stream>> {
+        let gone = || io::Error::other(Close::unavailable("the endpoint is gone"));
+        let host = self.host.upgrade().ok_or_else(gone)?;
+        Ok(Corked::new(connect(&host, &self.queue).await?.io))
+    }
+
+    fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(io.get_ref().counted()))
+    }
+
+    fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().local_addr()
+    }
+}
+
+/// Connects to an address that is no cluster's, within the limits of the process.
+#[derive(Debug)]
+struct AddressConnector {
+    tcp: TcpConnector,
+    overload: Arc<Overload>,
+}
+
+/// A connection and its descriptor.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the descriptor is held, and not looked at")]
+struct AddressStream(TcpStream, Descriptor);
+
+delegate_io!(AddressStream { Self });
+
+impl Connector for AddressConnector {
+    type Io = AddressStream;
+
+    async fn connect(&self) -> io::Result<AddressStream> {
+        let descriptor = self.overload.descriptor(0).ok_or_else(overflow)?;
+        Ok(AddressStream(self.tcp.connect().await?, descriptor))
+    }
+
+    fn local_addr(io: &AddressStream) -> Option<SocketAddr> {
+        io.0.local_addr().ok()
+    }
+}

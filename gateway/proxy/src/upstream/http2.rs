@@ -1,0 +1,608 @@
+//! HTTP/2 towards endpoints: connections that carry as many streams as the peer allows.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use h2::{Ping, Reason, client, ext::Protocol};
+use h2_guard::{Frames, Resets, Traffic};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
+use http_body::Body as _;
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+};
+
+use super::{
+    connect::Connected,
+    error::Failure,
+    exchange::{Keep, Outbound, Sending, Sent, Unsent},
+    host::{Host, HostShared, Lending},
+    progress::{Progress, ProgressWatch},
+    queue::{self, Wakes},
+};
+use crate::{
+    backlog::{Backlog, Queued},
+    body::{Body, BoxError, Watched},
+    breakers::Resource,
+    config::snapshot::Cluster,
+    cork::Corked,
+    headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
+    http1::MOST_INTERIM,
+    http2::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
+    length::{self, Exact, Mismatch},
+};
+
+/// How often it is looked whether connections are idle or gone.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Streams after which a connection gets no more: their numbers end (RFC 9113 §5.1.1).
+const MOST_STREAMS_EVER: u32 = (1 << 30) - 4096;
+
+/// Longest header list that `h2` hands on, in bytes, if the cluster does not allow a longer one. It resets the stream of
+/// a longer one, and ends the connection at four times the length; the cluster's own limit is for a response alone.
+const HEADER_LIST: u32 = 1024 * 1024;
+
+/// Connections to one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Http2Pool(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    connections: Vec<Pooled>,
+    /// A task looks after them.
+    swept: bool,
+    /// Open while somebody connects. What is sent is how that failed.
+    connecting: Option<watch::Receiver<Option<io::ErrorKind>>>,
+}
+
+/// A connection that may be given out.
+#[derive(Debug)]
+struct Pooled {
+    connection: Connection,
+    /// Moves its bytes, and ends with it.
+    task: AbortHandle,
+    /// Since when it has no streams, as far as that was looked at.
+    idle: Option<Instant>,
+    /// It counts among the endpoint's connections only as long as it may be given out: requests wait for one of those.
+    _counted: queue::Counted,
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    sender: client::SendRequest<Queued>,
+    local: Option<SocketAddr>,
+    shared: Arc<Shared>,
+    born: Instant,
+    requests: u32,
+}
+
+/// What the streams of a connection share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    traffic: Arc<Traffic>,
+    resets: Resets,
+    /// Streams that there are.
+    streams: AtomicUsize,
+}
+
+/// A stream, as long as its connection counts it.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.streams.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What was heard on a connection when a request was sent on it.
+pub(crate) struct Witness {
+    traffic: Arc<Traffic>,
+    heard: u64,
+}
+
+/// Counts a stream that ends before its response has begun.
+struct Unanswered<'a>(Option<&'a Resets>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(resets) = self.0 {
+            resets.note();
+        }
+    }
+}
+
+/// A connection for one request.
+pub(crate) struct Lease {
+    connection: Connection,
+    counted: Counted,
+    wakes: Wakes,
+    reused: bool,
+}
+
+/// A stream in the number of those of its connection. Who waits for one is told when it is given back.
+#[expect(dead_code, reason = "held, and given back in this order when dropped")]
+pub(crate) struct Slot {
+    counted: Counted,
+    wakes: Wakes,
+}
+
+enum Turn {
+    /// Others wait for a stream.
+    Queue,
+    Use(Connection, Counted),
+    Wait(watch::Receiver<Option<io::ErrorKind>>),
+    Connect(watch::Sender<Option<io::ErrorKind>>),
+}
+
+impl Connection {
+    /// Whether the cluster allows another request on it.
+    fn may_go_on(&self, cluster: &Cluster) -> bool {
+        let old = cluster.max_connection_duration;
+        let max = cluster.max_requests_per_connection;
+        !self.shared.resets.are_many(self.requests)
+            && self.requests < max.map_or(MOST_STREAMS_EVER, |max| max.get().min(MOST_STREAMS_EVER))
+            && old.is_none_or(|old| self.born.elapsed() < old)
+    }
+}
+
+impl Pooled {
+    fn streams(&self) -> usize {
+        self.connection.shared.streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer and the cluster allow more streams than there are, and the peer is there.
+    fn has_room(&self, cluster: &Cluster) -> bool {
+        let peers = self.connection.sender.current_max_send_streams();
+        let ours = cluster.http2.max_concurrent_streams as usize;
+        self.streams() < peers.min(ours) && !self.connection.shared.traffic.is_doubted()
+    }
+
+    /// Whether it is to be kept. What is not has ended, or does so when its last stream has.
+    fn stays(&mut self, shared: &HostShared) -> bool {
+        self.idle = match self.streams() {
+            1.. => None,
+            0 => Some(self.idle.unwrap_or_else(Instant::now)),
+        };
+        let over = |since: Instant| {
+            shared
+                .idle_limit()
+                .is_some_and(|limit| since.elapsed() >= limit)
+        };
+        let idle = self.idle.is_some_and(over);
+        !idle && !self.task.is_finished() && self.connection.may_go_on(&shared.cluster)
+    }
+}
+
+impl Http2Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Entries are pushed and removed whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, shared: &HostShared) -> Turn {
+        let mut state = self.lock();
+        // A connection that may take no more requests ends with the streams that it has.
+        state.connections.retain_mut(|pooled| pooled.stays(shared));
+        let connections = &mut state.connections;
+        // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
+        // request until it may go.
+        let free = connections
+            .iter()
+            .position(|pooled| pooled.has_room(&shared.cluster))
+            .or_else(|| {
+                let shut =
+                    |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
+                connections.iter().position(shut)
+            });
+        if let Some(pooled) = free.and_then(|at| connections.get_mut(at)) {
+            pooled.idle = None;
+            let connection = &mut pooled.connection;
+            connection.requests = connection.requests.saturating_add(1);
+            return Turn::Use(connection.clone(), Counted::new(&connection.shared));
+        }
+        // A channel whose sender is gone belongs to one who gave up.
+        if let Some(connecting) = &state.connecting
+            && connecting.has_changed().is_ok()
+        {
+            return Turn::Wait(connecting.clone());
+        }
+        let (sender, receiver) = watch::channel(None);
+        state.connecting = Some(receiver);
+        Turn::Connect(sender)
+    }
+
+    /// A connection with room for one more stream. Those who need one at the same time share one
+    /// attempt to connect.
+    pub(super) async fn lease(&self, host: &Arc<Host>, asked: Lending) -> Result<Lease, Failure> {
+        let queue = host.http2_queue();
+        let mut pending = None;
+        let mut waiting = None;
+        loop {
+            // Nobody overtakes those who wait for a stream.
+            // If the last connection has just ended, there is none to wait for.
+            let behind = waiting.is_none() && !queue.is_empty() && queue.connections() > 0;
+            let turn = match behind {
+                true => Turn::Queue,
+                false => self.turn(&host.shared),
+            };
+            if pending.is_none() && !matches!(turn, Turn::Use(..)) {
+                pending = Some(host.shared.place(asked.priority, Resource::Pending)?);
+            }
+            match turn {
+                Turn::Queue => host.wait(queue, &mut waiting, asked.limit).await?,
+                Turn::Use(mut connection, counted) => {
+                    if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
+                        // There may be room for the next one, too, who finds out.
+                        queue.free();
+                        return Ok(Lease {
+                            connection,
+                            counted,
+                            wakes: queue.wakes(),
+                            reused: true,
+                        });
+                    }
+                    self.remove(&connection);
+                }
+                Turn::Wait(mut receiver) => {
+                    // An error says that the attempt is over.
+                    let _ = receiver.changed().await;
+                    let failed = *receiver.borrow();
+                    if let Some(kind) = failed {
+                        return Err(Failure::connect(kind.into()));
+                    }
+                }
+                Turn::Connect(sender) => {
+                    let Some(place) = host.shared.connection(asked.priority, queue) else {
+                        // Those who wait for this attempt look for themselves.
+                        drop(sender);
+                        host.wait(queue, &mut waiting, asked.limit).await?;
+                        continue;
+                    };
+                    drop(waiting);
+                    // In a box: it is rare.
+                    let result = Box::pin(async {
+                        let connected = host.connect(place, queue).await?;
+                        self.adopt(host, connected).await
+                    })
+                    .await;
+                    if let Err(failure) = &result {
+                        let kind = match failure {
+                            Failure::Connect(error) => error.kind(),
+                            Failure::ConnectTimeout => io::ErrorKind::TimedOut,
+                            _ => io::ErrorKind::ConnectionReset,
+                        };
+                        let _ = sender.send(Some(kind));
+                    }
+                    self.lock().connecting = None;
+                    queue.free();
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Begins HTTP/2 on a new connection.
+    pub(super) async fn adopt(
+        &self,
+        host: &Arc<Host>,
+        connected: Connected,
+    ) -> Result<Lease, Failure> {
+        let local = connected.io.local_addr();
+        let of_endpoint = connected.io.counted();
+        let options = &host.shared.cluster.http2;
+        let header_list = header_list_size(host.shared.cluster.response_headers);
+        let shared = Arc::new(Shared {
+            traffic: Arc::default(),
+            resets: Resets::default(),
+            streams: AtomicUsize::new(0),
+        });
+        let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone());
+        let (sender, mut connection) = h2_guard::client()
+            .initial_window_size(options.initial_stream_window_size)
+            .initial_connection_window_size(options.initial_connection_window_size)
+            .max_header_list_size(header_list.max(HEADER_LIST))
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake::<_, Queued>(frames)
+            .await
+            .map_err(|error| failure(&error))?;
+        let (settled, settle) = oneshot::channel();
+        let mut ping = connection.ping_pong();
+        let (connect, keepalive) = (options.allow_connect, options.keepalive.map(keepalive));
+        let served = shared.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            let io = poll_fn(|cx| {
+                let over = connection.as_mut().poll(cx);
+                served.traffic.turn();
+                over
+            });
+            let watch = async {
+                // Whether upgrades are possible is known from the peer's settings, which come before an answer.
+                if let (true, Some(ping)) = (connect, &mut ping) {
+                    let _ = settled.send(ping.ping(Ping::opaque()).await);
+                }
+                match keepalive {
+                    Some(keepalive) => {
+                        keepalive
+                            .watch(ping, &served.traffic, || {
+                                served.streams.load(Ordering::Relaxed) > 0
+                            })
+                            .await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                over = io => if let Err(error) = over {
+                    tracing::debug!(%error, "upstream connection ended");
+                },
+                () = watch => tracing::debug!("an upstream does not answer pings"),
+            }
+        });
+        if connect {
+            let limit = host.shared.cluster.connect_timeout;
+            match tokio::time::timeout(limit, settle).await {
+                Ok(Ok(answer)) => answer.map_err(|error| failure(&error))?,
+                Ok(Err(_)) => return Err(Failure::Terminated),
+                Err(_) => return Err(Failure::ConnectTimeout),
+            };
+        }
+        let connection = Connection {
+            sender,
+            local,
+            shared,
+            born: Instant::now(),
+            requests: 1,
+        };
+        let counted = Counted::new(&connection.shared);
+        let mut state = self.lock();
+        state.connections.push(Pooled {
+            connection: connection.clone(),
+            task: task.abort_handle(),
+            idle: None,
+            _counted: of_endpoint,
+        });
+        if !std::mem::replace(&mut state.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(host)));
+        }
+        drop(state);
+        Ok(Lease {
+            connection,
+            counted,
+            wakes: host.http2_queue().wakes(),
+            reused: false,
+        })
+    }
+
+    fn remove(&self, gone: &Connection) {
+        self.lock()
+            .connections
+            .retain(|known| !Arc::ptr_eq(&known.connection.shared, &gone.shared));
+    }
+
+    /// A request got no answer in time. If nothing at all was heard of the endpoint meanwhile, the connection may lead nowhere:
+    /// it gets no more requests. A peer that allows no streams for now was sent none, and has nothing to say.
+    pub(super) fn distrust(&self, witness: &Witness) {
+        if witness.traffic.heard() == witness.heard {
+            self.lock().connections.retain(|known| {
+                let Connection { sender, shared, .. } = &known.connection;
+                !Arc::ptr_eq(&shared.traffic, &witness.traffic)
+                    || sender.current_max_send_streams() == 0
+            });
+        }
+    }
+
+    /// Lets go of connections that ended, or are idle for too long; `false` if none is left, which ends the task.
+    fn sweep(&self, shared: &HostShared) -> bool {
+        let mut state = self.lock();
+        state.connections.retain_mut(|pooled| pooled.stays(shared));
+        state.swept = !state.connections.is_empty();
+        state.swept
+    }
+}
+
+async fn sweep(host: Weak<Host>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(host) = host.upgrade() else { return };
+        if !host.http2().sweep(&host.shared) {
+            return;
+        }
+    }
+}
+
+impl Lease {
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.connection.local
+    }
+
+    pub(super) fn reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(super) fn witness(&self) -> Witness {
+        let traffic = &self.connection.shared.traffic;
+        Witness {
+            traffic: traffic.clone(),
+            heard: traffic.heard(),
+        }
+    }
+
+    /// Sends a request whose target is absolute.
+    pub(super) async fn send(
+        self,
+        request: Box<Outbound>,
+        sending: &Sending,
+        progress: &Arc<Progress>,
+    ) -> Result<Sent, Unsent> {
+        let Self {
+            connection: Connection {
+                mut sender, shared, ..
+            },
+            counted,
+            wakes,
+            ..
+        } = self;
+        let slot = Slot { counted, wakes };
+        let Outbound { mut parts, body } = *request;
+        parts.version = Version::HTTP_2;
+        parts.extensions.clear();
+        trim_values(&mut parts.headers);
+        let announced = length::settle(&mut parts.headers);
+        let switched = match sending.tunnel && !sending.connect {
+            true => Some(extend(&mut parts, &sender)?),
+            false => None,
+        };
+        let announced = announced.filter(|_| !sending.tunnel);
+        if !length::fits(announced, &body) {
+            return Err(Failure::Length.into());
+        }
+        let body = Watched::new(body, ProgressWatch(progress.clone()));
+        let end = body.is_end_stream();
+        let sent = sender.send_request(Request::from_parts(parts, ()), end);
+        let (mut response, stream) = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                return Err(Unsent {
+                    failure: failure(&error),
+                    returned: body.into_inner(),
+                });
+            }
+        };
+        let mut unanswered = Unanswered(Some(&shared.resets));
+        let mut pipe = (!end).then(|| {
+            let mut body = Body::new(Exact::new(body, announced));
+            // For this stream alone: what it has waiting is no matter of others.
+            let backlog = Backlog::new(SEND_BUFFER);
+            Box::pin(
+                async move { send_body(stream, &mut body, &backlog, Reason::INTERNAL_ERROR).await },
+            )
+        });
+        let mut interim = 0;
+        let response = poll_fn(|cx| {
+            if let Some(sending) = &mut pipe
+                && let Poll::Ready(result) = sending.as_mut().poll(cx)
+            {
+                pipe = None;
+                if let Err(SendError::Body(error)) = result {
+                    return Poll::Ready(Err(match Mismatch::is_behind(&*error) {
+                        true => Failure::Length,
+                        false => Failure::Request,
+                    }));
+                }
+            }
+            while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                interim += 1;
+                // RFC 9113 §8.6: HTTP/2 has no 101.
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS || interim > MOST_INTERIM {
+                    return Poll::Ready(Err(Failure::Protocol));
+                }
+                relay(sending, head.status(), head.headers());
+            }
+            Pin::new(&mut response)
+                .poll(cx)
+                .map_err(|error| failure(&error))
+        })
+        .await;
+        // Otherwise the stream is over, unless it is reset for want of its request.
+        if !matches!(response, Err(Failure::Request)) {
+            unanswered.0 = None;
+        }
+        drop(unanswered);
+        let response = response?;
+        let keep = Keep::Http2 {
+            slot,
+            pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
+        };
+        let (mut parts, stream) = response.into_parts();
+        // RFC 9113 §8.2.1: malformed.
+        if !values_are_trimmed(&parts.headers) {
+            return Err(Failure::Protocol.into());
+        }
+        let tunnel = sending.tunnel && parts.status.is_success();
+        if tunnel {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        if let Some(protocol) = switched.filter(|_| tunnel) {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            let upgrade = HeaderValue::from_static("upgrade");
+            parts.headers.insert(header::CONNECTION, upgrade);
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+        let mut body = Http2Body::new(stream, &shared.traffic, None, &parts.headers, lost);
+        if matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        ) {
+            body = body.without_content(|| Failure::Protocol.after_start(None).into());
+        }
+        Ok(Sent {
+            response: http::Response::from_parts(parts, Body::http2(body)),
+            keep,
+            tunnel,
+        })
+    }
+}
+
+/// Makes an upgrade an extended CONNECT (RFC 8441 §4), which the peer has to have allowed. Gives what it
+/// asks for.
+fn extend(parts: &mut Parts, sender: &client::SendRequest<Queued>) -> Result<HeaderValue, Failure> {
+    let headers = &mut parts.headers;
+    headers.remove(header::CONNECTION);
+    let protocol = headers.remove(header::UPGRADE).ok_or(Failure::Protocol)?;
+    if !sender.is_extended_connect_protocol_enabled() {
+        return Err(Failure::Protocol);
+    }
+    let name = protocol.to_str().map_err(|_| Failure::Protocol)?;
+    parts.extensions.insert(Protocol::from(name));
+    parts.method = Method::CONNECT;
+    Ok(protocol)
+}
+
+fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
+    let Some(interim) = &sending.interim else {
+        return;
+    };
+    if status == StatusCode::CONTINUE && !sending.continues {
+        return;
+    }
+    let mut headers = headers.clone();
+    strip_hop_by_hop(&mut headers, false);
+    interim.interim(status, headers);
+}
+
+/// The error of a response's body.
+fn lost(error: h2::Error) -> BoxError {
+    let failure = failure(&error);
+    failure.after_start(Some(error.into())).into()
+}
+
+/// What an error before the response means.
+fn failure(error: &h2::Error) -> Failure {
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) => Failure::Reset { refused: true },
+        _ if error.is_io() || error.is_go_away() => Failure::Terminated,
+        Some(_) if error.is_remote() => Failure::Reset { refused: false },
+        Some(_) => Failure::Protocol,
+        None => Failure::Terminated,
+    }
+}

@@ -1,0 +1,136 @@
+//! Clusters as one worker uses them: endpoints, connection pools, requests.
+
+pub(crate) mod connect;
+mod drive;
+mod endpoints;
+pub(crate) mod error;
+mod exchange;
+mod host;
+mod http1;
+mod http2;
+mod progress;
+mod queue;
+mod tls;
+mod tunnel;
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::HeaderMap;
+
+use self::endpoints::Endpoints;
+pub(crate) use self::{
+    error::Failure,
+    exchange::{Deadline, Outbound, Sending, send},
+    host::{Host, HostShared, Lending},
+    queue::Queue,
+    tunnel::is_websocket,
+};
+use crate::{
+    config::snapshot::{Cluster, Snapshot},
+    metrics::Metrics,
+    overload::Overload,
+    throttle::Throttle,
+};
+
+/// All clusters of a snapshot.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    clusters: HashMap<String, Upstream>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) shared: Arc<HostShared>,
+    endpoints: Arc<Endpoints>,
+}
+
+impl Upstreams {
+    /// Clusters that are the same in `before` are taken over; where only endpoints changed, those that stay
+    /// keep their connections. Everything else finishes what it carries and closes.
+    ///
+    /// # Errors
+    /// A cluster's TLS settings cannot be used; the text names the cluster.
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        metrics: &Metrics,
+        overload: &Arc<Overload>,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
+        let mut clusters = HashMap::new();
+        for (name, cluster) in &snapshot.clusters {
+            let known = before
+                .and_then(|before| before.get(name))
+                .filter(|known| known.cluster.connects_like(cluster));
+            if let Some(known) = known
+                && known.cluster == *cluster
+            {
+                clusters.insert(name.clone(), known.clone());
+                continue;
+            }
+            let tls = match (known, &cluster.tls) {
+                (Some(known), _) => known.shared.tls.clone(),
+                (None, None) => None,
+                (None, Some(tls)) => tls::client(tls, cluster.protocol)
+                    .map(Some)
+                    .map_err(|error| format!("cluster {name}: {error}"))?,
+            };
+            let shared = Arc::new(HostShared {
+                cluster: cluster.clone(),
+                tls,
+                stats: metrics.cluster(name),
+                breakers: metrics.breakers(name),
+                overload: overload.clone(),
+                unavailable: Throttle::new(),
+            });
+            clusters.insert(
+                name.clone(),
+                Upstream {
+                    cluster: cluster.clone(),
+                    shared: shared.clone(),
+                    endpoints: Arc::new(Endpoints::new(
+                        shared,
+                        known.map(|known| &*known.endpoints),
+                    )),
+                },
+            );
+        }
+        Ok(Self { clusters })
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Upstream> {
+        self.clusters.get(name)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Upstream)> {
+        let entries = self.clusters.iter();
+        entries.map(|(name, upstream)| (name.as_str(), upstream))
+    }
+}
+
+impl Upstream {
+    /// Whether this is the other one, with the same connections.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.endpoints, &other.endpoints)
+    }
+
+    /// The endpoint for a side stream, if there is a choice now.
+    pub(crate) fn choose_among_several(&self) -> Option<Arc<Host>> {
+        self.endpoints.choose_among_several()
+    }
+
+    /// The endpoint for a request with these headers.
+    pub(crate) async fn choose(&self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        match self.endpoints.choose(headers).await {
+            Some(host) => Ok(host),
+            None => {
+                self.shared.stats.upstream_cx_none_healthy.add();
+                if let Some(suppressed) = self.shared.unavailable.pass() {
+                    tracing::warn!(cluster = %self.cluster.name, suppressed, "no healthy upstream");
+                }
+                Err(Failure::NoHost)
+            }
+        }
+    }
+}
