@@ -134,7 +134,9 @@ fn suite() -> anyhow::Result<ExitCode> {
         }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    suite.report_tries();
+    if !arguments.list {
+        suite.report_tries();
+    }
     if mode == Mode::Record && !arguments.list {
         suite.write_recorded(&golden_directory, &groups, &arguments)?;
     }
