@@ -1,5 +1,7 @@
 //! `envoy.type.matcher.v3.StringMatcher` and `RegexMatcher`.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use crate::pattern::{BoundedRegex, BoundedReplace, Effort, Sizes, Unusable};
@@ -26,7 +28,7 @@ impl From<Unusable> for PatternError {
 
 /// A regular expression that has to match a whole value.
 #[derive(Clone, Debug)]
-pub struct RegexMatcher(BoundedRegex);
+pub struct RegexMatcher(Arc<BoundedRegex>);
 
 impl RegexMatcher {
     /// Compiles `pattern`, in the syntax of the crate [`regex`].
@@ -50,7 +52,8 @@ impl RegexMatcher {
             let reason = "a regular expression may not be empty";
             return Err(PatternError::Invalid(reason.into()));
         }
-        Ok(BoundedRegex::new(pattern, true, sizes).map(Self)?)
+        let regex = BoundedRegex::new(pattern, true, sizes)?;
+        Ok(Self(Arc::new(regex)))
     }
 
     /// Tells if the whole of `value` matches; `None` if that cannot be told within the effort.

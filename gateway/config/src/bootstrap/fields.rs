@@ -243,7 +243,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "health_checks", "outlier_detection", "common_lb_config",
         "connection_pool_per_downstream_connection",
     ]),
-    ("CircuitBreakers", Note(NOT_DONE), &["per_host_thresholds"]),
+    ("CircuitBreakers", Refuse("limits of single endpoints are not supported"), &[
+        "per_host_thresholds",
+    ]),
     ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
