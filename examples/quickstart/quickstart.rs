@@ -14,10 +14,8 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser;
 use extproc_server::sample;
-use gateway::{
-    Gateway, Options, Running,
-    config::{self, bootstrap::Flags},
-};
+use gateway_config::{bootstrap::Flags, from_flags};
+use gateway_proxy::{Gateway, Options, Running};
 use quickstart::{
     cli::{self, ListenAddr},
     httpbin,
@@ -105,7 +103,7 @@ async fn start_gateway(
     processor: &str,
 ) -> anyhow::Result<Running> {
     let address = listen.resolve("--gateway").await?;
-    let snapshot = config::from_flags(&Flags {
+    let snapshot = from_flags(&Flags {
         listen: Some(&address.to_string()),
         upstream: Some(upstream),
         ext_proc: Some(processor),

@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod cli;
+mod watch;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal as _},
@@ -10,18 +13,18 @@ use std::{
     time::Duration,
 };
 
-use gateway::{
-    Gateway, Options, Running,
-    cli::{self, Cli, LogForm},
-    config::snapshot::Snapshot,
-    reload::Watcher,
-    writer::Lines,
-};
+use gateway_config::snapshot::Snapshot;
+use gateway_proxy::{Gateway, Lines, Options, Running, raise_open_files};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
+
+use self::{
+    cli::{Cli, LogForm},
+    watch::Watcher,
+};
 
 // Without huge pages (feature `no_thp`): with them, what an open exchange takes is twice what it uses.
 #[global_allocator]
@@ -49,9 +52,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, log: &Log) -> Result<(), String> {
-    gateway::raise_open_files();
+    raise_open_files();
     #[cfg(feature = "kubernetes")]
-    if let Some(result) = gateway::kubernetes::run(cli) {
+    if let Some(result) = cli::kubernetes::run(cli) {
         return result;
     }
     // Looked at before it is read: what changes meanwhile is read again.
@@ -166,7 +169,7 @@ impl Log {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(ansi)
-            .with_writer(lines.clone());
+            .with_writer(Arc::new(lines.clone()));
         match cli.log_format {
             LogForm::Human => builder.init(),
             LogForm::Json => builder.json().init(),
