@@ -15,7 +15,7 @@ use crate::{
     config::snapshot::{Forward, Retry},
     exchange::Exchange,
     replay::Kept,
-    router::{self, Selected},
+    router::{self, Selected, TooMuchEffort},
     upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, send},
 };
 
@@ -86,12 +86,14 @@ impl Attempts<'_> {
     }
 
     /// Makes the target what the endpoint is to see.
-    fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) {
+    fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
-        router::rewrite(parts, &route.matches, self.forward, Some(hostname));
+        router::rewrite(parts, &route.matches, self.forward, Some(hostname))
+            .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
         }
+        Ok(())
     }
 
     fn policy(&self) -> Option<&Retry> {
@@ -153,7 +155,9 @@ impl Attempts<'_> {
             Err(failure) => {
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
-                    self.rewrite(&mut parts, &host.hostname);
+                    if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+                        return (Err(failure), None);
+                    }
                     self.tried.sent = Some(Arc::new(parts));
                 }
                 return (Err(failure), Some(Again::new(request)));
@@ -188,7 +192,9 @@ impl Attempts<'_> {
                 .and_then(|retry| retry.per_try_timeout),
             head_limit: self.upstream.cluster.response_timeout,
         };
-        self.rewrite(parts, &host.hostname);
+        if let Err(failure) = self.rewrite(parts, &host.hostname) {
+            return (Err(failure), None);
+        }
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();

@@ -71,6 +71,9 @@ pub(crate) enum Failure {
     /// The request's own body failed, as its client left or a filter ended it.
     #[error("the request ended early")]
     Request,
+    /// The route's regular expressions take too long for the request's path.
+    #[error("the path takes too long to rewrite")]
+    Rewrite,
     /// A filter announced another length than the body has.
     #[error("the request does not have the length that was announced")]
     Length,
@@ -196,6 +199,12 @@ impl Failure {
                 "request_ended_early".into(),
                 flag::DOWNSTREAM_TERMINATION,
             ),
+            Self::Rewrite => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                "path_rewrite_takes_too_long".into(),
+                0,
+            ),
             Self::Length => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
@@ -235,9 +244,12 @@ impl Failure {
                 any(&["5xx", "gateway-error", "reset"])
             }
             Self::Timeout | Self::TryTimeout | Self::Duration => any(&["5xx", "gateway-error"]),
-            Self::UnknownCluster | Self::NoHost | Self::Overflow | Self::Request | Self::Length => {
-                false
-            }
+            Self::UnknownCluster
+            | Self::NoHost
+            | Self::Overflow
+            | Self::Request
+            | Self::Rewrite
+            | Self::Length => false,
         }
     }
 }
