@@ -329,6 +329,7 @@ fn state_of(inner: &Inner) -> Value {
         "most": settings.exchanges,
         "one_in": settings.one_in,
         "bodies": settings.bodies,
+        "following": inner.streams.load(Ordering::Relaxed),
     })
 }
 
@@ -483,10 +484,10 @@ fn changes(inner: Arc<Inner>, place: Place, after: Option<u64>) -> impl Stream<I
                     return Some((shared, (inner, place, follower, known, seen)));
                 }
                 match follower.recv().await {
-                    Ok(id) => {
-                        if let Some(shared) = inner.inspector.ring.get(id) {
-                            known.push(shared);
-                        }
+                    Ok(change) => {
+                        // One that has changed again is told with that change.
+                        let found = inner.inspector.ring.get(change.id);
+                        known.extend(found.filter(|found| lock(found).version == change.version));
                     }
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         known = since(&inner, seen);
