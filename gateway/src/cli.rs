@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     path::PathBuf,
 };
 
@@ -64,6 +64,28 @@ pub struct Cli {
         requires = "config"
     )]
     pub namespace: String,
+
+    /// Show exchanges with processors on a page of their own, off by default [default address: 127.0.0.1:15001].
+    ///
+    /// It shows what clients and processors send, some secrets aside: docs/inspector.md.
+    #[arg(long, value_name = "IP:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:15001")]
+    pub inspect: Option<SocketAddr>,
+
+    /// Record so many bytes of each body, too.
+    #[arg(long, value_name = "BYTES", requires = "inspect")]
+    pub inspect_bodies: Option<usize>,
+
+    /// Record one of so many exchanges.
+    #[arg(long, value_name = "N", requires = "inspect")]
+    pub inspect_sample: Option<NonZeroU64>,
+
+    /// Record exchanges alone whose METHOD AUTHORITY PATH contains this.
+    #[arg(long, value_name = "TEXT", requires = "inspect")]
+    pub inspect_match: Option<String>,
+
+    /// One more header, query parameter or attribute whose value is not recorded; `*` at its beginning stands for anything.
+    #[arg(long, value_name = "NAME", requires = "inspect")]
+    pub inspect_redact: Vec<String>,
 
     /// Check the configuration and exit.
     #[arg(long)]

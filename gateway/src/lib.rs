@@ -36,6 +36,7 @@ mod gateway;
 mod headers;
 mod http1;
 mod http2;
+pub mod inspect;
 mod io;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
@@ -53,6 +54,7 @@ mod router;
 mod serving;
 mod throttle;
 mod tls;
+pub mod trace;
 mod upstream;
 mod worker;
 pub mod writer;

@@ -14,7 +14,9 @@ use gateway::{
     Gateway, Options, Running,
     cli::{self, Cli, LogForm},
     config::snapshot::Snapshot,
+    inspect,
     reload::Watcher,
+    trace::Trace,
     writer::Lines,
 };
 use tokio::{
@@ -31,6 +33,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if let Some(trace) = Trace::of_args(std::env::args_os()) {
+        return trace.run();
+    }
     let cli = cli::parse();
     let log = match Log::start(&cli) {
         Ok(log) => log,
@@ -74,7 +79,16 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     drop(inside);
-    let options = Options::default().concurrency(cli.workers().get());
+    let mut options = Options::default().concurrency(cli.workers().get());
+    if let Some(address) = cli.inspect {
+        let started = inspect::start(address, inspect::settings(cli));
+        let (inspector, url) = started.map_err(|error| error.to_string())?;
+        tracing::warn!(
+            %url,
+            "the inspector is on: it shows what clients and processors send"
+        );
+        options = options.observer(inspector);
+    }
     let running = Gateway::start(snapshot, options).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => {
