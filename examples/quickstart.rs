@@ -19,12 +19,9 @@ use examples::{
     httpbin,
 };
 use extproc_server::sample;
-use gateway::{
-    Gateway, Options, Running,
-    config::{self, bootstrap::Flags},
-    inspect,
-};
+use gateway_config::{bootstrap::Flags, from_flags};
 use gateway_inspector::{Inspector, Settings};
+use gateway_proxy::{Gateway, Options, Running};
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
@@ -67,7 +64,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let upstream_url = url(httpbin.local_addr()?);
     let processor_url = url(processor.local_addr()?);
     let inspect = args.inspect.resolve("--inspect").await?;
-    let (inspector, page) = inspect::start(inspect, Settings::default())?;
+    let (inspector, page) = gateway_inspector::start(inspect, Settings::default())?;
     let gateway = start_gateway(&args.gateway, &upstream_url, &processor_url, inspector).await?;
     let (_, address) = gateway
         .local_addrs()
@@ -117,7 +114,7 @@ async fn start_gateway(
     inspector: Arc<Inspector>,
 ) -> anyhow::Result<Running> {
     let address = listen.resolve("--gateway").await?;
-    let snapshot = config::from_flags(&Flags {
+    let snapshot = from_flags(&Flags {
         listen: Some(&address.to_string()),
         upstream: Some(upstream),
         ext_proc: Some(processor),

@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod cli;
+mod trace;
+mod watch;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal as _},
@@ -10,20 +14,19 @@ use std::{
     time::Duration,
 };
 
-use gateway::{
-    Gateway, Options, Running,
-    cli::{self, Cli, LogForm},
-    config::snapshot::Snapshot,
-    inspect,
-    reload::Watcher,
-    trace::Trace,
-    writer::Lines,
-};
+use gateway_config::snapshot::Snapshot;
+use gateway_proxy::{Gateway, Lines, Options, Running, raise_open_files};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
+
+use self::{
+    cli::{Cli, LogForm},
+    trace::Trace,
+    watch::Watcher,
+};
 
 // Without huge pages (feature `no_thp`): with them, what an open exchange takes is twice what it uses.
 #[global_allocator]
@@ -54,9 +57,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, log: &Log) -> Result<(), String> {
-    gateway::raise_open_files();
+    raise_open_files();
     #[cfg(feature = "kubernetes")]
-    if let Some(result) = gateway::kubernetes::run(cli) {
+    if let Some(result) = cli::kubernetes::run(cli) {
         return result;
     }
     // Looked at before it is read: what changes meanwhile is read again.
@@ -81,8 +84,8 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     drop(inside);
     let mut options = Options::default().concurrency(cli.workers().get());
     if let Some(address) = cli.inspect {
-        let started = inspect::start(address, inspect::settings(cli));
-        let (inspector, url) = started.map_err(|error| error.to_string())?;
+        let started = gateway_inspector::start(address, cli.inspector());
+        let (inspector, url) = started.map_err(|error| format!("--inspect {address}: {error}"))?;
         tracing::warn!(
             %url,
             "the inspector is on: it shows what clients and processors send"
@@ -180,7 +183,7 @@ impl Log {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(ansi)
-            .with_writer(lines.clone());
+            .with_writer(Arc::new(lines.clone()));
         match cli.log_format {
             LogForm::Human => builder.init(),
             LogForm::Json => builder.json().init(),

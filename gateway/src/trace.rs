@@ -17,7 +17,7 @@ const LAST: Duration = Duration::from_millis(500);
 /// Shows exchanges as they end: what each processor was told, what it answered, and what came of it.
 #[derive(Debug, Parser)]
 #[command(name = "gateway trace")]
-pub struct Trace {
+pub(crate) struct Trace {
     /// Where the inspector of the gateway is (`--inspect`).
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15001")]
     inspector: SocketAddr,
@@ -41,14 +41,14 @@ pub struct Trace {
 
 impl Trace {
     /// The command line after `gateway`, if it asks for this.
-    pub fn of_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
+    pub(crate) fn of_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
         let program = args.next()?;
         let rest = (args.next()? == "trace").then_some(args)?;
         Some(Self::parse_from(std::iter::once(program).chain(rest)))
     }
 
     /// Shows exchanges until the gateway or the command has ended.
-    pub fn run(&self) -> ExitCode {
+    pub(crate) fn run(&self) -> ExitCode {
         match self.follow() {
             Ok(code) => code,
             Err(error) => {

@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway::{Gateway, Options, Running, config};
+use gateway_config as config;
+use gateway_proxy::{Gateway, Options, Running};
 
 const WAIT: Duration = Duration::from_secs(10);
 

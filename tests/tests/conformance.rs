@@ -48,6 +48,8 @@ struct Suite {
     golden: BTreeMap<String, golden::Group>,
     recorded: Mutex<BTreeMap<String, golden::Group>>,
     outcomes: Mutex<BTreeMap<String, BTreeMap<String, Outcome>>>,
+    /// Differences of runs that were tried again, by scenario.
+    again: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 /// A change of the gateway's configuration that the suite must notice.
@@ -98,6 +100,7 @@ fn suite() -> anyhow::Result<ExitCode> {
         golden: golden.clone(),
         recorded: Mutex::new(golden),
         outcomes: Mutex::default(),
+        again: Mutex::default(),
     });
     let mut trials = Vec::new();
     for group in &groups {
@@ -119,6 +122,7 @@ fn suite() -> anyhow::Result<ExitCode> {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    suite.report_tries();
     if mode == Mode::Record && !arguments.list {
         suite.write_recorded(&golden_directory, &groups, &arguments)?;
     }
@@ -202,6 +206,7 @@ impl Suite {
             if found.is_empty() || scenario.spec.differs.is_some() {
                 break;
             }
+            self.note_try(scenario, &found);
             seen = self.observe(scenario, &target, &self.directory, None)?;
             found = golden.nearest(&seen, &skip);
         }
@@ -227,6 +232,9 @@ impl Suite {
             if equal || scenario.spec.differs.is_some() {
                 break;
             }
+            if !scenario.spec.races {
+                self.note_try(scenario, &differences(&want, &seen, &skip));
+            }
             want = self.observe(scenario, &envoy, &self.directory, None)?;
             // With races, it is one outcome that has to be among Envoy's.
             if !scenario.spec.races {
@@ -234,6 +242,25 @@ impl Suite {
             }
         }
         self.judge(scenario, &differences(&want, &seen, &skip), &unstable)
+    }
+
+    fn note_try(&self, scenario: &Scenario, found: &[Difference]) {
+        if let (Ok(mut again), Some(first)) = (self.again.lock(), found.first()) {
+            let name = format!("{}/{}", scenario.group, scenario.spec.name);
+            again.entry(name).or_default().push(first.to_string());
+        }
+    }
+
+    /// Tells which scenarios were equal, or different, only after more than one try.
+    fn report_tries(&self) {
+        let Ok(again) = self.again.lock() else { return };
+        println!("scenarios that needed more than one try: {}", again.len());
+        for (name, found) in again.iter() {
+            println!("  {name}: {} tries", found.len() + 1);
+            for first in found {
+                println!("    {first}");
+            }
+        }
     }
 
     fn record(&self, scenario: &Scenario) -> Result<Completion, Failed> {

@@ -2,7 +2,7 @@
 
 pub(crate) use crate::observer::Operation;
 use crate::{
-    config::{MutationRules, RegexMatcher},
+    config::{Effort, MutationRules, RegexMatcher},
     observer::Refused,
 };
 
@@ -46,12 +46,15 @@ impl MutationRules {
         if operation == Operation::Remove && (pseudo || name == "host") {
             return Err(Refused::Removal);
         }
-        let matches =
-            |regex: &Option<RegexMatcher>| regex.as_ref().is_some_and(|regex| regex.matches(name));
-        if matches(&self.disallow_expression) {
+        let matches = |regex: &Option<RegexMatcher>| match regex {
+            Some(regex) => regex.try_matches(name, &mut Effort::default()),
+            None => Some(false),
+        };
+        // What cannot be told is not allowed.
+        if matches(&self.disallow_expression) != Some(false) {
             return Err(Refused::DisallowExpression);
         }
-        if matches(&self.allow_expression) {
+        if matches(&self.allow_expression) == Some(true) {
             return Ok(());
         }
         if self.disallow_all {

@@ -216,10 +216,11 @@ impl Direction {
         self.has_sent_end && self.trailers.is_none()
     }
 
-    /// Tells whether the processor was given all of a full duplex body, and its new body has no end yet: what of it is missing is
-    /// known to nobody.
+    /// Tells whether the processor was given all of a full duplex message, and its new body has no end yet: nobody else knows
+    /// what of it is missing.
     pub(super) fn is_left_unfinished(&self) -> bool {
-        self.mode.body.is_duplex() && self.has_sent_end && self.size > 0 && !self.ended
+        let given = self.received && self.body_sent && self.held.is_empty() && self.size > 0;
+        self.mode.body.is_duplex() && given && !self.ended
     }
 
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue

@@ -5,8 +5,8 @@
 //! command line that needs no file. Whatever comes back is checked as a whole: nothing starts on a configuration
 //! that is half understood.
 //!
-//! Nothing here opens a connection, and no runtime is needed. The features `bootstrap` and `manifests` (both on by
-//! default) are the two languages.
+//! Nothing here opens a connection, and no runtime is needed. The features `bootstrap` and `manifests` are the two
+//! languages; with none of them there is the snapshot alone.
 
 #![forbid(unsafe_code)]
 

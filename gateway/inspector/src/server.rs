@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -35,11 +36,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
+    runtime,
     sync::{Semaphore, broadcast},
     time::sleep,
 };
 
 use crate::{
+    Settings,
     capture::Inspector,
     record::Record,
     replay::Play,
@@ -60,6 +63,33 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const STATIC_ROWS: usize = 200;
 
 const COOKIE: &str = "inspector";
+
+/// Starts an inspector and its server on a thread of its own, where it serves until the process ends; gives it with the
+/// address to open.
+///
+/// # Errors
+/// The address cannot be listened on, or no thread can be had.
+pub fn start(address: SocketAddr, settings: Settings) -> io::Result<(Arc<Inspector>, String)> {
+    let socket = std::net::TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    let inspector = Arc::new(Inspector::new(settings));
+    let server = Server::new(inspector.clone(), socket.local_addr()?);
+    let url = server.url();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name("inspector".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                match TcpListener::from_std(socket) {
+                    Ok(listener) => server.serve(listener).await,
+                    Err(error) => Err(error),
+                }
+            })
+        })?;
+    Ok((inspector, url))
+}
 
 /// Shows what an [`Inspector`] keeps.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use crate::conformance::compare::{Difference, matches};
 use crate::conformance::scenario::Scenario;
 use crate::support::client::ClientScript;
 use crate::support::processor::{Action, Answer, Answers, ProcessorScript, SetField, Step};
-use crate::support::script::{Field, Payload, Protocol, split_line};
-use crate::support::upstream::UpstreamScript;
+use crate::support::script::{Body, Field, Payload, Protocol, split_line};
+use crate::support::upstream::{ResetAt, ResponseFraming, UpstreamScript};
 
 /// A difference on purpose.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ enum Side {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 17] = [
+pub const KNOWN: [Known; 30] = [
     Known {
         anchor: "interim-responses",
         shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
@@ -39,16 +39,37 @@ pub const KNOWN: [Known; 17] = [
     },
     Known {
         anchor: "expect-continue",
-        shows_in: |s| {
-            client(s, |c| has_field(&c.headers, "expect"))
-                && action(s, |a| a.immediate.is_some() || a.local.is_some())
-        },
+        shows_in: |s| client(s, |c| has_field(&c.headers, "expect")),
         places: &["client/*/informational"],
     },
     Known {
         anchor: "expect-continue",
         shows_in: |s| client(s, |c| has_field(&c.headers, "expect")),
-        places: &["processor/*/request/*/attributes/*/response.code"],
+        places: &[
+            "processor/*/request/*/attributes/*/response.code",
+            "processor/*/request/*/attributes/*/response.grpc_status",
+        ],
+    },
+    Known {
+        anchor: "expect-continue",
+        shows_in: |s| {
+            // Of a client that leaves, the log shows the 100.
+            client(s, |c| {
+                has_field(&c.headers, "expect") && (c.half_open || c.cancel.is_some())
+            })
+        },
+        places: &["log"],
+    },
+    Known {
+        anchor: "empty-frames",
+        shows_in: |s| {
+            let no_data = |protocol, body: &Body, trailers: &Option<Vec<Field>>| {
+                protocol == Protocol::Http2 && trailers.is_some() && body.size() == 0
+            };
+            client(s, |c| no_data(c.protocol, &c.body, &c.trailers))
+                || upstream(s, |u| no_data(u.protocol, &u.body, &u.trailers) || u.echo)
+        },
+        places: &["processor", "counters"],
     },
     Known {
         anchor: "no-content",
@@ -116,9 +137,7 @@ pub const KNOWN: [Known; 17] = [
     },
     Known {
         anchor: "unasked-101",
-        shows_in: |s| {
-            upstream(s, |u| u.status == 101) && !client(s, |c| has_field(&c.headers, "upgrade"))
-        },
+        shows_in: |s| upstream(s, |u| u.status == 101) && !client(s, asks_for_upgrade),
         places: &["*"],
     },
     Known {
@@ -140,6 +159,109 @@ pub const KNOWN: [Known; 17] = [
         anchor: "connection-close",
         shows_in: |s| s.spec.limits.listener.is_some(),
         places: &["client/*/head/connection"],
+    },
+    Known {
+        anchor: "connection-close",
+        shows_in: |s| {
+            let answers = ["direct_response", "redirect"];
+            answers.iter().any(|action| mentions(&s.source, action))
+                && client(s, |c| c.protocol == Protocol::Http1 && has_content(c))
+        },
+        places: &["client/*/head/connection"],
+    },
+    Known {
+        anchor: "announced-length",
+        shows_in: |s| {
+            let other = |name: &str, value: &[u8]| {
+                let own = |length: usize| length.to_string().as_bytes() != value;
+                name == "content-length" && client(s, |c| own(c.body.size()))
+            };
+            heads_set(&s.spec.processor, Side::Request, &other)
+        },
+        places: &["*"],
+    },
+    Known {
+        anchor: "announced-length",
+        shows_in: |s| {
+            let other = |name: &str, value: &[u8]| {
+                let own = |length: usize| length.to_string().as_bytes() != value;
+                name == "content-length" && upstream(s, |u| own(u.body.size()))
+            };
+            heads_set(&s.spec.processor, Side::Response, &other)
+        },
+        places: &["client", "log", "processor/*/response", "counters"],
+    },
+    Known {
+        anchor: "last-piece",
+        shows_in: |s| {
+            client(s, |c| {
+                c.protocol == Protocol::Http2
+                    && has_field(&c.headers, "content-length")
+                    && (c.half_open || c.cancel.is_some())
+            })
+        },
+        places: &["*"],
+    },
+    Known {
+        anchor: "last-piece",
+        shows_in: |s| {
+            upstream(s, |u| {
+                let cut = u.reset == Some(ResetAt::AfterBody);
+                cut && (has_field(&u.headers, "content-length")
+                    || u.framing == ResponseFraming::Length)
+            })
+        },
+        places: &["client", "log", "processor/*/response", "counters"],
+    },
+    Known {
+        anchor: "reset-no-content",
+        shows_in: |s| {
+            upstream(s, |u| {
+                u.reset.is_some() && (u.status == 204 || u.status == 304)
+            })
+        },
+        places: &["client/*/end", "log"],
+    },
+    Known {
+        anchor: "unfinished-bodies",
+        shows_in: |s| {
+            mentions_word(&s.source, "FULL_DUPLEX_STREAMED")
+                && mentions_word(&s.source["processor"], "close")
+        },
+        places: &["client", "upstream", "processor", "counters", "log"],
+    },
+    Known {
+        anchor: "http-service-failures",
+        shows_in: |s| mentions(&s.source, "http_service"),
+        places: &["client", "upstream", "counters", "log"],
+    },
+    Known {
+        anchor: "answers-ahead",
+        shows_in: |s| {
+            let of_requests = |script: &ProcessorScript| {
+                [&script.request_body, &script.request_trailers]
+                    .into_iter()
+                    .any(|answers| !matches!(answers, Answers::List(list) if list.is_empty()))
+            };
+            let script = &s.spec.processor;
+            !s.spec.more_filters.is_empty()
+                && client(s, has_content)
+                && (of_requests(script) || script.streams.iter().any(of_requests))
+        },
+        places: &["processor/*/response", "counters"],
+    },
+    Known {
+        anchor: "replies-at-once",
+        shows_in: |s| {
+            let script = &s.source["processor"];
+            !s.spec.more_filters.is_empty() && acts_at_once(script)
+        },
+        places: &["processor", "counters"],
+    },
+    Known {
+        anchor: "code-of-a-streamed-response",
+        shows_in: |s| !s.spec.more_filters.is_empty() && action(s, |a| a.local.is_some()),
+        places: &["processor/*/response/*/attributes/*/response.code"],
     },
     Known {
         anchor: "retried-bodies",
@@ -228,6 +350,32 @@ fn actions(answer: &Answer) -> impl Iterator<Item = &Action> {
     })
 }
 
+/// Tells whether a request has a body or trailers.
+fn has_content(client: &ClientScript) -> bool {
+    !client.body.parts().is_empty() || client.trailers.is_some() || client.half_open
+}
+
+/// Tells whether a request asks for another protocol (RFC 9110 §7.8).
+fn asks_for_upgrade(client: &ClientScript) -> bool {
+    has_field(&client.headers, "upgrade") && has_field(&client.headers, "connection")
+}
+
+/// Tells whether a processor sends several replies without a pause between them.
+fn acts_at_once(script: &Value) -> bool {
+    match script {
+        Value::Array(steps) => {
+            let acts = |step: &Value| step.get("sleep").is_none();
+            steps.iter().any(|step| match step {
+                // A list in a list is what is done with one message.
+                Value::Array(steps) => steps.windows(2).any(|two| two.iter().all(acts)),
+                step => acts_at_once(step),
+            })
+        }
+        Value::Object(map) => map.values().any(acts_at_once),
+        _ => false,
+    }
+}
+
 fn has_field(fields: &[Field], name: &str) -> bool {
     fields.iter().any(|field| field.pair().0 == name)
 }
@@ -282,7 +430,7 @@ fn heads_set(script: &ProcessorScript, side: Side, is: &dyn Fn(&str, &[u8]) -> b
             .any(|script| heads_set(script, side, is))
 }
 
-/// Tells whether a script has this word for a step.
+/// Tells whether this text stands somewhere as a value.
 fn mentions_word(script: &Value, word: &str) -> bool {
     match script {
         Value::String(text) => text == word,

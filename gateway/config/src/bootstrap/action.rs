@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use extproc_client::config::RegexSubstitution;
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -10,7 +11,7 @@ use super::{
     fraction::RuntimeFraction,
     header::HeaderValueOption,
     per_filter::PerFilterConfig,
-    value::{Enum, FieldValue, Name, PartRegex, ProtoEnum, Status, Time, Whatever},
+    value::{Enum, FieldValue, Name, ProtoEnum, RegexText, Status, Time, Whatever, regex_reason},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader},
@@ -113,7 +114,7 @@ pub(super) struct ClusterWeight {
 /// `envoy.type.matcher.v3.RegexMatchAndSubstitute`.
 #[derive(Debug, Deserialize)]
 struct RegexMatchAndSubstitute {
-    pattern: PartRegex,
+    pattern: RegexText,
     #[serde(default)]
     substitution: String,
 }
@@ -254,7 +255,8 @@ impl Located<RouteAction> {
             regex_rewrite: action
                 .regex_rewrite
                 .as_ref()
-                .map(RegexMatchAndSubstitute::build),
+                .map(RegexMatchAndSubstitute::build)
+                .transpose()?,
             host_rewrite: action
                 .host_rewrite_literal
                 .as_ref()
@@ -266,7 +268,8 @@ impl Located<RouteAction> {
             host_rewrite_path_regex: action
                 .host_rewrite_path_regex
                 .as_ref()
-                .map(RegexMatchAndSubstitute::build),
+                .map(RegexMatchAndSubstitute::build)
+                .transpose()?,
             auto_host_rewrite,
             // The caller's, which knows the clusters and what holds above.
             mirrors: Vec::new(),
@@ -277,8 +280,9 @@ impl Located<RouteAction> {
 }
 
 impl RegexMatchAndSubstitute {
-    fn build(&self) -> (regex::Regex, String) {
-        (self.pattern.0.clone(), substitution(&self.substitution))
+    fn build(&self) -> Result<RegexSubstitution, Fault> {
+        RegexSubstitution::new(&self.pattern.0, substitution(&self.substitution))
+            .map_err(|error| Fault::new(regex_reason(&error)))
     }
 }
 
@@ -423,7 +427,8 @@ impl Located<RedirectAction> {
             regex_rewrite: action
                 .regex_rewrite
                 .as_ref()
-                .map(RegexMatchAndSubstitute::build),
+                .map(RegexMatchAndSubstitute::build)
+                .transpose()?,
             status: action.response_code.0.0,
             strip_query: action.strip_query,
             strip_port: false,

@@ -1,0 +1,255 @@
+//! Why an upstream gave no response, and what the client is told.
+
+use std::{borrow::Cow, io};
+
+use extproc_client::host::{ResponseFlags, UpstreamFailure};
+use http::StatusCode;
+
+use crate::body::BoxError;
+
+/// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
+pub(crate) mod flag {
+    pub(crate) const NO_HEALTHY_UPSTREAM: u64 = 0x2;
+    pub(crate) const UPSTREAM_REQUEST_TIMEOUT: u64 = 0x4;
+    pub(crate) const UPSTREAM_REMOTE_RESET: u64 = 0x10;
+    pub(crate) const UPSTREAM_CONNECTION_FAILURE: u64 = 0x20;
+    pub(crate) const UPSTREAM_CONNECTION_TERMINATION: u64 = 0x40;
+    pub(crate) const UPSTREAM_OVERFLOW: u64 = 0x80;
+    pub(crate) const NO_ROUTE_FOUND: u64 = 0x100;
+    pub(crate) const DOWNSTREAM_TERMINATION: u64 = 0x4000;
+    pub(crate) const RETRY_LIMIT_EXCEEDED: u64 = 0x8000;
+    pub(crate) const STREAM_IDLE_TIMEOUT: u64 = 0x1_0000;
+    pub(crate) const UPSTREAM_PROTOCOL_ERROR: u64 = 0x80_0000;
+    pub(crate) const NO_CLUSTER_FOUND: u64 = 0x100_0000;
+    pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
+    pub(crate) const DOWNSTREAM_REMOTE_RESET: u64 = 0x1000_0000;
+}
+
+/// Response code details where a head announces another length than its body has.
+pub(crate) const LENGTH_MISMATCH: &str =
+    "mismatch_between_content_length_and_the_length_of_the_body";
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The route's cluster is not configured.
+    #[error("unknown cluster")]
+    UnknownCluster,
+    /// The cluster has no endpoint.
+    #[error("no healthy upstream")]
+    NoHost,
+    /// A circuit breaker of the cluster is open, or the process has no descriptor for another connection.
+    #[error("overflow")]
+    Overflow,
+    /// An endpoint refused, or TLS failed.
+    #[error("delayed connect error: {}", reason(.0))]
+    Connect(#[source] io::Error),
+    /// `connect_timeout` passed.
+    #[error("connection timeout")]
+    ConnectTimeout,
+    /// The connection ended before the response began.
+    #[error("connection termination")]
+    Terminated,
+    /// The peer reset the stream before the response began.
+    #[error("{}", if *refused { "remote refused stream reset" } else { "remote reset" })]
+    Reset {
+        /// The peer says that it did not look at the request (RFC 9113 §8.7).
+        refused: bool,
+    },
+    /// What came is not HTTP.
+    #[error("protocol error")]
+    Protocol,
+    /// The route's timeout passed.
+    #[error("upstream request timeout")]
+    Timeout,
+    /// `per_try_timeout` passed.
+    #[error("upstream request timeout")]
+    TryTimeout,
+    /// The cluster's `max_stream_duration` passed.
+    #[error("upstream max stream duration reached")]
+    Duration,
+    /// The request's own body failed, as its client left or a filter ended it.
+    #[error("the request ended early")]
+    Request,
+    /// The route's regular expressions take too long for the request's path.
+    #[error("the path takes too long to rewrite")]
+    Rewrite,
+    /// A filter announced another length than the body has.
+    #[error("the request does not have the length that was announced")]
+    Length,
+}
+
+/// The system's words alone, as `Connection refused`.
+fn reason(error: &io::Error) -> Cow<'static, str> {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "Connection refused".into(),
+        io::ErrorKind::ConnectionReset => "Connection reset by peer".into(),
+        io::ErrorKind::HostUnreachable => "No route to host".into(),
+        io::ErrorKind::NetworkUnreachable => "Network is unreachable".into(),
+        io::ErrorKind::NotFound => "No such file or directory".into(),
+        _ => error.to_string().into(),
+    }
+}
+
+/// What a failure is to the client and to the log.
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Cow<'static, str>,
+    pub(crate) details: Cow<'static, str>,
+    pub(crate) flags: u64,
+}
+
+impl Failure {
+    /// No connection could be made.
+    pub(crate) fn connect(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::ConnectTimeout,
+            _ => Self::Connect(error),
+        }
+    }
+
+    /// The local reply for this failure, in Envoy's words.
+    pub(crate) fn told(&self) -> Told {
+        const BEFORE: &str =
+            "upstream connect error or disconnect/reset before headers. reset reason: ";
+        const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+        let told = |status, body: Cow<'static, str>, details: Cow<'static, str>, flags| Told {
+            status,
+            body,
+            details,
+            flags,
+        };
+        let before = |reason: &str| Cow::Owned(format!("{BEFORE}{reason}"));
+        let started = |reason: &str| -> Cow<'static, str> {
+            format!("upstream_reset_before_response_started{{{reason}}}").into()
+        };
+        match self {
+            Self::UnknownCluster => told(
+                UNAVAILABLE,
+                "".into(),
+                "cluster_not_found".into(),
+                flag::NO_CLUSTER_FOUND,
+            ),
+            Self::NoHost => told(
+                UNAVAILABLE,
+                "no healthy upstream".into(),
+                "no_healthy_upstream".into(),
+                flag::NO_HEALTHY_UPSTREAM,
+            ),
+            Self::Overflow => told(
+                UNAVAILABLE,
+                before("overflow"),
+                started("overflow"),
+                flag::UPSTREAM_OVERFLOW,
+            ),
+            Self::Connect(_) => told(
+                UNAVAILABLE,
+                before("remote connection failure"),
+                started(&format!("remote_connection_failure|{self}").replace(' ', "_")),
+                flag::UPSTREAM_CONNECTION_FAILURE,
+            ),
+            Self::ConnectTimeout => told(
+                UNAVAILABLE,
+                before("connection timeout"),
+                started("connection_timeout"),
+                flag::UPSTREAM_CONNECTION_FAILURE,
+            ),
+            Self::Terminated => told(
+                UNAVAILABLE,
+                before("connection termination"),
+                started("connection_termination"),
+                flag::UPSTREAM_CONNECTION_TERMINATION,
+            ),
+            Self::Reset { .. } => {
+                let reason = self.to_string();
+                told(
+                    UNAVAILABLE,
+                    before(&reason),
+                    started(&reason.replace(' ', "_")),
+                    flag::UPSTREAM_REMOTE_RESET,
+                )
+            }
+            Self::Protocol => told(
+                StatusCode::BAD_GATEWAY,
+                before("protocol error"),
+                started("protocol_error"),
+                flag::UPSTREAM_PROTOCOL_ERROR,
+            ),
+            Self::Timeout => told(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout".into(),
+                "response_timeout".into(),
+                flag::UPSTREAM_REQUEST_TIMEOUT,
+            ),
+            Self::TryTimeout => told(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout".into(),
+                "upstream_per_try_timeout".into(),
+                flag::UPSTREAM_REQUEST_TIMEOUT,
+            ),
+            Self::Duration => told(
+                StatusCode::REQUEST_TIMEOUT,
+                "upstream max stream duration reached".into(),
+                "upstream_max_stream_duration_reached".into(),
+                0,
+            ),
+            Self::Request => told(
+                StatusCode::BAD_REQUEST,
+                "".into(),
+                "request_ended_early".into(),
+                flag::DOWNSTREAM_TERMINATION,
+            ),
+            Self::Rewrite => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                "path_rewrite_takes_too_long".into(),
+                0,
+            ),
+            Self::Length => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                LENGTH_MISMATCH.into(),
+                0,
+            ),
+        }
+    }
+
+    /// The same after the response began: what its body ends with.
+    pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
+        let told = self.told();
+        let reason = self.to_string().replace(' ', "_");
+        UpstreamFailure {
+            status: told.status,
+            details: format!("upstream_reset_after_response_started{{{reason}}}").into(),
+            flags: ResponseFlags(told.flags),
+            source,
+        }
+    }
+
+    /// Whether one of these `retry_on` conditions holds.
+    pub(crate) fn retriable(&self, on: &[String]) -> bool {
+        let any = |names: &[&str]| on.iter().any(|name| names.contains(&name.as_str()));
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => any(&[
+                "5xx",
+                "gateway-error",
+                "connect-failure",
+                "reset",
+                "reset-before-request",
+            ]),
+            Self::Reset { refused: true } => {
+                any(&["5xx", "gateway-error", "reset", "refused-stream"])
+            }
+            Self::Terminated | Self::Reset { .. } | Self::Protocol => {
+                any(&["5xx", "gateway-error", "reset"])
+            }
+            Self::Timeout | Self::TryTimeout | Self::Duration => any(&["5xx", "gateway-error"]),
+            Self::UnknownCluster
+            | Self::NoHost
+            | Self::Overflow
+            | Self::Request
+            | Self::Rewrite
+            | Self::Length => false,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Waits that have to end: connections that nobody uses, peers that take nothing, threads that hang.
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use gateway_proxy::Running;
+use http::Response;
+
+/// What an upstream over HTTP/2 has seen.
+#[derive(Default)]
+struct Seen {
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+/// An upstream over HTTP/2 that allows so many streams of a connection and answers 200.
+fn upstream(streams: u32) -> (SocketAddr, Arc<Seen>) {
+    let seen = Arc::<Seen>::default();
+    let shared = seen.clone();
+    let (address, bound) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            address.send(listener.local_addr().unwrap()).unwrap();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let seen = shared.clone();
+                tokio::spawn(async move {
+                    seen.accepted.fetch_add(1, Ordering::SeqCst);
+                    seen.open.fetch_add(1, Ordering::SeqCst);
+                    let mut builder = h2::server::Builder::new();
+                    builder.max_concurrent_streams(streams);
+                    if let Ok(mut connection) = builder.handshake::<_, Bytes>(socket).await {
+                        while let Some(Ok((_, mut respond))) = connection.accept().await {
+                            let _ = respond.send_response(Response::new(()), true);
+                        }
+                    }
+                    seen.open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+    });
+    (bound.recv().unwrap(), seen)
+}
+
+/// A gateway in front of an upstream over HTTP/2; `common` is a field of the cluster's options, with a comma.
+fn gateway(upstream: SocketAddr, common: &str, manager: &str) -> (Running, SocketAddr) {
+    common::start(
+        &[manager],
+        &[
+            "{match: {path: /direct}, direct_response: {status: 200}}",
+            "{match: {prefix: /}, route: {cluster: upstream, timeout: 0.3s}}",
+        ],
+        upstream,
+        &format!("{common} explicit_http_config: {{http2_protocol_options: {{}}}}"),
+    )
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let limit = Some(Duration::from_secs(10));
+    stream.set_read_timeout(limit).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Waits until it is so.
+fn until(mut done: impl FnMut() -> bool, what: &str) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn an_idle_connection_to_an_http2_upstream_ends() {
+    let (address, seen) = upstream(10);
+    let common = "common_http_protocol_options: {idle_timeout: 1.5s},";
+    let (_running, gateway) = gateway(address, common, "");
+    for _ in 0..3 {
+        let answer = get(gateway, "/");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
+    assert_eq!(seen.open.load(Ordering::SeqCst), 1);
+    until(|| seen.open.load(Ordering::SeqCst) == 0, "it is kept");
+    assert!(get(gateway, "/").starts_with("HTTP/1.1 200 "));
+    assert_eq!(seen.accepted.load(Ordering::SeqCst), 2);
+}
+
+/// A peer that allows no streams gets one connection, not one for each request.
+#[test]
+fn a_peer_that_allows_no_streams_is_not_connected_to_again() {
+    let (address, seen) = upstream(0);
+    let (_running, gateway) = gateway(address, "", "");
+    for _ in 0..5 {
+        // Refused while its settings are on their way, and then never allowed.
+        let answer = get(gateway, "/");
+        assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
+    }
+    assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
+}
+
+/// An access log that nobody reads does not keep the gateway from ending.
+#[test]
+fn a_log_that_nobody_reads_is_left_behind() {
+    let path = std::env::temp_dir().join(format!("gateway-fifo-{}", std::process::id()));
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    // Open for both, or the gateway would wait for a reader.
+    let fifo = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    // Longer than a pipe holds and the writer keeps.
+    let line = "x".repeat(300_000);
+    let log = format!(
+        r#"access_log: [{{name: file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: {{text_format_source: {{inline_string: "{line}"}}}}}}}}]"#,
+        path.display()
+    );
+    let (address, _) = upstream(10);
+    let (running, gateway) = gateway(address, "", &log);
+    let _ = std::fs::remove_file(&path);
+    assert!(get(gateway, "/direct").starts_with("HTTP/1.1 200 "));
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        drop(running);
+        ended.send(())
+    });
+    end.recv_timeout(Duration::from_secs(15)).unwrap();
+    drop(fifo);
+}
