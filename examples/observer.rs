@@ -9,10 +9,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use axum::{Router, routing::get};
 use clap::Parser;
-use examples::{
-    cli::{self, ListenAddr},
-    signer::Signer,
-};
+use examples::signer::Signer;
 use extproc_client::{
     ExtProcLayer, FilterConfig,
     config::{GrpcService, Service},
@@ -21,6 +18,7 @@ use extproc_client::{
     transport::GrpcTransport,
 };
 use extproc_server::ProcessorService;
+use quickstart::cli::{self, ListenAddr};
 
 /// A shop that tells what its processor does.
 #[derive(Parser)]

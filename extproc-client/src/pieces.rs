@@ -10,7 +10,7 @@ const SMALL: usize = 4 * 1024;
 
 /// Bytes of a body that are held as they came. A piece may keep alive a read buffer of twice its size, so that of a long body the rest
 /// is copied.
-const AS_THEY_CAME: usize = 256 * 1024;
+const AS_THEY_CAME: usize = 1024 * 1024;
 
 /// Room for small pieces that are joined.
 const JOINED: usize = 64 * 1024;

@@ -126,9 +126,11 @@ impl Exchange {
             || direction.mode.body == BodyMode::Streamed && self.config.send_body_without_waiting;
         if self.direction(side).callback == Callback::Headers && !sends_early {
             let direction = self.direction_mut(side);
-            direction.held.hold(data);
             if direction.mode.body == BodyMode::Buffered {
+                direction.held.hold(data);
                 self.check_buffer(side, now);
+            } else {
+                direction.held.push(data);
             }
             return;
         }

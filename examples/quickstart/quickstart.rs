@@ -14,14 +14,14 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use examples::{
-    cli::{self, ListenAddr},
-    httpbin,
-};
 use extproc_server::sample;
 use gateway_config::{bootstrap::Flags, from_flags};
 use gateway_inspector::{Inspector, Settings};
 use gateway_proxy::{Gateway, Options, Running};
+use quickstart::{
+    cli::{self, ListenAddr},
+    httpbin,
+};
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
