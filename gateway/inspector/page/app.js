@@ -94,7 +94,7 @@ function row(x, top) {
     class: x.problem ? 'row problem' : 'row', href: `#${x.id}`, 'data-id': x.id,
     'aria-current': String(x.id === current),
   },
-  el('span', {}, new Date(x.time).toLocaleTimeString()),
+  el('span', {}, new Date(x.time).toLocaleTimeString([], { hour12: false })),
   el('span', {}, x.method),
   el('span', { title: x.authority + x.path }, x.authority + x.path),
   el('span', { class: 'status' }, x.status ?? (x.done ? '–' : '…')),

@@ -30,7 +30,11 @@ mod ring;
 mod server;
 mod takeaway;
 
-pub use self::{capture::Inspector, redact::Redaction, server::Server};
+pub use self::{
+    capture::Inspector,
+    redact::Redaction,
+    server::{Server, start},
+};
 
 /// Limits of what is recorded.
 #[derive(Clone, Debug)]

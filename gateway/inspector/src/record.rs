@@ -215,7 +215,7 @@ impl Record {
         use std::fmt::Write as _;
         let status = self
             .status
-            .map_or("-".to_owned(), |status| status.to_string());
+            .map_or_else(|| "-".to_owned(), |status| status.to_string());
         let mut out = format!(
             "#{} {} {}{} -> {status} in {} ms\n",
             self.id,

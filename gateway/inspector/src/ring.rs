@@ -18,6 +18,13 @@ const BEHIND: usize = 1024;
 /// A record that is shared with whoever reads it.
 pub(crate) type Shared = Arc<Mutex<Record>>;
 
+/// A record has changed and got this version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) id: u64,
+    pub(crate) version: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Ring {
     /// By the number of the exchange, which grows with time.
@@ -30,7 +37,7 @@ pub(crate) struct Ring {
     /// Exchanges that were not recorded, by sampling or match.
     pub(crate) skipped: AtomicU64,
     version: AtomicU64,
-    changes: broadcast::Sender<u64>,
+    changes: broadcast::Sender<Change>,
 }
 
 /// Only short pieces of code run under the locks, and none of them panics half way.
@@ -97,10 +104,13 @@ impl Ring {
     pub(crate) fn changed(&self, record: &mut Record) {
         record.version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
         // Nobody may be there.
-        let _ = self.changes.send(record.id);
+        let _ = self.changes.send(Change {
+            id: record.id,
+            version: record.version,
+        });
     }
 
-    pub(crate) fn follow(&self) -> broadcast::Receiver<u64> {
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
 

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -35,11 +36,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
+    runtime,
     sync::{Semaphore, broadcast},
     time::sleep,
 };
 
 use crate::{
+    Settings,
     capture::Inspector,
     record::Record,
     replay::Play,
@@ -60,6 +63,33 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const STATIC_ROWS: usize = 200;
 
 const COOKIE: &str = "inspector";
+
+/// Starts an inspector and its server on a thread of its own, where it serves until the process ends; gives it with the
+/// address to open.
+///
+/// # Errors
+/// The address cannot be listened on, or no thread can be had.
+pub fn start(address: SocketAddr, settings: Settings) -> io::Result<(Arc<Inspector>, String)> {
+    let socket = std::net::TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    let inspector = Arc::new(Inspector::new(settings));
+    let server = Server::new(inspector.clone(), socket.local_addr()?);
+    let url = server.url();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name("inspector".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                match TcpListener::from_std(socket) {
+                    Ok(listener) => server.serve(listener).await,
+                    Err(error) => Err(error),
+                }
+            })
+        })?;
+    Ok((inspector, url))
+}
 
 /// Shows what an [`Inspector`] keeps.
 #[derive(Debug)]
@@ -329,6 +359,7 @@ fn state_of(inner: &Inner) -> Value {
         "most": settings.exchanges,
         "one_in": settings.one_in,
         "bodies": settings.bodies,
+        "following": inner.streams.load(Ordering::Relaxed),
     })
 }
 
@@ -483,10 +514,10 @@ fn changes(inner: Arc<Inner>, place: Place, after: Option<u64>) -> impl Stream<I
                     return Some((shared, (inner, place, follower, known, seen)));
                 }
                 match follower.recv().await {
-                    Ok(id) => {
-                        if let Some(shared) = inner.inspector.ring.get(id) {
-                            known.push(shared);
-                        }
+                    Ok(change) => {
+                        // One that has changed again is told with that change.
+                        let found = inner.inspector.ring.get(change.id);
+                        known.extend(found.filter(|found| lock(found).version == change.version));
                     }
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         known = since(&inner, seen);

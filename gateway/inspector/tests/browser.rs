@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use extproc_client::http::Request;
 use futures_util::{SinkExt as _, StreamExt as _};
 use gateway_inspector::{Inspector, Settings};
@@ -157,6 +158,17 @@ impl Browser {
             "{expression}: {result}"
         );
         result["result"]["value"].clone()
+    }
+
+    /// Writes a picture of the page into the folder that `INSPECTOR_SCREENSHOTS` names, if it does.
+    async fn picture(&mut self, name: &str) {
+        if let Some(folder) = std::env::var_os("INSPECTOR_SCREENSHOTS") {
+            let png = self
+                .call("Page.captureScreenshot", json!({"format": "png"}))
+                .await;
+            let png = STANDARD.decode(png["data"].as_str().unwrap()).unwrap();
+            std::fs::write(Path::new(&folder).join(name), png).unwrap();
+        }
     }
 
     /// Waits until an expression is true, frame by frame.
@@ -314,6 +326,8 @@ async fn a_person_finds_and_takes_away() {
     browser
         .wait("document.querySelector('#detail pre').textContent.startsWith('curl -i -X')")
         .await;
+
+    browser.picture("inspector.png").await;
 
     // A narrow window shows one of the two, and nothing to the side of it.
     let narrow = json!({"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": false});

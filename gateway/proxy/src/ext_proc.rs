@@ -16,6 +16,7 @@ use bytes::Bytes;
 use extproc_client::{
     ExtProcLayer, FilterConfig,
     config::{GrpcTarget, Service},
+    observer::StreamFacts,
     transport::{
         Balance, Balanced, Budget, Call, Close, Connector, HttpStream, HttpTransport, Message,
         Pool, PoolBuilder, PoolStream, Share, Sidestream, TcpConnector, Transport,
@@ -59,7 +60,7 @@ pub(crate) fn handler(
         .disabled(filter.disabled)
         // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
         .guards_framing(false)
-        .observer(metrics.ext_proc(&http.stat_prefix, config.stat_prefix()));
+        .observer(metrics.observer(&http.stat_prefix, config.stat_prefix()));
     Arc::new(Outer(layer.layer(Inner(inner))))
 }
 
@@ -264,6 +265,13 @@ impl Sidestream for ClusterStream {
         }
     }
 
+    fn facts(&self) -> StreamFacts {
+        match self {
+            Self::Grpc(stream, _) => stream.facts(),
+            Self::Http(stream) => stream.facts(),
+        }
+    }
+
     fn finish(&mut self) {
         match self {
             Self::Grpc(stream, _) => stream.finish(),
@@ -413,6 +421,10 @@ impl Connector for ClusterConnector {
         Some(Box::new(io.get_ref().counted()))
     }
 
+    fn peer_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().peer_addr()
+    }
+
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
         io.get_ref().local_addr()
     }
@@ -437,6 +449,10 @@ impl Connector for HostConnector {
 
     fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
         Some(Box::new(io.get_ref().counted()))
+    }
+
+    fn peer_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().peer_addr()
     }
 
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
@@ -464,6 +480,10 @@ impl Connector for AddressConnector {
     async fn connect(&self) -> io::Result<AddressStream> {
         let descriptor = self.overload.descriptor(0).ok_or_else(overflow)?;
         Ok(AddressStream(self.tcp.connect().await?, descriptor))
+    }
+
+    fn peer_addr(io: &AddressStream) -> Option<SocketAddr> {
+        io.0.peer_addr().ok()
     }
 
     fn local_addr(io: &AddressStream) -> Option<SocketAddr> {

@@ -8,10 +8,13 @@ use std::{
     },
 };
 
-use extproc_client::observer::Stats;
+use extproc_client::observer::{Observer, Stats};
 use http::StatusCode;
 
-use crate::breakers::{Breakers, Resource};
+use crate::{
+    breakers::{Breakers, Resource},
+    gateway::Watching,
+};
 
 /// A number that goes up, and for gauges also down.
 #[derive(Debug, Default)]
@@ -165,6 +168,8 @@ impl ClusterStats {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     inner: Mutex<Inner>,
+    /// Sees what ext_proc filters do, beside their statistics.
+    observer: Option<Watching>,
 }
 
 #[derive(Debug, Default)]
@@ -216,6 +221,22 @@ impl Metrics {
             .entry(name.to_owned())
             .or_default()
             .clone()
+    }
+
+    pub(crate) fn new(observer: Option<Watching>) -> Self {
+        Self {
+            observer,
+            ..Self::default()
+        }
+    }
+
+    /// The observer of an ext_proc filter: its statistics, and whoever else looks.
+    pub(crate) fn observer(&self, prefix: &str, filter: &str) -> Arc<dyn Observer> {
+        let stats = self.ext_proc(prefix, filter);
+        match &self.observer {
+            None => stats,
+            Some(Watching(observer)) => Arc::new((stats, observer.clone())),
+        }
     }
 
     /// Of all ext_proc filters with this connection manager and filter prefix.
