@@ -156,10 +156,9 @@ impl Buffers {
                 }
             }
         }
-        let fits = self
-            .budgets()
-            .fold(true, |fits, budget| budget.enforce() && fits);
-        if !fits {
+        // Each budget makes room, also behind one that could not.
+        let misfits = self.budgets().filter(|budget| !budget.enforce()).count();
+        if misfits > 0 {
             self.end();
             if let Some(exchange) = exchange.upgrade() {
                 exchange.wake();
