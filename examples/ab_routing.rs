@@ -8,8 +8,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::cli::{self, ListenAddr};
 use extproc_server::{BoxError, Call, Headers, HeadersReply, Processor};
+use quickstart::cli::{self, ListenAddr};
 use ring::digest;
 
 /// Divides users by the header `x-user`.

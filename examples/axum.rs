@@ -9,16 +9,14 @@ use std::process::ExitCode;
 
 use axum::{Json, Router, extract::Request, routing::get};
 use clap::Parser;
-use examples::{
-    cli::{self, ListenAddr},
-    signer::Signer,
-};
+use examples::signer::Signer;
 use extproc_client::{
     ExtProcLayer, FilterConfig,
     config::{GrpcService, Service},
     transport::GrpcTransport,
 };
 use extproc_server::ProcessorService;
+use quickstart::cli::{self, ListenAddr};
 use serde_json::{Value, json};
 
 /// A shop that knows whether a request came in through the front door.

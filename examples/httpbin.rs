@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::{
+use quickstart::{
     cli::{self, ListenAddr},
     httpbin,
 };

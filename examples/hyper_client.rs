@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::Parser;
-use examples::{cli, signer::Signer};
+use examples::signer::Signer;
 use extproc_client::{
     ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
     config::{GrpcService, Service},
@@ -21,6 +21,7 @@ use extproc_server::ProcessorService;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use quickstart::cli;
 use tower::{Layer as _, ServiceExt as _};
 
 /// A client whose requests are signed.

@@ -8,11 +8,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::cli::{self, ListenAddr};
 use extproc_server::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, Modes, Processor,
 };
 use http::StatusCode;
+use quickstart::cli::{self, ListenAddr};
 use serde_json::{Map, Value};
 
 /// What a client calls a model, and what the upstream calls it.

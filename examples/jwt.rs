@@ -8,13 +8,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::{
-    cli::{self, ListenAddr},
-    hs256,
-};
+use examples::hs256;
 use extproc_server::{BoxError, Call, Headers, HeadersReply, Immediate, Processor};
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use quickstart::cli::{self, ListenAddr};
 use serde::Deserialize;
 
 /// Checks tokens.

@@ -8,12 +8,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::cli::{self, ListenAddr};
 use extproc_server::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, Modes, Processor,
     Trailers, TrailersReply,
 };
 use http::StatusCode;
+use quickstart::cli::{self, ListenAddr};
 use regex::bytes::Regex;
 
 /// What is taken out: e-mail addresses, and numbers of 13 to 19 digits with or without separators.

@@ -8,10 +8,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::{
-    cli::{self, ListenAddr},
-    signer::Signer,
-};
+use examples::signer::Signer;
+use quickstart::cli::{self, ListenAddr};
 
 /// A processor that signs requests.
 #[derive(Parser)]

@@ -8,11 +8,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::cli::{self, ListenAddr};
 use extproc_server::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, Modes, Processor,
 };
 use http::StatusCode;
+use quickstart::cli::{self, ListenAddr};
 
 struct SizeGuard {
     /// The most bytes of a request body.

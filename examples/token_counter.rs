@@ -8,11 +8,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::cli::{self, ListenAddr};
 use extproc_server::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Modes, Processor,
     bodies::{SseEvent, SseParser},
 };
+use quickstart::cli::{self, ListenAddr};
 use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};

@@ -13,16 +13,14 @@ use axum::{
     response::Response,
 };
 use clap::Parser;
-use examples::{
-    cli::{self, ListenAddr},
-    signer::Signer,
-};
+use examples::signer::Signer;
 use extproc_client::{
     ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
     config::{GrpcService, Service},
     transport::GrpcTransport,
 };
 use extproc_server::ProcessorService;
+use quickstart::cli::{self, ListenAddr};
 use tonic::{
     Status,
     service::Routes,

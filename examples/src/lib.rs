@@ -1,9 +1,7 @@
-//! What the example programs share: an embedded httpbin and a small command line kit.
+//! Parts that more than one of the example programs needs.
 //!
-//! The programs themselves are cargo examples of this crate (`cargo run --example NAME`); this library holds what more than
-//! one of them needs, and what the project's tests borrow as an upstream. It is not published and promises no stable API.
+//! The programs themselves are cargo examples of this crate (`cargo run --example NAME`). It is not published and promises no
+//! stable API.
 
-pub mod cli;
 pub mod hs256;
-pub mod httpbin;
 pub mod signer;

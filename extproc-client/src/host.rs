@@ -106,6 +106,12 @@ impl ExchangeContext {
 /// The program around the layer, in one exchange. It selects routes, and a reply may have the route selected again, so that
 /// each layer asks when the request comes to it.
 pub trait Host: fmt::Debug + Send + Sync {
+    /// Number of the exchange, the same for all its layers, for [observers](crate::observer); 0 if it has none. Asked only
+    /// when an observer wants everything, so that a host may take [`next_id`](crate::observer::next_id) when it is asked first.
+    fn exchange_id(&self) -> u64 {
+        0
+    }
+
     /// Configuration of the layer `filter` on the route that holds for a request with this head. The route is selected
     /// again first if it was cleared since.
     fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {

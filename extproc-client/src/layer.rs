@@ -4,7 +4,11 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use crate::{config::FilterConfig, observer::Observer, service::ExtProc};
+use crate::{
+    config::FilterConfig,
+    observer::{Observer, Watcher},
+    service::ExtProc,
+};
 
 /// Lets an external processor see and change the requests and responses of a service.
 ///
@@ -22,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) disabled: bool,
     pub(crate) guards_framing: bool,
-    pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) observer: Option<Arc<Watcher>>,
 }
 
 impl<T> ExtProcLayer<T> {
@@ -44,8 +48,13 @@ impl<T> ExtProcLayer<T> {
     /// configuration of it. Default `envoy.filters.http.ext_proc`.
     #[must_use]
     pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.change().name = name.into();
-        self
+        let shared = self.change();
+        shared.name = name.into();
+        let observer = shared.observer.take();
+        match observer {
+            Some(watcher) => self.observer(watcher.observer.clone()),
+            None => self,
+        }
     }
 
     /// Does nothing unless a route's configuration says otherwise (`HttpFilter.disabled`).
@@ -66,10 +75,11 @@ impl<T> ExtProcLayer<T> {
         self
     }
 
-    /// Sees every event of every exchange.
+    /// Sees the events of every exchange; see [`observer`](crate::observer). Several are given as a tuple.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.change().observer = Some(observer);
+        let shared = self.change();
+        shared.observer = Some(Watcher::new(shared.name.clone(), observer));
         self
     }
 

@@ -84,6 +84,7 @@ mod layer;
 mod machine;
 pub mod metadata;
 pub mod observer;
+mod pattern;
 mod pieces;
 mod service;
 pub mod transport;

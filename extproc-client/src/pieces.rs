@@ -10,7 +10,7 @@ const SMALL: usize = 4 * 1024;
 
 /// Bytes of a body that are held as they came. A piece may keep alive a read buffer of twice its size, so that of a long body the rest
 /// is copied.
-const AS_THEY_CAME: usize = 256 * 1024;
+const AS_THEY_CAME: usize = 1024 * 1024;
 
 /// Room for small pieces that are joined.
 const JOINED: usize = 64 * 1024;
@@ -97,6 +97,13 @@ impl Pieces {
         self.clone()
     }
 
+    /// Lets go of a large buffer of which only a small piece is left.
+    pub(crate) fn compact(&mut self) {
+        if !self.first.is_empty() && self.first.len() < SMALL {
+            self.first = Bytes::copy_from_slice(&self.first);
+        }
+    }
+
     fn close_last(&mut self) {
         if !self.last.is_empty() {
             self.rest.push_back(std::mem::take(&mut self.last).freeze());
@@ -156,6 +163,18 @@ mod tests {
         assert_eq!(both.len(), 4);
         assert_eq!(both.share().join(), "xabc");
         assert_eq!(both.join(), "xabc");
+    }
+
+    #[test]
+    fn a_small_piece_keeps_no_large_buffer() {
+        let buffer = Bytes::from(vec![b'l'; 2 * SMALL]);
+        for (len, copied) in [(1, true), (SMALL, false)] {
+            let mut pieces = Pieces::from(buffer.slice(..len));
+            pieces.compact();
+            let piece = pieces.join();
+            assert_eq!(piece, buffer.slice(..len));
+            assert_eq!(piece.as_ptr() != buffer.as_ptr(), copied, "{len}");
+        }
     }
 
     #[test]

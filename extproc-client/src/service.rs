@@ -83,7 +83,7 @@ where
         };
         let side = SideStream::new(self.layer.transport.clone(), config.service(), &head);
         let response_only = context.response_only;
-        let mut machine = Exchange::new(config, context, self.layer.shared.observer.clone());
+        let mut machine = Exchange::new(config, context, self.layer.shared.observer.as_ref());
         machine.guard_framing(self.layer.shared.guards_framing);
         if response_only {
             machine.skip_request(&head);

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod trace;
 mod watch;
 
 use std::{
@@ -23,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::{
     cli::{Cli, LogForm},
+    trace::Trace,
     watch::Watcher,
 };
 
@@ -34,6 +36,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if let Some(trace) = Trace::of_args(std::env::args_os()) {
+        return trace.run();
+    }
     let cli = cli::parse();
     let log = match Log::start(&cli) {
         Ok(log) => log,
@@ -90,7 +95,16 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     drop(inside);
-    let options = Options::default().concurrency(cli.workers().get());
+    let mut options = Options::default().concurrency(cli.workers().get());
+    if let Some(address) = cli.inspect {
+        let started = gateway_inspector::start(address, cli.inspector());
+        let (inspector, url) = started.map_err(|error| format!("--inspect {address}: {error}"))?;
+        tracing::warn!(
+            %url,
+            "the inspector is on: it shows what clients and processors send"
+        );
+        options = options.observer(inspector);
+    }
     let running = Gateway::start(snapshot, options).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => {

@@ -9,7 +9,7 @@
 //! | `EXTPROC_ENVOY=path` | this Envoy, in place of the provisioned one |
 //! | `EXTPROC_TARGET=command` | this proxy in place of our gateway; `{config}` is the configuration file |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -121,13 +121,27 @@ fn suite() -> anyhow::Result<ExitCode> {
             }));
         }
     }
+    let document = root.join("../docs/conformance.md");
+    let writes = std::env::var_os("EXTPROC_CONFORMANCE_REPORT").is_some();
+    if mode == Mode::Golden && !writes {
+        let (document, table) = (document.clone(), report::table(&expected(&groups)));
+        trials.push(Trial::test("document/table", move || {
+            let text = std::fs::read_to_string(&document)?;
+            match text.contains(&table) {
+                true => Ok(()),
+                false => Err(stale(&text, &table).into()),
+            }
+        }));
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    suite.report_tries();
+    if !arguments.list {
+        suite.report_tries();
+    }
     if mode == Mode::Record && !arguments.list {
         suite.write_recorded(&golden_directory, &groups, &arguments)?;
     }
     let everything = conclusion.num_filtered_out == 0 && !arguments.list;
-    if std::env::var_os("EXTPROC_CONFORMANCE_REPORT").is_some() && everything {
+    if writes && everything {
         let outcomes = suite.outcomes.lock().map(|o| o.clone()).unwrap_or_default();
         let groups: Vec<_> = groups
             .iter()
@@ -139,10 +153,44 @@ fn suite() -> anyhow::Result<ExitCode> {
                 (group.name.clone(), entry)
             })
             .collect();
-        let path = root.join("../docs/conformance.md");
-        std::fs::write(path, report::document(&groups))?;
+        std::fs::write(document, report::document(&groups))?;
     }
     Ok(conclusion.exit_code())
+}
+
+/// The outcomes that a run without failures has.
+fn expected(groups: &[scenario::Group]) -> Vec<(String, GroupOutcomes)> {
+    let outcome = |scenario: &Scenario| match &scenario.spec.differs {
+        Some(anchor) => Outcome::Deliberate(anchor.clone()),
+        None => Outcome::Equal,
+    };
+    groups
+        .iter()
+        .map(|group| {
+            let outcomes = group.scenarios.iter();
+            let entry = GroupOutcomes {
+                about: group.about.clone(),
+                outcomes: outcomes
+                    .map(|s| (s.spec.name.clone(), outcome(s)))
+                    .collect(),
+            };
+            (group.name.clone(), entry)
+        })
+        .collect()
+}
+
+/// Lines of the table that `docs/conformance.md` does not have.
+fn stale(text: &str, table: &str) -> String {
+    let known: BTreeSet<&str> = text.lines().collect();
+    let missing: Vec<&str> = table.lines().filter(|l| !known.contains(l)).collect();
+    let missing = match missing.is_empty() {
+        true => "it has lines too many".to_owned(),
+        false => missing.join("\n"),
+    };
+    format!(
+        "docs/conformance.md does not list the scenarios as they are; EXTPROC_CONFORMANCE_REPORT=1 and a whole run write \
+         it, or put it right by hand:\n{missing}"
+    )
 }
 
 /// `differences.yaml`: scenarios that differ on purpose, by the anchor in `docs/differences-from-envoy.md`.

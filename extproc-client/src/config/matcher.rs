@@ -1,16 +1,34 @@
 //! `envoy.type.matcher.v3.StringMatcher` and `RegexMatcher`.
 
-use regex::Regex;
+use std::sync::Arc;
+
 use serde::Deserialize;
+
+use crate::pattern::{BoundedRegex, BoundedReplace, Effort, Sizes, Unusable};
 
 /// A pattern that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PatternError(String);
+pub enum PatternError {
+    /// It is none, or may not be used here.
+    #[error("{0}")]
+    Invalid(String),
+    /// Compiled it is larger than it may be.
+    #[error("the regular expression is too large")]
+    TooLarge,
+}
+
+impl From<Unusable> for PatternError {
+    fn from(reason: Unusable) -> Self {
+        match reason {
+            Unusable::Syntax(reason) => Self::Invalid(reason),
+            Unusable::Size => Self::TooLarge,
+        }
+    }
+}
 
 /// A regular expression that has to match a whole value.
 #[derive(Clone, Debug)]
-pub struct RegexMatcher(Regex);
+pub struct RegexMatcher(Arc<BoundedRegex>);
 
 impl RegexMatcher {
     /// Compiles `pattern`, in the syntax of the crate [`regex`].
@@ -18,25 +36,60 @@ impl RegexMatcher {
     /// # Errors
     /// It is empty, which the proto does not allow, or no regular expression.
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
+        Self::compile(pattern, Sizes::USUAL)
+    }
+
+    /// Compiles `pattern`, which may take so many bytes, and the memory of a thread that uses it not much more.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new), or it is larger.
+    pub fn within(pattern: &str, bytes: usize) -> Result<Self, PatternError> {
+        Self::compile(pattern, Sizes::within(bytes))
+    }
+
+    fn compile(pattern: &str, sizes: Sizes) -> Result<Self, PatternError> {
         if pattern.is_empty() {
             let reason = "a regular expression may not be empty";
-            return Err(PatternError(reason.into()));
+            return Err(PatternError::Invalid(reason.into()));
         }
-        // By itself first: `a)|(b` is an expression only within the brackets, and would match parts.
-        Regex::new(pattern)
-            .and_then(|_| Regex::new(&format!("^(?:{pattern})$")))
-            .map(Self)
-            .map_err(|error| PatternError(error.to_string()))
+        let regex = BoundedRegex::new(pattern, true, sizes)?;
+        Ok(Self(Arc::new(regex)))
     }
 
-    /// Takes a regular expression that is compiled already, and matches whole values only because it is anchored (`^(?:…)$`).
-    pub fn anchored(regex: Regex) -> Self {
-        Self(regex)
+    /// Tells if the whole of `value` matches; `None` if that cannot be told within the effort.
+    pub fn try_matches(&self, value: &str, effort: &mut Effort) -> Option<bool> {
+        self.0.is_match(value, effort)
+    }
+}
+
+/// `envoy.type.matcher.v3.RegexMatchAndSubstitute`: a regular expression and what takes the place of its matches.
+#[derive(Clone, Debug)]
+pub struct RegexSubstitution(BoundedReplace);
+
+impl RegexSubstitution {
+    /// Compiles `pattern`; in `with` groups are written as in the crate [`regex`].
+    ///
+    /// # Errors
+    /// It is no regular expression.
+    pub fn new(pattern: &str, with: impl Into<String>) -> Result<Self, PatternError> {
+        Ok(BoundedReplace::new(pattern, with.into(), Sizes::USUAL).map(Self)?)
     }
 
-    /// Whether the whole of `value` matches.
-    pub fn matches(&self, value: &str) -> bool {
-        self.0.is_match(value)
+    /// The same with a `pattern` that may take so many bytes.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new), or it is larger.
+    pub fn within(
+        pattern: &str,
+        with: impl Into<String>,
+        bytes: usize,
+    ) -> Result<Self, PatternError> {
+        Ok(BoundedReplace::new(pattern, with.into(), Sizes::within(bytes)).map(Self)?)
+    }
+
+    /// Replaces what matches in a text; `None` if that takes more than an [`Effort`] allows.
+    pub fn apply(&self, text: &str) -> Option<String> {
+        self.0.apply(text)
     }
 }
 
@@ -112,8 +165,13 @@ impl StringMatcher {
         }
     }
 
-    /// Whether `value` matches. Regular expressions match the whole value.
+    /// Tells if `value` matches; a value for which that takes more than an [`Effort`] allows does not.
     pub fn matches(&self, value: &str) -> bool {
+        self.try_matches(value, &mut Effort::default()) == Some(true)
+    }
+
+    /// Tells if `value` matches; `None` if that cannot be told within the effort. Regular expressions match the whole value.
+    pub fn try_matches(&self, value: &str, effort: &mut Effort) -> Option<bool> {
         let folded;
         let value = if self.ignore_case && !matches!(self.pattern, Pattern::Regex(_)) {
             folded = value.to_ascii_lowercase();
@@ -121,19 +179,19 @@ impl StringMatcher {
         } else {
             value
         };
-        match &self.pattern {
+        Some(match &self.pattern {
             Pattern::Exact(pattern) => value == pattern,
             Pattern::Prefix(pattern) => value.starts_with(pattern.as_str()),
             Pattern::Suffix(pattern) => value.ends_with(pattern.as_str()),
             Pattern::Contains(pattern) => value.contains(pattern.as_str()),
-            Pattern::Regex(regex) => regex.matches(value),
-        }
+            Pattern::Regex(regex) => return regex.try_matches(value, effort),
+        })
     }
 }
 
 fn filled(name: &str, text: String) -> Result<String, PatternError> {
     match text.is_empty() {
-        true => Err(PatternError(format!("{name} may not be empty"))),
+        true => Err(PatternError::Invalid(format!("{name} may not be empty"))),
         false => Ok(text),
     }
 }
@@ -191,7 +249,7 @@ impl TryFrom<RawMatcher> for StringMatcher {
         match (matchers.next(), matchers.next()) {
             (Some(matcher), None) if raw.ignore_case => matcher.map(Self::ignore_case),
             (Some(matcher), None) => matcher,
-            _ => Err(PatternError(
+            _ => Err(PatternError::Invalid(
                 "exactly one of exact, prefix, suffix, contains, safe_regex has to be set".into(),
             )),
         }
@@ -225,7 +283,7 @@ impl TryFrom<envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher> for Str
             Some(MatchPattern::SafeRegex(p)) => raw.safe_regex = Some(RawRegex::new(p.regex)),
             Some(_) => {
                 let reason = "custom string matchers are not supported";
-                return Err(PatternError(reason.into()));
+                return Err(PatternError::Invalid(reason.into()));
             }
             None => {}
         }
@@ -240,8 +298,9 @@ mod tests {
     #[test]
     fn regular_expressions_match_whole_values() {
         let matcher = RegexMatcher::new("x-.*|host").unwrap();
-        assert!(matcher.matches("x-a") && matcher.matches("host"));
-        assert!(!matcher.matches("ax-a") && !matcher.matches("hosts"));
+        let matches = |value| matcher.try_matches(value, &mut Effort::default()) == Some(true);
+        assert!(matches("x-a") && matches("host"));
+        assert!(!matches("ax-a") && !matches("hosts"));
         // Expressions only within the brackets that are put around them.
         for bad in ["", "(", "a)|(b"] {
             assert!(RegexMatcher::new(bad).is_err(), "{bad}");

@@ -35,7 +35,7 @@ use std::{sync::Arc, time::Duration};
 pub(crate) use self::mode::DirectionMode;
 pub use self::{
     builder::FilterConfigBuilder,
-    matcher::{PatternError, RegexMatcher, StringMatcher},
+    matcher::{PatternError, RegexMatcher, RegexSubstitution, StringMatcher},
     mode::{BodyMode, ProcessingMode, SendMode},
     retry::RetryPolicy,
     route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
@@ -43,6 +43,7 @@ pub use self::{
     target::TargetAddress,
 };
 use crate::attributes::Expression;
+pub use crate::pattern::Effort;
 
 /// A configuration that cannot be used, with the field as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

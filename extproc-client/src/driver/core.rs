@@ -33,6 +33,10 @@ use crate::{
 /// body before its first reply is heard.
 const FRAMES_AT_ONCE: usize = 3;
 
+/// Bytes that are kept of bodies from which on the frames of each look are a turn of their own: exchanges that are ended for what
+/// they hold have theirs before this one reads on.
+const TURN: usize = 256 * 1024;
+
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
 pub(crate) struct Core<T: Transport, B, R> {
     pub(super) machine: Exchange,
@@ -146,6 +150,10 @@ where
             }
             progress |= again || read > 0;
             if !again || !self.steps.is_empty() {
+                break;
+            }
+            if read == FRAMES_AT_ONCE && self.machine.kept() > TURN {
+                cx.waker().wake_by_ref();
                 break;
             }
         }
@@ -492,11 +500,13 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
             // What was not even begun to be sent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
             self.side.flush(&mut self.machine, &mut cx);
-            return super::task::linger(&mut self.machine, &mut self.side, self.held.other());
+            super::task::linger(&mut self.machine, &mut self.side, self.held.other());
+        } else {
+            self.machine.end();
+            // A graceful close needs the stream.
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            self.side.flush(&mut self.machine, &mut cx);
         }
-        self.machine.end();
-        // A graceful close needs the stream.
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        self.side.flush(&mut self.machine, &mut cx);
+        self.machine.over();
     }
 }

@@ -53,6 +53,9 @@ impl<T: Transport> SideStream<T> {
     /// given something.
     pub(super) fn poll(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
         if let Poll::Ready(received) = self.poll_recv(cx) {
+            if let Some(stream) = &self.stream {
+                machine.reached(|| stream.facts());
+            }
             let now = Instant::now();
             match received {
                 Ok(reply) => machine.handle_reply(reply, now),
@@ -125,6 +128,7 @@ impl<T: Transport> SideStream<T> {
                     }
                 }
                 Some(Outbound::Open) => {
+                    machine.opening(&mut self.metadata);
                     let call = Call {
                         service: machine.config().service(),
                         metadata: std::mem::take(&mut self.metadata),
@@ -169,6 +173,7 @@ impl<T: Transport> SideStream<T> {
         self.deadline = None;
         if let Some(stream) = &mut self.stream {
             stream.timed_out();
+            machine.reached(|| stream.facts());
         }
         machine.handle_timeout(deadline.max(Instant::now()));
         self.flush(machine, cx);

@@ -2,7 +2,10 @@
 
 use std::cell::RefCell;
 
-use crate::{config::ForwardRules, wire::encode::Fields};
+use crate::{
+    config::{Effort, ForwardRules, StringMatcher},
+    wire::encode::Fields,
+};
 
 /// A header block as the rules let it through. What is forwarded to the peer does not change.
 pub(crate) struct Forwarded<'a, F> {
@@ -28,11 +31,12 @@ impl<F: Fields> Fields for Forwarded<'_, F> {
             return self.fields.each(f);
         }
         let mut verdicts = self.verdicts.borrow_mut();
+        let mut effort = Effort::default();
         let mut index = 0;
         self.fields.each(|name, value| {
             let known = verdicts.get(index).copied();
             let pass = known.unwrap_or_else(|| {
-                let pass = self.rules.forward(name);
+                let pass = self.rules.forward(name, &mut effort);
                 verdicts.push(pass);
                 pass
             });
@@ -45,20 +49,26 @@ impl<F: Fields> Fields for Forwarded<'_, F> {
 }
 
 impl ForwardRules {
-    /// Whether a header of this lower-case name is sent. The disallowed list is looked at first; an
-    /// empty allowed list allows all.
-    fn forward(&self, name: &[u8]) -> bool {
+    /// Tells if a header of this lower-case name is sent. The disallowed list is looked at first; an
+    /// empty allowed list allows all. What cannot be told within the effort is not sent.
+    fn forward(&self, name: &[u8], effort: &mut Effort) -> bool {
         let Ok(name) = std::str::from_utf8(name) else {
             return false;
         };
-        !self.disallowed.iter().any(|m| m.matches(name))
-            && (self.allowed.is_empty() || self.allowed.iter().any(|m| m.matches(name)))
+        let mut any = |matchers: &[StringMatcher]| {
+            let mut matches = matchers.iter().map(|m| m.try_matches(name, effort));
+            matches
+                .find(|matches| *matches != Some(false))
+                .unwrap_or(Some(false))
+        };
+        any(&self.disallowed) == Some(false)
+            && (self.allowed.is_empty() || any(&self.allowed) == Some(true))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::FilterConfig;
+    use crate::{FilterConfig, config::Effort};
 
     fn rules(json: &str) -> crate::config::ForwardRules {
         let text = format!(
@@ -75,9 +85,9 @@ mod tests {
             r#"{"allowed_headers": {"patterns": [{"prefix": "x-"}, {"exact": ":path"}]},
                 "disallowed_headers": {"patterns": [{"exact": "X-Secret", "ignore_case": true}]}}"#,
         );
-        assert!(rules.forward(b"x-a"));
-        assert!(rules.forward(b":path"));
-        assert!(!rules.forward(b":method"));
-        assert!(!rules.forward(b"x-secret"));
+        assert!(rules.forward(b"x-a", &mut Effort::default()));
+        assert!(rules.forward(b":path", &mut Effort::default()));
+        assert!(!rules.forward(b":method", &mut Effort::default()));
+        assert!(!rules.forward(b"x-secret", &mut Effort::default()));
     }
 }

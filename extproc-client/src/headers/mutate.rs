@@ -6,12 +6,12 @@ use super::{Block, Operation, Verdict};
 use crate::{
     config::MutationRules,
     host::HeaderLimits,
-    observer::Effect,
+    observer::{Effect, HeaderChange, Refused},
     wire::{HeaderMutation, HeaderOption},
 };
 
 /// A mutation with everything that decides on it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Mutation<'a> {
     pub(crate) message: &'a HeaderMutation,
     pub(crate) rules: &'a MutationRules,
@@ -23,6 +23,8 @@ pub(crate) struct Mutation<'a> {
     pub(crate) drop_content_length: bool,
     /// Fields of a connection are not set.
     pub(crate) guards_framing: bool,
+    /// Told of each change, if somebody wants to know.
+    pub(crate) tell: Option<&'a dyn Fn(&HeaderChange<'_>)>,
 }
 
 /// What came of a mutation.
@@ -122,12 +124,15 @@ impl Mutation<'_> {
         let parsed = HeaderName::from_bytes(lower.trim_start_matches(':').as_bytes()).ok();
         // The rules judge an empty name as well, and there is nothing of it to remove.
         if parsed.is_none() && !name.is_empty() {
+            self.tell(Operation::Remove, name, b"", Some(Refused::Invalid));
             return Err(Rejection {
                 detail: "header_mutation_remove_contains_invalid_character",
                 effect: Effect::Invalid,
             });
         }
-        match self.rules.check(Operation::Remove, &lower, b"") {
+        let verdict = self.rules.check(Operation::Remove, &lower, b"");
+        self.tell_verdict(verdict, Operation::Remove, &lower, b"");
+        match verdict {
             Verdict::Allow => {
                 outcome.applied |=
                     parsed.is_some_and(|name| block.map_mut().remove(&name).is_some());
@@ -158,19 +163,28 @@ impl Mutation<'_> {
             return Ok(());
         };
         let lower = entry.key.to_ascii_lowercase();
-        let value = HeaderValue::from_maybe_shared(entry.raw_value.clone()).map_err(|_| INVALID)?;
+        let refuse = |reason| self.tell(Operation::Set, &entry.key, &entry.raw_value, Some(reason));
+        let invalid = || {
+            refuse(Refused::Invalid);
+            INVALID
+        };
+        let value =
+            HeaderValue::from_maybe_shared(entry.raw_value.clone()).map_err(|_| invalid())?;
         if lower.is_empty() {
             // Envoy would write a line without a name; no peer can read that.
+            refuse(Refused::Invalid);
             outcome.rejected += 1;
             return Ok(());
         }
         let pseudo = lower.starts_with(':');
         let bare = if pseudo { &lower[1..] } else { lower.as_str() };
-        let name = HeaderName::from_bytes(bare.as_bytes()).map_err(|_| INVALID)?;
+        let name = HeaderName::from_bytes(bare.as_bytes()).map_err(|_| invalid())?;
         if self.drop_content_length && lower == "content-length" {
+            refuse(Refused::ContentLength);
             return Ok(());
         }
         if self.guards_framing && is_of_one_hop(&lower, value.as_bytes()) {
+            refuse(Refused::Framing);
             outcome.rejected += 1;
             return Ok(());
         }
@@ -189,6 +203,9 @@ impl Mutation<'_> {
             true => Verdict::Allow,
             false => self.rules.check(operation, &lower, value.as_bytes()),
         };
+        if verdict != Verdict::Allow {
+            self.tell_verdict(verdict, operation, &lower, &entry.raw_value);
+        }
         match verdict {
             Verdict::Ignore => outcome.rejected += 1,
             Verdict::Fail => {
@@ -212,19 +229,49 @@ impl Mutation<'_> {
                     (block, _) => block.set_pseudo(target, value.as_bytes()),
                 };
                 match joined {
-                    Ok(()) => outcome.applied = true,
-                    Err(_) => outcome.rejected += 1,
+                    Ok(()) => {
+                        self.tell(operation, &lower, &entry.raw_value, None);
+                        outcome.applied = true;
+                    }
+                    Err(_) => {
+                        refuse(Refused::Value);
+                        outcome.rejected += 1;
+                    }
                 }
             }
             Verdict::Allow => {
                 if operation == Operation::Append && block.is_inline(&name) {
                     appended.push(name.clone());
                 }
-                set_field(block.map_mut(), name, value, operation)?;
+                set_field(block.map_mut(), name, value, operation)
+                    .inspect_err(|_| refuse(Refused::TooLarge))?;
+                self.tell(operation, &lower, &entry.raw_value, None);
                 outcome.applied = true;
             }
         }
         Ok(())
+    }
+
+    fn tell(&self, operation: Operation, name: &str, value: &[u8], refused: Option<Refused>) {
+        if let Some(tell) = self.tell {
+            tell(&HeaderChange {
+                operation,
+                name,
+                value,
+                refused,
+            });
+        }
+    }
+
+    /// Tells what came of a change; the rules are asked for their reason only if somebody wants to know.
+    fn tell_verdict(&self, verdict: Verdict, operation: Operation, name: &str, value: &[u8]) {
+        if self.tell.is_some() {
+            let refused = match verdict {
+                Verdict::Allow => None,
+                Verdict::Ignore | Verdict::Fail => self.rules.judge(operation, name, value).err(),
+            };
+            self.tell(operation, name, value, refused);
+        }
     }
 }
 

@@ -1,17 +1,10 @@
 //! `HeaderMutationRules`: whether one change is allowed.
 
-use crate::config::{MutationRules, RegexMatcher};
-
-/// What a processor wants to do to a header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    /// Set, or add where there was none.
-    Set,
-    /// Add to a value that is there.
-    Append,
-    /// Remove.
-    Remove,
-}
+pub(crate) use crate::observer::Operation;
+use crate::{
+    config::{Effort, MutationRules, RegexMatcher},
+    observer::Refused,
+};
 
 /// What becomes of one change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +20,57 @@ pub(crate) enum Verdict {
 impl MutationRules {
     /// Judges one change. `name` is lower case; `value` is that of a set or append.
     pub(crate) fn check(&self, operation: Operation, name: &str, value: &[u8]) -> Verdict {
-        if self.allows(operation, name) && (operation == Operation::Remove || is_valid(name, value))
-        {
-            Verdict::Allow
-        } else if self.disallow_is_error {
-            Verdict::Fail
-        } else {
-            Verdict::Ignore
+        match self.judge(operation, name, value) {
+            Ok(()) => Verdict::Allow,
+            Err(_) if self.disallow_is_error => Verdict::Fail,
+            Err(_) => Verdict::Ignore,
         }
     }
 
-    fn allows(&self, operation: Operation, name: &str) -> bool {
+    /// The reason why a change is not allowed.
+    pub(crate) fn judge(
+        &self,
+        operation: Operation,
+        name: &str,
+        value: &[u8],
+    ) -> Result<(), Refused> {
+        self.judge_name(operation, name)?;
+        match operation == Operation::Remove || is_valid(name, value) {
+            true => Ok(()),
+            false => Err(Refused::Value),
+        }
+    }
+
+    fn judge_name(&self, operation: Operation, name: &str) -> Result<(), Refused> {
         let pseudo = name.starts_with(':');
         if operation == Operation::Remove && (pseudo || name == "host") {
-            return false;
+            return Err(Refused::Removal);
         }
-        let matches =
-            |regex: &Option<RegexMatcher>| regex.as_ref().is_some_and(|regex| regex.matches(name));
-        if matches(&self.disallow_expression) {
-            return false;
+        let matches = |regex: &Option<RegexMatcher>| match regex {
+            Some(regex) => regex.try_matches(name, &mut Effort::default()),
+            None => Some(false),
+        };
+        // What cannot be told is not allowed.
+        if matches(&self.disallow_expression) != Some(false) {
+            return Err(Refused::DisallowExpression);
         }
-        if matches(&self.allow_expression) {
-            return true;
+        if matches(&self.allow_expression) == Some(true) {
+            return Ok(());
         }
         if self.disallow_all {
-            return false;
+            return Err(Refused::DisallowAll);
         }
         let routing = matches!(name, "host" | ":authority" | ":scheme" | ":method");
         if routing && !self.allow_all_routing {
-            return false;
+            return Err(Refused::Routing);
         }
         if pseudo && (self.disallow_system || operation == Operation::Append) {
-            return false;
+            return Err(Refused::System);
         }
-        self.allow_envoy || !name.starts_with("x-envoy")
+        match self.allow_envoy || !name.starts_with("x-envoy") {
+            true => Ok(()),
+            false => Err(Refused::Envoy),
+        }
     }
 }
 

@@ -254,7 +254,11 @@ impl Direction {
     }
 
     /// Keeps a chunk that was sent to the processor.
-    pub(super) fn enqueue(&mut self, data: Pieces, end: bool) {
+    pub(super) fn enqueue(&mut self, mut data: Pieces, end: bool) {
+        // One may stay as it came; many would keep much more alive than is counted.
+        if !self.queue.is_empty() {
+            data.compact();
+        }
         self.queued += data.len();
         self.queue.push_back(Chunk { data, end });
         if self.queued > self.buffer_limit || self.queue.len() >= MOST_CHUNKS {

@@ -21,7 +21,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Action, Callback, Closing, Direction, Exchange, Side, Stream};
-use crate::{headers::Rejection, observer::Event, pieces::Pieces, transport::Close};
+use crate::{
+    headers::Rejection,
+    observer::{Event, FailureRow, NotOpen, Verdict},
+    pieces::Pieces,
+    transport::Close,
+};
 
 /// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
 /// that the processor learns of the exchange.
@@ -133,16 +138,25 @@ impl Exchange {
             }
             _ => self.reset_stream(),
         }
-        if covered && self.config.failure_mode_allow && self.can_fail_open() {
+        let Err(because) = self.fails_open(covered) else {
             if ended_by_processor {
                 // Envoy counts these once more on this path.
                 self.event(&Event::StreamClosed);
                 self.event(&Event::ServerHalfClosed);
             }
+            if self.is_watched() {
+                let (_, details) = self.outcome(&failure);
+                self.show(&Event::Failed {
+                    row: failure.row(),
+                    details: &details,
+                    verdict: Verdict::FailedOpen,
+                });
+            }
             self.event(&Event::FailureModeAllowed);
             return self.pass_everything();
-        }
+        };
         let (status, details) = self.outcome(&failure);
+        self.show_refusal(failure.row(), status, &details, because);
         self.respond_error(status, details);
     }
 
@@ -162,6 +176,39 @@ impl Exchange {
                 "mismatch_between_content_length_and_the_length_of_the_mutated_body".into(),
             ),
             Failure::UnaskedDrain => (on_error, "drain_completed_before_it_was_announced".into()),
+        }
+    }
+
+    /// Tells of a failure after which the exchange does not go on.
+    fn show_refusal(
+        &self,
+        row: FailureRow,
+        status: http::StatusCode,
+        details: &str,
+        because: NotOpen,
+    ) {
+        let verdict = match self.committed {
+            true => Verdict::Cut { because },
+            false => Verdict::LocalReply {
+                status: status.as_u16(),
+                because,
+            },
+        };
+        self.show(&Event::Failed {
+            row,
+            details,
+            verdict,
+        });
+    }
+
+    fn fails_open(&self, covered: bool) -> Result<(), NotOpen> {
+        if !covered {
+            return Err(NotOpen::NotCovered);
+        }
+        match (self.config.failure_mode_allow, self.can_fail_open()) {
+            (false, _) => Err(NotOpen::Off),
+            (true, false) => Err(NotOpen::TooLate),
+            (true, true) => Ok(()),
         }
     }
 
@@ -202,6 +249,22 @@ impl Exchange {
     /// A body is larger than the buffer limit. The 413 of a request is an answer like that of an
     /// upstream, and is processed as one.
     pub(super) fn overflow(&mut self, side: Side, now: Instant) {
+        let (status, details) = match side {
+            Side::Request => (
+                http::StatusCode::PAYLOAD_TOO_LARGE,
+                "request_payload_too_large",
+            ),
+            Side::Response => (
+                http::StatusCode::INTERNAL_SERVER_ERROR,
+                "response_payload_too_large",
+            ),
+        };
+        self.show_refusal(
+            FailureRow::BufferLimit,
+            status,
+            details,
+            NotOpen::NotCovered,
+        );
         match side {
             Side::Request => {
                 self.request.held = Pieces::default();
@@ -211,15 +274,14 @@ impl Exchange {
                 self.request.ended = true;
                 self.request.head = super::direction::Head::Forwarded;
                 if self.response.has_head() {
-                    let status = http::StatusCode::PAYLOAD_TOO_LARGE;
-                    return self.abort(status, "request_payload_too_large");
+                    return self.abort(status, details);
                 }
                 self.actions.push_back(Action::CancelRequest);
                 let (head, body) = self.local_response(
-                    http::StatusCode::PAYLOAD_TOO_LARGE,
+                    status,
                     Bytes::from_static(b"Payload Too Large"),
                     None,
-                    "request_payload_too_large".into(),
+                    details.into(),
                 );
                 self.response_head(head, body.is_empty(), now);
                 if !body.is_empty() {
@@ -229,11 +291,25 @@ impl Exchange {
             Side::Response => {
                 self.close_stream_flushed();
                 self.respond(
-                    http::StatusCode::INTERNAL_SERVER_ERROR,
+                    status,
                     Bytes::from_static(b"Internal Server Error"),
-                    "response_payload_too_large".into(),
+                    details.into(),
                 );
             }
+        }
+    }
+}
+
+impl Failure {
+    /// The row for observers.
+    fn row(&self) -> FailureRow {
+        match self {
+            Self::Closed(close) if close.http => FailureRow::HttpService,
+            Self::Closed(_) => FailureRow::Stream,
+            Self::Timeout(_) => FailureRow::Timeout,
+            Self::Spurious(_) | Self::UnaskedDrain => FailureRow::Spurious,
+            Self::Rejected(_) => FailureRow::Mutation,
+            Self::LengthMismatch => FailureRow::ContentLength,
         }
     }
 }

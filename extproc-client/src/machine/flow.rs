@@ -10,6 +10,7 @@ use crate::{
     config::BodyMode,
     headers::{self, Block},
     host::{DirectReply, KeepSent, LocalReply, ReplyForm, UpstreamFailure, UpstreamInfo},
+    observer::{Event, HttpPart},
     pieces::Pieces,
     wire::encode::BodyFlags,
 };
@@ -17,6 +18,7 @@ use crate::{
 impl Exchange {
     /// The request's head arrived; `end` if nothing follows it.
     pub(crate) fn request_head(&mut self, mut head: request::Parts, end: bool, now: Instant) {
+        self.show_request(&head, end);
         headers::settle_host(&mut head);
         self.settle_form(&head);
         self.context.awaits_continue |= head.headers.contains_key(header::EXPECT);
@@ -26,11 +28,20 @@ impl Exchange {
 
     /// The request was answered before it came here: only the response is processed.
     pub(crate) fn skip_request(&mut self, head: &request::Parts) {
+        self.show_request(head, true);
         self.settle_form(head);
         self.remember_request(head);
         self.request.head = Head::Forwarded;
         self.request.received = true;
         self.request.ended = true;
+    }
+
+    fn show_request(&self, head: &request::Parts, end: bool) {
+        self.show(&Event::Arrived {
+            side: Side::Request,
+            part: HttpPart::Request(head),
+            end,
+        });
     }
 
     /// Decides what local replies look like, once: a processor may change what the request asked for.
@@ -46,6 +57,11 @@ impl Exchange {
         if self.response.has_head() {
             return;
         }
+        self.show(&Event::Arrived {
+            side: Side::Response,
+            part: HttpPart::Response(&head),
+            end,
+        });
         if head.extensions.get::<DirectReply>().is_some() {
             self.close_stream();
         }
@@ -81,6 +97,12 @@ impl Exchange {
             return;
         }
         direction.received = end;
+        self.show(&Event::Arrived {
+            side,
+            part: HttpPart::Data(&data),
+            end,
+        });
+        let direction = self.direction_mut(side);
         direction.size += data.len() as u64;
         direction.has_data = true;
         if self.local.is_active() {
@@ -104,9 +126,11 @@ impl Exchange {
             || direction.mode.body == BodyMode::Streamed && self.config.send_body_without_waiting;
         if self.direction(side).callback == Callback::Headers && !sends_early {
             let direction = self.direction_mut(side);
-            direction.held.hold(data);
             if direction.mode.body == BodyMode::Buffered {
+                direction.held.hold(data);
                 self.check_buffer(side, now);
+            } else {
+                direction.held.push(data);
             }
             return;
         }
@@ -127,6 +151,11 @@ impl Exchange {
             return;
         }
         direction.received = true;
+        self.show(&Event::Arrived {
+            side,
+            part: HttpPart::Trailers(&trailers),
+            end: true,
+        });
         if self.local.is_active() {
             return self.local_request_trailers(trailers, now);
         }

@@ -7,7 +7,7 @@ use super::{Action, Exchange, Side, direction::Head, failure::Failure};
 use crate::{
     headers::{Block, Mutation},
     host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails},
-    observer::{Effect, Event},
+    observer::{Effect, Event, HeaderChange},
     wire::{HeaderMutation, ImmediateReply, grpc_code},
 };
 
@@ -176,6 +176,7 @@ impl Exchange {
     /// set before it stays.
     fn immediate_headers(&self, message: &HeaderMutation) -> HeaderMap {
         let mut head = http::Response::new(()).into_parts().0;
+        let tell = |change: &HeaderChange<'_>| self.show_change(None, change);
         let outcome = Mutation {
             message,
             rules: &self.config.mutation_rules,
@@ -183,6 +184,7 @@ impl Exchange {
             replacing: false,
             drop_content_length: true,
             guards_framing: self.guards_framing,
+            tell: self.is_watched().then_some(&tell),
         }
         .apply(&mut Block::Response(&mut head));
         for _ in 0..outcome.rejected {

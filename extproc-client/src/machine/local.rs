@@ -14,7 +14,7 @@ use crate::{
     config::{BodyMode, DirectionMode, MutationRules},
     headers::{self, Block, Mutation, Outcome},
     host::{AnsweredEarly, ResponseDetails},
-    observer::{Effect, Event},
+    observer::{Effect, Event, HeaderChange},
     pieces::Pieces,
     wire::{
         HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody,
@@ -230,6 +230,7 @@ impl Exchange {
             remove_headers: Vec::new(),
         };
         let rules: &MutationRules = &self.config.mutation_rules;
+        let tell = |change: &HeaderChange<'_>| self.show_change(None, change);
         let outcome = Mutation {
             message: &message,
             rules,
@@ -237,6 +238,7 @@ impl Exchange {
             replacing: false,
             drop_content_length: false,
             guards_framing: self.guards_framing,
+            tell: self.is_watched().then_some(&tell),
         }
         .apply(block);
         for _ in 0..outcome.rejected {

@@ -51,16 +51,11 @@ use self::direction::{Callback, Direction};
 use crate::{
     config::{BodyMode, FilterConfig, Service},
     host::{ExchangeContext, ExchangeSummary, ReplyForm},
-    observer::{Effect, Event, Observer, Phase},
+    observer::{Effect, Event, HttpPart, Phase, StreamFacts, Watch, Watcher},
     transport::Message,
 };
 
-/// One of the two directions of an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Request,
-    Response,
-}
+pub(crate) use crate::observer::Side;
 
 /// What goes to the processor.
 #[derive(Debug)]
@@ -125,7 +120,7 @@ const READ_AHEAD: usize = 128 * 1024;
 pub(crate) struct Exchange {
     config: Arc<FilterConfig>,
     context: ExchangeContext,
-    observer: Option<Arc<dyn Observer>>,
+    watch: Option<Watch>,
     /// The processor may not say how messages are framed.
     guards_framing: bool,
     request: Direction,
@@ -153,7 +148,7 @@ impl Exchange {
     pub(crate) fn new(
         config: Arc<FilterConfig>,
         context: ExchangeContext,
-        observer: Option<Arc<dyn Observer>>,
+        observer: Option<&Arc<Watcher>>,
     ) -> Self {
         Self {
             request: Direction::new(
@@ -166,9 +161,9 @@ impl Exchange {
                 context.limits.response_buffer,
                 context.limits.response_headers,
             ),
+            watch: observer.map(|watcher| Watch::new(watcher, &context)),
             config,
             context,
-            observer,
             guards_framing: false,
             stream: Stream::Unopened,
             complete: false,
@@ -197,7 +192,11 @@ impl Exchange {
         let next = self.outbound.pop_front()?;
         if let Outbound::Message(phase, message) = &next {
             self.copied = self.copied.saturating_sub(message.framed_len());
-            self.event(&Event::MessageSent { phase: *phase });
+            self.event(&Event::MessageSent {
+                phase: *phase,
+                message,
+                left: true,
+            });
         }
         Some(next)
     }
@@ -216,15 +215,43 @@ impl Exchange {
     fn forget_messages(&mut self) {
         self.copied = 0;
         for forgotten in std::mem::take(&mut self.outbound) {
-            if let Outbound::Message(phase, _) = forgotten {
-                self.event(&Event::MessageSent { phase });
+            if let Outbound::Message(phase, message) = &forgotten {
+                self.event(&Event::MessageSent {
+                    phase: *phase,
+                    message,
+                    left: false,
+                });
             }
         }
     }
 
     /// The next thing for upstream or client.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let next = self.actions.pop_front()?;
+        if self.is_watched() {
+            self.show_action(&next);
+        }
+        Some(next)
+    }
+
+    fn show_action(&self, action: &Action) {
+        let forwarded = |side, part, end| Event::Forwarded { side, part, end };
+        let empty = Bytes::new();
+        self.show(&match action {
+            Action::RequestHead { head, end } => {
+                forwarded(Side::Request, HttpPart::Request(head), *end)
+            }
+            Action::ResponseHead { head, end } => {
+                forwarded(Side::Response, HttpPart::Response(head), *end)
+            }
+            Action::Data(side, data) => forwarded(*side, HttpPart::Data(data), false),
+            Action::Trailers(side, trailers) => {
+                forwarded(*side, HttpPart::Trailers(trailers), true)
+            }
+            Action::End(side) => forwarded(*side, HttpPart::Data(&empty), true),
+            Action::CancelRequest => Event::RequestCancelled,
+            Action::Abort { details, .. } => Event::Aborted { details },
+        });
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -320,10 +347,13 @@ impl Exchange {
     /// processor ends before is not counted.
     pub(crate) fn closed_event(&mut self) -> impl FnOnce() + Send + use<> {
         self.stream = Stream::Done;
-        let observer = self.observer.take();
+        let watch = self
+            .watch
+            .clone()
+            .map(|watch| (watch, self.config.clone(), self.context.clone()));
         move || {
-            if let Some(observer) = observer {
-                observer.on_event(&Event::StreamClosed);
+            if let Some((watch, config, context)) = watch {
+                watch.event(&config, &context, &Event::StreamClosed);
             }
         }
     }
@@ -331,6 +361,15 @@ impl Exchange {
     /// The HTTP exchange is over. Closes the side stream.
     pub(crate) fn end(&mut self) {
         self.close_stream();
+    }
+
+    /// Nothing more is told of the exchange, but the deferred close of its stream.
+    pub(crate) fn over(&self) {
+        self.show(&Event::Ended {
+            summary: &self.summary.get(),
+            request_bytes: self.request.size,
+            response_bytes: self.response.size,
+        });
     }
 
     /// The configuration of this exchange.
@@ -341,6 +380,20 @@ impl Exchange {
     /// The surroundings of this exchange.
     pub(crate) fn context(&self) -> &ExchangeContext {
         &self.context
+    }
+
+    /// The side stream is about to be opened with this metadata.
+    pub(crate) fn opening(&self, metadata: &mut HeaderMap) {
+        if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_full()) {
+            watch.opening(&self.config, &self.context, metadata);
+        }
+    }
+
+    /// The side stream has got somewhere, or nowhere.
+    pub(crate) fn reached(&self, facts: impl FnOnce() -> StreamFacts) {
+        if self.watch.as_ref().is_some_and(Watch::take_reached) {
+            self.show(&Event::StreamReached { facts: &facts() });
+        }
     }
 
     /// The side stream was opened; counted apart from [`Outbound::Open`], since opening may fail at once.
@@ -377,8 +430,20 @@ impl Exchange {
             _ => {}
         }
         self.summary.set(summary);
-        if let Some(observer) = &self.observer {
-            observer.on_event(event);
+        if let Some(watch) = &self.watch {
+            watch.event(&self.config, &self.context, event);
+        }
+    }
+
+    /// Whether somebody wants more than counts.
+    fn is_watched(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_full)
+    }
+
+    /// Tells what is not counted to whoever wants it.
+    fn show(&self, event: &Event<'_>) {
+        if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_full()) {
+            watch.event(&self.config, &self.context, event);
         }
     }
 

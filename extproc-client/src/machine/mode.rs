@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Callback, Exchange, Side, body};
 use crate::{
     config::{BodyMode, ProcessingMode, SendMode},
-    observer::Event,
+    observer::{Event, ModeIgnored, ModeOrigin},
     wire::ModeReply,
 };
 
@@ -15,19 +15,22 @@ impl Exchange {
         let waiting = [&self.request, &self.response]
             .iter()
             .any(|direction| direction.callback == Callback::Headers);
-        if !self.may_override() || !waiting {
-            return;
-        }
-        if let Some(mode) = self.merged_mode(message) {
-            self.apply_mode(&mode);
-        }
+        let ignored = match (self.may_override(), waiting) {
+            (Err(reason), _) => reason,
+            (Ok(()), false) => ModeIgnored::NotNow,
+            (Ok(()), true) => match self.merged_mode(message) {
+                Some(mode) => return self.apply_mode(&mode, ModeOrigin::Reply),
+                None => ModeIgnored::NotListed,
+            },
+        };
+        self.show(&Event::ModeIgnored { reason: ignored });
     }
 
     /// A reply with nothing but an override, while request headers are with the processor: the body
     /// becomes full duplex before they are answered. Gives whether it was accepted.
     pub(super) fn standalone_override(&mut self, message: &ModeReply, now: Instant) -> bool {
         let from = self.config.mode.request_body_mode;
-        if !self.may_override()
+        if self.may_override().is_err()
             || self.request.callback != Callback::Headers
             || self.request.standalone_override
             || !matches!(from, BodyMode::None | BodyMode::Streamed)
@@ -41,7 +44,7 @@ impl Exchange {
         if request.body != BodyMode::FullDuplexStreamed || !request.trailers {
             return false;
         }
-        self.apply_mode(&mode);
+        self.apply_mode(&mode, ModeOrigin::Standalone);
         let direction = &mut self.request;
         direction.standalone_override = true;
         direction.stop_timer();
@@ -55,12 +58,18 @@ impl Exchange {
         true
     }
 
-    fn may_override(&self) -> bool {
+    fn may_override(&self) -> Result<(), ModeIgnored> {
         let mode = &self.config.mode;
-        self.config.allow_mode_override
-            && !self.config.send_body_without_waiting
-            && mode.request_body_mode != BodyMode::FullDuplexStreamed
-            && mode.response_body_mode != BodyMode::FullDuplexStreamed
+        if !self.config.allow_mode_override {
+            return Err(ModeIgnored::NotAllowed);
+        }
+        let is_fixed = self.config.send_body_without_waiting
+            || mode.request_body_mode == BodyMode::FullDuplexStreamed
+            || mode.response_body_mode == BodyMode::FullDuplexStreamed;
+        match is_fixed {
+            true => Err(ModeIgnored::Configured),
+            false => Ok(()),
+        }
     }
 
     /// Header and trailer modes that the message leaves at their default keep the configured value;
@@ -91,7 +100,7 @@ impl Exchange {
         is_allowed.then_some(merged)
     }
 
-    fn apply_mode(&mut self, mode: &ProcessingMode) {
+    fn apply_mode(&mut self, mode: &ProcessingMode, origin: ModeOrigin) {
         // A direction whose headers were answered keeps the mode it is in, and so does one of which more is with the processor.
         for (direction, mode) in [
             (&mut self.request, mode.request()),
@@ -107,6 +116,8 @@ impl Exchange {
         self.event(&Event::ModeOverridden {
             request_body: mode.request_body_mode,
             response_body: mode.response_body_mode,
+            mode,
+            origin,
         });
     }
 }

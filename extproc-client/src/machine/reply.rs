@@ -7,7 +7,7 @@ use crate::{
     config::{BodyMode, RouteCacheAction},
     headers::{self, Mutation, Outcome},
     metadata,
-    observer::{Effect, Event, Phase},
+    observer::{Effect, Event, HeaderChange, Phase},
     pieces::Pieces,
     wire::{
         BodyMutation, BodyReply, CommonReply, HeaderMutation, HeadersReply, Part, Reply,
@@ -18,7 +18,12 @@ use crate::{
 impl Exchange {
     /// A reply arrived.
     pub(crate) fn handle_reply(&mut self, mut reply: Reply, now: Instant) {
-        if self.complete || self.config.observability_mode {
+        let heeded = !self.complete && !self.config.observability_mode;
+        self.show(&Event::ReplyArrived {
+            reply: &reply,
+            heeded,
+        });
+        if !heeded {
             return;
         }
         if self.config.message_timeout.is_zero() && self.next_timeout().is_some() {
@@ -209,6 +214,7 @@ impl Exchange {
         let mut effect = Effect::None;
         if let (Some(trailers), Some(message)) = (&mut trailers, &part.header_mutation) {
             let limits = direction.header_limits;
+            let tell = |change: &HeaderChange<'_>| self.show_change(Some(side.trailers()), change);
             let outcome = Mutation {
                 message,
                 rules: &self.config.mutation_rules,
@@ -216,6 +222,7 @@ impl Exchange {
                 replacing: false,
                 drop_content_length: false,
                 guards_framing: self.guards_framing,
+                tell: self.is_watched().then_some(&tell),
             }
             .apply(&mut Self::trailer_block(side, trailers));
             if !self.judge(side, side.trailers(), outcome) {
@@ -237,16 +244,23 @@ impl Exchange {
         let Some(message) = &common.header_mutation else {
             return Some(Effect::None);
         };
-        let outcome = self.apply_to_head(side, message, common.is_replace());
         let phase = match self.direction(side).callback {
             Callback::Headers => side.headers(),
             _ => side.body(),
         };
+        let outcome = self.apply_to_head(side, phase, message, common.is_replace());
         self.judge(side, phase, outcome).then(|| outcome.effect())
     }
 
-    fn apply_to_head(&mut self, side: Side, message: &HeaderMutation, replacing: bool) -> Outcome {
+    fn apply_to_head(
+        &mut self,
+        side: Side,
+        phase: Phase,
+        message: &HeaderMutation,
+        replacing: bool,
+    ) -> Outcome {
         let drop_content_length = self.drops_length(side);
+        let is_watched = self.is_watched();
         let direction = match side {
             Side::Request => &mut self.request,
             Side::Response => &mut self.response,
@@ -255,6 +269,16 @@ impl Exchange {
         let Some(mut block) = direction.block() else {
             return Outcome::default();
         };
+        let tell = |change: &HeaderChange<'_>| {
+            let phase = Some(phase);
+            if let Some(watch) = &self.watch {
+                watch.event(
+                    &self.config,
+                    &self.context,
+                    &Event::Header { phase, change },
+                );
+            }
+        };
         Mutation {
             message,
             rules: &self.config.mutation_rules,
@@ -262,6 +286,7 @@ impl Exchange {
             replacing,
             drop_content_length,
             guards_framing: self.guards_framing,
+            tell: is_watched.then_some(&tell),
         }
         .apply(&mut block)
     }
@@ -278,6 +303,11 @@ impl Exchange {
         self.received(phase, None, rejection.effect);
         self.fail(Failure::Rejected(rejection));
         false
+    }
+
+    /// Tells of one change of a header.
+    pub(super) fn show_change(&self, phase: Option<Phase>, change: &HeaderChange<'_>) {
+        self.show(&Event::Header { phase, change });
     }
 
     // === bookkeeping ===
@@ -331,6 +361,7 @@ impl Exchange {
         }
         if let Some(host) = &self.context.host {
             host.clear_route();
+            self.show(&Event::RouteCleared);
         }
     }
 

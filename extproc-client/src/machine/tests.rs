@@ -8,5 +8,6 @@ mod headers;
 mod immediate;
 mod model;
 mod modes;
+mod observed;
 mod play;
 mod properties;

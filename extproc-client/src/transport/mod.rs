@@ -22,7 +22,7 @@ pub use self::pool::{
     Balance, Balanced, Budget, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream,
     Share, TcpConnector, UnixConnector,
 };
-use crate::{config::Service, pieces::Pieces, wire::Reply};
+use crate::{config::Service, observer::StreamFacts, pieces::Pieces, wire::Reply};
 
 /// Opens side streams.
 ///
@@ -74,6 +74,11 @@ pub trait Sidestream: Send + Unpin + 'static {
     /// dropped. One around another has to pass this call on.
     fn timed_out(&mut self) {}
 
+    /// Facts of the stream for observers, as far as they are known by now. One around another has to pass this call on.
+    fn facts(&self) -> StreamFacts {
+        StreamFacts::default()
+    }
+
     /// Resets the stream as dropping it does, after what it was given has left: a reset takes back what is not on its
     /// way. Unless the transport knows better, it gets one turn of the runtime for that; one around another has to pass this
     /// call on.
@@ -108,6 +113,11 @@ impl Message {
         let mut whole = Pieces::from(head);
         whole.append(self.body.clone());
         whole.join()
+    }
+
+    /// Bytes of its part of the HTTP body.
+    pub fn body_len(&self) -> usize {
+        self.body.len()
     }
 
     /// Its length in bytes, gRPC length prefix included.

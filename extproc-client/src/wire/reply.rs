@@ -36,6 +36,11 @@ impl Reply {
     pub fn decode(message: Bytes) -> Result<Self, prost::DecodeError> {
         prost::Message::decode(message)
     }
+
+    /// The message without gRPC framing, with the fields that the filter reads.
+    pub fn to_bytes(&self) -> Bytes {
+        prost::Message::encode_to_vec(self).into()
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]

@@ -10,6 +10,8 @@ use std::{
     thread,
 };
 
+use extproc_client::config::Effort;
+
 use crate::{
     config::snapshot::{AccessLog, LogFilter, LogFormat, LogSink},
     exchange::Exchange,
@@ -176,7 +178,7 @@ fn passes(filter: &LogFilter, scope: &Scope<'_>) -> bool {
             let value = scope
                 .head
                 .and_then(|head| head_field(&head.method, &head.uri, &head.headers, &matcher.name));
-            router::field_matches(matcher, value)
+            router::field_matches(matcher, value, &mut Effort::default())
         }
         LogFilter::Flags(0) => reply.flags != 0,
         LogFilter::Flags(bits) => reply.flags & bits != 0,

@@ -20,8 +20,8 @@ pub(crate) trait Holder: fmt::Debug + Send + Sync {
     fn wake(&self);
 }
 
-/// An exchange that holds less is never ended for it.
-const LARGE: usize = 64 * 1024;
+/// An exchange that holds less is not ended for another one: it takes hardly more memory than an exchange without a body.
+const LARGE: usize = 4 * 1024;
 
 /// Bytes that some exchanges may hold together.
 #[derive(Debug)]
@@ -59,12 +59,20 @@ impl Budget {
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends exchanges until the others fit.
-    fn enforce(&self) {
+    /// Bytes that are held beyond the limit.
+    fn excess(&self) -> usize {
         let held = self.held.load(Ordering::Relaxed);
-        let limit = self.limit.load(Ordering::Relaxed);
-        if held > limit {
-            self.relieve(held - limit);
+        held.saturating_sub(self.limit.load(Ordering::Relaxed))
+    }
+
+    /// Ends large exchanges until the others fit; `false` if they do not even then.
+    fn enforce(&self) -> bool {
+        match self.excess() {
+            0 => true,
+            excess => {
+                self.relieve(excess);
+                self.excess() == 0
+            }
         }
     }
 
@@ -132,7 +140,7 @@ impl Buffers {
         self.connection.iter().chain([&self.process])
     }
 
-    /// The exchange holds so many bytes more.
+    /// The exchange holds so many bytes more. It ends if there is no room, and none to be made.
     pub(crate) fn hold(&self, bytes: usize, exchange: &Weak<dyn Holder>) {
         {
             let mut held = self.lock();
@@ -148,7 +156,14 @@ impl Buffers {
                 }
             }
         }
-        self.budgets().for_each(|budget| budget.enforce());
+        // Each budget makes room, also behind one that could not.
+        let misfits = self.budgets().filter(|budget| !budget.enforce()).count();
+        if misfits > 0 {
+            self.end();
+            if let Some(exchange) = exchange.upgrade() {
+                exchange.wake();
+            }
+        }
     }
 
     /// The exchange holds so many bytes less.
@@ -242,10 +257,16 @@ mod tests {
     }
 
     #[test]
-    fn small_ones_are_left_alone() {
-        let connection = Arc::new(Budget::new(LARGE));
+    fn many_small_ones_have_a_limit_too() {
+        let connection = Arc::new(Budget::new(3 * LARGE));
         let process = Arc::new(Budget::default());
         let small = [(); 3].map(|()| upload(&connection, &process, LARGE - 1));
         assert!(small.iter().all(|upload| !upload.0.is_over()));
+        // Those that there are stay; a large one would have ended before this one.
+        let further = upload(&connection, &process, LARGE - 1);
+        assert!(further.0.is_over());
+        assert!(small.iter().all(|upload| !upload.0.is_over()));
+        assert_eq!(connection.held.load(Ordering::Relaxed), 3 * (LARGE - 1));
+        assert_eq!(process.held.load(Ordering::Relaxed), 3 * (LARGE - 1));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use extproc_client::host::ResponseDetails;
+use extproc_client::{config::Effort, host::ResponseDetails};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 
 use crate::{
@@ -130,7 +130,8 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 fn allows(policy: &Cors, origin: &HeaderValue) -> bool {
     origin.to_str().is_ok_and(|origin| {
-        let matches = |matcher: &extproc_client::config::StringMatcher| matcher.matches(origin);
-        policy.allow_origins.iter().any(matches)
+        let mut effort = Effort::default();
+        let mut all = policy.allow_origins.iter();
+        all.any(|matcher| matcher.try_matches(origin, &mut effort) == Some(true))
     })
 }

@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -18,6 +18,7 @@ use extproc_client::{
         RouteConfig, RouteFacts, UpstreamInfo,
     },
     metadata::DynamicMetadata,
+    observer,
 };
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request};
 
@@ -87,6 +88,8 @@ pub(crate) struct Exchange {
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
     route_renewed: AtomicBool,
+    /// Its number, if an observer has asked for it.
+    number: OnceLock<u64>,
     state: Mutex<State>,
 }
 
@@ -256,6 +259,7 @@ impl Exchange {
             replied: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             route_renewed: AtomicBool::new(false),
+            number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),
                 head: begin.head,
@@ -460,6 +464,10 @@ impl Exchange {
 }
 
 impl Host for Exchange {
+    fn exchange_id(&self) -> u64 {
+        *self.number.get_or_init(observer::next_id)
+    }
+
     fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {
         let Some(route) = self.current_route(head) else {
             return RouteConfig::Inherit;

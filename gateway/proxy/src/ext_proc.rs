@@ -16,6 +16,7 @@ use bytes::Bytes;
 use extproc_client::{
     ExtProcLayer, FilterConfig,
     config::{GrpcTarget, Service, TargetAddress},
+    observer::StreamFacts,
     transport::{
         Balance, Balanced, Budget, Call, Close, Connector, HttpStream, HttpTransport, Message,
         Pool, PoolBuilder, PoolStream, Share, Sidestream, TcpConnector, Transport, UnixConnector,
@@ -60,7 +61,7 @@ pub(crate) fn handler(
         .disabled(filter.disabled)
         // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
         .guards_framing(false)
-        .observer(metrics.ext_proc(&http.stat_prefix, config.stat_prefix()));
+        .observer(metrics.observer(&http.stat_prefix, config.stat_prefix()));
     Arc::new(Outer(layer.layer(Inner(inner))))
 }
 
@@ -272,6 +273,13 @@ impl Sidestream for ClusterStream {
         }
     }
 
+    fn facts(&self) -> StreamFacts {
+        match self {
+            Self::Grpc(stream, _) => stream.facts(),
+            Self::Http(stream) => stream.facts(),
+        }
+    }
+
     fn finish(&mut self) {
         match self {
             Self::Grpc(stream, _) => stream.finish(),
@@ -427,6 +435,10 @@ impl Connector for ClusterConnector {
         Some(Box::new(io.get_ref().counted()))
     }
 
+    fn peer_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().peer_addr()
+    }
+
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
         io.get_ref().local_addr()
     }
@@ -451,6 +463,10 @@ impl Connector for HostConnector {
 
     fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
         Some(Box::new(io.get_ref().counted()))
+    }
+
+    fn peer_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
+        io.get_ref().peer_addr()
     }
 
     fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
@@ -510,6 +526,13 @@ impl Connector for AddressConnector {
             tracing::warn!(target_uri = %self.target, error = %last, suppressed, "cannot connect to processor");
         }
         Err(last)
+    }
+
+    fn peer_addr(io: &AddressStream) -> Option<SocketAddr> {
+        match io {
+            AddressStream::Tcp(io, _) => io.peer_addr().ok(),
+            AddressStream::Unix(..) => None,
+        }
     }
 
     fn local_addr(io: &AddressStream) -> Option<SocketAddr> {

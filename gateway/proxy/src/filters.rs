@@ -8,8 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails};
-use http::{Request, Response};
+use extproc_client::{
+    config::Effort,
+    host::{AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails},
+};
+use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use tower::Service;
 
@@ -123,10 +126,17 @@ struct HealthCheck {
     inner: Arc<dyn Handler>,
 }
 
+impl HealthCheck {
+    fn is_asked(&self, request: &Parts) -> bool {
+        let mut effort = Effort::default();
+        headers_match(&self.headers, request, &mut effort) && !effort.is_spent()
+    }
+}
+
 impl Handler for HealthCheck {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let (parts, body) = request.into_parts();
-        if answered::is_answered(&parts.extensions) || !headers_match(&self.headers, &parts) {
+        if answered::is_answered(&parts.extensions) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));
         }
         let mut response = Response::new(Body::empty());

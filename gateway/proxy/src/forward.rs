@@ -25,7 +25,7 @@ use crate::{
     headers::{Nominated, join_response_lines, strip_hop_fields},
     local, mirror, mutate,
     replay::Kept,
-    router::{self, Selected},
+    router::{self, Selected, TooMuchEffort},
     throttle::Throttle,
     upstream::{self, Deadline, Failure, Outbound, Upstreams, error::flag},
 };
@@ -154,17 +154,24 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
                 // As in Envoy, it points to where the request went.
                 let matches = &route.route.matches;
                 let own = router::redirect_location(parts, matches, &Redirect::default());
-                set_location(&mut response, &own);
+                set_location(&mut response, &own.unwrap_or_default());
             }
             keep_sent(parts, &mut response);
             response
         }
         RouteAction::Redirect(redirect) => {
-            let location = router::redirect_location(parts, &route.route.matches, redirect);
-            let mut response = direct(&exchange, redirect.status, bytes::Bytes::new());
-            set_location(&mut response, &location);
-            keep_sent(parts, &mut response);
-            response
+            match router::redirect_location(parts, &route.route.matches, redirect) {
+                Ok(location) => {
+                    let mut response = direct(&exchange, redirect.status, bytes::Bytes::new());
+                    set_location(&mut response, &location);
+                    keep_sent(parts, &mut response);
+                    response
+                }
+                Err(TooMuchEffort) => {
+                    let tried = UpstreamInfo::default();
+                    failed(exchange.grpc, &Failure::Rewrite, tried, 0)
+                }
+            }
         }
     };
     let head = shown.then(|| exchange.head()).flatten();
@@ -243,9 +250,11 @@ async fn proxy(
     // A tunnel is no message that could be copied.
     if !forward.mirrors.is_empty() && !exchange.upgrade {
         let mut copy = parts.clone();
-        router::rewrite(&mut copy, &route.route.matches, forward, None);
-        let original = std::mem::take(body);
-        *body = mirror::start(upstreams, &forward.mirrors, &copy, original, policy.timeout);
+        // The request itself fails of it where it is rewritten.
+        if router::rewrite(&mut copy, &route.route.matches, forward, None).is_ok() {
+            let original = std::mem::take(body);
+            *body = mirror::start(upstreams, &forward.mirrors, &copy, original, policy.timeout);
+        }
     }
     let asks_head = parts.method == Method::HEAD;
     let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);

@@ -1,7 +1,7 @@
 //! Starting, changing and stopping a gateway.
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use extproc_client::observer::Observer;
 use tokio::{runtime, sync::watch};
 
 use crate::{config::snapshot::Snapshot, drain, serving, serving::Serving};
@@ -34,12 +35,24 @@ pub fn check(snapshot: &Snapshot) -> io::Result<()> {
 pub struct Options {
     /// Worker threads. Default: as many as there are cores for this process.
     pub concurrency: NonZeroUsize,
+    observer: Option<Watching>,
+}
+
+/// An observer beside the statistics.
+#[derive(Clone)]
+pub(crate) struct Watching(pub(crate) Arc<dyn Observer>);
+
+impl fmt::Debug for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watching")
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             concurrency: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            observer: None,
         }
     }
 }
@@ -49,6 +62,13 @@ impl Options {
     #[must_use]
     pub fn concurrency(mut self, threads: usize) -> Self {
         self.concurrency = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
+        self
+    }
+
+    /// Sees what every ext_proc filter does, beside the statistics.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(Watching(observer));
         self
     }
 }
@@ -75,7 +95,7 @@ impl Gateway {
     /// or no thread can be had. The text names which.
     pub fn start(snapshot: impl Into<Arc<Snapshot>>, options: Options) -> io::Result<Running> {
         let stop = watch::Sender::new(false);
-        let serving = Serving::start(options.concurrency.get(), &stop)?;
+        let serving = Serving::start(options.concurrency.get(), options.observer, &stop)?;
         // Dropped, and with it stopped, if the first configuration cannot be served.
         let running = Running {
             serving: Mutex::new(Some(serving)),

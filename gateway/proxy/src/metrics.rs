@@ -8,11 +8,12 @@ use std::{
     },
 };
 
-use extproc_client::observer::Stats;
+use extproc_client::observer::{Observer, Stats};
 use http::StatusCode;
 
 use crate::{
     breakers::{Breakers, Resource},
+    gateway::Watching,
     upstream::health::ClusterHealth,
 };
 
@@ -168,6 +169,8 @@ impl ClusterStats {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     inner: Mutex<Inner>,
+    /// Sees what ext_proc filters do, beside their statistics.
+    observer: Option<Watching>,
 }
 
 #[derive(Debug, Default)]
@@ -229,6 +232,22 @@ impl Metrics {
             .entry(name.to_owned())
             .or_default()
             .clone()
+    }
+
+    pub(crate) fn new(observer: Option<Watching>) -> Self {
+        Self {
+            observer,
+            ..Self::default()
+        }
+    }
+
+    /// The observer of an ext_proc filter: its statistics, and whoever else looks.
+    pub(crate) fn observer(&self, prefix: &str, filter: &str) -> Arc<dyn Observer> {
+        let stats = self.ext_proc(prefix, filter);
+        match &self.observer {
+            None => stats,
+            Some(Watching(observer)) => Arc::new((stats, observer.clone())),
+        }
     }
 
     /// Of all ext_proc filters with this connection manager and filter prefix.

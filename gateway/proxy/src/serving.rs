@@ -15,6 +15,7 @@ use crate::{
     admin::{self, Admin},
     config::snapshot::{ChainMatch, DownstreamTls, FilterChain, Listener, Snapshot},
     drain::Drainer,
+    gateway::Watching,
     listener::{self, Chain, ChainRuntime, Chains, ListenerShared, Slot},
     metrics::Metrics,
     overload::Overload,
@@ -144,7 +145,11 @@ impl Serving {
     ///
     /// # Errors
     /// No thread or no runtime can be had.
-    pub(crate) fn start(count: usize, stop: &watch::Sender<bool>) -> io::Result<Self> {
+    pub(crate) fn start(
+        count: usize,
+        observer: Option<Watching>,
+        stop: &watch::Sender<bool>,
+    ) -> io::Result<Self> {
         let workers = (0..count)
             .map(|index| worker::start(index, stop.subscribe()))
             .collect::<io::Result<Vec<_>>>()?;
@@ -154,7 +159,7 @@ impl Serving {
             worker.handle.spawn(async move { overload.watch().await });
         }
         Ok(Self {
-            metrics: Arc::default(),
+            metrics: Arc::new(Metrics::new(observer)),
             overload,
             going_down: watch::Sender::new(false),
             workers,

@@ -27,8 +27,9 @@ impl Throttle {
         }))
     }
 
-    /// The number of warnings that were suppressed since the last one that passed; `None` if this one is to be suppressed.
-    pub(crate) fn pass(&self) -> Option<u64> {
+    /// The number of warnings that were suppressed since the last one that passed, if there were any; `None` if this one is
+    /// to be suppressed.
+    pub(crate) fn pass(&self) -> Option<Option<u64>> {
         // Only assignments run under the lock.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -38,7 +39,8 @@ impl Throttle {
             return None;
         }
         state.last = Some(now);
-        Some(std::mem::take(&mut state.suppressed))
+        let suppressed = std::mem::take(&mut state.suppressed);
+        Some((suppressed > 0).then_some(suppressed))
     }
 }
 
@@ -49,11 +51,11 @@ mod tests {
     #[test]
     fn what_is_suppressed_is_counted() {
         let throttle = Throttle::new();
-        assert_eq!(throttle.pass(), Some(0));
+        assert_eq!(throttle.pass(), Some(None));
         assert_eq!(throttle.pass(), None);
         assert_eq!(throttle.pass(), None);
         throttle.0.lock().unwrap().last = Instant::now().checked_sub(INTERVAL);
-        assert_eq!(throttle.pass(), Some(2));
+        assert_eq!(throttle.pass(), Some(Some(2)));
         assert_eq!(throttle.pass(), None);
     }
 }

@@ -535,6 +535,43 @@ fn connections_that_met_other_requirements_end() {
     }
 }
 
+/// Reads frames up to one of this type (RFC 9113 section 4.1).
+fn read_until(stream: &mut impl Read, kind: u8) {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let [a, b, c, found, ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        if found == kind {
+            return;
+        }
+    }
+}
+
+#[test]
+fn http2_connections_that_met_other_requirements_drain() {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let common = "alpn_protocols: [h2],";
+    let validation = format!(
+        "{common} validation_context: {{trusted_ca: {{filename: {}}}}},",
+        file("ca.pem")
+    );
+    let required = socket(&["a"], &validation, "require_client_certificate: true,");
+    let (running, at) = start(&[chain("old", "", &socket(&["a"], common, ""))]);
+    let client = Client {
+        alpn: &["h2"],
+        ..Client::default()
+    };
+    let mut old = client.connect(at, "a.example").unwrap();
+    old.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    old.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).unwrap();
+    read_until(&mut old, SETTINGS);
+    replace(&running, &[chain("new", "", &required)]);
+    read_until(&mut old, GOAWAY);
+}
+
 #[test]
 fn what_cannot_be_used_is_refused() {
     let tls = socket(&["a"], "", "").replace("a.key", "client.key");

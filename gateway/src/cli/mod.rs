@@ -5,7 +5,7 @@ pub(crate) mod kubernetes;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     path::PathBuf,
 };
 
@@ -66,6 +66,28 @@ pub(crate) struct Cli {
         requires = "config"
     )]
     pub(crate) namespace: String,
+
+    /// Show exchanges with processors on a page of their own, off by default [default address: 127.0.0.1:15001].
+    ///
+    /// It shows what clients and processors send, some secrets aside: docs/inspector.md.
+    #[arg(long, value_name = "IP:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:15001")]
+    pub(crate) inspect: Option<SocketAddr>,
+
+    /// Record so many bytes of each body, too.
+    #[arg(long, value_name = "BYTES", requires = "inspect")]
+    pub(crate) inspect_bodies: Option<usize>,
+
+    /// Record one of so many exchanges.
+    #[arg(long, value_name = "N", requires = "inspect")]
+    pub(crate) inspect_sample: Option<NonZeroU64>,
+
+    /// Record exchanges alone whose METHOD AUTHORITY PATH contains this.
+    #[arg(long, value_name = "TEXT", requires = "inspect")]
+    pub(crate) inspect_match: Option<String>,
+
+    /// One more header, query parameter or attribute whose value is not recorded; `*` at its beginning stands for anything.
+    #[arg(long, value_name = "NAME", requires = "inspect")]
+    pub(crate) inspect_redact: Vec<String>,
 
     /// Check the configuration and exit.
     #[arg(long)]
@@ -186,6 +208,18 @@ impl Cli {
             known.push(given.address.clone());
         }
         options
+    }
+
+    /// What the flags say of the inspector.
+    pub(crate) fn inspector(&self) -> gateway_inspector::Settings {
+        let mut settings = gateway_inspector::Settings::default();
+        settings.bodies = self.inspect_bodies.unwrap_or(settings.bodies);
+        settings.one_in = self.inspect_sample.map_or(settings.one_in, Into::into);
+        settings.only.clone_from(&self.inspect_match);
+        for name in &self.inspect_redact {
+            settings.redaction = settings.redaction.and(name.as_str());
+        }
+        settings
     }
 
     /// How many workers to run: as asked, otherwise one a core.

@@ -29,6 +29,28 @@ pub struct GroupOutcomes {
 #[must_use]
 pub fn document(groups: &[(String, GroupOutcomes)]) -> String {
     let mut out = String::from(HEAD);
+    out.push_str(&table(groups));
+    list(&mut out, groups, "Differences", |outcome| match outcome {
+        Outcome::Different(first) => Some(format!("`{}`", first.replace('`', "'"))),
+        _ => None,
+    });
+    list(
+        &mut out,
+        groups,
+        "Compared only in part, since Envoy does not do the same twice",
+        |outcome| match outcome {
+            Outcome::EqualWhereStable => Some("equal where Envoy agrees with itself".to_owned()),
+            _ => None,
+        },
+    );
+    out
+}
+
+/// The part of the document that the scenarios and the list of deliberate differences determine, as long as nothing else
+/// differs: the counts of each group, and the deliberate differences.
+#[must_use]
+pub fn table(groups: &[(String, GroupOutcomes)]) -> String {
+    let mut out = String::new();
     let _ = writeln!(
         out,
         "| Group | What it is about | Scenarios | Equal | Deliberate difference | Different |"
@@ -60,19 +82,6 @@ pub fn document(groups: &[(String, GroupOutcomes)]) -> String {
             Outcome::Deliberate(anchor) => {
                 Some(format!("[{anchor}](differences-from-envoy.md#{anchor})"))
             }
-            _ => None,
-        },
-    );
-    list(&mut out, groups, "Differences", |outcome| match outcome {
-        Outcome::Different(first) => Some(format!("`{}`", first.replace('`', "'"))),
-        _ => None,
-    });
-    list(
-        &mut out,
-        groups,
-        "Compared only in part, since Envoy does not do the same twice",
-        |outcome| match outcome {
-            Outcome::EqualWhereStable => Some("equal where Envoy agrees with itself".to_owned()),
             _ => None,
         },
     );

@@ -9,7 +9,7 @@ use crate::conformance::compare::{Difference, matches};
 use crate::conformance::scenario::Scenario;
 use crate::support::client::ClientScript;
 use crate::support::processor::{Action, Answer, Answers, ProcessorScript, SetField, Step};
-use crate::support::script::{Body, Field, Payload, Protocol, split_line};
+use crate::support::script::{Field, Payload, Protocol, split_line};
 use crate::support::upstream::{ResetAt, ResponseFraming, UpstreamScript};
 
 /// A difference on purpose.
@@ -63,11 +63,12 @@ pub const KNOWN: [Known; 30] = [
     Known {
         anchor: "empty-frames",
         shows_in: |s| {
-            let no_data = |protocol, body: &Body, trailers: &Option<Vec<Field>>| {
-                protocol == Protocol::Http2 && trailers.is_some() && body.size() == 0
-            };
-            client(s, |c| no_data(c.protocol, &c.body, &c.trailers))
-                || upstream(s, |u| no_data(u.protocol, &u.body, &u.trailers) || u.echo)
+            client(s, |c| {
+                c.protocol == Protocol::Http2 && c.trailers.is_some() && c.body.size() == 0
+            }) || upstream(s, |u| {
+                let empty = u.echo || u.body.size() == 0;
+                u.protocol == Protocol::Http2 && u.trailers.is_some() && empty
+            })
         },
         places: &["processor", "counters"],
     },

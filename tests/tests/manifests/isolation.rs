@@ -24,6 +24,7 @@ pub(super) fn trials() -> Vec<Trial> {
         flow("isolation/local-backends", local_backends()),
         flow("isolation/expensive-conditions", conditions()),
         flow("isolation/large-regular-expressions", regular_expressions()),
+        flow("isolation/slow-regular-expressions", slow_expressions()),
     ]
 }
 
@@ -552,5 +553,66 @@ async fn regular_expressions() -> anyhow::Result<()> {
     ensure!(answer.status == 500, "{answer:?}");
     let answer = rig.get("victim.example", "/headers", &[]).await?;
     ensure!(answer.status == 200, "{answer:?}");
+    Ok(())
+}
+
+/// A request is refused if the regular expressions of its routes would take too long for it, wherever they look; other teams go
+/// on, and so do other requests of this one.
+async fn slow_expressions() -> anyhow::Result<()> {
+    // Nearly every byte of a long text is a state of its own.
+    let pattern = "[ab]*a[ab]{400}c";
+    let mut state = 1u32;
+    let mut next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if state >> 31 == 0 { 'a' } else { 'b' }
+    };
+    let noise: String = (0..12_000).map(&mut next).collect();
+    let field = |name: &str| json!([{"type": "RegularExpression", "name": name, "value": pattern}]);
+    let path = json!({"type": "RegularExpression", "value": format!("/anything/{pattern}")});
+    for (matched, asked, header) in [
+        (json!({"path": path}), format!("/anything/{noise}"), None),
+        (
+            json!({"headers": field("x-a")}),
+            "/anything".into(),
+            Some(noise.as_str()),
+        ),
+        (
+            json!({"queryParams": field("a")}),
+            format!("/anything?a={noise}"),
+            None,
+        ),
+    ] {
+        let rules = json!([
+            {"matches": [matched], "backendRefs": to("app")},
+            {"backendRefs": to("app")},
+        ]);
+        let rig = Rig::start(
+            80,
+            &["infra", "tenant"],
+            &[
+                gateway_object(http(), json!({})),
+                service("infra", "app"),
+                service("tenant", "app"),
+                route("tenant", "mine", &["mine.example"], rules),
+                route(
+                    "infra",
+                    "victim",
+                    &["victim.example"],
+                    json!([{"backendRefs": to("app")}]),
+                ),
+            ],
+        )
+        .await?;
+        let header = header.map(|value| format!("x-a: {value}"));
+        let header: Vec<&str> = header.iter().flat_map(|line| ["-H", line]).collect();
+        let answer = rig.get("mine.example", &asked, &header).await?;
+        ensure!(answer.status == 404, "{matched}: {answer:?}");
+        let answer = rig
+            .get("mine.example", "/anything/abc?a=b", &["-H", "x-a: b"])
+            .await?;
+        ensure!(answer.status == 200, "{matched}: {answer:?}");
+        let answer = rig.get("victim.example", &asked, &header).await?;
+        ensure!(answer.status == 200, "{matched}: {}", answer.status);
+    }
     Ok(())
 }

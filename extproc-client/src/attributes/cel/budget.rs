@@ -195,8 +195,13 @@ impl Meter {
         }
     }
 
+    /// Steps that are left.
+    pub(super) fn left(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_overdrawn(&self) -> bool {
-        self.0.load(Ordering::Relaxed) < 0
+        self.left() < 0
     }
 
     /// Makes the functions known that count.

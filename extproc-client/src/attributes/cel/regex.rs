@@ -12,6 +12,7 @@ use cel::{
 use regex::{Captures, Regex, RegexBuilder};
 
 use super::{budget::Meter, value::text_value};
+use crate::pattern::{BoundedRegex, Effort, Sizes, Unusable};
 
 /// The library's name.
 const LIBRARY: &str = "re";
@@ -21,6 +22,8 @@ const WRITTEN: (usize, usize) = (4 * 1024, 32 * 1024);
 const GIVEN: (usize, usize) = (256, 8 * 1024);
 /// Steps for compiling one.
 const COMPILING: i64 = 2_000;
+/// States of a regular expression that are visited for one step.
+const VISITS: u64 = 16;
 
 /// A function that takes a regular expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +82,7 @@ fn is_on_library(call: &CallExpr) -> bool {
 /// The regular expressions of an expression, and the functions that use them.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
-    written: Vec<Regex>,
+    written: Vec<Compiled>,
     functions: Vec<(Function, bool)>,
     calls: i64,
     /// Calls with a regular expression that is not written out.
@@ -116,7 +119,7 @@ impl Patterns {
         };
         let mut written = false;
         if let Expr::Literal(LiteralValue::String(text)) = &pattern.expr {
-            match compile(text.inner(), function.takes_all(), WRITTEN) {
+            match Compiled::new(text.inner(), function, WRITTEN) {
                 Ok(regex) => {
                     let index = i64::try_from(self.written.len()).unwrap_or(i64::MAX);
                     pattern.expr = Expr::Literal(LiteralValue::Int(index.into()));
@@ -158,7 +161,7 @@ impl Patterns {
 /// Regular expressions and functions of rewritten calls.
 #[derive(Debug)]
 pub(super) struct Library {
-    written: Arc<[Regex]>,
+    written: Arc<[Compiled]>,
     functions: Vec<(Function, bool)>,
 }
 
@@ -168,14 +171,13 @@ impl Library {
         for (function, written) in &self.functions {
             let source = Source {
                 written: written.then(|| self.written.clone()),
-                whole: function.takes_all(),
+                function: *function,
                 meter: meter.clone(),
             };
             let name = function.name(*written);
             match function {
                 Function::Matches => context.add_function(name, move |text, pattern| {
-                    let regex = source.regex(&text, &pattern)?;
-                    Ok::<_, ExecutionError>(Value::Bool(regex.is_match(text_of(&text)?)))
+                    source.is_match(&text, &pattern).map(Value::Bool)
                 }),
                 Function::Extract => {
                     context.add_function(name, move |text, pattern, rewrite: Value| {
@@ -197,18 +199,15 @@ impl Library {
 /// Source of a function's regular expressions.
 struct Source {
     /// Those that are written out, which calls name by their place.
-    written: Option<Arc<[Regex]>>,
-    whole: bool,
+    written: Option<Arc<[Compiled]>>,
+    function: Function,
     meter: Meter,
 }
 
 impl Source {
-    /// The regular expression, with the steps paid for looking for it in a text.
-    fn regex(&self, text: &Value, pattern: &Value) -> Result<Cow<'_, Regex>, ExecutionError> {
-        // A pattern that needs many states is slow: far from the steps of anything else for each byte.
-        let length = text_of(text)?.len();
-        self.meter
-            .pay(i64::try_from(length / 2).unwrap_or(i64::MAX))?;
+    /// The regular expression, with the steps paid for going through a text once.
+    fn regex(&self, text: &str, pattern: &Value) -> Result<Cow<'_, Compiled>, ExecutionError> {
+        self.pay(text.len() as u64)?;
         match (&self.written, pattern) {
             (Some(written), Value::Int(index)) => {
                 let regex = usize::try_from(*index).ok().and_then(|at| written.get(at));
@@ -216,22 +215,45 @@ impl Source {
             }
             (None, Value::String(pattern)) => {
                 self.meter.pay(COMPILING)?;
-                compile(pattern, self.whole, GIVEN).ok().map(Cow::Owned)
+                let compiled = Compiled::new(pattern, self.function, GIVEN);
+                compiled.ok().map(Cow::Owned)
             }
             _ => None,
         }
         .ok_or_else(|| failed("not a regular expression"))
     }
 
+    fn pay(&self, visits: u64) -> Result<(), ExecutionError> {
+        let steps = i64::try_from(visits / VISITS).unwrap_or(i64::MAX);
+        self.meter.pay(steps)
+    }
+
+    fn is_match(&self, text: &Value, pattern: &Value) -> Result<bool, ExecutionError> {
+        let text = text_of(text)?;
+        let compiled = self.regex(text, pattern)?;
+        let left = u64::try_from(self.meter.left()).unwrap_or_default();
+        let mut effort = Effort::new(left.saturating_mul(VISITS));
+        let before = effort.left();
+        let found = compiled.regex.is_match(text, &mut effort);
+        // What could not be told has taken all that was left.
+        let spent = before - effort.left();
+        self.pay(spent.saturating_add(u64::from(found.is_none()) * VISITS))?;
+        found.ok_or_else(|| failed("takes too long"))
+    }
+
     fn captures<'t>(
         &self,
         text: &'t Value,
         pattern: &Value,
-    ) -> Result<(Cow<'_, Regex>, Captures<'t>), ExecutionError> {
-        let regex = self.regex(text, pattern)?;
-        let found = regex.captures(text_of(text)?);
+    ) -> Result<(Cow<'_, Compiled>, Captures<'t>), ExecutionError> {
+        let text = text_of(text)?;
+        let compiled = self.regex(text, pattern)?;
+        // It may go through all states for each byte.
+        self.pay(compiled.regex.states().saturating_mul(text.len() as u64))?;
+        let groups = compiled.groups.as_ref();
+        let found = groups.and_then(|groups| groups.captures(text));
         let found = found.ok_or_else(|| failed("no match"))?;
-        Ok((regex, found))
+        Ok((compiled, found))
     }
 }
 
@@ -279,17 +301,14 @@ fn capture(source: &Source, text: &Value, pattern: &Value) -> Result<Value, Exec
 
 /// All groups by name or number, where the whole text matches.
 fn capture_all(source: &Source, text: &Value, pattern: &Value) -> Result<Value, ExecutionError> {
-    let (regex, found) = source.captures(text, pattern)?;
-    let groups: std::collections::HashMap<Key, Value> = regex
-        .capture_names()
+    let (compiled, found) = source.captures(text, pattern)?;
+    let names = compiled.groups.iter().flat_map(Regex::capture_names);
+    let groups: std::collections::HashMap<Key, Value> = names
         .enumerate()
         .skip(1)
         .map(|(number, name)| {
-            let name: Cow<'_, str> = match name {
-                Some(name) => name.into(),
-                None => number.to_string().into(),
-            };
-            (Key::from(name.into_owned()), group(&found, number))
+            let name = name.map_or_else(|| number.to_string(), str::to_owned);
+            (Key::from(name), group(&found, number))
         })
         .collect();
     match groups.is_empty() {
@@ -298,32 +317,46 @@ fn capture_all(source: &Source, text: &Value, pattern: &Value) -> Result<Value, 
     }
 }
 
-/// Reason for which a text cannot be used as a regular expression.
-enum Unusable {
-    Syntax(String),
-    Size,
+/// A regular expression for a function.
+#[derive(Clone, Debug)]
+struct Compiled {
+    regex: BoundedRegex,
+    /// The same with its groups, for functions that give them.
+    groups: Option<Regex>,
 }
 
-fn compile(
-    pattern: &str,
-    whole: bool,
-    (text, compiled): (usize, usize),
-) -> Result<Regex, Unusable> {
-    if pattern.len() > text {
-        return Err(Unusable::Size);
-    }
-    let pattern: Cow<'_, str> = match whole {
-        true => format!("^(?:{pattern})$").into(),
-        false => pattern.into(),
-    };
-    RegexBuilder::new(&pattern)
-        .size_limit(compiled)
-        .dfa_size_limit(compiled)
-        .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => Unusable::Size,
-            error => Unusable::Syntax(error.to_string()),
+impl Compiled {
+    /// Compiles an expression within limits of its text and of its compiled form, in bytes.
+    fn new(
+        pattern: &str,
+        function: Function,
+        (text, compiled): (usize, usize),
+    ) -> Result<Self, Unusable> {
+        if pattern.len() > text {
+            return Err(Unusable::Size);
+        }
+        let whole = function.takes_all();
+        let regex = BoundedRegex::new(pattern, whole, Sizes::within(compiled))?;
+        let with_groups = || {
+            let pattern: Cow<'_, str> = match whole {
+                true => format!("^(?:{pattern})$").into(),
+                false => pattern.into(),
+            };
+            RegexBuilder::new(&pattern)
+                .size_limit(compiled)
+                .dfa_size_limit(compiled)
+                .build()
+                .map_err(|error| match error {
+                    regex::Error::CompiledTooBig(_) => Unusable::Size,
+                    error => Unusable::Syntax(error.to_string()),
+                })
+        };
+        let groups = (function != Function::Matches).then(with_groups);
+        Ok(Self {
+            regex,
+            groups: groups.transpose()?,
         })
+    }
 }
 
 fn text_of(value: &Value) -> Result<&str, ExecutionError> {

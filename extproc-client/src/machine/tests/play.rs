@@ -1,7 +1,7 @@
 //! Plays events into a machine and writes down what comes out, one short line each.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     FilterConfig,
     host::{ExchangeContext, ResponseDetails},
     machine::{Action, Closing, Exchange, Outbound, Side},
-    observer::Stats,
+    observer::{Event, HttpPart, Observer, Stats, Watched, Watcher},
     transport::Close,
     wire::*,
 };
@@ -22,10 +22,61 @@ use crate::{
 pub(super) struct Play {
     pub(super) exchange: Exchange,
     pub(super) stats: Arc<Stats>,
+    pub(super) transcript: Arc<Transcript>,
     pub(super) now: Instant,
     /// The details of the last response that was made here.
     pub(super) details: String,
     pub(super) first: Option<ProcessingRequest>,
+}
+
+/// Events as short lines, but those that only count.
+#[derive(Default)]
+pub(super) struct Transcript(Mutex<Vec<String>>);
+
+impl Transcript {
+    /// The lines since the last call.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Transcript {
+    fn event(&self, exchange: &Watched<'_>, event: &Event<'_>) {
+        assert!(exchange.id > 0 && exchange.filter == "test");
+        let part = |part: &HttpPart<'_>| match part {
+            HttpPart::Request(head) => format!("{} {}", head.method, head.uri),
+            HttpPart::Response(head) => head.status.as_str().to_owned(),
+            HttpPart::Data(data) => format!("{data:?}"),
+            HttpPart::Trailers(trailers) => format!("{trailers:?}"),
+        };
+        let line = match event {
+            Event::Arrived { side, part: p, end } => format!("{side:?} in: {} {end}", part(p)),
+            Event::Forwarded { side, part: p, end } => format!("{side:?} out: {} {end}", part(p)),
+            Event::MessageSent { message, left, .. } => {
+                format!("sent: {} {left}", message.to_json(2))
+            }
+            Event::ReplyArrived { reply, heeded } => {
+                format!("reply: {} {heeded}", reply.to_json(2))
+            }
+            Event::Header { phase, change } => match change.refused {
+                Some(reason) => format!("refused: {phase:?} {} {reason:?}", change.name),
+                None => format!("{:?}: {phase:?} {}", change.operation, change.name),
+            },
+            Event::ModeOverridden { origin, .. } => format!("mode: {origin:?}"),
+            Event::ModeIgnored { reason } => format!("mode ignored: {reason:?}"),
+            Event::Failed {
+                row,
+                details,
+                verdict,
+            } => format!("failed: {row:?} {details} {verdict:?}"),
+            Event::RequestCancelled => "cancelled".into(),
+            Event::Aborted { details } => format!("aborted: {details}"),
+            Event::RouteCleared => "route cleared".into(),
+            Event::Ended { summary, .. } => format!("ended: {summary}"),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(line);
+    }
 }
 
 /// A configuration from the fields that differ from the default.
@@ -49,9 +100,18 @@ impl Play {
 
     pub(super) fn with(config: FilterConfig, context: ExchangeContext) -> Self {
         let stats = Arc::new(Stats::default());
+        let transcript = Arc::<Transcript>::default();
         Self {
-            exchange: Exchange::new(Arc::new(config), context, Some(stats.clone())),
+            exchange: Exchange::new(
+                Arc::new(config),
+                context,
+                Some(&Watcher::new(
+                    "test",
+                    Arc::new((stats.clone(), transcript.clone())),
+                )),
+            ),
             stats,
+            transcript,
             now: Instant::now(),
             details: String::new(),
             first: None,

@@ -42,7 +42,16 @@ impl From<DecodeError> for Malformed {
 }
 
 /// The JSON form of an encoded message: proto field names, in the order of field numbers.
-pub(super) fn to_json(mut message: &[u8], schema: &Schema) -> Result<Value, Malformed> {
+pub(super) fn to_json(message: &[u8], schema: &Schema) -> Result<Value, Malformed> {
+    read_message(message, schema, usize::MAX)
+}
+
+/// As [`to_json`], for people: `null` if the message is malformed, and no more than `most` bytes of a body.
+pub(super) fn to_shown(message: &[u8], schema: &Schema, most: usize) -> Value {
+    read_message(message, schema, most).unwrap_or(Value::Null)
+}
+
+fn read_message(mut message: &[u8], schema: &Schema, most: usize) -> Result<Value, Malformed> {
     let mut values: Vec<Option<Value>> = vec![None; schema.fields.len()];
     while message.has_remaining() {
         let (number, wire) = decode_key(&mut message)?;
@@ -56,13 +65,19 @@ pub(super) fn to_json(mut message: &[u8], schema: &Schema) -> Result<Value, Malf
             continue;
         };
         if field.shape == Shape::Map {
-            let (key, value) = map_entry(bytes(&mut message)?, field.kind)?;
+            let (key, value) = map_entry(bytes(&mut message)?, field.kind, most)?;
             if let Value::Object(map) = slot.get_or_insert_with(|| Map::new().into()) {
                 map.insert(key, value);
             }
             continue;
         }
-        let value = read_value(&mut message, wire, field.kind)?;
+        let value = match (field.name, field.kind) {
+            ("body", Kind::Bytes) => {
+                let body = bytes(&mut message)?;
+                STANDARD.encode(&body[..body.len().min(most)]).into()
+            }
+            _ => read_value(&mut message, wire, field.kind, most)?,
+        };
         match (field.shape, slot.as_mut()) {
             (Shape::Many, Some(Value::Array(all))) => all.push(value),
             (Shape::Many, _) => *slot = Some(vec![value].into()),
@@ -76,20 +91,25 @@ pub(super) fn to_json(mut message: &[u8], schema: &Schema) -> Result<Value, Malf
         .into())
 }
 
-fn map_entry(mut entry: &[u8], kind: Kind) -> Result<(String, Value), Malformed> {
+fn map_entry(mut entry: &[u8], kind: Kind, most: usize) -> Result<(String, Value), Malformed> {
     let (mut key, mut value) = (String::new(), Value::Null);
     while entry.has_remaining() {
         let (number, wire) = decode_key(&mut entry)?;
         match number {
             1 => key = String::from_utf8_lossy(bytes(&mut entry)?).into_owned(),
-            2 => value = read_value(&mut entry, wire, kind)?,
+            2 => value = read_value(&mut entry, wire, kind, most)?,
             _ => skip_field(wire, number, &mut entry, DecodeContext::default())?,
         }
     }
     Ok((key, value))
 }
 
-fn read_value(from: &mut &[u8], wire: WireType, kind: Kind) -> Result<Value, Malformed> {
+fn read_value(
+    from: &mut &[u8],
+    wire: WireType,
+    kind: Kind,
+    most: usize,
+) -> Result<Value, Malformed> {
     if wire == WireType::Varint {
         let number = decode_varint(from)?;
         return Ok(match kind {
@@ -104,7 +124,12 @@ fn read_value(from: &mut &[u8], wire: WireType, kind: Kind) -> Result<Value, Mal
     let bytes = bytes(from)?;
     Ok(match kind {
         Kind::Bytes => STANDARD.encode(bytes).into(),
-        Kind::Message(schema) => to_json(bytes, schema)?,
+        Kind::Message(schema) => read_message(bytes, schema, most)?,
+        Kind::BoolValue => bool::decode(bytes)?.into(),
+        Kind::Duration => {
+            let duration = prost_types::Duration::decode(bytes)?;
+            duration.to_string().into()
+        }
         Kind::Struct => struct_to_json(&Struct::decode(bytes)?),
         Kind::Any => any_to_json(&Any::decode(bytes)?),
         _ => String::from_utf8_lossy(bytes).into(),

@@ -109,6 +109,25 @@ where
     }
 }
 
+impl Message {
+    /// ProtoJSON with proto field names, for people to read: bytes of a body beyond `most` are left out. Not cheap.
+    pub fn to_json(&self, most: usize) -> serde_json::Value {
+        json::to_shown(&self.to_bytes(), &schema::REQUEST, most)
+    }
+}
+
+impl Reply {
+    /// ProtoJSON with proto field names of the fields that the filter reads, for people to read: bytes of a body beyond `most`
+    /// are left out. Not cheap.
+    pub fn to_json(&self, most: usize) -> serde_json::Value {
+        json::to_shown(
+            &prost::Message::encode_to_vec(self),
+            &schema::RESPONSE,
+            most,
+        )
+    }
+}
+
 /// The headers that all requests of an exchange have.
 fn headers(service: &config::HttpService, exchange: u64) -> HeaderMap {
     const TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");

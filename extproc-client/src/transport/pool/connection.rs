@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     hash::{BuildHasher, Hasher, RandomState},
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc, Weak,
@@ -52,6 +52,7 @@ pub(super) struct Connection {
     /// Streams ever opened.
     pub(super) opened: AtomicU32,
     pub(super) forwarded_for: Option<HeaderValue>,
+    pub(super) peer: Option<SocketAddr>,
     pub(super) resets: Resets,
     pub(super) traffic: Arc<Traffic>,
     /// Where streams go whose reset has to wait for what is queued: dropping them is left to the connection's task.
@@ -70,6 +71,7 @@ pub(super) trait Dial: Send + Sync {
 pub(super) struct Dialed {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) local: Option<IpAddr>,
+    pub(super) peer: Option<SocketAddr>,
     pub(super) serving: Option<Box<dyn Any + Send + Sync>>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) served: Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>,
@@ -89,6 +91,7 @@ impl<C: Connector> Dial for C {
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)??;
             let local = C::local_addr(&io).map(|address| address.ip());
+            let peer = C::peer_addr(&io);
             let serving = C::serving(&io);
             let traffic = Arc::<Traffic>::default();
             let handshake = h2_guard::client()
@@ -104,6 +107,7 @@ impl<C: Connector> Dial for C {
             Ok(Dialed {
                 sender,
                 local,
+                peer,
                 serving,
                 traffic,
                 ping: connection.ping_pong(),

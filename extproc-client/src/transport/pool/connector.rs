@@ -28,6 +28,11 @@ pub trait Connector: Send + Sync + 'static {
         None
     }
 
+    /// The address of the processor at the other end of a connection, if it has one.
+    fn peer_addr(_io: &Self::Io) -> Option<SocketAddr> {
+        None
+    }
+
     /// The own address of a connection, if it has one.
     fn local_addr(_io: &Self::Io) -> Option<SocketAddr> {
         None
@@ -68,6 +73,10 @@ impl Connector for TcpConnector {
             .with_retries(PROBES);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok(stream)
+    }
+
+    fn peer_addr(io: &TcpStream) -> Option<SocketAddr> {
+        io.peer_addr().ok()
     }
 
     fn local_addr(io: &TcpStream) -> Option<SocketAddr> {

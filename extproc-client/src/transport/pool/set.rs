@@ -10,6 +10,7 @@ use std::{
     any::Any,
     collections::BTreeMap,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -128,6 +129,10 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn connection(&self) -> u64 {
         self.connection.id
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.connection.peer
     }
 
     pub(super) fn is_first(&self) -> bool {
@@ -555,6 +560,7 @@ impl Attempt {
             Ok(Dialed {
                 sender,
                 local,
+                peer,
                 serving,
                 traffic,
                 served,
@@ -568,6 +574,7 @@ impl Attempt {
                     opened: AtomicU32::new(0),
                     resets: Resets::default(),
                     traffic,
+                    peer,
                     forwarded_for: set
                         .settings
                         .own_address

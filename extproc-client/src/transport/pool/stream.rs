@@ -22,6 +22,7 @@ use super::{
     set::{Opened, Place, Set, Slot},
 };
 use crate::{
+    observer::StreamFacts,
     transport::{
         Close, Message, Sidestream,
         frame::{Decoder, end},
@@ -73,6 +74,7 @@ pub struct PoolStream {
     retries: Option<Box<Retries>>,
     /// The budget's share of the retry that is under way.
     retrying: Option<Held>,
+    facts: StreamFacts,
 }
 
 enum State {
@@ -138,10 +140,16 @@ impl PoolStream {
             refused: false,
             retries: retries.map(Box::new),
             retrying: None,
+            facts: StreamFacts::default(),
         }
     }
 
     fn opened(&mut self, opened: Opened) {
+        self.facts = StreamFacts {
+            endpoint: opened.slot.peer(),
+            reused: Some(!opened.slot.is_first()),
+            attempts: self.facts.attempts + 1,
+        };
         let limit = self.set.settings.head_timeout;
         let mut open = Box::new(Open {
             send: opened.send,
@@ -313,6 +321,10 @@ impl Sidestream for PoolStream {
                 }
             }
         }
+    }
+
+    fn facts(&self) -> StreamFacts {
+        self.facts
     }
 
     fn finish(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use extproc_client::config::RegexSubstitution;
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -12,7 +13,7 @@ use super::{
     header::HeaderValueOption,
     matcher::HeaderMatcher,
     per_filter::PerFilterConfig,
-    value::{Enum, FieldValue, Name, PartRegex, ProtoEnum, Status, Time, Whatever},
+    value::{Enum, FieldValue, Name, ProtoEnum, RegexText, Status, Time, Whatever, regex_reason},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
@@ -122,7 +123,7 @@ pub(super) struct ClusterWeight {
 /// `envoy.type.matcher.v3.RegexMatchAndSubstitute`.
 #[derive(Debug, Deserialize)]
 struct RegexMatchAndSubstitute {
-    pattern: PartRegex,
+    pattern: RegexText,
     #[serde(default)]
     substitution: String,
 }
@@ -297,7 +298,8 @@ impl Located<RouteAction> {
             regex_rewrite: action
                 .regex_rewrite
                 .as_ref()
-                .map(RegexMatchAndSubstitute::build),
+                .map(RegexMatchAndSubstitute::build)
+                .transpose()?,
             host_rewrite: action
                 .host_rewrite_literal
                 .as_ref()
@@ -309,7 +311,8 @@ impl Located<RouteAction> {
             host_rewrite_path_regex: action
                 .host_rewrite_path_regex
                 .as_ref()
-                .map(RegexMatchAndSubstitute::build),
+                .map(RegexMatchAndSubstitute::build)
+                .transpose()?,
             auto_host_rewrite,
             // The caller's, which knows the clusters and what holds above.
             mirrors: Vec::new(),
@@ -320,8 +323,9 @@ impl Located<RouteAction> {
 }
 
 impl RegexMatchAndSubstitute {
-    fn build(&self) -> (regex::Regex, String) {
-        (self.pattern.0.clone(), substitution(&self.substitution))
+    fn build(&self) -> Result<RegexSubstitution, Fault> {
+        RegexSubstitution::new(&self.pattern.0, substitution(&self.substitution))
+            .map_err(|error| Fault::new(regex_reason(&error)))
     }
 }
 
@@ -519,7 +523,8 @@ impl Located<RedirectAction> {
             regex_rewrite: action
                 .regex_rewrite
                 .as_ref()
-                .map(RegexMatchAndSubstitute::build),
+                .map(RegexMatchAndSubstitute::build)
+                .transpose()?,
             status: action.response_code.0.0,
             strip_query: action.strip_query,
             strip_port: false,

@@ -267,7 +267,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "locality_weighted_lb_config", "ignore_new_hosts_until_first_hc",
         "consistent_hashing_lb_config", "override_host_status",
     ]),
-    ("CircuitBreakers", Note(NOT_DONE), &["per_host_thresholds"]),
+    ("CircuitBreakers", Refuse("limits of single endpoints are not supported"), &[
+        "per_host_thresholds",
+    ]),
     ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[

@@ -6,6 +6,7 @@ use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use extproc_client::config::{self, PatternError};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{
     Deserialize, Deserializer,
@@ -199,11 +200,7 @@ impl<'de> Deserialize<'de> for Status {
 
 /// `RegexMatcher`: a regular expression that has to match a whole value.
 #[derive(Clone, Debug)]
-pub(super) struct WholeRegex(pub(super) regex::Regex);
-
-/// `RegexMatcher` where it finds parts of a value.
-#[derive(Clone, Debug)]
-pub(super) struct PartRegex(pub(super) regex::Regex);
+pub(super) struct WholeRegex(pub(super) config::RegexMatcher);
 
 /// The pattern of a `RegexMatcher`, known to be a regular expression.
 #[derive(Clone, Debug)]
@@ -214,7 +211,10 @@ struct RegexMatcher {
     regex: Pattern,
 }
 
-struct Pattern(String);
+struct Pattern {
+    text: String,
+    whole: config::RegexMatcher,
+}
 
 // The pattern is compiled at its own place first, so that errors point at it.
 impl<'de> Deserialize<'de> for Pattern {
@@ -223,8 +223,8 @@ impl<'de> Deserialize<'de> for Pattern {
         if text.is_empty() {
             return Err(D::Error::custom("may not be empty"));
         }
-        match regex::Regex::new(&text) {
-            Ok(_) => Ok(Self(text)),
+        match config::RegexMatcher::new(&text) {
+            Ok(whole) => Ok(Self { text, whole }),
             Err(error) => Err(D::Error::custom(format!(
                 "invalid regular expression: {}",
                 regex_reason(&error)
@@ -235,34 +235,18 @@ impl<'de> Deserialize<'de> for Pattern {
 
 impl<'de> Deserialize<'de> for WholeRegex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let pattern = RegexMatcher::deserialize(deserializer)?.regex.0;
-        compile(&format!("^(?:{pattern})$")).map(Self)
+        Ok(Self(RegexMatcher::deserialize(deserializer)?.regex.whole))
     }
 }
 
 impl<'de> Deserialize<'de> for RegexText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(RegexMatcher::deserialize(deserializer)?.regex.0))
+        Ok(Self(RegexMatcher::deserialize(deserializer)?.regex.text))
     }
-}
-
-impl<'de> Deserialize<'de> for PartRegex {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        compile(&RegexMatcher::deserialize(deserializer)?.regex.0).map(Self)
-    }
-}
-
-fn compile<E: Error>(pattern: &str) -> Result<regex::Regex, E> {
-    regex::Regex::new(pattern).map_err(|error| {
-        E::custom(format!(
-            "invalid regular expression: {}",
-            regex_reason(&error)
-        ))
-    })
 }
 
 /// The last line of the report, which says what is wrong.
-fn regex_reason(error: &regex::Error) -> String {
+pub(super) fn regex_reason(error: &PatternError) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
     last.strip_prefix("error: ").unwrap_or(last).to_owned()

@@ -36,6 +36,7 @@ impl Fault {
     }
 
     /// With more of the place in front of the message.
+    #[cfg(feature = "manifests")]
     pub(crate) fn within(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);
         self

@@ -74,21 +74,9 @@ enum Kind {
     Mapping(Vec<(NodeId, NodeId)>),
 }
 
+// Manifests are looked through before they are read.
+#[cfg(feature = "manifests")]
 impl Document {
-    /// Reads `text`; `name` is what errors call it.
-    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, Error> {
-        parse::document(name, text)
-    }
-
-    /// The one document of the file.
-    pub(crate) fn single(&self) -> Result<NodeId, Error> {
-        match self.roots.as_slice() {
-            [root] => Ok(*root),
-            [] => Err(Error::whole(&*self.name, "the file is empty")),
-            [_, second, ..] => Err(self.error(Fault::at(*second, "only one document is expected"))),
-        }
-    }
-
     /// The documents of the file.
     pub(crate) fn roots(&self) -> &[NodeId] {
         &self.roots
@@ -119,9 +107,25 @@ impl Document {
         }
     }
 
-    /// Whether there is nothing.
+    /// Tells whether there is nothing.
     pub(crate) fn is_null(&self, node: NodeId) -> bool {
         matches!(self.kind(node), Kind::Null)
+    }
+}
+
+impl Document {
+    /// Reads `text`; `name` is what errors call it.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, Error> {
+        parse::document(name, text)
+    }
+
+    /// The one document of the file.
+    pub(crate) fn single(&self) -> Result<NodeId, Error> {
+        match self.roots.as_slice() {
+            [root] => Ok(*root),
+            [] => Err(Error::whole(&*self.name, "the file is empty")),
+            [_, second, ..] => Err(self.error(Fault::at(*second, "only one document is expected"))),
+        }
     }
 
     /// Gives a finding its place.

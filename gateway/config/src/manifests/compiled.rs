@@ -1,10 +1,12 @@
 //! Regular expressions and CEL by their texts, kept from one translation to the next, and bounds of what one object may
 //! have of them.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{collections::HashMap, hash::Hash};
 
-use extproc_client::attributes::{Expression, Vocabulary};
-use regex::{Regex, RegexBuilder};
+use extproc_client::{
+    attributes::{Expression, Vocabulary},
+    config::{PatternError, RegexMatcher, RegexSubstitution},
+};
 
 /// Largest compiled form of one regular expression, in bytes. It may take several times as much in memory.
 const ONE_REGEX: usize = 64 * 1024;
@@ -18,16 +20,20 @@ const ALL_STEPS: u64 = 400_000;
 /// Texts that were compiled.
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
-    regexes: HashMap<String, Kept<Result<Fitted, String>>>,
+    matchers: Regexes<String, RegexMatcher>,
+    /// By expression and what is put in place of what matches.
+    substitutions: Regexes<(String, String), RegexSubstitution>,
     expressions: HashMap<String, Kept<Result<Expression, String>>>,
     /// Bytes of regular expressions by namespace, since the last sweep.
     taken: HashMap<String, usize>,
 }
 
+type Regexes<K, T> = HashMap<K, Kept<Result<Fitted<T>, String>>>;
+
 /// A regular expression with the limit that it fits into, in bytes.
 #[derive(Clone, Debug)]
-struct Fitted {
-    regex: Regex,
+struct Fitted<T> {
+    regex: T,
     size: usize,
 }
 
@@ -53,21 +59,22 @@ impl Compiled {
 
     /// Forgets what was not asked for since the last sweep.
     pub(super) fn sweep(&mut self) {
-        fn sweep<T>(all: &mut HashMap<String, Kept<T>>) {
+        fn sweep<K, T>(all: &mut HashMap<K, Kept<T>>) {
             all.retain(|_, kept| std::mem::take(&mut kept.used));
         }
         self.taken.clear();
-        sweep(&mut self.regexes);
+        sweep(&mut self.matchers);
+        sweep(&mut self.substitutions);
         sweep(&mut self.expressions);
     }
 }
 
-fn keep<T: Clone>(
-    all: &mut HashMap<String, Kept<T>>,
-    text: &str,
+fn keep<K: Eq + Hash, T: Clone>(
+    all: &mut HashMap<K, Kept<T>>,
+    text: K,
     compile: impl FnOnce() -> T,
 ) -> T {
-    if let Some(kept) = all.get_mut(text) {
+    if let Some(kept) = all.get_mut(&text) {
         kept.used = true;
         return kept.value.clone();
     }
@@ -76,7 +83,7 @@ fn keep<T: Clone>(
         value: value.clone(),
         used: true,
     };
-    all.insert(text.to_owned(), kept);
+    all.insert(text, kept);
     value
 }
 
@@ -95,48 +102,63 @@ impl Allowance<'_> {
     ///
     /// # Errors
     /// It is empty, none, or larger than it may be.
-    pub(super) fn whole(&mut self, pattern: &str) -> Result<Regex, String> {
-        if pattern.is_empty() {
-            return Err("a regular expression may not be empty".into());
-        }
-        self.take(&format!("^(?:{pattern})$"), Some(pattern))
+    pub(super) fn whole(&mut self, pattern: &str) -> Result<RegexMatcher, String> {
+        self.check_room()?;
+        let found = keep(&mut self.compiled.matchers, pattern.to_owned(), || {
+            fit(|size| RegexMatcher::within(pattern, size))
+        });
+        self.take(found)
     }
 
-    /// Compiles a regular expression that is as it should be.
+    /// Compiles a regular expression and what takes the place of its matches.
     ///
     /// # Errors
     /// It is larger than it may be.
-    pub(super) fn regex(&mut self, pattern: &str) -> Result<Regex, String> {
-        self.take(pattern, None)
+    pub(super) fn substitution(
+        &mut self,
+        pattern: &str,
+        with: &str,
+    ) -> Result<RegexSubstitution, String> {
+        self.check_room()?;
+        let key = (pattern.to_owned(), with.to_owned());
+        let found = keep(&mut self.compiled.substitutions, key, || {
+            fit(|size| RegexSubstitution::within(pattern, with, size))
+        });
+        self.take(found)
     }
 
-    fn take(&mut self, pattern: &str, inner: Option<&str>) -> Result<Regex, String> {
-        if self.bytes == 0 {
-            self.exceeded = true;
-            return Err(format!(
-                "the regular expressions of the object are larger together than {} KiB, or those of its namespace than {} KiB",
-                ALL_REGEXES / 1024,
-                NAMESPACE_REGEXES / 1024,
-            ));
+    /// Refuses to compile another regular expression if there is no room for any.
+    fn check_room(&mut self) -> Result<(), String> {
+        match self.bytes {
+            0 => Err(self.exceed()),
+            _ => Ok(()),
         }
-        let found = keep(&mut self.compiled.regexes, pattern, || {
-            compile(pattern, inner)
-        });
+    }
+
+    fn exceed(&mut self) -> String {
+        self.exceeded = true;
+        format!(
+            "the regular expressions of the object are larger together than {} KiB, or those of its namespace than {} KiB",
+            ALL_REGEXES / 1024,
+            NAMESPACE_REGEXES / 1024,
+        )
+    }
+
+    /// Counts a regular expression.
+    fn take<T>(&mut self, found: Result<Fitted<T>, String>) -> Result<T, String> {
         let size = found.as_ref().map_or(ONE_REGEX, |found| found.size);
-        match self.bytes.checked_sub(size) {
-            Some(left) => {
-                self.bytes = left;
-                match self.compiled.taken.get_mut(self.namespace) {
-                    Some(taken) => *taken += size,
-                    None => {
-                        let namespace = self.namespace.to_owned();
-                        self.compiled.taken.insert(namespace, size);
-                    }
-                }
-            }
+        self.bytes = match self.bytes.checked_sub(size) {
+            Some(left) => left,
             None => {
                 self.bytes = 0;
-                return self.take(pattern, inner);
+                return Err(self.exceed());
+            }
+        };
+        match self.compiled.taken.get_mut(self.namespace) {
+            Some(taken) => *taken += size,
+            None => {
+                let namespace = self.namespace.to_owned();
+                self.compiled.taken.insert(namespace, size);
             }
         }
         self.exceeded |= matches!(&found, Err(error) if error.starts_with(TOO_LARGE));
@@ -148,7 +170,7 @@ impl Allowance<'_> {
     /// # Errors
     /// It is none, or takes more steps than it may.
     pub(super) fn expression(&mut self, text: &str) -> Result<Expression, String> {
-        let expression = keep(&mut self.compiled.expressions, text, || {
+        let expression = keep(&mut self.compiled.expressions, text.to_owned(), || {
             Expression::compile_with(text, Vocabulary::Agentgateway)
                 .map_err(|error| format!("is not a valid CEL expression: {error}"))
         })?;
@@ -161,31 +183,18 @@ impl Allowance<'_> {
 
 const TOO_LARGE: &str = "the regular expression is larger than";
 
-/// Compiles a pattern with the smallest limit that it fits into. `inner` has to be a regular expression by itself: `a)|(b` is
-/// one only within the brackets that are put around it.
-fn compile(pattern: &str, inner: Option<&str>) -> Result<Fitted, String> {
-    let build = |pattern: &str, size| {
-        RegexBuilder::new(pattern)
-            .size_limit(size)
-            .dfa_size_limit(size)
-            .build()
-    };
+/// Builds a regular expression with the smallest limit that it fits into.
+fn fit<T>(build: impl Fn(usize) -> Result<T, PatternError>) -> Result<Fitted<T>, String> {
     let mut size = ONE_REGEX / 64;
     loop {
-        let built = match inner {
-            Some(inner) => build(inner, size).and_then(|_| build(pattern, size)),
-            None => build(pattern, size),
-        };
-        match built {
+        match build(size) {
             Ok(regex) => return Ok(Fitted { regex, size }),
-            Err(regex::Error::CompiledTooBig(_)) if size < ONE_REGEX => size *= 4,
-            Err(regex::Error::CompiledTooBig(_)) => {
+            Err(PatternError::TooLarge) if size < ONE_REGEX => size *= 4,
+            Err(PatternError::TooLarge) => {
                 return Err(format!("{TOO_LARGE} {} KiB", ONE_REGEX / 1024));
             }
-            Err(error) => {
-                let error = error.to_string();
-                let line: Cow<'_, str> = error.lines().last().unwrap_or_default().trim().into();
-                return Err(line.into_owned());
+            Err(PatternError::Invalid(error)) => {
+                return Err(error.lines().last().unwrap_or_default().trim().to_owned());
             }
         }
     }
@@ -193,6 +202,8 @@ fn compile(pattern: &str, inner: Option<&str>) -> Result<Fitted, String> {
 
 #[cfg(test)]
 mod tests {
+    use extproc_client::config::Effort;
+
     use super::*;
 
     #[test]
@@ -203,7 +214,8 @@ mod tests {
             allowance
                 .whole("/api/v[0-9]+/[^/]+")
                 .unwrap()
-                .is_match("/api/v1/a")
+                .try_matches("/api/v1/a", &mut Effort::default())
+                .unwrap()
         );
         assert!(allowance.whole(r"/[\w-]+\.html").is_ok());
         assert!(allowance.whole("a)|(b").is_err() && allowance.whole("").is_err());
@@ -242,6 +254,9 @@ mod tests {
         compiled.sweep();
         compiled.allowance("a").whole("a").unwrap();
         compiled.sweep();
-        assert_eq!((compiled.regexes.len(), compiled.expressions.len()), (1, 0));
+        assert_eq!(
+            (compiled.matchers.len(), compiled.expressions.len()),
+            (1, 0)
+        );
     }
 }

@@ -3,10 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use extproc_client::{
-    FilterConfig, attributes::Expression, config::StringMatcher, host::RouteFacts,
+    FilterConfig,
+    attributes::Expression,
+    config::{RegexMatcher, RegexSubstitution, StringMatcher},
+    host::RouteFacts,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
-use regex::Regex;
 
 use super::{Cors, Fraction, Mirror, Priority, Retry};
 
@@ -163,7 +165,7 @@ pub enum PathMatch {
     /// Is this or lies below it, by whole segments.
     PathSeparatedPrefix(String),
     /// Matches as a whole.
-    Regex(Regex),
+    Regex(RegexMatcher),
     /// CONNECT requests.
     Connect,
 }
@@ -245,13 +247,13 @@ pub struct Forward {
     /// Replaces what matched of the path.
     pub prefix_rewrite: Option<String>,
     /// Replaces what matches in the path.
-    pub regex_rewrite: Option<(Regex, String)>,
+    pub regex_rewrite: Option<RegexSubstitution>,
     /// Replaces the authority.
     pub host_rewrite: Option<HeaderValue>,
     /// Replaces the authority by this header's value, if the request has one.
     pub host_rewrite_header: Option<HeaderName>,
     /// Replaces the authority by the path, of which what matches is replaced.
-    pub host_rewrite_path_regex: Option<(Regex, String)>,
+    pub host_rewrite_path_regex: Option<RegexSubstitution>,
     /// Replaces the authority by the endpoint's host name.
     pub auto_host_rewrite: bool,
     /// Where copies of requests go.
@@ -304,7 +306,7 @@ pub struct Redirect {
     /// Replaces what matched.
     pub prefix_rewrite: Option<String>,
     /// Replaces what matches in the path.
-    pub regex_rewrite: Option<(Regex, String)>,
+    pub regex_rewrite: Option<RegexSubstitution>,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
     /// Leave the query out.

@@ -310,7 +310,7 @@ impl TunnelRequest {
     /// There is no tunnel. Whether the connection has to end: a client that began to use it took its bytes for no
     /// request, so that nobody else may.
     fn decline(self) -> bool {
-        let ends = self.connect || self.queue.has_early();
+        let ends = self.connect || self.queue.has_early(self.number);
         let behind = match ends {
             true => Behind::Nothing,
             false => Behind::Request,

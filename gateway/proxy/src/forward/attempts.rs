@@ -13,7 +13,7 @@ use crate::{
     config::snapshot::Forward,
     exchange::Exchange,
     replay::Kept,
-    router::{self, Selected},
+    router::{self, Selected, TooMuchEffort},
     upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
@@ -93,12 +93,14 @@ impl Attempts<'_> {
     }
 
     /// Makes the target what the endpoint is to see.
-    fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) {
+    fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
-        router::rewrite(parts, &route.matches, self.forward, Some(hostname));
+        router::rewrite(parts, &route.matches, self.forward, Some(hostname))
+            .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
         }
+        Ok(())
     }
 
     fn allows_more(&self) -> bool {
@@ -177,7 +179,9 @@ impl Attempts<'_> {
             Err(failure) => {
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
-                    self.rewrite(&mut parts, &host.hostname);
+                    if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+                        return (Err(failure), None);
+                    }
                     self.tried.sent = Some(Arc::new(parts));
                 }
                 return (Err(failure), Some(Again::new(request)));
@@ -209,7 +213,9 @@ impl Attempts<'_> {
             duration: self.policy.duration,
             head_limit: self.upstream.cluster.response_timeout,
         };
-        self.rewrite(parts, &host.hostname);
+        if let Err(failure) = self.rewrite(parts, &host.hostname) {
+            return (Err(failure), None);
+        }
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use extproc_client::config::Effort;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::{
@@ -87,10 +88,11 @@ impl<'a> Policy<'a> {
         }
         let repeated = route.is_none_or(|retry| {
             let matchers = &retry.request_headers;
+            let mut effort = Effort::default();
             matchers.is_empty()
                 || matchers
                     .iter()
-                    .any(|one| router::request_matches(one, parts))
+                    .any(|one| router::request_matches(one, parts, &mut effort))
         });
         if !repeated || policy.on.is_empty() {
             policy.on = RetryOn::default();
@@ -173,7 +175,8 @@ impl<'a> Policy<'a> {
 
     fn names_header(&self, headers: &HeaderMap) -> bool {
         let mut matchers = self.route.iter().flat_map(|retry| &retry.headers);
-        matchers.any(|one| router::field_matches(one, field(headers, &one.name)))
+        let mut effort = Effort::default();
+        matchers.any(|one| router::field_matches(one, field(headers, &one.name), &mut effort))
             || self
                 .header_names
                 .iter()

@@ -88,7 +88,7 @@ impl Inbound {
             State::Refused => return Some(Bytes::new()),
             State::Undecided => {
                 self.held.extend_from_slice(bytes);
-                queue.note_early();
+                queue.note_early(self.heads);
                 return Some(Bytes::new());
             }
             State::Checking => {}
@@ -265,7 +265,7 @@ impl Inbound {
                 Stop::MessageEnd if self.peer == Role::Server => queue.answered(),
                 Stop::MessageEnd if tunnel => {
                     if at < bytes.len() {
-                        queue.note_early();
+                        queue.note_early(self.heads);
                     }
                     return Verdict::Undecided(at);
                 }

@@ -155,8 +155,8 @@ struct Queue {
     /// The number of the last request that asked for a tunnel and does not get one, and what becomes of the bytes
     /// behind it.
     declined: Option<(u64, Behind)>,
-    /// Bytes have come behind a request that may get a tunnel.
-    early: bool,
+    /// The number of the last request that may get a tunnel and had bytes come behind it.
+    early: Option<u64>,
 }
 
 /// Bytes that a client sent behind a request for a tunnel that there is not going to be.
@@ -209,14 +209,14 @@ impl OutgoingQueue {
         declined.and_then(|(of, behind)| (of == number).then_some(behind))
     }
 
-    /// Bytes have come behind a request that may get a tunnel.
-    pub(super) fn note_early(&self) {
-        self.lock().early = true;
+    /// Bytes have come behind this request, which may get a tunnel.
+    pub(super) fn note_early(&self, number: u64) {
+        self.lock().early = Some(number);
     }
 
-    /// Whether [such bytes](Self::note_early) have come.
-    pub(crate) fn has_early(&self) -> bool {
-        self.lock().early
+    /// Tells if [such bytes](Self::note_early) have come behind this request.
+    pub(crate) fn has_early(&self, number: u64) -> bool {
+        self.lock().early == Some(number)
     }
 
     /// What is known of the request that was pushed last, until its response was read.
@@ -308,5 +308,19 @@ where
     fn size_hint(&self) -> SizeHint {
         self.absent
             .map_or_else(|| self.body.size_hint(), SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_bytes_belong_to_one_request() {
+        let queue = OutgoingQueue::default();
+        assert!(!queue.has_early(1));
+        queue.note_early(1);
+        queue.decline(1, Behind::Request);
+        assert!(queue.has_early(1) && !queue.has_early(2));
     }
 }

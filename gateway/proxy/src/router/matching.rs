@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use extproc_client::config::Effort;
 use http::{Method, request::Parts};
 
 use crate::{
@@ -46,8 +47,8 @@ fn rank(domain: &str, authority: &str) -> Option<(u8, usize)> {
     None
 }
 
-/// Whether a route takes a request.
-pub(super) fn route_matches(route: &RouteMatch, request: &Parts) -> bool {
+/// Tells if a route takes a request; what that says does not count once the effort is spent.
+pub(super) fn route_matches(route: &RouteMatch, request: &Parts, effort: &mut Effort) -> bool {
     let path = request.uri.path();
     let path_matches = match &route.path {
         PathMatch::Connect => request.method == Method::CONNECT,
@@ -63,38 +64,48 @@ pub(super) fn route_matches(route: &RouteMatch, request: &Parts) -> bool {
                     .get(prefix.len())
                     .is_none_or(|next| *next == b'/')
         }
-        PathMatch::Regex(regex) => regex
-            .find(path)
-            .is_some_and(|found| found.len() == path.len()),
+        PathMatch::Regex(regex) => regex.try_matches(path, effort) == Some(true),
     };
     path_matches
-        && headers_match(&route.headers, request)
+        && headers_match(&route.headers, request, effort)
         && route.query.iter().all(|matcher| {
             let value = query_parameter(request.uri.query().unwrap_or_default(), &matcher.name);
-            value_matches(&matcher.value, value).unwrap_or(false)
+            value_matches(&matcher.value, value, effort).unwrap_or(false)
         })
         && route.fraction.is_none_or(is_drawn)
 }
 
-/// Whether the headers are as all of these want them.
-pub(crate) fn headers_match(matchers: &[HeaderMatch], request: &Parts) -> bool {
+/// Tells if the headers are as all of these want them; what that says does not count once the effort is spent.
+pub(crate) fn headers_match(
+    matchers: &[HeaderMatch],
+    request: &Parts,
+    effort: &mut Effort,
+) -> bool {
     matchers
         .iter()
-        .all(|matcher| request_matches(matcher, request))
+        .all(|matcher| request_matches(matcher, request, effort))
 }
 
-/// Whether a header of the request is as it has to be.
-pub(crate) fn request_matches(matcher: &HeaderMatch, request: &Parts) -> bool {
-    field_matches(matcher, request_field(request, &matcher.name))
+/// Tells if a header of the request is as it has to be.
+pub(crate) fn request_matches(
+    matcher: &HeaderMatch,
+    request: &Parts,
+    effort: &mut Effort,
+) -> bool {
+    field_matches(matcher, request_field(request, &matcher.name), effort)
 }
 
-/// Whether a header with this value is as it has to be.
-pub(crate) fn field_matches(matcher: &HeaderMatch, value: Option<Cow<'_, str>>) -> bool {
+/// Tells if a header with this value is as it has to be.
+pub(crate) fn field_matches(
+    matcher: &HeaderMatch,
+    value: Option<Cow<'_, str>>,
+    effort: &mut Effort,
+) -> bool {
     let value = match value {
         None if matcher.missing_as_empty => Some(Cow::Borrowed("")),
         value => value,
     };
-    match value_matches(&matcher.value, value.as_deref()) {
+    match value_matches(&matcher.value, value.as_deref(), effort) {
         Some(matches) => matches != matcher.invert,
         // A missing header matches nothing, inverted or not.
         None => false,
@@ -110,10 +121,12 @@ fn starts_with(path: &str, prefix: &str, case_sensitive: bool) -> bool {
 }
 
 /// `None` if there is no value to compare.
-fn value_matches(matcher: &ValueMatch, value: Option<&str>) -> Option<bool> {
+fn value_matches(matcher: &ValueMatch, value: Option<&str>, effort: &mut Effort) -> Option<bool> {
     match matcher {
         ValueMatch::Present(wanted) => Some(value.is_some() == *wanted),
-        ValueMatch::String(matcher) => value.map(|value| matcher.matches(value)),
+        ValueMatch::String(matcher) => {
+            value.map(|value| matcher.try_matches(value, effort) == Some(true))
+        }
         ValueMatch::Range(start, end) => value.map(|value| {
             value
                 .parse::<i64>()
@@ -183,6 +196,10 @@ mod tests {
             .0
     }
 
+    fn takes(route: &RouteMatch, request: &Parts) -> bool {
+        route_matches(route, request, &mut Effort::default())
+    }
+
     fn route(path: PathMatch) -> RouteMatch {
         RouteMatch {
             fraction: None,
@@ -196,17 +213,17 @@ mod tests {
     #[test]
     fn paths() {
         let below = route(PathMatch::PathSeparatedPrefix("/a".into()));
-        assert!(route_matches(&below, &request("/a")));
-        assert!(route_matches(&below, &request("/a/b?x")));
-        assert!(!route_matches(&below, &request("/ab")));
+        assert!(takes(&below, &request("/a")));
+        assert!(takes(&below, &request("/a/b?x")));
+        assert!(!takes(&below, &request("/ab")));
         let exact = route(PathMatch::Exact("/a".into()));
-        assert!(route_matches(&exact, &request("/a?q=1")));
-        assert!(!route_matches(&exact, &request("/a/")));
+        assert!(takes(&exact, &request("/a?q=1")));
+        assert!(!takes(&exact, &request("/a/")));
         let mut folded = route(PathMatch::Prefix("/A".into()));
-        assert!(!route_matches(&folded, &request("/ab")));
+        assert!(!takes(&folded, &request("/ab")));
         folded.case_sensitive = false;
-        assert!(route_matches(&folded, &request("/ab")));
-        assert!(!route_matches(&route(PathMatch::Connect), &request("/")));
+        assert!(takes(&folded, &request("/ab")));
+        assert!(!takes(&route(PathMatch::Connect), &request("/")));
     }
 
     #[test]
@@ -222,11 +239,11 @@ mod tests {
             name: "q".into(),
             value: ValueMatch::Present(true),
         });
-        assert!(route_matches(&matcher, &request("/?a=b&q")));
-        assert!(!route_matches(&matcher, &request("/?a=b")));
+        assert!(takes(&matcher, &request("/?a=b&q")));
+        assert!(!takes(&matcher, &request("/?a=b")));
         matcher.headers[0].invert = true;
-        assert!(!route_matches(&matcher, &request("/?q")));
+        assert!(!takes(&matcher, &request("/?q")));
         matcher.headers[0].name = "x-none".into();
-        assert!(!route_matches(&matcher, &request("/?q")));
+        assert!(!takes(&matcher, &request("/?q")));
     }
 }

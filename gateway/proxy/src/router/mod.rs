@@ -5,12 +5,12 @@ mod rewrite;
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::RouteFacts;
+use extproc_client::{config::Effort, host::RouteFacts};
 use http::request::Parts;
 
 pub(crate) use self::{
     matching::{field_matches, headers_match, request_matches},
-    rewrite::{redirect_location, rewrite},
+    rewrite::{TooMuchEffort, redirect_location, rewrite},
 };
 use crate::{
     config::snapshot::{
@@ -18,6 +18,7 @@ use crate::{
         WeightedCluster,
     },
     exchange::Exchange,
+    throttle::Throttle,
 };
 
 /// The route of an exchange, its weighted cluster picked.
@@ -31,16 +32,26 @@ pub(crate) struct Selected {
     named: Option<Arc<str>>,
 }
 
-/// Selects the route for a request as it stands; `None` if there is none.
+/// Selects the route for a request as it stands; `None` if there is none, or its regular expressions would take too long
+/// to find out.
 pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selected> {
     let host = virtual_host(http, request)?;
-    let route = http
-        .routes
-        .virtual_hosts
-        .get(host)?
-        .routes
-        .iter()
-        .find(|route| matching::route_matches(&route.matches, request))?;
+    let mut effort = Effort::default();
+    let mut routes = http.routes.virtual_hosts.get(host)?.routes.iter();
+    let route = routes.find(|route| {
+        matching::route_matches(&route.matches, request, &mut effort) || effort.is_spent()
+    })?;
+    if effort.is_spent() {
+        static SPENT: Throttle = Throttle::new();
+        if let Some(suppressed) = SPENT.pass() {
+            tracing::warn!(
+                routes = %http.routes.name,
+                suppressed,
+                "a request is refused, as the regular expressions of its routes take too long for it"
+            );
+        }
+        return None;
+    }
     let cluster = match &route.action {
         RouteAction::Forward(forward) => pick(&forward.clusters),
         RouteAction::Direct { .. } | RouteAction::Redirect(_) => 0,

@@ -1,27 +1,32 @@
 //! What a route changes in a request's target, and where a redirect points to.
 
+use extproc_client::config::RegexSubstitution;
 use http::{Uri, request::Parts, uri::Authority};
 
 use crate::config::snapshot::{Forward, PathMatch, Redirect, RouteMatch};
 
+/// A regular expression would take too long for a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMuchEffort;
+
 /// Rewrites path and authority of a request as the route says. `hostname` is the endpoint's, for
 /// `auto_host_rewrite`.
+///
+/// # Errors
+/// A regular expression takes too long; the request is as it was.
 pub(crate) fn rewrite(
     request: &mut Parts,
     matches: &RouteMatch,
     forward: &Forward,
     hostname: Option<&str>,
-) {
+) -> Result<(), TooMuchEffort> {
     let path = request.uri.path();
     let path = if let Some(prefix) = &forward.prefix_rewrite {
         Some(replace_match(path, matches, prefix))
     } else {
-        forward
-            .regex_rewrite
-            .as_ref()
-            .map(|(regex, with)| regex.replace_all(path, with.as_str()).into_owned())
+        substitute(forward.regex_rewrite.as_ref(), path)?
     };
-    let authority = forward
+    let mut authority = forward
         .host_rewrite
         .as_ref()
         .and_then(|value| Authority::try_from(value.as_bytes()).ok())
@@ -32,14 +37,13 @@ pub(crate) fn rewrite(
         .or_else(|| {
             let name = forward.host_rewrite_header.as_ref()?;
             Authority::try_from(request.headers.get(name)?.as_bytes()).ok()
-        })
-        .or_else(|| {
-            let (regex, with) = forward.host_rewrite_path_regex.as_ref()?;
-            let host = regex.replace_all(request.uri.path(), with.as_str());
-            host.parse().ok()
         });
+    if authority.is_none() {
+        let host = substitute(forward.host_rewrite_path_regex.as_ref(), request.uri.path())?;
+        authority = host.and_then(|host| host.parse().ok());
+    }
     if path.is_none() && authority.is_none() {
-        return;
+        return Ok(());
     }
     let mut parts = request.uri.clone().into_parts();
     if let Some(mut path) = path {
@@ -58,6 +62,16 @@ pub(crate) fn rewrite(
     if let Ok(uri) = Uri::from_parts(parts) {
         request.uri = uri;
     }
+    Ok(())
+}
+
+/// The path after a substitution, if there is one.
+fn substitute(
+    substitution: Option<&RegexSubstitution>,
+    path: &str,
+) -> Result<Option<String>, TooMuchEffort> {
+    let done = substitution.map(|substitution| substitution.apply(path));
+    done.map(|done| done.ok_or(TooMuchEffort)).transpose()
 }
 
 /// The path with what matched replaced. One that a filter has changed since, so that it does not match any more, stays
@@ -84,11 +98,14 @@ fn replace_match(path: &str, matches: &RouteMatch, with: &str) -> String {
 }
 
 /// The `location` of a redirect.
+///
+/// # Errors
+/// A regular expression takes too long.
 pub(crate) fn redirect_location(
     request: &Parts,
     matches: &RouteMatch,
     redirect: &Redirect,
-) -> String {
+) -> Result<String, TooMuchEffort> {
     let scheme = match &redirect.scheme {
         Some(scheme) => scheme.as_str(),
         None if redirect.https => "https",
@@ -119,22 +136,17 @@ pub(crate) fn redirect_location(
     let path = match (&redirect.path, &redirect.prefix_rewrite) {
         // A query in the new path takes the place of the request's.
         (Some(path), _) if path.contains('?') => {
-            return format!("{scheme}://{host}{path}");
+            return Ok(format!("{scheme}://{host}{path}"));
         }
         (Some(path), _) => path.clone(),
         (None, Some(prefix)) => replace_match(request.uri.path(), matches, prefix),
-        (None, None) => match &redirect.regex_rewrite {
-            Some((regex, with)) => {
-                let path = regex.replace_all(request.uri.path(), with.as_str());
-                path.into_owned()
-            }
-            None => request.uri.path().to_owned(),
-        },
+        (None, None) => substitute(redirect.regex_rewrite.as_ref(), request.uri.path())?
+            .unwrap_or_else(|| request.uri.path().to_owned()),
     };
-    match query {
+    Ok(match query {
         Some(query) => format!("{scheme}://{host}{path}?{query}"),
         None => format!("{scheme}://{host}{path}"),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -159,7 +171,7 @@ mod tests {
     fn redirects() {
         let from = request("http://a.example:80/old/x?q=1");
         let matches = prefix("/old");
-        let to = |redirect| redirect_location(&from, &matches, &redirect);
+        let to = |redirect| redirect_location(&from, &matches, &redirect).unwrap();
         assert_eq!(
             to(Redirect {
                 https: true,
@@ -194,11 +206,11 @@ mod tests {
             host_rewrite: Some(http::HeaderValue::from_static("b.example")),
             ..Forward::default()
         };
-        rewrite(&mut from, &prefix("/a"), &forward, None);
+        rewrite(&mut from, &prefix("/a"), &forward, None).unwrap();
         assert_eq!(from.uri, "http://b.example/z/b?q=1");
         // A filter has changed it.
         let mut other = request("http://a.example/other?q=1");
-        rewrite(&mut other, &prefix("/a"), &forward, None);
+        rewrite(&mut other, &prefix("/a"), &forward, None).unwrap();
         assert_eq!(other.uri, "http://b.example/other?q=1");
     }
 
@@ -212,7 +224,7 @@ mod tests {
                 .unwrap()
                 .into_parts()
                 .0;
-            rewrite(&mut from, &matches, forward, Some("endpoint"));
+            rewrite(&mut from, &matches, forward, Some("endpoint")).unwrap();
             from.uri.to_string()
         };
         let of_header = Forward {
@@ -226,7 +238,7 @@ mod tests {
         };
         assert_eq!(host(&missing), "http://a.example/x/b.example?q");
         let of_path = Forward {
-            host_rewrite_path_regex: Some((regex::Regex::new("^/x/(.+)$").unwrap(), "${1}".into())),
+            host_rewrite_path_regex: RegexSubstitution::new("^/x/(.+)$", "${1}").ok(),
             ..Forward::default()
         };
         assert_eq!(host(&of_path), "http://b.example/x/b.example?q");

@@ -92,7 +92,7 @@ fn answer(translation: &Translation, request: &str) -> String {
     let mut out = match &selected.route.action {
         RouteAction::Direct { status, .. } => status.as_u16().to_string(),
         RouteAction::Redirect(redirect) => {
-            let to = super::redirect_location(&parts, &selected.route.matches, redirect);
+            let to = super::redirect_location(&parts, &selected.route.matches, redirect).unwrap();
             format!("{} {to}", redirect.status.as_u16())
         }
         RouteAction::Forward(forward) => {
@@ -109,7 +109,7 @@ fn answer(translation: &Translation, request: &str) -> String {
                 })
                 .collect();
             let mut rewritten = parts.clone();
-            super::rewrite(&mut rewritten, &selected.route.matches, forward, None);
+            super::rewrite(&mut rewritten, &selected.route.matches, forward, None).unwrap();
             if rewritten.uri != parts.uri {
                 clusters.push(format!("as {}", rewritten.uri));
             }

@@ -201,12 +201,21 @@ impl Stream {
 
     /// Our address, with TCP.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        self.tcp()?.local_addr().ok()
+    }
+
+    /// Address of the other end, with TCP.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        self.tcp()?.peer_addr().ok()
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
         let plain = match &self.0 {
             MaybeTls::Plain(plain) => plain,
             MaybeTls::Tls(stream) => stream.get_ref().0,
         };
         match plain {
-            Plain::Tcp(stream) => stream.local_addr().ok(),
+            Plain::Tcp(stream) => Some(stream),
             Plain::Unix(_) => None,
         }
     }

@@ -71,6 +71,9 @@ pub(crate) enum Failure {
     /// The request's own body failed, as its client left or a filter ended it.
     #[error("the request ended early")]
     Request,
+    /// The route's regular expressions take too long for the request's path.
+    #[error("the path takes too long to rewrite")]
+    Rewrite,
     /// A filter announced another length than the body has.
     #[error("the request does not have the length that was announced")]
     Length,
@@ -196,6 +199,12 @@ impl Failure {
                 "request_ended_early".into(),
                 flag::DOWNSTREAM_TERMINATION,
             ),
+            Self::Rewrite => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                "path_rewrite_takes_too_long".into(),
+                0,
+            ),
             Self::Length => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
@@ -240,9 +249,12 @@ impl Failure {
             Self::Reset { refused: true } => ANY.or(RetryOn::RESET).or(RetryOn::REFUSED_STREAM),
             Self::Terminated | Self::Reset { .. } | Self::Protocol => ANY.or(RetryOn::RESET),
             Self::Timeout | Self::TryTimeout | Self::Duration => ANY,
-            Self::UnknownCluster | Self::NoHost | Self::Overflow | Self::Request | Self::Length => {
-                RetryOn::default()
-            }
+            Self::UnknownCluster
+            | Self::NoHost
+            | Self::Overflow
+            | Self::Request
+            | Self::Rewrite
+            | Self::Length => RetryOn::default(),
         }
     }
 }

@@ -249,13 +249,15 @@ impl Http2Pool {
             match turn {
                 Turn::Queue => host.wait(queue, &mut waiting, asked.limit).await?,
                 Turn::Use(mut connection, counted) => {
+                    // Whoever waits is told of the stream, too, if this request ends before it has a lease.
+                    let wakes = queue.wakes();
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         // There may be room for the next one, too, who finds out.
                         queue.free();
                         return Ok(Lease {
                             connection,
                             counted,
-                            wakes: queue.wakes(),
+                            wakes,
                             reused: true,
                         });
                     }
@@ -427,6 +429,8 @@ async fn sweep(host: Weak<Host>) {
         if !host.http2().sweep(&host.shared) {
             return;
         }
+        // Room of which nobody is told: the peer allows more streams, or was heard of again after a silence.
+        host.http2_queue().free();
     }
 }
 
@@ -534,8 +538,9 @@ impl Lease {
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
         let (mut parts, stream) = response.into_parts();
-        // RFC 9113 §8.2.1: malformed.
-        if !values_are_trimmed(&parts.headers) {
+        // RFC 9113 §8.2.1, RFC 9110 §8.6: malformed.
+        let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().count();
+        if !values_are_trimmed(&parts.headers) || lengths > 1 {
             return Err(Failure::Protocol.into());
         }
         let tunnel = sending.tunnel && parts.status.is_success();

@@ -127,7 +127,8 @@ impl Waiting<'_> {
                 .map_err(|_| Failure::Timeout)?,
             None => freed.await,
         }
-        self.failed()
+        // Who leaves when it is its turn passes that on.
+        self.failed().inspect_err(|_| self.queue.free())
     }
 
     fn failed(&self) -> Result<(), Failure> {
@@ -181,6 +182,22 @@ mod tests {
         assert!(is_pending(&mut second).await);
         // Who leaves when it is its turn passes that on.
         drop(first);
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_leaves_with_a_failure_passes_its_turn_on() {
+        let queue = Arc::<Queue>::default();
+        let (mut first, mut second) = (queue.join(None), queue.join(None));
+        let mut turn = Box::pin(first.turn());
+        assert!(is_pending(&mut turn).await);
+        queue.free();
+        queue.fail(io::ErrorKind::ConnectionRefused);
+        // It came after the failure.
+        second.failures = queue.failures().count;
+        let mut second = Box::pin(second.turn());
+        assert!(is_pending(&mut second).await);
+        assert!(matches!(turn.await, Err(Failure::Connect(_))));
         second.await.unwrap();
     }
 

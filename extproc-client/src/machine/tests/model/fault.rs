@@ -77,7 +77,7 @@ impl fmt::Debug for Subject {
             // The same throughout a walk.
             config: _,
             context: _,
-            observer: _,
+            watch: _,
             guards_framing: _,
             form: _,
             // For those who look, not for what comes next.

@@ -60,7 +60,11 @@ struct Told {
 }
 
 impl Observer for Log {
-    fn on_event(&self, event: &observer::Event<'_>) {
+    fn detail(&self) -> observer::Detail {
+        observer::Detail::Counts
+    }
+
+    fn event(&self, _: &observer::Watched<'_>, event: &observer::Event<'_>) {
         let mut told = self.0.lock().unwrap();
         match event {
             observer::Event::MessageReceived { .. } => told.received = true,
@@ -83,7 +87,11 @@ impl World {
             },
             ..ExchangeContext::default()
         };
-        let exchange = Exchange::new(class.config.clone(), context, Some(log.clone()));
+        let exchange = Exchange::new(
+            class.config.clone(),
+            context,
+            Some(&observer::Watcher::new("model", log.clone())),
+        );
         let mut world = Self {
             subject: Subject::new(exchange, fault),
             spec: Spec::new(&class.config),

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use extproc_client::{BodyMode, FilterConfig, SendMode};
+use extproc_client::{BodyMode, FilterConfig, SendMode, config::Effort};
 use http::StatusCode;
 use rustls::pki_types::ServerName;
 
@@ -217,7 +217,9 @@ fn route_matches() {
     assert!(matches!(bare.value, ValueMatch::Present(true)));
     assert_eq!(first.query.len(), 2);
     assert!(matches!(&routes[1].matches.path, PathMatch::Exact(path) if path == "/exact"));
-    assert!(matches!(&routes[3].matches.path, PathMatch::Regex(regex) if !regex.is_match("/r/1/")));
+    assert!(
+        matches!(&routes[3].matches.path, PathMatch::Regex(regex) if regex.try_matches("/r/1/", &mut Effort::default()) == Some(false))
+    );
     assert!(
         matches!(&routes[4].matches.path, PathMatch::PathSeparatedPrefix(path) if path == "/seg")
     );
@@ -266,8 +268,8 @@ fn route_actions() {
     let rewrite = forward(&routes[3]);
     assert!(rewrite.auto_host_rewrite);
     assert_eq!(rewrite.timeout, Some(Duration::from_secs(15)));
-    let (regex, by) = rewrite.regex_rewrite.as_ref().expect("a rewrite");
-    assert_eq!(regex.replace_all("/r/12", by.as_str()), "/s/12");
+    let substitution = rewrite.regex_rewrite.as_ref().expect("a rewrite");
+    assert_eq!(substitution.apply("/r/12").as_deref(), Some("/s/12"));
     assert!(matches!(
         &routes[4].action,
         RouteAction::Direct { status, body } if *status == StatusCode::IM_A_TEAPOT && body == "teapot"

@@ -162,8 +162,8 @@ fn hosts_paths_and_missing_clusters() {
         forward(routes[0]).host_rewrite_header.as_ref().unwrap(),
         "x-host"
     );
-    let (_, with) = forward(routes[1]).host_rewrite_path_regex.as_ref().unwrap();
-    assert_eq!(with, "${1}");
+    let of_path = forward(routes[1]).host_rewrite_path_regex.as_ref().unwrap();
+    assert_eq!(of_path.apply("/b.example").as_deref(), Some("b.example"));
     assert_eq!(
         forward(routes[2]).missing_cluster,
         Some(StatusCode::INTERNAL_SERVER_ERROR)

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use extproc_client::config::RegexSubstitution;
 use http::{HeaderName, HeaderValue, StatusCode};
-use regex::Regex;
 
 use super::{Match, cors};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A pattern, and what takes the place of what matches.
-pub(super) type PathRewrite = (Regex, String);
+pub(super) type PathRewrite = RegexSubstitution;
 
 /// What the filters of a rule or backend come to.
 #[derive(Default)]
@@ -106,7 +106,8 @@ impl Filters {
             Err(full) => ("^.*$".to_owned(), full),
         };
         // `$` would refer to a group.
-        Ok(Some((allowance.regex(&pattern)?, with.replace('$', "$$"))))
+        let with = with.replace('$', "$$");
+        allowance.substitution(&pattern, &with).map(Some)
     }
 
     /// Whether headers are all that is changed.

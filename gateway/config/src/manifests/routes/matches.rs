@@ -3,7 +3,6 @@
 use std::cmp::{Ordering, Reverse};
 
 use extproc_client::config::{RegexMatcher, StringMatcher};
-use regex::Regex;
 
 use crate::{
     manifests::{
@@ -25,7 +24,8 @@ pub(in crate::manifests) struct Match {
 #[derive(Clone, Debug)]
 enum Path {
     Exact(String),
-    Regex(Regex),
+    /// With the length of its text.
+    Regex(RegexMatcher, usize),
     /// Without the slash at its end; empty for everything.
     Prefix(String),
 }
@@ -51,7 +51,8 @@ impl Match {
             PathType::PathPrefix => Path::Prefix(decode_unreserved(value.trim_end_matches('/'))),
             PathType::RegularExpression => {
                 let regex = allowance.whole(value);
-                Path::Regex(regex.map_err(|error| format!("path.value: {error}"))?)
+                let regex = regex.map_err(|error| format!("path.value: {error}"))?;
+                Path::Regex(regex, value.len())
             }
         };
         let mut headers: Vec<(String, StringMatcher)> = Vec::new();
@@ -93,7 +94,7 @@ impl Match {
     pub(in crate::manifests) fn precedence(&self) -> Precedence {
         let (kind, length) = match &self.path {
             Path::Exact(path) => (2, path.len()),
-            Path::Regex(regex) => (1, regex.as_str().len()),
+            Path::Regex(_, length) => (1, *length),
             Path::Prefix(path) => (0, path.len()),
         };
         Precedence {
@@ -116,7 +117,7 @@ impl Match {
     pub(super) fn to_snapshot(&self) -> RouteMatch {
         let path = match &self.path {
             Path::Exact(path) => PathMatch::Exact(path.clone()),
-            Path::Regex(regex) => PathMatch::Regex(regex.clone()),
+            Path::Regex(regex, _) => PathMatch::Regex(regex.clone()),
             Path::Prefix(path) if path.is_empty() => PathMatch::Prefix("/".into()),
             Path::Prefix(path) => PathMatch::PathSeparatedPrefix(path.clone()),
         };
@@ -164,6 +165,5 @@ fn matcher(spec: &ValueSpec, allowance: &mut Allowance<'_>) -> Result<StringMatc
 
 /// A matcher for values that match as a whole.
 pub(super) fn whole(pattern: &str, allowance: &mut Allowance<'_>) -> Result<StringMatcher, String> {
-    let regex = allowance.whole(pattern)?;
-    Ok(StringMatcher::regex(RegexMatcher::anchored(regex)))
+    allowance.whole(pattern).map(StringMatcher::regex)
 }

@@ -61,10 +61,12 @@ impl Http1Pool {
         None
     }
 
-    /// Closes the connection that was used longest ago; `false` if there is none.
+    /// Closes the connection that was used longest ago and whose last exchange is over; `false` if there is none.
     pub(in crate::upstream) fn let_go(&self) -> bool {
         let mut idlers = self.lock();
-        let oldest = (!idlers.idle.is_empty()).then(|| idlers.idle.remove(0));
+        let mut all = idlers.idle.iter_mut();
+        let at = all.position(|entry| entry.connection.rest() != State::Busy);
+        let oldest = at.map(|at| idlers.idle.remove(at));
         drop(idlers);
         match oldest {
             Some(oldest) => {

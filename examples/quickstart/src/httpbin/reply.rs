@@ -1,7 +1,6 @@
 //! The forms an answer takes: JSON, plain text, and errors.
 
 use axum::{
-    Json,
     body::Body,
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -80,7 +79,7 @@ impl IntoResponse for Refusal {
         };
         // A document of numbers and strings always has a JSON form, so the fallback is never taken.
         let mut response =
-            to_json(&document).map_or_else(|_| Json(()).into_response(), |text| typed(JSON, text));
+            to_json(&document).map_or_else(|_| Response::default(), |text| typed(JSON, text));
         *response.status_mut() = self.status;
         response
     }

@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 /// The host may be a name; it is resolved when the socket is bound. Port 0 asks the system for a free one.
 ///
 /// ```
-/// use examples::cli::ListenAddr;
+/// use quickstart::cli::ListenAddr;
 ///
 /// assert_eq!(":0".parse::<ListenAddr>().unwrap().to_string(), "127.0.0.1:0");
 /// assert_eq!("localhost:80".parse::<ListenAddr>().unwrap().to_string(), "localhost:80");

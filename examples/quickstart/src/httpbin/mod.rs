@@ -20,7 +20,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let request = Request::get("/status/418").body(Body::empty()).unwrap();
-//! let response = examples::httpbin::router().oneshot(request).await.unwrap();
+//! let response = quickstart::httpbin::router().oneshot(request).await.unwrap();
 //! assert_eq!(response.status(), 418);
 //! # });
 //! ```

@@ -8,18 +8,20 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Parser;
-use examples::{
+use extproc_server::sample;
+use gateway_config::{bootstrap::Flags, from_flags};
+use gateway_inspector::{Inspector, Settings};
+use gateway_proxy::{Gateway, Options, Running};
+use quickstart::{
     cli::{self, ListenAddr},
     httpbin,
 };
-use extproc_server::sample;
-use gateway_config::{bootstrap::Flags, from_flags};
-use gateway_proxy::{Gateway, Options, Running};
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
@@ -37,6 +39,9 @@ struct Args {
     /// Where the sample processor listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     processor: ListenAddr,
+    /// Where the page of exchanges is.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15001")]
+    inspect: ListenAddr,
     /// Where the embedded httpbin listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000")]
     httpbin: ListenAddr,
@@ -58,7 +63,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let processor = cli::bind(&args.processor, "--processor").await?;
     let upstream_url = url(httpbin.local_addr()?);
     let processor_url = url(processor.local_addr()?);
-    let gateway = start_gateway(&args.gateway, &upstream_url, &processor_url).await?;
+    let inspect = args.inspect.resolve("--inspect").await?;
+    let (inspector, page) = gateway_inspector::start(inspect, Settings::default())?;
+    let gateway = start_gateway(&args.gateway, &upstream_url, &processor_url, inspector).await?;
     let (_, address) = gateway
         .local_addrs()
         .into_iter()
@@ -73,7 +80,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut upstream = tokio::spawn(httpbin::serve(httpbin, told(finishing.clone())));
     let mut processor = tokio::spawn(sample::serve(processor, told(finishing)));
 
-    print!("{}", guide(&url(address), &processor_url, &upstream_url));
+    print!(
+        "{}",
+        guide(&url(address), &processor_url, &upstream_url, &page)
+    );
     tokio::select! {
         () = stop => {}
         ended = &mut upstream => return ended?.context("httpbin has ended"),
@@ -101,6 +111,7 @@ async fn start_gateway(
     listen: &ListenAddr,
     upstream: &str,
     processor: &str,
+    inspector: Arc<Inspector>,
 ) -> anyhow::Result<Running> {
     let address = listen.resolve("--gateway").await?;
     let snapshot = from_flags(&Flags {
@@ -109,7 +120,8 @@ async fn start_gateway(
         ext_proc: Some(processor),
         ..Flags::default()
     })?;
-    Gateway::start(snapshot, Options::default()).map_err(|error| match error.kind() {
+    let options = Options::default().observer(inspector);
+    Gateway::start(snapshot, options).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => cli::refused(address, "--gateway", &error),
         _ => anyhow::Error::new(error)
             .context("the gateway cannot start (--gateway chooses its address)"),
@@ -127,7 +139,7 @@ fn url(address: SocketAddr) -> String {
 }
 
 /// What runs where, and what to try.
-fn guide(gateway: &str, processor: &str, httpbin: &str) -> String {
+fn guide(gateway: &str, processor: &str, httpbin: &str, page: &str) -> String {
     // By name, as people type it.
     let gw = gateway.replace("127.0.0.1", "localhost");
     format!(
@@ -135,6 +147,7 @@ fn guide(gateway: &str, processor: &str, httpbin: &str) -> String {
   httpbin    {httpbin}   answers with what it was asked
   processor  {processor}   the sample ExtProc server (gRPC)
   gateway    {gateway}   httpbin, with the processor in between
+  inspector  {page}   every exchange: what the processor was told, what it answered, what came of it
 
 Try in another terminal:
 

@@ -1,0 +1,438 @@
+// The page of the inspector. Everything shown comes from clients and processors: it is put into text nodes, never into HTML.
+
+const MOST = 10000;
+const ROW = 44;
+const PHASES = ['request headers', 'request body', 'request trailers', 'response headers', 'response body', 'response trailers'];
+const SVG = 'http://www.w3.org/2000/svg';
+
+const $ = (id) => document.getElementById(id);
+
+/** Makes an element with attributes and children; children that are no nodes become text. */
+function el(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+function svg(name, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, name), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
+    else if (value !== undefined && value !== false) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const ms = (us) => (us / 1000).toFixed(us < 10000 ? 2 : 1);
+
+/** Base64 as text, with bytes that are no UTF-8 shown as replacement characters. */
+function text(base64) {
+  try {
+    return new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)));
+  } catch {
+    return base64;
+  }
+}
+
+// === the list ===
+
+const all = new Map();
+let shown = [];
+let current = null;
+let paused = false;
+let held = 0;
+let drawing = false;
+
+const list = $('list');
+const pane = el('div', { class: 'window' });
+
+function matches(x) {
+  if ($('problems').checked && !x.problem) return false;
+  const place = `${x.method} ${x.authority}${x.path} ${x.route}`.toLowerCase();
+  return $('filter').value.toLowerCase().split(/\s+/).every((word) =>
+    !word || place.includes(word) || String(x.status) === word
+      || x.processors.some((p) => p.filter.toLowerCase().includes(word) || p.flags.some((flag) => flag.includes(word))));
+}
+
+function select() {
+  shown = [...all.values()].filter(matches).sort((a, b) => b.id - a.id);
+  const query = new URLSearchParams();
+  if ($('filter').value) query.set('filter', $('filter').value);
+  if ($('problems').checked) query.set('problems', '1');
+  const address = (query.size ? '?' + query : location.pathname) + location.hash;
+  history.replaceState(null, '', address);
+  table();
+  draw();
+}
+
+/** Draws what can be seen, once a frame. */
+function draw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    pane.style.height = `${shown.length * ROW}px`;
+    const from = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
+    const rows = shown.slice(from, from + Math.ceil(list.clientHeight / ROW) + 10);
+    pane.replaceChildren(...rows.map((x, i) => row(x, (from + i) * ROW)));
+  });
+}
+
+function strip(p) {
+  return el('span', { class: 'strip', title: p.filter }, ...p.phases.map((state, i) =>
+    el('span', { class: `box ${state}`, title: `${p.filter}: ${PHASES[i]}: ${state.replace('_', ' ')}` })));
+}
+
+function row(x, top) {
+  const wait = x.processors.reduce((sum, p) => sum + p.wait_us, 0);
+  const flags = [...new Set(x.processors.flatMap((p) => p.flags))];
+  const sent = x.processors.reduce((sum, p) => sum + p.sent, 0);
+  const received = x.processors.reduce((sum, p) => sum + p.received, 0);
+  const node = el('a', {
+    class: x.problem ? 'row problem' : 'row', href: `#${x.id}`, 'data-id': x.id,
+    'aria-current': String(x.id === current),
+  },
+  el('span', {}, new Date(x.time).toLocaleTimeString([], { hour12: false })),
+  el('span', {}, x.method),
+  el('span', { title: x.authority + x.path }, x.authority + x.path),
+  el('span', { class: 'status' }, x.status ?? (x.done ? '–' : '…')),
+  el('span', {}, `#${x.id}`),
+  el('span', {}, `${received}/${sent}`),
+  el('span', { class: 'flags' }, ...x.processors.map(strip), ` ${ms(wait)} of ${ms(x.total_us)} ms`,
+    x.request_bytes || x.response_bytes ? ` · ${x.request_bytes} B in, ${x.response_bytes} B out` : '',
+    flags.length ? ` · ${flags.join(', ')}` : ''));
+  node.style.top = `${top}px`;
+  return node;
+}
+
+function take(x) {
+  all.set(x.id, x);
+  // The oldest go: a page that is open for a day takes no more than this.
+  while (all.size > MOST) all.delete(all.keys().next().value);
+}
+
+// === the live table ===
+
+function table() {
+  const groups = new Map();
+  for (const x of all.values()) {
+    for (const p of x.processors) {
+      if (!groups.has(p.filter)) groups.set(p.filter, { count: 0, phases: PHASES.map(() => []), failures: new Map() });
+      const group = groups.get(p.filter);
+      group.count += 1;
+      for (const [phase, us] of p.latencies_us) group.phases[phase].push(us);
+      for (const flag of p.flags) group.failures.set(flag, (group.failures.get(flag) ?? 0) + 1);
+    }
+  }
+  const rows = [];
+  for (const [filter, group] of groups) {
+    const failures = [...group.failures].map(([flag, n]) => `${flag} ${n}`).join(', ');
+    let first = true;
+    group.phases.forEach((values, i) => {
+      if (!values.length) return;
+      values.sort((a, b) => a - b);
+      const at = (part) => ms(values[Math.min(values.length - 1, Math.floor(values.length * part))]);
+      rows.push(el('tr', {}, el('td', {}, first ? filter : ''), el('td', {}, PHASES[i]), el('td', {}, first ? group.count : ''),
+        el('td', {}, at(0.5)), el('td', {}, at(0.95)), el('td', {}, at(0.99)), el('td', {}, first ? failures : '')));
+      first = false;
+    });
+    if (first) {
+      rows.push(el('tr', {}, el('td', {}, filter), el('td', {}, '–'), el('td', {}, group.count), el('td'), el('td'), el('td'), el('td', {}, failures)));
+    }
+  }
+  $('processors').replaceChildren(...rows);
+  $('live').hidden = !rows.length;
+}
+
+// === one exchange ===
+
+async function open() {
+  const id = Number(location.hash.slice(1)) || null;
+  current = id;
+  const detail = $('detail');
+  document.querySelector('main').classList.toggle('open', Boolean(id));
+  detail.hidden = !id;
+  draw();
+  if (!id) return;
+  const response = await fetch(`/exchanges/${id}`);
+  if (id !== current) return;
+  if (!response.ok) {
+    detail.replaceChildren(el('p', { class: 'bad' }, await response.text()));
+    return;
+  }
+  detail.replaceChildren(...page(await response.json()));
+}
+
+function page(x) {
+  return [
+    el('h2', {}, `${x.method} ${x.authority}${x.path}`),
+    el('p', {}, `#${x.id} · ${new Date(x.time).toISOString()} · status ${x.status ?? '–'} · ${ms(x.total_us)} ms`
+      + (x.route ? ` · route ${x.route}` : '') + (x.client ? ` · from ${x.client}` : '')),
+    tools(x),
+    ...x.processors.flatMap((p, i) => processor(x, p, i)),
+  ];
+}
+
+function tools(x) {
+  const out = el('pre', { hidden: '' });
+  const form = async (format) => {
+    const response = await fetch(`/exchanges/${x.id}?format=${format}`);
+    const taken = await response.text();
+    out.hidden = false;
+    out.textContent = taken;
+    try {
+      await navigator.clipboard.writeText(taken);
+    } catch {
+      // Only a secure context has a clipboard; the text can be selected.
+    }
+  };
+  const button = (label, format) => el('button', { type: 'button', 'data-format': format, onclick: () => form(format) }, label);
+  return el('div', {}, el('div', { class: 'tools' },
+    el('button', { type: 'button', onclick: () => { location.hash = ''; } }, 'Close'),
+    button('curl', 'curl'), button('JSON', 'json'), button('Text', 'text'), button('FakeProxy test', 'fake-proxy'),
+    button('Scenario', 'scenario')), out);
+}
+
+function processor(x, p, index) {
+  const config = p.config;
+  const facts = [
+    ['processor', config.processor],
+    ['endpoint', p.endpoint ? p.endpoint + (p.reused === null ? '' : p.reused ? ', connection reused' : ', new connection') : '–'],
+    ['attempts', p.attempts || '–'],
+    ['side stream', p.closed ?? 'open'],
+    ['processing mode', Object.entries(config.processing_mode).map(([k, v]) => `${k}: ${v}`).join(', ')],
+    ['message timeout', `${ms(config.message_timeout_us)} ms`],
+    ['failure_mode_allow', String(config.failure_mode_allow)],
+    ['messages', `${p.sent} sent, ${p.received} received, waited ${ms(p.wait_us)} ms`],
+  ];
+  return [
+    el('h2', {}, p.filter, ' ', strip(p)),
+    p.verdict ? el('p', { class: 'verdict' }, p.verdict) : null,
+    ...p.entries.filter((e) => e.kind === 'refused').slice(0, 5).map((e) => el('p', { class: 'verdict' }, e.text)),
+    diagram(p),
+    el('table', {}, ...facts.map(([name, value]) => el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, value)))),
+    el('h3', {}, 'Events'),
+    events(p),
+    p.omitted ? el('p', {}, `and ${p.omitted} more that are not kept`) : null,
+    el('h3', {}, 'Request'), difference(p.request),
+    el('h3', {}, 'Response'), difference(p.response),
+    replay(x, index),
+  ].filter(Boolean);
+}
+
+const KINDS = {
+  request_in: 'client →', request_out: '→ upstream', response_in: '← upstream', response_out: 'client ←',
+  sent: '→ processor', reply: '← processor',
+};
+
+function events(p) {
+  return el('table', { class: 'entries' }, ...p.entries.map((e, i) => {
+    const line = el('tr', { class: `k-${e.kind}`, id: `e-${i}` },
+      el('td', {}, `${ms(e.at_us)} ms`), el('td', {}, KINDS[e.kind] ?? e.kind),
+      el('td', {}, e.text, e.latency_us ? ` (waited ${ms(e.latency_us)} ms)` : '', e.bytes ? ` · ${e.bytes} B` : ''));
+    if (e.message) line.lastChild.append(message(e.message));
+    return line;
+  }));
+}
+
+/** A message, built when it is looked at. */
+function message(json) {
+  return el('details', {
+    ontoggle: (event) => {
+      if (!event.target.open || event.target.children.length > 1) return;
+      const headers = [];
+      find(json, headers);
+      event.target.append(...headers.length ? [headerTable(headers)] : [], el('pre', {}, JSON.stringify(json, null, 2)));
+    },
+  }, el('summary', {}, 'message'));
+}
+
+function find(json, headers) {
+  if (!json || typeof json !== 'object') return;
+  if (typeof json.key === 'string') headers.push([json.key, text(json.raw_value ?? '')]);
+  else Object.values(json).forEach((value) => find(value, headers));
+}
+
+function headerTable(headers) {
+  return el('table', {}, ...headers.map(([name, value]) => el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, value))));
+}
+
+function difference(passage) {
+  const { before, after } = passage;
+  const parts = [];
+  const fields = (title, a, b) => {
+    if (!a && !b) return;
+    const rows = [];
+    const left = a ?? [];
+    const right = b ?? [];
+    const has = (all, [name, value]) => all.some(([n, v]) => n === name && v === value);
+    for (const field of left) rows.push([b && !has(right, field) ? 'removed' : '', field]);
+    for (const field of right) if (!has(left, field)) rows.push([a ? 'added' : '', field]);
+    if (title) parts.push(el('h3', {}, title));
+    parts.push(el('table', {}, ...rows.map(([kind, [name, value]]) =>
+      el('tr', { class: kind }, el('td', {}, kind === 'added' ? '+' : kind === 'removed' ? '−' : ''), el('th', { scope: 'row' }, name), el('td', {}, value)))));
+  };
+  fields('', before.head, after.head);
+  if (!after.head && before.head) parts.push(el('p', {}, 'It did not go on.'));
+  const pieces = (m) => `${m.bytes} bytes${m.pieces.length > 1 ? ` in ${m.pieces.length} pieces: ${m.pieces.slice(0, 20).join(', ')}` : ''}`;
+  if (before.bytes || after.bytes) {
+    parts.push(el('div', { class: 'side' },
+      el('div', {}, el('h3', {}, `body before: ${pieces(before)}`), before.body ? el('pre', {}, text(before.body)) : null),
+      el('div', {}, el('h3', {}, `body after: ${pieces(after)}`), after.body ? el('pre', {}, text(after.body)) : null)));
+  }
+  fields('trailers', before.trailers, after.trailers);
+  return el('div', {}, ...parts.length ? parts : [el('p', {}, 'Not seen by this filter.')]);
+}
+
+function replay(x, index) {
+  const out = el('div');
+  const input = el('input', { placeholder: 'HOST:PORT', 'aria-label': 'address of another processor', size: 22 });
+  const play = async (event) => {
+    event.preventDefault();
+    out.replaceChildren(el('p', {}, 'playing…'));
+    const query = new URLSearchParams({ processor: input.value, index });
+    const response = await fetch(`/exchanges/${x.id}/replay?${query}`, { method: 'POST' });
+    if (!response.ok) {
+      out.replaceChildren(el('p', { class: 'bad' }, await response.text()));
+      return;
+    }
+    const played = await response.json();
+    out.replaceChildren(el('div', { class: 'side' },
+      el('div', {}, el('h3', {}, `recorded: status ${x.status ?? '–'}`), events(x.processors[index])),
+      el('div', {}, el('h3', {}, `replayed: status ${played.status ?? '–'}`), ...played.processors.map(events))));
+  };
+  return el('form', { onsubmit: play }, el('h3', {}, 'Replay against another processor'), el('div', { class: 'tools' }, input,
+    el('button', { type: 'submit' }, 'Replay')), out);
+}
+
+// === the sequence diagram ===
+
+const LANES = ['Downstream', 'Gateway', 'ExtProc server', 'Upstream'];
+const LANE_OF = { request_in: [0, 1], sent: [1, 2], reply: [2, 1], request_out: [1, 3], response_in: [3, 1], response_out: [1, 0] };
+
+/** Four lanes, arrows from top to bottom. Places are to time, but no two arrows are nearer than can be read. */
+function diagram(p) {
+  const arrows = p.entries.filter((e) => LANE_OF[e.kind] || ['timeout', 'failure', 'refused'].includes(e.kind)).slice(0, 200);
+  if (!arrows.length) return null;
+  const x = (lane) => 70 + lane * 180;
+  const total = Math.max(1, arrows.at(-1).at_us - arrows[0].at_us);
+  const height = Math.min(600, Math.max(120, arrows.length * 22));
+  const marks = [];
+  let y = 46;
+  let before = arrows[0].at_us;
+  let waiting = null;
+  arrows.forEach((e, i) => {
+    const gap = e.at_us - before;
+    y += i ? Math.max(22, gap / total * height) : 0;
+    if (gap > 10000) marks.push(svg('text', { class: 'gap', x: x(1) + 6, y: y - 12 }, `${ms(gap)} ms`));
+    before = e.at_us;
+    const lanes = LANE_OF[e.kind];
+    if (e.kind === 'sent') waiting = { y, at: e.at_us };
+    if (waiting && (e.kind === 'reply' || e.kind === 'timeout')) {
+      // The time that a reply may take beside the time that it took.
+      const bar = Math.max(2, y - waiting.y);
+      marks.push(svg('rect', { class: e.kind === 'timeout' ? 'late' : 'wait', x: x(2) - 4, y: waiting.y, width: 8, height: bar },
+        svg('title', {}, `waited ${ms(e.at_us - waiting.at)} of ${ms(p.config.message_timeout_us)} ms`)));
+      waiting = null;
+    }
+    if (!lanes) {
+      marks.push(svg('text', { class: 'mark', x: x(1) + 6, y: y + 4 }, `✗ ${cut(e.text)}`));
+      return;
+    }
+    const [a, b] = lanes.map(x);
+    const head = b > a ? -6 : 6;
+    const target = `e-${p.entries.indexOf(e)}`;
+    marks.push(svg('a', { tabindex: 0, role: 'link', onclick: (event) => { event.preventDefault(); document.getElementById(target)?.scrollIntoView({ block: 'center' }); } },
+      svg('title', {}, e.text),
+      svg('line', { class: e.kind, x1: a, y1: y, x2: b, y2: y }),
+      svg('path', { class: e.kind, d: `M${b} ${y} l${head} -3 m${-head} 3 l${head} 3`, fill: 'none' }),
+      svg('text', { x: Math.min(a, b) + 6, y: y - 4 }, `${i + 1} ${cut(e.text)}`)));
+  });
+  const bottom = y + 24;
+  return svg('svg', { viewBox: `0 0 680 ${bottom}`, role: 'img', 'aria-label': 'sequence of messages' },
+    ...LANES.map((name, i) => svg('text', { x: x(i), y: 14, 'text-anchor': 'middle' }, name)),
+    ...LANES.map((_, i) => svg('line', { class: 'life', x1: x(i), y1: 22, x2: x(i), y2: bottom })),
+    ...marks);
+}
+
+const cut = (words) => (words.length > 34 ? `${words.slice(0, 33)}…` : words);
+
+// === following ===
+
+function status(state) {
+  const sampling = state.one_in > 1 ? `, sampling 1/${state.one_in}` : '';
+  $('state').textContent = `${state.kept} kept, ${state.dropped} dropped${sampling}`;
+}
+
+async function begin() {
+  const query = new URLSearchParams(location.search);
+  $('filter').value = query.get('filter') ?? '';
+  $('problems').checked = query.has('problems');
+  list.replaceChildren(pane);
+  const state = await (await fetch('/exchanges')).json();
+  state.exchanges.forEach(take);
+  status(state);
+  select();
+  await open();
+  const last = state.exchanges.reduce((most, x) => Math.max(most, x.version), 0);
+  const stream = new EventSource(`/exchanges/stream?after=${last}`);
+  stream.onmessage = (event) => {
+    const x = JSON.parse(event.data);
+    take(x);
+    held += 1;
+    $('pause').textContent = paused ? `Resume (${held})` : 'Pause';
+    if (!paused) later();
+    if (x.id === current && x.done) open();
+  };
+  setInterval(async () => {
+    if (!document.hidden) status(await (await fetch('/state')).json());
+  }, 5000);
+  document.body.dataset.ready = 'true';
+}
+
+let pending = false;
+
+/** Selects again soon, once for all that came meanwhile. */
+function later() {
+  if (pending) return;
+  pending = true;
+  setTimeout(() => {
+    pending = false;
+    held = 0;
+    select();
+  }, 200);
+}
+
+$('filter').addEventListener('input', select);
+$('problems').addEventListener('change', select);
+$('pause').addEventListener('click', () => {
+  paused = !paused;
+  held = 0;
+  $('pause').setAttribute('aria-pressed', String(paused));
+  $('pause').textContent = paused ? 'Resume' : 'Pause';
+  if (!paused) select();
+});
+list.addEventListener('scroll', draw);
+addEventListener('resize', draw);
+addEventListener('hashchange', open);
+addEventListener('keydown', (event) => {
+  if (event.target.matches('input')) return;
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (step) {
+    const at = shown.findIndex((x) => x.id === current);
+    const next = shown[at < 0 ? 0 : Math.min(shown.length - 1, Math.max(0, at + step))];
+    if (!next) return;
+    event.preventDefault();
+    list.scrollTop = Math.max(0, shown.indexOf(next) * ROW - list.clientHeight / 2);
+    location.hash = next.id;
+  } else if (event.key === 'Escape') {
+    location.hash = '';
+  } else if (event.key === '/') {
+    event.preventDefault();
+    $('filter').focus();
+  }
+});
+
+begin();

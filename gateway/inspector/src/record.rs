@@ -1,0 +1,311 @@
+//! The transcript of one exchange.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use extproc_client::{FilterConfig, http, observer::Phase};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Name and value.
+pub(crate) type Field = (String, String);
+
+/// One exchange with all its processors, the one nearest to the client first.
+#[derive(Debug, Serialize)]
+pub(crate) struct Record {
+    pub(crate) id: u64,
+    /// Number of its last change.
+    pub(crate) version: u64,
+    /// Milliseconds since 1970.
+    pub(crate) time: u64,
+    pub(crate) client: String,
+    pub(crate) method: String,
+    pub(crate) authority: String,
+    pub(crate) path: String,
+    pub(crate) route: String,
+    pub(crate) status: Option<u16>,
+    /// Microseconds from the first event to the last.
+    pub(crate) total_us: u64,
+    pub(crate) done: bool,
+    pub(crate) processors: Vec<Processor>,
+    #[serde(skip)]
+    pub(crate) start: Instant,
+    /// Bytes that it takes, by estimate.
+    #[serde(skip)]
+    pub(crate) size: usize,
+}
+
+/// The part of one filter.
+#[derive(Debug, Serialize)]
+pub(crate) struct Processor {
+    pub(crate) filter: String,
+    pub(crate) config: Value,
+    pub(crate) phases: [State; 6],
+    pub(crate) sent: u32,
+    pub(crate) received: u32,
+    /// Microseconds in which a reply was awaited.
+    pub(crate) wait_us: u64,
+    pub(crate) latencies_us: Vec<(usize, u64)>,
+    pub(crate) flags: Vec<&'static str>,
+    /// The failure in words, if there was one.
+    pub(crate) verdict: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) reused: Option<bool>,
+    pub(crate) attempts: u32,
+    /// The end of the side stream in words.
+    pub(crate) closed: Option<String>,
+    pub(crate) request: Passage,
+    pub(crate) response: Passage,
+    pub(crate) entries: Vec<Entry>,
+    /// Entries that there was no room for.
+    pub(crate) omitted: u64,
+    pub(crate) done: bool,
+    #[serde(skip)]
+    pub(crate) settings: Arc<FilterConfig>,
+}
+
+/// One direction of a message before and after a filter.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Passage {
+    pub(crate) before: Message,
+    pub(crate) after: Message,
+}
+
+/// A message as far as it was seen.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Message {
+    /// Request line or status, and headers; absent if the head did not come by.
+    pub(crate) head: Option<Vec<Field>>,
+    pub(crate) bytes: u64,
+    /// Sizes of the pieces in which the body came.
+    pub(crate) pieces: Vec<u64>,
+    /// The beginning of the body, as base64.
+    pub(crate) body: String,
+    pub(crate) trailers: Option<Vec<Field>>,
+    pub(crate) end: bool,
+}
+
+/// State of a phase, for the strip of six.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    #[default]
+    NotSent,
+    Waiting,
+    Unchanged,
+    Changed,
+    Refused,
+    Answered,
+    TimedOut,
+    Failed,
+    FailedOpen,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize)]
+pub(crate) struct Entry {
+    /// Microseconds since the exchange began.
+    pub(crate) at_us: u64,
+    pub(crate) kind: Kind,
+    pub(crate) phase: Option<&'static str>,
+    pub(crate) text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) latency_us: Option<u64>,
+}
+
+/// Kind of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// From the client.
+    RequestIn,
+    /// To the upstream.
+    RequestOut,
+    /// From the upstream.
+    ResponseIn,
+    /// To the client.
+    ResponseOut,
+    /// To the processor.
+    Sent,
+    /// From the processor.
+    Reply,
+    Header,
+    Refused,
+    Mode,
+    Stream,
+    Timeout,
+    Failure,
+    Note,
+}
+
+impl Record {
+    pub(crate) fn new(id: u64, head: &http::request::Parts) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            id,
+            version: 0,
+            time: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+            client: String::new(),
+            method: head.method.to_string(),
+            authority: String::new(),
+            path: String::new(),
+            route: String::new(),
+            status: None,
+            total_us: 0,
+            done: false,
+            processors: Vec::new(),
+            start: Instant::now(),
+            size: 1024,
+        }
+    }
+
+    /// Whether something went wrong.
+    pub(crate) fn has_problem(&self) -> bool {
+        self.processors.iter().any(|p| {
+            p.verdict.is_some()
+                || p.flags
+                    .iter()
+                    .any(|flag| !matches!(*flag, "answered" | "mode"))
+        })
+    }
+
+    /// One line of the list.
+    pub(crate) fn summary(&self) -> Value {
+        let processors: Vec<Value> = self
+            .processors
+            .iter()
+            .map(|p| {
+                json!({
+                    "filter": p.filter,
+                    "phases": p.phases,
+                    "sent": p.sent,
+                    "received": p.received,
+                    "wait_us": p.wait_us,
+                    "latencies_us": p.latencies_us,
+                    "flags": p.flags,
+                    "verdict": p.verdict,
+                })
+            })
+            .collect();
+        let first = self.processors.first();
+        json!({
+            "id": self.id,
+            "version": self.version,
+            "time": self.time,
+            "method": self.method,
+            "authority": self.authority,
+            "path": self.path,
+            "route": self.route,
+            "status": self.status,
+            "total_us": self.total_us,
+            "request_bytes": first.map_or(0, |p| p.request.before.bytes),
+            "response_bytes": first.map_or(0, |p| p.response.after.bytes),
+            "done": self.done,
+            "problem": self.has_problem(),
+            "processors": processors,
+        })
+    }
+
+    /// For a terminal.
+    pub(crate) fn text(&self) -> String {
+        use std::fmt::Write as _;
+        let status = self
+            .status
+            .map_or_else(|| "-".to_owned(), |status| status.to_string());
+        let mut out = format!(
+            "#{} {} {}{} -> {status} in {} ms\n",
+            self.id,
+            self.method,
+            self.authority,
+            self.path,
+            millis(self.total_us)
+        );
+        for p in &self.processors {
+            // Writing to a string does not fail.
+            let _ = writeln!(out, "  {}", p.filter);
+            for entry in &p.entries {
+                let latency = entry
+                    .latency_us
+                    .map(|us| format!(" (waited {} ms)", millis(us)))
+                    .unwrap_or_default();
+                let sign = match entry.kind {
+                    Kind::RequestIn => "client -> ",
+                    Kind::RequestOut => "-> upstream",
+                    Kind::ResponseIn => "upstream <-",
+                    Kind::ResponseOut => "<- client",
+                    Kind::Sent => "  -> processor",
+                    Kind::Reply => "  <- processor",
+                    Kind::Refused | Kind::Failure | Kind::Timeout => "  !!",
+                    _ => "  ..",
+                };
+                let at = millis(entry.at_us);
+                let _ = writeln!(out, "  {at:>9} ms {sign:<15} {}{latency}", entry.text);
+            }
+            if p.omitted > 0 {
+                let _ = writeln!(out, "  and {} more that are not kept", p.omitted);
+            }
+            if let Some(verdict) = &p.verdict {
+                let _ = writeln!(out, "  verdict: {verdict}");
+            }
+        }
+        // A terminal takes control characters for orders.
+        out.chars()
+            .map(|c| {
+                if c.is_control() && c != '\n' {
+                    '\u{fffd}'
+                } else {
+                    c
+                }
+            })
+            .collect()
+    }
+}
+
+fn millis(us: u64) -> String {
+    format!("{}.{:03}", us / 1000, us % 1000)
+}
+
+impl Processor {
+    pub(crate) fn flag(&mut self, flag: &'static str) {
+        if !self.flags.contains(&flag) {
+            self.flags.push(flag);
+        }
+    }
+
+    /// The phase that was sent last and is not answered.
+    pub(crate) fn waiting(&mut self) -> Option<&mut State> {
+        self.phases
+            .iter_mut()
+            .rev()
+            .find(|state| **state == State::Waiting)
+    }
+}
+
+/// Place of a phase in the strip.
+pub(crate) fn place(phase: Phase) -> usize {
+    match phase {
+        Phase::RequestHeaders => 0,
+        Phase::RequestBody => 1,
+        Phase::RequestTrailers => 2,
+        Phase::ResponseHeaders => 3,
+        Phase::ResponseBody => 4,
+        _ => 5,
+    }
+}
+
+/// Name of a phase as in the protocol.
+pub(crate) fn name(phase: Phase) -> &'static str {
+    const NAMES: [&str; 6] = [
+        "request_headers",
+        "request_body",
+        "request_trailers",
+        "response_headers",
+        "response_body",
+        "response_trailers",
+    ];
+    NAMES[place(phase)]
+}

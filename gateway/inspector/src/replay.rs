@@ -1,0 +1,116 @@
+//! Plays the recorded request to another processor and records what that one says.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use extproc_client::{
+    ExtProcLayer, RequestBody,
+    bytes::Bytes,
+    http::{Request, Response, StatusCode},
+    transport::{Pool, TcpConnector},
+};
+use http_body_util::{BodyExt as _, Full};
+use tokio::time::timeout;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::{
+    Settings, capture,
+    record::{Field, Record},
+    ring::{Shared, lock},
+};
+
+/// Longest replay.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A request with the response of its upstream, as they were recorded before a filter.
+pub(crate) struct Play {
+    request: Request<Full<Bytes>>,
+    response: (StatusCode, Vec<Field>, Bytes),
+    layer: ExtProcLayer<Pool>,
+    inspector: Arc<capture::Inspector>,
+}
+
+impl Play {
+    /// The part of the processor with this number, for the one at `address`.
+    ///
+    /// # Errors
+    /// A text that says what is missing in the record.
+    pub(crate) fn new(
+        record: &Record,
+        processor: usize,
+        address: &str,
+        settings: &Settings,
+    ) -> Result<Self, String> {
+        let p = record
+            .processors
+            .get(processor)
+            .ok_or("no such processor")?;
+        let head = p.request.before.head.as_ref();
+        let head = head.ok_or("the head of the request was not recorded")?;
+        let find = |name: &str| {
+            head.iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, v)| v.as_str())
+        };
+        let mut request = Request::builder()
+            .method(find(":method").unwrap_or("GET"))
+            .uri(find(":uri").unwrap_or("/"));
+        for (name, value) in head.iter().filter(|(name, _)| !name.starts_with(':')) {
+            request = request.header(name, value);
+        }
+        let body = STANDARD.decode(&p.request.before.body).unwrap_or_default();
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| format!("the recorded request cannot be made again: {error}"))?;
+        let seen = p.response.before.head.clone().unwrap_or_default();
+        let status = seen.iter().find(|(name, _)| name == ":status");
+        let status = status.and_then(|(_, status)| status.parse().ok());
+        let body = STANDARD.decode(&p.response.before.body).unwrap_or_default();
+        let inspector = capture::of_one(settings);
+        let pool = Pool::builder(TcpConnector::new(address))
+            .connect_timeout(LIMIT)
+            .build();
+        Ok(Self {
+            request,
+            response: (status.unwrap_or(StatusCode::OK), seen, body.into()),
+            layer: ExtProcLayer::new(p.settings.clone(), pool)
+                .named(p.filter.as_str())
+                .observer(inspector.clone()),
+            inspector,
+        })
+    }
+
+    /// Runs it; gives the record, if there came one.
+    pub(crate) async fn run(self) -> Option<Shared> {
+        let (status, fields, body) = self.response;
+        let upstream = service_fn(move |request: Request<RequestBody<Full<Bytes>>>| {
+            let mut response = Response::builder().status(status);
+            for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with(':')) {
+                // The recorded length is not that of a body that was cut.
+                if !matches!(name.as_str(), "content-length" | "transfer-encoding") {
+                    response = response.header(name, value);
+                }
+            }
+            let response = response.body(Full::new(body.clone()));
+            async move {
+                // A request that is cut on its way has no other use here.
+                let _ = request.into_body().collect().await;
+                Ok::<_, Infallible>(response.unwrap_or_default())
+            }
+        });
+        let played = async {
+            let response = self.layer.layer(upstream).oneshot(self.request).await;
+            let Ok(response) = response;
+            // The record has what came of it.
+            let _ = response.into_body().collect().await;
+        };
+        let ended = timeout(LIMIT, played).await;
+        let record = self.inspector.ring.all().pop();
+        if ended.is_err()
+            && let Some(record) = &record
+        {
+            lock(record).done = false;
+        }
+        record
+    }
+}
