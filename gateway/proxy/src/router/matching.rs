@@ -87,11 +87,7 @@ pub(crate) fn headers_match(
 }
 
 /// Tells if a header of the request is as it has to be.
-pub(crate) fn request_matches(
-    matcher: &HeaderMatch,
-    request: &Parts,
-    effort: &mut Effort,
-) -> bool {
+pub(crate) fn request_matches(matcher: &HeaderMatch, request: &Parts, effort: &mut Effort) -> bool {
     field_matches(matcher, request_field(request, &matcher.name), effort)
 }
 
