@@ -22,8 +22,7 @@ pub struct Error {
 
 impl Error {
     /// The first of several, with the others.
-    pub(crate) fn several(mut errors: Vec<Self>) -> Self {
-        errors.sort_by_key(|error| error.position);
+    pub(crate) fn several(errors: Vec<Self>) -> Self {
         let mut errors = errors.into_iter();
         match errors.next() {
             Some(first) => Self {

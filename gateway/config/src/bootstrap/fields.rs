@@ -240,7 +240,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "unhealthy_edge_interval", "healthy_edge_interval", "event_log_path", "event_logger",
         "event_service", "always_log_health_check_failures", "always_log_health_check_success",
     ]),
-    ("ClusterHealthCheck", Note(NOT_DONE), &["alt_port", "tls_options", "transport_socket_match_criteria"]),
+    ("ClusterHealthCheck", Refuse(UNSUPPORTED), &["alt_port"]),
+    ("ClusterHealthCheck", Note(NOT_DONE), &["tls_options", "transport_socket_match_criteria"]),
     ("ClusterHealthCheck", RefusePresence(UNSUPPORTED), &["custom_health_check"]),
     ("HttpHealthCheck", Ignore, &["codec_client_type", "response_buffer_size"]),
     ("HttpHealthCheck", Note(NOT_DONE), &[
@@ -250,7 +251,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("HttpHealthCheck", Refuse(UNSUPPORTED), &["send", "receive", "method"]),
     ("TcpHealthCheck", Refuse(UNSUPPORTED), &["send", "receive", "proxy_protocol_config"]),
     ("GrpcHealthCheck", Note(NOT_DONE), &["initial_metadata"]),
-    ("OutlierDetection", Ignore, &["interval", "monitors", "always_eject_one_host", "max_ejection_time_jitter"]),
+    ("OutlierDetection", Ignore, &["interval", "monitors", "max_ejection_time_jitter"]),
     ("OutlierDetection", Note(NOT_DONE), &[
         "enforcing_success_rate", "success_rate_minimum_hosts", "success_rate_request_volume",
         "success_rate_stdev_factor", "split_external_local_origin_errors",
@@ -303,7 +304,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity", "metadata"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
     ("LbEndpoint", Refuse(UNSUPPORTED), &["endpoint_name"]),
-    ("Endpoint", Ignore, &["health_check_config"]),
+    ("Endpoint", Refuse(UNSUPPORTED), &["health_check_config"]),
     ("Endpoint", Note(NOT_DONE), &["additional_addresses"]),
 
     // envoy.extensions.transport_sockets.tls.v3

@@ -62,6 +62,7 @@ pub(super) struct OutlierDetection {
     base_ejection_time: Option<Time>,
     max_ejection_time: Option<Time>,
     max_ejection_percent: Option<u32>,
+    always_eject_one_host: bool,
     enforcing_consecutive_5xx: Option<u32>,
     enforcing_consecutive_gateway_failure: Option<u32>,
 }
@@ -190,6 +191,7 @@ impl OutlierDetection {
                 .map_or(MAX, |time| time.0)
                 .max(base_time),
             most: self.max_ejection_percent.unwrap_or(10),
+            always_one: self.always_eject_one_host,
         }
     }
 }

@@ -35,7 +35,7 @@ mod value;
 pub use self::flags::{Flags, LogForm, from_flags};
 use crate::{
     Error,
-    document::{Document, Reader},
+    document::{Document, Fault, Reader},
     snapshot::Snapshot,
 };
 
@@ -48,13 +48,15 @@ pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
     let root = document.single()?;
     let reader = Reader::collecting(&document, fields::treatment);
     let loaded = root::load(&reader, root);
-    let mut faults = reader.refused();
+    let refused = reader.refused();
     let mut snapshot = match loaded {
-        Ok(snapshot) if faults.is_empty() => snapshot,
+        Ok(snapshot) if refused.is_empty() => snapshot,
         loaded => {
-            faults.extend(loaded.err());
-            let errors = faults.into_iter().map(|fault| document.error(fault));
-            return Err(Error::several(errors.collect()));
+            // A field that may not stand there often is why another one is missed.
+            let others = refused.others.into_iter().chain(loaded.err());
+            let mut errors = in_order(&document, refused.fields);
+            errors.extend(in_order(&document, others));
+            return Err(Error::several(errors));
         }
     };
     snapshot.files = reader.files();
@@ -68,6 +70,16 @@ pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
     snapshot.warnings = told(notes);
     snapshot.ignored = told(ignored);
     Ok(snapshot)
+}
+
+/// The errors that `faults` are, in the order of their places.
+fn in_order(document: &Document, faults: impl IntoIterator<Item = Fault>) -> Vec<Error> {
+    let mut errors: Vec<Error> = faults
+        .into_iter()
+        .map(|fault| document.error(fault))
+        .collect();
+    errors.sort_by_key(Error::position);
+    errors
 }
 
 #[cfg(test)]

@@ -37,9 +37,24 @@ pub(crate) struct Reader<'d> {
     notes: RefCell<Vec<Fault>>,
     /// Fields without effect.
     ignored: RefCell<Vec<Fault>>,
-    /// Fields that were refused, if they are collected rather than the end of the reading.
-    refused: Option<RefCell<Vec<Fault>>>,
+    /// Faults, if they are collected rather than the end of the reading.
+    refused: Option<RefCell<Refused>>,
     files: RefCell<Vec<PathBuf>>,
+}
+
+/// What a [`Reader`] goes on reading after.
+#[derive(Default)]
+pub(crate) struct Refused {
+    /// Fields that may not stand there.
+    pub(crate) fields: Vec<Fault>,
+    /// Anything else, which may follow from those.
+    pub(crate) others: Vec<Fault>,
+}
+
+impl Refused {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.others.is_empty()
+    }
 }
 
 impl<'d> Reader<'d> {
@@ -64,7 +79,7 @@ impl<'d> Reader<'d> {
     }
 
     /// What was refused so far.
-    pub(crate) fn refused(&self) -> Vec<Fault> {
+    pub(crate) fn refused(&self) -> Refused {
         self.refused.as_ref().map(RefCell::take).unwrap_or_default()
     }
 
@@ -72,7 +87,17 @@ impl<'d> Reader<'d> {
     pub(crate) fn refuse(&self, fault: Fault) -> Result<(), Fault> {
         match &self.refused {
             Some(refused) => {
-                refused.borrow_mut().push(fault);
+                refused.borrow_mut().others.push(fault);
+                Ok(())
+            }
+            None => Err(fault),
+        }
+    }
+
+    fn refuse_field(&self, fault: Fault) -> Result<(), Fault> {
+        match &self.refused {
+            Some(refused) => {
+                refused.borrow_mut().fields.push(fault);
                 Ok(())
             }
             None => Err(fault),
@@ -140,7 +165,7 @@ impl<'d> Reader<'d> {
         let field = self.document.text(key);
         let Some(treatment) = (self.rules)(message, field) else {
             let error: Fault = serde::de::Error::unknown_field(field, expected);
-            return self.refuse(error.or_at(key));
+            return self.refuse_field(error.or_at(key));
         };
         match treatment {
             Treatment::Ignore if !self.is_empty(value) => {
@@ -149,9 +174,11 @@ impl<'d> Reader<'d> {
             }
             Treatment::Note(reason) if !self.is_empty(value) => self.note(value, reason),
             Treatment::Refuse(reason) if !self.is_empty(value) => {
-                return self.refuse(Fault::at(value, reason));
+                return self.refuse_field(Fault::at(value, reason));
             }
-            Treatment::RefusePresence(reason) => return self.refuse(Fault::at(value, reason)),
+            Treatment::RefusePresence(reason) => {
+                return self.refuse_field(Fault::at(value, reason));
+            }
             _ => {}
         }
         Ok(())

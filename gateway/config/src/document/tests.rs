@@ -122,7 +122,7 @@ fn treatments() {
     let document = Document::parse("f", "refused: 1\nnone: 2\nignored: 1\n").unwrap();
     let reader = Reader::collecting(&document, rules);
     let _: Message = reader.read(document.single().unwrap()).unwrap();
-    assert_eq!(reader.refused().len(), 2, "all of them");
+    assert_eq!(reader.refused().fields.len(), 2, "all of them");
     assert_eq!(reader.into_notes().1.len(), 1);
 }
 

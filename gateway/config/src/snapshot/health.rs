@@ -81,4 +81,6 @@ pub struct Outliers {
     pub max_time: Duration,
     /// The share of 100 of the endpoints that may be left out.
     pub most: u32,
+    /// `always_eject_one_host`: one may be left out in any case.
+    pub always_one: bool,
 }

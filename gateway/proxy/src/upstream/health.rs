@@ -51,12 +51,13 @@ impl ClusterHealth {
         health
     }
 
-    /// Whether one more of `count` endpoints may be left out.
-    fn has_room(&self, most: u32) -> bool {
+    /// Whether one more endpoint may be left out.
+    fn has_room(&self, settings: &Outliers) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<Arc<Health>> = known.values().filter_map(Weak::upgrade).collect();
         let ejected = all.iter().filter(|health| health.is_ejected()).count();
-        (ejected + 1) * 100 <= all.len() * most as usize
+        settings.always_one && ejected == 0
+            || (ejected + 1) * 100 <= all.len() * settings.most as usize
     }
 }
 
@@ -145,7 +146,7 @@ impl Health {
         }
         counts.server_errors = 0;
         counts.gateway_failures = 0;
-        if self.is_ejected() || !cluster.has_room(settings.most) {
+        if self.is_ejected() || !cluster.has_room(settings) {
             return;
         }
         counts.ejections = counts.ejections.saturating_add(1);
@@ -311,6 +312,7 @@ mod tests {
             base_time: Duration::from_secs(30),
             max_time: Duration::from_secs(300),
             most: 50,
+            always_one: false,
         }
     }
 
@@ -335,6 +337,23 @@ mod tests {
             other.outcome(None, &settings(), &cluster);
         }
         assert!(other.is_fit(), "half of all is the most");
+    }
+
+    #[test]
+    fn one_may_be_left_out_in_any_case() {
+        for (always_one, fit) in [(false, true), (true, false)] {
+            let cluster = ClusterHealth::default();
+            let address = Address::Socket(([127, 0, 0, 1], 1).into());
+            let health = cluster.of(&address, &Settings::default());
+            let settings = Outliers {
+                always_one,
+                ..settings()
+            };
+            for _ in 0..2 {
+                health.outcome(None, &settings, &cluster);
+            }
+            assert_eq!(health.is_fit(), fit);
+        }
     }
 
     #[test]

@@ -78,8 +78,8 @@ fn overload_managers() {
             "unsupported \"@type\" a.B",
         ),
         (
-            with_heap("{name: envoy.overload_actions.shrink_heap, triggers: []}"),
-            "action \"envoy.overload_actions.shrink_heap\" is not supported",
+            with_heap("{name: envoy.overload_actions.reduce_timeouts, triggers: []}"),
+            "action \"envoy.overload_actions.reduce_timeouts\" is not supported",
         ),
         (
             with_heap(

@@ -472,13 +472,13 @@ fn camel_case_and_json_are_the_same_language() {
 fn what_is_not_done_is_said() {
     let text = super::bad::BASE.replace(
         "    type: STATIC\n",
-        "    type: STATIC\n    health_checks: [{timeout: 1s}]\n    outlier_detection: {}\n",
+        "    type: STATIC\n    connection_pool_per_downstream_connection: true\n",
     );
     let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
     assert_eq!(
         snapshot.warnings,
         [
-            "envoy.yaml:26:20: static_resources.clusters[0].health_checks: has no effect in this gateway"
+            "envoy.yaml:26:48: static_resources.clusters[0].connection_pool_per_downstream_connection: has no effect in this gateway"
         ]
     );
 }

@@ -208,7 +208,7 @@ fn chained(fields: &str) -> String {
 #[test]
 fn filter_chains() {
     let text = chained(
-        "filter_chain_match: {server_names: [A.example, '*.b.example'], transport_protocol: tls, application_protocols: [h2]}\n      \
+        "filter_chain_match: {destination_port: 80, server_names: [A.example, '*.b.example'], transport_protocol: tls, application_protocols: [h2]}\n      \
          transport_socket_connect_timeout: 3s",
     );
     let built = parse("envoy.yaml", &text).unwrap();
@@ -216,6 +216,7 @@ fn filter_chains() {
     let [chain] = listener.chains.as_slice() else {
         panic!("{:?}", listener.chains);
     };
+    assert_eq!(chain.matches.destination_port, Some(80));
     assert_eq!(chain.matches.server_names, ["a.example", "*.b.example"]);
     assert_eq!(
         chain.matches.transport_protocol,
@@ -234,10 +235,7 @@ fn filter_chains() {
             "filter_chain_match: {transport_protocol: quic}",
             "unknown transport protocol \"quic\"",
         ),
-        (
-            "filter_chain_match: {destination_port: 80}",
-            "not supported",
-        ),
+        ("filter_chain_match: {source_ports: [80]}", "not supported"),
         (
             "transport_socket: {name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}",
             "tls_certificates may not be empty",
