@@ -40,10 +40,8 @@ use crate::{
     overload::{Descriptor, Overload},
     throttle::Throttle,
     upstream::{
-        Deadline, Failure, Host, HostShared, Lending, Outbound, Queue, Sending, Upstream,
-        Upstreams, Wanted,
+        Failure, Host, HostShared, Queue, Upstream, Upstreams, Wanted,
         connect::{Connected, Stream},
-        send,
     },
 };
 
@@ -349,14 +347,8 @@ impl TowerService<Request<Full<Bytes>>> for ClusterClient {
             {
                 set_authority(request.uri_mut(), authority);
             }
-            let host = upstream.choose(&Wanted::by(request.headers())).await?;
-            let lease = host.lease(Lending::default()).await?;
             // The caller has a time limit of its own.
-            let mut deadline = Deadline::new(None);
-            let request = Box::new(Outbound::from(request));
-            send(&host, lease, request, &Sending::default(), &mut deadline)
-                .await
-                .map_err(|unsent| unsent.failure)
+            upstream.send(request).await
         })
     }
 }
@@ -402,9 +394,9 @@ fn overflow() -> io::Error {
 /// Connects to `host` within the limits of its cluster.
 async fn connect(host: &Host, queue: &Arc<Queue>) -> io::Result<Connected> {
     let place = host.shared.connection(Priority::Default, queue);
-    let connected = host.connect_raw(place.ok_or_else(overflow)?).await?;
-    host.outcome(Some(StatusCode::OK));
-    Ok(connected)
+    let connected = host.connect_raw(place.ok_or_else(overflow)?).await;
+    host.outcome(connected.is_ok().then_some(StatusCode::OK));
+    connected
 }
 
 /// Connects to an endpoint of a cluster, another one each time.

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     body::{Body, BoxError},
     config::snapshot::{Fraction, Mirror},
-    upstream::{Deadline, Failure, Lending, Outbound, Sending, Upstream, Upstreams, Wanted, send},
+    upstream::{Failure, Upstream, Upstreams},
 };
 
 /// Copies under way in this process; no more are made beside them.
@@ -152,15 +152,8 @@ fn suffixed(authority: &Authority) -> Option<Authority> {
 }
 
 async fn exchange(upstream: &Upstream, request: Request<Body>) -> Result<(), Failure> {
-    let host = upstream.choose(&Wanted::by(request.headers())).await?;
-    let lease = host.lease(Lending::default()).await?;
     // The caller has a limit for all of it.
-    let mut deadline = Deadline::default();
-    let request = Box::new(Outbound::from(request));
-    let response = send(&host, lease, request, &Sending::default(), &mut deadline)
-        .await
-        .map_err(|unsent| unsent.failure)?;
-    let mut body = response.into_body();
+    let mut body = upstream.send(request).await?.into_body();
     while let Some(frame) = body.frame().await {
         if frame.is_err() {
             break;

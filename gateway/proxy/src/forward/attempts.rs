@@ -177,6 +177,7 @@ impl Attempts<'_> {
         let lease = match lease {
             Ok(lease) => lease,
             Err(failure) => {
+                host.failed(&failure);
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
                     if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
@@ -222,6 +223,7 @@ impl Attempts<'_> {
         }
         match send(&host, lease, request, &sending, &mut self.deadline).await {
             Ok(mut response) => {
+                host.outcome(Some(response.status()));
                 self.exchange.note_response();
                 let info = std::mem::take(&mut self.tried);
                 response.extensions_mut().insert(info);
@@ -232,6 +234,7 @@ impl Attempts<'_> {
                 (Ok(response), again)
             }
             Err(unsent) => {
+                host.failed(&unsent.failure);
                 tracing::debug!(
                     cluster = %self.upstream.cluster.name,
                     address = %host.address,

@@ -230,7 +230,9 @@ impl Failure {
     pub(crate) fn is_of_endpoint(&self) -> bool {
         matches!(
             self,
-            Self::Terminated
+            Self::Connect(_)
+                | Self::ConnectTimeout
+                | Self::Terminated
                 | Self::Reset { .. }
                 | Self::Protocol
                 | Self::Timeout

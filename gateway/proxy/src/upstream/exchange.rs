@@ -13,7 +13,7 @@ use tokio::{task::AbortHandle, time::Sleep};
 
 use super::{
     error::Failure,
-    host::{Host, Lease, On},
+    host::{Host, Lease, Lending, On},
     http1, http2,
     progress::Progress,
 };
@@ -187,9 +187,6 @@ pub(crate) async fn send(
             // What sends the request's body may be a task of its own.
             progress.cancel();
             count(stats, &unsent.failure);
-            if unsent.failure.is_of_endpoint() {
-                host.outcome(None);
-            }
             if let (Failure::Timeout | Failure::TryTimeout, Some(witness)) =
                 (&unsent.failure, &witness)
             {
@@ -199,7 +196,6 @@ pub(crate) async fn send(
         }
     };
     stats.status(sent.response.status());
-    host.outcome(Some(sent.response.status()));
     let watch = ResponseWatch {
         tunnel: sent.tunnel,
         // A tunnel is no response that could take too long.
@@ -214,6 +210,20 @@ pub(crate) async fn send(
     Ok(sent
         .response
         .map(|body| Body::new(Watched::new(body, watch))))
+}
+
+/// Sends a request that only its caller limits.
+pub(crate) async fn send_once(
+    host: &Arc<Host>,
+    asked: Lending,
+    request: Request<Body>,
+) -> Result<Response<Body>, Failure> {
+    let lease = host.lease(asked).await?;
+    let mut deadline = Deadline::default();
+    let request = Box::new(Outbound::from(request));
+    send(host, lease, request, &Sending::default(), &mut deadline)
+        .await
+        .map_err(|unsent| unsent.failure)
 }
 
 /// Takes note of what ended a request.

@@ -19,7 +19,8 @@ use tokio::{
 
 use super::{
     connect::Address,
-    exchange::{Deadline, Outbound, Sending, send},
+    error::Failure,
+    exchange::send_once,
     host::{Host, Lending},
 };
 use crate::{
@@ -184,11 +185,14 @@ pub(crate) async fn watch(host: Weak<Host>, check: HealthCheck) {
 async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
     let mut in_a_row = 0;
     while let Some(host) = host.upgrade() {
-        let good = timeout(check.timeout, ask(&host, &check.kind))
-            .await
-            .unwrap_or(false);
-        drop(host);
         let failed = health.failed.load(Ordering::Relaxed);
+        let good = match timeout(check.timeout, ask(&host, &check.kind)).await {
+            Ok(Ok(good)) => good,
+            // To be short of room says nothing of the endpoint.
+            Ok(Err(Failure::Overflow)) => !failed,
+            Ok(Err(_)) | Err(_) => false,
+        };
+        drop(host);
         // What agrees with what is known ends a row.
         in_a_row = if good == failed { in_a_row + 1 } else { 0 };
         let threshold = match good {
@@ -206,16 +210,13 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
 }
 
 /// Whether the endpoint answers as it has to.
-async fn ask(host: &Arc<Host>, kind: &CheckKind) -> bool {
+async fn ask(host: &Arc<Host>, kind: &CheckKind) -> Result<bool, Failure> {
     match kind {
         CheckKind::Tcp => {
             let queue = Arc::default();
             let place = host.shared.connection(Priority::Default, &queue);
-            match place {
-                Some(place) => host.connect_raw(place).await.is_ok(),
-                // To be short of room says nothing of the endpoint.
-                None => !host.health.failed.load(Ordering::Relaxed),
-            }
+            let place = place.ok_or(Failure::Overflow)?;
+            Ok(host.connect_raw(place).await.is_ok())
         }
         CheckKind::Http {
             path,
@@ -223,13 +224,11 @@ async fn ask(host: &Arc<Host>, kind: &CheckKind) -> bool {
             expected,
         } => {
             let request = Request::builder().method(Method::GET);
-            let answer = request_of(host, request, name, path, Bytes::new()).await;
-            answer.is_some_and(|(status, _)| {
-                let status = status.as_u16();
-                expected
-                    .iter()
-                    .any(|(first, end)| (*first..*end).contains(&status))
-            })
+            let (status, _) = request_of(host, request, name, path, Bytes::new()).await?;
+            let status = status.as_u16();
+            Ok(expected
+                .iter()
+                .any(|(first, end)| (*first..*end).contains(&status)))
         }
         CheckKind::Grpc { service, authority } => {
             const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -238,9 +237,9 @@ async fn ask(host: &Arc<Host>, kind: &CheckKind) -> bool {
                 .header(header::CONTENT_TYPE, "application/grpc")
                 .header(header::TE, "trailers");
             let question = Bytes::from(question(service));
-            let answer = request_of(host, request, authority, PATH, question).await;
+            let (_, body) = request_of(host, request, authority, PATH, question).await?;
             // Uncompressed, and of its one field, `status`, the value 1: SERVING.
-            answer.is_some_and(|(_, body)| matches!(&*body, [0, 0, 0, 0, 2, 8, 1]))
+            Ok(matches!(&*body, [0, 0, 0, 0, 2, 8, 1]))
         }
     }
 }
@@ -271,7 +270,7 @@ async fn request_of(
     authority: &str,
     path: &str,
     body: Bytes,
-) -> Option<(StatusCode, Bytes)> {
+) -> Result<(StatusCode, Bytes), Failure> {
     const MOST: usize = 64 * 1024;
     let authority = match authority {
         "" => host.shared.cluster.name.as_str(),
@@ -285,20 +284,18 @@ async fn request_of(
         true => Body::empty(),
         false => Body::new(Full::new(body)),
     };
-    let request = request.uri(uri.build().ok()?).body(body).ok()?;
+    // What the configuration says is a path; an authority may not be one.
+    let uri = uri.build().map_err(|_| Failure::Protocol)?;
+    let request = request.uri(uri).body(body);
+    let request = request.map_err(|_| Failure::Protocol)?;
     let asked = Lending {
         client_http2: true,
         ..Lending::default()
     };
-    let lease = host.lease(asked).await.ok()?;
-    let mut deadline = Deadline::new(None);
-    let request = Box::new(Outbound::from(request));
-    let response = send(host, lease, request, &Sending::default(), &mut deadline)
-        .await
-        .ok()?;
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MOST).collect().await.ok()?;
-    Some((parts.status, body.to_bytes()))
+    let (parts, body) = send_once(host, asked, request).await?.into_parts();
+    let body = Limited::new(body, MOST).collect().await;
+    let body = body.map_err(|_| Failure::Protocol)?;
+    Ok((parts.status, body.to_bytes()))
 }
 
 #[cfg(test)]

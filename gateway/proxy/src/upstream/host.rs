@@ -354,6 +354,13 @@ impl Host {
         }
     }
 
+    /// A request to it failed.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        if failure.is_of_endpoint() {
+            self.outcome(None);
+        }
+    }
+
     /// A request to it had this outcome: a status, or none.
     pub(crate) fn outcome(&self, status: Option<StatusCode>) {
         if let Some(settings) = &self.shared.cluster.health.outliers {
@@ -377,7 +384,6 @@ impl Host {
             Ok(_) => stats.upstream_cx_total.add(),
             Err(error) => {
                 stats.upstream_cx_connect_fail.add();
-                self.outcome(None);
                 if error.kind() == io::ErrorKind::TimedOut {
                     stats.upstream_cx_connect_timeout.add();
                 }

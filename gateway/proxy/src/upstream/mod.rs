@@ -16,7 +16,9 @@ mod tunnel;
 
 use std::{collections::HashMap, sync::Arc};
 
-use self::endpoints::Endpoints;
+use http::{Request, Response};
+
+use self::{endpoints::Endpoints, exchange::send_once};
 pub(crate) use self::{
     endpoints::Wanted,
     error::Failure,
@@ -26,6 +28,7 @@ pub(crate) use self::{
     tunnel::is_websocket,
 };
 use crate::{
+    body::Body,
     config::snapshot::{Cluster, Snapshot},
     metrics::Metrics,
     overload::Overload,
@@ -119,6 +122,17 @@ impl Upstream {
     /// The endpoint for a side stream, if there is a choice now.
     pub(crate) fn choose_among_several(&self) -> Option<Arc<Host>> {
         self.endpoints.choose_among_several()
+    }
+
+    /// Sends a request, which only its caller limits, to one of the endpoints.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let host = self.choose(&Wanted::by(request.headers())).await?;
+        let sent = send_once(&host, Lending::default(), request).await;
+        match &sent {
+            Ok(response) => host.outcome(Some(response.status())),
+            Err(failure) => host.failed(failure),
+        }
+        sent
     }
 
     /// The endpoint for a request with these headers.

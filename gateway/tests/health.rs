@@ -1,0 +1,234 @@
+//! Endpoints that are left out while they are unfit.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use gateway_config as config;
+use gateway_proxy::{Gateway, Options, Running};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// An upstream that answers each request with a status that can be changed, one for `/health` and one for the rest.
+struct Upstream {
+    address: SocketAddr,
+    health: Arc<AtomicU16>,
+    status: Arc<AtomicU16>,
+}
+
+impl Upstream {
+    fn new() -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn on(listener: TcpListener) -> Self {
+        let this = Self {
+            address: listener.local_addr().unwrap(),
+            health: Arc::new(AtomicU16::new(200)),
+            status: Arc::new(AtomicU16::new(200)),
+        };
+        let (health, status) = (this.health.clone(), this.status.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (health, status) = (health.clone(), status.clone());
+                thread::spawn(move || serve(stream.unwrap(), &health, &status));
+            }
+        });
+        this
+    }
+}
+
+fn serve(mut stream: TcpStream, health: &AtomicU16, status: &AtomicU16) {
+    loop {
+        let head = head(&mut stream);
+        let status = match head.split(' ').nth(1) {
+            Some("/health") => health,
+            Some(_) => status,
+            None => return,
+        };
+        let status = status.load(Ordering::SeqCst);
+        let answer = format!("HTTP/1.1 {status} Status\r\ncontent-length: 0\r\n\r\n");
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads to the end of a head.
+fn head(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => text.push(byte[0]),
+            _ => break,
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// An address where nobody listens, and that nobody else is given.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.77:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// A gateway in front of a cluster with these endpoints and further fields.
+fn start(endpoints: [SocketAddr; 2], fields: &str) -> (Running, TcpStream) {
+    let [first, second] = endpoints.map(|at| {
+        let (address, port) = (at.ip(), at.port());
+        format!("{{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}")
+    });
+    let text = format!(
+        r#"static_resources:
+  listeners:
+  - name: main
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: ingress
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - {{match: {{prefix: /}}, route: {{cluster: a}}}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: a
+    type: STATIC
+    load_assignment:
+      cluster_name: a
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {first}
+        - endpoint: {second}
+    {fields}
+"#
+    );
+    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
+    let options = Options::default().concurrency(1);
+    let running = Gateway::start(snapshot, options).unwrap();
+    let client = TcpStream::connect(running.local_addr("main").unwrap()).unwrap();
+    (running, client)
+}
+
+/// The status of the answer to one more request.
+fn ask(client: &mut TcpStream) -> u16 {
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+        .unwrap();
+    let head = head(client).to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    client.read_exact(&mut vec![0; length]).unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    status.parse().unwrap()
+}
+
+fn statuses(client: &mut TcpStream, count: usize) -> Vec<u16> {
+    (0..count).map(|_| ask(client)).collect()
+}
+
+/// Asks until the last answers were these, in any order.
+fn until(client: &mut TcpStream, wanted: &[u16]) {
+    let end = Instant::now() + WAIT;
+    loop {
+        let mut seen = statuses(client, wanted.len());
+        seen.sort_unstable();
+        if seen == wanted {
+            return;
+        }
+        assert!(Instant::now() < end, "{seen:?}");
+    }
+}
+
+const TIMES: &str = "timeout: 5s, interval: 0.01s, unhealthy_threshold: 1, healthy_threshold: 1";
+
+#[test]
+fn what_refuses_connections_is_left_out_from_the_first_request_on() {
+    let (good, dead) = (Upstream::new(), nobody());
+    let fields = format!("health_checks: [{{{TIMES}, tcp_health_check: {{}}}}]");
+    let (_running, mut client) = start([dead, good.address], &fields);
+    assert_eq!(statuses(&mut client, 6), [200; 6]);
+    // It is found again when it is back.
+    let back = Upstream::on(TcpListener::bind(dead).unwrap());
+    back.status.store(201, Ordering::SeqCst);
+    until(&mut client, &[200, 201]);
+}
+
+#[test]
+fn an_endpoint_says_that_it_is_unfit() {
+    let (one, other) = (Upstream::new(), Upstream::new());
+    other.status.store(201, Ordering::SeqCst);
+    other.health.store(503, Ordering::SeqCst);
+    let fields = format!("health_checks: [{{{TIMES}, http_health_check: {{path: /health}}}}]");
+    let (_running, mut client) = start([one.address, other.address], &fields);
+    assert_eq!(statuses(&mut client, 6), [200; 6]);
+    other.health.store(200, Ordering::SeqCst);
+    until(&mut client, &[200, 201]);
+    one.health.store(500, Ordering::SeqCst);
+    until(&mut client, &[201, 201, 201, 201]);
+    // Less than half of them: all are used.
+    other.health.store(500, Ordering::SeqCst);
+    until(&mut client, &[200, 201]);
+}
+
+#[test]
+fn failures_in_a_row_leave_an_endpoint_out() {
+    let (good, bad, dead) = (Upstream::new(), Upstream::new(), nobody());
+    bad.status.store(500, Ordering::SeqCst);
+    for (endpoint, failure) in [(bad.address, 500), (dead, 503)] {
+        let fields = "outlier_detection: {consecutive_5xx: 3, base_ejection_time: 600s, max_ejection_time: 600s, \
+                      max_ejection_percent: 50}";
+        let (_running, mut client) = start([endpoint, good.address], fields);
+        let mut first = statuses(&mut client, 6);
+        first.sort_unstable();
+        assert_eq!(first, [200, 200, 200, failure, failure, failure]);
+        assert_eq!(statuses(&mut client, 6), [200; 6]);
+    }
+}
+
+#[test]
+fn an_endpoint_that_was_left_out_is_tried_again() {
+    let (good, bad) = (Upstream::new(), Upstream::new());
+    bad.status.store(500, Ordering::SeqCst);
+    let fields = "outlier_detection: {consecutive_5xx: 1, base_ejection_time: 0.05s, max_ejection_percent: 50}";
+    let (_running, mut client) = start([bad.address, good.address], fields);
+    until(&mut client, &[200, 200, 200]);
+    bad.status.store(201, Ordering::SeqCst);
+    until(&mut client, &[200, 201]);
+}
+
+/// What a check finds is no outcome of a request.
+#[test]
+fn checks_do_not_count_as_requests() {
+    let (good, bad) = (Upstream::new(), Upstream::new());
+    bad.status.store(500, Ordering::SeqCst);
+    let fields = format!(
+        "health_checks: [{{{TIMES}, http_health_check: {{path: /health}}}}]\n    \
+         outlier_detection: {{consecutive_5xx: 3, base_ejection_time: 600s, max_ejection_time: 600s, max_ejection_percent: 50}}"
+    );
+    let (_running, mut client) = start([bad.address, good.address], &fields);
+    let mut first = statuses(&mut client, 6);
+    first.sort_unstable();
+    assert_eq!(first, [200, 200, 200, 500, 500, 500]);
+    assert_eq!(statuses(&mut client, 6), [200; 6]);
+}
