@@ -17,7 +17,7 @@ pub struct Error {
     position: Option<(u32, u32)>,
     path: String,
     message: String,
-    others: Vec<Error>,
+    others: Vec<Self>,
 }
 
 impl Error {

@@ -326,6 +326,9 @@ async fn proxy(
             let mut response = failed(grpc, &failure, attempts.tried, flags);
             if policy.quiet && !grpc && matches!(failure, Failure::Timeout) {
                 *response.status_mut() = StatusCode::NO_CONTENT;
+                *response.body_mut() = Body::empty();
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                response.headers_mut().remove(header::CONTENT_LENGTH);
             }
             response
         }

@@ -329,9 +329,9 @@ pub struct AccessLog {
 #[derive(Clone, Debug)]
 pub enum LogFilter {
     /// All of them have to hold.
-    And(Vec<LogFilter>),
+    And(Vec<Self>),
     /// One of them has to hold.
-    Or(Vec<LogFilter>),
+    Or(Vec<Self>),
     /// The response's status.
     Status(Comparison),
     /// Milliseconds that the exchange took.

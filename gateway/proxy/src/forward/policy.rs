@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use extproc_client::config::Effort;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     config::snapshot::{Forward, GrpcTimeout, Retry, RetryOn},
@@ -85,6 +85,12 @@ impl<'a> Policy<'a> {
             .is_some_and(|limit| policy.per_try_timeout >= Some(limit))
         {
             policy.per_try_timeout = None;
+        }
+        if exchange.grpc
+            && forward.grpc_timeout.is_some()
+            && let Some(limit) = policy.per_try_timeout.or(policy.timeout)
+        {
+            parts.headers.insert("grpc-timeout", grpc_text(limit));
         }
         let repeated = route.is_none_or(|retry| {
             let matchers = &retry.request_headers;
@@ -196,6 +202,17 @@ impl<'a> Policy<'a> {
         most.min(retry.max_interval)
             .mul_f64(rand::random_range(0.0..=1.0))
     }
+}
+
+/// A limit as a `grpc-timeout`, whose number has at most 8 digits.
+fn grpc_text(limit: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let ms = limit.as_millis();
+    let units = [(1, 'm'), (1000, 'S'), (60_000, 'M'), (3_600_000, 'H')];
+    let fits = units.iter().find(|(unit, _)| ms / unit <= MOST);
+    let (unit, letter) = fits.unwrap_or(&units[3]);
+    let text = format!("{}{letter}", (ms / unit).min(MOST));
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("99999999H"))
 }
 
 /// The condition for a gRPC status that came with the headers.
