@@ -216,11 +216,12 @@ impl Direction {
         self.has_sent_end && self.trailers.is_none()
     }
 
-    /// Tells whether the processor was given all of a full duplex message, and its new body has no end yet: nobody else knows
-    /// what of it is missing.
+    /// Tells if the processor was given all of a full duplex body, and a new one has begun that nobody else can end. As in
+    /// Envoy, one that has not begun is empty, and one whose trailers are here ends with them.
     pub(super) fn is_left_unfinished(&self) -> bool {
         let given = self.received && self.body_sent && self.held.is_empty() && self.size > 0;
-        self.mode.body.is_duplex() && given && !self.ended
+        let begun = self.is_forwarded() && !self.ended && self.trailers.is_none();
+        self.mode.body.is_duplex() && given && begun
     }
 
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue

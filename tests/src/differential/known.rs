@@ -228,6 +228,7 @@ pub const KNOWN: [Known; 30] = [
         shows_in: |s| {
             mentions_word(&s.source, "FULL_DUPLEX_STREAMED")
                 && mentions_word(&s.source["processor"], "close")
+                && mentions(&s.source["processor"], "stream")
         },
         places: &["client", "upstream", "processor", "counters", "log"],
     },
