@@ -33,11 +33,13 @@ impl Effort {
     const MOST: Self = Self(2_000_000);
 
     /// Effort for so many visits of states.
+    #[cfg(feature = "cel")]
     pub(crate) fn new(visits: u64) -> Self {
         Self(visits)
     }
 
     /// Visits that are left.
+    #[cfg(any(feature = "cel", test))]
     pub(crate) fn left(self) -> u64 {
         self.0
     }
