@@ -1,7 +1,7 @@
 //! Envoy's bootstrap (`envoy.config.bootstrap.v3.Bootstrap`), as YAML or JSON.
 //!
 //! The messages are typed structs that mirror ProtoJSON, in the subset that the gateway serves;
-//! one file a message family. What a struct lacks is looked up in [`fields`]: fields without effect
+//! one file a message family. What a struct lacks is looked up in `fields`: fields without effect
 //! here may stand in a file, fields that would change what is served are refused. Messages within
 //! `typed_config` are chosen by their `@type`.
 
