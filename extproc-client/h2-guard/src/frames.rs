@@ -42,6 +42,13 @@ const SMALL: usize = 256;
 /// Empty DATA frames in a row that are hidden of a client. `h2` ends the connection of one that goes on.
 const EMPTY_IN_A_ROW: u32 = 10_000;
 
+/// Length of a WINDOW_UPDATE frame.
+const UPDATE: usize = HEAD + 4;
+
+/// Bytes of frames that give window back and are not written yet. A peer that does not take them has its empty frames counted by
+/// `h2`, which gives their window back itself.
+const REFUNDS: usize = 64 * 1024;
+
 /// Frames that are read while the peer takes nothing of what is written. Answers to them pile up.
 const UNANSWERED: u32 = 100_000;
 
@@ -173,7 +180,7 @@ impl<S> Frames<S> {
         match kind {
             DATA if content == Some(0) && flags & END_STREAM == 0 && stream != 0 => {
                 self.empty = self.empty.saturating_add(1);
-                hide = self.empty <= self.most_empty;
+                hide = self.empty <= self.most_empty && self.refunds.has_room();
                 if hide && payload > 0 {
                     self.refunds.add(stream, payload);
                 }
@@ -246,6 +253,10 @@ impl<S> Frames<S> {
 }
 
 impl Refunds {
+    fn has_room(&self) -> bool {
+        self.streams.len() * UPDATE + self.out.len() < REFUNDS
+    }
+
     fn add(&mut self, stream: u32, bytes: usize) {
         // It is padding and its length, at most 256 bytes.
         let bytes = u32::try_from(bytes).unwrap_or_default();
@@ -517,6 +528,77 @@ mod tests {
         }
         expected.extend(b"others");
         assert_eq!(got.await.unwrap(), expected);
+    }
+
+    /// Takes one byte of what is written now and then.
+    struct Slack<'a>(&'a [u8], u8);
+
+    impl AsyncRead for Slack<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let (now, later) = self.0.split_at(self.0.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.0 = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Slack<'_> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.1 = (self.1 + 1) % 8;
+            match self.1 {
+                0 => Poll::Ready(Ok(1)),
+                _ => Poll::Pending,
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_little_gets_no_queue_of_windows() {
+        let mut sent = vec![b'p'; PREFACE];
+        for n in 0..40_000 {
+            let stream = if n % 2 == 0 { 1 } else { 3 };
+            frame(&mut sent, DATA, PADDED, stream, b"\0");
+            if n % 100 == 0 {
+                frame(&mut sent, DATA, 0, stream, b"x");
+            }
+        }
+        let mut seen = Vec::new();
+        let mut guarded = Frames::of_server(Slack(&sent, 0), Arc::default());
+        guarded.left = PREFACE;
+        guarded.turns = false;
+        let mut buf = [0; 4096];
+        loop {
+            let read = guarded.read(&mut buf).await.unwrap();
+            if read == 0 {
+                break;
+            }
+            seen.extend_from_slice(&buf[..read]);
+            let flushed =
+                std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut guarded).poll_flush(cx)));
+            let _ = flushed.await;
+            let kept = guarded.refunds.streams.len() * UPDATE + guarded.refunds.out.len();
+            assert!(kept <= REFUNDS + 2 * UPDATE, "{kept} bytes are kept");
+        }
+        // What has no room any more is left to `h2`.
+        assert_eq!(seen.len(), sent.len());
+        assert!(seen != sent);
+        assert_eq!(seen[seen.len() - 10..], sent[sent.len() - 10..]);
     }
 
     #[tokio::test]

@@ -74,8 +74,8 @@ impl Traffic {
         self.doubted.store(true, Ordering::Relaxed);
     }
 
-    /// Allows more frames to be read, joins small ones if there were many, and has what waits counted if that may be much. For whoever polls the connection, after each poll
-    /// that has nothing more for it.
+    /// Allows more frames to be read. Small ones are joined if there were many, and what waits is counted if that may be much.
+    /// Whoever polls the connection calls this after each poll that has nothing more for it.
     pub fn turn(&self) {
         if self.frames.load(Ordering::Relaxed) > 0 {
             self.frames.store(0, Ordering::Relaxed);
