@@ -98,7 +98,7 @@ pub enum Operation {
 pub struct HeaderChange<'a> {
     /// The kind of change.
     pub operation: Operation,
-    /// Name of the header, as the processor wrote it.
+    /// Name of the header, in lower case.
     pub name: &'a str,
     /// Value; empty for a removal.
     pub value: &'a [u8],
@@ -172,6 +172,8 @@ pub enum FailureRow {
     ContentLength,
     /// A body is larger than the buffer limit.
     BufferLimit,
+    /// The stream ended cleanly within a body that the processor alone could complete.
+    Unfinished,
 }
 
 impl fmt::Display for FailureRow {
@@ -184,6 +186,9 @@ impl fmt::Display for FailureRow {
             Self::Mutation => "a header mutation was refused as a whole",
             Self::ContentLength => "the new body and its content-length differ",
             Self::BufferLimit => "a body is larger than the buffer limit",
+            Self::Unfinished => {
+                "the stream ended within a body that the processor alone could complete"
+            }
         })
     }
 }
@@ -445,10 +450,10 @@ pub struct Watched<'a> {
     pub context: &'a ExchangeContext,
 }
 
-/// Amount of what an observer is told.
+/// Amount of what an observer is told, at least: two in a tuple are both told what one of them wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// Events that Envoy has a counter for.
+    /// Events that are counted.
     Counts,
     /// Every event.
     Full,

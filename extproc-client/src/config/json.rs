@@ -47,7 +47,7 @@ pub(crate) struct ProtoDuration {
 }
 
 /// The longest duration that protobuf allows: 10000 years.
-const LONGEST_SECONDS: u64 = 315_576_000_000;
+pub(crate) const LONGEST_SECONDS: u64 = 315_576_000_000;
 
 impl ProtoDuration {
     /// The duration, if it is not negative.

@@ -33,8 +33,8 @@ use crate::{
 /// body before its first reply is heard.
 const FRAMES_AT_ONCE: usize = 3;
 
-/// Bytes that are kept of bodies from which on the frames of each look are a turn of their own: exchanges that are ended for what
-/// they hold have theirs before this one reads on.
+/// Bytes kept of both bodies above which other tasks run after each look for frames. Exchanges that are ended for what they hold
+/// let go of it there, before this one reads more.
 const TURN: usize = 256 * 1024;
 
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.

@@ -163,7 +163,7 @@ impl Mutation<'_> {
             return Ok(());
         };
         let lower = entry.key.to_ascii_lowercase();
-        let refuse = |reason| self.tell(Operation::Set, &entry.key, &entry.raw_value, Some(reason));
+        let refuse = |reason| self.tell(Operation::Set, &lower, &entry.raw_value, Some(reason));
         let invalid = || {
             refuse(Refused::Invalid);
             INVALID
@@ -234,7 +234,7 @@ impl Mutation<'_> {
                         outcome.applied = true;
                     }
                     Err(_) => {
-                        refuse(Refused::Value);
+                        self.tell(operation, &lower, &entry.raw_value, Some(Refused::Value));
                         outcome.rejected += 1;
                     }
                 }
@@ -243,8 +243,9 @@ impl Mutation<'_> {
                 if operation == Operation::Append && block.is_inline(&name) {
                     appended.push(name.clone());
                 }
-                set_field(block.map_mut(), name, value, operation)
-                    .inspect_err(|_| refuse(Refused::TooLarge))?;
+                set_field(block.map_mut(), name, value, operation).inspect_err(|_| {
+                    self.tell(operation, &lower, &entry.raw_value, Some(Refused::TooLarge));
+                })?;
                 self.tell(operation, &lower, &entry.raw_value, None);
                 outcome.applied = true;
             }

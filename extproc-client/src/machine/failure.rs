@@ -10,7 +10,7 @@
 //! | body and `content-length` differ | no | `status_on_error` | `mismatch_between_…` |
 //! | a body is larger than the buffer limit | no | 413, or 500 in a response | `…_payload_too_large` |
 //! | the stream ends cleanly | – | goes on without the processor | – |
-//! | the same, and the processor has all of a full duplex body but did not end it | no | `status_on_error` | `ext_proc_stream_closed_…` |
+//! | the same, and the head of a full duplex body that the processor has whole went on | no | `status_on_error` | `ext_proc_stream_closed_…` |
 //!
 //! It holds in every phase; only what the client gets depends on it: a response while none was
 //! begun, a cut afterwards. Failing open needs the original bytes: it is refused once data of a full
@@ -79,15 +79,23 @@ impl Exchange {
         self.event(&Event::ServerHalfClosed);
         self.complete = true;
         if self.local.is_active() {
-            let status = self.config.status_on_error;
-            return self.abort(status, "ext_proc_local_response_not_completed");
+            let (status, details) = (
+                self.config.status_on_error,
+                "ext_proc_local_response_not_completed",
+            );
+            self.show_refusal(FailureRow::Unfinished, status, details, NotOpen::NotCovered);
+            return self.abort(status, details);
         }
         if [&self.request, &self.response]
             .into_iter()
             .any(Direction::is_left_unfinished)
         {
-            let details = "ext_proc_stream_closed_before_the_end_of_the_body";
-            return self.respond(self.config.status_on_error, Bytes::new(), details.into());
+            let (status, details) = (
+                self.config.status_on_error,
+                "ext_proc_stream_closed_before_the_end_of_the_body",
+            );
+            self.show_refusal(FailureRow::Unfinished, status, details, NotOpen::NotCovered);
+            return self.respond(status, Bytes::new(), details.into());
         }
         self.pass_everything();
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Callback, Exchange, Side};
-use crate::{config::BodyMode, observer::Event};
+use crate::{config::BodyMode, observer::Event, pieces::Pieces};
 
 /// Copies that may wait for the side stream, however small.
 const COPIES: usize = 1024;
@@ -28,7 +28,14 @@ impl Exchange {
     pub(super) fn observe_data(&mut self, side: Side, data: Bytes, end: bool, now: Instant) {
         if self.observes_body(side) {
             match self.copy_fits(side, data.len()) {
-                true => self.send_body(side, data.clone(), Self::flags(end), Callback::Idle, now),
+                true => {
+                    let mut copy = Pieces::from(data.clone());
+                    // What waits is not to keep alive what it was read with.
+                    if !self.outbound.is_empty() {
+                        copy.compact();
+                    }
+                    self.send_body(side, copy, Self::flags(end), Callback::Idle, now);
+                }
                 false => self.cut_copy(side),
             }
         }

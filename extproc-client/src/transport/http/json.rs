@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::schema::{Field, Kind, Schema, Shape};
 use crate::{
-    config::json::ProtoDuration,
+    config::json::{LONGEST_SECONDS, ProtoDuration},
     metadata::{struct_from_json, struct_to_json},
 };
 
@@ -127,7 +127,10 @@ fn read_value(
         Kind::Message(schema) => read_message(bytes, schema, most)?,
         Kind::BoolValue => bool::decode(bytes)?.into(),
         Kind::Duration => {
-            let duration = prost_types::Duration::decode(bytes)?;
+            let mut duration = prost_types::Duration::decode(bytes)?;
+            // Longer ones are no durations, and the smallest number has no positive one to print.
+            let longest = LONGEST_SECONDS.cast_signed();
+            duration.seconds = duration.seconds.clamp(-longest, longest);
             duration.to_string().into()
         }
         Kind::Struct => struct_to_json(&Struct::decode(bytes)?),
@@ -508,6 +511,17 @@ mod tests {
         );
         assert_eq!(message.override_message_timeout.unwrap().nanos, 250_000_000);
         assert_eq!(message.mode_override.unwrap().response_header_mode, 2);
+        for (seconds, text) in [(i64::MIN, "-315576000000s"), (i64::MAX, "315576000000s")] {
+            let wire = pb::ProcessingResponse {
+                override_message_timeout: Some(envoy_types::pb::google::protobuf::Duration {
+                    seconds,
+                    nanos: 0,
+                }),
+                ..Default::default()
+            };
+            let shown = to_json(&wire.encode_to_vec(), &RESPONSE).unwrap();
+            assert_eq!(shown["override_message_timeout"], text);
+        }
         let camel = json!({
             "requestHeaders": {"response": {
                 "status": 1,

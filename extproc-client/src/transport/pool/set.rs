@@ -321,9 +321,9 @@ impl Set {
             .members
             .iter()
             .position(|m| m.connection.id == id && m.live() == 0);
-        found
-            .map(|index| state.members.swap_remove(index))
-            .is_some()
+        let removed = found.map(|index| state.members.swap_remove(index));
+        drop(state);
+        removed.is_some()
     }
 
     /// Wakes as many as there is room for.
