@@ -61,7 +61,7 @@ impl Attempts<'_> {
             match again {
                 Some(again) if retry || again.stale => {
                     if again.stale {
-                        // It goes to the endpoint that was chosen.
+                        // The endpoint is chosen as if for the first time.
                         self.chosen -= 1;
                         self.avoided.pop();
                     } else {
@@ -177,7 +177,10 @@ impl Attempts<'_> {
         let lease = match lease {
             Ok(lease) => lease,
             Err(failure) => {
-                host.failed(&failure);
+                // It was not asked if there was no room for the request in time.
+                if !matches!(failure, Failure::Timeout) {
+                    host.failed(&failure);
+                }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
                     if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {

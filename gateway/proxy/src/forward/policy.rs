@@ -194,11 +194,13 @@ impl<'a> Policy<'a> {
         self.route.map_or(0, |retry| retry.other_host)
     }
 
-    /// The wait before the next attempt: the base doubled with each one `made`, a random part of it.
+    /// The wait before the next attempt: a random part of the base, which doubles with each attempt `made` but the first.
     pub(super) fn back_off(&self, made: u32) -> Duration {
         let default = Retry::default();
         let retry = self.route.unwrap_or(&default);
-        let most = retry.base_interval.saturating_mul(1 << made.min(16));
+        let most = retry
+            .base_interval
+            .saturating_mul(1 << made.saturating_sub(1).min(16));
         most.min(retry.max_interval)
             .mul_f64(rand::random_range(0.0..=1.0))
     }

@@ -226,7 +226,7 @@ impl Failure {
         }
     }
 
-    /// Whether the endpoint is what failed, after a connection was there.
+    /// Returns true if the endpoint is what failed.
     pub(crate) fn is_of_endpoint(&self) -> bool {
         matches!(
             self,

@@ -37,14 +37,14 @@ impl ClusterHealth {
     pub(crate) fn of(&self, address: &Address, settings: &Settings) -> Arc<Health> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, health| health.strong_count() > 0);
-        if let Some(health) = known.get(address).and_then(Weak::upgrade) {
-            if settings.check.is_none() {
-                health.failed.store(false, Ordering::Relaxed);
-                health.unknown.store(false, Ordering::Release);
-            }
+        if let Some(health) = known.get(address).and_then(Weak::upgrade)
+            && health.check == settings.check
+        {
             return health;
         }
+        // The old one may live on with a response; its checks write there alone.
         let health = Arc::new(Health {
+            check: settings.check.clone(),
             unknown: AtomicBool::new(settings.check.is_some()),
             ..Health::default()
         });
@@ -65,6 +65,8 @@ impl ClusterHealth {
 /// The health of one endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
+    /// The check that it is about.
+    check: Option<HealthCheck>,
     /// No check has ended yet.
     unknown: AtomicBool,
     looked: Notify,
@@ -186,10 +188,10 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
     let mut in_a_row = 0;
     while let Some(host) = host.upgrade() {
         let failed = health.failed.load(Ordering::Relaxed);
-        let good = match timeout(check.timeout, ask(&host, &check.kind)).await {
+        let good = match timeout(check.timeout, ask(&host, check)).await {
             Ok(Ok(good)) => good,
-            // To be short of room says nothing of the endpoint.
-            Ok(Err(Failure::Overflow)) => !failed,
+            // To be short of room, at once or after a wait for it, says nothing of the endpoint.
+            Ok(Err(Failure::Overflow | Failure::Timeout)) => !failed,
             Ok(Err(_)) | Err(_) => false,
         };
         drop(host);
@@ -210,8 +212,14 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
 }
 
 /// Whether the endpoint answers as it has to.
-async fn ask(host: &Arc<Host>, kind: &CheckKind) -> Result<bool, Failure> {
-    match kind {
+async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<bool, Failure> {
+    // Before the check's own limit ends, so that the wait for a connection is told apart from one for an answer.
+    let asked = Lending {
+        client_http2: true,
+        limit: Some(check.timeout / 2),
+        ..Lending::default()
+    };
+    match &check.kind {
         CheckKind::Tcp => {
             let queue = Arc::default();
             let place = host.shared.connection(Priority::Default, &queue);
@@ -224,7 +232,7 @@ async fn ask(host: &Arc<Host>, kind: &CheckKind) -> Result<bool, Failure> {
             expected,
         } => {
             let request = Request::builder().method(Method::GET);
-            let (status, _) = request_of(host, request, name, path, Bytes::new()).await?;
+            let (status, _) = request_of(host, asked, request, name, path, Bytes::new()).await?;
             let status = status.as_u16();
             Ok(expected
                 .iter()
@@ -237,7 +245,7 @@ async fn ask(host: &Arc<Host>, kind: &CheckKind) -> Result<bool, Failure> {
                 .header(header::CONTENT_TYPE, "application/grpc")
                 .header(header::TE, "trailers");
             let question = Bytes::from(question(service));
-            let (_, body) = request_of(host, request, authority, PATH, question).await?;
+            let (_, body) = request_of(host, asked, request, authority, PATH, question).await?;
             // Uncompressed, and of its one field, `status`, the value 1: SERVING.
             Ok(matches!(&*body, [0, 0, 0, 0, 2, 8, 1]))
         }
@@ -266,6 +274,7 @@ fn question(service: &str) -> Vec<u8> {
 
 async fn request_of(
     host: &Arc<Host>,
+    asked: Lending,
     request: http::request::Builder,
     authority: &str,
     path: &str,
@@ -288,10 +297,6 @@ async fn request_of(
     let uri = uri.build().map_err(|_| Failure::Protocol)?;
     let request = request.uri(uri).body(body);
     let request = request.map_err(|_| Failure::Protocol)?;
-    let asked = Lending {
-        client_http2: true,
-        ..Lending::default()
-    };
     let (parts, body) = send_once(host, asked, request).await?.into_parts();
     let body = Limited::new(body, MOST).collect().await;
     let body = body.map_err(|_| Failure::Protocol)?;
