@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Command, ExitCode},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -61,14 +61,14 @@ impl Trace {
     fn follow(&self) -> io::Result<ExitCode> {
         let stream = self.open()?;
         let Some((program, arguments)) = self.command.split_first() else {
-            show(stream)?;
+            show(stream, None)?;
             return Ok(ExitCode::SUCCESS);
         };
         let status = Command::new(program).args(arguments).status();
         let status =
             status.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
         stream.get_ref().set_read_timeout(Some(LAST))?;
-        match show(stream) {
+        match show(stream, Some(Instant::now() + LAST)) {
             Err(error) if !is_timeout(&error) => return Err(error),
             _ => {}
         }
@@ -111,7 +111,8 @@ impl Trace {
     }
 }
 
-fn show(mut stream: impl Read) -> io::Result<()> {
+/// Prints what comes, until the end of the stream or what is read after `until`.
+fn show(mut stream: impl Read, until: Option<Instant>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let mut piece = [0; 8192];
     loop {
@@ -121,6 +122,9 @@ fn show(mut stream: impl Read) -> io::Result<()> {
         }
         out.write_all(piece.get(..len).unwrap_or_default())?;
         out.flush()?;
+        if until.is_some_and(|until| Instant::now() > until) {
+            return Ok(());
+        }
     }
 }
 

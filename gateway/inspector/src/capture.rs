@@ -618,9 +618,16 @@ fn keep(message: &mut Message, data: &Bytes, most: usize) -> usize {
     let kept = message.body.trim_end_matches('=').len() * 3 / 4;
     let room = most.saturating_sub(kept);
     if room > 0 && !data.is_empty() {
-        let mut body = STANDARD.decode(&message.body).unwrap_or_default();
-        body.extend_from_slice(&data[..data.len().min(room)]);
-        message.body = STANDARD.encode(body);
+        // The last group is begun anew if it is not full.
+        let whole = match message.body.ends_with('=') {
+            true => message.body.len().saturating_sub(4),
+            false => message.body.len(),
+        };
+        let mut tail = STANDARD
+            .decode(message.body.split_off(whole))
+            .unwrap_or_default();
+        tail.extend_from_slice(&data[..data.len().min(room)]);
+        STANDARD.encode_string(tail, &mut message.body);
         size += data.len().min(room) * 4 / 3;
     }
     size

@@ -110,19 +110,24 @@ impl Redaction {
         match json {
             Value::Object(members) => {
                 let key = members.get("key").and_then(Value::as_str);
-                if let Some(key) = key.map(str::to_owned)
-                    && let Some(Value::String(raw)) = members.get_mut("raw_value")
-                {
-                    let value = STANDARD.decode(&*raw).unwrap_or_default();
-                    let shown = self.value(&key, &value);
-                    if shown.as_bytes() != String::from_utf8_lossy(&value).as_bytes() {
-                        *raw = STANDARD.encode(shown);
+                if let Some(key) = key.map(str::to_owned) {
+                    if let Some(Value::String(raw)) = members.get_mut("raw_value") {
+                        let value = STANDARD.decode(&*raw).unwrap_or_default();
+                        let shown = self.value(&key, &value);
+                        if shown.as_bytes() != String::from_utf8_lossy(&value).as_bytes() {
+                            *raw = STANDARD.encode(shown);
+                        }
+                    }
+                    if let Some(Value::String(text)) = members.get_mut("value") {
+                        *text = self.value(&key, text.as_bytes());
                     }
                     return;
                 }
                 for (name, value) in members {
                     match value {
-                        Value::String(text) if self.covers(name) => *text = REDACTED.into(),
+                        Value::String(_) | Value::Array(_) if self.covers(name) => {
+                            *value = REDACTED.into();
+                        }
                         Value::String(text) if name == "request.query" => *text = self.query(text),
                         Value::String(text) if text.contains('?') && name != "body" => {
                             *text = self.url(text);
@@ -173,7 +178,9 @@ mod tests {
                 {"key": "cookie", "raw_value": STANDARD.encode("secret")},
                 {"key": ":path", "raw_value": STANDARD.encode("/?token=secret")},
                 {"key": "x-a", "raw_value": STANDARD.encode("kept")},
+                {"key": "authorization", "value": "secret"},
             ]}},
+            "metadata": {"set-cookie": ["secret"]},
             "attributes": {"envoy.filters.http.ext_proc": {
                 "request.query": "token=secret",
                 "request.headers": {"authorization": "secret", "x-a": "kept"},

@@ -1,6 +1,6 @@
 //! Plays the recorded request to another processor and records what that one says.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use extproc_client::{
@@ -94,7 +94,7 @@ impl Play {
             let response = response.body(Full::new(body.clone()));
             async move {
                 // A request that is cut on its way has no other use here.
-                let _ = request.into_body().collect().await;
+                drain(request.into_body()).await;
                 Ok::<_, Infallible>(response.unwrap_or_default())
             }
         });
@@ -102,7 +102,7 @@ impl Play {
             let response = self.layer.layer(upstream).oneshot(self.request).await;
             let Ok(response) = response;
             // The record has what came of it.
-            let _ = response.into_body().collect().await;
+            drain(response.into_body()).await;
         };
         let ended = timeout(LIMIT, played).await;
         let record = self.inspector.ring.all().pop();
@@ -113,4 +113,10 @@ impl Play {
         }
         record
     }
+}
+
+/// Reads a body to its end and keeps nothing of it.
+async fn drain(body: impl hyper::body::Body) {
+    let mut body = pin!(body);
+    while let Some(Ok(_)) = body.frame().await {}
 }
