@@ -64,7 +64,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let upstream_url = url(httpbin.local_addr()?);
     let processor_url = url(processor.local_addr()?);
     let inspect = args.inspect.resolve("--inspect").await?;
-    let (inspector, page) = gateway_inspector::start(inspect, Settings::default())?;
+    let (inspector, page) = gateway_inspector::start(inspect, Settings::default())
+        .map_err(|error| cli::refused(inspect, "--inspect", &error))?;
     let gateway = start_gateway(&args.gateway, &upstream_url, &processor_url, inspector).await?;
     let (_, address) = gateway
         .local_addrs()

@@ -79,7 +79,7 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
             }
             let (told, ignored) = (snapshot.warnings.len(), snapshot.ignored.len());
             println!(
-                "{told} settings are not done as they say, {ignored} have no effect and need none"
+                "accepted: {told} settings that behave differently here, {ignored} without effect"
             );
         }
         println!("configuration is good");
