@@ -8,12 +8,12 @@ use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    body::Body,
-    breakers::{Place, Resource},
     config::snapshot::Forward,
     exchange::Exchange,
-    replay::Kept,
-    router::{self, Selected, TooMuchEffort},
+    forward::replay::Kept,
+    http::body::Body,
+    limits::breakers::{Place, Resource},
+    route::{self, Selected, TooMuchEffort},
     upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
@@ -95,7 +95,7 @@ impl Attempts<'_> {
     /// Makes the target what the endpoint is to see.
     fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
-        router::rewrite(parts, &route.matches, self.forward, Some(hostname))
+        route::rewrite(parts, &route.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::{
     config::snapshot::{Forward, GrpcTimeout, Retry, RetryOn},
     exchange::Exchange,
-    headers::field,
-    router,
+    http::headers::field,
+    route,
     upstream::Failure,
 };
 
@@ -98,7 +98,7 @@ impl<'a> Policy<'a> {
             matchers.is_empty()
                 || matchers
                     .iter()
-                    .any(|one| router::request_matches(one, parts, &mut effort))
+                    .any(|one| route::request_matches(one, parts, &mut effort))
         });
         if !repeated || policy.on.is_empty() {
             policy.on = RetryOn::default();
@@ -182,7 +182,7 @@ impl<'a> Policy<'a> {
     fn names_header(&self, headers: &HeaderMap) -> bool {
         let mut matchers = self.route.iter().flat_map(|retry| &retry.headers);
         let mut effort = Effort::default();
-        matchers.any(|one| router::field_matches(one, field(headers, &one.name), &mut effort))
+        matchers.any(|one| route::field_matches(one, field(headers, &one.name), &mut effort))
             || self
                 .header_names
                 .iter()

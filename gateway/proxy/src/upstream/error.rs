@@ -5,7 +5,7 @@ use std::{borrow::Cow, io};
 use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::StatusCode;
 
-use crate::{body::BoxError, config::snapshot::RetryOn};
+use crate::{config::snapshot::RetryOn, http::body::BoxError};
 
 /// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
 pub(crate) mod flag {
