@@ -1,5 +1,6 @@
 //! Starts a gateway, swaps what it serves, and ends it.
 
+mod accept;
 pub(crate) mod admin;
 pub(crate) mod gateway;
 pub(crate) mod serving;

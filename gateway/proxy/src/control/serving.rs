@@ -13,12 +13,13 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{
     config::snapshot::{ChainMatch, DownstreamTls, FilterChain, Listener, Snapshot},
     control::{
+        accept,
         admin::{self, Admin},
         gateway::Watching,
         worker::{self, Pools, Worker},
     },
     downstream::{
-        chains::{self, Chain, ChainRuntime, Chains, ListenerShared, Slot},
+        chains::{Chain, ChainRuntime, Chains, ListenerShared, Slot},
         drain::Drainer,
         tls::Acceptor,
     },
@@ -324,7 +325,7 @@ impl Serving {
         let known = self.listeners.iter().map(|bound| bound.local.port());
         let new = beside.iter().map(|next| next.config.address.port());
         let ours = port != 0 && known.chain(new).any(|other| other == port);
-        let sockets = chains::bind(address, listener.ipv4_compat, self.workers.len(), ours)?;
+        let sockets = accept::bind(address, listener.ipv4_compat, self.workers.len(), ours)?;
         let sockets = sockets
             .into_iter()
             .zip(&self.workers)
@@ -418,7 +419,7 @@ impl Serving {
                     .collect();
                 let workers = self.workers.iter().zip(sockets).zip(&served);
                 for ((worker, socket), served) in workers {
-                    let accept = chains::accept(socket, served.clone(), drainer.drain());
+                    let accept = accept::accept(socket, served.clone(), drainer.drain());
                     worker.handle.spawn(accept);
                 }
                 Bound {
@@ -455,7 +456,7 @@ impl Serving {
         if self.admin.as_ref().is_some_and(|now| now.wanted == wanted) {
             return Ok(None);
         }
-        let mut sockets = chains::bind(wanted, true, 1, false)?;
+        let mut sockets = accept::bind(wanted, true, 1, false)?;
         let Some(socket) = sockets.pop() else {
             return Ok(None);
         };

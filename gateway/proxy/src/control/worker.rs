@@ -8,10 +8,10 @@ use tokio::{runtime, sync::watch};
 use crate::{
     config::snapshot::{HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
-    filters::{self, Handler},
+    filters::{self, Handler, ext_proc},
     forward::RouterHandler,
     limits::overload::Overload,
-    processors::{self, ClusterTransport},
+    processors::ClusterTransport,
     telemetry::stats::Metrics,
     upstream::Upstreams,
 };
@@ -98,7 +98,7 @@ impl Pools {
         });
         Arc::new(ChainRuntime {
             filters: filters::chain(http, router, |filter, config, inner| {
-                processors::handler(http, filter, config, &self.transport, metrics, inner)
+                ext_proc::handler(http, filter, config, &self.transport, metrics, inner)
             }),
             http: http.clone(),
             buffer_limit,

@@ -1,33 +1,34 @@
 //! Builds the filter chain of a listener.
 
 pub(crate) mod cors;
+pub(crate) mod ext_proc;
+mod header_mutation;
+mod health_check;
+mod set_metadata;
 pub(crate) mod show_behind;
 
 use std::{
     convert::Infallible,
     future::Future,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use extproc_client::{
-    config::Effort,
-    host::{AnsweredEarly, AnsweredLate, DirectReply, ResponseDetails},
-};
-use http::{Request, Response, request::Parts};
-use http_body_util::BodyExt;
+use extproc_client::host::{AnsweredEarly, AnsweredLate};
+use http::{Request, Response};
 use tower::Service;
 
 use crate::{
-    config::snapshot::{Filter, FilterKind, HeaderChange, HeaderMatch, HttpManager, SetMetadata},
-    exchange::{Exchange, Head, header_changes, metadata},
+    config::snapshot::{Filter, FilterKind, HttpManager},
     filters::{
         cors::CorsFilter,
+        header_mutation::HeaderMutation,
+        health_check::HealthCheck,
+        set_metadata::MetadataFilter,
         show_behind::{Kept, ShownBehind},
     },
     http::body::{Body, BoxError},
-    route::headers_match,
 };
 
 /// A response that always comes.
@@ -85,94 +86,6 @@ pub(crate) fn has_ext_proc(http: &HttpManager) -> bool {
     http.filters
         .iter()
         .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_)))
-}
-
-/// `header_mutation`.
-struct HeaderMutation {
-    request: Arc<[HeaderChange]>,
-    response: Arc<[HeaderChange]>,
-    inner: Arc<dyn Handler>,
-}
-
-impl Handler for HeaderMutation {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
-        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
-        let is_answered = show_behind::is_answered(request.extensions());
-        let (mut parts, body) = request.into_parts();
-        if let Some(exchange) = &exchange
-            && !is_answered
-        {
-            // Each sees what the one before it did.
-            header_changes::request(&mut parts, self.request.chunks(1), exchange);
-            if exchange.logged() && !self.request.is_empty() {
-                exchange.set_head(Head::of(&parts));
-            }
-        }
-        let future = self.inner.call(Request::from_parts(parts, body));
-        let changes = self.response.clone();
-        if changes.is_empty() {
-            return future;
-        }
-        Box::pin(async move {
-            let mut response = future.await;
-            let passes = response.extensions().get::<DirectReply>().is_some();
-            if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
-                header_changes::response(&mut response, changes.chunks(1), exchange, None);
-            }
-            response
-        })
-    }
-}
-
-/// `health_check` that passes nothing through.
-struct HealthCheck {
-    headers: Arc<[HeaderMatch]>,
-    inner: Arc<dyn Handler>,
-}
-
-impl HealthCheck {
-    fn is_asked(&self, request: &Parts) -> bool {
-        let mut effort = Effort::default();
-        headers_match(&self.headers, request, &mut effort) && !effort.is_spent()
-    }
-}
-
-impl Handler for HealthCheck {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
-        let (parts, body) = request.into_parts();
-        if show_behind::is_answered(&parts.extensions) || !self.is_asked(&parts) {
-            return self.inner.call(Request::from_parts(parts, body));
-        }
-        let mut response = Response::new(Body::empty());
-        let details = ResponseDetails("health_check_ok".into());
-        response.extensions_mut().insert(details);
-        let inner = self.inner.clone();
-        Box::pin(async move {
-            // As in Envoy, the answer comes after the whole request, so that the connection can go on.
-            let mut body = pin!(body);
-            while let Some(Ok(_)) = body.frame().await {}
-            show_behind::show(&inner, parts, response).await
-        })
-    }
-}
-
-/// `set_metadata`.
-struct MetadataFilter {
-    entries: Vec<SetMetadata>,
-    inner: Arc<dyn Handler>,
-}
-
-impl Handler for MetadataFilter {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
-        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
-            && !show_behind::is_answered(request.extensions())
-        {
-            for entry in &self.entries {
-                metadata::set(&exchange.metadata, entry);
-            }
-        }
-        self.inner.call(request)
-    }
 }
 
 /// A handler as the service that a tower layer wraps.

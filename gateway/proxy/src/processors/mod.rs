@@ -14,7 +14,6 @@ use std::{
 use bytes::Bytes;
 
 use extproc_client::{
-    ExtProcLayer, FilterConfig,
     config::{GrpcTarget, Service, TargetAddress},
     observer::StreamFacts,
     transport::{
@@ -26,11 +25,10 @@ use extproc_client::{
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::Full;
 use tokio::net::{TcpStream, UnixStream};
-use tower::{Layer, Service as TowerService};
+use tower::Service as TowerService;
 
 use crate::{
-    config::snapshot::{Filter, HttpManager, Priority},
-    filters::{Handler, Inner, Outer},
+    config::snapshot::Priority,
     http::{
         body::Body,
         h2::{body::keepalive, cork::Corked},
@@ -41,30 +39,12 @@ use crate::{
         overload::{Descriptor, Overload},
         throttle::Throttle,
     },
-    telemetry::stats::{ClusterStats, Metrics},
+    telemetry::stats::ClusterStats,
     upstream::{
         Failure, Host, HostShared, Queue, Upstream, Upstreams, Wanted,
         connect::{Connected, Stream},
     },
 };
-
-/// The ext_proc filter `filter` around `inner`.
-pub(crate) fn handler(
-    http: &HttpManager,
-    filter: &Filter,
-    config: &Arc<FilterConfig>,
-    transport: &ClusterTransport,
-    metrics: &Metrics,
-    inner: Arc<dyn Handler>,
-) -> Arc<dyn Handler> {
-    let layer = ExtProcLayer::new(config.clone(), transport.clone())
-        .named(filter.name.as_str())
-        .disabled(filter.disabled)
-        // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
-        .guards_framing(false)
-        .observer(metrics.observer(&http.stat_prefix, config.stat_prefix()));
-    Arc::new(Outer(layer.layer(Inner(inner))))
-}
 
 /// One worker's connections to processors.
 #[derive(Clone, Debug)]
