@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use super::{forwarded::append_to_list, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
-    exchange::{Exchange, Reply},
-    forward::{Closes, add_route_headers},
+    exchange::{Exchange, record::Reply},
+    exchange::{answer::Closes, header_changes::add_route_headers},
     http::{
         body::{Body, BoxError, Watch, Watched},
         headers::{Nominated, strip_hop_fields, trim_values},

@@ -9,9 +9,9 @@ use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::P
 use super::{Context, forwarded, normalize, target};
 use crate::{
     config::snapshot::HttpManager,
-    exchange::{Begin, Exchange, Head, RequestWatch},
+    exchange::answer::Refusal,
+    exchange::{Begin, Exchange, activity::RequestWatch, record::Head},
     filters,
-    forward::Refusal,
     http::{
         body::{Body, Watched},
         h1::Outgoing,

@@ -39,9 +39,8 @@ use crate::{
     downstream::{
         chains::{Chain, ChainRuntime, Slot},
         drain::Drain,
-        tls::TlsFacts,
     },
-    exchange::Peer,
+    exchange::facts::{Peer, TlsFacts},
     limits::overload::Admitted,
     telemetry::stats::{Held, HttpStats},
 };

@@ -17,10 +17,8 @@ use super::{
 };
 use crate::{
     config::snapshot::TransportProtocol,
-    downstream::{
-        chains::{Chain, Chains, Hello},
-        tls::TlsFacts,
-    },
+    downstream::chains::{Chain, Chains, Hello},
+    exchange::facts::TlsFacts,
     http::{h2::cork::MaybeTcp, io::delegate_io},
     limits::overload::Admitted,
 };

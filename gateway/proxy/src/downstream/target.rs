@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::snapshot::{HttpManager, Normalization, StripPort},
-    forward::Refusal,
+    exchange::answer::Refusal,
 };
 
 /// The absolute target: the authority of the request line, else that of the one `host` line

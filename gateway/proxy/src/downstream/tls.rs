@@ -14,7 +14,10 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use crate::config::snapshot::{Certificate, DownstreamTls, pem};
+use crate::{
+    config::snapshot::{Certificate, DownstreamTls, pem},
+    exchange::facts::TlsFacts,
+};
 
 /// The server's side of TLS, ready for handshakes.
 #[derive(Clone)]
@@ -30,17 +33,6 @@ impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Acceptor")
     }
-}
-
-/// What is known of a client by its TLS connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TlsFacts {
-    /// The name that it asked for (SNI); empty if none.
-    pub(crate) server_name: String,
-    /// As Envoy writes it, such as `TLSv1.3`.
-    pub(crate) version: &'static str,
-    /// It showed a certificate, which was found good.
-    pub(crate) mutual: bool,
 }
 
 impl Acceptor {

@@ -1,9 +1,9 @@
 //! Header changes that the configuration asks for.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{
-    config::snapshot::{AppendAction, HeaderChange, HeaderTemplate},
+    config::snapshot::{AppendAction, HeaderChange, HeaderTemplate, RouteAction},
     exchange::{
         Exchange, Head, Reply,
         operators::{Format, Scope},
@@ -92,7 +92,7 @@ pub(crate) fn request<'a>(
 
 /// Applies changes to a response, level by level.
 pub(crate) fn response<'a, B>(
-    response: &mut http::Response<B>,
+    response: &mut Response<B>,
     levels: impl Iterator<Item = &'a [HeaderChange]>,
     exchange: &Exchange,
     head: Option<&Head>,
@@ -109,5 +109,25 @@ pub(crate) fn response<'a, B>(
             reply: &reply,
         };
         apply(response.headers_mut(), rest, &scope);
+    }
+}
+
+/// Response extension: the route's response headers are in place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RouteHeadersDone;
+
+/// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request. A response
+/// that came from the end of the chain has them.
+pub(crate) fn add_route_headers<B>(response: &mut Response<B>, exchange: &Exchange) {
+    if response.extensions().get::<RouteHeadersDone>().is_some() {
+        return;
+    }
+    let Some(route) = exchange.route() else {
+        return;
+    };
+    if matches!(route.route.action, RouteAction::Forward(_)) {
+        let head = exchange.head();
+        self::response(response, route.response_headers(), exchange, head.as_ref());
+        response.extensions_mut().insert(RouteHeadersDone);
     }
 }

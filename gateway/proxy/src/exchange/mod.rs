@@ -1,14 +1,17 @@
 //! What the gateway knows of one exchange, shared by ingress, filters, router and access log.
 
-pub(crate) mod choice;
+pub(crate) mod activity;
+pub(crate) mod answer;
+mod choice;
+pub(crate) mod facts;
 pub(crate) mod header_changes;
 pub(crate) mod metadata;
 pub(crate) mod operators;
+pub(crate) mod record;
+mod route_cell;
 
 use std::{
     borrow::Cow,
-    error::Error,
-    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -19,35 +22,28 @@ use std::{
 
 use extproc_client::{
     host::{
-        BufferAccount, ExchangeSummary, Host, Received, ResponseDetails, ResponseFlags,
-        RouteConfig, RouteFacts, UpstreamInfo,
+        BufferAccount, Host, Received, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
+        UpstreamInfo,
     },
     metadata::DynamicMetadata,
     observer,
 };
-use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Response, Uri, Version, request};
 
+use self::{
+    activity::{Moments, WaitsUpstream},
+    facts::Peer,
+    record::{Head, Reply},
+    route_cell::RouteCell,
+};
 use crate::{
     config::snapshot::HttpManager,
-    downstream::{chains::ListenerShared, tls::TlsFacts},
-    http::{
-        body::{Body, BoxError, Watch},
-        h1::Outgoing,
-        headers::Nominated,
-    },
+    downstream::chains::ListenerShared,
+    http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
     route::{self, Selected},
     upstream::error::flag,
 };
-
-/// Facts of a client's connection.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) id: u64,
-    pub(crate) remote: SocketAddr,
-    pub(crate) local: SocketAddr,
-    pub(crate) tls: Option<TlsFacts>,
-}
 
 /// One request with its response. A request extension, so that the innermost service finds it.
 #[derive(Debug)]
@@ -98,30 +94,6 @@ pub(crate) struct Exchange {
     state: Mutex<State>,
 }
 
-/// What an access log asks for of when something happened: nanoseconds from the start of the exchange, 0 if it did not.
-#[derive(Debug, Default)]
-pub(crate) struct Moments {
-    request_end: AtomicU64,
-    response_begin: AtomicU64,
-}
-
-impl Moments {
-    /// The whole request was received.
-    pub(crate) fn request_end(&self) -> Option<Duration> {
-        Self::read(&self.request_end)
-    }
-
-    /// The head of the upstream's response was there.
-    pub(crate) fn response_begin(&self) -> Option<Duration> {
-        Self::read(&self.response_begin)
-    }
-
-    fn read(moment: &AtomicU64) -> Option<Duration> {
-        let nanos = moment.load(Ordering::Relaxed);
-        (nanos > 0).then(|| Duration::from_nanos(nanos))
-    }
-}
-
 #[derive(Debug, Default)]
 struct State {
     route: RouteCell,
@@ -129,86 +101,6 @@ struct State {
     reply: Reply,
     /// The reply in place of the upstream's response.
     given: Option<Response<Body>>,
-}
-
-/// The route of an exchange; without one if none takes the request.
-///
-/// ```text
-/// Selected ──a filter clears it──▶ Cleared ──somebody asks for it──▶ Selected
-/// ```
-#[derive(Debug)]
-enum RouteCell {
-    Selected(Option<Selected>),
-    /// Keeps the one that was selected last.
-    Cleared(Option<Selected>),
-}
-
-impl Default for RouteCell {
-    fn default() -> Self {
-        Self::Selected(None)
-    }
-}
-
-impl RouteCell {
-    /// The route that was selected last.
-    fn last(&self) -> Option<&Selected> {
-        match self {
-            Self::Selected(route) | Self::Cleared(route) => route.as_ref(),
-        }
-    }
-}
-
-/// A request head as the access log shows it.
-#[derive(Clone, Debug)]
-pub(crate) struct Head {
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) headers: HeaderMap,
-}
-
-impl Head {
-    pub(crate) fn of(request: &request::Parts) -> Self {
-        Self {
-            method: request.method.clone(),
-            uri: request.uri.clone(),
-            headers: request.headers.clone(),
-        }
-    }
-}
-
-/// The response as the access log shows it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reply {
-    pub(crate) status: Option<StatusCode>,
-    pub(crate) headers: HeaderMap,
-    pub(crate) trailers: Option<HeaderMap>,
-    pub(crate) details: Option<ResponseDetails>,
-    pub(crate) flags: u64,
-    pub(crate) processor: Option<ExchangeSummary>,
-    pub(crate) upstream: Option<UpstreamInfo>,
-    /// What an upstream responded in.
-    pub(crate) upstream_version: Option<Version>,
-}
-
-impl Reply {
-    pub(crate) fn of<B>(response: &Response<B>) -> Self {
-        let extensions = response.extensions();
-        let upstream: Option<UpstreamInfo> = extensions.get().cloned();
-        let of_upstream = upstream.as_ref().is_some_and(UpstreamInfo::responded);
-        Self {
-            status: Some(response.status()),
-            headers: response.headers().clone(),
-            trailers: None,
-            details: extensions
-                .get()
-                .cloned()
-                .or_else(|| of_upstream.then(|| ResponseDetails("via_upstream".into()))),
-            flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
-            processor: extensions.get().copied(),
-            upstream_version: of_upstream.then(|| response.version()),
-            upstream,
-        }
-    }
 }
 
 impl Received for Exchange {
@@ -522,15 +414,6 @@ impl BufferAccount for Exchange {
     }
 }
 
-/// While the request is with the upstream.
-pub(crate) struct WaitsUpstream<'a>(&'a Exchange);
-
-impl Drop for WaitsUpstream<'_> {
-    fn drop(&mut self) {
-        self.0.waits.store(false, Ordering::Relaxed);
-    }
-}
-
 impl h2_guard::Account for Exchange {
     fn hold(&self, bytes: usize) {
         BufferAccount::hold(self, bytes);
@@ -539,59 +422,4 @@ impl h2_guard::Account for Exchange {
     fn release(&self, bytes: usize) {
         BufferAccount::release(self, bytes);
     }
-}
-
-/// Counts the request's body for the exchange.
-pub(crate) struct RequestWatch {
-    pub(crate) exchange: Arc<Exchange>,
-    /// Fields of the hop that the request came on, by its own word.
-    pub(crate) nominated: Nominated,
-}
-
-impl Watch for RequestWatch {
-    fn data(&mut self, len: usize) {
-        self.exchange
-            .request_bytes
-            .fetch_add(len as u64, Ordering::Relaxed);
-        self.exchange.touch();
-    }
-
-    fn trailers(&mut self, trailers: &mut HeaderMap) {
-        self.nominated.strip(trailers);
-    }
-
-    fn failed(&mut self, error: BoxError) -> BoxError {
-        let reset = error
-            .downcast_ref::<h2::Error>()
-            .is_some_and(h2::Error::is_reset);
-        self.exchange.reset.fetch_or(reset, Ordering::Relaxed);
-        self.exchange.broken.store(true, Ordering::Relaxed);
-        let left = !is_malformed(&*error);
-        self.exchange.left.fetch_or(left, Ordering::Relaxed);
-        error
-    }
-
-    fn end(&mut self, result: Result<(), &BoxError>) {
-        if result.is_ok() {
-            self.exchange.request_done.store(true, Ordering::Release);
-            self.exchange.note(|moments| &moments.request_end);
-            self.exchange.touch();
-        }
-    }
-}
-
-/// Tells whether a body failed because of what was in it: its chunks, or its length. Otherwise its sender is gone.
-fn is_malformed(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            let kind = error.kind();
-            return matches!(
-                kind,
-                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
-            );
-        }
-        next = error.source();
-    }
-    false
 }

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::{
     config::snapshot::RESPONSE_FLAGS,
-    exchange::{Exchange, Head, Reply},
+    exchange::{Exchange, record::Head, record::Reply},
     http::headers::head_field,
 };
 

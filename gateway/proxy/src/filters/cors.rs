@@ -10,11 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header
 
 use crate::{
     config::snapshot::{Cors, RouteAction},
-    exchange::Exchange,
-    filters::{
-        Handler, HandlerFuture,
-        show_behind::{is_answered, show},
-    },
+    exchange::{Exchange, answer::is_answered},
+    filters::{Handler, HandlerFuture, show_behind::show},
     http::body::Body,
 };
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use extproc_client::host::DirectReply;
 use http::Request;
 
-use super::{Handler, HandlerFuture, show_behind};
+use super::{Handler, HandlerFuture};
 use crate::{
     config::snapshot::HeaderChange,
-    exchange::{Exchange, Head, header_changes},
+    exchange::{Exchange, answer::is_answered, header_changes, record::Head},
     http::body::Body,
 };
 
@@ -22,7 +22,7 @@ pub(super) struct HeaderMutation {
 impl Handler for HeaderMutation {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
-        let is_answered = show_behind::is_answered(request.extensions());
+        let is_answered = is_answered(request.extensions());
         let (mut parts, body) = request.into_parts();
         if let Some(exchange) = &exchange
             && !is_answered

@@ -7,7 +7,10 @@ use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 
 use super::{Handler, HandlerFuture, show_behind};
-use crate::{config::snapshot::HeaderMatch, http::body::Body, route::headers_match};
+use crate::{
+    config::snapshot::HeaderMatch, exchange::answer::is_answered, http::body::Body,
+    route::headers_match,
+};
 
 /// `health_check` that passes nothing through.
 pub(super) struct HealthCheck {
@@ -25,7 +28,7 @@ impl HealthCheck {
 impl Handler for HealthCheck {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         let (parts, body) = request.into_parts();
-        if show_behind::is_answered(&parts.extensions) || !self.is_asked(&parts) {
+        if is_answered(&parts.extensions) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));
         }
         let mut response = Response::new(Body::empty());

@@ -31,8 +31,7 @@ use crate::{
     http::body::{Body, BoxError},
 };
 
-/// A response that always comes.
-pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+pub(crate) use crate::exchange::answer::HandlerFuture;
 
 /// A filter with all that lies behind it.
 pub(crate) trait Handler: Send + Sync + 'static {

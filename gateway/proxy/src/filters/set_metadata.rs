@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use http::Request;
 
-use super::{Handler, HandlerFuture, show_behind};
+use super::{Handler, HandlerFuture};
 use crate::{
     config::snapshot::SetMetadata,
-    exchange::{Exchange, metadata},
+    exchange::{Exchange, answer::is_answered, metadata},
     http::body::Body,
 };
 
@@ -20,7 +20,7 @@ pub(super) struct MetadataFilter {
 impl Handler for MetadataFilter {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
         if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
-            && !show_behind::is_answered(request.extensions())
+            && !is_answered(request.extensions())
         {
             for entry in &self.entries {
                 metadata::set(&exchange.metadata, entry);

@@ -20,11 +20,13 @@ use http_body::Body as _;
 use self::{attempts::Attempts, policy::Policy};
 use crate::{
     config::snapshot::{Forward, Redirect, RouteAction},
-    exchange::{Exchange, Head, Reply, header_changes},
-    filters::{
-        Handler, HandlerFuture,
-        show_behind::{Answer, LateAnswers},
+    exchange::{
+        Exchange,
+        answer::{Answer, Closes, LateAnswers, Refusal},
+        header_changes,
+        record::{Head, Reply},
     },
+    filters::{Handler, HandlerFuture},
     forward::replay::Kept,
     http::{
         body::Body,
@@ -36,26 +38,10 @@ use crate::{
     upstream::{self, Deadline, Failure, Outbound, Upstreams, error::flag},
 };
 
-/// Request extension: the request is answered with this and goes nowhere.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) details: &'static str,
-    pub(crate) location: Option<HeaderValue>,
-}
-
 /// Says that nobody was asked, for lack of room.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Response extension: the route's response headers are in place.
-#[derive(Clone, Copy, Debug)]
-struct RouteHeadersDone;
-
-/// Response extension: the client's connection ends after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Closes;
 
 /// The end of the filter chain.
 #[derive(Clone, Debug)]
@@ -188,7 +174,9 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         &exchange,
         head.as_ref(),
     );
-    response.extensions_mut().insert(RouteHeadersDone);
+    response
+        .extensions_mut()
+        .insert(header_changes::RouteHeadersDone);
     response
 }
 
@@ -339,22 +327,6 @@ async fn proxy(
             }
             response
         }
-    }
-}
-
-/// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request. A response
-/// that came from the end of the chain has them.
-pub(crate) fn add_route_headers<B>(response: &mut Response<B>, exchange: &Exchange) {
-    if response.extensions().get::<RouteHeadersDone>().is_some() {
-        return;
-    }
-    let Some(route) = exchange.route() else {
-        return;
-    };
-    if matches!(route.route.action, RouteAction::Forward(_)) {
-        let head = exchange.head();
-        header_changes::response(response, route.response_headers(), exchange, head.as_ref());
-        response.extensions_mut().insert(RouteHeadersDone);
     }
 }
 
