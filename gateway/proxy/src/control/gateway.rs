@@ -1,7 +1,7 @@
 //! Starting, changing and stopping a gateway.
 
 use std::{
-    fmt, io,
+    io,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{
@@ -19,6 +19,7 @@ use crate::{
     config::snapshot::Snapshot,
     control::serving::{self, Serving},
     downstream::drain,
+    telemetry::stats::Watching,
 };
 
 /// How long threads may take to end. One that writes an access log may wait for a reader that does not read.
@@ -40,16 +41,6 @@ pub struct Options {
     /// Worker threads. Default: as many as there are cores for this process.
     pub concurrency: NonZeroUsize,
     observer: Option<Watching>,
-}
-
-/// An observer beside the statistics.
-#[derive(Clone)]
-pub(crate) struct Watching(pub(crate) Arc<dyn Observer>);
-
-impl fmt::Debug for Watching {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Watching")
-    }
 }
 
 impl Default for Options {

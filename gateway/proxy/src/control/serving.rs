@@ -15,8 +15,7 @@ use crate::{
     control::{
         accept,
         admin::{self, Admin},
-        gateway::Watching,
-        worker::{self, Pools, Worker},
+        worker::{self, Connections, Worker},
     },
     downstream::{
         chains::{Chain, ChainRuntime, Chains, ListenerShared, Slot},
@@ -24,7 +23,10 @@ use crate::{
         tls::Acceptor,
     },
     limits::overload::Overload,
-    telemetry::{access_log::Sinks, stats::Metrics},
+    telemetry::{
+        access_log::Sinks,
+        stats::{Metrics, Watching},
+    },
     upstream::Upstreams,
 };
 
@@ -189,7 +191,7 @@ impl Serving {
             .iter()
             .map(|worker| {
                 let before = worker.pools.as_ref();
-                Pools::new(snapshot, &self.metrics, &self.overload, before)
+                Connections::new(snapshot, &self.metrics, &self.overload, before)
             })
             .collect::<io::Result<Vec<_>>>()?;
         self.sinks.begin();
@@ -240,7 +242,7 @@ impl Serving {
         &mut self,
         key: Key,
         config: &Arc<Listener>,
-        pools: &[Pools],
+        pools: &[Connections],
         beside: &[Next],
     ) -> io::Result<Next> {
         let mut chains = Vec::new();
@@ -268,7 +270,7 @@ impl Serving {
         listener: &Listener,
         chain: &FilterChain,
         matches: Option<&ChainMatch>,
-        pools: &[Pools],
+        pools: &[Connections],
     ) -> io::Result<NextChain> {
         let http = &chain.http;
         let logs = http

@@ -23,12 +23,12 @@ pub(crate) struct Worker {
     pub(crate) handle: runtime::Handle,
     pub(crate) thread: thread::JoinHandle<()>,
     /// Its connection pools, those of the snapshot that is served now.
-    pub(crate) pools: Option<Pools>,
+    pub(crate) pools: Option<Connections>,
 }
 
 /// A worker's connections to the clusters of a snapshot.
 #[derive(Clone, Debug)]
-pub(crate) struct Pools {
+pub(crate) struct Connections {
     upstreams: Arc<Upstreams>,
     transport: ClusterTransport,
 }
@@ -62,8 +62,8 @@ pub(crate) fn start(index: usize, mut stop: watch::Receiver<bool>) -> io::Result
     })
 }
 
-impl Pools {
-    /// Pools for the clusters of `snapshot`. What `before` has for clusters that did not change is kept.
+impl Connections {
+    /// Connections for the clusters of `snapshot`. What `before` has for clusters that did not change is kept.
     ///
     /// # Errors
     /// A cluster cannot be used as it is configured; the text names it.

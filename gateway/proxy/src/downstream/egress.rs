@@ -25,7 +25,6 @@ use crate::{
         access_log,
         stats::{Held, HttpStats},
     },
-    upstream::error::LENGTH_MISMATCH,
 };
 
 /// Ends the exchange when it is dropped: counts and logs.
@@ -160,7 +159,7 @@ fn mismatch(exchange: &Exchange) -> Response<Body> {
         exchange.grpc,
         StatusCode::INTERNAL_SERVER_ERROR,
         "".into(),
-        LENGTH_MISMATCH,
+        length::LENGTH_MISMATCH,
         0,
     )
 }

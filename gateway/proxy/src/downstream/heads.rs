@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     downstream::chains::ListenerShared,
-    http::{io::forward_io, lazy_timer::Alarm},
+    http::{io::forward_io, lazy_timer::LazyTimer},
 };
 
 /// The frames of a client under `h2`. Reads fail with [`io::ErrorKind::TimedOut`] once a header block takes too long.
@@ -30,7 +30,7 @@ pub(super) struct TimedHeads<S> {
     limit: Option<Duration>,
     /// The block that the alarm was set for.
     timed: u64,
-    alarm: Alarm,
+    alarm: LazyTimer,
     listener: Arc<ListenerShared>,
 }
 
@@ -45,7 +45,7 @@ impl<S> TimedHeads<S> {
             frames,
             limit,
             timed: 0,
-            alarm: Alarm::default(),
+            alarm: LazyTimer::default(),
             listener,
         }
     }

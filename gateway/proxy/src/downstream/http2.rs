@@ -42,7 +42,7 @@ use crate::{
         },
         headers::header_list_size,
         io::forward_io,
-        lazy_timer::Alarm,
+        lazy_timer::LazyTimer,
         length::{self, Exact},
     },
     limits::buffers::Budget,
@@ -342,7 +342,7 @@ async fn exchange(
     );
     let exchange = ingress.exchange;
     let end = egress::Finish::new(exchange.clone());
-    let mut timers = Timers::new(&exchange, Alarm::default());
+    let mut timers = Timers::new(&exchange, LazyTimer::default());
     let chain = timers::call(context, ingress.request, &exchange, &mut timers);
     let response = match respond_to(chain, &mut respond, &outgoing).await {
         Ok(response) => response,

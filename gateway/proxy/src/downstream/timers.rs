@@ -3,7 +3,7 @@
 //!
 //! Whoever drives an exchange polls its [`Timers`] beside it. Before the response has begun, a limit
 //! that passed becomes a local reply ([`call`]); after that it ends the message. Time is kept by one
-//! [`Alarm`], because nearly every exchange ends before any of them, and HTTP/1 connections pass it on from
+//! [`LazyTimer`], because nearly every exchange ends before any of them, and HTTP/1 connections pass it on from
 //! exchange to exchange.
 
 use std::{
@@ -22,8 +22,7 @@ use tokio::time::Instant;
 use super::Context;
 use crate::{
     exchange::Exchange,
-    forward::grpc_limit,
-    http::{body::Body, lazy_timer::Alarm, local_reply},
+    http::{body::Body, lazy_timer::LazyTimer, local_reply},
     route::Selected,
     upstream::error::flag,
 };
@@ -47,19 +46,19 @@ pub(super) struct Timers {
     idle: Option<Duration>,
     request: Option<Duration>,
     duration: Option<Duration>,
-    alarm: Alarm,
+    alarm: LazyTimer,
     exchange: Arc<Exchange>,
 }
 
 impl Timers {
-    pub(super) fn new(exchange: &Arc<Exchange>, alarm: Alarm) -> Self {
+    pub(super) fn new(exchange: &Arc<Exchange>, alarm: LazyTimer) -> Self {
         let timeouts = &exchange.http.timeouts;
         let route = exchange.route();
         let forward = route.as_ref().and_then(Selected::forward);
         let own =
             forward.and_then(
                 |forward| match (&forward.grpc_duration, exchange.grpc_timeout) {
-                    (Some(limits), Some(asked)) => grpc_limit(limits, Some(asked)),
+                    (Some(limits), Some(asked)) => limits.limit(Some(asked)),
                     _ => forward.max_stream_duration,
                 },
             );
@@ -75,7 +74,7 @@ impl Timers {
         };
         match timers.next() {
             Some((next, _)) => timers.alarm.set(next),
-            None => timers.alarm = Alarm::default(),
+            None => timers.alarm = LazyTimer::default(),
         }
         timers
     }
@@ -97,7 +96,7 @@ impl Timers {
             .map(|limit| passed.saturating_add(limit));
         match self.next() {
             Some((next, _)) => self.alarm.set(next),
-            None => self.alarm = Alarm::default(),
+            None => self.alarm = LazyTimer::default(),
         }
     }
 
@@ -157,7 +156,7 @@ pub(super) struct Running(Arc<Mutex<Slot>>);
 struct Slot {
     timers: Option<Timers>,
     /// For the next exchange.
-    alarm: Alarm,
+    alarm: LazyTimer,
 }
 
 impl Running {

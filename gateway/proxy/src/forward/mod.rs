@@ -5,8 +5,6 @@ mod policy;
 pub(crate) mod replay;
 pub(crate) mod shadow;
 
-pub(crate) use self::policy::grpc_limit;
-
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use extproc_client::host::{
@@ -119,7 +117,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
     }
     let Some(route) = route else {
         exchange.listener.stats.no_route.add();
-        let status = match route::is_misdirected(&exchange, parts) {
+        let status = match is_misdirected(&exchange, parts) {
             true => StatusCode::MISDIRECTED_REQUEST,
             false => StatusCode::NOT_FOUND,
         };
@@ -178,6 +176,15 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
         .extensions_mut()
         .insert(header_changes::RouteHeadersDone);
     response
+}
+
+/// Whether a request came on a connection that was opened for another name, and is for none that is served
+/// there: the client may have more luck with a connection of its own (RFC 9110 §15.5.20).
+fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
+    let asked = exchange.peer.tls.as_ref().map(|tls| &tls.server_name);
+    let host = request.uri.host().unwrap_or_default();
+    asked.is_some_and(|asked| !asked.is_empty() && !asked.eq_ignore_ascii_case(host))
+        && route::virtual_host(&exchange.http, request).is_none()
 }
 
 /// The upstream's response, or the reply to a request for which a limit passed meanwhile.

@@ -6,7 +6,7 @@ use extproc_client::config::Effort;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
-    config::snapshot::{Forward, GrpcTimeout, Retry, RetryOn},
+    config::snapshot::{Forward, Retry, RetryOn},
     exchange::Exchange,
     http::headers::field,
     route,
@@ -68,7 +68,7 @@ impl<'a> Policy<'a> {
         if exchange.grpc
             && let Some(limits) = &forward.grpc_timeout
         {
-            policy.timeout = grpc_limit(limits, exchange.grpc_timeout);
+            policy.timeout = limits.limit(exchange.grpc_timeout);
         }
         let headers = &mut parts.headers;
         if headers
@@ -226,18 +226,5 @@ fn grpc_condition(headers: &HeaderMap) -> RetryOn {
         Some(b"13") => RetryOn::INTERNAL,
         Some(b"14") => RetryOn::UNAVAILABLE,
         _ => RetryOn::default(),
-    }
-}
-
-/// What a `grpc-timeout` comes to; `None` is no limit, and so asks for the most.
-pub(crate) fn grpc_limit(limits: &GrpcTimeout, asked: Option<Duration>) -> Option<Duration> {
-    let asked = asked.filter(|asked| !asked.is_zero());
-    let reduced = asked.map(|asked| match asked > limits.offset {
-        true => asked - limits.offset,
-        false => asked,
-    });
-    match (reduced, limits.max) {
-        (Some(asked), Some(max)) => Some(asked.min(max)),
-        (asked, max) => asked.or(max),
     }
 }

@@ -20,8 +20,9 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    config::snapshot::{Fraction, Mirror},
+    config::snapshot::Mirror,
     http::body::{Body, BoxError},
+    route::is_drawn,
     upstream::{Failure, Upstream, Upstreams},
 };
 
@@ -178,12 +179,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Draws lots.
-pub(crate) fn is_drawn(fraction: Fraction) -> bool {
-    fraction.numerator >= fraction.denominator
-        || rand::random_range(0..fraction.denominator.max(1)) < fraction.numerator
 }
 
 /// The original's body, of which every copy gets what passes.
@@ -402,18 +397,5 @@ mod tests {
             let authority: Authority = authority.parse().unwrap();
             assert_eq!(suffixed(&authority).unwrap(), expected);
         }
-    }
-
-    #[test]
-    fn fractions() {
-        let of = |numerator, denominator| Fraction {
-            numerator,
-            denominator,
-        };
-        assert!(is_drawn(of(100, 100)));
-        assert!(!is_drawn(of(0, 100)));
-        assert!(!is_drawn(of(0, 1)));
-        let met = (0..1000).filter(|_| is_drawn(of(50, 100))).count();
-        assert!((350..650).contains(&met), "{met}");
     }
 }

@@ -10,12 +10,12 @@ use tokio::time::{Instant, Sleep};
 /// A timer that is set again and again, mostly to a later time, before it fires: that costs nothing, because what
 /// was set first is looked at again only when it fires.
 #[derive(Debug, Default)]
-pub(crate) struct Alarm {
+pub(crate) struct LazyTimer {
     at: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Alarm {
+impl LazyTimer {
     /// Fires at this time and no other. Has to be polled for that.
     pub(crate) fn set(&mut self, at: Instant) {
         self.at = Some(at);
@@ -54,7 +54,7 @@ mod tests {
     async fn the_time_set_last_counts() {
         let seconds = Duration::from_secs;
         let begun = Instant::now();
-        let mut alarm = Alarm::default();
+        let mut alarm = LazyTimer::default();
         let unset = poll_fn(|cx| alarm.poll(cx));
         assert!(tokio::time::timeout(seconds(9), unset).await.is_err());
         for (first, then) in [(20, 30), (60, 40), (50, 45)] {

@@ -16,6 +16,10 @@ use http_body::{Frame, SizeHint};
 
 use crate::http::body::BoxError;
 
+/// Response code details where a head announces another length than its body has.
+pub(crate) const LENGTH_MISMATCH: &str =
+    "mismatch_between_content_length_and_the_length_of_the_body";
+
 /// The body does not have the length that the head announces.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the body does not have the length that was announced")]

@@ -6,8 +6,7 @@ use extproc_client::config::Effort;
 use http::{Method, request::Parts};
 
 use crate::{
-    config::snapshot::{HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
-    forward::shadow::is_drawn,
+    config::snapshot::{Fraction, HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
     http::headers::request_field,
 };
 
@@ -137,6 +136,12 @@ fn query_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then_some(value)
     })
+}
+
+/// Draws lots.
+pub(crate) fn is_drawn(fraction: Fraction) -> bool {
+    fraction.numerator >= fraction.denominator
+        || rand::random_range(0..fraction.denominator.max(1)) < fraction.numerator
 }
 
 #[cfg(test)]

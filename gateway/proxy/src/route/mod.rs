@@ -9,7 +9,7 @@ use extproc_client::{config::Effort, host::RouteFacts};
 use http::request::Parts;
 
 pub(crate) use self::{
-    matching::{field_matches, headers_match, request_matches},
+    matching::{field_matches, headers_match, is_drawn, request_matches},
     rewrite::{TooMuchEffort, redirect_location, rewrite},
 };
 use crate::{
@@ -17,7 +17,6 @@ use crate::{
         Forward, HeaderChange, HttpManager, Route, RouteAction, RouteOverrides, VirtualHost,
         WeightedCluster,
     },
-    exchange::Exchange,
     limits::throttle::Throttle,
 };
 
@@ -71,7 +70,7 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
 }
 
 /// The virtual host of a request.
-fn virtual_host(http: &HttpManager, request: &Parts) -> Option<usize> {
+pub(crate) fn virtual_host(http: &HttpManager, request: &Parts) -> Option<usize> {
     let authority = request
         .uri
         .authority()
@@ -84,15 +83,6 @@ fn virtual_host(http: &HttpManager, request: &Parts) -> Option<usize> {
         false => Cow::Borrowed(authority),
     };
     matching::virtual_host(&http.routes, &lower)
-}
-
-/// Whether a request came on a connection that was opened for another name, and is for none that is served
-/// there: the client may have more luck with a connection of its own (RFC 9110 §15.5.20).
-pub(crate) fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
-    let asked = exchange.peer.tls.as_ref().map(|tls| &tls.server_name);
-    let host = request.uri.host().unwrap_or_default();
-    asked.is_some_and(|asked| !asked.is_empty() && !asked.eq_ignore_ascii_case(host))
-        && virtual_host(&exchange.http, request).is_none()
 }
 
 /// An index by weight.

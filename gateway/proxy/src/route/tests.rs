@@ -244,3 +244,16 @@ fn a_route_with_large_regular_expressions_is_refused() {
         assert_eq!(*status, http::StatusCode::INTERNAL_SERVER_ERROR);
     }
 }
+
+#[test]
+fn fractions() {
+    let of = |numerator, denominator| Fraction {
+        numerator,
+        denominator,
+    };
+    assert!(super::is_drawn(of(100, 100)));
+    assert!(!super::is_drawn(of(0, 100)));
+    assert!(!super::is_drawn(of(0, 1)));
+    let met = (0..1000).filter(|_| super::is_drawn(of(50, 100))).count();
+    assert!((350..650).contains(&met), "{met}");
+}

@@ -18,9 +18,9 @@ use crate::{
         Exchange,
         operators::{self, Format, Scope},
     },
-    forward::shadow::is_drawn,
     http::headers::head_field,
     route,
+    route::is_drawn,
     telemetry::writer::Lines,
 };
 

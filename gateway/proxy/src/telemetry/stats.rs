@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +13,6 @@ use extproc_client::observer::{Observer, Stats};
 use http::StatusCode;
 
 use crate::{
-    control::gateway::Watching,
     limits::breakers::{Breakers, Resource},
     upstream::health::ClusterHealth,
 };
@@ -161,6 +161,16 @@ impl ClusterStats {
             400..=499 => self.upstream_rq_4xx.add(),
             _ => self.upstream_rq_5xx.add(),
         }
+    }
+}
+
+/// An observer beside the statistics.
+#[derive(Clone)]
+pub(crate) struct Watching(pub(crate) Arc<dyn Observer>);
+
+impl fmt::Debug for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watching")
     }
 }
 

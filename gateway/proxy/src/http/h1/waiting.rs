@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::http::lazy_timer::Alarm;
+use crate::http::lazy_timer::LazyTimer;
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) struct Waiting {
     whole: bool,
     /// What is waited for, and which one of these it is.
     now: Option<(Phase, u64)>,
-    alarm: Alarm,
+    alarm: LazyTimer,
     expired: Option<Phase>,
 }
 
@@ -47,7 +47,7 @@ impl Waiting {
             head: if whole { request } else { head },
             whole,
             now: None,
-            alarm: Alarm::default(),
+            alarm: LazyTimer::default(),
             expired: None,
         }
     }
