@@ -14,8 +14,9 @@ use crate::{
     config::{GrpcService, Service},
     headers,
     machine::{Closing, Exchange, Outbound},
-    transport::{Call, Close, Message, Sidestream, Transport},
-    wire::Reply,
+    transport::{Call, Sidestream, Transport},
+    types::stream::Close,
+    wire::{Reply, message::Message},
 };
 
 /// The side stream, from before it is opened until it is closed.
