@@ -284,7 +284,6 @@ async fn proxy(
         deadline: Deadline::new(policy.timeout),
         renewed: false,
         retrying: None,
-        chosen: 0,
         avoided: Vec::new(),
         overflown: false,
     };

@@ -8,8 +8,12 @@ use std::{
 };
 
 use extproc_client::host::{ResponseFlags, UpstreamFailure};
-use http::{Request, Response, request::Parts};
-use tokio::{task::AbortHandle, time::Sleep};
+use http::{Method, Request, Response, request::Parts};
+use http_body::Body as _;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, Sleep},
+};
 
 use super::{
     error::Failure,
@@ -111,6 +115,23 @@ impl From<Failure> for Unsent {
     }
 }
 
+impl Unsent {
+    /// The body with which the request may be sent once more, if the connection that took it had carried others and turned
+    /// out to be closed: nothing was written, or nothing came back and the request may be repeated (RFC 9110 §9.2.2).
+    /// It is the same attempt, not a retry.
+    pub(crate) fn renew(&mut self, method: &Method, empty: bool) -> Option<Body> {
+        let closed = matches!(self.failure, Failure::Terminated);
+        match self.returned.take() {
+            Some(body) => Some(body),
+            None => (closed && empty && is_idempotent(method)).then(Body::empty),
+        }
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    method.is_safe() || *method == Method::PUT || *method == Method::DELETE
+}
+
 /// Counts a request as long as it lives.
 struct Active {
     host: Arc<Host>,
@@ -201,9 +222,12 @@ pub(crate) async fn send(
     let watch = ResponseWatch {
         tunnel: sent.tunnel,
         // A tunnel is no response that could take too long.
-        deadline: Deadline {
-            limit: deadline.limit.filter(|_| !sent.tunnel),
-            ..std::mem::take(deadline)
+        deadline: match sent.tunnel {
+            true => Deadline {
+                limit: None,
+                ..deadline.of_response()
+            },
+            false => deadline.of_response(),
         },
         progress,
         keep: sent.keep,
@@ -220,12 +244,26 @@ pub(crate) async fn send_once(
     asked: Lending,
     request: Request<Body>,
 ) -> Result<Response<Body>, Failure> {
-    let lease = host.lease(asked).await?;
-    let mut deadline = Deadline::default();
-    let request = Box::new(Outbound::from(request));
-    send(host, lease, request, &Sending::default(), &mut deadline)
-        .await
-        .map_err(|unsent| unsent.failure)
+    let mut request = Box::new(Outbound::from(request));
+    let mut fresh = asked.fresh;
+    loop {
+        let lease = host.lease(Lending { fresh, ..asked }).await?;
+        let empty = request.body.is_end_stream();
+        let again = (lease.reused() && !fresh).then(|| Outbound::without_body(&request.parts));
+        let mut deadline = Deadline::default();
+        let sent = send(host, lease, request, &Sending::default(), &mut deadline).await;
+        let (mut unsent, mut again) = match (sent, again) {
+            (Ok(response), _) => return Ok(response),
+            (Err(unsent), None) => return Err(unsent.failure),
+            (Err(unsent), Some(again)) => (unsent, again),
+        };
+        again.body = match unsent.renew(&again.parts.method, empty) {
+            Some(body) => body,
+            None => return Err(unsent.failure),
+        };
+        request = again;
+        fresh = true;
+    }
 }
 
 /// Takes note of what ended a request.
@@ -243,6 +281,8 @@ fn count(stats: &ClusterStats, failure: &Failure) {
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
     limit: Option<Duration>,
+    /// When the limit passes, once the request has ended. It holds for all attempts together.
+    end: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     whole: Option<Pin<Box<Sleep>>>,
 }
@@ -256,9 +296,37 @@ impl Deadline {
         }
     }
 
+    /// The request has ended.
+    pub(crate) fn begin(&mut self) {
+        if self.end.is_none() {
+            let end = |limit| Instant::now().checked_add(limit);
+            self.end = self.limit.and_then(end);
+        }
+    }
+
+    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none.
+    pub(crate) async fn within<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut wait = std::pin::pin!(wait);
+        std::future::poll_fn(|cx| match wait.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
+            Poll::Pending => self.poll_end(cx).map(Err),
+        })
+        .await
+    }
+
     /// An attempt begins, which may take so long as a whole.
     fn bound(&mut self, whole: Option<Duration>) {
         self.whole = whole.map(|whole| Box::pin(tokio::time::sleep(whole)));
+    }
+
+    /// What is left of it for a response. Another attempt, if this response leads to one, has as much.
+    fn of_response(&mut self) -> Self {
+        Self {
+            limit: self.limit,
+            end: self.end,
+            sleep: self.sleep.take(),
+            whole: self.whole.take(),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Failure> {
@@ -267,14 +335,22 @@ impl Deadline {
         {
             return Poll::Ready(Failure::Duration);
         }
-        let Some(limit) = self.limit else {
+        if self.limit.is_none() {
+            return Poll::Pending;
+        }
+        if self.end.is_none() {
+            ready!(progress.poll_done(cx));
+            self.begin();
+        }
+        self.poll_end(cx)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        let Some(end) = self.end else {
             return Poll::Pending;
         };
-        if self.sleep.is_none() {
-            ready!(progress.poll_done(cx));
-        }
         self.sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)))
             .as_mut()
             .poll(cx)
             .map(|()| Failure::Timeout)
