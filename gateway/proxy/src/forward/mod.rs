@@ -17,6 +17,7 @@ use http_body::Body as _;
 
 use self::{attempts::Attempts, policy::Policy};
 use crate::{
+    config::snapshot::flag,
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{
         Exchange,
@@ -33,7 +34,7 @@ use crate::{
     },
     limits::throttle::Throttle,
     route::{self, Selected, TooMuchEffort},
-    upstream::{self, Deadline, Failure, Outbound, Upstreams, error::flag},
+    upstream::{self, Deadline, Failure, Outbound, Upstreams},
 };
 
 /// Says that nobody was asked, for lack of room.

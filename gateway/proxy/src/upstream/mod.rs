@@ -23,6 +23,7 @@ pub(crate) use self::{
     attempt::{Deadline, Outbound, Sending, send},
     endpoints::Wanted,
     error::Failure,
+    health::HealthByCluster,
     member::{Host, HostShared, Lending},
     queue::Queue,
     tunnel::is_websocket,
@@ -57,6 +58,7 @@ impl Upstreams {
     pub(crate) fn new(
         snapshot: &Snapshot,
         metrics: &Metrics,
+        health: &HealthByCluster,
         overload: &Arc<Overload>,
         before: Option<&Self>,
     ) -> Result<Self, String> {
@@ -83,7 +85,7 @@ impl Upstreams {
                 tls,
                 stats: metrics.cluster(name),
                 breakers: metrics.breakers(name),
-                health: metrics.health(name),
+                health: health.of(name),
                 overload: overload.clone(),
                 unavailable: Throttle::new(),
             });
