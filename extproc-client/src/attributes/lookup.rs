@@ -10,8 +10,9 @@ use http::{HeaderMap, Version, header};
 
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
+    context::outcome::{ResponseDetails, ResponseFlags},
     headers::{authority, scheme},
-    host::{Metadata, ResponseDetails, ResponseFlags},
+    metadata::Metadata,
     wire::encode::Fields,
 };
 
@@ -243,7 +244,10 @@ impl<'a> View<'a> {
             .find_map(|map| map.get("grpc-status"))
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse::<u32>().ok());
-        Some(given.map_or_else(|| crate::wire::grpc_code(response.status).into(), f64::from))
+        Some(given.map_or_else(
+            || crate::text::grpc::grpc_code(response.status).into(),
+            f64::from,
+        ))
     }
 
     fn connection(&'a self, field: &str) -> Option<Item<'a>> {

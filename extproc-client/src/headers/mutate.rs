@@ -5,8 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{Block, Operation, Verdict};
 use crate::{
     config::MutationRules,
-    host::HeaderLimits,
-    observer::{Effect, HeaderChange, Refused},
+    types::{
+        header_change::{HeaderChange, Refused},
+        limits::HeaderLimits,
+        phase::Effect,
+    },
     wire::{HeaderMutation, HeaderOption},
 };
 

@@ -5,13 +5,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header, request, response};
 
-use super::{Action, Callback, Exchange, Side, body, direction::Head};
+use super::{Action, Callback, Exchange, Side, body, half::Head};
 use crate::{
-    config::BodyMode,
+    context::{
+        facts::UpstreamInfo,
+        outcome::{DirectReply, KeepSent, LocalReply, UpstreamFailure},
+    },
     headers::{self, Block},
-    host::{DirectReply, KeepSent, LocalReply, ReplyForm, UpstreamFailure, UpstreamInfo},
+    host::ReplyForm,
     observer::{Event, HttpPart},
-    pieces::Pieces,
+    types::{mode::BodyMode, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 

@@ -273,7 +273,6 @@ pub struct GrpcTimeout {
     pub offset: Duration,
 }
 
-
 impl GrpcTimeout {
     /// Returns the limit for a `grpc-timeout`; `None` is no limit. A request that asks for none gets the most.
     pub fn limit(&self, asked: Option<Duration>) -> Option<Duration> {

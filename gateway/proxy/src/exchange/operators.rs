@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use extproc_client::wire::grpc_code;
+use extproc_client::text::grpc::grpc_code;
 use http::{HeaderMap, StatusCode, Version};
 
 use crate::{

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use extproc_client::{
     host::{LocalReply, ResponseDetails, ResponseFlags},
-    wire::grpc_code,
+    text::grpc::grpc_code,
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};

@@ -11,15 +11,17 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    body::{RequestBody, ResponseBody},
     config::FilterConfig,
     driver::{Core, SideStream},
-    error::BoxError,
-    future::ResponseFuture,
     host::{ExchangeContext, RouteConfig},
-    layer::{ExtProcLayer, Shared},
+    layer::{
+        ExtProcLayer, Shared,
+        body::{RequestBody, ResponseBody},
+        future::ResponseFuture,
+    },
     machine::Exchange,
     transport::Transport,
+    types::error::BoxError,
 };
 
 /// A service whose requests and responses a processor sees and changes.

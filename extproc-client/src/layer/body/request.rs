@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::frame;
 use crate::{
     driver::{Ready, Receiver, Whole},
-    error::{BoxError, Error},
+    types::error::{BoxError, Error},
 };
 
 /// The body of a request behind the filter.

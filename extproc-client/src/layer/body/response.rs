@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::frame;
 use crate::{
     driver::{Piece, Ready, Receiver, Whole},
-    error::{BoxError, Error},
+    types::error::{BoxError, Error},
 };
 
 /// The body of a response before the filter.

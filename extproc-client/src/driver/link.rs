@@ -14,9 +14,9 @@ use crate::{
     config::{GrpcService, Service},
     headers,
     machine::{Closing, Exchange, Outbound},
-    observer::Phase,
-    transport::{Call, Close, Message, Sidestream, Transport},
-    wire::Reply,
+    transport::{Call, Sidestream, Transport},
+    types::{phase::Phase, stream::Close},
+    wire::{Reply, message::Message},
 };
 
 /// The side stream, from before it is opened until it is closed.
