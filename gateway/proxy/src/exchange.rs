@@ -27,6 +27,7 @@ use crate::{
     buffers::{Buffers, Holder},
     conditions,
     config::snapshot::HttpManager,
+    forward::Trail,
     headers::Nominated,
     http1::Outgoing,
     listener::ListenerShared,
@@ -69,6 +70,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc: bool,
     /// The `grpc-timeout` that a request of gRPC came with.
     pub(crate) grpc_timeout: Option<Duration>,
+    /// The redirects that led to it.
+    pub(crate) trail: Trail,
     pub(crate) moments: Moments,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
@@ -186,6 +189,16 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// `%RESPONSE_CODE_DETAILS%` of a response.
+    pub(crate) fn details_of<B>(response: &Response<B>) -> Option<ResponseDetails> {
+        let extensions = response.extensions();
+        let upstream = extensions.get().is_some_and(UpstreamInfo::responded);
+        extensions
+            .get()
+            .cloned()
+            .or_else(|| upstream.then(|| ResponseDetails("via_upstream".into())))
+    }
+
     pub(crate) fn of<B>(response: &Response<B>) -> Self {
         let extensions = response.extensions();
         let upstream: Option<UpstreamInfo> = extensions.get().cloned();
@@ -194,10 +207,7 @@ impl Reply {
             status: Some(response.status()),
             headers: response.headers().clone(),
             trailers: None,
-            details: extensions
-                .get()
-                .cloned()
-                .or_else(|| of_upstream.then(|| ResponseDetails("via_upstream".into()))),
+            details: Self::details_of(response),
             flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
             processor: extensions.get().copied(),
             upstream_version: of_upstream.then(|| response.version()),
@@ -227,6 +237,7 @@ pub(crate) struct Begin {
     pub(crate) grpc_timeout: Option<Duration>,
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
+    pub(crate) trail: Trail,
 }
 
 impl Exchange {
@@ -247,6 +258,7 @@ impl Exchange {
             upgrade: begin.upgrade,
             grpc: begin.grpc,
             grpc_timeout: begin.grpc_timeout,
+            trail: begin.trail,
             moments: Moments::default(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
@@ -338,6 +350,13 @@ impl Exchange {
     /// Whether the whole request was received.
     pub(crate) fn request_done(&self) -> bool {
         self.request_done.load(Ordering::Acquire)
+    }
+
+    /// The whole request was received.
+    pub(crate) fn note_request_done(&self) {
+        self.request_done.store(true, Ordering::Release);
+        self.note(|moments| &moments.request_end);
+        self.touch();
     }
 
     /// Whether heads have to be kept for a log.
@@ -568,9 +587,7 @@ impl Watch for RequestWatch {
 
     fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_ok() {
-            self.exchange.request_done.store(true, Ordering::Release);
-            self.exchange.note(|moments| &moments.request_end);
-            self.exchange.touch();
+            self.exchange.note_request_done();
         }
     }
 }

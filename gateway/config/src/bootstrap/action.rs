@@ -11,6 +11,7 @@ use super::{
     data::DataSource,
     fraction::RuntimeFraction,
     header::HeaderValueOption,
+    internal_redirect::InternalRedirectPolicy,
     matcher::HeaderMatcher,
     per_filter::PerFilterConfig,
     value::{Enum, FieldValue, Name, ProtoEnum, RegexText, Status, Time, Whatever, regex_reason},
@@ -48,6 +49,7 @@ pub(super) struct RouteAction {
     max_grpc_timeout: Option<Time>,
     grpc_timeout_offset: Option<Time>,
     retry_policy: Option<RetryPolicy>,
+    internal_redirect_policy: Option<Located<InternalRedirectPolicy>>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
 }
 
@@ -291,6 +293,11 @@ impl Located<RouteAction> {
                 Some(policy) => policy.build(reader)?,
                 None => None,
             },
+            internal_redirect: action
+                .internal_redirect_policy
+                .as_ref()
+                .map(|policy| policy.build(reader))
+                .transpose()?,
             prefix_rewrite: action
                 .prefix_rewrite
                 .clone()

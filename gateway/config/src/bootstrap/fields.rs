@@ -147,7 +147,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
         "forward_client_cert_matcher",
     ]),
-    ("HttpConnectionManager", RefusePresence(UNSUPPORTED), &["proxy_status_config"]),
+    ("ProxyStatusConfig", Ignore, &["remove_connection_termination_details"]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
     ("HttpFilter", Refuse(NO_XDS), &["config_discovery"]),
 
@@ -184,7 +184,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("VirtualHost", RefusePresence(UNSUPPORTED), &["matcher"]),
     ("Route", Ignore, &["decorator", "tracing", "stat_prefix"]),
     ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
-    ("Route", RefusePresence(UNSUPPORTED), &["filter_action", "non_forwarding_action"]),
+    ("Route", RefusePresence(UNSUPPORTED), &["filter_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
         "path_match_policy", "tls_context", "dynamic_metadata",
         "filter_state", "cookies",
@@ -199,7 +199,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "metadata_match", "path_rewrite_policy", "path_rewrite", "host_rewrite",
         "retry_policy_typed_config", "cors", "internal_redirect_action", "max_internal_redirects",
     ]),
-    ("RouteAction", RefusePresence(UNSUPPORTED), &["internal_redirect_policy"]),
     ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
     ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
     ("ClusterWeight", Refuse(UNSUPPORTED), &[
@@ -208,6 +207,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RetryPolicy", Note(NOT_DONE), &["rate_limited_retry_back_off", "per_try_idle_timeout"]),
     ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_priority", "retry_options_predicates"]),
     ("RetryHostPredicate", Ignore, &["name"]),
+    ("Predicate", Ignore, &["name"]),
     ("RequestMirrorPolicy", Ignore, &["trace_sampled"]),
     ("RequestMirrorPolicy", Refuse(UNSUPPORTED), &[
         "cluster_header", "request_headers_mutations", "host_rewrite_literal", "runtime_key",

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, HostFacts, Limits, ReplyForm};
+use extproc_client::host::{ExchangeContext, Held, HostFacts, Limits, ReplyForm};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -13,7 +13,7 @@ use crate::{
     config::snapshot::HttpManager,
     exchange::{Begin, Exchange, Head, RequestWatch},
     filters,
-    forward::Refusal,
+    forward::{Redirected, Refusal, Trail},
     headers::{
         Nominated, grpc_timeout, has_too_many_options, is_grpc, request_fits, strip_hop_fields,
         tokens, values_are_trimmed,
@@ -187,11 +187,29 @@ pub(super) fn begin(
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
         head: logged.then(|| Head::of(&parts)),
         route,
+        trail: Trail::default(),
     });
     let body = body(&mut parts, &exchange, upgrade);
+    parts.extensions.clear();
+    let watch = RequestWatch {
+        exchange,
+        nominated: named,
+    };
+    enter(context, parts, body, watch, awaits_continue, refusal)
+}
+
+/// Gives a request what filters and router look for.
+fn enter(
+    context: &Context,
+    mut parts: Parts,
+    body: Body,
+    watch: RequestWatch,
+    awaits_continue: bool,
+    refusal: Option<Refusal>,
+) -> Ingress {
+    let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
-    extensions.clear();
-    if filters::has_ext_proc(http) {
+    if filters::has_ext_proc(context.http()) {
         extensions.insert(ExchangeContext {
             response_only: refusal.is_some(),
             awaits_continue,
@@ -202,13 +220,7 @@ pub(super) fn begin(
     if let Some(refusal) = refusal {
         extensions.insert(refusal);
     }
-    let body = Watched::new(
-        body,
-        RequestWatch {
-            exchange: exchange.clone(),
-            nominated: named,
-        },
-    );
+    let body = Watched::new(body, watch);
     let body = if http_body::Body::is_end_stream(&body) {
         Body::empty()
     } else {
@@ -218,6 +230,57 @@ pub(super) fn begin(
         request: Request::from_parts(parts, body),
         exchange,
     }
+}
+
+/// The request that takes the place of one, as its upstream redirected it. What a client may say was settled before.
+pub(super) fn again(
+    context: &Context,
+    connection: Option<&Arc<Budget>>,
+    before: &Exchange,
+    redirected: Redirected,
+) -> Ingress {
+    let http = context.http();
+    let Redirected { parts, body, trail } = redirected;
+    let mut parts = *parts;
+    let own = context.peer.local.port();
+    let refusal = match target::normalize_host(&http.normalization, own, &mut parts) {
+        Ok(()) => target::normalize(http, &mut parts),
+        Err(details) => Some(bad(details)),
+    };
+    let route = match refusal {
+        None => router::select(http, &parts),
+        Some(_) => None,
+    };
+    let logged = !context.chain.shared.logs.is_empty();
+    let grpc = is_grpc(&parts.headers);
+    let exchange = Exchange::new(Begin {
+        listener: context.chain.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        client: before.client,
+        version: before.version,
+        outgoing: before.outgoing.clone(),
+        buffer: before.buffer,
+        buffers: Buffers::new(
+            connection.cloned(),
+            context.chain.overload.buffers().clone(),
+        ),
+        upgrade: false,
+        grpc,
+        grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
+        head: logged.then(|| Head::of(&parts)),
+        route,
+        trail,
+    });
+    exchange.note_request_done();
+    let body = body.map_or_else(Body::empty, |body| {
+        body.into_data(Held::new(Some(exchange.clone())))
+    });
+    let watch = RequestWatch {
+        exchange,
+        nominated: Nominated::default(),
+    };
+    enter(context, parts, body, watch, false, refusal)
 }
 
 /// Answers what has come far enough: a request whose `max-forwards` is used up, which is otherwise counted

@@ -1,5 +1,6 @@
 //! A client's connection: which protocol it speaks, and serving it.
 
+mod course;
 mod egress;
 mod forwarded;
 pub(crate) mod guard;
@@ -9,6 +10,7 @@ mod http2;
 mod ingress;
 mod normalize;
 mod open;
+mod proxy_status;
 mod target;
 mod timers;
 
