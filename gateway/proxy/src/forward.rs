@@ -290,6 +290,8 @@ async fn proxy(
         retrying: None,
         chosen: 0,
         avoided: Vec::new(),
+        priorities: Vec::new(),
+        passed: Vec::new(),
         overflown: false,
     };
     match attempts.run(request).await {

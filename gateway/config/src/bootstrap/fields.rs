@@ -205,8 +205,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "cluster_header", "metadata_match", "host_rewrite_literal",
     ]),
     ("RetryPolicy", Note(NOT_DONE), &["rate_limited_retry_back_off", "per_try_idle_timeout"]),
-    ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_priority", "retry_options_predicates"]),
+    ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_options_predicates"]),
     ("RetryHostPredicate", Ignore, &["name"]),
+    ("RetryPriority", Ignore, &["name"]),
     ("Predicate", Ignore, &["name"]),
     ("RequestMirrorPolicy", Ignore, &["trace_sampled"]),
     ("RequestMirrorPolicy", Refuse(UNSUPPORTED), &[
@@ -265,7 +266,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "update_merge_window", "close_connections_on_host_set_change", "zone_aware_lb_config",
     ]),
     ("CommonLbConfig", Note(NOT_DONE), &[
-        "locality_weighted_lb_config", "ignore_new_hosts_until_first_hc",
+        "ignore_new_hosts_until_first_hc",
         "consistent_hashing_lb_config", "override_host_status",
     ]),
     ("CircuitBreakers", Refuse("limits of single endpoints are not supported"), &[
@@ -299,7 +300,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("UpstreamFilter", Refuse(UNSUPPORTED), &["config_discovery", "disabled"]),
 
     // envoy.config.endpoint.v3
-    ("ClusterLoadAssignment", Note(NOT_DONE), &["policy"]),
+    ("AssignmentPolicy", Ignore, &["endpoint_stale_after"]),
+    ("AssignmentPolicy", Note(NOT_DONE), &["drop_overloads", "weighted_priority_health"]),
     ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
     ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity", "metadata"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
@@ -337,7 +339,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("CertificateValidationContext", Ignore, &["watched_directory"]),
     ("CertificateValidationContext", Refuse(UNSUPPORTED), &[
-        "ca_certificate_provider_instance", "system_root_certs", "verify_certificate_spki",
+        "ca_certificate_provider_instance", "verify_certificate_spki",
         "verify_certificate_hash", "require_signed_certificate_timestamp", "crl",
         "allow_expired_certificate", "custom_validator_config", "only_verify_leaf_cert_crl",
         "max_verify_depth",

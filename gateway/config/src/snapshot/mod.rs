@@ -19,8 +19,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 pub use self::{
     cluster::{
         CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
-        LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, SubjectAltName,
-        TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
+        LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
+        SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     flags::{RESPONSE_FLAGS, response_flag},
     health::{CheckKind, Health, HealthCheck, Outliers},

@@ -42,6 +42,10 @@ pub(super) struct Attempts<'a> {
     pub(super) chosen: usize,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
+    /// The priorities of the attempts, if the policy avoids them.
+    pub(super) priorities: Vec<u32>,
+    /// Those of them that are left out.
+    pub(super) passed: Vec<u32>,
     /// There was no place for one more retry.
     pub(super) overflown: bool,
 }
@@ -64,6 +68,7 @@ impl Attempts<'_> {
                         // The endpoint is chosen as if for the first time.
                         self.chosen -= 1;
                         self.avoided.pop();
+                        self.priorities.pop();
                     } else {
                         self.retrying = None;
                         self.retrying = self
@@ -120,15 +125,35 @@ impl Attempts<'_> {
         !self.allows_more() && self.policy.meets_response(status, headers)
     }
 
+    /// Leaves the priorities of the attempts out, every so many attempts; once none is left, all count again.
+    fn pass_priorities(&mut self) {
+        let Some(every) = self.policy.other_priority() else {
+            return;
+        };
+        if self.priorities.is_empty() || !self.priorities.len().is_multiple_of(every.get()) {
+            return;
+        }
+        self.passed.clone_from(&self.priorities);
+        if !self.upstream.is_available_without(&self.passed) {
+            self.passed.clear();
+            self.priorities.clear();
+        }
+    }
+
     /// The endpoint for the next attempt.
     async fn choose(&mut self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        self.pass_priorities();
         let wanted = Wanted {
             headers,
             metadata: Some(&self.exchange.metadata),
             before: self.chosen,
+            passed: &self.passed,
         };
         let mut host = self.upstream.choose(&wanted).await?;
         self.chosen += 1;
+        if self.policy.other_priority().is_some() {
+            self.priorities.push(host.priority);
+        }
         let others = self.policy.other_host();
         if others > 0 {
             for _ in 0..others {

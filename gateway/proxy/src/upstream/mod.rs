@@ -9,6 +9,7 @@ pub(crate) mod health;
 mod host;
 mod http1;
 mod http2;
+mod levels;
 mod progress;
 mod queue;
 mod tls;
@@ -133,6 +134,11 @@ impl Upstream {
             Err(failure) => host.failed(failure),
         }
         sent
+    }
+
+    /// Whether endpoints of other priorities than these are fit.
+    pub(crate) fn is_available_without(&self, passed: &[u32]) -> bool {
+        self.endpoints.is_available_without(passed)
     }
 
     /// The endpoint for a request with these headers.
