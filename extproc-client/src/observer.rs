@@ -211,6 +211,11 @@ pub enum Verdict {
         /// Reason why the exchange does not go on without the processor.
         because: NotOpen,
     },
+    /// The response was complete; what is left of the request is cut.
+    RequestCut {
+        /// Reason why the exchange does not go on without the processor.
+        because: NotOpen,
+    },
 }
 
 /// Reason why an exchange does not go on without the processor.

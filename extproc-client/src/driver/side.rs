@@ -14,6 +14,7 @@ use crate::{
     config::{GrpcService, Service},
     headers,
     machine::{Closing, Exchange, Outbound},
+    observer::Phase,
     transport::{Call, Close, Message, Sidestream, Transport},
     wire::Reply,
 };
@@ -25,7 +26,7 @@ pub(crate) struct SideStream<T: Transport> {
     metadata: HeaderMap,
     stream: Option<T::Sidestream>,
     /// A message that waits for the stream to take it.
-    waiting: Option<Message>,
+    waiting: Option<(Phase, Message)>,
     /// What came right behind a reply that leads to another message.
     next: Option<Result<Reply, Close>>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -61,7 +62,7 @@ impl<T: Transport> SideStream<T> {
                 Ok(reply) => machine.handle_reply(reply, now),
                 Err(close) => {
                     self.stream = None;
-                    self.waiting = None;
+                    self.forget(machine);
                     machine.handle_close(close);
                 }
             }
@@ -100,7 +101,7 @@ impl<T: Transport> SideStream<T> {
     pub(super) fn flush(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
         loop {
             if machine.closes_next() {
-                self.waiting = None;
+                self.forget(machine);
             } else if self.is_over(machine) {
                 return;
             }
@@ -110,15 +111,16 @@ impl<T: Transport> SideStream<T> {
                 if stream.poll_ready(cx).is_pending() {
                     return;
                 }
-                if let Some(message) = self.waiting.take() {
+                if let Some((phase, message)) = self.waiting.take() {
+                    machine.sent(phase, &message, true);
                     stream.send(message);
                 }
             }
             match machine.poll_outbound() {
                 None => return,
-                Some(Outbound::Message(_, message)) => self.waiting = Some(message),
+                Some(Outbound::Message(phase, message)) => self.waiting = Some((phase, message)),
                 Some(Outbound::Close(closing)) => {
-                    self.waiting = None;
+                    self.forget(machine);
                     match (self.stream.take(), closing) {
                         (Some(stream), Closing::Within(grace)) => {
                             super::task::finish(stream, grace)
@@ -150,8 +152,15 @@ impl<T: Transport> SideStream<T> {
         self.waiting.is_some()
     }
 
+    /// The message that waits does not leave.
+    fn forget(&mut self, machine: &Exchange) {
+        if let Some((phase, message)) = self.waiting.take() {
+            machine.sent(phase, &message, false);
+        }
+    }
+
     /// Gives the stream away, for an end that is not now.
-    pub(super) fn take(&mut self) -> (Option<T::Sidestream>, Option<Message>) {
+    pub(super) fn take(&mut self) -> (Option<T::Sidestream>, Option<(Phase, Message)>) {
         (self.stream.take(), self.waiting.take())
     }
 

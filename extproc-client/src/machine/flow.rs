@@ -172,7 +172,9 @@ impl Exchange {
         if direction.callback != Callback::Idle && !duplex {
             return;
         }
-        if direction.mode.body == BodyMode::Grpc && !body::grpc::ends_whole(self, side) {
+        if direction.mode.body == BodyMode::Grpc
+            && (direction.deframer.waits() || !body::grpc::ends_whole(self, side))
+        {
             return;
         }
         let direction = self.direction(side);
@@ -187,11 +189,10 @@ impl Exchange {
             }
             _ => {}
         }
-        if self.direction(side).mode.trailers {
+        if duplex {
+            body::duplex::trailers(self, side, now);
+        } else if self.direction(side).mode.trailers {
             self.send_trailers(side, now);
-        } else if duplex {
-            // The processor ends the body; the trailers follow its last chunk.
-            body::duplex::trailers_pass_by(self, side);
         } else {
             self.release(side);
         }

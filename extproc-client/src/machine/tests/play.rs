@@ -208,7 +208,8 @@ impl Play {
                 }
                 Outbound::Close(Closing::Now | Closing::Flushed) => "close".into(),
                 Outbound::Close(Closing::Within(time)) => format!("close within {time:?}"),
-                Outbound::Message(_, message) => {
+                Outbound::Message(phase, message) => {
+                    self.exchange.sent(phase, &message, true);
                     let message = ProcessingRequest::decode(message.to_bytes()).unwrap();
                     let line = message_line(&message);
                     self.first.get_or_insert(message);

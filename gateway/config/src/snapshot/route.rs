@@ -301,6 +301,20 @@ pub struct GrpcTimeout {
     pub offset: Duration,
 }
 
+impl GrpcTimeout {
+    /// Returns the limit for a `grpc-timeout`; `None` is no limit. A request that asks for none gets the most.
+    pub fn limit(&self, asked: Option<Duration>) -> Option<Duration> {
+        let asked = asked.filter(|asked| !asked.is_zero());
+        let reduced = asked.map(|asked| match asked > self.offset {
+            true => asked - self.offset,
+            false => asked,
+        });
+        match (reduced, self.max) {
+            (Some(asked), Some(max)) => Some(asked.min(max)),
+            (asked, max) => asked.or(max),
+        }
+    }
+}
 /// One target of a route.
 #[derive(Debug)]
 pub struct WeightedCluster {

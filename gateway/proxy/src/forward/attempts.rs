@@ -8,12 +8,12 @@ use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    body::Body,
-    breakers::{Place, Resource},
     config::snapshot::Forward,
     exchange::Exchange,
-    replay::Kept,
-    router::{self, Selected, TooMuchEffort},
+    forward::replay::Kept,
+    http::body::Body,
+    limits::breakers::{Place, Resource},
+    route::{self, Selected, TooMuchEffort},
     upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Attempts<'a> {
     pub(super) upstream: &'a Upstream,
     /// The body, if it may have to be sent again.
     pub(super) kept: Option<Kept>,
+    /// The attempts made. To send the request again because a connection turned out to be closed is none.
     pub(super) made: u32,
     /// What is known of the endpoint that the last attempt goes to.
     pub(super) tried: UpstreamInfo,
@@ -38,8 +39,6 @@ pub(super) struct Attempts<'a> {
     pub(super) renewed: bool,
     /// The place of the retry that is under way.
     pub(super) retrying: Option<Place>,
-    /// How often an endpoint was chosen, but for attempts on a stale connection.
-    pub(super) chosen: usize,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
     /// The priorities of the attempts, if the policy avoids them.
@@ -55,8 +54,11 @@ impl Attempts<'_> {
         &mut self,
         mut request: Box<Outbound>,
     ) -> Result<Response<Body>, Failure> {
+        if request.body.is_end_stream() && !self.exchange.upgrade {
+            self.deadline.begin();
+        }
+        self.made = 1;
         loop {
-            self.made += 1;
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),
@@ -66,7 +68,6 @@ impl Attempts<'_> {
                 Some(again) if retry || again.stale => {
                     if again.stale {
                         // The endpoint is chosen as if for the first time.
-                        self.chosen -= 1;
                         self.avoided.pop();
                         self.priorities.pop();
                     } else {
@@ -81,13 +82,24 @@ impl Attempts<'_> {
                             return outcome;
                         }
                         self.upstream.shared.stats.upstream_rq_retry.add();
-                        tokio::time::sleep(self.policy.back_off(self.made)).await;
+                        // What it holds, the next attempt may need.
+                        drop(outcome);
+                        let back_off = tokio::time::sleep(self.policy.back_off(self.made));
+                        self.within(back_off).await?;
+                        self.made += 1;
                     }
                     request = again.request;
                 }
                 _ => return outcome,
             }
         }
+    }
+
+    /// The outcome of a wait before or between attempts, if the route has time for it.
+    async fn within<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Failure> {
+        let stats = &self.upstream.shared.stats;
+        let outcome = self.deadline.within(wait).await;
+        outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
     }
 
     /// The request with its body, if all of that is still here.
@@ -100,7 +112,7 @@ impl Attempts<'_> {
     /// Makes the target what the endpoint is to see.
     fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
-        router::rewrite(parts, &route.matches, self.forward, Some(hostname))
+        route::rewrite(parts, &route.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
@@ -143,14 +155,15 @@ impl Attempts<'_> {
     /// The endpoint for the next attempt.
     async fn choose(&mut self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
         self.pass_priorities();
+        let (exchange, upstream) = (self.exchange, self.upstream);
+        let passed = std::mem::take(&mut self.passed);
         let wanted = Wanted {
             headers,
-            metadata: Some(&self.exchange.metadata),
-            before: self.chosen,
-            passed: &self.passed,
+            metadata: Some(&exchange.metadata),
+            before: self.made.saturating_sub(1) as usize,
+            passed: &passed,
         };
-        let mut host = self.upstream.choose(&wanted).await?;
-        self.chosen += 1;
+        let mut host = self.within(upstream.choose(&wanted)).await??;
         if self.policy.other_priority().is_some() {
             self.priorities.push(host.priority);
         }
@@ -160,10 +173,11 @@ impl Attempts<'_> {
                 if !self.avoided.iter().any(|tried| Arc::ptr_eq(tried, &host)) {
                     break;
                 }
-                host = self.upstream.choose(&wanted).await?;
+                host = self.within(upstream.choose(&wanted)).await??;
             }
             self.avoided.push(host.clone());
         }
+        self.passed = passed;
         Ok(host)
     }
 
@@ -194,7 +208,7 @@ impl Attempts<'_> {
             fresh: tunnel || self.renewed,
             limit: self.policy.timeout,
         };
-        let lease = host.lease(asked).await;
+        let lease = self.within(host.lease(asked)).await.flatten();
         let pool_ready = begun.elapsed();
         self.tried.address = host.socket();
         self.tried.host_metadata = host.metadata.clone();
@@ -223,12 +237,12 @@ impl Attempts<'_> {
             self.exchange.set_upstream(&self.tried);
         }
         let empty = body.is_end_stream() && !tunnel;
-        let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
+        let may_be_stale = reused && !self.renewed;
         let repeatable = match empty {
-            true => reused || self.allows_more(),
-            false => reused || self.kept.is_some(),
+            true => may_be_stale || self.allows_more(),
+            false => may_be_stale || self.kept.is_some(),
         };
-        let again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
+        let mut again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
@@ -261,7 +275,16 @@ impl Attempts<'_> {
                 };
                 (Ok(response), again)
             }
-            Err(unsent) => {
+            Err(mut unsent) => {
+                if may_be_stale
+                    && let Some(once_more) = &mut again
+                    && let Some(body) = unsent.renew(&once_more.request.parts.method, empty)
+                {
+                    self.renewed = true;
+                    once_more.request.body = body;
+                    once_more.stale = true;
+                    return (Err(unsent.failure), again);
+                }
                 host.failed(&unsent.failure);
                 tracing::debug!(
                     cluster = %self.upstream.cluster.name,
@@ -269,23 +292,9 @@ impl Attempts<'_> {
                     failure = %unsent.failure,
                     "upstream request failed"
                 );
-                let again = match (again, unsent.returned) {
-                    (Some(again), Some(body)) if reused && !self.renewed => {
-                        self.renewed = true;
-                        Some(Again {
-                            request: Box::new(Outbound {
-                                body,
-                                ..*again.request
-                            }),
-                            stale: true,
-                        })
-                    }
-                    (Some(again), _) if empty => {
-                        let stale = idempotent && matches!(unsent.failure, Failure::Terminated);
-                        self.renewed |= stale;
-                        Some(Again { stale, ..again })
-                    }
-                    (again, _) => again.and_then(|again| self.with_body(again)),
+                let again = match empty {
+                    true => again,
+                    false => again.and_then(|again| self.with_body(again)),
                 };
                 (Err(unsent.failure), again)
             }
@@ -306,8 +315,4 @@ impl Again {
             stale: false,
         }
     }
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    method.is_safe() || *method == Method::PUT || *method == Method::DELETE
 }

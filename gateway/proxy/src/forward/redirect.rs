@@ -9,31 +9,15 @@ use http::{
     uri::PathAndQuery,
 };
 
+use super::replay::Kept;
 use crate::{
-    body::Body,
     config::snapshot::{Forward, InternalRedirect, RedirectPredicate, RouteAction},
-    exchange::{Exchange, Head},
-    replay::Kept,
-    router::{self, Selected},
+    exchange::{Exchange, answer::Redirected, record::Head},
+    http::body::Body,
+    route::{self, Selected},
 };
 
 const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-envoy-original-url");
-
-/// Response extension: this request takes the place of the response.
-#[derive(Clone)]
-pub(crate) struct Redirected {
-    pub(crate) parts: Box<Parts>,
-    pub(crate) body: Option<Kept>,
-    pub(crate) trail: Trail,
-}
-
-/// The redirects that led to a request.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Trail {
-    count: u32,
-    /// From which route to which one, by name.
-    steps: Vec<(String, String)>,
-}
 
 /// A request to which a redirect may be the answer.
 pub(super) struct Candidate<'a> {
@@ -108,7 +92,7 @@ impl<'a> Candidate<'a> {
             }
         }
         parts.uri = target;
-        let selected = router::select(&exchange.http, &parts)?;
+        let selected = route::select(&exchange.http, &parts)?;
         let names = [route, &selected].map(|route| &route.route.facts.route_name);
         let [old, new] = names;
         let mut trail = exchange.trail.clone();
@@ -132,11 +116,7 @@ impl<'a> Candidate<'a> {
             body = None;
         }
         parts.headers.insert(ORIGINAL_URL, original?);
-        let next = Redirected {
-            parts: Box::new(parts),
-            body,
-            trail,
-        };
+        let next = Redirected::new(parts, body.map(Kept::into_data), trail);
         Some((next, selected))
     }
 }
@@ -169,7 +149,7 @@ fn original(parts: &Parts, route: &Selected) -> Option<HeaderValue> {
     let mut seen = Parts::clone(parts);
     if let RouteAction::Forward(forward) = &route.route.action {
         // It was rewritten before.
-        router::rewrite(&mut seen, &route.route.matches, forward, None).ok()?;
+        route::rewrite(&mut seen, &route.route.matches, forward, None).ok()?;
     }
     HeaderValue::try_from(seen.uri.to_string()).ok()
 }

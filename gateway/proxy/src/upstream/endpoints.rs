@@ -18,15 +18,15 @@ use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
 use super::{
     connect::Address,
-    host::{Host, HostShared},
     levels,
+    member::{Host, HostShared},
 };
 use crate::{
     config::snapshot::{
         Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost, Standing,
     },
-    metadata,
-    throttle::Throttle,
+    exchange::metadata,
+    limits::throttle::Throttle,
 };
 
 /// How long names stay resolved: `dns_refresh_rate`'s default.
@@ -415,7 +415,7 @@ fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, metrics::Metrics, upstream::Upstreams};
+    use crate::{config, telemetry::stats::Metrics, upstream::Upstreams};
 
     /// Also where the endpoint says what it is called.
     #[tokio::test]

@@ -18,14 +18,14 @@ use tokio::{
 };
 
 use super::{
+    attempt::send_once,
     connect::Address,
     error::Failure,
-    exchange::send_once,
-    host::{Host, Lending},
+    member::{Host, Lending},
 };
 use crate::{
-    body::Body,
     config::snapshot::{CheckKind, Health as Settings, HealthCheck, Outliers, Priority},
+    http::body::Body,
 };
 
 /// The endpoints of one cluster, whose health all workers share.

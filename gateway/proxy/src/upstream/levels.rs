@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::host::Host;
+use super::member::Host;
 use crate::config::snapshot::Health as Settings;
 
 /// How good an endpoint is.
