@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{Extensions, HeaderValue, Response, StatusCode};
+use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
 
 use crate::http::body::Body;
 
@@ -25,6 +25,37 @@ pub(crate) struct Refusal {
 /// Response extension: the client's connection ends after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closes;
+
+/// Response extension: this request takes the place of the response.
+#[derive(Clone)]
+pub(crate) struct Redirected {
+    pub(crate) parts: Box<Parts>,
+    pub(crate) trail: Trail,
+    body: Arc<Mutex<Option<Body>>>,
+}
+
+impl Redirected {
+    pub(crate) fn new(parts: Parts, body: Option<Body>, trail: Trail) -> Self {
+        Self {
+            parts: Box::new(parts),
+            trail,
+            body: Arc::new(Mutex::new(body)),
+        }
+    }
+
+    /// The body, all of which is held; once.
+    pub(crate) fn take_body(&self) -> Option<Body> {
+        lock(&self.body).take()
+    }
+}
+
+/// The redirects that led to a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trail {
+    pub(crate) count: u32,
+    /// From which route to which one, by name.
+    pub(crate) steps: Vec<(String, String)>,
+}
 
 /// Request extension: the request goes nowhere, this is its response.
 #[derive(Clone)]

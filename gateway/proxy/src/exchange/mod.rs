@@ -32,6 +32,7 @@ use http::{HeaderMap, Response, Uri, Version, request};
 
 use self::{
     activity::{Moments, WaitsUpstream},
+    answer::Trail,
     facts::Peer,
     record::{Head, Reply},
     route_cell::RouteCell,
@@ -70,6 +71,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc: bool,
     /// The `grpc-timeout` that a request of gRPC came with.
     pub(crate) grpc_timeout: Option<Duration>,
+    /// The redirects that led to it.
+    pub(crate) trail: Trail,
     pub(crate) moments: Moments,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
@@ -124,6 +127,7 @@ pub(crate) struct Begin {
     pub(crate) grpc_timeout: Option<Duration>,
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
+    pub(crate) trail: Trail,
 }
 
 impl Exchange {
@@ -144,6 +148,7 @@ impl Exchange {
             upgrade: begin.upgrade,
             grpc: begin.grpc,
             grpc_timeout: begin.grpc_timeout,
+            trail: begin.trail,
             moments: Moments::default(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
@@ -235,6 +240,13 @@ impl Exchange {
     /// Whether the whole request was received.
     pub(crate) fn request_done(&self) -> bool {
         self.request_done.load(Ordering::Acquire)
+    }
+
+    /// The whole request was received.
+    pub(crate) fn note_request_done(&self) {
+        self.request_done.store(true, Ordering::Release);
+        self.note(|moments| &moments.request_end);
+        self.touch();
     }
 
     /// Whether heads have to be kept for a log.

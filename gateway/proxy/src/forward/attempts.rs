@@ -41,6 +41,10 @@ pub(super) struct Attempts<'a> {
     pub(super) retrying: Option<Place>,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
+    /// The priorities of the attempts, if the policy avoids them.
+    pub(super) priorities: Vec<u32>,
+    /// Those of them that are left out.
+    pub(super) passed: Vec<u32>,
     /// There was no place for one more retry.
     pub(super) overflown: bool,
 }
@@ -65,6 +69,7 @@ impl Attempts<'_> {
                     if again.stale {
                         // The endpoint is chosen as if for the first time.
                         self.avoided.pop();
+                        self.priorities.pop();
                     } else {
                         self.retrying = None;
                         self.retrying = self
@@ -132,15 +137,36 @@ impl Attempts<'_> {
         !self.allows_more() && self.policy.meets_response(status, headers)
     }
 
+    /// Leaves the priorities of the attempts out, every so many attempts; once none is left, all count again.
+    fn pass_priorities(&mut self) {
+        let Some(every) = self.policy.other_priority() else {
+            return;
+        };
+        if self.priorities.is_empty() || !self.priorities.len().is_multiple_of(every.get()) {
+            return;
+        }
+        self.passed.clone_from(&self.priorities);
+        if !self.upstream.is_available_without(&self.passed) {
+            self.passed.clear();
+            self.priorities.clear();
+        }
+    }
+
     /// The endpoint for the next attempt.
     async fn choose(&mut self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        self.pass_priorities();
         let (exchange, upstream) = (self.exchange, self.upstream);
+        let passed = std::mem::take(&mut self.passed);
         let wanted = Wanted {
             headers,
             metadata: Some(&exchange.metadata),
             before: self.made.saturating_sub(1) as usize,
+            passed: &passed,
         };
         let mut host = self.within(upstream.choose(&wanted)).await??;
+        if self.policy.other_priority().is_some() {
+            self.priorities.push(host.priority);
+        }
         let others = self.policy.other_host();
         if others > 0 {
             for _ in 0..others {
@@ -151,6 +177,7 @@ impl Attempts<'_> {
             }
             self.avoided.push(host.clone());
         }
+        self.passed = passed;
         Ok(host)
     }
 

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod policy;
+mod redirect;
 pub(crate) mod replay;
 pub(crate) mod shadow;
 
@@ -15,7 +16,7 @@ use http::{
 };
 use http_body::Body as _;
 
-use self::{attempts::Attempts, policy::Policy};
+use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{
@@ -263,7 +264,9 @@ async fn proxy(
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
-    let kept = (policy.count > 0 && !body.is_end_stream() && !exchange.upgrade).then(|| {
+    let candidate = Candidate::of(forward, parts, exchange);
+    let again = policy.count > 0 || candidate.is_some();
+    let kept = (again && !body.is_end_stream() && !exchange.upgrade).then(|| {
         let held = Held::new(Some(exchange.clone()));
         Kept::new(std::mem::take(body), exchange.buffer, held)
     });
@@ -285,10 +288,28 @@ async fn proxy(
         renewed: false,
         retrying: None,
         avoided: Vec::new(),
+        priorities: Vec::new(),
+        passed: Vec::new(),
         overflown: false,
     };
     match attempts.run(request).await {
         Ok(mut response) => {
+            if let Some(candidate) = candidate
+                && candidate.is_met_by(response.status())
+            {
+                let stats = &upstream.shared.stats;
+                let kept = attempts.kept.take();
+                match candidate.follow(response, route, kept, exchange) {
+                    Ok(followed) => {
+                        stats.upstream_internal_redirect_succeeded_total.add();
+                        return followed;
+                    }
+                    Err(shown) => {
+                        stats.upstream_internal_redirect_failed_total.add();
+                        response = *shown;
+                    }
+                }
+            }
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
             if asks_head && !exchange.outgoing.facts.bodyless {
