@@ -53,6 +53,7 @@ impl Attempts<'_> {
     ) -> Result<Response<Body>, Failure> {
         loop {
             self.made += 1;
+            self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),
