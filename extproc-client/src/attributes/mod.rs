@@ -185,6 +185,8 @@ pub(crate) struct View<'a> {
     pub(crate) facts: &'a HostFacts,
     pub(crate) route: Arc<RouteFacts>,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
+    /// Attempts that were made so far to get a response.
+    pub(crate) attempts: u64,
     pub(crate) metadata: &'a DynamicMetadata,
 }
 
@@ -201,6 +203,7 @@ impl<'a> View<'a> {
             facts: &context.facts,
             route: context.route_facts(),
             upstream: None,
+            attempts: context.attempts(),
             metadata: &context.metadata,
         }
     }

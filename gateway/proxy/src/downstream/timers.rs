@@ -242,10 +242,16 @@ pub(super) async fn call(
                 // Filters would need memory to see it.
                 return Poll::Ready(reply);
             }
-            match exchange.reply(reply) {
-                Ok(()) => timers.extend(),
-                Err(reply) => return Poll::Ready(*reply),
+            exchange.reply(reply);
+            let polled = response.as_mut().poll(cx);
+            if let Some(reply) = exchange.take_reply() {
+                // The request is with nobody any more, its response is with filters.
+                return Poll::Ready(reply);
             }
+            if polled.is_ready() {
+                return polled;
+            }
+            timers.extend();
         }
     })
     .await;

@@ -59,6 +59,7 @@ impl Attempts<'_> {
         }
         self.made = 1;
         loop {
+            self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),

@@ -194,7 +194,6 @@ async fn or_reply(
     exchange: &Exchange,
 ) -> Response<Body> {
     let mut upstream = pin!(upstream);
-    let _waiting = exchange.waits_upstream();
     poll_fn(|cx| match exchange.take_reply() {
         Some(reply) => Poll::Ready(reply),
         None => upstream.as_mut().poll(cx),
