@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -182,9 +182,12 @@ impl Late {
 }
 
 impl LateAnswers {
-    /// The upstream's response, or that of a filter which answers before it.
-    pub(crate) async fn or(self, upstream: impl Future<Output = Response<Body>>) -> Response<Body> {
-        let mut upstream = pin!(upstream);
+    /// The upstream's response, or that of a filter which answers before it. Pinned by the caller: an `async fn` would keep
+    /// a future that it is given by value twice.
+    pub(crate) async fn or(
+        self,
+        mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
+    ) -> Response<Body> {
         let response = poll_fn(|cx| {
             let answered = self.0.iter().find_map(|late| match late.poll_answer(cx) {
                 Poll::Ready(response) => Some(response),

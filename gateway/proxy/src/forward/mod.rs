@@ -6,7 +6,12 @@ mod redirect;
 pub(crate) mod replay;
 pub(crate) mod shadow;
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
@@ -57,10 +62,12 @@ impl Handler for RouterHandler {
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
         let logged = exchange.filter(|exchange| exchange.logged()).cloned();
         Box::pin(async move {
-            let response = answer(&upstreams, request);
-            let response = match late {
-                Some(late) => late.or(response).await,
-                None => response.await,
+            let response = {
+                let response = pin!(answer(&upstreams, request));
+                match late {
+                    Some(late) => late.or(response).await,
+                    None => response.await,
+                }
             };
             // For clients that leave before the filters have seen it.
             if let Some(exchange) = logged
@@ -137,7 +144,9 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
                     exchange.set_head(Head::of(parts));
                 }
             }
-            let response = proxy(upstreams, &exchange, &route, forward, &policy, request);
+            let response = pin!(proxy(
+                upstreams, &exchange, &route, forward, &policy, request
+            ));
             or_reply(response, &exchange).await
         }
         RouteAction::Direct { status, body } => {
@@ -190,10 +199,9 @@ fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
 
 /// The upstream's response, or the reply to a request for which a limit passed meanwhile.
 async fn or_reply(
-    upstream: impl Future<Output = Response<Body>>,
+    mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
     exchange: &Exchange,
 ) -> Response<Body> {
-    let mut upstream = pin!(upstream);
     poll_fn(|cx| match exchange.take_reply() {
         Some(reply) => Poll::Ready(reply),
         None => upstream.as_mut().poll(cx),
