@@ -55,7 +55,13 @@ impl ExchangeContext {
             facts: &self.facts,
             route: self.route_facts(),
             metadata: &self.metadata,
+            attempts: self.attempts(),
         }
+    }
+
+    /// Attempts that were made so far to get a response.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.host.as_ref().map_or(0, |host| host.attempts())
     }
 
     /// Facts of the route that was selected last.
@@ -89,6 +95,18 @@ pub trait Host: fmt::Debug + Send + Sync {
 
     /// A reply clears the route (`clear_route_cache`): it is to be selected again for whoever asks next.
     fn clear_route(&self) {}
+
+    /// Attempts that were made so far to get a response, for attributes.
+    fn attempts(&self) -> u64 {
+        0
+    }
+
+    /// Tells that somebody in front has answered the request. A layer whose processor still has the request's headers then calls
+    /// the service behind it at once, without a body, and its processor sees the response that this gives. Asked whenever such a
+    /// layer is polled.
+    fn is_answered(&self) -> bool {
+        false
+    }
 }
 
 /// Configuration of a layer on a route.

@@ -272,7 +272,9 @@ impl<'a> View<'a> {
                 let route = &*self.route;
                 (!route.cluster_name.is_empty()).then(|| count(route.endpoints))?
             }
-            "request_attempt_count" => count(upstream.map_or(0, |upstream| upstream.attempts)),
+            "request_attempt_count" => {
+                count(upstream.map_or(self.attempts, |upstream| upstream.attempts))
+            }
             "address" | "port" => address(reached()?.address, field)?,
             "local_address" => Item::Text(reached()?.local_address?.to_string().into()),
             "cx_pool_ready_duration" => Item::Duration(reached()?.pool_ready?),

@@ -177,6 +177,8 @@ pub struct Surroundings<'a> {
     pub route: Arc<RouteFacts>,
     /// Dynamic metadata of the exchange.
     pub metadata: &'a DynamicMetadata,
+    /// Attempts that were made so far to get a response.
+    pub attempts: u64,
 }
 
 /// Expressions sent to the processor, each under its name.
@@ -200,6 +202,8 @@ pub(crate) struct View<'a> {
     pub(crate) facts: &'a HostFacts,
     pub(crate) route: Arc<RouteFacts>,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
+    /// Attempts that were made so far to get a response.
+    pub(crate) attempts: u64,
     pub(crate) metadata: &'a DynamicMetadata,
 }
 
@@ -216,6 +220,7 @@ impl<'a> View<'a> {
             facts: around.facts,
             route: around.route.clone(),
             upstream: None,
+            attempts: around.attempts,
             metadata: around.metadata,
         }
     }

@@ -176,6 +176,11 @@ where
         self.drain();
     }
 
+    /// The head of a request that was answered in front while the processor has it.
+    pub(crate) fn take_answered(&mut self) -> Option<request::Parts> {
+        self.machine.take_answered()
+    }
+
     /// The next head that is ready.
     pub(crate) fn next_step(&mut self) -> Option<Step> {
         self.steps.pop_front()

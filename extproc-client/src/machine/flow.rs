@@ -79,6 +79,17 @@ impl Exchange {
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
     }
 
+    /// The head of a request that was answered in front while the processor has it. It goes on for the answer to come back.
+    pub(crate) fn take_answered(&mut self) -> Option<request::Parts> {
+        let host = self.context.host.as_ref();
+        if !host.is_some_and(|host| host.is_answered()) {
+            return None;
+        }
+        let head = self.request.take_request()?;
+        self.drop_request();
+        Some(*head)
+    }
+
     /// What still comes of the request is read and shown to nobody, as in Envoy. Of what the processor has the replies are
     /// awaited as before.
     fn drop_request(&mut self) {

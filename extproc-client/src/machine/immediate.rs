@@ -73,7 +73,9 @@ impl Exchange {
 
     /// The response cannot be completed. Nothing is sent on any more. `status` is for whoever still holds its head.
     pub(super) fn abort(&mut self, status: StatusCode, details: impl Into<String>) {
-        self.close_stream();
+        if !self.config.observability_mode {
+            self.close_stream();
+        }
         if self.response.ended {
             // The client has its response. What is left of the request goes nowhere without the processor.
             if !self.request.ended {

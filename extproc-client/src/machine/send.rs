@@ -166,6 +166,7 @@ impl Exchange {
                 facts: &self.context.facts,
                 route: self.context.route_facts(),
                 upstream,
+                attempts: self.context.attempts(),
                 metadata: &self.context.metadata,
             },
         );

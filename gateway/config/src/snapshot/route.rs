@@ -244,6 +244,8 @@ pub struct Forward {
     pub grpc_timeout: Option<GrpcTimeout>,
     /// How often to try again.
     pub retry: Option<Retry>,
+    /// Redirects of the upstream that are followed here.
+    pub internal_redirect: Option<InternalRedirect>,
     /// Replaces what matched of the path.
     pub prefix_rewrite: Option<String>,
     /// Replaces what matches in the path.
@@ -262,6 +264,32 @@ pub struct Forward {
     pub missing_cluster: Option<StatusCode>,
     /// Upgrade types that this route allows or not, before the connection manager's.
     pub upgrades: Vec<(String, bool)>,
+}
+
+/// `InternalRedirectPolicy`: redirects of an upstream that the gateway follows itself, as a new request.
+#[derive(Debug)]
+pub struct InternalRedirect {
+    /// So many in a row at most.
+    pub most: u32,
+    /// Statuses of responses that are followed.
+    pub codes: Vec<StatusCode>,
+    /// Also from `http` to `https` and the other way round.
+    pub cross_scheme: bool,
+    /// Fields of the response that take the place of those of the request.
+    pub copied: Vec<HeaderName>,
+    /// All of these have to hold.
+    pub predicates: Vec<RedirectPredicate>,
+}
+
+/// A condition of an [`InternalRedirect`].
+#[derive(Debug)]
+pub enum RedirectPredicate {
+    /// The new route has one of these names.
+    AllowedRoutes(Vec<String>),
+    /// No redirect of this route has led to the new one before.
+    OtherRoutes,
+    /// Only to `https` if the request came over TLS.
+    SafeCrossScheme,
 }
 
 /// What a client's `grpc-timeout` may ask for.

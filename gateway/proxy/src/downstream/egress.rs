@@ -11,7 +11,7 @@ use std::{
 use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailure, UpstreamInfo};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{forwarded::append_to_list, timers::Running};
+use super::{forwarded::append_to_list, proxy_status, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
     exchange::{Exchange, record::Reply},
@@ -55,6 +55,15 @@ impl Finish {
             left: None,
             complete: false,
             nominated: Nominated::default(),
+        }
+    }
+
+    /// The exchange is over, and another request takes its place.
+    pub(super) fn redirected(&mut self, response: &Response<Body>) {
+        self.complete = true;
+        self.exchange.listener.stats.status(response.status());
+        if self.exchange.logged() {
+            self.exchange.set_reply(Reply::of(response));
         }
     }
 
@@ -181,6 +190,9 @@ pub(super) fn finish(
     let announced = length::settle(response.headers_mut());
     if !bodyless && !upgraded && !length::fits(announced, response.body()) {
         response = mismatch(exchange);
+    }
+    if let Some(config) = &http.proxy_status {
+        proxy_status::add(config, &mut response);
     }
     let status = response.status();
     let own = response

@@ -25,7 +25,8 @@ use tokio::{
 
 use super::{
     ClientStream, Context,
-    egress::{self, FinalBody, Finish},
+    course::Course,
+    egress::{self, FinalBody},
     guard::{Guarded, StallLimit},
     ingress,
     timers::{self, Expired, Running, Timers},
@@ -227,10 +228,14 @@ fn exchange(
     );
     let trailers = trailers && version == Version::HTTP_11;
     async move {
-        let exchange = ingress.exchange;
-        let end = Finish::new(exchange.clone());
-        let mut timers = running.begin(&exchange);
-        let response = timers::call(&context, ingress.request, &exchange, &mut timers).await;
+        let timers = running.begin(&ingress.exchange);
+        let mut course = Course::new(ingress.exchange, timers);
+        let response = course.run(&context, None, ingress.request).await;
+        let Course {
+            exchange,
+            end,
+            timers,
+        } = course;
         stall.set(exchange.idle_limit());
         if egress::is_cut(&response, &exchange) {
             return Err(Cut);

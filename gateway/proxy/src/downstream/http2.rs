@@ -24,11 +24,8 @@ use tokio::{
 };
 
 use super::{
-    ClientStream, Context, egress,
-    guard::Guarded,
-    heads::TimedHeads,
-    ingress,
-    timers::{self, Timers},
+    ClientStream, Context, course::Course, egress, guard::Guarded, heads::TimedHeads, ingress,
+    timers::Timers,
 };
 use crate::{
     config::snapshot::Http2Options,
@@ -340,11 +337,16 @@ async fn exchange(
         },
         has_body,
     );
-    let exchange = ingress.exchange;
-    let end = egress::Finish::new(exchange.clone());
-    let mut timers = Timers::new(&exchange, LazyTimer::default());
-    let chain = timers::call(context, ingress.request, &exchange, &mut timers);
-    let response = match respond_to(chain, &mut respond, &outgoing).await {
+    let timers = Timers::new(&ingress.exchange, LazyTimer::default());
+    let mut course = Course::new(ingress.exchange, timers);
+    let chain = course.run(context, Some(&connection.buffers), ingress.request);
+    let responded = respond_to(chain, &mut respond, &outgoing).await;
+    let Course {
+        exchange,
+        end,
+        mut timers,
+    } = course;
+    let response = match responded {
         Ok(response) => response,
         Err(Left { reset }) => {
             if reset {

@@ -2,15 +2,19 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, HostFacts, Limits, ReplyForm};
+use extproc_client::host::{ExchangeContext, Held, HostFacts, Limits, ReplyForm};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
 use super::{Context, forwarded, normalize, target};
 use crate::{
     config::snapshot::HttpManager,
-    exchange::answer::Refusal,
-    exchange::{Begin, Exchange, activity::RequestWatch, record::Head},
+    exchange::{
+        Begin, Exchange,
+        activity::RequestWatch,
+        answer::{Redirected, Refusal, Trail},
+        record::Head,
+    },
     filters,
     http::{
         body::{Body, Watched},
@@ -189,11 +193,30 @@ pub(super) fn begin(
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
         head: logged.then(|| Head::of(&parts)),
         route,
+        trail: Trail::default(),
     });
     let body = body(&mut parts, &exchange, upgrade);
+    parts.extensions.clear();
+    let watch = RequestWatch {
+        exchange,
+        nominated: named,
+        held: Held::default(),
+    };
+    enter(context, parts, body, watch, awaits_continue, refusal)
+}
+
+/// Gives a request what filters and router look for.
+fn enter(
+    context: &Context,
+    mut parts: Parts,
+    body: Body,
+    watch: RequestWatch,
+    awaits_continue: bool,
+    refusal: Option<Refusal>,
+) -> Ingress {
+    let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
-    extensions.clear();
-    if filters::has_ext_proc(http) {
+    if filters::has_ext_proc(context.http()) {
         extensions.insert(ExchangeContext {
             response_only: refusal.is_some(),
             awaits_continue,
@@ -204,13 +227,7 @@ pub(super) fn begin(
     if let Some(refusal) = refusal {
         extensions.insert(refusal);
     }
-    let body = Watched::new(
-        body,
-        RequestWatch {
-            exchange: exchange.clone(),
-            nominated: named,
-        },
-    );
+    let body = Watched::new(body, watch);
     let body = if http_body::Body::is_end_stream(&body) {
         Body::empty()
     } else {
@@ -220,6 +237,60 @@ pub(super) fn begin(
         request: Request::from_parts(parts, body),
         exchange,
     }
+}
+
+/// The request that takes the place of one, as its upstream redirected it. What a client may say was settled before.
+pub(super) fn again(
+    context: &Context,
+    connection: Option<&Arc<Budget>>,
+    before: &Exchange,
+    redirected: Redirected,
+) -> Ingress {
+    let http = context.http();
+    let body = redirected.take_body();
+    let Redirected { parts, trail, .. } = redirected;
+    let mut parts = *parts;
+    let own = context.peer.local.port();
+    let refusal = match target::normalize_host(&http.normalization, own, &mut parts) {
+        Ok(()) => target::normalize(http, &mut parts),
+        Err(details) => Some(bad(details)),
+    };
+    let route = match refusal {
+        None => route::select(http, &parts),
+        Some(_) => None,
+    };
+    let logged = !context.chain.shared.logs.is_empty();
+    let grpc = is_grpc(&parts.headers);
+    let exchange = Exchange::new(Begin {
+        listener: context.chain.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        client: before.client,
+        version: before.version,
+        outgoing: before.outgoing.clone(),
+        buffer: before.buffer,
+        buffers: Buffers::new(
+            connection.cloned(),
+            context.chain.overload.buffers().clone(),
+        ),
+        upgrade: false,
+        grpc,
+        grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
+        head: logged.then(|| Head::of(&parts)),
+        route,
+        trail,
+    });
+    exchange.note_request_done();
+    let body = body.unwrap_or_else(Body::empty);
+    let size = http_body::Body::size_hint(&body).lower();
+    let mut held = Held::new(Some(exchange.clone()));
+    held.set(usize::try_from(size).unwrap_or(usize::MAX));
+    let watch = RequestWatch {
+        exchange,
+        nominated: Nominated::default(),
+        held,
+    };
+    enter(context, parts, body, watch, false, refusal)
 }
 
 /// Answers what has come far enough: a request whose `max-forwards` is used up, which is otherwise counted

@@ -1,6 +1,7 @@
 //! A client's connection: which protocol it speaks, and serving it.
 
 pub(crate) mod chains;
+mod course;
 pub(crate) mod drain;
 mod egress;
 mod forwarded;
@@ -11,6 +12,7 @@ mod http2;
 mod ingress;
 mod normalize;
 mod open;
+mod proxy_status;
 mod target;
 mod timers;
 pub(crate) mod tls;

@@ -79,6 +79,11 @@ impl Timers {
         timers
     }
 
+    /// The limits of another exchange from now on, or of another route.
+    pub(super) fn renew(&mut self, exchange: &Arc<Exchange>) {
+        *self = Self::new(exchange, std::mem::take(&mut self.alarm));
+    }
+
     /// The response has begun: `request_timeout` is about what comes before that.
     pub(super) fn answered(&mut self) {
         self.request = None;
@@ -225,8 +230,7 @@ pub(super) async fn call(
             let polled = response.as_mut().poll(cx);
             if exchange.take_route_renewed() {
                 // Limits are the new route's.
-                let alarm = std::mem::take(&mut timers.alarm);
-                *timers = Timers::new(exchange, alarm);
+                timers.renew(exchange);
             }
             if let Poll::Ready(response) = polled {
                 return Poll::Ready(response);
@@ -238,10 +242,16 @@ pub(super) async fn call(
                 // Filters would need memory to see it.
                 return Poll::Ready(reply);
             }
-            match exchange.reply(reply) {
-                Ok(()) => timers.extend(),
-                Err(reply) => return Poll::Ready(*reply),
+            exchange.reply(reply);
+            let polled = response.as_mut().poll(cx);
+            if let Some(reply) = exchange.take_reply() {
+                // The request is with nobody any more, its response is with filters.
+                return Poll::Ready(reply);
             }
+            if polled.is_ready() {
+                return polled;
+            }
+            timers.extend();
         }
     })
     .await;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use extproc_client::host::Held;
 use http::HeaderMap;
 
 use super::Exchange;
@@ -42,20 +43,14 @@ impl Moments {
     }
 }
 
-/// While the request is with the upstream.
-pub(crate) struct WaitsUpstream<'a>(pub(super) &'a Exchange);
-
-impl Drop for WaitsUpstream<'_> {
-    fn drop(&mut self) {
-        self.0.waits.store(false, Ordering::Relaxed);
-    }
-}
-
 /// Counts the request's body for the exchange.
 pub(crate) struct RequestWatch {
     pub(crate) exchange: Arc<Exchange>,
     /// Fields of the hop that the request came on, by its own word.
     pub(crate) nominated: Nominated,
+    /// What of it was there when the exchange began.
+    #[expect(dead_code, reason = "held, and given back when dropped")]
+    pub(crate) held: Held,
 }
 
 impl Watch for RequestWatch {
@@ -83,9 +78,7 @@ impl Watch for RequestWatch {
 
     fn end(&mut self, result: Result<(), &BoxError>) {
         if result.is_ok() {
-            self.exchange.request_done.store(true, Ordering::Release);
-            self.exchange.note(|moments| &moments.request_end);
-            self.exchange.touch();
+            self.exchange.note_request_done();
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -30,7 +30,8 @@ use extproc_client::{
 use http::{HeaderMap, Response, Uri, Version, request};
 
 use self::{
-    activity::{Moments, WaitsUpstream},
+    activity::Moments,
+    answer::Trail,
     facts::Peer,
     record::{Head, Reply},
     route_cell::RouteCell,
@@ -69,6 +70,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc: bool,
     /// The `grpc-timeout` that a request of gRPC came with.
     pub(crate) grpc_timeout: Option<Duration>,
+    /// The redirects that led to it.
+    pub(crate) trail: Trail,
     pub(crate) moments: Moments,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
@@ -81,13 +84,15 @@ pub(crate) struct Exchange {
     broken: AtomicBool,
     /// It failed because the client left, so that nobody waits for a response.
     left: AtomicBool,
-    /// The request is with the upstream, which has not answered.
-    waits: AtomicBool,
     /// A limit passed meanwhile, and the state has the reply.
     replied: AtomicBool,
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
+    /// Attempts that were made to get a response.
+    attempts: AtomicU32,
     route_renewed: AtomicBool,
+    /// The request was answered after it had gone on, by a filter or since a limit passed.
+    answered: AtomicBool,
     /// Its number, if an observer has asked for it.
     number: OnceLock<u64>,
     state: Mutex<State>,
@@ -123,6 +128,7 @@ pub(crate) struct Begin {
     pub(crate) grpc_timeout: Option<Duration>,
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
+    pub(crate) trail: Trail,
 }
 
 impl Exchange {
@@ -143,6 +149,7 @@ impl Exchange {
             upgrade: begin.upgrade,
             grpc: begin.grpc,
             grpc_timeout: begin.grpc_timeout,
+            trail: begin.trail,
             moments: Moments::default(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
@@ -151,10 +158,11 @@ impl Exchange {
             reset: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             left: AtomicBool::new(false),
-            waits: AtomicBool::new(false),
             replied: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            attempts: AtomicU32::new(0),
             route_renewed: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),
@@ -183,6 +191,16 @@ impl Exchange {
         self.set_route(route.clone());
         self.route_renewed.store(true, Ordering::Relaxed);
         route
+    }
+
+    /// One more attempt is made to get a response.
+    pub(crate) fn count_attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Filters whose processors still have the request's headers get the answer that a filter in front made.
+    pub(crate) fn set_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Whether the route was selected again since this was asked last.
@@ -234,6 +252,13 @@ impl Exchange {
     /// Whether the whole request was received.
     pub(crate) fn request_done(&self) -> bool {
         self.request_done.load(Ordering::Acquire)
+    }
+
+    /// The whole request was received.
+    pub(crate) fn note_request_done(&self) {
+        self.request_done.store(true, Ordering::Release);
+        self.note(|moments| &moments.request_end);
+        self.touch();
     }
 
     /// Whether heads have to be kept for a log.
@@ -315,21 +340,12 @@ impl Exchange {
         reply.details = Some(ResponseDetails(details.into()));
     }
 
-    /// The request is with the upstream until what this gives is dropped.
-    pub(crate) fn waits_upstream(&self) -> WaitsUpstream<'_> {
-        self.waits.store(true, Ordering::Relaxed);
-        WaitsUpstream(self)
-    }
-
-    /// Gives a reply in place of the upstream's response, as if that had come, so that filters see it. Gives it back if the
-    /// request does not wait for the upstream.
-    pub(crate) fn reply(&self, reply: Response<Body>) -> Result<(), Box<Response<Body>>> {
-        if !self.waits.swap(false, Ordering::Relaxed) {
-            return Err(Box::new(reply));
-        }
+    /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request
+    /// takes it the next time that it is polled: who waits for the upstream, or a filter whose processor has the headers.
+    pub(crate) fn reply(&self, reply: Response<Body>) {
         self.state().given = Some(reply);
         self.replied.store(true, Ordering::Release);
-        Ok(())
+        self.set_answered();
     }
 
     /// The [`reply`](Self::reply), for the end of the chain.
@@ -389,6 +405,14 @@ impl Host for Exchange {
         state.route = match std::mem::take(&mut state.route) {
             RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
         };
+    }
+
+    fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed).into()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 }
 

@@ -255,7 +255,7 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
         },
         // Not Envoy's: what the processor nearest to the client did.
         "EXT_PROC" => optional(scope.reply.processor.map(|summary| summary.to_string())),
-        "RESPONSE_FLAGS" => optional(Some(flags(scope.reply.flags, |(short, _)| short))),
+        "RESPONSE_FLAGS" => optional(Some(short_flags(scope.reply.flags))),
         "RESPONSE_FLAGS_LONG" => optional(Some(flags(scope.reply.flags, |(_, long)| long))),
         "FILTER_CHAIN_NAME" => optional(
             exchange
@@ -537,6 +537,11 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
+/// Response flags by their short names.
+pub(crate) fn short_flags(bits: u64) -> String {
+    flags(bits, |(short, _)| short)
+}
+
 fn flags(bits: u64, name: impl Fn(&(&'static str, &'static str)) -> &'static str) -> String {
     let named = RESPONSE_FLAGS.iter().enumerate();
     let mut names: Vec<_> = named
@@ -647,7 +652,7 @@ mod tests {
 
     #[test]
     fn flag_names() {
-        let short = |bits| flags(bits, |(short, _)| short);
+        let short = short_flags;
         assert_eq!(short(0), "");
         assert_eq!(short(0x100), "NR");
         assert_eq!(short(0x20 | 0x8000), "URX,UF");

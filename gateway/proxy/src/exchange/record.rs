@@ -36,6 +36,16 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// `%RESPONSE_CODE_DETAILS%` of a response.
+    pub(crate) fn details_of<B>(response: &Response<B>) -> Option<ResponseDetails> {
+        let extensions = response.extensions();
+        let upstream = extensions.get().is_some_and(UpstreamInfo::responded);
+        extensions
+            .get()
+            .cloned()
+            .or_else(|| upstream.then(|| ResponseDetails("via_upstream".into())))
+    }
+
     pub(crate) fn of<B>(response: &Response<B>) -> Self {
         let extensions = response.extensions();
         let upstream: Option<UpstreamInfo> = extensions.get().cloned();
@@ -44,10 +54,7 @@ impl Reply {
             status: Some(response.status()),
             headers: response.headers().clone(),
             trailers: None,
-            details: extensions
-                .get()
-                .cloned()
-                .or_else(|| of_upstream.then(|| ResponseDetails("via_upstream".into()))),
+            details: Self::details_of(response),
             flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
             processor: extensions.get().copied(),
             upstream_version: of_upstream.then(|| response.version()),

@@ -2,10 +2,16 @@
 
 mod attempts;
 mod policy;
+mod redirect;
 pub(crate) mod replay;
 pub(crate) mod shadow;
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
@@ -15,7 +21,7 @@ use http::{
 };
 use http_body::Body as _;
 
-use self::{attempts::Attempts, policy::Policy};
+use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
     config::snapshot::flag,
     config::snapshot::{Forward, Redirect, RouteAction},
@@ -57,10 +63,12 @@ impl Handler for RouterHandler {
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
         let logged = exchange.filter(|exchange| exchange.logged()).cloned();
         Box::pin(async move {
-            let response = answer(&upstreams, request);
-            let response = match late {
-                Some(late) => late.or(response).await,
-                None => response.await,
+            let response = {
+                let response = pin!(answer(&upstreams, request));
+                match late {
+                    Some(late) => late.or(response).await,
+                    None => response.await,
+                }
             };
             // For clients that leave before the filters have seen it.
             if let Some(exchange) = logged
@@ -137,7 +145,9 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
                     exchange.set_head(Head::of(parts));
                 }
             }
-            let response = proxy(upstreams, &exchange, &route, forward, &policy, request);
+            let response = pin!(proxy(
+                upstreams, &exchange, &route, forward, &policy, request
+            ));
             or_reply(response, &exchange).await
         }
         RouteAction::Direct { status, body } => {
@@ -190,11 +200,9 @@ fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
 
 /// The upstream's response, or the reply to a request for which a limit passed meanwhile.
 async fn or_reply(
-    upstream: impl Future<Output = Response<Body>>,
+    mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
     exchange: &Exchange,
 ) -> Response<Body> {
-    let mut upstream = pin!(upstream);
-    let _waiting = exchange.waits_upstream();
     poll_fn(|cx| match exchange.take_reply() {
         Some(reply) => Poll::Ready(reply),
         None => upstream.as_mut().poll(cx),
@@ -264,7 +272,9 @@ async fn proxy(
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
     parts.extensions = http::Extensions::new();
-    let kept = (policy.count > 0 && !body.is_end_stream() && !exchange.upgrade).then(|| {
+    let candidate = Candidate::of(forward, parts, exchange);
+    let again = policy.count > 0 || candidate.is_some();
+    let kept = (again && !body.is_end_stream() && !exchange.upgrade).then(|| {
         let held = Held::new(Some(exchange.clone()));
         Kept::new(std::mem::take(body), exchange.buffer, held)
     });
@@ -286,10 +296,28 @@ async fn proxy(
         renewed: false,
         retrying: None,
         avoided: Vec::new(),
+        priorities: Vec::new(),
+        passed: Vec::new(),
         overflown: false,
     };
     match attempts.run(request).await {
         Ok(mut response) => {
+            if let Some(candidate) = candidate
+                && candidate.is_met_by(response.status())
+            {
+                let stats = &upstream.shared.stats;
+                let kept = attempts.kept.take();
+                match candidate.follow(response, route, kept, exchange) {
+                    Ok(followed) => {
+                        stats.upstream_internal_redirect_succeeded_total.add();
+                        return followed;
+                    }
+                    Err(shown) => {
+                        stats.upstream_internal_redirect_failed_total.add();
+                        response = *shown;
+                    }
+                }
+            }
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
             if asks_head && !exchange.outgoing.facts.bodyless {

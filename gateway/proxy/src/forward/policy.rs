@@ -1,6 +1,6 @@
 //! The time limits and retries of one request: the route's, as changed by headers of the request.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use extproc_client::config::Effort;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -192,6 +192,11 @@ impl<'a> Policy<'a> {
     /// How often another endpoint is chosen where the chosen one was tried before.
     pub(super) fn other_host(&self) -> u32 {
         self.route.map_or(0, |retry| retry.other_host)
+    }
+
+    /// After how many attempts each their priorities are left out.
+    pub(super) fn other_priority(&self) -> Option<NonZeroUsize> {
+        self.route.and_then(|retry| retry.other_priority)
     }
 
     /// The wait before the next attempt: a random part of the base, which doubles with each attempt `made` but the first.

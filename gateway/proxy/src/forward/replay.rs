@@ -75,6 +75,24 @@ impl Kept {
         })
     }
 
+    /// Whether all of it is here.
+    pub(crate) fn is_whole(&self) -> bool {
+        let state = self.state();
+        !state.lost && (state.ended || state.source.is_end_stream())
+    }
+
+    /// The data for a request of its own, whose exchange has to account for it. The trailers stay behind, as in Envoy.
+    pub(super) fn into_data(self) -> Body {
+        let mut state = self.state();
+        state.held = Held::default();
+        state.pieces.retain(|piece| matches!(piece, Piece::Data(_)));
+        drop(state);
+        Body::new(Replay {
+            kept: self,
+            given: 0,
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // No piece of what runs under the lock leaves it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

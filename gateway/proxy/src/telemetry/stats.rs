@@ -130,6 +130,8 @@ numbers! {
         upstream_rq_max_duration_reached: Counter,
         upstream_rq_retry: Counter,
         upstream_rq_retry_overflow: Counter,
+        upstream_internal_redirect_succeeded_total: Counter,
+        upstream_internal_redirect_failed_total: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_cx_none_healthy: Counter,
     }

@@ -20,10 +20,11 @@ use super::{
     health::{self, ClusterHealth, Health},
     http1::{self, Http1Pool},
     http2::{self, Http2Pool},
+    levels::Fitness,
     queue::{Counted, Queue, Waiting},
 };
 use crate::{
-    config::snapshot::{Cluster, Priority, UpstreamProtocol},
+    config::snapshot::{Cluster, Endpoint, Priority, Standing, UpstreamProtocol},
     limits::{
         breakers::{Breakers, Place, Resource},
         overload::{Descriptor, Overload},
@@ -39,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) hostname: String,
     pub(crate) weight: u32,
     pub(crate) metadata: Option<Arc<Metadata>>,
+    pub(crate) priority: u32,
+    pub(super) standing: Standing,
     pub(crate) active: AtomicUsize,
     pub(crate) shared: Arc<HostShared>,
     /// Whether it is fit, which all workers know.
@@ -196,19 +199,23 @@ impl Lease {
 }
 
 impl Host {
-    pub(crate) fn new(
+    /// The host at `address`, as `endpoint` has it; without one, an address that a request named.
+    pub(super) fn new(
         address: Address,
-        hostname: String,
-        weight: u32,
-        metadata: Option<Arc<Metadata>>,
+        hostname: &str,
+        endpoint: Option<&Endpoint>,
         shared: Arc<HostShared>,
     ) -> Self {
         let health = shared.health.of(&address, &shared.cluster.health);
         Self {
             address,
-            hostname,
-            weight,
-            metadata,
+            hostname: hostname.to_owned(),
+            weight: endpoint.map_or(1, |endpoint| endpoint.weight.max(1)),
+            metadata: endpoint.and_then(|endpoint| endpoint.metadata.clone()),
+            priority: endpoint.map_or(0, |endpoint| endpoint.priority),
+            standing: endpoint
+                .map(|endpoint| endpoint.standing)
+                .unwrap_or_default(),
             active: AtomicUsize::new(0),
             health,
             watched: AtomicBool::new(false),
@@ -219,6 +226,17 @@ impl Host {
             http1_queue: Arc::default(),
             http2_queue: Arc::default(),
             unreachable: Throttle::new(),
+        }
+    }
+
+    /// What is known of its health.
+    pub(super) fn fitness(&self) -> Fitness {
+        match self.standing {
+            Standing::Unhealthy => Fitness::Unfit,
+            _ if !self.health.is_fit() => Fitness::Unfit,
+            Standing::Degraded => Fitness::Degraded,
+            Standing::Healthy if self.health.is_degraded() => Fitness::Degraded,
+            Standing::Healthy => Fitness::Healthy,
         }
     }
 

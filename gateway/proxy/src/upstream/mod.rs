@@ -8,6 +8,7 @@ pub(crate) mod error;
 pub(crate) mod health;
 mod http1;
 mod http2;
+mod levels;
 mod member;
 mod progress;
 mod queue;
@@ -134,6 +135,11 @@ impl Upstream {
             Err(failure) => host.failed(failure),
         }
         sent
+    }
+
+    /// Whether endpoints of other priorities than these are fit.
+    pub(crate) fn is_available_without(&self, passed: &[u32]) -> bool {
+        self.endpoints.is_available_without(passed)
     }
 
     /// The endpoint for a request with these headers.

@@ -150,7 +150,8 @@ fn filter(random: &mut Random, plan: &mut Plan, last: bool) -> Map<String, Value
     if random.chance(4) {
         let metadata = json!([{"key": "x-md", "value": "%REQ(x-client)%"}]);
         let mut grpc = json!({"cluster_name": "processor"});
-        if random.chance(40) {
+        // Pieces of which it is not known how large they are may fit, or not.
+        if random.chance(40) && plan.request_apart && plan.response_apart {
             grpc["max_receive_message_length"] = 1000.into();
         }
         if random.chance(40) {
@@ -262,7 +263,8 @@ pub(super) fn per_route(random: &mut Random, plan: &Plan) -> Value {
         let mut mode = processing_mode(random, false);
         // What differs on purpose: trailers behind the end of a message (docs/differences-from-envoy.md, after-the-end).
         for side in ["request", "response"] {
-            if mode.get(&format!("{side}_body_mode")) == Some(&json!("FULL_DUPLEX_STREAMED")) {
+            let duplex = json!("FULL_DUPLEX_STREAMED");
+            if mode.get(&format!("{side}_body_mode")) == Some(&duplex) && random.chance(90) {
                 mode.insert(format!("{side}_trailer_mode"), "SEND".into());
             }
         }

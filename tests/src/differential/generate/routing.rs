@@ -56,6 +56,13 @@ fn alternative(random: &mut Random, plan: Plan, out: &mut Map<String, Value>) {
         if random.chance(40) {
             one["per_route"] = per_route(random, &plan);
         }
+        if one.get("route").is_some() && random.chance(4) {
+            one["route"]["idle_timeout"] = "0.4s".into();
+        }
+        if plan.filters > 1 && random.chance(6) {
+            let off = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true});
+            one["typed_per_filter_config"] = json!({"second": off});
+        }
     }
     let mut routes = vec![alt];
     if random.chance(20) {
