@@ -132,6 +132,14 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// A reply clears the route (`clear_route_cache`): it is to be selected again for whoever asks next.
     fn clear_route(&self) {}
 
+    /// The whole response is here, and the request is not: what still comes of that is for nobody, in no layer.
+    fn end_request(&self) {}
+
+    /// Tells that [`end_request`](Self::end_request) was called. Asked for each piece of the request.
+    fn is_request_over(&self) -> bool {
+        false
+    }
+
     /// Attempts that were made so far to get a response, for attributes.
     fn attempts(&self) -> u64 {
         0
@@ -283,6 +291,8 @@ pub struct UpstreamInfo {
     pub address: Option<SocketAddr>,
     /// That endpoint gave no response; this one says why.
     pub failed: bool,
+    /// The status of its response, which filters may have changed since, for `response.code`.
+    pub status: Option<StatusCode>,
     /// `upstream.local_address`.
     pub local_address: Option<SocketAddr>,
     /// `upstream.request_attempt_count`.
@@ -391,7 +401,10 @@ pub struct AnsweredLate;
 /// Response extension: a local reply. It takes the place of an upstream's response, and what is left of the request goes
 /// nowhere, so that filters do not show it to processors either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalReply;
+pub struct LocalReply {
+    /// Its code, for attributes: a reply to a gRPC request has another status, and filters may change that.
+    pub code: StatusCode,
+}
 
 /// Response extension, set by the layer: what the processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
