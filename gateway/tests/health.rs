@@ -191,6 +191,42 @@ fn an_endpoint_says_that_it_is_unfit() {
     until(&mut client, &[200, 201]);
 }
 
+/// An upstream may close a connection just when a check uses it again.
+#[test]
+fn a_check_on_a_closed_connection_is_made_on_another_one() {
+    let other = Upstream::new();
+    other.status.store(201, Ordering::SeqCst);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let checks = Arc::new(AtomicU16::new(0));
+    let seen = checks.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let seen = seen.clone();
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                for number in 0.. {
+                    let head = head(&mut stream);
+                    let is_check = head.starts_with("GET /health ");
+                    if head.is_empty() || is_check && number > 0 {
+                        return;
+                    }
+                    seen.fetch_add(is_check.into(), Ordering::SeqCst);
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).unwrap();
+                }
+            });
+        }
+    });
+    let fields = format!("health_checks: [{{{TIMES}, http_health_check: {{path: /health}}}}]");
+    let (_running, mut client) = start([address, other.address], &fields);
+    while checks.load(Ordering::SeqCst) < 20 {
+        let mut seen = statuses(&mut client, 2);
+        seen.sort_unstable();
+        assert_eq!(seen, [200, 201]);
+    }
+}
+
 #[test]
 fn failures_in_a_row_leave_an_endpoint_out() {
     let (good, bad, dead) = (Upstream::new(), Upstream::new(), nobody());

@@ -10,8 +10,9 @@ use http::{HeaderMap, StatusCode, Version, header};
 
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
+    context::outcome::{LocalReply, ResponseDetails, ResponseFlags},
     headers::{authority, scheme},
-    host::{LocalReply, Metadata, ResponseDetails, ResponseFlags},
+    metadata::Metadata,
     wire::encode::Fields,
 };
 
@@ -245,7 +246,7 @@ impl<'a> View<'a> {
             .and_then(|value| value.parse::<u32>().ok());
         match given {
             Some(status) => Some(status.into()),
-            None => Some(crate::wire::grpc_code(self.code()?).into()),
+            None => Some(crate::text::grpc::grpc_code(self.code()?).into()),
         }
     }
 

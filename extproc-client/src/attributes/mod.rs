@@ -28,7 +28,8 @@ use self::lookup::Item;
 pub use self::vocabulary::Vocabulary;
 use crate::{
     config::AttributeSet,
-    host::{ExchangeContext, HostFacts, RouteFacts, UpstreamInfo},
+    context::facts::{HostFacts, RouteFacts, UpstreamInfo},
+    host::ExchangeContext,
     metadata::DynamicMetadata,
 };
 

@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::{
     AttributeSet, ConfigError, FilterConfig, ForwardRules, MetadataOptions, MutationRules,
     RetryPolicy, RouteCacheAction, Service, StringMatcher,
-    json::ProtoDuration,
     matcher::RawRegex,
     route::{MetadataOverrides, Namespaces},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Template},
 };
 use crate::attributes::Expression;
+use crate::text::protojson::ProtoDuration;
 
 use super::raw::*;
 

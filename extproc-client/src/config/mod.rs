@@ -21,9 +21,7 @@
 mod builder;
 mod check;
 mod envoy;
-pub(crate) mod json;
 mod matcher;
-mod mode;
 mod raw;
 mod retry;
 mod route;
@@ -32,18 +30,19 @@ mod target;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::mode::DirectionMode;
 pub use self::{
     builder::FilterConfigBuilder,
     matcher::{PatternError, RegexMatcher, RegexSubstitution, StringMatcher},
-    mode::{BodyMode, ProcessingMode, SendMode},
     retry::RetryPolicy,
     route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
     target::TargetAddress,
 };
 use crate::attributes::Expression;
-pub use crate::pattern::Effort;
+pub use crate::{
+    text::pattern::Effort,
+    types::mode::{BodyMode, ProcessingMode, SendMode},
+};
 
 /// A configuration that cannot be used, with the field as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

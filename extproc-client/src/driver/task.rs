@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 
 use super::{Core, Receiver, SideStream, Step};
 use crate::{
-    error::BoxError,
-    host::Held,
-    machine::{Exchange, Outbound},
+    context::buffers::Held,
+    machine::Exchange,
     transport::{Sidestream, Transport},
+    types::error::BoxError,
 };
 
 /// Pieces of a request's body that may still go on before the request is cancelled, each in a turn of its own: who takes
@@ -144,34 +144,24 @@ pub(super) fn linger<T: Transport>(
     side: &mut SideStream<T>,
     mut held: Held,
 ) {
-    let (stream, mut waiting) = side.take();
+    let (stream, waiting) = side.take();
     held.set(machine.kept());
-    let mut messages = Vec::new();
-    while let Some(outbound) = machine.poll_outbound() {
-        if let Outbound::Message(_, message) = outbound {
-            messages.push(message);
-        }
-    }
+    let mut rest = machine.take_rest(waiting);
     let (Some(mut stream), Ok(runtime)) = (stream, tokio::runtime::Handle::try_current()) else {
-        return machine.end();
+        return rest.end(true);
     };
-    let timeout = machine.config().deferred_close_timeout;
-    let closed = machine.closed_event();
+    let timeout = rest.config().deferred_close_timeout;
     runtime.spawn(async move {
-        let mut messages = messages.into_iter();
         let flushed = poll_fn(|cx| {
             loop {
-                if waiting.is_none() {
-                    waiting = messages.next();
-                    if waiting.is_none() {
-                        held.set(0);
-                    }
-                }
-                if waiting.is_some() && stream.poll_ready(cx).is_ready() {
-                    if let Some(message) = waiting.take() {
+                if !rest.is_empty() && stream.poll_ready(cx).is_ready() {
+                    if let Some(message) = rest.next() {
                         stream.send(message);
                     }
                     continue;
+                }
+                if rest.is_empty() {
+                    held.set(0);
                 }
                 match stream.poll_recv(cx) {
                     Poll::Ready(Ok(_)) => {}
@@ -185,7 +175,7 @@ pub(super) fn linger<T: Transport>(
         if !ended {
             // The half-close leaves before the reset.
             stream.close_flushed();
-            closed();
         }
+        rest.end(!ended);
     });
 }

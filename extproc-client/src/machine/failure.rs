@@ -24,8 +24,7 @@ use super::{Action, Callback, Closing, Direction, Exchange, Side, Stream};
 use crate::{
     headers::Rejection,
     observer::{Event, FailureRow, NotOpen, Verdict},
-    pieces::Pieces,
-    transport::Close,
+    types::{pieces::Pieces, stream::Close},
 };
 
 /// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
@@ -196,6 +195,7 @@ impl Exchange {
         because: NotOpen,
     ) {
         let verdict = match self.committed {
+            true if self.response.ended => Verdict::RequestCut { because },
             true => Verdict::Cut { because },
             false => Verdict::LocalReply {
                 status: status.as_u16(),
@@ -255,15 +255,17 @@ impl Exchange {
     }
 
     /// A body is larger than the buffer limit. The 413 of a request is an answer like that of an
-    /// upstream, and is processed as one.
+    /// upstream, and is processed as one, unless there is one already.
     pub(super) fn overflow(&mut self, side: Side, now: Instant) {
-        let (status, details) = match side {
+        let (status, text, details) = match side {
             Side::Request => (
                 http::StatusCode::PAYLOAD_TOO_LARGE,
+                "Payload Too Large",
                 "request_payload_too_large",
             ),
             Side::Response => (
                 http::StatusCode::INTERNAL_SERVER_ERROR,
+                "Internal Server Error",
                 "response_payload_too_large",
             ),
         };
@@ -273,37 +275,25 @@ impl Exchange {
             details,
             NotOpen::NotCovered,
         );
-        match side {
-            Side::Request => {
-                self.request.held = Pieces::default();
-                self.request.clear_queue();
-                self.request.stop_timer();
-                self.request.received = true;
-                self.request.ended = true;
-                self.request.head = super::direction::Head::Forwarded;
-                if self.response.has_head() {
-                    return self.abort(status, details);
-                }
-                self.actions.push_back(Action::CancelRequest);
-                let (head, body) = self.local_response(
-                    status,
-                    Bytes::from_static(b"Payload Too Large"),
-                    None,
-                    details.into(),
-                );
-                self.response_head(head, body.is_empty(), now);
-                if !body.is_empty() {
-                    self.data(Side::Response, body, true, now);
-                }
-            }
-            Side::Response => {
-                self.close_stream_flushed();
-                self.respond(
-                    status,
-                    Bytes::from_static(b"Internal Server Error"),
-                    details.into(),
-                );
-            }
+        let text = Bytes::from_static(text.as_bytes());
+        if side == Side::Response || self.response.has_head() {
+            let direction = self.direction_mut(side);
+            direction.held = Pieces::default();
+            direction.clear_queue();
+            self.close_stream_flushed();
+            return self.respond(status, text, details.into());
+        }
+        self.request.held = Pieces::default();
+        self.request.clear_queue();
+        self.request.stop_timer();
+        self.request.received = true;
+        self.request.ended = true;
+        self.request.head = super::half::Head::Forwarded;
+        self.actions.push_back(Action::CancelRequest);
+        let (head, body) = self.local_response(status, text, None, details.into());
+        self.response_head(head, body.is_empty(), now);
+        if !body.is_empty() {
+            self.data(Side::Response, body, true, now);
         }
     }
 }

@@ -5,13 +5,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header, request, response};
 
-use super::{Action, Callback, Exchange, Side, body, direction::Head};
+use super::{Action, Callback, Exchange, Side, body, half::Head};
 use crate::{
-    config::BodyMode,
+    context::{
+        facts::UpstreamInfo,
+        outcome::{DirectReply, KeepSent, LocalReply, UpstreamFailure},
+    },
     headers::{self, Block},
-    host::{DirectReply, KeepSent, LocalReply, ReplyForm, UpstreamFailure, UpstreamInfo},
+    host::ReplyForm,
     observer::{Event, HttpPart},
-    pieces::Pieces,
+    types::{mode::BodyMode, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 
@@ -209,7 +212,9 @@ impl Exchange {
         if direction.callback != Callback::Idle && !duplex {
             return;
         }
-        if direction.mode.body == BodyMode::Grpc && !body::grpc::ends_whole(self, side) {
+        if direction.mode.body == BodyMode::Grpc
+            && (direction.deframer.waits() || !body::grpc::ends_whole(self, side))
+        {
             return;
         }
         let direction = self.direction(side);
@@ -224,11 +229,10 @@ impl Exchange {
             }
             _ => {}
         }
-        if self.direction(side).mode.trailers {
+        if duplex {
+            body::duplex::trailers(self, side, now);
+        } else if self.direction(side).mode.trailers {
             self.send_trailers(side, now);
-        } else if duplex {
-            // The processor ends the body; the trailers follow its last chunk.
-            body::duplex::trailers_pass_by(self, side);
         } else {
             self.release(side);
         }

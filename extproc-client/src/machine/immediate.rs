@@ -3,12 +3,16 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
-use super::{Action, Exchange, Side, direction::Head, failure::Failure};
+use super::{Action, Exchange, Side, failure::Failure, half::Head};
 use crate::{
+    context::outcome::{
+        Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails,
+    },
     headers::{Block, Mutation},
-    host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails},
-    observer::{Effect, Event, HeaderChange},
-    wire::{HeaderMutation, ImmediateReply, grpc_code},
+    observer::Event,
+    text::grpc::grpc_code,
+    types::{header_change::HeaderChange, phase::Effect},
+    wire::{HeaderMutation, ImmediateReply},
 };
 
 impl Exchange {

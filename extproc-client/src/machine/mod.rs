@@ -25,11 +25,12 @@
 //! | `observe` | observability mode |
 
 mod body;
-mod direction;
 mod failure;
 mod flow;
+mod half;
 mod immediate;
 mod local;
+mod metadata;
 mod mode;
 mod observe;
 mod reply;
@@ -47,15 +48,21 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, request, response};
 
-use self::direction::{Callback, Direction};
+use self::half::{Callback, Direction};
 use crate::{
-    config::{BodyMode, FilterConfig, Service},
-    host::{ExchangeContext, ExchangeSummary, ReplyForm},
-    observer::{Effect, Event, HttpPart, Phase, StreamFacts, Watch, Watcher},
-    transport::Message,
+    config::{FilterConfig, Service},
+    context::outcome::ExchangeSummary,
+    host::{ExchangeContext, ReplyForm},
+    observer::{Event, HttpPart, Watch, Watcher},
+    types::{
+        mode::BodyMode,
+        phase::{Effect, Phase},
+        stream::StreamFacts,
+    },
+    wire::message::Message,
 };
 
-pub(crate) use crate::observer::Side;
+pub(crate) use crate::types::phase::Side;
 
 /// What goes to the processor.
 #[derive(Debug)]
@@ -98,6 +105,56 @@ pub(crate) enum Action {
     End(Side),
     /// The response cannot be completed: cut it.
     Abort { status: StatusCode, details: String },
+}
+
+/// Messages of an exchange that is over, whose stream stays open for them. As in Envoy, a stream that the processor ends
+/// does not count as closed.
+pub(crate) struct Rest {
+    messages: VecDeque<(Phase, Message)>,
+    watch: Option<Watch>,
+    config: Arc<FilterConfig>,
+    context: ExchangeContext,
+}
+
+impl Rest {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub(crate) fn config(&self) -> &FilterConfig {
+        &self.config
+    }
+
+    /// The next message, which leaves.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        let (phase, message) = self.messages.pop_front()?;
+        self.tell(phase, &message, true);
+        Some(message)
+    }
+
+    /// The stream is over; `closed` if it was closed here.
+    pub(crate) fn end(mut self, closed: bool) {
+        for (phase, message) in std::mem::take(&mut self.messages) {
+            self.tell(phase, &message, false);
+        }
+        if closed {
+            self.event(&Event::StreamClosed);
+        }
+    }
+
+    fn tell(&self, phase: Phase, message: &Message, left: bool) {
+        self.event(&Event::MessageSent {
+            phase,
+            message,
+            left,
+        });
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        if let Some(watch) = &self.watch {
+            watch.event(&self.config, &self.context, event);
+        }
+    }
 }
 
 /// The side stream, as the machine sees it.
@@ -190,15 +247,23 @@ impl Exchange {
     /// The next thing for the processor.
     pub(crate) fn poll_outbound(&mut self) -> Option<Outbound> {
         let next = self.outbound.pop_front()?;
-        if let Outbound::Message(phase, message) = &next {
+        if let Outbound::Message(_, message) = &next {
             self.copied = self.copied.saturating_sub(message.framed_len());
-            self.event(&Event::MessageSent {
-                phase: *phase,
-                message,
-                left: true,
-            });
+        }
+        if self.outbound.is_empty() && !self.complete {
+            body::grpc::resume(self, Side::Request);
+            body::grpc::resume(self, Side::Response);
         }
         Some(next)
+    }
+
+    /// Takes note of a message that left, or did not because the stream ended before.
+    pub(crate) fn sent(&self, phase: Phase, message: &Message, left: bool) {
+        self.event(&Event::MessageSent {
+            phase,
+            message,
+            left,
+        });
     }
 
     /// Whether the next thing for the processor is the end of the stream, which waits for nothing.
@@ -216,11 +281,7 @@ impl Exchange {
         self.copied = 0;
         for forgotten in std::mem::take(&mut self.outbound) {
             if let Outbound::Message(phase, message) = &forgotten {
-                self.event(&Event::MessageSent {
-                    phase: *phase,
-                    message,
-                    left: false,
-                });
+                self.sent(*phase, message, false);
             }
         }
     }
@@ -343,19 +404,25 @@ impl Exchange {
         self.config.observability_mode
     }
 
-    /// What to do when a deferred close is due: the stream counts as closed. As in Envoy, one that the
-    /// processor ends before is not counted.
-    pub(crate) fn closed_event(&mut self) -> impl FnOnce() + Send + use<> {
+    /// Takes what was not sent, behind a message that waits already, for a stream that outlives the exchange.
+    pub(crate) fn take_rest(&mut self, waiting: Option<(Phase, Message)>) -> Rest {
         self.stream = Stream::Done;
-        let watch = self
-            .watch
-            .clone()
-            .map(|watch| (watch, self.config.clone(), self.context.clone()));
-        move || {
-            if let Some((watch, config, context)) = watch {
-                watch.event(&config, &context, &Event::StreamClosed);
+        self.copied = 0;
+        let mut rest = Rest {
+            messages: waiting.into_iter().collect(),
+            watch: self.watch.clone(),
+            config: self.config.clone(),
+            context: self.context.clone(),
+        };
+        for outbound in std::mem::take(&mut self.outbound) {
+            if let Outbound::Message(phase, message) = outbound {
+                rest.messages.push_back((phase, message));
             }
         }
+        let mut summary = self.summary.get();
+        summary.sent += u32::try_from(rest.messages.len()).unwrap_or(u32::MAX);
+        self.summary.set(summary);
+        rest
     }
 
     /// The HTTP exchange is over. Closes the side stream.

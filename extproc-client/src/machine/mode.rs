@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::{Callback, Exchange, Side, body};
 use crate::{
-    config::{BodyMode, ProcessingMode, SendMode},
     observer::{Event, ModeIgnored, ModeOrigin},
+    types::mode::{BodyMode, ProcessingMode, SendMode},
     wire::ModeReply,
 };
 

@@ -303,6 +303,11 @@ impl Scribe<'_> {
                         self.settle(State::Failed);
                         format!("{because}, and the response had begun, so it is cut")
                     }
+                    Verdict::RequestCut { because } => {
+                        self.processor.flag("failed");
+                        self.settle(State::Failed);
+                        format!("{because}, and the client has its response, so the rest of the request is cut")
+                    }
                     _ => String::new(),
                 };
                 let text = format!("{row}; {follows} ({details})");

@@ -154,6 +154,31 @@ fn a_connection_that_the_upstream_has_closed_is_not_waited_on() {
     }
 }
 
+/// To send a request again because its connection turned out to be closed is none of the route's retries.
+#[test]
+fn a_closed_connection_costs_no_retry() {
+    let connections = std::sync::atomic::AtomicUsize::new(0);
+    let address = upstream(move |mut stream| {
+        let number = connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let status = if number == 1 { 503 } else { 200 };
+        let answer = format!("HTTP/1.1 {status} Status\r\ncontent-length: 2\r\n\r\nok");
+        read_until(&mut stream, "\r\n\r\n");
+        stream.write_all(answer.as_bytes()).unwrap();
+        // The first one closes when it is used again.
+        read_until(&mut stream, "\r\n\r\n");
+    });
+    let route = "retry_policy: {retry_on: 5xx, num_retries: 1}";
+    let (_running, gateway) = gateway(address, route, "");
+    let mut client = connect(gateway);
+    for _ in 0..2 {
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .unwrap();
+        let answer = read_until(&mut client, "\r\n\r\nok");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
 #[test]
 fn trailers_pass_unannounced() {
     let (sender, seen) = mpsc::channel();

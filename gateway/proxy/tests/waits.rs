@@ -3,8 +3,8 @@
 mod common;
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead as _, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::{
         Arc,
@@ -120,6 +120,66 @@ fn a_peer_that_allows_no_streams_is_not_connected_to_again() {
         assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
     }
     assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
+}
+
+/// An upstream over HTTP/1.1 whose connections answer with these, one for each request, and then stand still.
+fn answering(answers: &'static [&'static str]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut answers = answers.iter();
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            if let Some(answer) = answers.next() {
+                let mut line = String::new();
+                while stream.read_line(&mut line).unwrap() > 2 {
+                    line.clear();
+                }
+                stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            }
+            open.push(stream);
+        }
+    });
+    address
+}
+
+/// The time limit of a route holds for all attempts together, and for what is between them.
+#[test]
+fn a_retry_takes_no_longer_than_its_route_allows() {
+    const BUSY: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let waits = "retry_back_off: {base_interval: 3600s, max_interval: 3600s}";
+    let no_wait = "retry_back_off: {base_interval: 0.001s, max_interval: 0.001s}";
+    for (answers, back_off) in [(&[BUSY][..], no_wait), (&[BUSY, BUSY], waits)] {
+        let route = format!(
+            "{{match: {{prefix: /}}, route: {{cluster: upstream, timeout: 0.3s, retry_policy: {{retry_on: 5xx, num_retries: 1, {back_off}}}}}}}"
+        );
+        let upstream = answering(answers);
+        let protocol = "explicit_http_config: {http_protocol_options: {}}";
+        let (_running, gateway) = common::start(&[], &[&route], upstream, protocol);
+        let answer = get(gateway, "/");
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{back_off}: {answer}");
+    }
+}
+
+/// A connection to a place that takes none is waited for as long as the route allows, however long the cluster would.
+#[test]
+fn a_connection_is_waited_for_as_long_as_the_route_allows() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(0).unwrap()
+    });
+    let address = listener.local_addr().unwrap();
+    // Its queue has one place.
+    let _first = TcpStream::connect(address).unwrap();
+    let (_running, gateway) = gateway(address, "", "");
+    let answer = get(gateway, "/");
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
 }
 
 /// An access log that nobody reads does not keep the gateway from ending.

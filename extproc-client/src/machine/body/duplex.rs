@@ -5,11 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::{Callback, Exchange, Side, direction::Drain, failure::Failure};
+use super::super::{Callback, Exchange, Side, failure::Failure, half::Drain};
 use crate::{
-    config::BodyMode,
-    observer::Effect,
-    pieces::Pieces,
+    types::{mode::BodyMode, phase::Effect, pieces::Pieces},
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
 
@@ -64,12 +62,16 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
         return;
     }
     let direction = exchange.direction(side);
-    if direction.trailers.is_some() && !direction.trailers_sent {
-        if direction.mode.trailers {
-            exchange.send_trailers(side, now);
-        } else {
-            trailers_pass_by(exchange, side);
-        }
+    if direction.trailers.is_some() && !direction.trailers_sent && !direction.deframer.waits() {
+        trailers(exchange, side, now);
+    }
+}
+
+/// Trailers, behind all that the processor gets of the body. Those that it does not get follow the last piece of the new one.
+pub(in super::super) fn trailers(exchange: &mut Exchange, side: Side, now: Instant) {
+    match exchange.direction(side).mode.trailers {
+        true => exchange.send_trailers(side, now),
+        false => trailers_pass_by(exchange, side),
     }
 }
 
@@ -81,7 +83,8 @@ pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Ins
     match direction.mode.body {
         BodyMode::Grpc => {
             super::grpc::data(exchange, side, held.join(), end, now);
-            if exchange.direction(side).trailers.is_some() {
+            let direction = exchange.direction(side);
+            if direction.trailers.is_some() && !direction.deframer.waits() {
                 super::grpc::ends_whole(exchange, side);
             }
         }

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::StatusCode;
 
 use super::{
-    super::{Exchange, Side, failure::Failure},
+    super::{Exchange, Side, failure::Failure, half::Drain},
     duplex,
 };
 use crate::wire::{CommonReply, encode::BodyFlags};
@@ -20,17 +20,28 @@ use crate::wire::{CommonReply, encode::BodyFlags};
 #[cfg_attr(test, derive(Clone))]
 pub(in super::super) struct Deframer {
     buffer: BytesMut,
+    /// Whole messages are left for want of room; the time of the data that they came with.
+    waits: Option<Instant>,
 }
 
 const PREFIX: usize = 5;
+
+/// Messages that may wait for the side stream: each takes memory beside its bytes.
+const WAITING: usize = 256;
 
 /// A message larger than the buffer limit.
 struct TooLarge;
 
 impl Deframer {
-    /// What is no whole message yet, for a body that passes by from now on.
+    /// What was not sent, for a body that passes by from now on.
     pub(in super::super) fn take(&mut self) -> Bytes {
+        self.waits = None;
         self.buffer.split().freeze()
+    }
+
+    /// Whether whole messages wait for room.
+    pub(in super::super) fn waits(&self) -> bool {
+        self.waits.is_some()
     }
 
     /// Bytes that are kept.
@@ -55,7 +66,7 @@ impl Deframer {
     }
 }
 
-/// Sends each message that is whole now. The end goes by itself, without a message, and only behind a whole one.
+/// Sends the messages that are whole now. The end goes by itself, without a message, and only behind a whole one.
 pub(in super::super) fn data(
     exchange: &mut Exchange,
     side: Side,
@@ -63,22 +74,61 @@ pub(in super::super) fn data(
     end: bool,
     now: Instant,
 ) {
-    let limit = exchange.direction(side).buffer_limit;
     exchange
         .direction_mut(side)
         .deframer
         .buffer
         .extend_from_slice(&data);
+    if unpack(exchange, side, now) && end {
+        send_end(exchange, side, now);
+    }
+}
+
+/// Sends more of what waits, now that there is room, and then what follows the body.
+pub(in super::super) fn resume(exchange: &mut Exchange, side: Side) {
+    let direction = exchange.direction_mut(side);
+    if direction.drain != Drain::None {
+        // The processor needs no more of them.
+        return;
+    }
+    let Some(now) = direction.deframer.waits.take() else {
+        return;
+    };
+    if !unpack(exchange, side, now) || !exchange.direction(side).received {
+        return;
+    }
+    match exchange.direction(side).trailers.is_some() {
+        true if ends_whole(exchange, side) => duplex::trailers(exchange, side, now),
+        true => {}
+        false => send_end(exchange, side, now),
+    }
+}
+
+/// Sends whole messages as long as there is room. Gives whether none is left.
+fn unpack(exchange: &mut Exchange, side: Side, now: Instant) -> bool {
+    let limit = exchange.direction(side).buffer_limit;
     loop {
-        match exchange.direction_mut(side).deframer.next(limit) {
+        let full = exchange.outbound.len() >= WAITING;
+        let deframer = &mut exchange.direction_mut(side).deframer;
+        if full {
+            deframer.waits = Some(now);
+            return false;
+        }
+        match deframer.next(limit) {
             Ok(Some(message)) => {
                 send(exchange, side, message, BodyFlags::default(), now);
             }
-            Ok(None) => break,
-            Err(TooLarge) => return exchange.overflow(side, now),
+            Ok(None) => return true,
+            Err(TooLarge) => {
+                exchange.overflow(side, now);
+                return false;
+            }
         }
     }
-    if end && ends_whole(exchange, side) {
+}
+
+fn send_end(exchange: &mut Exchange, side: Side, now: Instant) {
+    if ends_whole(exchange, side) {
         let flags = BodyFlags {
             end_of_stream: true,
             end_of_stream_without_message: true,

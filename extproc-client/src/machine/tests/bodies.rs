@@ -2,8 +2,9 @@
 
 use super::play::*;
 use crate::{
-    host::{ExchangeContext, Limits},
+    host::ExchangeContext,
     machine::Side::{Request, Response},
+    types::limits::Limits,
     wire::{BodyMutation, StreamedBody},
 };
 
@@ -316,6 +317,34 @@ fn buffered_response_over_the_limit_is_500() {
     assert_eq!(p.details, "response_payload_too_large");
 }
 
+#[test]
+fn a_request_over_the_limit_behind_a_response_is_no_local_reply() {
+    let prefix = "\0\0\u{1}\0\0";
+    for (end, cut) in [(true, "RequestCut"), (false, "Cut")] {
+        let mut p = limited(r#"{"request_body_mode": "GRPC"}"#, 4);
+        p.request(&[], false);
+        p.part(rh(nothing()));
+        p.response(&[], end);
+        p.part(sh(nothing()));
+        p.transcript.take();
+        let lines = p.data(Request, prefix, false);
+        assert!(lines.contains(&"upstream: CANCEL".into()), "{lines:?}");
+        let told = p.transcript.take();
+        let wanted = format!("request_payload_too_large {cut} {{ because: NotCovered }}");
+        assert!(told.iter().any(|line| line.contains(&wanted)), "{told:?}");
+    }
+    // A response that the processor has gives way.
+    let mut p = limited(r#"{"request_body_mode": "GRPC"}"#, 4);
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    p.response(&[], false);
+    let lines = p.data(Request, prefix, false);
+    assert!(
+        lines.iter().any(|line| line.starts_with("client: 413 ")),
+        "{lines:?}"
+    );
+}
+
 // === BUFFERED_PARTIAL ===
 
 #[test]
@@ -533,4 +562,79 @@ fn a_drain_lets_the_rest_pass_by() {
         p.data(Request, "bbb", true),
         ["upstream: \"bbb\"", "upstream: END"]
     );
+}
+
+// === GRPC ===
+
+/// Empty gRPC messages, as they come in one read, are given to the processor as it takes them.
+#[test]
+fn many_grpc_messages_wait_in_their_frames() {
+    const MESSAGES: usize = 5_000;
+    let frames = bytes::Bytes::from(vec![0; 5 * MESSAGES + 3]);
+    for (trailers, sent) in [(false, 0), (true, 0), (false, 2), (true, 2)] {
+        let mut p = Play::new(mode(
+            r#"{"request_body_mode": "GRPC", "request_trailer_mode": "SEND"}"#,
+        ));
+        p.request(&[], false);
+        p.part(rh(nothing()));
+        let (exchange, now) = (&mut p.exchange, p.now);
+        // Some come before, a piece of the next one with them.
+        let (first, rest) = (frames.slice(..5 * sent + 2), frames.slice(5 * sent + 2..));
+        exchange.data(Request, first, false, now);
+        let before = std::iter::from_fn(|| exchange.poll_outbound()).count();
+        assert_eq!(before, sent);
+        exchange.data(Request, rest.slice(..rest.len() - 3), !trailers, now);
+        if trailers {
+            exchange.trailers(Request, http::HeaderMap::new(), now);
+        }
+        let mut got = sent;
+        let mut last = None;
+        while let Some(crate::machine::Outbound::Message(phase, _)) = exchange.poll_outbound() {
+            assert!(!exchange.wants_frame(Request));
+            assert!(
+                exchange.outbound.len() <= 256,
+                "{}",
+                exchange.outbound.len()
+            );
+            got += 1;
+            last = Some(phase);
+        }
+        assert_eq!(got, MESSAGES + 1);
+        assert_eq!(
+            last.unwrap() == crate::observer::Phase::RequestTrailers,
+            trailers
+        );
+    }
+}
+
+/// What the processor has no need of any more passes by, with its frames.
+#[test]
+fn a_drain_lets_grpc_messages_that_wait_pass_by() {
+    let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    let frames = bytes::Bytes::from(vec![0; 5 * 1000]);
+    p.exchange.data(Request, frames, false, p.now);
+    p.exchange.handle_reply(
+        crate::wire::Reply {
+            request_drain_requests: true,
+            ..Default::default()
+        },
+        p.now,
+    );
+    let sent = p.outputs();
+    assert_eq!(
+        (sent.len(), sent.last().unwrap().as_str()),
+        (257, "RB \"\" drained")
+    );
+    let done = common(
+        None,
+        Some(BodyMutation::Streamed(StreamedBody {
+            drain_complete: true,
+            ..StreamedBody::default()
+        })),
+    );
+    let lines = p.part(rb(done));
+    let passed = format!("upstream: {:?}", "\0".repeat(5 * (1000 - 256)));
+    assert_eq!(lines, [passed]);
 }

@@ -2,9 +2,9 @@
 
 use super::play::*;
 use crate::{
-    host::{LocalReply, ResponseFlags, UpstreamFailure},
+    context::outcome::{LocalReply, ResponseFlags, UpstreamFailure},
     machine::Side::{self, Request, Response},
-    transport::Close,
+    types::stream::Close,
     wire::Reply,
 };
 

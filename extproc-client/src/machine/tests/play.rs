@@ -12,10 +12,11 @@ use prost::Message as _;
 
 use crate::{
     FilterConfig,
-    host::{ExchangeContext, ResponseDetails},
+    context::outcome::ResponseDetails,
+    host::ExchangeContext,
     machine::{Action, Closing, Exchange, Outbound, Side},
     observer::{Event, HttpPart, Observer, Stats, Watched, Watcher},
-    transport::Close,
+    types::stream::Close,
     wire::*,
 };
 
@@ -208,7 +209,8 @@ impl Play {
                 }
                 Outbound::Close(Closing::Now | Closing::Flushed) => "close".into(),
                 Outbound::Close(Closing::Within(time)) => format!("close within {time:?}"),
-                Outbound::Message(_, message) => {
+                Outbound::Message(phase, message) => {
+                    self.exchange.sent(phase, &message, true);
                     let message = ProcessingRequest::decode(message.to_bytes()).unwrap();
                     let line = message_line(&message);
                     self.first.get_or_insert(message);

@@ -1,6 +1,10 @@
 //! The attempts that a route allows to get one response.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Instant,
+};
 
 use extproc_client::host::UpstreamInfo;
 use http::{HeaderMap, Method, Response, header};
@@ -8,12 +12,12 @@ use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    body::Body,
-    breakers::{Place, Resource},
     config::snapshot::Forward,
     exchange::Exchange,
-    replay::Kept,
-    router::{self, Selected, TooMuchEffort},
+    forward::replay::Kept,
+    http::body::Body,
+    limits::breakers::{Place, Resource},
+    route::{self, Selected, TooMuchEffort},
     upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
@@ -26,6 +30,7 @@ pub(super) struct Attempts<'a> {
     pub(super) upstream: &'a Upstream,
     /// The body, if it may have to be sent again.
     pub(super) kept: Option<Kept>,
+    /// The attempts made. To send the request again because a connection turned out to be closed is none.
     pub(super) made: u32,
     /// What is known of the endpoint that the last attempt goes to.
     pub(super) tried: UpstreamInfo,
@@ -38,10 +43,12 @@ pub(super) struct Attempts<'a> {
     pub(super) renewed: bool,
     /// The place of the retry that is under way.
     pub(super) retrying: Option<Place>,
-    /// How often an endpoint was chosen, but for attempts on a stale connection.
-    pub(super) chosen: usize,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
+    /// The priorities of the attempts, if the policy avoids them.
+    pub(super) priorities: Vec<u32>,
+    /// Those of them that are left out.
+    pub(super) passed: Vec<u32>,
     /// There was no place for one more retry.
     pub(super) overflown: bool,
 }
@@ -51,8 +58,11 @@ impl Attempts<'_> {
         &mut self,
         mut request: Box<Outbound>,
     ) -> Result<Response<Body>, Failure> {
+        if request.body.is_end_stream() && !self.exchange.upgrade {
+            self.deadline.begin();
+        }
+        self.made = 1;
         loop {
-            self.made += 1;
             self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
@@ -63,8 +73,8 @@ impl Attempts<'_> {
                 Some(again) if retry || again.stale => {
                     if again.stale {
                         // The endpoint is chosen as if for the first time.
-                        self.chosen -= 1;
                         self.avoided.pop();
+                        self.priorities.pop();
                     } else {
                         self.retrying = None;
                         self.retrying = self
@@ -77,13 +87,24 @@ impl Attempts<'_> {
                             return outcome;
                         }
                         self.upstream.shared.stats.upstream_rq_retry.add();
-                        tokio::time::sleep(self.policy.back_off(self.made)).await;
+                        // What it holds, the next attempt may need.
+                        drop(outcome);
+                        let back_off = pin!(tokio::time::sleep(self.policy.back_off(self.made)));
+                        self.within(back_off).await?;
+                        self.made += 1;
                     }
                     request = again.request;
                 }
                 _ => return outcome,
             }
         }
+    }
+
+    /// The outcome of a wait before or between attempts, if the route has time for it.
+    async fn within<T>(&mut self, wait: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+        let stats = &self.upstream.shared.stats;
+        let outcome = self.deadline.within(wait).await;
+        outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
     }
 
     /// The request with its body, if all of that is still here.
@@ -96,7 +117,7 @@ impl Attempts<'_> {
     /// Makes the target what the endpoint is to see.
     fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
-        router::rewrite(parts, &route.matches, self.forward, Some(hostname))
+        route::rewrite(parts, &route.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
@@ -121,25 +142,47 @@ impl Attempts<'_> {
         !self.allows_more() && self.policy.meets_response(status, headers)
     }
 
+    /// Leaves the priorities of the attempts out, every so many attempts; once none is left, all count again.
+    fn pass_priorities(&mut self) {
+        let Some(every) = self.policy.other_priority() else {
+            return;
+        };
+        if self.priorities.is_empty() || !self.priorities.len().is_multiple_of(every.get()) {
+            return;
+        }
+        self.passed.clone_from(&self.priorities);
+        if !self.upstream.is_available_without(&self.passed) {
+            self.passed.clear();
+            self.priorities.clear();
+        }
+    }
+
     /// The endpoint for the next attempt.
     async fn choose(&mut self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        self.pass_priorities();
+        let (exchange, upstream) = (self.exchange, self.upstream);
+        let passed = std::mem::take(&mut self.passed);
         let wanted = Wanted {
             headers,
-            metadata: Some(&self.exchange.metadata),
-            before: self.chosen,
+            metadata: Some(&exchange.metadata),
+            before: self.made.saturating_sub(1) as usize,
+            passed: &passed,
         };
-        let mut host = self.upstream.choose(&wanted).await?;
-        self.chosen += 1;
+        let mut host = self.within(pin!(upstream.choose(&wanted))).await??;
+        if self.policy.other_priority().is_some() {
+            self.priorities.push(host.priority);
+        }
         let others = self.policy.other_host();
         if others > 0 {
             for _ in 0..others {
                 if !self.avoided.iter().any(|tried| Arc::ptr_eq(tried, &host)) {
                     break;
                 }
-                host = self.upstream.choose(&wanted).await?;
+                host = self.within(pin!(upstream.choose(&wanted))).await??;
             }
             self.avoided.push(host.clone());
         }
+        self.passed = passed;
         Ok(host)
     }
 
@@ -170,7 +213,7 @@ impl Attempts<'_> {
             fresh: tunnel || self.renewed,
             limit: self.policy.timeout,
         };
-        let lease = host.lease(asked).await;
+        let lease = self.within(pin!(host.lease(asked))).await.flatten();
         let pool_ready = begun.elapsed();
         self.tried.address = host.socket();
         self.tried.host_metadata = host.metadata.clone();
@@ -199,12 +242,12 @@ impl Attempts<'_> {
             self.exchange.set_upstream(&self.tried);
         }
         let empty = body.is_end_stream() && !tunnel;
-        let idempotent = reused && !self.renewed && is_idempotent(&parts.method);
+        let may_be_stale = reused && !self.renewed;
         let repeatable = match empty {
-            true => reused || self.allows_more(),
-            false => reused || self.kept.is_some(),
+            true => may_be_stale || self.allows_more(),
+            false => may_be_stale || self.kept.is_some(),
         };
-        let again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
+        let mut again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
@@ -240,7 +283,16 @@ impl Attempts<'_> {
                 };
                 (Ok(response), again)
             }
-            Err(unsent) => {
+            Err(mut unsent) => {
+                if may_be_stale
+                    && let Some(once_more) = &mut again
+                    && let Some(body) = unsent.renew(&once_more.request.parts.method, empty)
+                {
+                    self.renewed = true;
+                    once_more.request.body = body;
+                    once_more.stale = true;
+                    return (Err(unsent.failure), again);
+                }
                 host.failed(&unsent.failure);
                 tracing::debug!(
                     cluster = %self.upstream.cluster.name,
@@ -248,23 +300,9 @@ impl Attempts<'_> {
                     failure = %unsent.failure,
                     "upstream request failed"
                 );
-                let again = match (again, unsent.returned) {
-                    (Some(again), Some(body)) if reused && !self.renewed => {
-                        self.renewed = true;
-                        Some(Again {
-                            request: Box::new(Outbound {
-                                body,
-                                ..*again.request
-                            }),
-                            stale: true,
-                        })
-                    }
-                    (Some(again), _) if empty => {
-                        let stale = idempotent && matches!(unsent.failure, Failure::Terminated);
-                        self.renewed |= stale;
-                        Some(Again { stale, ..again })
-                    }
-                    (again, _) => again.and_then(|again| self.with_body(again)),
+                let again = match empty {
+                    true => again,
+                    false => again.and_then(|again| self.with_body(again)),
                 };
                 (Err(unsent.failure), again)
             }
@@ -285,8 +323,4 @@ impl Again {
             stale: false,
         }
     }
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    method.is_safe() || *method == Method::PUT || *method == Method::DELETE
 }

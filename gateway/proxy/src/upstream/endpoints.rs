@@ -18,12 +18,15 @@ use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
 use super::{
     connect::Address,
-    host::{Host, HostShared},
+    levels,
+    member::{Host, HostShared},
 };
 use crate::{
-    config::snapshot::{Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost},
-    metadata,
-    throttle::Throttle,
+    config::snapshot::{
+        Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost, Standing,
+    },
+    exchange::metadata,
+    limits::throttle::Throttle,
 };
 
 /// How long names stay resolved: `dns_refresh_rate`'s default.
@@ -42,6 +45,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) metadata: Option<&'a DynamicMetadata>,
     /// Attempts that went before.
     pub(crate) before: usize,
+    /// Priorities to leave out.
+    pub(crate) passed: &'a [u32],
 }
 
 impl<'a> Wanted<'a> {
@@ -51,6 +56,7 @@ impl<'a> Wanted<'a> {
             headers,
             metadata: None,
             before: 0,
+            passed: &[],
         }
     }
 }
@@ -61,6 +67,8 @@ pub(crate) struct Endpoints {
     shared: Arc<HostShared>,
     state: Mutex<State>,
     next: AtomicUsize,
+    /// Some may be left out.
+    differ: bool,
     /// Warnings about names.
     unresolved: Throttle,
     /// Told when names were looked up.
@@ -103,7 +111,18 @@ impl Endpoints {
                 known.iter().cloned().collect()
             }
         };
+        let cluster = &shared.cluster;
+        let alike =
+            |endpoint: &Endpoint| endpoint.priority == 0 && endpoint.standing == Standing::Healthy;
+        let differ = match &cluster.discovery {
+            _ if cluster.health.is_watched() => true,
+            Discovery::Static(all) | Discovery::StrictDns(all) | Discovery::LogicalDns(all) => {
+                !all.iter().all(alike)
+            }
+            Discovery::Header(_) => false,
+        };
         Self {
+            differ,
             shared,
             state: Mutex::new(State {
                 hosts,
@@ -137,9 +156,10 @@ impl Endpoints {
         self.resolve().await;
         self.watch().await;
         let LbPolicy::OverrideHost(policy) = &self.shared.cluster.lb else {
-            return self.balance();
+            return self.balance(wanted.passed);
         };
-        let host = self.overridden(policy, wanted).or_else(|| self.balance())?;
+        let overridden = self.overridden(policy, wanted);
+        let host = overridden.or_else(|| self.balance(wanted.passed))?;
         if let (Some(key), Some(dynamic), Some(address)) =
             (&policy.selected, wanted.metadata, host.socket())
         {
@@ -155,7 +175,7 @@ impl Endpoints {
         }
         let several = self.lock().hosts.len() > 1;
         let several = several && self.is_known();
-        several.then(|| self.balance()).flatten()
+        several.then(|| self.balance(&[])).flatten()
     }
 
     /// Has the endpoints checked. `false` if a first check has not ended.
@@ -181,22 +201,10 @@ impl Endpoints {
         }
     }
 
-    /// Those that are fit, or all if these are too few.
-    fn fit(&self, hosts: Arc<[Arc<Host>]>) -> Arc<[Arc<Host>]> {
-        let settings = &self.shared.cluster.health;
-        if !settings.is_watched() {
-            return hosts;
-        }
-        let fit: Arc<[Arc<Host>]> = hosts
-            .iter()
-            .filter(|host| host.health.is_fit())
-            .cloned()
-            .collect();
-        let share = fit.len() as f64 * 100.0 / hosts.len().max(1) as f64;
-        match fit.is_empty() && settings.panic > 0.0 || share < settings.panic {
-            true => hosts,
-            false => fit,
-        }
+    /// Whether endpoints of other priorities than these are fit.
+    pub(super) fn is_available_without(&self, passed: &[u32]) -> bool {
+        let hosts = self.lock().hosts.clone();
+        levels::is_available_without(&hosts, passed)
     }
 
     /// The host that a source names, if it is one of the cluster's: the first source that is there counts, and of the hosts in it
@@ -228,8 +236,7 @@ impl Endpoints {
         }
         let new = Arc::new(Host::new(
             Address::Socket(address),
-            String::new(),
-            1,
+            "",
             None,
             self.shared.clone(),
         ));
@@ -244,9 +251,12 @@ impl Endpoints {
         new
     }
 
-    fn balance(&self) -> Option<Arc<Host>> {
+    fn balance(&self, passed: &[u32]) -> Option<Arc<Host>> {
         let mut state = self.lock();
-        let hosts = self.fit(state.hosts.clone());
+        let hosts = match self.differ {
+            true => levels::eligible(&state.hosts, &self.shared.cluster.health, passed),
+            false => state.hosts.clone(),
+        };
         let first = hosts.first()?;
         if hosts.len() == 1 {
             return Some(first.clone());
@@ -379,16 +389,12 @@ fn host(
             && host.hostname == *hostname
             && host.weight == weight
             && host.metadata == endpoint.metadata
+            && host.priority == endpoint.priority
+            && host.standing == endpoint.standing
     });
     match same {
         Some(host) => host.clone(),
-        None => Arc::new(Host::new(
-            address,
-            hostname.clone(),
-            weight,
-            endpoint.metadata.clone(),
-            shared.clone(),
-        )),
+        None => Arc::new(Host::new(address, hostname, Some(endpoint), shared.clone())),
     }
 }
 
@@ -409,7 +415,7 @@ fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, metrics::Metrics, upstream::Upstreams};
+    use crate::{config, telemetry::stats::Metrics, upstream::Upstreams};
 
     /// Also where the endpoint says what it is called.
     #[tokio::test]

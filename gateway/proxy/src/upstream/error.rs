@@ -5,7 +5,10 @@ use std::{borrow::Cow, io};
 use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::StatusCode;
 
-use crate::{body::BoxError, config::snapshot::RetryOn};
+use crate::{
+    config::snapshot::RetryOn,
+    http::{body::BoxError, length::LENGTH_MISMATCH},
+};
 
 /// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
 pub(crate) mod flag {
@@ -24,10 +27,6 @@ pub(crate) mod flag {
     pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
     pub(crate) const DOWNSTREAM_REMOTE_RESET: u64 = 0x1000_0000;
 }
-
-/// Response code details where a head announces another length than its body has.
-pub(crate) const LENGTH_MISMATCH: &str =
-    "mismatch_between_content_length_and_the_length_of_the_body";
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]

@@ -22,14 +22,15 @@ use super::{
     spec::{Broken, Local, Spec, Stream},
 };
 use crate::{
-    config::BodyMode,
-    host::{ExchangeContext, Limits, LocalReply},
+    context::outcome::LocalReply,
+    host::ExchangeContext,
     machine::{
         Exchange,
         Side::{self, Request, Response},
     },
-    observer::{self, Observer, Phase},
-    transport::{Close, Message},
+    observer::{self, Observer},
+    types::{limits::Limits, mode::BodyMode, phase::Phase, stream::Close},
+    wire::message::Message,
 };
 
 /// One exchange at one moment.
