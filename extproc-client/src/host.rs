@@ -96,6 +96,14 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// A reply clears the route (`clear_route_cache`): it is to be selected again for whoever asks next.
     fn clear_route(&self) {}
 
+    /// The whole response is here, and the request is not: what still comes of that is for nobody, in no layer.
+    fn end_request(&self) {}
+
+    /// Tells that [`end_request`](Self::end_request) was called. Asked for each piece of the request.
+    fn is_request_over(&self) -> bool {
+        false
+    }
+
     /// Attempts that were made so far to get a response, for attributes.
     fn attempts(&self) -> u64 {
         0

@@ -31,7 +31,7 @@ pub enum PerRoute {
 pub struct Overrides {
     /// Replaces the mode as a whole.
     pub processing_mode: Option<ProcessingMode>,
-    /// Replaces the service.
+    /// Replaces the service, where that is one of gRPC.
     pub grpc_service: Option<GrpcService>,
     /// Merged by key into the service's metadata.
     pub grpc_initial_metadata: Vec<MetadataEntry>,
@@ -136,8 +136,9 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
     if let Some(mode) = overrides.processing_mode {
         config.mode = mode;
     }
-    if let Some(service) = &overrides.grpc_service {
-        config.service = Service::Grpc(service.clone());
+    // As in Envoy, a filter that speaks to an HTTP service goes on doing so.
+    if let (Service::Grpc(own), Some(service)) = (&mut config.service, &overrides.grpc_service) {
+        *own = service.clone();
     }
     if let Some(options) = &overrides.metadata_options {
         options.apply(&mut config.metadata);

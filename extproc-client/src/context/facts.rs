@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Version, request};
+use http::{StatusCode, Version, request};
 
 use crate::{metadata::Metadata, types::limits::HeaderLimits};
 
@@ -79,6 +79,8 @@ pub struct UpstreamInfo {
     pub address: Option<SocketAddr>,
     /// That endpoint gave no response; this one says why.
     pub failed: bool,
+    /// The status of its response, which filters may have changed since, for `response.code`.
+    pub status: Option<StatusCode>,
     /// `upstream.local_address`.
     pub local_address: Option<SocketAddr>,
     /// `upstream.request_attempt_count`.

@@ -88,7 +88,10 @@ pub struct AnsweredLate;
 /// Response extension: a local reply. It takes the place of an upstream's response, and what is left of the request goes
 /// nowhere, so that filters do not show it to processors either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalReply;
+pub struct LocalReply {
+    /// Its code, for attributes: a reply to a gRPC request has another status, and filters may change that.
+    pub code: StatusCode,
+}
 
 /// Response extension, set by the layer: what the processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

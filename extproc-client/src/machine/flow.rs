@@ -90,6 +90,28 @@ impl Exchange {
         Some(*head)
     }
 
+    /// Everything of that side is here. What still comes of a request whose response is complete is for nobody, as in Envoy.
+    fn receive_end(&mut self, side: Side) {
+        self.direction_mut(side).received = true;
+        if side == Side::Response && !self.request.received && !self.complete {
+            if let Some(host) = &self.context.host {
+                host.end_request();
+            }
+            self.drop_request();
+        }
+    }
+
+    /// The same for a response that a filter behind has.
+    fn heed_end(&mut self, side: Side) {
+        let host = self.context.host.as_ref();
+        if side == Side::Request
+            && !self.complete
+            && host.is_some_and(|host| host.is_request_over())
+        {
+            self.drop_request();
+        }
+    }
+
     /// What still comes of the request is read and shown to nobody, as in Envoy. Of what the processor has the replies are
     /// awaited as before.
     fn drop_request(&mut self) {
@@ -110,7 +132,10 @@ impl Exchange {
         if direction.received {
             return;
         }
-        direction.received = end;
+        self.heed_end(side);
+        if end {
+            self.receive_end(side);
+        }
         self.show(&Event::Arrived {
             side,
             part: HttpPart::Data(&data),
@@ -164,7 +189,8 @@ impl Exchange {
         if direction.received {
             return;
         }
-        direction.received = true;
+        self.heed_end(side);
+        self.receive_end(side);
         self.show(&Event::Arrived {
             side,
             part: HttpPart::Trailers(&trailers),
@@ -239,8 +265,10 @@ impl Exchange {
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {
         let direction = self.direction_mut(side);
         direction.no_body = end;
-        direction.received = end;
         direction.head = head;
+        if end {
+            self.receive_end(side);
+        }
         if self.complete {
             return self.release_head(side);
         }

@@ -114,7 +114,6 @@ impl Exchange {
         } else {
             head.extensions.insert(AnsweredLate);
         }
-        head.extensions.insert(LocalReply);
         head.extensions.insert(self.summary.get());
         self.actions.clear();
         self.actions.push_back(Action::CancelRequest);
@@ -149,6 +148,7 @@ impl Exchange {
     ) -> (response::Parts, Bytes) {
         let mut head = http::Response::new(()).into_parts().0;
         head.extensions.insert(ResponseDetails(details.into()));
+        head.extensions.insert(LocalReply { code: status });
         if self.form.grpc {
             let code = grpc_status.unwrap_or_else(|| grpc_code(status).into());
             head.headers.insert(

@@ -11,7 +11,7 @@ use crate::conformance::scenario::Scenario;
 use crate::support::client::ClientScript;
 use crate::support::processor::{Action, Answer, Answers, ProcessorScript, SetField, Step, Word};
 use crate::support::script::{Body, Field, Part, Payload, Protocol, split_line};
-use crate::support::upstream::{ResetAt, ResponseFraming, UpstreamScript};
+use crate::support::upstream::{ResetAt, ResponseFraming, UpstreamScript, Wait};
 
 /// A difference on purpose.
 #[derive(Debug)]
@@ -196,6 +196,15 @@ pub const KNOWN: &[Known] = &[
         places: &["client/*/head/connection"],
     },
     Known {
+        anchor: "connection-close",
+        // The response is complete before the request is.
+        shows_in: |s| {
+            client(s, |c| c.protocol == Protocol::Http1 && has_content(c))
+                && upstream(s, |u| u.wait != Wait::Body)
+        },
+        places: &["client/*/head/connection: want nothing, got \"close\""],
+    },
+    Known {
         anchor: "announced-length",
         shows_in: |s| {
             let other = |name: &str, value: &[u8]| {
@@ -232,6 +241,17 @@ pub const KNOWN: &[Known] = &[
                 })
         },
         places: &["*"],
+    },
+    Known {
+        anchor: "announced-length",
+        shows_in: |s| {
+            action(s, |a| {
+                let local = a.local.as_ref().filter(|local| local.eos);
+                let headers = local.and_then(|local| local.headers.as_ref());
+                headers.is_some_and(|headers| has_field(headers, "content-length"))
+            })
+        },
+        places: &["client", "log", "counters"],
     },
     Known {
         anchor: "last-piece",
@@ -353,12 +373,8 @@ pub const KNOWN: &[Known] = &[
             heads_set(&s.spec.processor, Side::Request, &of_a_hop)
                 || heads_set(&s.spec.processor, Side::Response, &of_a_hop)
         },
-        places: &[
-            "*/*/head/connection",
-            "*/*/head/keep-alive",
-            // Envoy keeps no connection whose `connection` says something else.
-            "log",
-        ],
+        // Over HTTP/2 they make a message malformed.
+        places: &["*"],
     },
     Known {
         anchor: "unusable-values",
@@ -552,11 +568,12 @@ fn modes(value: &Value) -> Vec<&Value> {
     }
 }
 
-/// Tells whether a filter gathers a body whose head went on without it, while another filter may hold that.
+/// Tells whether a filter has a body whose head went on without it, while another filter may hold that.
 fn gathers_beside_a_held_head(scenario: &Scenario, side: Side) -> bool {
     !scenario.spec.more_filters.is_empty()
         && has_mode(scenario, |mode| {
-            mode[side.body_mode()] == "BUFFERED" && mode[side.header_mode()] == "SKIP"
+            let body = mode[side.body_mode()].as_str().unwrap_or("NONE");
+            body != "NONE" && mode[side.header_mode()] == "SKIP"
         })
 }
 

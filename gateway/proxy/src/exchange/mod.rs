@@ -93,6 +93,8 @@ pub(crate) struct Exchange {
     route_renewed: AtomicBool,
     /// The request was answered after it had gone on, by a filter or since a limit passed.
     answered: AtomicBool,
+    /// The whole response was here before the whole request.
+    request_over: AtomicBool,
     /// Its number, if an observer has asked for it.
     number: OnceLock<u64>,
     state: Mutex<State>,
@@ -163,6 +165,7 @@ impl Exchange {
             attempts: AtomicU32::new(0),
             route_renewed: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            request_over: AtomicBool::new(false),
             number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),
@@ -405,6 +408,14 @@ impl Host for Exchange {
         state.route = match std::mem::take(&mut state.route) {
             RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
         };
+    }
+
+    fn end_request(&self) {
+        self.request_over.store(true, Ordering::Relaxed);
+    }
+
+    fn is_request_over(&self) -> bool {
+        self.request_over.load(Ordering::Relaxed)
     }
 
     fn attempts(&self) -> u64 {

@@ -272,7 +272,10 @@ impl Attempts<'_> {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
-                let info = std::mem::take(&mut self.tried);
+                let info = UpstreamInfo {
+                    status: Some(response.status()),
+                    ..std::mem::take(&mut self.tried)
+                };
                 response.extensions_mut().insert(info);
                 let again = match empty {
                     true => again,

@@ -369,11 +369,12 @@ async fn proxy(
 /// use for a body. Errors pass with theirs.
 fn not_switched(response: Response<Body>) -> Response<Body> {
     let mut response = response.map(|_| Body::empty());
+    let code = response.status();
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply);
+    extensions.insert(LocalReply { code });
     extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));
     response
 }

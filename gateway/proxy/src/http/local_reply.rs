@@ -64,7 +64,7 @@ pub(crate) fn reply_with(
         response
     };
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply);
+    extensions.insert(LocalReply { code: status });
     extensions.insert(ResponseDetails(details.into()));
     if flags != 0 {
         extensions.insert(ResponseFlags(flags));

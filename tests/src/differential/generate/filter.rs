@@ -176,7 +176,8 @@ fn filter(random: &mut Random, plan: &mut Plan, last: bool) -> Map<String, Value
     if !mode.is_empty() || random.chance(20) {
         set("processing_mode", mode.into());
     }
-    if streams_request && !observed && random.chance(12) {
+    // Within a small limit Envoy reads a body in pieces of its own choice, each of which is sent at once.
+    if streams_request && !observed && random.chance(12) && !plan.limited {
         set("send_body_without_waiting_for_header_response", true.into());
     }
     if plan.overrides {

@@ -31,7 +31,11 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
         );
     }
     if random.chance(8) {
-        out.insert("hcm".into(), manager(random));
+        let manager = manager(random);
+        // Addresses are told apart in headers, and not in the JSON of an HTTP service.
+        if !plan.over_http || manager.get("use_remote_address").is_none() {
+            out.insert("hcm".into(), manager);
+        }
     }
     for place in ["filters_before", "filters_after"] {
         if random.chance(4) {

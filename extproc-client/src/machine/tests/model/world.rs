@@ -349,7 +349,7 @@ impl World {
                 self.arrives(Response, "", end);
                 let mut head = http::Response::new(()).into_parts().0;
                 if self.class.answered_elsewhere {
-                    head.extensions.insert(LocalReply);
+                    head.extensions.insert(LocalReply { code: head.status });
                     self.spec.request.drop_rest();
                 }
                 self.subject.response_head(head, end, now);
@@ -400,6 +400,14 @@ impl World {
     }
 
     fn arrives(&mut self, side: Side, bytes: &str, end: bool) {
+        if end
+            && side == Response
+            && !self.spec.request.has_ended
+            && !self.subject.exchange.complete
+        {
+            // As in Envoy, what still comes of the request is for nobody then.
+            self.spec.request.drop_rest();
+        }
         let way = self.spec.way_mut(side);
         way.has_head = true;
         way.has_ended |= end;
