@@ -8,7 +8,7 @@ use tokio::{runtime, sync::watch};
 use crate::{
     config::snapshot::{HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
-    filters::{self, Handler, ext_proc},
+    filters::{self, Chain, ext_proc},
     forward::RouterHandler,
     limits::overload::Overload,
     processors::ClusterTransport,
@@ -94,12 +94,12 @@ impl Connections {
         metrics: &Metrics,
         overload: &Arc<Overload>,
     ) -> Arc<ChainRuntime> {
-        let router: Arc<dyn Handler> = Arc::new(RouterHandler {
+        let router = Chain::new(RouterHandler {
             upstreams: self.upstreams.clone(),
         });
         Arc::new(ChainRuntime {
             filters: filters::chain(http, router, |filter, config, inner| {
-                ext_proc::handler(http, filter, config, &self.transport, metrics, inner)
+                ext_proc::filter(http, filter, config, &self.transport, metrics, inner)
             }),
             http: http.clone(),
             buffer_limit,

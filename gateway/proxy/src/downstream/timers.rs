@@ -232,7 +232,7 @@ pub(super) async fn call(
                 // Limits are the new route's.
                 timers.renew(exchange);
             }
-            if let Poll::Ready(response) = polled {
+            if let Poll::Ready(Ok(response)) = polled {
                 return Poll::Ready(response);
             }
             let expired = ready!(timers.poll(cx));
@@ -248,8 +248,8 @@ pub(super) async fn call(
                 // The request is with nobody any more, its response is with filters.
                 return Poll::Ready(reply);
             }
-            if polled.is_ready() {
-                return polled;
+            if let Poll::Ready(Ok(response)) = polled {
+                return Poll::Ready(response);
             }
             timers.extend();
         }

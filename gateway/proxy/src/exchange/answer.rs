@@ -1,6 +1,7 @@
 //! Answers that do not come from the upstream, and where they meet the request.
 
 use std::{
+    convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +13,8 @@ use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
 use crate::http::body::Body;
 
 /// A response that always comes.
-pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+pub(crate) type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// Request extension: the request is answered with this and goes nowhere.
 #[derive(Clone, Debug)]
@@ -100,7 +102,7 @@ pub(crate) struct Late(pub(crate) Arc<Shared>);
 pub(crate) struct Shared {
     end: Mutex<End>,
     /// The filters behind, while they have the request.
-    pub(crate) behind: Mutex<Option<HandlerFuture>>,
+    pub(crate) behind: Mutex<Option<ResponseFuture>>,
 }
 
 /// The end of the chain.
@@ -129,7 +131,7 @@ impl Late {
     pub(crate) fn give(
         &self,
         response: Box<Response<Body>>,
-    ) -> Result<HandlerFuture, Box<Response<Body>>> {
+    ) -> Result<ResponseFuture, Box<Response<Body>>> {
         let Some(behind) = lock(&self.0.behind).take() else {
             return Err(response);
         };
@@ -168,7 +170,10 @@ impl Late {
         }
     }
 
-    pub(crate) fn poll_behind(&self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+    pub(crate) fn poll_behind(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, Infallible>> {
         // Out of its place meanwhile: the end of the chain is in it.
         let Some(mut behind) = lock(&self.0.behind).take() else {
             return Poll::Pending;

@@ -3,25 +3,38 @@
 //!
 //! It refuses nothing: a request of another origin passes, and its browser keeps the answer to itself.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use extproc_client::{config::Effort, host::ResponseDetails};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use tower::Service;
 
 use crate::{
     config::snapshot::{Cors, RouteAction},
     exchange::{Exchange, answer::is_answered},
-    filters::{Handler, HandlerFuture, show_behind::show},
+    filters::{Chain, ResponseFuture, show_behind::show},
     http::body::Body,
 };
 
 /// The filter; what it does is up to the route.
 pub(crate) struct CorsFilter {
-    pub(crate) inner: Arc<dyn Handler>,
+    pub(crate) inner: Chain,
 }
 
-impl Handler for CorsFilter {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &CorsFilter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
         let policy = parts
             .extensions
@@ -49,10 +62,10 @@ impl Handler for CorsFilter {
             return future;
         }
         Box::pin(async move {
-            let mut response = future.await;
+            let Ok(mut response) = future.await;
             let headers = response.headers_mut();
             allow_origin(&policy, origin, headers);
-            response
+            Ok(response)
         })
     }
 }

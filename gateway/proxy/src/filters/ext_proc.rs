@@ -1,31 +1,116 @@
 //! The filter `envoy.filters.http.ext_proc`: the layer of `extproc-client` over the clusters.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use extproc_client::{ExtProcLayer, FilterConfig};
-use tower::Layer;
+use extproc_client::{
+    ExtProcLayer, FilterConfig,
+    host::{AnsweredEarly, AnsweredLate},
+};
+use http::{Request, Response};
+use tower::{Layer, Service};
 
 use crate::{
     config::snapshot::{Filter, HttpManager},
-    filters::{Handler, Inner, Outer},
+    exchange::answer::ResponseFuture,
+    filters::Chain,
+    http::body::{Body, BoxError},
     processors::ClusterTransport,
     telemetry::stats::Metrics,
 };
 
 /// The ext_proc filter `filter` around `inner`.
-pub(crate) fn handler(
+pub(crate) fn filter(
     http: &HttpManager,
     filter: &Filter,
     config: &Arc<FilterConfig>,
     transport: &ClusterTransport,
     metrics: &Metrics,
-    inner: Arc<dyn Handler>,
-) -> Arc<dyn Handler> {
+    inner: Chain,
+) -> Chain {
     let layer = ExtProcLayer::new(config.clone(), transport.clone())
         .named(filter.name.as_str())
         .disabled(filter.disabled)
         // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
         .guards_framing(false)
         .observer(metrics.observer(&http.stat_prefix, config.stat_prefix()));
-    Arc::new(Outer(layer.layer(Inner(inner))))
+    Chain::new(Outer(layer.layer(Inner(inner))))
+}
+
+/// The filters behind as the service that the layer wraps.
+#[derive(Clone)]
+struct Inner(Chain);
+
+impl<B> Service<Request<B>> for Inner
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let response = self.0.call(request.map(|body| {
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(body)
+            }
+        }));
+        Box::pin(async move {
+            let Ok(mut response) = response.await;
+            // What was answered behind this filter went on from here.
+            let extensions = response.extensions_mut();
+            extensions.remove::<AnsweredEarly>();
+            extensions.remove::<AnsweredLate>();
+            Ok(response)
+        })
+    }
+}
+
+/// The service that the layer makes, used by reference.
+struct Outer<S>(S);
+
+impl<S, B> Service<Request<Body>> for &Outer<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        // The services in use are always ready, so that a fresh clone may be called at once.
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+            let Ok(response) = service.call(request).await;
+            Ok(response.map(|body| {
+                if body.is_end_stream() {
+                    Body::empty()
+                } else {
+                    Body::new(body)
+                }
+            }))
+        })
+    }
 }

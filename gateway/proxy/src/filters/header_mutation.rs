@@ -1,11 +1,16 @@
 //! The filter `envoy.filters.http.header_mutation`.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use extproc_client::host::DirectReply;
-use http::Request;
+use http::{Request, Response};
+use tower::Service;
 
-use super::{Handler, HandlerFuture};
+use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::HeaderChange,
     exchange::{Exchange, answer::is_answered, header_changes, record::Head},
@@ -16,11 +21,19 @@ use crate::{
 pub(super) struct HeaderMutation {
     pub(super) request: Arc<[HeaderChange]>,
     pub(super) response: Arc<[HeaderChange]>,
-    pub(super) inner: Arc<dyn Handler>,
+    pub(super) inner: Chain,
 }
 
-impl Handler for HeaderMutation {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &HeaderMutation {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
         let is_answered = is_answered(request.extensions());
         let (mut parts, body) = request.into_parts();
@@ -39,12 +52,12 @@ impl Handler for HeaderMutation {
             return future;
         }
         Box::pin(async move {
-            let mut response = future.await;
+            let Ok(mut response) = future.await;
             let passes = response.extensions().get::<DirectReply>().is_some();
             if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
                 header_changes::response(&mut response, changes.chunks(1), exchange, None);
             }
-            response
+            Ok(response)
         })
     }
 }

@@ -1,12 +1,18 @@
 //! The filter `envoy.filters.http.health_check`, where it passes nothing through.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use extproc_client::{config::Effort, host::ResponseDetails};
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
+use tower::Service;
 
-use super::{Handler, HandlerFuture, show_behind};
+use super::{Chain, ResponseFuture, show_behind};
 use crate::{
     config::snapshot::HeaderMatch, exchange::answer::is_answered, http::body::Body,
     route::headers_match,
@@ -15,7 +21,7 @@ use crate::{
 /// `health_check` that passes nothing through.
 pub(super) struct HealthCheck {
     pub(super) headers: Arc<[HeaderMatch]>,
-    pub(super) inner: Arc<dyn Handler>,
+    pub(super) inner: Chain,
 }
 
 impl HealthCheck {
@@ -25,8 +31,16 @@ impl HealthCheck {
     }
 }
 
-impl Handler for HealthCheck {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &HealthCheck {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
         if is_answered(&parts.extensions) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));

@@ -1,12 +1,17 @@
 //! The filter `envoy.filters.http.set_metadata`.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use extproc_client::metadata::DynamicMetadata;
-use http::Request;
+use http::{Request, Response};
 use prost_types::{Struct, value::Kind};
+use tower::Service;
 
-use super::{Handler, HandlerFuture};
+use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::SetMetadata,
     exchange::{Exchange, answer::is_answered},
@@ -16,11 +21,19 @@ use crate::{
 /// `set_metadata`.
 pub(super) struct MetadataFilter {
     pub(super) entries: Vec<SetMetadata>,
-    pub(super) inner: Arc<dyn Handler>,
+    pub(super) inner: Chain,
 }
 
-impl Handler for MetadataFilter {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &MetadataFilter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
             && !is_answered(request.extensions())
         {

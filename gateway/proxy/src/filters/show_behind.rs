@@ -5,10 +5,16 @@
 //! chain meanwhile, the answer takes the place of the upstream's, and comes back through all of them. Where the processor of a
 //! filter still has the request's headers, the request goes on from there to fetch the answer, and that processor has both.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use extproc_client::host::{AnsweredEarly, AnsweredLate, ExchangeContext, ExchangeSummary};
 use http::{Request, Response, request::Parts};
+use tower::Service;
 
 use crate::{
     exchange::Exchange,
@@ -16,16 +22,12 @@ use crate::{
         answer::{Answer, Answering, Late, LateAnswers, is_answered, lock},
         header_changes::add_route_headers,
     },
-    filters::{Handler, HandlerFuture},
+    filters::{Chain, ResponseFuture},
     http::body::Body,
 };
 
 /// Lets the filters `behind` see the answer to a request that did not come to them.
-pub(crate) fn show(
-    behind: &Arc<dyn Handler>,
-    mut parts: Parts,
-    response: Response<Body>,
-) -> HandlerFuture {
+pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -> ResponseFuture {
     if let Some(context) = parts.extensions.get_mut::<ExchangeContext>() {
         context.response_only = true;
     }
@@ -36,10 +38,18 @@ pub(crate) fn show(
 }
 
 /// The filters behind one that may answer late: they keep the request when it does.
-pub(crate) struct Kept(pub(crate) Arc<dyn Handler>);
+pub(crate) struct Kept(pub(crate) Chain);
 
-impl Handler for Kept {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &Kept {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let Some(answers) = request.extensions().get::<LateAnswers>() else {
             return self.0.call(request);
         };
@@ -62,12 +72,20 @@ impl Handler for Kept {
 
 /// A filter whose own answers are shown to those `behind` it.
 pub(crate) struct ShownBehind {
-    pub(crate) filter: Arc<dyn Handler>,
-    pub(crate) behind: Arc<dyn Handler>,
+    pub(crate) filter: Chain,
+    pub(crate) behind: Chain,
 }
 
-impl Handler for ShownBehind {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &ShownBehind {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         if is_answered(request.extensions()) {
             return self.filter.call(request);
         }
@@ -79,11 +97,11 @@ impl Handler for ShownBehind {
         let response = self.filter.call(Request::from_parts(parts, body));
         let behind = self.behind.clone();
         Box::pin(async move {
-            let mut response = response.await;
+            let Ok(mut response) = response.await;
             let extensions = response.extensions_mut();
             let early = extensions.remove::<AnsweredEarly>();
             if early.is_none() && extensions.remove::<AnsweredLate>().is_none() {
-                return response;
+                return Ok(response);
             }
             let summary = extensions.get::<ExchangeSummary>().copied();
             if let Some(exchange) = exchange {
@@ -98,15 +116,15 @@ impl Handler for ShownBehind {
                 Some(AnsweredEarly { request }) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {
                     Ok(shown) => shown,
-                    Err(response) => return *response,
+                    Err(response) => return Ok(*response),
                 },
             };
-            let mut response = shown.await;
+            let Ok(mut response) = shown.await;
             // The log tells of the filter that answered.
             if let Some(summary) = summary {
                 response.extensions_mut().insert(summary);
             }
-            response
+            Ok(response)
         })
     }
 }

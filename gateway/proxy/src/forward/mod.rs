@@ -7,10 +7,11 @@ pub(crate) mod replay;
 pub(crate) mod shadow;
 
 use std::{
+    convert::Infallible,
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use extproc_client::host::{
@@ -20,6 +21,7 @@ use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body::Body as _;
+use tower::Service;
 
 use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
@@ -27,11 +29,10 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{
         Exchange,
-        answer::{Answer, Closes, LateAnswers, Refusal},
+        answer::{Answer, Closes, LateAnswers, Refusal, ResponseFuture},
         header_changes,
         record::{Head, Reply},
     },
-    filters::{Handler, HandlerFuture},
     forward::replay::Kept,
     http::{
         body::Body,
@@ -54,8 +55,16 @@ pub(crate) struct RouterHandler {
     pub(crate) upstreams: Arc<Upstreams>,
 }
 
-impl Handler for RouterHandler {
-    fn call(&self, request: Request<Body>) -> HandlerFuture {
+impl Service<Request<Body>> for &RouterHandler {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let upstreams = self.upstreams.clone();
         let mut request = Box::new(Outbound::from(request));
         let late = request.parts.extensions.remove::<LateAnswers>();
@@ -81,10 +90,10 @@ impl Handler for RouterHandler {
                 .get::<UpstreamInfo>()
                 .is_none_or(|info| !info.responded());
             // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
-            match head && is_local {
+            Ok(match head && is_local {
                 true => response.map(|_| Body::empty()),
                 false => response,
-            }
+            })
         })
     }
 }
