@@ -11,7 +11,7 @@ use http::{HeaderMap, Version, header};
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
     headers::{authority, scheme},
-    host::{Metadata, ResponseDetails, ResponseFlags},
+    host::{Metadata, ResponseDetails, ResponseFlags, UpstreamInfo},
     wire::encode::Fields,
 };
 
@@ -257,9 +257,15 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Without a response there is no upstream yet, unless its endpoint was chosen before; a response made locally has none.
+    fn chosen(&self) -> Option<&'a UpstreamInfo> {
+        self.upstream
+            .filter(|_| self.response.is_some())
+            .or(self.endpoint)
+    }
+
     fn upstream(&'a self, field: &str) -> Option<Item<'a>> {
-        // Without a response there is no upstream yet; a response made locally has none.
-        let upstream = self.upstream.filter(|_| self.response.is_some());
+        let upstream = self.chosen();
         let reached = || upstream.filter(|upstream| upstream.address.is_some());
         Some(match field {
             "num_endpoints" => {
@@ -284,10 +290,7 @@ impl<'a> View<'a> {
         let of_cluster = |item| (!route.cluster_name.is_empty()).then_some(item);
         let of_route = |item| route.is_selected().then_some(item);
         let metadata = |metadata| Item::Metadata(Cow::Borrowed(metadata));
-        let reached = || {
-            self.upstream
-                .filter(|upstream| self.response.is_some() && upstream.address.is_some())
-        };
+        let reached = || self.chosen().filter(|upstream| upstream.address.is_some());
         Some(match field {
             "cluster_name" => of_cluster(Item::Text(route.cluster_name.as_str().into()))?,
             "cluster_metadata" => of_cluster(metadata(&route.cluster_metadata))?,

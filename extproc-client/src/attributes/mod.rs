@@ -184,6 +184,8 @@ pub(crate) struct View<'a> {
     pub(crate) facts: &'a HostFacts,
     pub(crate) route: Arc<RouteFacts>,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
+    /// The endpoint, if it was known before the response.
+    pub(crate) endpoint: Option<&'a UpstreamInfo>,
     pub(crate) metadata: &'a DynamicMetadata,
 }
 
@@ -200,6 +202,7 @@ impl<'a> View<'a> {
             facts: &context.facts,
             route: context.route_facts(),
             upstream: None,
+            endpoint: context.endpoint.as_deref(),
             metadata: &context.metadata,
         }
     }

@@ -84,6 +84,7 @@ impl Exchange {
             facts: &self.facts,
             route: self.route.clone(),
             upstream: self.upstream.as_ref(),
+            endpoint: None,
             metadata: &self.metadata,
         };
         let content = Struct::decode(evaluate(&set, &view).as_slice()).unwrap();

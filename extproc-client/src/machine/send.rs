@@ -165,6 +165,7 @@ impl Exchange {
                 facts: &self.context.facts,
                 route: self.context.route_facts(),
                 upstream,
+                endpoint: self.context.endpoint.as_deref(),
                 metadata: &self.context.metadata,
             },
         );
