@@ -17,8 +17,8 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, HttpManager, Normalization, ProxyStatus, ServerHeader, StripPort,
-        Timeouts,
+        Codec, EscapedSlashes, Filter, HttpManager, Normalization, ProxyStatus, ServerHeader,
+        StripPort, Timeouts,
     },
 };
 
@@ -178,12 +178,20 @@ impl Located<HttpConnectionManager> {
                 "xff_num_trusted_hops is only supported with use_remote_address",
             ));
         }
-        let filters = filter::chain(loaded.reader, &manager.http_filters, loaded.graceful_close)?;
+        let filters = filter::chain(
+            loaded.reader,
+            filter::Owner::ConnectionManager,
+            &manager.http_filters,
+            loaded.graceful_close,
+        )?;
+        // Routes may speak of those of their clusters as well.
+        let of_clusters = loaded.cluster_filters.values().flat_map(|all| all.iter());
+        let named: Vec<Filter> = filters.iter().chain(of_clusters).cloned().collect();
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
             refused: &loaded.refused,
-            filters: &filters,
+            filters: &named,
             filter_chain_name,
             listener_metadata,
             node: &loaded.node,

@@ -336,12 +336,13 @@ fn prometheus(samples: &[Sample]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::stats::Owner;
 
     #[test]
     fn two_formats() {
         let metrics = Metrics::default();
         metrics.http("ingress").downstream_rq_total.add();
-        metrics.ext_proc("ingress", "first");
+        metrics.ext_proc(Owner::Manager("ingress".into()), "first");
         let samples = metrics.samples();
         let text = plain(&samples);
         assert!(text.contains("http.ingress.downstream_rq_total: 1\n"));

@@ -182,12 +182,21 @@ pub(crate) struct Metrics {
     observer: Option<Watching>,
 }
 
+/// Whose chain a filter is in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// A connection manager, by its `stat_prefix`.
+    Manager(String),
+    /// A cluster, by its name.
+    Cluster(String),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     http: BTreeMap<String, Arc<HttpStats>>,
     clusters: BTreeMap<String, Arc<ClusterStats>>,
     breakers: BTreeMap<String, Arc<Breakers>>,
-    ext_proc: BTreeMap<(String, String), Arc<Stats>>,
+    ext_proc: BTreeMap<(Owner, String), Arc<Stats>>,
 }
 
 /// One number with its name.
@@ -241,19 +250,19 @@ impl Metrics {
     }
 
     /// The observer of an ext_proc filter: its statistics, and whoever else looks.
-    pub(crate) fn observer(&self, prefix: &str, filter: &str) -> Arc<dyn Observer> {
-        let stats = self.ext_proc(prefix, filter);
+    pub(crate) fn observer(&self, owner: Owner, filter: &str) -> Arc<dyn Observer> {
+        let stats = self.ext_proc(owner, filter);
         match &self.observer {
             None => stats,
             Some(Watching(observer)) => Arc::new((stats, observer.clone())),
         }
     }
 
-    /// Of all ext_proc filters with this connection manager and filter prefix.
-    pub(crate) fn ext_proc(&self, prefix: &str, filter: &str) -> Arc<Stats> {
+    /// Of all ext_proc filters of this owner with this prefix of their own.
+    pub(crate) fn ext_proc(&self, owner: Owner, filter: &str) -> Arc<Stats> {
         self.lock()
             .ext_proc
-            .entry((prefix.to_owned(), filter.to_owned()))
+            .entry((owner, filter.to_owned()))
             .or_default()
             .clone()
     }
@@ -275,16 +284,20 @@ impl Metrics {
                 });
             }
         }
-        for ((prefix, filter), stats) in &inner.ext_proc {
+        for ((owner, filter), stats) in &inner.ext_proc {
+            let (of, tag, prefix) = match owner {
+                Owner::Manager(prefix) => ("http", MANAGER, prefix),
+                Owner::Cluster(name) => ("cluster", CLUSTER, name),
+            };
             let (dotted, flat) = match filter.as_str() {
                 "" => ("ext_proc".to_owned(), "ext_proc".to_owned()),
                 filter => (format!("ext_proc.{filter}"), format!("ext_proc_{filter}")),
             };
             for (name, value) in stats.iter() {
                 samples.push(Sample {
-                    name: format!("http.{prefix}.{dotted}.{name}"),
-                    family: format!("http_{flat}_{name}"),
-                    label: (MANAGER, prefix.clone()),
+                    name: format!("{of}.{prefix}.{dotted}.{name}"),
+                    family: format!("{of}_{flat}_{name}"),
+                    label: (tag, prefix.clone()),
                     kind: Kind::Counter,
                     value,
                 });
