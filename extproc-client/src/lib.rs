@@ -73,21 +73,18 @@
 #![forbid(unsafe_code)]
 
 pub mod attributes;
-mod body;
 pub mod config;
+mod context;
 mod driver;
-mod error;
-mod future;
 pub mod headers;
 pub mod host;
 mod layer;
 mod machine;
 pub mod metadata;
 pub mod observer;
-mod pattern;
-mod pieces;
-mod service;
+pub mod text;
 pub mod transport;
+mod types;
 pub mod wire;
 
 /// Crates of which types are in this one's interface.
@@ -95,10 +92,8 @@ pub mod wire;
 pub use {bytes, envoy_types, http, http_body, prost_types, serde_json, tonic};
 
 pub use self::{
-    body::{RequestBody, ResponseBody},
-    config::{BodyMode, FilterConfig, PerRoute, ProcessingMode, SendMode},
-    error::{BoxError, Error},
-    future::ResponseFuture,
-    layer::ExtProcLayer,
-    service::ExtProc,
+    config::{FilterConfig, PerRoute},
+    context::error::{BoxError, Error},
+    layer::{ExtProc, ExtProcLayer, RequestBody, ResponseBody, ResponseFuture},
+    types::mode::{BodyMode, ProcessingMode, SendMode},
 };

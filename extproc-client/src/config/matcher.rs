@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::pattern::{BoundedRegex, BoundedReplace, Effort, Sizes, Unusable};
+use crate::text::pattern::{BoundedRegex, BoundedReplace, Effort, Sizes, Unusable};
 
 /// A pattern that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ConfigError, json::ProtoDuration};
+use super::ConfigError;
+use crate::text::protojson::ProtoDuration;
 
 /// `envoy.config.core.v3.RetryPolicy`: a call that fails in one of these ways before its response
 /// begins is made again, with the messages sent so far.

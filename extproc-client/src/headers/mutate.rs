@@ -5,8 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{Block, Operation, Verdict};
 use crate::{
     config::{Effort, MutationRules},
-    host::HeaderLimits,
-    observer::{Effect, HeaderChange, Refused},
+    types::{
+        header_change::{HeaderChange, Refused},
+        limits::HeaderLimits,
+        phase::Effect,
+    },
     wire::{HeaderMutation, HeaderOption},
 };
 
@@ -228,7 +231,7 @@ impl Mutation<'_> {
                 };
                 let joined = match (block, operation) {
                     (Block::Request(parts), Operation::Append) => {
-                        let present = super::block::authority(parts).unwrap_or_default();
+                        let present = crate::wire::fields::authority(parts).unwrap_or_default();
                         let joined = join(present.to_vec(), value.as_bytes());
                         Block::Request(parts).set_pseudo(target, &joined)
                     }

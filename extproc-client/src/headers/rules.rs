@@ -1,9 +1,10 @@
 //! `HeaderMutationRules`: whether one change is allowed.
 
-pub(crate) use crate::observer::Operation;
+pub(crate) use crate::types::header_change::Operation;
 use crate::{
-    config::{Effort, MutationRules, RegexMatcher},
-    observer::Refused,
+    config::{MutationRules, RegexMatcher},
+    text::pattern::Effort,
+    types::header_change::Refused,
 };
 
 /// What becomes of one change.

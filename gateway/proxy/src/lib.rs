@@ -8,54 +8,25 @@
 
 #![forbid(unsafe_code)]
 
-mod access_log;
-mod admin;
-mod alarm;
-mod answered;
-mod backlog;
-mod body;
-mod breakers;
-mod buffers;
-mod conditions;
-mod connection;
-mod cork;
-mod cors;
-mod descriptors;
-mod drain;
+mod control;
+mod downstream;
 mod exchange;
-mod ext_proc;
 mod filters;
-mod format;
 mod forward;
 #[cfg(test)]
 #[path = "../../config/src/fuzzing.rs"]
 mod fuzzing;
-mod gateway;
-mod headers;
-mod http1;
-mod http2;
-mod io;
-mod length;
-mod listener;
-mod local;
-mod metadata;
-mod metrics;
-mod mirror;
-mod mutate;
-mod overload;
-mod replay;
-mod router;
-mod serving;
-mod throttle;
-mod tls;
+mod http;
+mod limits;
+mod processors;
+mod route;
+mod telemetry;
 mod upstream;
-mod worker;
-mod writer;
 
 use gateway_config as config;
 
 pub use self::{
-    descriptors::raise_open_files,
-    gateway::{Gateway, Options, Running, check},
-    writer::Lines,
+    control::gateway::{Gateway, Options, Running, check},
+    limits::descriptors::raise_open_files,
+    telemetry::writer::Lines,
 };

@@ -56,7 +56,29 @@ pub fn render(scenario: &Scenario, ports: &Ports, log: &str) -> Value {
     if let Some(extra) = &spec.bootstrap {
         merge(&mut out, extra.clone());
     }
+    put_ports(&mut out, ports);
     out
+}
+
+/// Puts the port of an upstream where its name stands as `@name@`.
+fn put_ports(value: &mut Value, ports: &Ports) {
+    match value {
+        Value::String(text) => {
+            let name = text
+                .strip_prefix('@')
+                .and_then(|rest| rest.strip_suffix('@'));
+            let port = name.and_then(|name| match name {
+                "processor" => Some(ports.processor),
+                name => ports.upstreams.get(name).copied(),
+            });
+            if let Some(port) = port {
+                *value = port.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| put_ports(item, ports)),
+        Value::Object(map) => map.values_mut().for_each(|item| put_ports(item, ports)),
+        _ => {}
+    }
 }
 
 /// Applies `change` to the configuration of every ext_proc filter.

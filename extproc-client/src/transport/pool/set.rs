@@ -38,7 +38,7 @@ use super::{
     failure,
     stream::Open,
 };
-use crate::transport::{Close, request::Outline};
+use crate::{transport::request::Outline, types::stream::Close};
 
 /// A connection is retired before its stream ids end (2^30 for a client).
 const MAX_STREAMS_EVER: u32 = (1 << 30) - 4096;

@@ -1,6 +1,6 @@
 //! `RouteAction`, `RedirectAction` and `DirectResponseAction`: what a route does.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use extproc_client::config::RegexSubstitution;
 use http::StatusCode;
@@ -11,6 +11,7 @@ use super::{
     data::DataSource,
     fraction::RuntimeFraction,
     header::HeaderValueOption,
+    internal_redirect::InternalRedirectPolicy,
     matcher::HeaderMatcher,
     per_filter::PerFilterConfig,
     value::{Enum, FieldValue, Name, ProtoEnum, RegexText, Status, Time, Whatever, regex_reason},
@@ -48,6 +49,7 @@ pub(super) struct RouteAction {
     max_grpc_timeout: Option<Time>,
     grpc_timeout_offset: Option<Time>,
     retry_policy: Option<RetryPolicy>,
+    internal_redirect_policy: Option<Located<InternalRedirectPolicy>>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
 }
 
@@ -150,6 +152,7 @@ pub(super) struct RetryPolicy {
     retriable_request_headers: Vec<Located<HeaderMatcher>>,
     retry_host_predicate: Vec<Located<RetryHostPredicate>>,
     host_selection_retry_max_attempts: Option<u32>,
+    retry_priority: Option<Located<RetryPriority>>,
     retry_back_off: Option<Located<RetryBackOff>>,
 }
 
@@ -160,6 +163,36 @@ struct RetryHostPredicate {
     typed_config: Option<Subtree>,
 }
 
+/// `envoy.config.route.v3.RetryPolicy.RetryPriority`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RetryPriority {
+    typed_config: Option<Subtree>,
+}
+
+/// `envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PreviousPrioritiesConfig {
+    update_frequency: usize,
+}
+
+impl Located<RetryPriority> {
+    fn build(&self, reader: &Reader<'_>) -> Result<NonZeroUsize, Fault> {
+        let Some(config) = &self.value.typed_config else {
+            return Err(Fault::at(self.node, "missing field \"typed_config\""));
+        };
+        match reader.type_of(config.node)? {
+            PREVIOUS_PRIORITIES => {
+                let config: Located<PreviousPrioritiesConfig> = reader.read_typed(config.node)?;
+                NonZeroUsize::new(config.value.update_frequency)
+                    .ok_or_else(|| Fault::at(config.node, "update_frequency has to be 1 or more"))
+            }
+            other => Err(unsupported(config.node, other, &[PREVIOUS_PRIORITIES])),
+        }
+    }
+}
+
 /// `envoy.config.route.v3.RetryPolicy.RetryBackOff`.
 #[derive(Debug, Deserialize)]
 struct RetryBackOff {
@@ -168,6 +201,8 @@ struct RetryBackOff {
 }
 
 const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+const PREVIOUS_PRIORITIES: &str =
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
 /// No endpoint is a canary here.
 const OMIT_CANARY_HOSTS: &str =
     "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate";
@@ -291,6 +326,11 @@ impl Located<RouteAction> {
                 Some(policy) => policy.build(reader)?,
                 None => None,
             },
+            internal_redirect: action
+                .internal_redirect_policy
+                .as_ref()
+                .map(|policy| policy.build(reader))
+                .transpose()?,
             prefix_rewrite: action
                 .prefix_rewrite
                 .clone()
@@ -449,6 +489,9 @@ impl RetryPolicy {
                     return Err(unsupported(config.node, other, &known));
                 }
             }
+        }
+        if let Some(priority) = &self.retry_priority {
+            retry.other_priority = Some(priority.build(reader)?);
         }
         if let Some(Located {
             node,

@@ -313,6 +313,19 @@ impl Located<Cluster> {
             http2,
             upstream,
         } = cluster.spoken(reader, node)?;
+        if let Some(common) = &cluster.common_lb_config
+            && let Some(weighted) = &common.locality_weighted_lb_config
+        {
+            reader.note(
+                weighted.node,
+                "localities have no weights here, all endpoints of a priority are one list",
+            );
+        }
+        let assignment = cluster.load_assignment.as_ref();
+        let overprovisioning = match assignment {
+            Some(assignment) => assignment.value.overprovisioning()?,
+            None => None,
+        };
         Ok(Model {
             reach: Reach::Anywhere,
             discovery: cluster.discovery(reader, node)?,
@@ -356,6 +369,7 @@ impl Located<Cluster> {
                 &cluster.health_checks,
                 cluster.outlier_detection.as_ref(),
                 cluster.common_lb_config.as_ref(),
+                overprovisioning,
             )?,
             name: cluster.name.value,
         })

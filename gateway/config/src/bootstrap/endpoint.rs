@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     document::{Fault, Located, Reader},
-    snapshot::Endpoint as Model,
+    snapshot::{Endpoint as Model, Standing},
 };
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
@@ -20,6 +20,14 @@ pub(super) struct ClusterLoadAssignment {
     cluster_name: Located<String>,
     #[serde(default)]
     endpoints: Vec<LocalityLbEndpoints>,
+    policy: Option<AssignmentPolicy>,
+}
+
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment.Policy`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename = "AssignmentPolicy")]
+struct AssignmentPolicy {
+    overprovisioning_factor: Option<Located<u32>>,
 }
 
 /// `envoy.config.endpoint.v3.LocalityLbEndpoints`.
@@ -35,7 +43,7 @@ struct LocalityLbEndpoints {
 #[serde(default)]
 struct LbEndpoint {
     endpoint: Option<Endpoint>,
-    health_status: Enum<Health>,
+    health_status: Enum<Standing>,
     metadata: Option<Metadata>,
     load_balancing_weight: Option<Located<u32>>,
 }
@@ -48,40 +56,41 @@ struct Endpoint {
     hostname: String,
 }
 
-/// Whether an endpoint takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Health(bool);
-
-impl Default for Health {
-    fn default() -> Self {
-        Self(true)
-    }
-}
-
-impl ProtoEnum for Health {
+impl ProtoEnum for Standing {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        ("UNKNOWN", 0, Ok(Self(true))),
-        ("HEALTHY", 1, Ok(Self(true))),
-        ("UNHEALTHY", 2, Ok(Self(false))),
-        ("DRAINING", 3, Ok(Self(false))),
-        ("TIMEOUT", 4, Ok(Self(false))),
-        ("DEGRADED", 5, Ok(Self(true))),
+        ("UNKNOWN", 0, Ok(Self::Healthy)),
+        ("HEALTHY", 1, Ok(Self::Healthy)),
+        ("UNHEALTHY", 2, Ok(Self::Unhealthy)),
+        ("DRAINING", 3, Ok(Self::Unhealthy)),
+        ("TIMEOUT", 4, Ok(Self::Unhealthy)),
+        ("DEGRADED", 5, Ok(Self::Degraded)),
     ];
 }
 
 impl ClusterLoadAssignment {
-    /// All endpoints but those said to be unhealthy; `names` says whether addresses may be names.
+    /// The share of 100 of its load that a priority with so many healthy endpoints of 100 takes.
+    pub(super) fn overprovisioning(&self) -> Result<Option<u32>, Fault> {
+        let policy = self.policy.as_ref();
+        match policy.and_then(|policy| policy.overprovisioning_factor.as_ref()) {
+            Some(Located { node, value: 0 }) => Err(Fault::at(*node, "has to be 1 or more")),
+            factor => Ok(factor.map(|factor| factor.value)),
+        }
+    }
+
+    /// All endpoints; `names` says whether addresses may be names.
     pub(super) fn build(&self, reader: &Reader<'_>, names: bool) -> Result<Vec<Model>, Fault> {
         if self.cluster_name.value.is_empty() {
             return Err(Fault::at(self.cluster_name.node, "may not be empty"));
         }
         let mut endpoints = Vec::new();
         for locality in &self.endpoints {
-            if let Some(priority) = &locality.priority
-                && priority.value > 0
-            {
-                return Err(Fault::at(priority.node, "priorities are not supported"));
-            }
+            let priority = match &locality.priority {
+                None => 0,
+                Some(Located { node, value: 129.. }) => {
+                    return Err(Fault::at(*node, "may be at most 128"));
+                }
+                Some(priority) => priority.value,
+            };
             for endpoint in &locality.lb_endpoints {
                 let Some(target) = &endpoint.value.endpoint else {
                     return Err(Fault::at(endpoint.node, "missing field \"endpoint\""));
@@ -93,7 +102,7 @@ impl ClusterLoadAssignment {
                     }
                     Some(weight) => weight.value,
                 };
-                let model = Model {
+                endpoints.push(Model {
                     address: target.address.to_connect(names)?,
                     weight,
                     metadata: match &endpoint.value.metadata {
@@ -101,10 +110,9 @@ impl ClusterLoadAssignment {
                         None => None,
                     },
                     hostname: target.hostname.clone(),
-                };
-                if endpoint.value.health_status.0 == Health(true) {
-                    endpoints.push(model);
-                }
+                    priority,
+                    standing: endpoint.value.health_status.0,
+                });
             }
         }
         Ok(endpoints)

@@ -147,7 +147,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
         "forward_client_cert_matcher",
     ]),
-    ("HttpConnectionManager", RefusePresence(UNSUPPORTED), &["proxy_status_config"]),
+    ("ProxyStatusConfig", Ignore, &["remove_connection_termination_details"]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
     ("HttpFilter", Refuse(NO_XDS), &["config_discovery"]),
 
@@ -184,7 +184,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("VirtualHost", RefusePresence(UNSUPPORTED), &["matcher"]),
     ("Route", Ignore, &["decorator", "tracing", "stat_prefix"]),
     ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
-    ("Route", RefusePresence(UNSUPPORTED), &["filter_action", "non_forwarding_action"]),
+    ("Route", RefusePresence(UNSUPPORTED), &["filter_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
         "path_match_policy", "tls_context", "dynamic_metadata",
         "filter_state", "cookies",
@@ -199,15 +199,16 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "metadata_match", "path_rewrite_policy", "path_rewrite", "host_rewrite",
         "retry_policy_typed_config", "cors", "internal_redirect_action", "max_internal_redirects",
     ]),
-    ("RouteAction", RefusePresence(UNSUPPORTED), &["internal_redirect_policy"]),
     ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
     ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
     ("ClusterWeight", Refuse(UNSUPPORTED), &[
         "cluster_header", "metadata_match", "host_rewrite_literal",
     ]),
     ("RetryPolicy", Note(NOT_DONE), &["rate_limited_retry_back_off", "per_try_idle_timeout"]),
-    ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_priority", "retry_options_predicates"]),
+    ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_options_predicates"]),
     ("RetryHostPredicate", Ignore, &["name"]),
+    ("RetryPriority", Ignore, &["name"]),
+    ("Predicate", Ignore, &["name"]),
     ("RequestMirrorPolicy", Ignore, &["trace_sampled"]),
     ("RequestMirrorPolicy", Refuse(UNSUPPORTED), &[
         "cluster_header", "request_headers_mutations", "host_rewrite_literal", "runtime_key",
@@ -265,7 +266,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "update_merge_window", "close_connections_on_host_set_change", "zone_aware_lb_config",
     ]),
     ("CommonLbConfig", Note(NOT_DONE), &[
-        "locality_weighted_lb_config", "ignore_new_hosts_until_first_hc",
+        "ignore_new_hosts_until_first_hc",
         "consistent_hashing_lb_config", "override_host_status",
     ]),
     ("CircuitBreakers", Refuse("limits of single endpoints are not supported"), &[
@@ -299,7 +300,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("UpstreamFilter", Refuse(UNSUPPORTED), &["config_discovery", "disabled"]),
 
     // envoy.config.endpoint.v3
-    ("ClusterLoadAssignment", Note(NOT_DONE), &["policy"]),
+    ("AssignmentPolicy", Ignore, &["endpoint_stale_after"]),
+    ("AssignmentPolicy", Note(NOT_DONE), &["drop_overloads", "weighted_priority_health"]),
     ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
     ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity", "metadata"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
@@ -337,7 +339,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("CertificateValidationContext", Ignore, &["watched_directory"]),
     ("CertificateValidationContext", Refuse(UNSUPPORTED), &[
-        "ca_certificate_provider_instance", "system_root_certs", "verify_certificate_spki",
+        "ca_certificate_provider_instance", "verify_certificate_spki",
         "verify_certificate_hash", "require_signed_certificate_timestamp", "crl",
         "allow_expired_certificate", "custom_validator_config", "only_verify_leaf_cert_crl",
         "max_verify_depth",

@@ -72,7 +72,13 @@ pub(super) struct OutlierDetection {
 #[serde(default)]
 pub(super) struct CommonLbConfig {
     healthy_panic_threshold: Option<Percent>,
+    pub(super) locality_weighted_lb_config: Option<Located<LocalityWeightedLbConfig>>,
 }
+
+/// `envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LocalityWeightedLbConfig {}
 
 /// `envoy.type.v3.Percent`.
 #[derive(Debug, Default, Deserialize)]
@@ -87,6 +93,7 @@ pub(super) fn build(
     checks: &[Located<HealthCheck>],
     outliers: Option<&OutlierDetection>,
     common: Option<&CommonLbConfig>,
+    overprovisioning: Option<u32>,
 ) -> Result<Health, Fault> {
     let default = Health::default();
     let panic = common.and_then(|common| common.healthy_panic_threshold.as_ref());
@@ -98,6 +105,7 @@ pub(super) fn build(
         },
         outliers: outliers.map(OutlierDetection::build),
         panic: panic.map_or(default.panic, |percent| percent.value),
+        overprovisioning: overprovisioning.unwrap_or(default.overprovisioning),
     })
 }
 

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, HttpManager, Normalization, ServerHeader, StripPort, Timeouts,
+        Codec, EscapedSlashes, HttpManager, Normalization, ProxyStatus, ServerHeader, StripPort,
+        Timeouts,
     },
 };
 
@@ -58,6 +59,7 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     preserve_external_request_id: bool,
     generate_request_id: Option<bool>,
+    proxy_status_config: Option<Located<ProxyStatusConfig>>,
     #[serde(default)]
     via: String,
     #[serde(default)]
@@ -79,6 +81,42 @@ pub(super) struct HttpConnectionManager {
     strip_trailing_host_dot: bool,
     #[serde(default)]
     xff_num_trusted_hops: u32,
+}
+
+/// `HttpConnectionManager.ProxyStatusConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProxyStatusConfig {
+    remove_details: bool,
+    remove_response_flags: bool,
+    set_recommended_response_code: bool,
+    use_node_id: Option<bool>,
+    literal_proxy_name: Option<String>,
+}
+
+impl Located<ProxyStatusConfig> {
+    /// `server_name` and `node` are what the proxy may be called.
+    fn build(&self, server_name: &str, node: &serde_json::Value) -> Result<ProxyStatus, Fault> {
+        let config = &self.value;
+        let id = node.get("id").and_then(serde_json::Value::as_str);
+        let name = match (config.use_node_id, &config.literal_proxy_name) {
+            (Some(_), Some(_)) => {
+                return Err(Fault::at(
+                    self.node,
+                    "only one of use_node_id and literal_proxy_name may be set",
+                ));
+            }
+            (Some(_), None) => id.unwrap_or_default(),
+            (None, Some(name)) => name,
+            (None, None) => server_name,
+        };
+        Ok(ProxyStatus {
+            name: name.to_owned(),
+            details: !config.remove_details,
+            flags: !config.remove_response_flags,
+            recommended_status: config.set_recommended_response_code,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,6 +189,10 @@ impl Located<HttpConnectionManager> {
             node: &loaded.node,
         })?;
         let common = &manager.common_http_protocol_options;
+        let server_name = match manager.server_name.as_str() {
+            "" => SERVER_NAME,
+            name => name,
+        };
         Ok(HttpManager {
             stat_prefix: manager.stat_prefix.clone(),
             codec: manager.codec_type.0,
@@ -172,10 +214,12 @@ impl Located<HttpConnectionManager> {
             generate_request_id: manager.generate_request_id.unwrap_or(true),
             add_forwarded_proto: true,
             server_header: manager.server_header_transformation.0,
-            server_name: match manager.server_name.as_str() {
-                "" => SERVER_NAME.into(),
-                name => name.into(),
-            },
+            server_name: server_name.to_owned(),
+            proxy_status: manager
+                .proxy_status_config
+                .as_ref()
+                .map(|config| config.build(server_name, &loaded.node))
+                .transpose()?,
             via: manager.via.clone(),
             use_remote_address,
             xff_num_trusted_hops: manager.xff_num_trusted_hops,

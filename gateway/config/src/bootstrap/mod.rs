@@ -20,6 +20,7 @@ mod flags;
 mod fraction;
 mod header;
 mod health;
+mod internal_redirect;
 mod listener;
 mod manager;
 mod matcher;

@@ -94,6 +94,7 @@ struct Route {
     route: Option<Located<RouteAction>>,
     redirect: Option<Located<RedirectAction>>,
     direct_response: Option<DirectResponseAction>,
+    non_forwarding_action: Option<NonForwardingAction>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
@@ -107,6 +108,11 @@ struct Route {
     #[serde(default)]
     response_headers_to_remove: Vec<Located<Name>>,
 }
+
+/// `envoy.config.route.v3.NonForwardingAction`: requests that a filter answers. What none does is for no cluster.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NonForwardingAction {}
 
 /// Request and response changes of any of the four levels.
 macro_rules! changes {
@@ -245,8 +251,13 @@ impl Located<Route> {
         let [table, host] = position.levels;
         let own = Level::read(reader, filters, &route.typed_per_filter_config)?;
         let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
-        let action = match (&route.route, &route.redirect, &route.direct_response) {
-            (Some(action), None, None) => {
+        let action = match (
+            &route.route,
+            &route.redirect,
+            &route.direct_response,
+            &route.non_forwarding_action,
+        ) {
+            (Some(action), None, None, None) => {
                 let mut forward = action.build(position.retry, reader)?;
                 forward.clusters = position.targets(&action.value, &[table, host, &own], &facts)?;
                 forward.mirrors = action
@@ -260,12 +271,16 @@ impl Located<Route> {
                 }
                 ActionModel::Forward(forward)
             }
-            (None, Some(redirect), None) => redirect.build()?,
-            (None, None, Some(direct)) => direct.build(position.direct_limit, reader)?,
+            (None, Some(redirect), None, None) => redirect.build()?,
+            (None, None, None, Some(NonForwardingAction {})) => {
+                ActionModel::Forward(Forward::default())
+            }
+            (None, None, Some(direct), None) => direct.build(position.direct_limit, reader)?,
             _ => {
                 return Err(Fault::at(
                     self.node,
-                    "one and only one of route, redirect and direct_response has to be set",
+                    "one and only one of route, redirect, direct_response and non_forwarding_action \
+                     has to be set",
                 ));
             }
         };

@@ -84,10 +84,16 @@ struct TlsCertificate {
 #[serde(default)]
 struct CertificateValidationContext {
     trusted_ca: Option<Located<DataSource>>,
+    system_root_certs: Option<Located<SystemRootCerts>>,
     match_typed_subject_alt_names: Vec<Located<SubjectAltNameMatcher>>,
     match_subject_alt_names: Vec<Located<ExactMatcher>>,
     trust_chain_verification: Enum<Verification>,
 }
+
+/// `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SystemRootCerts {}
 
 /// `envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher`.
 #[derive(Debug, Deserialize)]
@@ -233,12 +239,25 @@ impl Located<CertificateValidationContext> {
                 "names of clients cannot be matched here",
             ));
         }
-        match &context.trusted_ca {
-            Some(source) => Ok(ClientValidation {
-                trusted_ca: source.roots(reader)?,
+        match self.roots(reader)? {
+            Some(trusted_ca) => Ok(ClientValidation {
+                trusted_ca,
                 required,
             }),
             None => Err(Fault::at(self.node, "missing field \"trusted_ca\"")),
+        }
+    }
+
+    /// What is trusted: the system's roots only where nothing else is named.
+    fn roots(&self, reader: &Reader<'_>) -> Result<Option<Vec<u8>>, Fault> {
+        let context = &self.value;
+        match (&context.trusted_ca, &context.system_root_certs) {
+            (Some(source), _) => source.roots(reader).map(Some),
+            (None, Some(system)) => match pem::system_roots() {
+                Ok(roots) => Ok(Some(roots.to_owned())),
+                Err(message) => Err(Fault::at(system.node, message)),
+            },
+            (None, None) => Ok(None),
         }
     }
 }
@@ -295,8 +314,7 @@ impl Located<CertificateValidationContext> {
     /// What certificates of servers have to be.
     fn of_servers(&self, tls: &mut UpstreamTls, reader: &Reader<'_>) -> Result<(), Fault> {
         let context = &self.value;
-        let roots = context.trusted_ca.as_ref();
-        let roots = roots.map(|source| source.roots(reader)).transpose()?;
+        let roots = self.roots(reader)?;
         let typed = context
             .match_typed_subject_alt_names
             .iter()

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::snapshot::{
     CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health,
-    Http1Options, LbPolicy, Reach, TcpKeepalive, UpstreamProtocol, UpstreamTls, pem,
+    Http1Options, LbPolicy, Reach, Standing, TcpKeepalive, UpstreamProtocol, UpstreamTls, pem,
 };
 
 /// The reason of a reference that would lead where it may not.
@@ -313,37 +313,13 @@ fn upstream_tls(host: &str, protocol: UpstreamProtocol) -> Result<UpstreamTls, S
     let name = ServerName::try_from(host.to_owned());
     Ok(UpstreamTls {
         sni: Some(name.map_err(|_| format!("{host:?} is no server name"))?),
-        trusted_ca: Some(system_roots()?.to_owned()),
+        trusted_ca: Some(pem::system_roots()?.to_owned()),
         alpn: match protocol {
             UpstreamProtocol::Http2 => vec!["h2".into()],
             _ => vec!["http/1.1".into()],
         },
         ..UpstreamTls::default()
     })
-}
-
-/// The trusted roots of the system, PEM; read once, since a translation asks for them with every backend.
-fn system_roots() -> Result<&'static [u8], String> {
-    const PLACES: &[&str] = &[
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/cert.pem",
-    ];
-    static ROOTS: OnceLock<Vec<u8>> = OnceLock::new();
-    if let Some(roots) = ROOTS.get() {
-        return Ok(roots);
-    }
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let file = named
-        .into_iter()
-        .chain(PLACES.iter().map(PathBuf::from))
-        .find_map(|place| std::fs::read(place).ok())
-        .ok_or("this system has no file of trusted roots; name one in SSL_CERT_FILE")?;
-    let roots = pem::usable_roots(&String::from_utf8_lossy(&file));
-    if roots.is_empty() {
-        return Err("this system's file of trusted roots holds none".into());
-    }
-    Ok(ROOTS.get_or_init(|| roots.into_bytes()))
 }
 
 fn address(host: &str, port: u16) -> EndpointAddress {
@@ -367,6 +343,8 @@ fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
             address,
             weight: 1,
             metadata: None,
+            priority: 0,
+            standing: Standing::Healthy,
         })
         .collect();
     match named {

@@ -192,6 +192,7 @@ fn manager(
         add_forwarded_proto: false,
         server_header: ServerHeader::PassThrough,
         server_name: String::new(),
+        proxy_status: None,
         via: String::new(),
         use_remote_address: true,
         xff_num_trusted_hops: trusted_hops.unwrap_or_default(),

@@ -283,6 +283,22 @@ pub struct Endpoint {
     pub metadata: Option<Arc<Metadata>>,
     /// `hostname`, for `auto_host_rewrite`.
     pub hostname: String,
+    /// `priority` of its locality: the lowest number is used first.
+    pub priority: u32,
+    /// What the configuration says of its health.
+    pub standing: Standing,
+}
+
+/// `envoy.config.core.v3.HealthStatus`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Fit, as far as is known.
+    #[default]
+    Healthy,
+    /// For what the healthy ones cannot take.
+    Degraded,
+    /// Left out, unless too few are left.
+    Unhealthy,
 }
 
 /// Where an endpoint is.

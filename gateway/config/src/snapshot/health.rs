@@ -11,6 +11,8 @@ pub struct Health {
     pub outliers: Option<Outliers>,
     /// `healthy_panic_threshold`: if less of the endpoints than this share of 100 is fit, all are used.
     pub panic: f64,
+    /// `overprovisioning_factor`: the share of 100 of the load of a priority that one endpoint of 100 takes. Default 140.
+    pub overprovisioning: u32,
 }
 
 impl Default for Health {
@@ -19,6 +21,7 @@ impl Default for Health {
             check: None,
             outliers: None,
             panic: 50.0,
+            overprovisioning: 140,
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct HttpManager {
     pub server_header: ServerHeader,
     /// The server name to write.
     pub server_name: String,
+    /// `proxy_status_config`: tell of errors in `proxy-status`.
+    pub proxy_status: Option<ProxyStatus>,
     /// Pseudonym to append to `via`; empty: none.
     pub via: String,
     /// Clients are outside: take the peer's address into `x-forwarded-for`, and believe less of what they say of themselves.
@@ -77,6 +79,19 @@ pub struct HttpManager {
     pub access_log: Vec<AccessLog>,
     /// `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`, `headers_with_underscores_action`.
     pub normalization: Normalization,
+}
+
+/// `ProxyStatusConfig`: what `proxy-status` (RFC 9209) tells.
+#[derive(Clone, Debug)]
+pub struct ProxyStatus {
+    /// The gateway's name in it.
+    pub name: String,
+    /// Tell the response code details.
+    pub details: bool,
+    /// Tell the response flags beside them.
+    pub flags: bool,
+    /// Answer with the status that is recommended for the error.
+    pub recommended_status: bool,
 }
 
 /// What is changed or refused in a request's head before routing.

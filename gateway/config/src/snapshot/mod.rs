@@ -19,10 +19,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 pub use self::{
     cluster::{
         CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
-        LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, SubjectAltName,
-        TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
+        LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
+        SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
-    flags::{RESPONSE_FLAGS, response_flag},
+    flags::{RESPONSE_FLAGS, flag, response_flag},
     health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
@@ -31,15 +31,16 @@ pub use self::{
     manager::{
         AccessLog, Codec, Comparison, EscapedSlashes, Filter, FilterKind, Http1Options,
         Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
-        Normalization, Operator, ServerHeader, SetMetadata, Timeouts, Underscores,
+        Normalization, Operator, ProxyStatus, ServerHeader, SetMetadata, Timeouts, Underscores,
         decode_unreserved,
     },
     policy::{Cors, Fraction, Mirror, StripPort},
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        HeaderTemplate, PathMatch, QueryMatch, Redirect, Route, RouteAction, RouteMatch,
-        RouteOverrides, RouteTable, ValueMatch, VirtualHost, WeightedCluster,
+        HeaderTemplate, InternalRedirect, PathMatch, QueryMatch, Redirect, RedirectPredicate,
+        Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
+        WeightedCluster,
     },
 };
 

@@ -3,6 +3,8 @@
 //! What is read here to be used is read here to be checked too, so that a configuration that passes its check can be
 //! served.
 
+use std::{path::PathBuf, sync::OnceLock};
+
 use rustls::{
     RootCertStore,
     crypto::ring,
@@ -51,6 +53,33 @@ pub fn usable_roots(pem: &str) -> String {
     certificates
         .filter(|text| roots(text.as_bytes()).is_ok())
         .collect()
+}
+
+/// The trusted roots of the system, PEM; read once, since every cluster may ask for them.
+///
+/// # Errors
+/// Says what is missing.
+pub(crate) fn system_roots() -> Result<&'static [u8], String> {
+    const PLACES: &[&str] = &[
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/cert.pem",
+    ];
+    static ROOTS: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(roots) = ROOTS.get() {
+        return Ok(roots);
+    }
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let file = named
+        .into_iter()
+        .chain(PLACES.iter().map(PathBuf::from))
+        .find_map(|place| std::fs::read(place).ok())
+        .ok_or("this system has no file of trusted roots; name one in SSL_CERT_FILE")?;
+    let roots = usable_roots(&String::from_utf8_lossy(&file));
+    if roots.is_empty() {
+        return Err("this system's file of trusted roots holds none".into());
+    }
+    Ok(ROOTS.get_or_init(|| roots.into_bytes()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! When a request is sent again.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use super::HeaderMatch;
 
@@ -121,6 +121,9 @@ pub struct Retry {
     pub request_headers: Vec<HeaderMatch>,
     /// How often another endpoint is chosen where the chosen one was tried before (`previous_hosts`).
     pub other_host: u32,
+    /// The priorities of the attempts that went before are left out, looked at after so many of them each
+    /// (`previous_priorities`).
+    pub other_priority: Option<NonZeroUsize>,
     /// `retry_back_off.base_interval`.
     pub base_interval: Duration,
     /// `retry_back_off.max_interval`.
@@ -138,6 +141,7 @@ impl Default for Retry {
             headers: Vec::new(),
             request_headers: Vec::new(),
             other_host: 0,
+            other_priority: None,
             base_interval: Duration::from_millis(25),
             max_interval: Duration::from_millis(250),
         }

@@ -244,6 +244,8 @@ pub struct Forward {
     pub grpc_timeout: Option<GrpcTimeout>,
     /// How often to try again.
     pub retry: Option<Retry>,
+    /// Redirects of the upstream that are followed here.
+    pub internal_redirect: Option<InternalRedirect>,
     /// Replaces what matched of the path.
     pub prefix_rewrite: Option<String>,
     /// Replaces what matches in the path.
@@ -264,6 +266,32 @@ pub struct Forward {
     pub upgrades: Vec<(String, bool)>,
 }
 
+/// `InternalRedirectPolicy`: redirects of an upstream that the gateway follows itself, as a new request.
+#[derive(Debug)]
+pub struct InternalRedirect {
+    /// So many in a row at most.
+    pub most: u32,
+    /// Statuses of responses that are followed.
+    pub codes: Vec<StatusCode>,
+    /// Also from `http` to `https` and the other way round.
+    pub cross_scheme: bool,
+    /// Fields of the response that take the place of those of the request.
+    pub copied: Vec<HeaderName>,
+    /// All of these have to hold.
+    pub predicates: Vec<RedirectPredicate>,
+}
+
+/// A condition of an [`InternalRedirect`].
+#[derive(Debug)]
+pub enum RedirectPredicate {
+    /// The new route has one of these names.
+    AllowedRoutes(Vec<String>),
+    /// No redirect of this route has led to the new one before.
+    OtherRoutes,
+    /// Only to `https` if the request came over TLS.
+    SafeCrossScheme,
+}
+
 /// What a client's `grpc-timeout` may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcTimeout {
@@ -273,6 +301,20 @@ pub struct GrpcTimeout {
     pub offset: Duration,
 }
 
+impl GrpcTimeout {
+    /// Returns the limit for a `grpc-timeout`; `None` is no limit. A request that asks for none gets the most.
+    pub fn limit(&self, asked: Option<Duration>) -> Option<Duration> {
+        let asked = asked.filter(|asked| !asked.is_zero());
+        let reduced = asked.map(|asked| match asked > self.offset {
+            true => asked - self.offset,
+            false => asked,
+        });
+        match (reduced, self.max) {
+            (Some(asked), Some(max)) => Some(asked.min(max)),
+            (asked, max) => asked.or(max),
+        }
+    }
+}
 /// One target of a route.
 #[derive(Debug)]
 pub struct WeightedCluster {

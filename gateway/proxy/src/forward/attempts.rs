@@ -1,6 +1,10 @@
 //! The attempts that a route allows to get one response.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Instant,
+};
 
 use extproc_client::host::UpstreamInfo;
 use http::{HeaderMap, Method, Response, header};
@@ -8,12 +12,12 @@ use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    body::Body,
-    breakers::{Place, Resource},
     config::snapshot::Forward,
     exchange::Exchange,
-    replay::Kept,
-    router::{self, Selected, TooMuchEffort},
+    forward::replay::Kept,
+    http::body::Body,
+    limits::breakers::{Place, Resource},
+    route::{self, Selected, TooMuchEffort},
     upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
@@ -41,6 +45,10 @@ pub(super) struct Attempts<'a> {
     pub(super) retrying: Option<Place>,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
+    /// The priorities of the attempts, if the policy avoids them.
+    pub(super) priorities: Vec<u32>,
+    /// Those of them that are left out.
+    pub(super) passed: Vec<u32>,
     /// There was no place for one more retry.
     pub(super) overflown: bool,
 }
@@ -55,6 +63,7 @@ impl Attempts<'_> {
         }
         self.made = 1;
         loop {
+            self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),
@@ -65,6 +74,7 @@ impl Attempts<'_> {
                     if again.stale {
                         // The endpoint is chosen as if for the first time.
                         self.avoided.pop();
+                        self.priorities.pop();
                     } else {
                         self.retrying = None;
                         self.retrying = self
@@ -79,7 +89,7 @@ impl Attempts<'_> {
                         self.upstream.shared.stats.upstream_rq_retry.add();
                         // What it holds, the next attempt may need.
                         drop(outcome);
-                        let back_off = tokio::time::sleep(self.policy.back_off(self.made));
+                        let back_off = pin!(tokio::time::sleep(self.policy.back_off(self.made)));
                         self.within(back_off).await?;
                         self.made += 1;
                     }
@@ -91,7 +101,7 @@ impl Attempts<'_> {
     }
 
     /// The outcome of a wait before or between attempts, if the route has time for it.
-    async fn within<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Failure> {
+    async fn within<T>(&mut self, wait: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
         let stats = &self.upstream.shared.stats;
         let outcome = self.deadline.within(wait).await;
         outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
@@ -107,7 +117,7 @@ impl Attempts<'_> {
     /// Makes the target what the endpoint is to see.
     fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
-        router::rewrite(parts, &route.matches, self.forward, Some(hostname))
+        route::rewrite(parts, &route.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
@@ -132,25 +142,47 @@ impl Attempts<'_> {
         !self.allows_more() && self.policy.meets_response(status, headers)
     }
 
+    /// Leaves the priorities of the attempts out, every so many attempts; once none is left, all count again.
+    fn pass_priorities(&mut self) {
+        let Some(every) = self.policy.other_priority() else {
+            return;
+        };
+        if self.priorities.is_empty() || !self.priorities.len().is_multiple_of(every.get()) {
+            return;
+        }
+        self.passed.clone_from(&self.priorities);
+        if !self.upstream.is_available_without(&self.passed) {
+            self.passed.clear();
+            self.priorities.clear();
+        }
+    }
+
     /// The endpoint for the next attempt.
     async fn choose(&mut self, headers: &HeaderMap) -> Result<Arc<Host>, Failure> {
+        self.pass_priorities();
         let (exchange, upstream) = (self.exchange, self.upstream);
+        let passed = std::mem::take(&mut self.passed);
         let wanted = Wanted {
             headers,
             metadata: Some(&exchange.metadata),
             before: self.made.saturating_sub(1) as usize,
+            passed: &passed,
         };
-        let mut host = self.within(upstream.choose(&wanted)).await??;
+        let mut host = self.within(pin!(upstream.choose(&wanted))).await??;
+        if self.policy.other_priority().is_some() {
+            self.priorities.push(host.priority);
+        }
         let others = self.policy.other_host();
         if others > 0 {
             for _ in 0..others {
                 if !self.avoided.iter().any(|tried| Arc::ptr_eq(tried, &host)) {
                     break;
                 }
-                host = self.within(upstream.choose(&wanted)).await??;
+                host = self.within(pin!(upstream.choose(&wanted))).await??;
             }
             self.avoided.push(host.clone());
         }
+        self.passed = passed;
         Ok(host)
     }
 
@@ -181,7 +213,7 @@ impl Attempts<'_> {
             fresh: tunnel || self.renewed,
             limit: self.policy.timeout,
         };
-        let lease = self.within(host.lease(asked)).await.flatten();
+        let lease = self.within(pin!(host.lease(asked))).await.flatten();
         let pool_ready = begun.elapsed();
         self.tried.address = host.socket();
         self.tried.host_metadata = host.metadata.clone();
@@ -240,7 +272,10 @@ impl Attempts<'_> {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
-                let info = std::mem::take(&mut self.tried);
+                let info = UpstreamInfo {
+                    status: Some(response.status()),
+                    ..std::mem::take(&mut self.tried)
+                };
                 response.extensions_mut().insert(info);
                 let again = match empty {
                     true => again,

@@ -1,15 +1,15 @@
 //! The time limits and retries of one request: the route's, as changed by headers of the request.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use extproc_client::config::Effort;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
-    config::snapshot::{Forward, GrpcTimeout, Retry, RetryOn},
+    config::snapshot::{Forward, Retry, RetryOn},
     exchange::Exchange,
-    headers::field,
-    router,
+    http::headers::field,
+    route,
     upstream::Failure,
 };
 
@@ -68,7 +68,7 @@ impl<'a> Policy<'a> {
         if exchange.grpc
             && let Some(limits) = &forward.grpc_timeout
         {
-            policy.timeout = grpc_limit(limits, exchange.grpc_timeout);
+            policy.timeout = limits.limit(exchange.grpc_timeout);
         }
         let headers = &mut parts.headers;
         if headers
@@ -98,7 +98,7 @@ impl<'a> Policy<'a> {
             matchers.is_empty()
                 || matchers
                     .iter()
-                    .any(|one| router::request_matches(one, parts, &mut effort))
+                    .any(|one| route::request_matches(one, parts, &mut effort))
         });
         if !repeated || policy.on.is_empty() {
             policy.on = RetryOn::default();
@@ -182,7 +182,7 @@ impl<'a> Policy<'a> {
     fn names_header(&self, headers: &HeaderMap) -> bool {
         let mut matchers = self.route.iter().flat_map(|retry| &retry.headers);
         let mut effort = Effort::default();
-        matchers.any(|one| router::field_matches(one, field(headers, &one.name), &mut effort))
+        matchers.any(|one| route::field_matches(one, field(headers, &one.name), &mut effort))
             || self
                 .header_names
                 .iter()
@@ -192,6 +192,11 @@ impl<'a> Policy<'a> {
     /// How often another endpoint is chosen where the chosen one was tried before.
     pub(super) fn other_host(&self) -> u32 {
         self.route.map_or(0, |retry| retry.other_host)
+    }
+
+    /// After how many attempts each their priorities are left out.
+    pub(super) fn other_priority(&self) -> Option<NonZeroUsize> {
+        self.route.and_then(|retry| retry.other_priority)
     }
 
     /// The wait before the next attempt: a random part of the base, which doubles with each attempt `made` but the first.
@@ -226,18 +231,5 @@ fn grpc_condition(headers: &HeaderMap) -> RetryOn {
         Some(b"13") => RetryOn::INTERNAL,
         Some(b"14") => RetryOn::UNAVAILABLE,
         _ => RetryOn::default(),
-    }
-}
-
-/// What a `grpc-timeout` comes to; `None` is no limit, and so asks for the most.
-pub(crate) fn grpc_limit(limits: &GrpcTimeout, asked: Option<Duration>) -> Option<Duration> {
-    let asked = asked.filter(|asked| !asked.is_zero());
-    let reduced = asked.map(|asked| match asked > limits.offset {
-        true => asked - limits.offset,
-        false => asked,
-    });
-    match (reduced, limits.max) {
-        (Some(asked), Some(max)) => Some(asked.min(max)),
-        (asked, max) => asked.or(max),
     }
 }

@@ -10,11 +10,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{host::ConnectionPlace, queue::Counted};
+use super::{member::ConnectionPlace, queue::Counted};
 use crate::{
     config::snapshot::{Reach, TcpKeepalive},
-    cork::MaybeTcp,
-    io::delegate_io,
+    http::{h2::cork::MaybeTcp, io::delegate_io},
 };
 
 /// Where an endpoint is, its name resolved.

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
 use super::connect::Stream;
-use crate::{http1::Http1Io, upstream::http1::RequestBody};
+use crate::{http::h1::Http1Io, upstream::http1::RequestBody};
 
 type Inner = Connection<TokioIo<Http1Io<Stream>>, RequestBody>;
 

@@ -14,16 +14,20 @@ use std::{
 
 use extproc_client::metadata::DynamicMetadata;
 use http::HeaderMap;
+use prost_types::{Struct, Value, value::Kind};
 use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
 use super::{
     connect::Address,
-    host::{Host, HostShared},
+    levels,
+    member::{Host, HostShared},
 };
 use crate::{
-    config::snapshot::{Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost},
-    metadata,
-    throttle::Throttle,
+    config::snapshot::{
+        Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, MetadataKey, OverrideHost,
+        Standing,
+    },
+    limits::throttle::Throttle,
 };
 
 /// How long names stay resolved: `dns_refresh_rate`'s default.
@@ -42,6 +46,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) metadata: Option<&'a DynamicMetadata>,
     /// Attempts that went before.
     pub(crate) before: usize,
+    /// Priorities to leave out.
+    pub(crate) passed: &'a [u32],
 }
 
 impl<'a> Wanted<'a> {
@@ -51,6 +57,7 @@ impl<'a> Wanted<'a> {
             headers,
             metadata: None,
             before: 0,
+            passed: &[],
         }
     }
 }
@@ -61,6 +68,8 @@ pub(crate) struct Endpoints {
     shared: Arc<HostShared>,
     state: Mutex<State>,
     next: AtomicUsize,
+    /// Some may be left out.
+    differ: bool,
     /// Warnings about names.
     unresolved: Throttle,
     /// Told when names were looked up.
@@ -103,7 +112,18 @@ impl Endpoints {
                 known.iter().cloned().collect()
             }
         };
+        let cluster = &shared.cluster;
+        let alike =
+            |endpoint: &Endpoint| endpoint.priority == 0 && endpoint.standing == Standing::Healthy;
+        let differ = match &cluster.discovery {
+            _ if cluster.health.is_watched() => true,
+            Discovery::Static(all) | Discovery::StrictDns(all) | Discovery::LogicalDns(all) => {
+                !all.iter().all(alike)
+            }
+            Discovery::Header(_) => false,
+        };
         Self {
+            differ,
             shared,
             state: Mutex::new(State {
                 hosts,
@@ -137,13 +157,14 @@ impl Endpoints {
         self.resolve().await;
         self.watch().await;
         let LbPolicy::OverrideHost(policy) = &self.shared.cluster.lb else {
-            return self.balance();
+            return self.balance(wanted.passed);
         };
-        let host = self.overridden(policy, wanted).or_else(|| self.balance())?;
+        let overridden = self.overridden(policy, wanted);
+        let host = overridden.or_else(|| self.balance(wanted.passed))?;
         if let (Some(key), Some(dynamic), Some(address)) =
             (&policy.selected, wanted.metadata, host.socket())
         {
-            metadata::set_text(dynamic, key, address.to_string());
+            set_text(dynamic, key, address.to_string());
         }
         Some(host)
     }
@@ -155,7 +176,7 @@ impl Endpoints {
         }
         let several = self.lock().hosts.len() > 1;
         let several = several && self.is_known();
-        several.then(|| self.balance()).flatten()
+        several.then(|| self.balance(&[])).flatten()
     }
 
     /// Has the endpoints checked. `false` if a first check has not ended.
@@ -181,22 +202,10 @@ impl Endpoints {
         }
     }
 
-    /// Those that are fit, or all if these are too few.
-    fn fit(&self, hosts: Arc<[Arc<Host>]>) -> Arc<[Arc<Host>]> {
-        let settings = &self.shared.cluster.health;
-        if !settings.is_watched() {
-            return hosts;
-        }
-        let fit: Arc<[Arc<Host>]> = hosts
-            .iter()
-            .filter(|host| host.health.is_fit())
-            .cloned()
-            .collect();
-        let share = fit.len() as f64 * 100.0 / hosts.len().max(1) as f64;
-        match fit.is_empty() && settings.panic > 0.0 || share < settings.panic {
-            true => hosts,
-            false => fit,
-        }
+    /// Whether endpoints of other priorities than these are fit.
+    pub(super) fn is_available_without(&self, passed: &[u32]) -> bool {
+        let hosts = self.lock().hosts.clone();
+        levels::is_available_without(&hosts, passed)
     }
 
     /// The host that a source names, if it is one of the cluster's: the first source that is there counts, and of the hosts in it
@@ -208,7 +217,7 @@ impl Endpoints {
                 let value = wanted.headers.get(name)?.to_str().ok()?;
                 Some(Cow::Borrowed(value))
             }
-            HostSource::Metadata(key) => metadata::text(wanted.metadata?, key).map(Cow::Owned),
+            HostSource::Metadata(key) => text(wanted.metadata?, key).map(Cow::Owned),
         })?;
         list.split(',')
             .filter_map(|address| address.trim().parse::<SocketAddr>().ok())
@@ -228,8 +237,7 @@ impl Endpoints {
         }
         let new = Arc::new(Host::new(
             Address::Socket(address),
-            String::new(),
-            1,
+            "",
             None,
             self.shared.clone(),
         ));
@@ -244,9 +252,12 @@ impl Endpoints {
         new
     }
 
-    fn balance(&self) -> Option<Arc<Host>> {
+    fn balance(&self, passed: &[u32]) -> Option<Arc<Host>> {
         let mut state = self.lock();
-        let hosts = self.fit(state.hosts.clone());
+        let hosts = match self.differ {
+            true => levels::eligible(&state.hosts, &self.shared.cluster.health, passed),
+            false => state.hosts.clone(),
+        };
         let first = hosts.first()?;
         if hosts.len() == 1 {
             return Some(first.clone());
@@ -379,16 +390,12 @@ fn host(
             && host.hostname == *hostname
             && host.weight == weight
             && host.metadata == endpoint.metadata
+            && host.priority == endpoint.priority
+            && host.standing == endpoint.standing
     });
     match same {
         Some(host) => host.clone(),
-        None => Arc::new(Host::new(
-            address,
-            hostname.clone(),
-            weight,
-            endpoint.metadata.clone(),
-            shared.clone(),
-        )),
+        None => Arc::new(Host::new(address, hostname, Some(endpoint), shared.clone())),
     }
 }
 
@@ -406,10 +413,32 @@ fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
     Some(host.clone())
 }
 
+/// The text at a key.
+fn text(metadata: &DynamicMetadata, key: &MetadataKey) -> Option<String> {
+    let path: Vec<&str> = key.path.iter().map(String::as_str).collect();
+    let value = metadata.json(&key.namespace, &path)?;
+    value.as_str().map(str::to_owned)
+}
+
+/// Puts a text at a key.
+fn set_text(metadata: &DynamicMetadata, key: &MetadataKey, text: String) {
+    let text = Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    let whole = key.path.iter().rev().fold(text, |inner, name| Value {
+        kind: Some(Kind::StructValue(Struct {
+            fields: [(name.clone(), inner)].into(),
+        })),
+    });
+    if let Some(Kind::StructValue(content)) = whole.kind {
+        metadata.merge(key.namespace.as_str(), content);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, metrics::Metrics, upstream::Upstreams};
+    use crate::{config, telemetry::stats::Metrics, upstream::Upstreams};
 
     /// Also where the endpoint says what it is called.
     #[tokio::test]
@@ -428,8 +457,14 @@ mod tests {
 "
             );
             let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-            let upstreams =
-                Upstreams::new(&snapshot, &Metrics::default(), &Arc::default(), None).unwrap();
+            let upstreams = Upstreams::new(
+                &snapshot,
+                &Metrics::default(),
+                &Default::default(),
+                &Arc::default(),
+                None,
+            )
+            .unwrap();
             let endpoints = &upstreams.get("c").unwrap().endpoints;
             let address = Address::Socket(([127, 0, 0, 1], 80).into());
             let key = ("a.invalid".to_owned(), 80);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header, response::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use tokio::{
     sync::Notify,
@@ -18,15 +18,27 @@ use tokio::{
 };
 
 use super::{
+    attempt::send_once,
     connect::Address,
     error::Failure,
-    exchange::send_once,
-    host::{Host, Lending},
+    member::{Host, Lending},
 };
 use crate::{
-    body::Body,
     config::snapshot::{CheckKind, Health as Settings, HealthCheck, Outliers, Priority},
+    http::body::Body,
 };
+
+/// The health of every cluster's endpoints, by the cluster's name. Entries are made on demand and live as long as the gateway,
+/// so that a new configuration goes on with what is known.
+#[derive(Debug, Default)]
+pub(crate) struct HealthByCluster(Mutex<HashMap<String, Arc<ClusterHealth>>>);
+
+impl HealthByCluster {
+    pub(super) fn of(&self, cluster: &str) -> Arc<ClusterHealth> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(cluster.to_owned()).or_default().clone()
+    }
+}
 
 /// The endpoints of one cluster, whose health all workers share.
 #[derive(Debug, Default)]
@@ -72,6 +84,8 @@ pub(crate) struct Health {
     looked: Notify,
     /// The checks left it out.
     failed: AtomicBool,
+    /// Its last good check said that it is degraded.
+    degraded: AtomicBool,
     /// A worker checks it.
     checking: AtomicBool,
     /// Until then, in milliseconds of [`now`], the outcome of its requests leaves it out.
@@ -97,6 +111,10 @@ impl Health {
     /// Whether it is to be used, as long as enough others are.
     pub(crate) fn is_fit(&self) -> bool {
         !self.failed.load(Ordering::Relaxed) && !self.is_ejected()
+    }
+
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.degraded.load(Ordering::Relaxed)
     }
 
     fn is_ejected(&self) -> bool {
@@ -189,10 +207,13 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
     while let Some(host) = host.upgrade() {
         let failed = health.failed.load(Ordering::Relaxed);
         let good = match timeout(check.timeout, ask(&host, check)).await {
-            Ok(Ok(good)) => good,
+            Ok(Ok(Answer::Good { degraded })) => {
+                health.degraded.store(degraded, Ordering::Relaxed);
+                true
+            }
             // To be short of room, at once or after a wait for it, says nothing of the endpoint.
             Ok(Err(Failure::Overflow | Failure::Timeout)) => !failed,
-            Ok(Err(_)) | Err(_) => false,
+            Ok(Ok(Answer::Bad) | Err(_)) | Err(_) => false,
         };
         drop(host);
         // What agrees with what is known ends a row.
@@ -211,8 +232,26 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
     }
 }
 
-/// Whether the endpoint answers as it has to.
-async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<bool, Failure> {
+/// What a check came to.
+enum Answer {
+    Good {
+        /// The endpoint asks for what others cannot take alone (`x-envoy-degraded`).
+        degraded: bool,
+    },
+    Bad,
+}
+
+impl From<bool> for Answer {
+    fn from(good: bool) -> Self {
+        match good {
+            true => Self::Good { degraded: false },
+            false => Self::Bad,
+        }
+    }
+}
+
+/// Asks the endpoint whether it is fit.
+async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<Answer, Failure> {
     // Before the check's own limit ends, so that the wait for a connection is told apart from one for an answer.
     let asked = Lending {
         client_http2: true,
@@ -224,7 +263,7 @@ async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<bool, Failure> {
             let queue = Arc::default();
             let place = host.shared.connection(Priority::Default, &queue);
             let place = place.ok_or(Failure::Overflow)?;
-            Ok(host.connect_raw(place).await.is_ok())
+            Ok(host.connect_raw(place).await.is_ok().into())
         }
         CheckKind::Http {
             path,
@@ -232,11 +271,15 @@ async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<bool, Failure> {
             expected,
         } => {
             let request = Request::builder().method(Method::GET);
-            let (status, _) = request_of(host, asked, request, name, path, Bytes::new()).await?;
-            let status = status.as_u16();
-            Ok(expected
-                .iter()
-                .any(|(first, end)| (*first..*end).contains(&status)))
+            let (head, _) = request_of(host, asked, request, name, path, Bytes::new()).await?;
+            let status = head.status.as_u16();
+            let is_expected = |(first, end): &(u16, u16)| (*first..*end).contains(&status);
+            Ok(match expected.iter().any(is_expected) {
+                true => Answer::Good {
+                    degraded: head.headers.contains_key("x-envoy-degraded"),
+                },
+                false => Answer::Bad,
+            })
         }
         CheckKind::Grpc { service, authority } => {
             const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -247,7 +290,7 @@ async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<bool, Failure> {
             let question = Bytes::from(question(service));
             let (_, body) = request_of(host, asked, request, authority, PATH, question).await?;
             // Uncompressed, and of its one field, `status`, the value 1: SERVING.
-            Ok(matches!(&*body, [0, 0, 0, 0, 2, 8, 1]))
+            Ok(matches!(&*body, [0, 0, 0, 0, 2, 8, 1]).into())
         }
     }
 }
@@ -279,7 +322,7 @@ async fn request_of(
     authority: &str,
     path: &str,
     body: Bytes,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<(Parts, Bytes), Failure> {
     const MOST: usize = 64 * 1024;
     let authority = match authority {
         "" => host.shared.cluster.name.as_str(),
@@ -300,7 +343,7 @@ async fn request_of(
     let (parts, body) = send_once(host, asked, request).await?.into_parts();
     let body = Limited::new(body, MOST).collect().await;
     let body = body.map_err(|_| Failure::Protocol)?;
-    Ok((parts.status, body.to_bytes()))
+    Ok((parts, body.to_bytes()))
 }
 
 #[cfg(test)]

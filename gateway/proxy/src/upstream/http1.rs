@@ -33,19 +33,21 @@ use self::{
     request::{prepare, switched},
 };
 use super::{
+    attempt::{Keep, Outbound, Sending, Sent, Unsent},
     connect::Connected,
     drive::Driver,
     error::Failure,
-    exchange::{Keep, Outbound, Sending, Sent, Unsent},
-    host::Host,
+    member::Host,
     progress::{Progress, ProgressWatch},
     tunnel,
 };
 use crate::{
-    body::{Body, Watched},
     config::snapshot::Cluster,
-    http1::{Http1Io, OutgoingQueue, WithTrailers},
-    length::{self, Mismatch},
+    http::{
+        body::{Body, Watched},
+        h1::{Http1Io, OutgoingQueue, WithTrailers},
+        length::{self, Mismatch},
+    },
 };
 
 /// In a box: hyper's connection has room for 32 requests that wait, and copies each a few times.

@@ -23,23 +23,27 @@ use tokio::{
 };
 
 use super::{
+    attempt::{Keep, Outbound, Sending, Sent, Unsent},
     connect::Connected,
     error::Failure,
-    exchange::{Keep, Outbound, Sending, Sent, Unsent},
-    host::{Host, HostShared, Lending},
+    member::{Host, HostShared, Lending},
     progress::{Progress, ProgressWatch},
     queue::{self, Wakes},
 };
 use crate::{
-    backlog::{Backlog, Queued},
-    body::{Body, BoxError, Watched},
-    breakers::Resource,
     config::snapshot::Cluster,
-    cork::Corked,
-    headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
-    http1::MOST_INTERIM,
-    http2::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
-    length::{self, Exact, Mismatch},
+    http::{
+        body::{Body, BoxError, Watched},
+        h1::MOST_INTERIM,
+        h2::{
+            backlog::{Backlog, Queued},
+            body::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
+            cork::Corked,
+        },
+        headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
+        length::{self, Exact, Mismatch},
+    },
+    limits::breakers::Resource,
 };
 
 /// How often it is looked whether connections are idle or gone.

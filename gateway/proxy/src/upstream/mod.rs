@@ -1,14 +1,15 @@
 //! Clusters as one worker uses them: endpoints, connection pools, requests.
 
+mod attempt;
 pub(crate) mod connect;
 mod drive;
 mod endpoints;
 pub(crate) mod error;
-mod exchange;
 pub(crate) mod health;
-mod host;
 mod http1;
 mod http2;
+mod levels;
+mod member;
 mod progress;
 mod queue;
 mod tls;
@@ -18,21 +19,21 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::{Request, Response};
 
-use self::{endpoints::Endpoints, exchange::send_once};
+use self::{attempt::send_once, endpoints::Endpoints};
 pub(crate) use self::{
+    attempt::{Deadline, Outbound, Sending, send},
     endpoints::Wanted,
     error::Failure,
-    exchange::{Deadline, Outbound, Sending, send},
-    host::{Host, HostShared, Lending},
+    health::HealthByCluster,
+    member::{Host, HostShared, Lending},
     queue::Queue,
     tunnel::is_websocket,
 };
 use crate::{
-    body::Body,
     config::snapshot::{Cluster, Snapshot},
-    metrics::Metrics,
-    overload::Overload,
-    throttle::Throttle,
+    http::body::Body,
+    limits::{overload::Overload, throttle::Throttle},
+    telemetry::stats::Metrics,
 };
 
 /// All clusters of a snapshot.
@@ -58,6 +59,7 @@ impl Upstreams {
     pub(crate) fn new(
         snapshot: &Snapshot,
         metrics: &Metrics,
+        health: &HealthByCluster,
         overload: &Arc<Overload>,
         before: Option<&Self>,
     ) -> Result<Self, String> {
@@ -84,7 +86,7 @@ impl Upstreams {
                 tls,
                 stats: metrics.cluster(name),
                 breakers: metrics.breakers(name),
-                health: metrics.health(name),
+                health: health.of(name),
                 overload: overload.clone(),
                 unavailable: Throttle::new(),
             });
@@ -133,6 +135,11 @@ impl Upstream {
             Err(failure) => host.failed(failure),
         }
         sent
+    }
+
+    /// Whether endpoints of other priorities than these are fit.
+    pub(crate) fn is_available_without(&self, passed: &[u32]) -> bool {
+        self.endpoints.is_available_without(passed)
     }
 
     /// The endpoint for a request with these headers.

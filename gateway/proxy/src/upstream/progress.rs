@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::body::{BoxError, Watch};
+use crate::http::body::{BoxError, Watch};
 
 /// Shared by the request body that an upstream connection reads and by the exchange's response.
 #[derive(Debug, Default)]

@@ -17,12 +17,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::{
+    attempt::{Keep, Sent},
     error::Failure,
-    exchange::{Keep, Sent},
     http1,
     progress::{Progress, ProgressWatch},
 };
-use crate::{
+use crate::http::{
     body::{Body, BoxError, Watched},
     headers::tokens,
 };

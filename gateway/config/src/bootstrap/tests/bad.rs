@@ -239,7 +239,7 @@ fn inside_the_connection_manager() {
             "name: x",
             "17:17",
             ROUTE.to_owned(),
-            "one and only one of route, redirect and direct_response has to be set",
+            "one and only one of route, redirect, direct_response and non_forwarding_action has to be set",
         ),
         (
             "route: {cluster: upstream}",
@@ -362,17 +362,7 @@ fn an_unknown_type_under_a_filters_name() {
 fn messages_whose_presence_counts_are_refused_empty() {
     let route = "route: {cluster: upstream}";
     for (from, to, field) in [
-        (
-            route,
-            "route: {cluster: upstream, internal_redirect_policy: {}}",
-            "internal_redirect_policy",
-        ),
-        (route, "non_forwarding_action: {}", "non_forwarding_action"),
-        (
-            "stat_prefix: ingress",
-            "stat_prefix: ingress\n          proxy_status_config: {}",
-            "proxy_status_config",
-        ),
+        (route, "filter_action: {}", "filter_action"),
         (
             "name: main",
             "name: main\n    api_listener: {}",

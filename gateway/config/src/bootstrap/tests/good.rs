@@ -291,7 +291,7 @@ fn route_actions() {
     );
     assert_eq!(
         (&*most.facts.cluster_name, most.facts.endpoints),
-        ("upstream", 3)
+        ("upstream", 4)
     );
     assert_eq!(&*few.facts.cluster_name, "dns");
     assert!(most.overrides.is_none());
@@ -305,7 +305,7 @@ fn facts_for_attributes() {
         (&*facts.route_name, &*facts.virtual_host_name),
         ("prefix", "api")
     );
-    assert_eq!((&*facts.cluster_name, facts.endpoints), ("upstream", 3));
+    assert_eq!((&*facts.cluster_name, facts.endpoints), ("upstream", 4));
     assert!(
         facts
             .route_metadata
@@ -378,9 +378,10 @@ fn clusters() {
     let Discovery::Static(endpoints) = &upstream.discovery else {
         panic!("{:?}", upstream.discovery);
     };
-    let [one, two, three] = endpoints.as_slice() else {
-        panic!("three healthy endpoints");
+    let [one, two, three, four] = endpoints.as_slice() else {
+        panic!("four endpoints");
     };
+    assert_eq!(four.standing, Standing::Unhealthy);
     assert_eq!((one.weight, one.metadata.is_some()), (3, true));
     assert_eq!((two.weight, &*two.hostname), (1, "six"));
     assert_eq!(

@@ -163,6 +163,23 @@ fn names_that_certificates_may_bear() {
     assert!(tls.subject_alt_names.is_empty() && tls.trusted_ca.is_some());
 }
 
+/// A message whose presence counts: nothing is trusted just because it is empty.
+#[test]
+fn roots_of_the_system() {
+    let fields = format!("sni: a, {}", context("system_root_certs: {}"));
+    match upstream(&fields, "") {
+        Ok(snapshot) => assert!(
+            cluster(&snapshot)
+                .tls
+                .as_ref()
+                .unwrap()
+                .trusted_ca
+                .is_some()
+        ),
+        Err(error) => assert!(error.to_string().contains("trusted roots"), "{error}"),
+    }
+}
+
 #[test]
 fn the_endpoints_name_may_be_asked_for() {
     const OPTIONS: &str = "    typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, upstream_http_protocol_options: {auto_sni: true}}}\n";

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Connection, Lease};
-use crate::upstream::host::Host;
+use crate::upstream::member::Host;
 
 /// How often idle connections are looked at that nobody uses.
 const SWEEP: Duration = Duration::from_secs(1);

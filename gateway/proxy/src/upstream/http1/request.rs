@@ -6,12 +6,14 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 
 use super::RequestBody;
 use crate::{
-    body::{Body, Watched},
-    headers::{strip_hop_by_hop, tokens},
-    http1::{MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
-    length,
+    http::{
+        body::{Body, Watched},
+        h1::{MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
+        headers::{strip_hop_by_hop, tokens},
+        length,
+    },
     upstream::{
-        exchange::{Outbound, Sending},
+        attempt::{Outbound, Sending},
         progress::{Progress, ProgressWatch},
         tunnel,
     },

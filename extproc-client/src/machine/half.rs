@@ -1,0 +1,361 @@
+//! The life of one direction: headers, body, trailers. Used twice.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, request, response};
+
+use crate::{
+    headers::Block,
+    types::{
+        limits::HeaderLimits,
+        mode::{BodyMode, DirectionMode},
+        pieces::Pieces,
+    },
+};
+
+/// Chunks that the processor may have at a time: each takes memory beside its bytes.
+const MOST_CHUNKS: usize = 256;
+
+/// What this direction waits for from the processor.
+///
+/// ```text
+///            ┌────────── headers reply ──────────┐
+///            ▼                                   │
+/// Idle ──headers sent──▶ Headers ────────────────┘
+///  │▲
+///  ││ reply                                   reply to the last outstanding chunk
+///  │└──────── BufferedBody ◀── whole body sent      ┌───────────┐
+///  ├──────────▶ StreamedBody ◀── chunk sent ────────┤           ▼
+///  │                                                └────────▶ Idle
+///  ├──────────▶ PartialBody  ◀── first part sent ─── reply ──▶ Idle
+///  └──────────▶ Trailers     ◀── trailers sent ───── reply ──▶ Idle
+/// ```
+///
+/// In a full duplex direction `StreamedBody` lasts to the reply that carries the end of the stream, and
+/// trailers are sent without leaving it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Callback {
+    Idle,
+    Headers,
+    BufferedBody,
+    StreamedBody,
+    PartialBody,
+    Trailers,
+}
+
+/// Where the head of a direction is.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) enum Head {
+    /// Not here yet.
+    Awaited,
+    /// Here, and not sent on.
+    Request(Box<request::Parts>),
+    /// Here, and not sent on.
+    Response(Box<response::Parts>),
+    /// Sent on.
+    Forwarded,
+}
+
+/// A chunk that the processor has and we keep until its reply.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct Chunk {
+    pub(super) data: Pieces,
+    pub(super) end: bool,
+}
+
+/// A drain that the processor asked for in a full duplex direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drain {
+    None,
+    /// The processor was told that nothing more comes; reading is paused.
+    Announced,
+    /// The rest passes by.
+    Done,
+}
+
+/// One direction.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct Direction {
+    pub(super) mode: DirectionMode,
+    pub(super) callback: Callback,
+    pub(super) head: Head,
+    /// The head said that nothing follows.
+    pub(super) no_body: bool,
+    /// Everything of the body was received.
+    pub(super) received: bool,
+    /// The end was sent on.
+    pub(super) ended: bool,
+    /// Something of the body was received, be it an empty frame.
+    pub(super) has_data: bool,
+    /// Body bytes received so far.
+    pub(super) size: u64,
+    /// Body bytes kept and not sent to the processor, or sent as a whole.
+    pub(super) held: Pieces,
+    /// Chunks with the processor, in order.
+    pub(super) queue: VecDeque<Chunk>,
+    pub(super) queued: usize,
+    /// Trailers that were received and not sent on.
+    pub(super) trailers: Option<HeaderMap>,
+    /// The processor has the trailers.
+    pub(super) trailers_sent: bool,
+    /// CONTINUE_AND_REPLACE gave another body: what still comes is dropped.
+    pub(super) body_replaced: bool,
+    /// BUFFERED_PARTIAL: the one message was answered.
+    pub(super) partial_processed: bool,
+    pub(super) drain: Drain,
+    /// The processor has some of the body.
+    pub(super) body_sent: bool,
+    /// The processor was told the end of the body.
+    pub(super) has_sent_end: bool,
+    /// The last message of this direction was answered. As in Envoy, nobody looks for the last one of a gathered body.
+    pub(super) answered: bool,
+    /// Attributes were sent.
+    pub(super) attributes_sent: bool,
+    /// `mode_override` took a stand-alone form here.
+    pub(super) standalone_override: bool,
+    /// GRPC: bytes that are no whole message yet.
+    pub(super) deframer: super::body::grpc::Deframer,
+    pub(super) buffer_limit: usize,
+    pub(super) header_limits: HeaderLimits,
+    paused: bool,
+    timer: Timer,
+}
+
+/// The message timeout of one direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timer {
+    deadline: Option<Instant>,
+    sent: Option<Instant>,
+    overridden: bool,
+}
+
+impl Direction {
+    pub(super) fn new(
+        mode: DirectionMode,
+        buffer_limit: usize,
+        header_limits: HeaderLimits,
+    ) -> Self {
+        Self {
+            mode,
+            callback: Callback::Idle,
+            head: Head::Awaited,
+            no_body: false,
+            received: false,
+            ended: false,
+            has_data: false,
+            size: 0,
+            held: Pieces::default(),
+            queue: VecDeque::new(),
+            queued: 0,
+            trailers: None,
+            trailers_sent: false,
+            body_replaced: false,
+            partial_processed: false,
+            drain: Drain::None,
+            body_sent: false,
+            has_sent_end: false,
+            answered: false,
+            attributes_sent: false,
+            standalone_override: false,
+            deframer: super::body::grpc::Deframer::default(),
+            buffer_limit,
+            header_limits,
+            paused: false,
+            timer: Timer::default(),
+        }
+    }
+
+    pub(super) fn has_head(&self) -> bool {
+        !matches!(self.head, Head::Awaited)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.head, Head::Request(_) | Head::Response(_))
+    }
+
+    /// Takes the request's head, which is not going to be sent on.
+    pub(super) fn take_request(&mut self) -> Option<Box<request::Parts>> {
+        match std::mem::replace(&mut self.head, Head::Forwarded) {
+            Head::Request(head) => Some(head),
+            other => {
+                self.head = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn is_forwarded(&self) -> bool {
+        matches!(self.head, Head::Forwarded)
+    }
+
+    /// Whether the last frame was received.
+    pub(super) fn is_received(&self) -> bool {
+        self.received
+    }
+
+    /// Whether data would be sent on as it comes, now and later.
+    pub(super) fn is_pass_by(&self) -> bool {
+        self.mode.body == BodyMode::None
+            && self.callback == Callback::Idle
+            && self.held.is_empty()
+            && self.queue.is_empty()
+            && !self.body_replaced
+    }
+
+    /// Whether the processor has nothing to say of this direction any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.answered || self.mode.is_off()
+    }
+
+    /// Whether the whole body was sent to the processor, and no trailers follow it.
+    pub(super) fn is_sent_whole(&self) -> bool {
+        self.has_sent_end && self.trailers.is_none()
+    }
+
+    /// Tells if the processor was given all of a full duplex body, and a new one has begun that nobody else can end. As in
+    /// Envoy, one that has not begun is empty, and one whose trailers are here ends with them.
+    pub(super) fn is_left_unfinished(&self) -> bool {
+        let given = self.received && self.body_sent && self.held.is_empty() && self.size > 0;
+        let begun = self.is_forwarded() && !self.ended && self.trailers.is_none();
+        self.mode.body.is_duplex() && given && begun
+    }
+
+    /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
+    /// that was full has to fall to half of its limits first.
+    pub(super) fn has_room(&self) -> bool {
+        self.drain != Drain::Announced && !self.is_overfull()
+    }
+
+    /// Whether more is here than the buffer limit. BUFFERED bodies fail then.
+    pub(super) fn is_overfull(&self) -> bool {
+        match (self.callback, self.mode.body) {
+            (Callback::PartialBody, _) => self.queued > self.buffer_limit,
+            (_, BodyMode::Buffered) => false,
+            _ => self.held.len() > self.buffer_limit || self.paused,
+        }
+    }
+
+    /// Memory that what is kept here of the body takes at most, in bytes.
+    pub(super) fn kept(&self) -> usize {
+        let queued: usize = self.queue.iter().map(|chunk| chunk.data.cost()).sum();
+        self.held.cost() + queued + self.deframer.len()
+    }
+
+    /// The head as a block that can be mutated, while it is here.
+    pub(super) fn block(&mut self) -> Option<Block<'_>> {
+        match &mut self.head {
+            Head::Request(parts) => Some(Block::Request(parts)),
+            Head::Response(parts) => Some(Block::Response(parts)),
+            Head::Awaited | Head::Forwarded => None,
+        }
+    }
+
+    /// Keeps a chunk that was sent to the processor.
+    pub(super) fn enqueue(&mut self, mut data: Pieces, end: bool) {
+        // One may stay as it came; many would keep much more alive than is counted.
+        if !self.queue.is_empty() {
+            data.compact();
+        }
+        self.queued += data.len();
+        self.queue.push_back(Chunk { data, end });
+        if self.queued > self.buffer_limit || self.queue.len() >= MOST_CHUNKS {
+            self.paused = true;
+        }
+    }
+
+    /// BUFFERED_PARTIAL: keeps more of the body, all of which is one chunk but for the one that the processor has.
+    pub(super) fn gather(&mut self, data: Pieces, end: bool) {
+        let sent = usize::from(self.callback == Callback::PartialBody);
+        let open = self.queue.len() > sent;
+        match self.queue.back_mut().filter(|_| open) {
+            Some(chunk) => {
+                self.queued += data.len();
+                data.into_iter().for_each(|piece| chunk.data.hold(piece));
+                chunk.end |= end;
+            }
+            None => self.enqueue(data, end),
+        }
+    }
+
+    /// The oldest chunk with the processor.
+    pub(super) fn dequeue(&mut self) -> Option<Chunk> {
+        let chunk = self.queue.pop_front()?;
+        self.queued -= chunk.data.len();
+        if self.queued <= self.buffer_limit / 2 && self.queue.len() <= MOST_CHUNKS / 2 {
+            self.paused = false;
+        }
+        Some(chunk)
+    }
+
+    pub(super) fn clear_queue(&mut self) {
+        self.queue.clear();
+        self.queued = 0;
+        self.paused = false;
+    }
+
+    /// All chunks of the queue as one.
+    pub(super) fn join_queue(&mut self) -> Chunk {
+        let mut data = Pieces::default();
+        let mut end = false;
+        while let Some(chunk) = self.dequeue() {
+            end |= chunk.end;
+            data.append(chunk.data);
+        }
+        Chunk { data, end }
+    }
+
+    /// Whether this direction would remove `content-length` from its head: the body may change its
+    /// length on the way.
+    pub(super) fn changes_length(&self) -> bool {
+        match self.mode.body {
+            BodyMode::Streamed | BodyMode::BufferedPartial | BodyMode::FullDuplexStreamed => true,
+            BodyMode::Buffered => !self.mode.headers,
+            BodyMode::None => false,
+            // A message may grow or shrink. Envoy does not have this mode.
+            BodyMode::Grpc => true,
+        }
+    }
+
+    // === timer ===
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timer.deadline
+    }
+
+    /// A message goes out. The timer runs unless the direction is full duplex.
+    pub(super) fn start_call(&mut self, callback: Callback, now: Instant, timeout: Duration) {
+        self.callback = callback;
+        self.timer.overridden = false;
+        self.timer.sent.get_or_insert(now);
+        if !self.mode.body.is_duplex() {
+            self.timer.deadline = Some(now + timeout);
+        }
+    }
+
+    /// A reply was accepted; `next` is what is waited for now. Gives the time that the call took.
+    pub(super) fn finish_call(&mut self, next: Callback) -> Option<Instant> {
+        self.callback = next;
+        self.timer.deadline = None;
+        self.timer.sent.take()
+    }
+
+    pub(super) fn stop_timer(&mut self) {
+        self.timer.deadline = None;
+    }
+
+    /// Restarts a running timer with another timeout, once per call.
+    pub(super) fn override_timeout(&mut self, now: Instant, timeout: Duration) -> bool {
+        if self.timer.deadline.is_none() || self.timer.overridden {
+            return false;
+        }
+        self.timer.overridden = true;
+        self.timer.deadline = Some(now + timeout);
+        true
+    }
+}

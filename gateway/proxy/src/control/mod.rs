@@ -1,0 +1,7 @@
+//! Starts a gateway, swaps what it serves, and ends it.
+
+mod accept;
+pub(crate) mod admin;
+pub(crate) mod gateway;
+pub(crate) mod serving;
+pub(crate) mod worker;

@@ -1,0 +1,110 @@
+//! One thread with its own runtime, sockets and connection pools. Workers share numbers and logs,
+//! and nothing that a request has to wait for.
+
+use std::{io, sync::Arc, thread};
+
+use tokio::{runtime, sync::watch};
+
+use crate::{
+    config::snapshot::{HttpManager, Snapshot},
+    downstream::chains::{ChainRuntime, ListenerShared},
+    filters::{self, Handler, ext_proc},
+    forward::RouterHandler,
+    limits::overload::Overload,
+    processors::ClusterTransport,
+    telemetry::stats::Metrics,
+    upstream::{HealthByCluster, Upstreams},
+};
+
+/// A running worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// Where its tasks run.
+    pub(crate) handle: runtime::Handle,
+    pub(crate) thread: thread::JoinHandle<()>,
+    /// Its connection pools, those of the snapshot that is served now.
+    pub(crate) pools: Option<Connections>,
+}
+
+/// A worker's connections to the clusters of a snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Connections {
+    upstreams: Arc<Upstreams>,
+    transport: ClusterTransport,
+}
+
+/// Bytes of a worker's stack, of which only what is used is taken. Expressions that are nested as deep as they may be need 4 MiB in a
+/// debug build.
+const STACK: usize = 16 * 1024 * 1024;
+
+/// Starts a worker that serves nothing yet. It ends when `stop` changes.
+///
+/// # Errors
+/// No thread or no runtime can be had.
+pub(crate) fn start(index: usize, mut stop: watch::Receiver<bool>) -> io::Result<Worker> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let handle = runtime.handle().clone();
+    let thread = thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .stack_size(STACK)
+        .spawn(move || {
+            // An error means that the gateway is gone.
+            let _ = runtime.block_on(stop.wait_for(|stop| *stop));
+            // Not to wait for names that are being resolved.
+            runtime.shutdown_background();
+        })?;
+    Ok(Worker {
+        handle,
+        thread,
+        pools: None,
+    })
+}
+
+impl Connections {
+    /// Connections for the clusters of `snapshot`. What `before` has for clusters that did not change is kept.
+    ///
+    /// # Errors
+    /// A cluster cannot be used as it is configured; the text names it.
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        metrics: &Metrics,
+        health: &HealthByCluster,
+        overload: &Arc<Overload>,
+        before: Option<&Self>,
+    ) -> io::Result<Self> {
+        let known = before.map(|pools| &*pools.upstreams);
+        let upstreams =
+            Upstreams::new(snapshot, metrics, health, overload, known).map_err(io::Error::other)?;
+        let upstreams = Arc::new(upstreams);
+        let known = before.map(|pools| &pools.transport);
+        Ok(Self {
+            transport: ClusterTransport::new(&upstreams, overload, known),
+            upstreams,
+        })
+    }
+
+    /// A filter chain on these pools.
+    pub(crate) fn chain(
+        &self,
+        http: &Arc<HttpManager>,
+        buffer_limit: usize,
+        shared: &Arc<ListenerShared>,
+        metrics: &Metrics,
+        overload: &Arc<Overload>,
+    ) -> Arc<ChainRuntime> {
+        let router: Arc<dyn Handler> = Arc::new(RouterHandler {
+            upstreams: self.upstreams.clone(),
+        });
+        Arc::new(ChainRuntime {
+            filters: filters::chain(http, router, |filter, config, inner| {
+                ext_proc::handler(http, filter, config, &self.transport, metrics, inner)
+            }),
+            http: http.clone(),
+            buffer_limit,
+            shared: shared.clone(),
+            overload: overload.clone(),
+        })
+    }
+}

@@ -1,0 +1,302 @@
+//! From a response as the chain gave it to one that goes on the wire.
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    error::Error,
+    sync::{Arc, atomic::Ordering},
+    time::SystemTime,
+};
+
+use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailure, UpstreamInfo};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+
+use super::{forwarded::append_to_list, proxy_status, timers::Running};
+use crate::{
+    config::snapshot::ServerHeader,
+    exchange::{Exchange, record::Reply},
+    exchange::{answer::Closes, header_changes::add_route_headers},
+    http::{
+        body::{Body, BoxError, Watch, Watched},
+        headers::{Nominated, strip_hop_fields, trim_values},
+        length, local_reply,
+    },
+    telemetry::{
+        access_log,
+        stats::{Held, HttpStats},
+    },
+};
+
+/// Ends the exchange when it is dropped: counts and logs.
+pub(super) struct Finish {
+    exchange: Arc<Exchange>,
+    _active: Held<HttpStats>,
+    timers: Option<Running>,
+    /// Bytes of the body that its announced length still asks for.
+    left: Option<u64>,
+    complete: bool,
+    /// Fields of the hop that the response came on, by its own word.
+    nominated: Nominated,
+}
+
+impl Finish {
+    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
+        let stats = &exchange.listener.stats;
+        stats.downstream_rq_total.add();
+        if exchange.version == Version::HTTP_2 {
+            stats.downstream_rq_http2_total.add();
+        } else {
+            stats.downstream_rq_http1_total.add();
+        }
+        Self {
+            _active: Held::new(stats, |stats| &stats.downstream_rq_active),
+            exchange,
+            timers: None,
+            left: None,
+            complete: false,
+            nominated: Nominated::default(),
+        }
+    }
+
+    /// The exchange is over, and another request takes its place.
+    pub(super) fn redirected(&mut self, response: &Response<Body>) {
+        self.complete = true;
+        self.exchange.listener.stats.status(response.status());
+        if self.exchange.logged() {
+            self.exchange.set_reply(Reply::of(response));
+        }
+    }
+
+    /// Its limits end with the exchange.
+    pub(super) fn ends_timers(mut self, timers: Running) -> Self {
+        self.timers = Some(timers);
+        self
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        if let Some(timers) = &self.timers {
+            timers.end();
+        }
+        let exchange = &self.exchange;
+        if exchange.is_cut() && !exchange.is_broken() {
+            exchange.listener.stats.downstream_rq_tx_reset.add();
+        } else if !self.complete {
+            exchange.leave();
+            exchange.listener.stats.downstream_rq_rx_reset.add();
+        }
+        access_log::log(&self.exchange);
+    }
+}
+
+impl Watch for Finish {
+    fn data(&mut self, len: usize) {
+        self.exchange
+            .response_bytes
+            .fetch_add(len as u64, Ordering::Relaxed);
+        self.exchange.touch();
+        // Who has all the bytes that were announced need not ask for the end.
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(len as u64);
+            self.complete |= *left == 0;
+        }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        self.nominated.strip(trailers);
+        self.exchange.set_trailers(trailers);
+    }
+
+    fn end(&mut self, result: Result<(), &BoxError>) {
+        self.complete |= result.is_ok();
+        if let Err(error) = result
+            && !self.complete
+        {
+            if let Some((details, flags)) = told(&**error) {
+                self.exchange.cut(details, flags);
+            }
+            tracing::debug!(%error, "response cut short");
+        }
+    }
+}
+
+/// What a body's error says of its reason: response code details and flags.
+fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFlags)> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(failure) = error.downcast_ref::<UpstreamFailure>() {
+            return Some((failure.details.clone(), failure.flags));
+        }
+        let filter = error.downcast_ref::<extproc_client::Error>();
+        if let Some(details) = filter.and_then(extproc_client::Error::details) {
+            return Some((details.to_owned().into(), ResponseFlags(0)));
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A response body that ends its exchange.
+pub(super) type FinalBody = Watched<Body, Option<Finish>>;
+
+/// The empty body of a head that opens a tunnel, which is what ends the exchange.
+pub(super) fn nothing() -> FinalBody {
+    Watched::new(Body::empty(), None)
+}
+
+/// A response that is announced to be empty, which it has to be.
+pub(super) async fn confirm_empty(
+    mut response: Response<Body>,
+    exchange: &Exchange,
+    bodyless: bool,
+) -> Response<Body> {
+    let announced = length::settle(response.headers_mut());
+    if bodyless || announced != Some(0) || length::is_empty(response.body()) {
+        return response;
+    }
+    match length::turns_out_empty(response.body_mut()).await {
+        Some(true) => *response.body_mut() = Body::empty(),
+        Some(false) => return mismatch(exchange),
+        None => {}
+    }
+    response
+}
+
+fn mismatch(exchange: &Exchange) -> Response<Body> {
+    local_reply::reply(
+        exchange.grpc,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "".into(),
+        length::LENGTH_MISMATCH,
+        0,
+    )
+}
+
+/// Does to a response what holds for all of them.
+pub(super) fn finish(
+    mut response: Response<Body>,
+    exchange: &Arc<Exchange>,
+    mut finish: Finish,
+    bodyless: bool,
+) -> Response<FinalBody> {
+    let http = &exchange.http;
+    if let Some(AnsweredEarly { request }) = response.extensions_mut().remove() {
+        exchange.current_route(&request);
+    }
+    add_route_headers(&mut response, exchange);
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let http2 = exchange.version == Version::HTTP_2;
+    let announced = length::settle(response.headers_mut());
+    if !bodyless && !upgraded && !length::fits(announced, response.body()) {
+        response = mismatch(exchange);
+    }
+    if let Some(config) = &http.proxy_status {
+        proxy_status::add(config, &mut response);
+    }
+    let status = response.status();
+    let own = response
+        .extensions()
+        .get::<UpstreamInfo>()
+        .is_none_or(|info| !info.responded());
+    let closing = response.extensions().get::<Closes>().is_some();
+    finish.nominated = response.extensions_mut().remove().unwrap_or_default();
+    let headers = response.headers_mut();
+    finish.nominated.strip(headers);
+    strip_hop_fields(headers, upgraded && !http2);
+    // It speaks of what a client takes, and means nothing in a response.
+    headers.remove(header::TE);
+    match http.server_header {
+        ServerHeader::Overwrite => set_server(headers, &http.server_name),
+        ServerHeader::AppendIfAbsent if !headers.contains_key(header::SERVER) => {
+            set_server(headers, &http.server_name);
+        }
+        ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+    if !http.via.is_empty() {
+        append_to_list(headers, "via", &http.via);
+    }
+    if http2 {
+        trim_values(headers);
+        if !headers.contains_key(header::DATE) {
+            headers.insert(header::DATE, date());
+        }
+    }
+    // Nobody is going to read the rest of the request, a client that errs is sent away, and HTTP/1.0
+    // has no persistence here.
+    let closes = !exchange.request_done()
+        || own && is_refusal(status)
+        || closing
+        || exchange.version == Version::HTTP_10;
+    let connect = exchange.outgoing.facts.tunnel;
+    let tunnel = upgraded || connect && !own && status.is_success();
+    if closes && !http2 && !tunnel {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    finish.left = length::announced(headers);
+    exchange.listener.stats.status(response.status());
+    if exchange.logged() {
+        exchange.set_reply(Reply::of(&response));
+    }
+    *response.version_mut() = if http2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    response.map(|body| {
+        let body = if bodyless { Body::empty() } else { body };
+        Watched::new(body, Some(finish))
+    })
+}
+
+/// Tells whether no response can be given: the upstream's was lost after it had begun, or the client left while it still sent
+/// its request.
+pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
+    let cut = response.extensions().get::<Aborted>().is_some() || exchange.has_left();
+    if cut && exchange.logged() && !exchange.is_broken() {
+        exchange.set_reply(Reply::of(response));
+    }
+    cut
+}
+
+/// Whether a reply of our own says that the request itself was wrong, so that what follows it on the
+/// connection is not to be trusted either.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
+}
+
+fn set_server(headers: &mut HeaderMap, name: &str) {
+    if let Ok(name) = HeaderValue::from_str(name) {
+        headers.insert(header::SERVER, name);
+    }
+}
+
+/// Whether a response to this request has no body, whatever its head says (RFC 9112 §6.3).
+pub(super) fn is_bodyless(head_request: bool, status: StatusCode) -> bool {
+    head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// The `date` field for now; made once a second.
+fn date() -> HeaderValue {
+    thread_local! {
+        static NOW: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    NOW.with_borrow_mut(|known| match known {
+        Some((at, value)) if *at == second => value.clone(),
+        _ => {
+            let value = HeaderValue::try_from(httpdate::fmt_http_date(now))
+                .unwrap_or(HeaderValue::from_static(""));
+            *known = Some((second, value.clone()));
+            value
+        }
+    })
+}

@@ -1,0 +1,153 @@
+//! What proxies tell each other in a request's head: which of it a client may say, and what the gateway adds.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
+
+use super::Context;
+use crate::{config::snapshot::HttpManager, http::headers::join_request_lines};
+
+/// The address from which a request came to the first gateway of one's own.
+const EXTERNAL: &str = "x-envoy-external-address";
+
+/// Fields by which programs inside a mesh steer retries and timeouts. They mean nothing here, and a
+/// client must not pass them on to a proxy that they mean something to.
+const CONTROLS: &[&str] = &[
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
+];
+
+/// What no client may say to the first gateway of one's own (`use_remote_address`).
+const NOT_FROM_OUTSIDE: &[&str] = &[
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+    EXTERNAL,
+];
+
+/// Takes out what a client may not say.
+pub(super) fn clean(headers: &mut HeaderMap, edge: bool) {
+    let found: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-envoy-"))
+        .filter(|name| {
+            CONTROLS.contains(&name.as_str()) || edge && NOT_FROM_OUTSIDE.contains(&name.as_str())
+        })
+        .cloned()
+        .collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// Adds what the gateway says of a request; after what the client sent was stripped. Returns the client's address: that of
+/// the peer, or what the proxies in front say of it that are trusted.
+pub(super) fn add(
+    context: &Context,
+    http: &HttpManager,
+    parts: &mut Parts,
+    version: Version,
+) -> SocketAddr {
+    const FOR: &str = "x-forwarded-for";
+    const PROTO: &str = "x-forwarded-proto";
+    const REQUEST_ID: &str = "x-request-id";
+    let edge = http.use_remote_address;
+    let proto = match context.peer.tls {
+        Some(_) => HeaderValue::from_static("https"),
+        None => HeaderValue::from_static("http"),
+    };
+    let headers = &mut parts.headers;
+    // `forward_client_cert_details: SANITIZE`.
+    headers.remove("x-forwarded-client-cert");
+    join_request_lines(headers, version == Version::HTTP_2);
+    if !http.proxy_100_continue {
+        headers.remove(header::EXPECT);
+    }
+    let remote = context.peer.remote;
+    let mut client = remote;
+    if edge {
+        let hops = http.xff_num_trusted_hops;
+        if let Some(said) = said_by(headers.get(FOR), hops) {
+            client = SocketAddr::new(said, 0);
+        }
+        append_to_list(headers, FOR, &remote.ip().to_string());
+        if let Ok(address) = HeaderValue::try_from(client.ip().to_string()) {
+            headers.insert(EXTERNAL, address);
+        }
+        if hops == 0 || !headers.contains_key(PROTO) {
+            headers.insert(PROTO, proto);
+        }
+    } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
+        headers.insert(PROTO, proto);
+    }
+    if http.generate_request_id
+        && (edge && !http.preserve_external_request_id || !headers.contains_key(REQUEST_ID))
+        && let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
+    {
+        headers.insert(REQUEST_ID, id);
+    }
+    if !http.via.is_empty() {
+        append_to_list(headers, "via", &http.via);
+    }
+    client
+}
+
+/// The address that the farthest of this many trusted proxies adds to `x-forwarded-for`, counted from the right; `None` if
+/// none is trusted, or the list is shorter than that.
+fn said_by(list: Option<&HeaderValue>, hops: u32) -> Option<IpAddr> {
+    let skipped = usize::try_from(hops.checked_sub(1)?).ok()?;
+    let entry = list?.to_str().ok()?.rsplit(',').nth(skipped)?;
+    entry.trim().parse().ok()
+}
+
+/// Adds an element to a comma-separated list of one line.
+pub(super) fn append_to_list(headers: &mut HeaderMap, name: &'static str, element: &str) {
+    let mut line = headers
+        .get(name)
+        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
+    if !line.is_empty() {
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(element.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trusted_hops_count_from_the_right() {
+        let list = HeaderValue::from_static("9.9.9.9, 1.1.1.1,::2 , unknown");
+        for (hops, said) in [
+            (0, None),
+            (1, None),
+            (2, Some("::2")),
+            (3, Some("1.1.1.1")),
+            (4, Some("9.9.9.9")),
+            (5, None),
+        ] {
+            let said = said.map(|said| said.parse().unwrap());
+            assert_eq!(said_by(Some(&list), hops), said, "{hops}");
+        }
+        assert_eq!(said_by(None, 1), None);
+    }
+}

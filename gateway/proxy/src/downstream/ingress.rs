@@ -1,0 +1,396 @@
+//! From a request as it was read to one that filters and router can work with.
+
+use std::{borrow::Cow, sync::Arc};
+
+use extproc_client::host::{ExchangeContext, Held, HostFacts, Limits, ReplyForm};
+use h2::ext::Protocol;
+use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
+
+use super::{Context, forwarded, normalize, target};
+use crate::{
+    config::snapshot::HttpManager,
+    exchange::{
+        Begin, Exchange,
+        activity::RequestWatch,
+        answer::{Redirected, Refusal, Trail},
+        record::Head,
+    },
+    filters,
+    http::{
+        body::{Body, Watched},
+        h1::Outgoing,
+        headers::{
+            Nominated, grpc_timeout, has_too_many_options, is_grpc, request_fits, strip_hop_fields,
+            tokens, values_are_trimmed,
+        },
+    },
+    limits::buffers::{Budget, Buffers},
+    route,
+};
+
+/// A request on its way into the chain.
+pub(super) struct Ingress {
+    pub(super) request: Request<Body>,
+    pub(super) exchange: Arc<Exchange>,
+}
+
+/// Whether a request asks for another protocol on this connection: `Upgrade` with HTTP/1.1, or
+/// CONNECT. Not so if it has a body of its own, which would have to end first.
+pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>> {
+    if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 {
+        let protocol = parts.extensions.get::<Protocol>();
+        return Some(match protocol {
+            Some(kind) => kind.as_str().to_ascii_lowercase().into(),
+            None => "CONNECT".into(),
+        });
+    }
+    if has_body || parts.version != Version::HTTP_11 {
+        return None;
+    }
+    if parts.method == Method::CONNECT {
+        return Some("CONNECT".into());
+    }
+    let asked = tokens(&parts.headers, &header::CONNECTION)
+        .any(|token| token.eq_ignore_ascii_case("upgrade"));
+    if !asked {
+        return None;
+    }
+    // RFC 9113 §3.1: an upgrade to HTTP/2 is ignored.
+    tokens(&parts.headers, &header::UPGRADE)
+        .next()
+        .filter(|kind| !kind.eq_ignore_ascii_case("h2c"))
+        .map(|kind| kind.to_ascii_lowercase().into())
+}
+
+/// Prepares a request. `connection` is what the exchanges of its connection may hold together. `body` is given the exchange, so
+/// that it can be watched.
+pub(super) fn begin(
+    context: &Context,
+    connection: Option<&Arc<Budget>>,
+    mut parts: Parts,
+    outgoing: Arc<Outgoing>,
+    body: impl FnOnce(&mut Parts, &Arc<Exchange>, bool) -> Body,
+    has_body: bool,
+) -> Ingress {
+    let http = context.http();
+    let version = parts.version;
+    let mut refusal = None;
+    let fits = version != Version::HTTP_2 || request_fits(&parts, http.request_headers);
+    let mut has_options = parts.headers.contains_key(header::CONNECTION);
+    if has_options && has_too_many_options(&parts.headers) {
+        // None of them is looked at.
+        parts.headers.remove(header::CONNECTION);
+        has_options = false;
+        refusal = Some(bad("too_many_connection_options"));
+    }
+    let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
+    let extended = parts.extensions.get::<Protocol>();
+    let extended = extended.map(|protocol| protocol.as_str().to_owned());
+
+    let tls = context.peer.tls.is_some();
+    let trusted = !http.use_remote_address || http.xff_num_trusted_hops > 0;
+    let target = target::absolute(&parts, tls, trusted).and_then(|uri| {
+        parts.uri = uri;
+        let own = context.peer.local.port();
+        target::normalize_host(&http.normalization, own, &mut parts)
+    });
+    if let Err(details) = target {
+        refusal = Some(bad(details));
+    }
+    if version == Version::HTTP_2 && !values_are_trimmed(&parts.headers) {
+        refusal = Some(bad("http2.invalid.header.field"));
+    }
+    if version < Version::HTTP_11 && !http.http1.accept_http_10 && refusal.is_none() {
+        refusal = Some(Refusal {
+            status: StatusCode::UPGRADE_REQUIRED,
+            details: "low_version",
+            location: None,
+        });
+    }
+    // One line more than the limit is one too many; the authority was one of them.
+    if parts.headers.len() > http.request_headers.count {
+        refusal = Some(Refusal {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            details: "too_many_headers",
+            location: None,
+        });
+    }
+    if !fits {
+        refusal = Some(Refusal {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            details: "headers_too_large",
+            location: None,
+        });
+    }
+    refusal = refusal.or_else(|| goes_no_further(http, &mut parts));
+    // Host has become the authority: hop-by-hop rules cannot take that away any more.
+    parts.headers.remove(header::HOST);
+
+    let allowed = |route: Option<&route::Selected>, kind: &str| {
+        route
+            .and_then(|route| route.allows_upgrade(kind))
+            .unwrap_or_else(|| http.upgrades.iter().any(|u| u.eq_ignore_ascii_case(kind)))
+    };
+    let named = match has_options {
+        true => Nominated::by(&parts.headers),
+        false => Nominated::default(),
+    };
+    named.strip(&mut parts.headers);
+    strip_hop_fields(&mut parts.headers, kind.is_some());
+    if let Some(Ok(protocol)) = extended.map(HeaderValue::try_from) {
+        // Filters see what they would see over HTTP/1.1 (RFC 8441 §5).
+        parts.method = Method::GET;
+        let upgrade = HeaderValue::from_static("upgrade");
+        parts.headers.insert(header::CONNECTION, upgrade);
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    let awaits_continue = has_body && parts.headers.contains_key(header::EXPECT);
+    forwarded::clean(&mut parts.headers, http.use_remote_address);
+    let client = forwarded::add(context, http, &mut parts, version);
+    if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
+        refusal = refusal.or_else(|| Some(bad("unexpected_underscore")));
+    }
+    if refusal.is_none() {
+        refusal = target::normalize(http, &mut parts);
+    }
+    let route = match refusal {
+        None => route::select(http, &parts),
+        Some(_) => None,
+    };
+    let upgrade = match &kind {
+        Some(kind)
+            if (version != Version::HTTP_2 || http.http2.allow_connect)
+                && allowed(route.as_ref(), kind) =>
+        {
+            true
+        }
+        Some(_) if refusal.is_none() && route.is_some() => {
+            refusal = Some(Refusal {
+                status: StatusCode::FORBIDDEN,
+                details: "upgrade_failed",
+                location: None,
+            });
+            false
+        }
+        _ => false,
+    };
+    let logged = !context.chain.shared.logs.is_empty();
+    let grpc = is_grpc(&parts.headers);
+    let exchange = Exchange::new(Begin {
+        listener: context.chain.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        client,
+        version,
+        outgoing,
+        buffer: context.chain.buffer(version),
+        buffers: Buffers::new(
+            connection.cloned(),
+            context.chain.overload.buffers().clone(),
+        ),
+        upgrade,
+        grpc,
+        grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
+        head: logged.then(|| Head::of(&parts)),
+        route,
+        trail: Trail::default(),
+    });
+    let body = body(&mut parts, &exchange, upgrade);
+    parts.extensions.clear();
+    let watch = RequestWatch {
+        exchange,
+        nominated: named,
+        held: Held::default(),
+    };
+    enter(context, parts, body, watch, awaits_continue, refusal)
+}
+
+/// Gives a request what filters and router look for.
+fn enter(
+    context: &Context,
+    mut parts: Parts,
+    body: Body,
+    watch: RequestWatch,
+    awaits_continue: bool,
+    refusal: Option<Refusal>,
+) -> Ingress {
+    let exchange = watch.exchange.clone();
+    let extensions = &mut parts.extensions;
+    if filters::has_ext_proc(context.http()) {
+        extensions.insert(ExchangeContext {
+            response_only: refusal.is_some(),
+            awaits_continue,
+            ..exchange_context(context, &exchange)
+        });
+    }
+    extensions.insert(exchange.clone());
+    if let Some(refusal) = refusal {
+        extensions.insert(refusal);
+    }
+    let body = Watched::new(body, watch);
+    let body = if http_body::Body::is_end_stream(&body) {
+        Body::empty()
+    } else {
+        Body::new(body)
+    };
+    Ingress {
+        request: Request::from_parts(parts, body),
+        exchange,
+    }
+}
+
+/// The request that takes the place of one, as its upstream redirected it. What a client may say was settled before.
+pub(super) fn again(
+    context: &Context,
+    connection: Option<&Arc<Budget>>,
+    before: &Exchange,
+    redirected: Redirected,
+) -> Ingress {
+    let http = context.http();
+    let body = redirected.take_body();
+    let Redirected { parts, trail, .. } = redirected;
+    let mut parts = *parts;
+    let own = context.peer.local.port();
+    let refusal = match target::normalize_host(&http.normalization, own, &mut parts) {
+        Ok(()) => target::normalize(http, &mut parts),
+        Err(details) => Some(bad(details)),
+    };
+    let route = match refusal {
+        None => route::select(http, &parts),
+        Some(_) => None,
+    };
+    let logged = !context.chain.shared.logs.is_empty();
+    let grpc = is_grpc(&parts.headers);
+    let exchange = Exchange::new(Begin {
+        listener: context.chain.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        client: before.client,
+        version: before.version,
+        outgoing: before.outgoing.clone(),
+        buffer: before.buffer,
+        buffers: Buffers::new(
+            connection.cloned(),
+            context.chain.overload.buffers().clone(),
+        ),
+        upgrade: false,
+        grpc,
+        grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
+        head: logged.then(|| Head::of(&parts)),
+        route,
+        trail,
+    });
+    exchange.note_request_done();
+    let body = body.unwrap_or_else(Body::empty);
+    let size = http_body::Body::size_hint(&body).lower();
+    let mut held = Held::new(Some(exchange.clone()));
+    held.set(usize::try_from(size).unwrap_or(usize::MAX));
+    let watch = RequestWatch {
+        exchange,
+        nominated: Nominated::default(),
+        held,
+    };
+    enter(context, parts, body, watch, false, refusal)
+}
+
+/// Answers what has come far enough: a request whose `max-forwards` is used up, which is otherwise counted
+/// down (RFC 9110 §7.6.2), and one that was here before (§7.6.3).
+fn goes_no_further(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
+    let answer = |status, details| {
+        Some(Refusal {
+            status,
+            details,
+            location: None,
+        })
+    };
+    if parts.method == Method::OPTIONS || parts.method == Method::TRACE {
+        let left = parts.headers.get(header::MAX_FORWARDS);
+        let left = left.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+        match left {
+            // Nothing is echoed: the request may hold what only the upstream should see.
+            Some(0) if parts.method == Method::TRACE => {
+                return answer(StatusCode::METHOD_NOT_ALLOWED, "max_forwards");
+            }
+            Some(0) => return answer(StatusCode::OK, "max_forwards"),
+            Some(left) => {
+                parts
+                    .headers
+                    .insert(header::MAX_FORWARDS, (left - 1).into());
+            }
+            None => {}
+        }
+    }
+    let own = http.via.split_whitespace().nth(1)?;
+    let here = tokens(&parts.headers, &header::VIA)
+        .filter_map(|hop| hop.split_whitespace().nth(1))
+        .any(|name| name == own);
+    match here {
+        true => answer(StatusCode::LOOP_DETECTED, "loop_detected"),
+        false => None,
+    }
+}
+
+pub(super) fn bad(details: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        details,
+        location: None,
+    }
+}
+
+fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeContext {
+    let chain = &context.chain;
+    let tls = context.peer.tls.as_ref();
+    ExchangeContext {
+        // The exchange holds no context, so that this is no circle.
+        host: Some(exchange.clone()),
+        limits: Limits {
+            request_buffer: exchange.buffer,
+            response_buffer: exchange.buffer,
+            request_headers: chain.http.request_headers,
+            ..Limits::default()
+        },
+        metadata: exchange.metadata.clone(),
+        reply_form: Some(ReplyForm {
+            grpc: exchange.grpc,
+            head: exchange.outgoing.facts.bodyless,
+        }),
+        received: Some(exchange.clone()),
+        buffers: Some(exchange.clone()),
+        facts: Arc::new(HostFacts {
+            connection_id: context.peer.id,
+            source: Some(exchange.client),
+            destination: Some(context.peer.local),
+            version: Some(exchange.version),
+            start: Some(exchange.time),
+            requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
+            tls_version: tls.map(|tls| tls.version.to_owned()),
+            mtls: tls.is_some_and(|tls| tls.mutual),
+        }),
+        ..ExchangeContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(request: http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn upgrades() {
+        let ask = |kind: &'static str| {
+            Request::get("/")
+                .header("connection", "keep-alive, Upgrade")
+                .header("upgrade", kind)
+        };
+        let request = parts(ask("WebSocket"));
+        assert_eq!(upgrade_kind(&request, false).as_deref(), Some("websocket"));
+        assert_eq!(upgrade_kind(&request, true), None);
+        assert_eq!(upgrade_kind(&parts(ask("h2c")), false), None);
+        let old = parts(ask("websocket").version(Version::HTTP_10));
+        assert_eq!(upgrade_kind(&old, false), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! From an accepted socket to a connection of a filter chain: which chain takes it, and its TLS
+//! handshake.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use socket2::SockRef;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+
+use super::{
+    Context,
+    guard::{Guarded, StallLimit},
+    serve,
+};
+use crate::{
+    config::snapshot::TransportProtocol,
+    downstream::chains::{Chain, Chains, Hello},
+    exchange::facts::TlsFacts,
+    http::{h2::cork::MaybeTcp, io::delegate_io},
+    limits::overload::Admitted,
+};
+
+/// `listener_filters_timeout`: the longest wait for what a chain is chosen by.
+const HELLO: Duration = Duration::from_secs(15);
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) enum ClientStream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Guarded<TcpStream>>>),
+}
+
+impl MaybeTcp for ClientStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
+}
+
+delegate_io!(ClientStream { Self::Plain, Self::Tls });
+
+impl ClientStream {
+    /// The limit for what it writes from now on: below TLS too, which keeps bytes that were written, and waits for
+    /// the socket when it is flushed or shut down.
+    pub(super) fn stall_limit(&self, limit: Option<Duration>) -> Arc<StallLimit> {
+        match self {
+            Self::Plain(_) => StallLimit::new(limit),
+            Self::Tls(stream) => {
+                let stall = stream.get_ref().0.stall().clone();
+                stall.set(limit);
+                stall
+            }
+        }
+    }
+
+    /// Closing is a reset from now on, and throws away what was not read.
+    pub(super) fn resets(&self) {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+        };
+        if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "cannot reset a connection");
+        }
+    }
+}
+
+/// Serves an accepted connection to its end, or to that of the chain that takes it.
+pub(crate) async fn open(
+    stream: TcpStream,
+    remote: SocketAddr,
+    chains: Arc<Chains>,
+    admitted: Admitted,
+) {
+    let local = stream
+        .local_addr()
+        .unwrap_or_else(|_| (std::net::Ipv4Addr::UNSPECIFIED, 0).into());
+    let (stream, chain, tls) = match choose(stream, &chains).await {
+        Ok(Some(chosen)) => chosen,
+        Ok(None) => {
+            tracing::debug!(peer = %remote, listener = %chains.listener, "no filter chain matches");
+            return;
+        }
+        Err(error) => {
+            tracing::debug!(peer = %remote, listener = %chains.listener, %error, "TLS handshake failed");
+            return;
+        }
+    };
+    drop(chains);
+    let mut drain = chain.drainer.drain();
+    let context = Context::new(chain, remote, local, tls, admitted);
+    tokio::select! {
+        () = serve(stream, context) => {}
+        () = drain.over() => {}
+    }
+}
+
+type Chosen = (ClientStream, Chain, Option<TlsFacts>);
+
+/// Looks at the first bytes as far as that is needed to choose a chain, and completes its handshake.
+async fn choose(stream: TcpStream, chains: &Chains) -> io::Result<Option<Chosen>> {
+    if let Some(chain) = chains.without_looking() {
+        return Ok(Some((ClientStream::Plain(stream), chain.clone(), None)));
+    }
+    let deadline = Instant::now() + HELLO;
+    let port = stream.local_addr()?.port();
+    if !timeout_at(deadline, begins_tls(&stream)).await?? {
+        let hello = Hello {
+            port,
+            transport: TransportProtocol::RawBuffer,
+            server_name: "",
+            protocols: &[],
+        };
+        return Ok(chains
+            .choose(&hello)
+            .filter(|chain| chain.tls.is_none())
+            .map(|chain| (ClientStream::Plain(stream), chain.clone(), None)));
+    }
+    // In a box: the handshake is large, and a connection that lives for long keeps the room that it was begun in.
+    Box::pin(choose_by_hello(stream, port, chains, deadline)).await
+}
+
+/// Completes the handshake with the chain that the client hello asks for.
+async fn choose_by_hello(
+    stream: TcpStream,
+    port: u16,
+    chains: &Chains,
+    deadline: Instant,
+) -> io::Result<Option<Chosen>> {
+    // The handshake has a limit of its own.
+    let stream = Guarded::new(stream, StallLimit::new(None));
+    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let start = timeout_at(deadline, acceptor).await??;
+    let hello = start.client_hello();
+    let protocols: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
+    let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
+    let chain = chains.choose(&Hello {
+        port,
+        transport: TransportProtocol::Tls,
+        server_name: &name,
+        protocols: &protocols,
+    });
+    let Some((chain, tls)) = chain.and_then(|chain| Some((chain.clone(), chain.tls.clone()?)))
+    else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + chain.handshake_timeout;
+    let (stream, facts) = timeout_at(deadline, tls.finish(start)).await??;
+    Ok(Some((
+        ClientStream::Tls(Box::new(stream)),
+        chain,
+        Some(facts),
+    )))
+}
+
+/// Whether the first byte is that of a TLS handshake record (RFC 8446 §5.1).
+async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    match stream.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first == [HANDSHAKE]),
+    }
+}

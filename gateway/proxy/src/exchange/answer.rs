@@ -1,0 +1,207 @@
+//! Answers that do not come from the upstream, and where they meet the request.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
+
+use crate::http::body::Body;
+
+/// A response that always comes.
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// Request extension: the request is answered with this and goes nowhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) details: &'static str,
+    pub(crate) location: Option<HeaderValue>,
+}
+
+/// Response extension: the client's connection ends after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closes;
+
+/// Response extension: this request takes the place of the response.
+#[derive(Clone)]
+pub(crate) struct Redirected {
+    pub(crate) parts: Box<Parts>,
+    pub(crate) trail: Trail,
+    body: Arc<Mutex<Option<Body>>>,
+}
+
+impl Redirected {
+    pub(crate) fn new(parts: Parts, body: Option<Body>, trail: Trail) -> Self {
+        Self {
+            parts: Box::new(parts),
+            trail,
+            body: Arc::new(Mutex::new(body)),
+        }
+    }
+
+    /// The body, all of which is held; once.
+    pub(crate) fn take_body(&self) -> Option<Body> {
+        lock(&self.body).take()
+    }
+}
+
+/// The redirects that led to a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trail {
+    pub(crate) count: u32,
+    /// From which route to which one, by name.
+    pub(crate) steps: Vec<(String, String)>,
+}
+
+/// Request extension: the request goes nowhere, this is its response.
+#[derive(Clone)]
+pub(crate) struct Answer(Arc<Mutex<Option<Response<Body>>>>);
+
+impl Answer {
+    pub(crate) fn new(response: Response<Body>) -> Self {
+        Self(Arc::new(Mutex::new(Some(response))))
+    }
+
+    /// The response, for the end of the chain.
+    pub(crate) fn take(&self) -> Option<Response<Body>> {
+        // Only assignments run under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Whether filters have nothing to do with the request, only with its response.
+pub(crate) fn is_answered(request: &Extensions) -> bool {
+    request.get::<Answer>().is_some()
+}
+
+/// Request extension: where answers that come late may come from, the filter nearest to the client first.
+#[derive(Clone, Default)]
+pub(crate) struct LateAnswers(pub(crate) Vec<Late>);
+
+/// The filter's end of it. What has the request knows the way to where it is kept, so that it has to be let go.
+pub(crate) struct Answering(pub(crate) Late);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let behind = lock(&self.0.0.behind).take();
+        drop(behind);
+    }
+}
+
+/// What a filter that may answer late and the end of its chain share.
+#[derive(Clone, Default)]
+pub(crate) struct Late(pub(crate) Arc<Shared>);
+
+#[derive(Default)]
+pub(crate) struct Shared {
+    end: Mutex<End>,
+    /// The filters behind, while they have the request.
+    pub(crate) behind: Mutex<Option<HandlerFuture>>,
+}
+
+/// The end of the chain.
+///
+/// ```text
+///   ┌───────────────────answer─────────────────────▼
+/// Ahead ──request arrives──▶ Waiting ──answer──▶ Answered ──taken──▶ Over
+///                               └──────── the upstream's response ────▲
+/// ```
+#[derive(Default)]
+enum End {
+    #[default]
+    Ahead,
+    Waiting(Waker),
+    Answered(Box<Response<Body>>),
+    Over,
+}
+
+/// Only assignments run under the locks.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Late {
+    /// Gives the answer to the end of the chain, if that has no other. What has the request then brings it back.
+    pub(crate) fn give(
+        &self,
+        response: Box<Response<Body>>,
+    ) -> Result<HandlerFuture, Box<Response<Body>>> {
+        let Some(behind) = lock(&self.0.behind).take() else {
+            return Err(response);
+        };
+        let mut end = lock(&self.0.end);
+        match std::mem::replace(&mut *end, End::Over) {
+            End::Ahead => *end = End::Answered(response),
+            End::Waiting(waker) => {
+                *end = End::Answered(response);
+                waker.wake();
+            }
+            End::Answered(_) | End::Over => return Err(response),
+        }
+        Ok(behind)
+    }
+
+    /// Takes an answer that was given before the request came to the end.
+    pub(crate) fn take(&self) -> Option<Response<Body>> {
+        let mut end = lock(&self.0.end);
+        match std::mem::take(&mut *end) {
+            End::Answered(response) => {
+                *end = End::Over;
+                Some(*response)
+            }
+            other => {
+                *end = other;
+                None
+            }
+        }
+    }
+
+    fn poll_answer(&self, cx: &Context<'_>) -> Poll<Response<Body>> {
+        let mut end = lock(&self.0.end);
+        match std::mem::replace(&mut *end, End::Waiting(cx.waker().clone())) {
+            End::Answered(response) => Poll::Ready(*response),
+            End::Ahead | End::Waiting(_) | End::Over => Poll::Pending,
+        }
+    }
+
+    pub(crate) fn poll_behind(&self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        // Out of its place meanwhile: the end of the chain is in it.
+        let Some(mut behind) = lock(&self.0.behind).take() else {
+            return Poll::Pending;
+        };
+        let polled = behind.as_mut().poll(cx);
+        if polled.is_pending() {
+            *lock(&self.0.behind) = Some(behind);
+        }
+        polled
+    }
+}
+
+impl LateAnswers {
+    /// The upstream's response, or that of a filter which answers before it. Pinned by the caller: an `async fn` would keep
+    /// a future that it is given by value twice.
+    pub(crate) async fn or(
+        self,
+        mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
+    ) -> Response<Body> {
+        let response = poll_fn(|cx| {
+            let answered = self.0.iter().find_map(|late| match late.poll_answer(cx) {
+                Poll::Ready(response) => Some(response),
+                Poll::Pending => None,
+            });
+            match answered {
+                Some(response) => Poll::Ready(response),
+                None => upstream.as_mut().poll(cx),
+            }
+        })
+        .await;
+        for late in &self.0 {
+            *lock(&late.0.end) = End::Over;
+        }
+        response
+    }
+}

@@ -1,0 +1,23 @@
+//! Facts of an exchange that are fixed when it begins.
+
+use std::net::SocketAddr;
+
+/// Facts of a client's connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: u64,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<TlsFacts>,
+}
+
+/// What is known of a client by its TLS connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TlsFacts {
+    /// The name that it asked for (SNI); empty if none.
+    pub(crate) server_name: String,
+    /// As Envoy writes it, such as `TLSv1.3`.
+    pub(crate) version: &'static str,
+    /// It showed a certificate, which was found good.
+    pub(crate) mutual: bool,
+}

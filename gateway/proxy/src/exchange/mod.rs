@@ -1,0 +1,459 @@
+//! What the gateway knows of one exchange, shared by ingress, filters, router and access log.
+
+pub(crate) mod activity;
+pub(crate) mod answer;
+mod choice;
+pub(crate) mod facts;
+pub(crate) mod header_changes;
+pub(crate) mod operators;
+pub(crate) mod record;
+mod route_cell;
+
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use extproc_client::{
+    host::{
+        BufferAccount, Host, Received, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
+        UpstreamInfo,
+    },
+    metadata::DynamicMetadata,
+    observer,
+};
+use http::{HeaderMap, Response, Uri, Version, request};
+
+use self::{
+    activity::Moments,
+    answer::Trail,
+    facts::Peer,
+    record::{Head, Reply},
+    route_cell::RouteCell,
+};
+use crate::{
+    config::snapshot::HttpManager,
+    config::snapshot::flag,
+    downstream::chains::ListenerShared,
+    http::{body::Body, h1::Outgoing},
+    limits::buffers::{Buffers, Holder},
+    route::{self, Selected},
+};
+
+/// One request with its response. A request extension, so that the innermost service finds it.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) http: Arc<HttpManager>,
+    pub(crate) listener: Arc<ListenerShared>,
+    pub(crate) peer: Arc<Peer>,
+    /// Address of the client: the peer's, or what a trusted proxy says.
+    pub(crate) client: SocketAddr,
+    pub(crate) version: Version,
+    pub(crate) start: Instant,
+    pub(crate) time: SystemTime,
+    pub(crate) metadata: DynamicMetadata,
+    /// Where interim responses go.
+    pub(crate) outgoing: Arc<Outgoing>,
+    /// Bytes of a body that may be held.
+    pub(crate) buffer: usize,
+    /// Bytes of both bodies that are held.
+    pub(crate) buffers: Buffers,
+    me: Weak<Self>,
+    /// The request asks for a tunnel that the configuration allows.
+    pub(crate) upgrade: bool,
+    /// The request was one of gRPC when it came.
+    pub(crate) grpc: bool,
+    /// The `grpc-timeout` that a request of gRPC came with.
+    pub(crate) grpc_timeout: Option<Duration>,
+    /// The redirects that led to it.
+    pub(crate) trail: Trail,
+    pub(crate) moments: Moments,
+    pub(crate) request_bytes: AtomicU64,
+    pub(crate) response_bytes: AtomicU64,
+    request_done: AtomicBool,
+    /// A limit of ours ended the response after it had begun.
+    cut: AtomicBool,
+    /// The client reset its stream (HTTP/2), where otherwise its connection ends.
+    reset: AtomicBool,
+    /// The request's body failed.
+    broken: AtomicBool,
+    /// It failed because the client left, so that nobody waits for a response.
+    left: AtomicBool,
+    /// A limit passed meanwhile, and the state has the reply.
+    replied: AtomicBool,
+    /// Milliseconds from the start to the last movement of either body.
+    moved: AtomicU64,
+    /// Attempts that were made to get a response.
+    attempts: AtomicU32,
+    route_renewed: AtomicBool,
+    /// The request was answered after it had gone on, by a filter or since a limit passed.
+    answered: AtomicBool,
+    /// The whole response was here before the whole request.
+    request_over: AtomicBool,
+    /// Its number, if an observer has asked for it.
+    number: OnceLock<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    route: RouteCell,
+    head: Option<Head>,
+    reply: Reply,
+    /// The reply in place of the upstream's response.
+    given: Option<Response<Body>>,
+}
+
+impl Received for Exchange {
+    fn body_bytes(&self) -> u64 {
+        self.request_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What an exchange begins with.
+pub(crate) struct Begin {
+    pub(crate) listener: Arc<ListenerShared>,
+    pub(crate) http: Arc<HttpManager>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) client: SocketAddr,
+    pub(crate) version: Version,
+    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) buffer: usize,
+    pub(crate) buffers: Buffers,
+    pub(crate) upgrade: bool,
+    pub(crate) grpc: bool,
+    pub(crate) grpc_timeout: Option<Duration>,
+    pub(crate) route: Option<Selected>,
+    pub(crate) head: Option<Head>,
+    pub(crate) trail: Trail,
+}
+
+impl Exchange {
+    pub(crate) fn new(begin: Begin) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            http: begin.http,
+            listener: begin.listener,
+            peer: begin.peer,
+            client: begin.client,
+            version: begin.version,
+            start: Instant::now(),
+            time: SystemTime::now(),
+            metadata: DynamicMetadata::default(),
+            outgoing: begin.outgoing,
+            buffer: begin.buffer,
+            buffers: begin.buffers,
+            me: me.clone(),
+            upgrade: begin.upgrade,
+            grpc: begin.grpc,
+            grpc_timeout: begin.grpc_timeout,
+            trail: begin.trail,
+            moments: Moments::default(),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+            request_done: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            replied: AtomicBool::new(false),
+            moved: AtomicU64::new(0),
+            attempts: AtomicU32::new(0),
+            route_renewed: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            request_over: AtomicBool::new(false),
+            number: OnceLock::new(),
+            state: Mutex::new(State {
+                route: RouteCell::Selected(begin.route),
+                head: begin.head,
+                ..State::default()
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Only assignments run under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The route that was selected last.
+    pub(crate) fn route(&self) -> Option<Selected> {
+        self.state().route.last().cloned()
+    }
+
+    /// The route that holds for a request with this head. It is selected again if a filter has cleared it since.
+    pub(crate) fn current_route(&self, head: &request::Parts) -> Option<Selected> {
+        if let RouteCell::Selected(route) = &self.state().route {
+            return route.clone();
+        }
+        let route = route::select(&self.http, head);
+        self.set_route(route.clone());
+        self.route_renewed.store(true, Ordering::Relaxed);
+        route
+    }
+
+    /// One more attempt is made to get a response.
+    pub(crate) fn count_attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Filters whose processors still have the request's headers get the answer that a filter in front made.
+    pub(crate) fn set_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the route was selected again since this was asked last.
+    pub(crate) fn take_route_renewed(&self) -> bool {
+        self.route_renewed.load(Ordering::Relaxed)
+            && self.route_renewed.swap(false, Ordering::Relaxed)
+    }
+
+    /// The time without movement after which the exchange ends: the route's, otherwise the connection
+    /// manager's.
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
+        let state = self.state();
+        let own = state.route.last().and_then(Selected::forward);
+        own.and_then(|forward| forward.idle_timeout)
+            .or(self.http.timeouts.stream_idle)
+            .filter(|limit| !limit.is_zero())
+    }
+
+    /// Takes a new route.
+    pub(crate) fn set_route(&self, route: Option<Selected>) {
+        self.state().route = RouteCell::Selected(route);
+    }
+
+    /// A piece of a body passed.
+    pub(crate) fn touch(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes for the log that the response began.
+    pub(crate) fn note_response(&self) {
+        self.note(|moments| &moments.response_begin);
+    }
+
+    /// Notes a moment, the first time, if there is a log.
+    fn note(&self, moment: impl Fn(&Moments) -> &AtomicU64) {
+        if self.logged() {
+            let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let moment = moment(&self.moments);
+            let _ = moment.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// When something passed last, counted from the start.
+    pub(crate) fn moved_after(&self) -> Duration {
+        Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Whether the whole request was received.
+    pub(crate) fn request_done(&self) -> bool {
+        self.request_done.load(Ordering::Acquire)
+    }
+
+    /// The whole request was received.
+    pub(crate) fn note_request_done(&self) {
+        self.request_done.store(true, Ordering::Release);
+        self.note(|moments| &moments.request_end);
+        self.touch();
+    }
+
+    /// Whether heads have to be kept for a log.
+    pub(crate) fn logged(&self) -> bool {
+        !self.listener.logs.is_empty()
+    }
+
+    /// The request head as it stands now.
+    pub(crate) fn set_head(&self, head: Head) {
+        self.state().head = Some(head);
+    }
+
+    /// The target that the request went on with.
+    pub(crate) fn set_target(&self, target: &Uri) {
+        if let Some(head) = &mut self.state().head
+            && head.uri != *target
+        {
+            head.uri = target.clone();
+        }
+    }
+
+    /// The response as it goes to the client.
+    pub(crate) fn set_reply(&self, mut reply: Reply) {
+        let mut state = self.state();
+        if reply.upstream.is_none() {
+            reply.upstream = state.reply.upstream.take();
+        }
+        // A response that takes the place of another one does not take back what happened.
+        reply.flags |= state.reply.flags;
+        state.reply = reply;
+    }
+
+    /// The endpoint that the request goes to.
+    pub(crate) fn set_upstream(&self, upstream: &UpstreamInfo) {
+        self.state().reply.upstream = Some(upstream.clone());
+    }
+
+    /// A limit of ours ends the response, which has begun.
+    pub(crate) fn cut(&self, details: impl Into<Cow<'static, str>>, flags: ResponseFlags) {
+        self.cut.store(true, Ordering::Relaxed);
+        let mut state = self.state();
+        state.reply.flags |= flags.0;
+        state.reply.details = Some(ResponseDetails(details.into()));
+    }
+
+    /// Whether the response was [`cut`](Self::cut).
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// The client reset its stream.
+    pub(crate) fn note_reset(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client broke its request off, or sent what is none.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether the client left before its request was complete.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// The client did not wait for the end of the response.
+    pub(crate) fn leave(&self) {
+        let (details, flag) = match self.reset.load(Ordering::Relaxed) {
+            true => ("http2.remote_reset", flag::DOWNSTREAM_REMOTE_RESET),
+            false => ("downstream_remote_disconnect", flag::DOWNSTREAM_TERMINATION),
+        };
+        // What a broken request led to is no reason of its own.
+        let consequence = self.is_broken();
+        let reply = &mut self.state().reply;
+        reply.flags = match consequence {
+            true => flag,
+            false => reply.flags | flag,
+        };
+        reply.details = Some(ResponseDetails(details.into()));
+    }
+
+    /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request
+    /// takes it the next time that it is polled: who waits for the upstream, or a filter whose processor has the headers.
+    pub(crate) fn reply(&self, reply: Response<Body>) {
+        self.state().given = Some(reply);
+        self.replied.store(true, Ordering::Release);
+        self.set_answered();
+    }
+
+    /// The [`reply`](Self::reply), for the end of the chain.
+    pub(crate) fn take_reply(&self) -> Option<Response<Body>> {
+        match self.replied.load(Ordering::Acquire) {
+            true => self.state().given.take(),
+            false => None,
+        }
+    }
+
+    /// The trailers as they go to the client.
+    pub(crate) fn set_trailers(&self, trailers: &HeaderMap) {
+        if self.logged() {
+            self.state().reply.trailers = Some(trailers.clone());
+        }
+    }
+
+    /// The request head, if it is kept.
+    pub(crate) fn head(&self) -> Option<Head> {
+        self.state().head.clone()
+    }
+
+    /// Takes what the log shows, when the exchange is over.
+    pub(crate) fn take_log(&self) -> (Option<Head>, Reply) {
+        let mut state = self.state();
+        (state.head.take(), std::mem::take(&mut state.reply))
+    }
+}
+
+impl Host for Exchange {
+    fn exchange_id(&self) -> u64 {
+        *self.number.get_or_init(observer::next_id)
+    }
+
+    fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {
+        let Some(route) = self.current_route(head) else {
+            return RouteConfig::Inherit;
+        };
+        let choice = route.route.choices.iter().find(|c| c.filter == filter);
+        let config = match (choice, head.extensions.get()) {
+            (Some(choice), Some(context)) => Some(choice::choose(choice, head, context)),
+            _ => route.overrides().of(filter).map(Option::<&_>::cloned),
+        };
+        match config {
+            None => RouteConfig::Inherit,
+            Some(None) => RouteConfig::Disabled,
+            Some(Some(config)) => RouteConfig::Use(config),
+        }
+    }
+
+    fn route_facts(&self) -> Arc<RouteFacts> {
+        self.route().map(|route| route.facts()).unwrap_or_default()
+    }
+
+    fn clear_route(&self) {
+        let mut state = self.state();
+        state.route = match std::mem::take(&mut state.route) {
+            RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
+        };
+    }
+
+    fn end_request(&self) {
+        self.request_over.store(true, Ordering::Relaxed);
+    }
+
+    fn is_request_over(&self) -> bool {
+        self.request_over.load(Ordering::Relaxed)
+    }
+
+    fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed).into()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Holder for Exchange {
+    fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    fn wake(&self) {
+        self.outgoing.wake();
+    }
+}
+
+impl BufferAccount for Exchange {
+    fn hold(&self, bytes: usize) {
+        let me: Weak<dyn Holder> = self.me.clone();
+        self.buffers.hold(bytes, &me);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.buffers.release(bytes);
+    }
+}
+
+impl h2_guard::Account for Exchange {
+    fn hold(&self, bytes: usize) {
+        BufferAccount::hold(self, bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        BufferAccount::release(self, bytes);
+    }
+}

@@ -1,0 +1,50 @@
+//! The filter `envoy.filters.http.header_mutation`.
+
+use std::sync::Arc;
+
+use extproc_client::host::DirectReply;
+use http::Request;
+
+use super::{Handler, HandlerFuture};
+use crate::{
+    config::snapshot::HeaderChange,
+    exchange::{Exchange, answer::is_answered, header_changes, record::Head},
+    http::body::Body,
+};
+
+/// `header_mutation`.
+pub(super) struct HeaderMutation {
+    pub(super) request: Arc<[HeaderChange]>,
+    pub(super) response: Arc<[HeaderChange]>,
+    pub(super) inner: Arc<dyn Handler>,
+}
+
+impl Handler for HeaderMutation {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
+        let is_answered = is_answered(request.extensions());
+        let (mut parts, body) = request.into_parts();
+        if let Some(exchange) = &exchange
+            && !is_answered
+        {
+            // Each sees what the one before it did.
+            header_changes::request(&mut parts, self.request.chunks(1), exchange);
+            if exchange.logged() && !self.request.is_empty() {
+                exchange.set_head(Head::of(&parts));
+            }
+        }
+        let future = self.inner.call(Request::from_parts(parts, body));
+        let changes = self.response.clone();
+        if changes.is_empty() {
+            return future;
+        }
+        Box::pin(async move {
+            let mut response = future.await;
+            let passes = response.extensions().get::<DirectReply>().is_some();
+            if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
+                header_changes::response(&mut response, changes.chunks(1), exchange, None);
+            }
+            response
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! A filter's own answer on its way through the filters behind it.
+//!
+//! Envoy shows a response that a filter makes before the request went on to every filter, also to those that
+//! lie behind it and never saw the request. They get the response alone. Where the request has come to the end of the
+//! chain meanwhile, the answer takes the place of the upstream's, and comes back through all of them. Where the processor of a
+//! filter still has the request's headers, the request goes on from there to fetch the answer, and that processor has both.
+
+use std::{future::poll_fn, sync::Arc};
+
+use extproc_client::host::{AnsweredEarly, AnsweredLate, ExchangeContext, ExchangeSummary};
+use http::{Request, Response, request::Parts};
+
+use crate::{
+    exchange::Exchange,
+    exchange::{
+        answer::{Answer, Answering, Late, LateAnswers, is_answered, lock},
+        header_changes::add_route_headers,
+    },
+    filters::{Handler, HandlerFuture},
+    http::body::Body,
+};
+
+/// Lets the filters `behind` see the answer to a request that did not come to them.
+pub(crate) fn show(
+    behind: &Arc<dyn Handler>,
+    mut parts: Parts,
+    response: Response<Body>,
+) -> HandlerFuture {
+    if let Some(context) = parts.extensions.get_mut::<ExchangeContext>() {
+        context.response_only = true;
+    }
+    // It is answered already.
+    parts.extensions.remove::<LateAnswers>();
+    parts.extensions.insert(Answer::new(response));
+    behind.call(Request::from_parts(parts, Body::empty()))
+}
+
+/// The filters behind one that may answer late: they keep the request when it does.
+pub(crate) struct Kept(pub(crate) Arc<dyn Handler>);
+
+impl Handler for Kept {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        let Some(answers) = request.extensions().get::<LateAnswers>() else {
+            return self.0.call(request);
+        };
+        if let Some(response) = answers.0.iter().find_map(Late::take) {
+            return show(&self.0, request.into_parts().0, response);
+        }
+        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
+            && let Some(mut response) = exchange.take_reply()
+        {
+            add_route_headers(&mut response, exchange);
+            return show(&self.0, request.into_parts().0, response);
+        }
+        let Some(late) = answers.0.last().cloned() else {
+            return self.0.call(request);
+        };
+        *lock(&late.0.behind) = Some(self.0.call(request));
+        Box::pin(poll_fn(move |cx| late.poll_behind(cx)))
+    }
+}
+
+/// A filter whose own answers are shown to those `behind` it.
+pub(crate) struct ShownBehind {
+    pub(crate) filter: Arc<dyn Handler>,
+    pub(crate) behind: Arc<dyn Handler>,
+}
+
+impl Handler for ShownBehind {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        if is_answered(request.extensions()) {
+            return self.filter.call(request);
+        }
+        let (mut parts, body) = request.into_parts();
+        let late = Answering(Late::default());
+        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
+        let answers: &mut LateAnswers = parts.extensions.get_or_insert_default();
+        answers.0.push(late.0.clone());
+        let response = self.filter.call(Request::from_parts(parts, body));
+        let behind = self.behind.clone();
+        Box::pin(async move {
+            let mut response = response.await;
+            let extensions = response.extensions_mut();
+            let early = extensions.remove::<AnsweredEarly>();
+            if early.is_none() && extensions.remove::<AnsweredLate>().is_none() {
+                return response;
+            }
+            let summary = extensions.get::<ExchangeSummary>().copied();
+            if let Some(exchange) = exchange {
+                exchange.set_answered();
+                // Filters behind see the reply with the headers of the route.
+                if let Some(AnsweredEarly { request }) = &early {
+                    exchange.current_route(request);
+                }
+                add_route_headers(&mut response, &exchange);
+            }
+            let shown = match early {
+                Some(AnsweredEarly { request }) => show(&behind, *request, response),
+                None => match late.0.give(Box::new(response)) {
+                    Ok(shown) => shown,
+                    Err(response) => return *response,
+                },
+            };
+            let mut response = shown.await;
+            // The log tells of the filter that answered.
+            if let Some(summary) = summary {
+                response.extensions_mut().insert(summary);
+            }
+            response
+        })
+    }
+}

@@ -1,0 +1,410 @@
+//! The innermost service: does what the route says, forwarding above all.
+
+mod attempts;
+mod policy;
+mod redirect;
+pub(crate) mod replay;
+pub(crate) mod shadow;
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
+
+use extproc_client::host::{
+    DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
+};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
+use http_body::Body as _;
+
+use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
+use crate::{
+    config::snapshot::flag,
+    config::snapshot::{Forward, Redirect, RouteAction},
+    exchange::{
+        Exchange,
+        answer::{Answer, Closes, LateAnswers, Refusal},
+        header_changes,
+        record::{Head, Reply},
+    },
+    filters::{Handler, HandlerFuture},
+    forward::replay::Kept,
+    http::{
+        body::Body,
+        headers::{Nominated, join_response_lines, strip_hop_fields},
+        local_reply,
+    },
+    limits::throttle::Throttle,
+    route::{self, Selected, TooMuchEffort},
+    upstream::{self, Deadline, Failure, Outbound, Upstreams},
+};
+
+/// Says that nobody was asked, for lack of room.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// The end of the filter chain.
+#[derive(Clone, Debug)]
+pub(crate) struct RouterHandler {
+    pub(crate) upstreams: Arc<Upstreams>,
+}
+
+impl Handler for RouterHandler {
+    fn call(&self, request: Request<Body>) -> HandlerFuture {
+        let upstreams = self.upstreams.clone();
+        let mut request = Box::new(Outbound::from(request));
+        let late = request.parts.extensions.remove::<LateAnswers>();
+        let exchange = request.parts.extensions.get::<Arc<Exchange>>();
+        let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
+        let logged = exchange.filter(|exchange| exchange.logged()).cloned();
+        Box::pin(async move {
+            let response = {
+                let response = pin!(answer(&upstreams, request));
+                match late {
+                    Some(late) => late.or(response).await,
+                    None => response.await,
+                }
+            };
+            // For clients that leave before the filters have seen it.
+            if let Some(exchange) = logged
+                && response.extensions().get::<DirectReply>().is_none()
+            {
+                exchange.set_reply(Reply::of(&response));
+            }
+            let is_local = response
+                .extensions()
+                .get::<UpstreamInfo>()
+                .is_none_or(|info| !info.responded());
+            // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
+            match head && is_local {
+                true => response.map(|_| Body::empty()),
+                false => response,
+            }
+        })
+    }
+}
+
+async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<Body> {
+    let parts = &mut request.parts;
+    if let Some(response) = parts.extensions.remove::<Answer>().and_then(|a| a.take()) {
+        return response;
+    }
+    if let Some(refusal) = parts.extensions.remove::<Refusal>() {
+        let exchange = parts.extensions.get::<Arc<Exchange>>();
+        let grpc = exchange.is_some_and(|exchange| exchange.grpc) && refusal.location.is_none();
+        let mut response = local_reply::reply(grpc, refusal.status, "".into(), refusal.details, 0);
+        match refusal.location {
+            Some(location) => {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            // What follows a request that was not understood may be no request.
+            None if refusal.status.is_client_error() => {
+                response.extensions_mut().insert(Closes);
+            }
+            None => {}
+        }
+        return response;
+    }
+    let Some(exchange) = parts.extensions.remove::<Arc<Exchange>>() else {
+        // Only reached if a filter makes up requests, which none does.
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return local_reply::reply(false, status, "".into(), "no_exchange", 0);
+    };
+    // A filter must not set what belongs to a hop either.
+    strip_hop_fields(&mut parts.headers, exchange.upgrade);
+    parts.headers.remove(header::HOST);
+    let route = exchange.current_route(parts);
+    let shown = route.as_ref().is_some_and(Selected::shows_request);
+    let noted = exchange.logged() || shown;
+    if noted {
+        exchange.set_head(Head::of(parts));
+    }
+    let Some(route) = route else {
+        exchange.listener.stats.no_route.add();
+        let status = match is_misdirected(&exchange, parts) {
+            true => StatusCode::MISDIRECTED_REQUEST,
+            false => StatusCode::NOT_FOUND,
+        };
+        let flags = flag::NO_ROUTE_FOUND;
+        let mut response =
+            local_reply::reply(exchange.grpc, status, "".into(), "route_not_found", flags);
+        keep_sent(parts, &mut response);
+        return response;
+    };
+    let mut response = match &route.route.action {
+        RouteAction::Forward(forward) => {
+            let policy = Policy::take(forward, &exchange, parts);
+            if route.request_headers().next().is_some() {
+                header_changes::request(parts, route.request_headers(), &exchange);
+                if noted {
+                    exchange.set_head(Head::of(parts));
+                }
+            }
+            let response = pin!(proxy(
+                upstreams, &exchange, &route, forward, &policy, request
+            ));
+            or_reply(response, &exchange).await
+        }
+        RouteAction::Direct { status, body } => {
+            let mut response = direct(&exchange, *status, body.clone());
+            if *status == StatusCode::CREATED || status.is_redirection() {
+                // As in Envoy, it points to where the request went.
+                let matches = &route.route.matches;
+                let own = route::redirect_location(parts, matches, &Redirect::default());
+                set_location(&mut response, &own.unwrap_or_default());
+            }
+            keep_sent(parts, &mut response);
+            response
+        }
+        RouteAction::Redirect(redirect) => {
+            match route::redirect_location(parts, &route.route.matches, redirect) {
+                Ok(location) => {
+                    let mut response = direct(&exchange, redirect.status, bytes::Bytes::new());
+                    set_location(&mut response, &location);
+                    keep_sent(parts, &mut response);
+                    response
+                }
+                Err(TooMuchEffort) => {
+                    let tried = UpstreamInfo::default();
+                    failed(exchange.grpc, &Failure::Rewrite, tried, 0)
+                }
+            }
+        }
+    };
+    let head = shown.then(|| exchange.head()).flatten();
+    header_changes::response(
+        &mut response,
+        route.response_headers(),
+        &exchange,
+        head.as_ref(),
+    );
+    response
+        .extensions_mut()
+        .insert(header_changes::RouteHeadersDone);
+    response
+}
+
+/// Whether a request came on a connection that was opened for another name, and is for none that is served
+/// there: the client may have more luck with a connection of its own (RFC 9110 §15.5.20).
+fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
+    let asked = exchange.peer.tls.as_ref().map(|tls| &tls.server_name);
+    let host = request.uri.host().unwrap_or_default();
+    asked.is_some_and(|asked| !asked.is_empty() && !asked.eq_ignore_ascii_case(host))
+        && route::virtual_host(&exchange.http, request).is_none()
+}
+
+/// The upstream's response, or the reply to a request for which a limit passed meanwhile.
+async fn or_reply(
+    mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
+    exchange: &Exchange,
+) -> Response<Body> {
+    poll_fn(|cx| match exchange.take_reply() {
+        Some(reply) => Poll::Ready(reply),
+        None => upstream.as_mut().poll(cx),
+    })
+    .await
+}
+
+fn direct(exchange: &Exchange, status: StatusCode, body: bytes::Bytes) -> Response<Body> {
+    local_reply::reply_with(exchange.grpc, status, body, "direct_response", 0)
+}
+
+fn set_location(response: &mut Response<Body>, location: &str) {
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+}
+
+/// Keeps the head of a request that is answered here, as that of one which is sent, for response attributes.
+fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
+    if parts.extensions.get::<KeepSent>().is_some() {
+        let mut sent = parts.clone();
+        sent.extensions.clear();
+        let info: &mut UpstreamInfo = response.extensions_mut().get_or_insert_default();
+        info.sent = Some(Arc::new(sent));
+    }
+}
+
+async fn proxy(
+    upstreams: &Upstreams,
+    exchange: &Arc<Exchange>,
+    route: &Selected,
+    forward: &Forward,
+    policy: &Policy<'_>,
+    mut request: Box<Outbound>,
+) -> Response<Body> {
+    let Outbound { parts, body } = &mut *request;
+    let name = route.cluster_name();
+    let grpc = exchange.grpc;
+    let Some(upstream) = upstreams.get(name) else {
+        static UNKNOWN: Throttle = Throttle::new();
+        if let Some(suppressed) = UNKNOWN.pass() {
+            tracing::warn!(cluster = %name, suppressed, "the route's cluster is not configured");
+        }
+        exchange.set_route(Some(route.unnamed()));
+        let mut response = failed(grpc, &Failure::UnknownCluster, UpstreamInfo::default(), 0);
+        if let (false, Some(status)) = (grpc, forward.missing_cluster) {
+            *response.status_mut() = status;
+        }
+        return response;
+    };
+    // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
+    if (parts.method == Method::CONNECT) != exchange.outgoing.facts.tunnel {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return local_reply::reply(grpc, status, "".into(), "method_not_forwardable", 0);
+    }
+    // A tunnel is no message that could be copied.
+    if !forward.mirrors.is_empty() && !exchange.upgrade {
+        let mut copy = parts.clone();
+        // The request itself fails of it where it is rewritten.
+        if route::rewrite(&mut copy, &route.route.matches, forward, None).is_ok() {
+            let original = std::mem::take(body);
+            *body = shadow::start(upstreams, &forward.mirrors, &copy, original, policy.timeout);
+        }
+    }
+    let asks_head = parts.method == Method::HEAD;
+    let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);
+    let keep_sent = parts.extensions.get::<KeepSent>().is_some();
+    // They end here, and an attempt that may have to be repeated copies what is left.
+    parts.extensions = http::Extensions::new();
+    let candidate = Candidate::of(forward, parts, exchange);
+    let again = policy.count > 0 || candidate.is_some();
+    let kept = (again && !body.is_end_stream() && !exchange.upgrade).then(|| {
+        let held = Held::new(Some(exchange.clone()));
+        Kept::new(std::mem::take(body), exchange.buffer, held)
+    });
+    if let Some(first) = kept.as_ref().and_then(Kept::replay) {
+        *body = first;
+    }
+    let mut attempts = Attempts {
+        exchange,
+        route,
+        forward,
+        policy,
+        upstream,
+        keep_sent,
+        noted: exchange.logged() || route.shows_request(),
+        kept,
+        made: 0,
+        tried: UpstreamInfo::default(),
+        deadline: Deadline::new(policy.timeout),
+        renewed: false,
+        retrying: None,
+        avoided: Vec::new(),
+        priorities: Vec::new(),
+        passed: Vec::new(),
+        overflown: false,
+    };
+    match attempts.run(request).await {
+        Ok(mut response) => {
+            if let Some(candidate) = candidate
+                && candidate.is_met_by(response.status())
+            {
+                let stats = &upstream.shared.stats;
+                let kept = attempts.kept.take();
+                match candidate.follow(response, route, kept, exchange) {
+                    Ok(followed) => {
+                        stats.upstream_internal_redirect_succeeded_total.add();
+                        return followed;
+                    }
+                    Err(shown) => {
+                        stats.upstream_internal_redirect_failed_total.add();
+                        response = *shown;
+                    }
+                }
+            }
+            // Fields of the hop stay for the filters to see, and go when the response does.
+            let headers = response.headers_mut();
+            if asks_head && !exchange.outgoing.facts.bodyless {
+                // A filter made HEAD of it, and nothing is going to come.
+                headers.remove(header::CONTENT_LENGTH);
+            }
+            headers.remove(KEEP_ALIVE);
+            join_response_lines(headers);
+            let named = headers
+                .contains_key(header::CONNECTION)
+                .then(|| Nominated::by(headers));
+            if let Some(named) = named {
+                response.extensions_mut().insert(named);
+            }
+            let flags = match attempts.overflown {
+                true => flag::UPSTREAM_OVERFLOW,
+                false if attempts.is_exhausted_by(&response) => flag::RETRY_LIMIT_EXCEEDED,
+                false => 0,
+            };
+            if flags != 0 {
+                response.extensions_mut().insert(ResponseFlags(flags));
+            }
+            let status = response.status();
+            match websocket && (status.is_success() || status.is_redirection()) {
+                true => not_switched(response),
+                false => response,
+            }
+        }
+        Err(failure) => {
+            let exhausted = attempts.made > policy.count && policy.meets(&failure);
+            let flags = match attempts.overflown {
+                true => flag::UPSTREAM_OVERFLOW,
+                false if exhausted => flag::RETRY_LIMIT_EXCEEDED,
+                false => 0,
+            };
+            let mut response = failed(grpc, &failure, attempts.tried, flags);
+            if policy.quiet && !grpc && matches!(failure, Failure::Timeout) {
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                *response.body_mut() = Body::empty();
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+            }
+            response
+        }
+    }
+}
+
+/// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
+/// use for a body. Errors pass with theirs.
+fn not_switched(response: Response<Body>) -> Response<Body> {
+    let mut response = response.map(|_| Body::empty());
+    let code = response.status();
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::CONTENT_TYPE);
+    let extensions = response.extensions_mut();
+    extensions.insert(LocalReply { code });
+    extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));
+    response
+}
+
+fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Response<Body> {
+    let told = failure.told();
+    let mut response = local_reply::reply(
+        grpc,
+        told.status,
+        told.body,
+        told.details,
+        told.flags | flags,
+    );
+    if matches!(failure, Failure::Overflow) {
+        let headers = response.headers_mut();
+        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
+    let transport_failure_reason = match failure {
+        Failure::Connect(_) => failure.to_string(),
+        _ => String::new(),
+    };
+    let extensions = response.extensions_mut();
+    extensions.insert(UpstreamInfo {
+        transport_failure_reason,
+        failed: true,
+        ..tried
+    });
+    if matches!(failure, Failure::Request) {
+        // The client is gone or broke its message: there is nothing left to process.
+        extensions.insert(DirectReply);
+    }
+    response
+}

@@ -1,0 +1,401 @@
+//! Copies of requests for other clusters (`request_mirror_policies`).
+//!
+//! A copy is sent beside the request and its response is read and dropped. Nothing waits for it: where a
+//! copy cannot keep up, it is given up.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, request::Parts, uri::Authority};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    config::snapshot::Mirror,
+    http::body::{Body, BoxError},
+    route::is_drawn,
+    upstream::{Failure, Upstream, Upstreams},
+};
+
+/// Copies under way in this process; no more are made beside them.
+const MOST: usize = 1024;
+
+/// Bytes that a copy may be behind its original.
+const BEHIND: usize = 1024 * 1024;
+
+/// Bytes that all copies may be behind together.
+const ALL_BEHIND: usize = 64 * BEHIND;
+
+/// What a frame costs of [`BEHIND`] beside its bytes.
+const FRAME: usize = 64;
+
+/// How long a copy may take from the end of the request where the route sets no limit: `timeout`'s default.
+const LIMIT: Duration = Duration::from_secs(15);
+
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that a copy is behind its original.
+#[derive(Debug, Default)]
+struct Behind(AtomicUsize);
+
+impl Behind {
+    /// Adds bytes; returns false if it may not be so far behind.
+    fn add(&self, bytes: usize) -> bool {
+        let own = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all = WAITING.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        own <= BEHIND && all <= ALL_BEHIND
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        WAITING.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(*self.0.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Sends copies of a request as `mirrors` say; gives the body that the original has to be sent with.
+/// `limit` is the longest time that a copy may take once the request has passed as a whole.
+pub(crate) fn start(
+    upstreams: &Upstreams,
+    mirrors: &[Mirror],
+    parts: &Parts,
+    body: Body,
+    limit: Option<Duration>,
+) -> Body {
+    let empty = body.is_end_stream();
+    let mut copies = Vec::new();
+    for mirror in mirrors {
+        let Some(upstream) = upstreams.get(&mirror.cluster) else {
+            continue;
+        };
+        if !is_drawn(mirror.fraction) {
+            continue;
+        }
+        let Some(place) = Place::take() else {
+            tracing::debug!(cluster = %mirror.cluster, "too many copies of requests under way");
+            continue;
+        };
+        let (content, fed) = if empty {
+            (Body::empty(), None)
+        } else {
+            let (copy, content, fed) = Copy::new(body.size_hint());
+            copies.push(copy);
+            (Body::new(content), Some(fed))
+        };
+        let request = Request::from_parts(shadow(parts, mirror), content);
+        let upstream = upstream.clone();
+        tokio::spawn(async move {
+            let too_long = async {
+                if let Some(fed) = fed {
+                    // An error is what it ends with.
+                    let _ = fed.await;
+                }
+                tokio::time::sleep(limit.unwrap_or(LIMIT)).await;
+            };
+            let failed = tokio::select! {
+                result = exchange(&upstream, request) => result.err(),
+                () = too_long => {
+                    upstream.shared.stats.upstream_rq_timeout.add();
+                    Some(Failure::Timeout)
+                }
+            };
+            if let Some(failure) = failed {
+                tracing::debug!(cluster = %upstream.cluster.name, %failure, "copy of a request failed");
+            }
+            drop(place);
+        });
+    }
+    if copies.is_empty() {
+        return body;
+    }
+    Body::new(Tee { body, copies })
+}
+
+/// The head of a copy.
+fn shadow(parts: &Parts, mirror: &Mirror) -> Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method = parts.method.clone();
+    head.uri = parts.uri.clone();
+    head.headers = parts.headers.clone();
+    if mirror.shadow_suffix
+        && let Some(authority) = parts.uri.authority().and_then(suffixed)
+    {
+        let mut uri = parts.uri.clone().into_parts();
+        uri.authority = Some(authority);
+        if let Ok(uri) = http::Uri::from_parts(uri) {
+            head.uri = uri;
+        }
+    }
+    head
+}
+
+/// `host-shadow`, the port behind it.
+fn suffixed(authority: &Authority) -> Option<Authority> {
+    let host = authority.host();
+    let port = authority.as_str().strip_prefix(host)?;
+    format!("{host}-shadow{port}").parse().ok()
+}
+
+async fn exchange(upstream: &Upstream, request: Request<Body>) -> Result<(), Failure> {
+    // The caller has a limit for all of it.
+    let mut body = upstream.send(request).await?.into_body();
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One of the places for copies.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let taken = UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        // Given back by the drop, also where there is none.
+        let place = Self;
+        (taken < MOST).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The original's body, of which every copy gets what passes.
+struct Tee {
+    body: Body,
+    copies: Vec<Copy>,
+}
+
+/// The end of a copy that is fed.
+struct Copy {
+    pieces: mpsc::UnboundedSender<Piece>,
+    behind: Arc<Behind>,
+    /// Dropped with it.
+    _fed: oneshot::Sender<()>,
+}
+
+enum Piece {
+    Frame(Frame<Bytes>),
+    End,
+}
+
+/// The body of a copy.
+struct Content {
+    pieces: mpsc::UnboundedReceiver<Piece>,
+    behind: Arc<Behind>,
+    hint: SizeHint,
+    ended: bool,
+}
+
+impl Copy {
+    /// It, what it feeds, and what ends when nothing more is fed.
+    fn new(hint: SizeHint) -> (Self, Content, oneshot::Receiver<()>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let behind = Arc::<Behind>::default();
+        let content = Content {
+            pieces: receiver,
+            behind: behind.clone(),
+            hint,
+            ended: false,
+        };
+        let (fed, ended) = oneshot::channel();
+        let copy = Self {
+            pieces: sender,
+            behind,
+            _fed: fed,
+        };
+        (copy, content, ended)
+    }
+
+    /// Whether the copy took the frame; otherwise it is over.
+    fn feed(&self, frame: &Frame<Bytes>) -> bool {
+        let frame = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Frame::data(data.clone()),
+            (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+            (None, None) => return true,
+        };
+        self.behind.add(cost(&frame)) && self.pieces.send(Piece::Frame(frame)).is_ok()
+    }
+}
+
+fn cost(frame: &Frame<Bytes>) -> usize {
+    FRAME + frame.data_ref().map_or(0, Bytes::len)
+}
+
+impl http_body::Body for Tee {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let polled = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => {
+                this.copies.retain(|copy| copy.feed(frame));
+                if this.body.is_end_stream() {
+                    finish(&mut this.copies);
+                }
+            }
+            None => finish(&mut this.copies),
+            // A copy without an end is given up by its reader.
+            Some(Err(_)) => this.copies.clear(),
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn finish(copies: &mut Vec<Copy>) {
+    for copy in copies.drain(..) {
+        // One that is gone needs no end.
+        let _ = copy.pieces.send(Piece::End);
+    }
+}
+
+impl http_body::Body for Content {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = std::task::ready!(self.pieces.poll_recv(cx));
+        Poll::Ready(match piece {
+            Some(Piece::Frame(frame)) => {
+                self.behind.remove(cost(&frame));
+                Some(Ok(frame))
+            }
+            Some(Piece::End) => {
+                self.ended = true;
+                None
+            }
+            None => {
+                self.ended = true;
+                Some(Err(
+                    "the original ended early, or left its copy behind".into()
+                ))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    /// A body of pieces of these sizes.
+    struct Pieces(&'static [usize]);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            let Some((size, rest)) = self.0.split_first() else {
+                return Poll::Ready(None);
+            };
+            self.0 = rest;
+            Poll::Ready(Some(Ok(Frame::data(vec![b'x'; *size].into()))))
+        }
+    }
+
+    fn frames(sizes: &'static [usize]) -> Body {
+        Body::new(Pieces(sizes))
+    }
+
+    #[tokio::test]
+    async fn a_copy_gets_what_the_original_gets() {
+        let (copy, content, mut fed) = Copy::new(SizeHint::default());
+        assert!(
+            fed.try_recv()
+                .is_err_and(|error| error == TryRecvError::Empty)
+        );
+        let body = Body::new(Tee {
+            body: frames(&[3, 4]),
+            copies: vec![copy],
+        });
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 7);
+        fed.await.unwrap_err();
+        assert_eq!(content.collect().await.unwrap().to_bytes().len(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_falls_behind_is_given_up() {
+        let (copy, content, _) = Copy::new(SizeHint::default());
+        let body = Body::new(Tee {
+            body: frames(&[BEHIND / 2, BEHIND / 2, 1]),
+            copies: vec![copy],
+        });
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), BEHIND + 1);
+        content.collect().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_body_cut_short_cuts_its_copy_short() {
+        let (copy, content, _) = Copy::new(SizeHint::default());
+        drop(Body::new(Tee {
+            body: frames(&[1]),
+            copies: vec![copy],
+        }));
+        content.collect().await.unwrap_err();
+    }
+
+    #[test]
+    fn hosts_of_copies() {
+        for (authority, expected) in [
+            ("a.example", "a.example-shadow"),
+            ("a.example:81", "a.example-shadow:81"),
+        ] {
+            let authority: Authority = authority.parse().unwrap();
+            assert_eq!(suffixed(&authority).unwrap(), expected);
+        }
+    }
+}

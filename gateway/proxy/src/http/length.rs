@@ -1,0 +1,320 @@
+//! `content-length` and the bytes that follow it.
+//!
+//! What comes in is checked by the codecs. In between, filters and routes may set any length and give any
+//! body, and a head must not announce what is not going to come: the next message on the connection would
+//! be read as the rest of this one (RFC 9110 §8.6, RFC 9112 §6.3).
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body::{Frame, SizeHint};
+
+use crate::http::body::BoxError;
+
+/// Response code details where a head announces another length than its body has.
+pub(crate) const LENGTH_MISMATCH: &str =
+    "mismatch_between_content_length_and_the_length_of_the_body";
+
+/// The body does not have the length that the head announces.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the body does not have the length that was announced")]
+pub(crate) struct Mismatch;
+
+impl Mismatch {
+    /// Whether this is what is behind an error.
+    pub(crate) fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if error.is::<Self>() {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
+
+/// The length that a head announces. Lines that are no plain number, or contradict each other, are removed,
+/// repetitions too.
+pub(crate) fn settle(headers: &mut HeaderMap) -> Option<u64> {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lines.next()?;
+    let length = number(first.as_bytes());
+    let more = lines.next().is_some();
+    if length.is_some() && !more {
+        return length;
+    }
+    let agree = length.filter(|_| {
+        let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+        lines.all(|line| line == first)
+    });
+    match agree {
+        Some(length) => headers.insert(header::CONTENT_LENGTH, length.into()),
+        None => headers.remove(header::CONTENT_LENGTH),
+    };
+    agree
+}
+
+/// The length that a settled head announces.
+pub(crate) fn announced(headers: &HeaderMap) -> Option<u64> {
+    number(headers.get(header::CONTENT_LENGTH)?.as_bytes())
+}
+
+/// Whether a body may have this length, as far as is known before it is read.
+pub(crate) fn fits(announced: Option<u64>, body: &impl http_body::Body) -> bool {
+    match (announced, body.size_hint().exact()) {
+        (Some(announced), Some(exact)) => announced == exact,
+        _ => true,
+    }
+}
+
+/// Whether no byte comes of a body, as far as is known before it is read.
+pub(crate) fn is_empty(body: &impl http_body::Body) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
+}
+
+/// Looks at a body that is announced to be empty: whether it is, `None` if that is not known yet.
+pub(crate) async fn turns_out_empty<B>(body: &mut B) -> Option<bool>
+where
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Pending => return Poll::Ready(None),
+                Poll::Ready(None) => return Poll::Ready(Some(true)),
+                Poll::Ready(Some(Ok(frame)))
+                    if frame.data_ref().is_none_or(|data| data.is_empty()) => {}
+                Poll::Ready(Some(_)) => return Poll::Ready(Some(false)),
+            }
+        }
+    })
+    .await
+}
+
+/// Digits alone (RFC 9110 §8.6).
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+/// A body that fails where it has more or fewer bytes than announced.
+///
+/// The last piece is given on when it is known to be the last, so that a message that is too long never looks
+/// complete to whoever counts.
+#[derive(Debug)]
+pub(crate) struct Exact<B> {
+    body: B,
+    left: Option<u64>,
+    held: Option<Bytes>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    /// The body ended; trailers may be left to be given.
+    Ended(Option<HeaderMap>),
+}
+
+impl<B> Exact<B> {
+    /// Without an announced length, anything goes.
+    pub(crate) fn new(body: B, announced: Option<u64>) -> Self {
+        Self {
+            body,
+            left: announced,
+            held: None,
+            state: State::Open,
+        }
+    }
+
+    /// The body under the wrapper.
+    pub(crate) fn into_inner(self) -> B {
+        self.body
+    }
+
+    fn mismatch<T>(&mut self) -> Option<Result<T, BoxError>> {
+        self.held = None;
+        self.state = State::Ended(None);
+        Some(Err(Mismatch.into()))
+    }
+}
+
+impl<B> http_body::Body for Exact<B>
+where
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        loop {
+            if let State::Ended(trailers) = &mut this.state {
+                return Poll::Ready(
+                    trailers
+                        .take()
+                        .map(|trailers| Ok(Frame::trailers(trailers))),
+                );
+            }
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => Some(frame),
+                Some(Err(error)) => {
+                    this.held = None;
+                    this.state = State::Ended(None);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => None,
+            };
+            let Some(left) = this.left else {
+                return Poll::Ready(frame.map(Ok));
+            };
+            let rest = match frame.map(Frame::into_data) {
+                Some(Ok(data)) => {
+                    let Some(left) = left.checked_sub(data.len() as u64) else {
+                        return Poll::Ready(this.mismatch());
+                    };
+                    this.left = Some(left);
+                    if left > 0 || this.body.is_end_stream() && this.held.is_none() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    if !data.is_empty() || this.held.is_none() {
+                        this.held = Some(data);
+                    }
+                    continue;
+                }
+                Some(Err(frame)) => frame.into_trailers().ok(),
+                None => None,
+            };
+            if left > 0 {
+                return Poll::Ready(this.mismatch());
+            }
+            this.state = State::Ended(rest);
+            if let Some(held) = this.held.take() {
+                return Poll::Ready(Some(Ok(Frame::data(held))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Ended(trailers) => trailers.is_none(),
+            State::Open => {
+                self.left.is_none_or(|left| left == 0)
+                    && self.held.is_none()
+                    && self.body.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.left {
+            // The head says it.
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    struct Pieces(VecDeque<Frame<Bytes>>);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    /// What comes out of a body of these pieces, an empty one standing for trailers.
+    async fn through(pieces: &[&'static str], announced: Option<u64>) -> String {
+        let frames = pieces.iter().map(|piece| match *piece {
+            "" => Frame::trailers(HeaderMap::new()),
+            piece => Frame::data(Bytes::from_static(piece.as_bytes())),
+        });
+        let mut body = Exact::new(Pieces(frames.collect()), announced);
+        let mut out = String::new();
+        while let Some(frame) = body.frame().await {
+            match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => out.push_str(&String::from_utf8_lossy(&data)),
+                Ok(Err(_)) => out.push('T'),
+                Err(error) => {
+                    assert!(Mismatch::is_behind(&*error));
+                    out.push('!');
+                }
+            }
+        }
+        out
+    }
+
+    #[tokio::test]
+    async fn only_what_was_announced_passes() {
+        for (pieces, announced, expected) in [
+            (&["abc", "de"][..], None, "abcde"),
+            (&["abc", "de"], Some(5), "abcde"),
+            (&["abc", "de", ""], Some(5), "abcdeT"),
+            (&["abc", "de"], Some(6), "abcde!"),
+            (&["abc", "de", ""], Some(6), "abcde!"),
+            // The piece with which it would be complete does not pass.
+            (&["abc", "de"], Some(3), "!"),
+            (&["a", "bc", "de"], Some(3), "a!"),
+            (&["abc", "de"], Some(4), "abc!"),
+            (&["abc"], Some(0), "!"),
+            (&[], Some(0), ""),
+            (&[""], Some(0), "T"),
+            (&[], Some(1), "!"),
+        ] {
+            let got = through(pieces, announced).await;
+            assert_eq!(got, expected, "{pieces:?} {announced:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_disagree_are_removed() {
+        for (lines, expected) in [
+            (&["5"][..], Some(5)),
+            (&["5", "5"], Some(5)),
+            (&["5", "6"], None),
+            (&["5", "05"], None),
+            (&["+5"], None),
+            (&["5, 5"], None),
+            (&[""], None),
+            (&["18446744073709551616"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                let value = http::HeaderValue::from_static(line);
+                headers.append(header::CONTENT_LENGTH, value);
+            }
+            assert_eq!(settle(&mut headers), expected, "{lines:?}");
+            let left = headers.get_all(header::CONTENT_LENGTH).iter().count();
+            assert_eq!(left, usize::from(expected.is_some()), "{lines:?}");
+            assert_eq!(announced(&headers), expected);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Responses that the gateway makes itself.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use extproc_client::{
+    host::{LocalReply, ResponseDetails, ResponseFlags},
+    text::grpc::grpc_code,
+};
+use http::{HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+
+use crate::http::body::Body;
+
+/// What `grpc-message` has to encode.
+const MESSAGE: &AsciiSet = &CONTROLS.add(b'%').add(b'\x7f');
+
+/// A local reply; to a `grpc` request it is a trailers-only one (status 200, `grpc-status`).
+pub(crate) fn reply(
+    grpc: bool,
+    status: StatusCode,
+    body: Cow<'static, str>,
+    details: impl Into<Cow<'static, str>>,
+    flags: u64,
+) -> Response<Body> {
+    let body = match body {
+        Cow::Borrowed(text) => text.into(),
+        Cow::Owned(text) => text.into(),
+    };
+    reply_with(grpc, status, body, details, flags)
+}
+
+/// The same with a body that need not be text.
+pub(crate) fn reply_with(
+    grpc: bool,
+    status: StatusCode,
+    body: Bytes,
+    details: impl Into<Cow<'static, str>>,
+    flags: u64,
+) -> Response<Body> {
+    let mut response = if grpc {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        headers.insert("grpc-status", u16::from(grpc_code(status)).into());
+        if !body.is_empty()
+            && let Ok(message) = HeaderValue::try_from(percent_encode(&body, MESSAGE).to_string())
+        {
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        let length = body.len();
+        let mut response = Response::new(Body::full(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        if length > 0 {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        response
+    };
+    let extensions = response.extensions_mut();
+    extensions.insert(LocalReply { code: status });
+    extensions.insert(ResponseDetails(details.into()));
+    if flags != 0 {
+        extensions.insert(ResponseFlags(flags));
+    }
+    response
+}

@@ -1,0 +1,10 @@
+//! HTTP without exchanges: bodies, header fields, lengths, and what the engines of both versions lack.
+
+pub(crate) mod body;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod headers;
+pub(crate) mod io;
+pub(crate) mod lazy_timer;
+pub(crate) mod length;
+pub(crate) mod local_reply;

@@ -1,0 +1,328 @@
+//! Counters and gauges, shared by all workers and read by the admin server.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use extproc_client::observer::{Observer, Stats};
+use http::StatusCode;
+
+use crate::limits::breakers::{Breakers, Resource};
+
+/// A number that goes up, and for gauges also down.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn sub(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Holds a gauge up as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Held<S>(Arc<S>, fn(&S) -> &Count);
+
+impl<S> Held<S> {
+    pub(crate) fn new(stats: &Arc<S>, gauge: fn(&S) -> &Count) -> Self {
+        gauge(stats).add();
+        Self(stats.clone(), gauge)
+    }
+}
+
+impl<S> Drop for Held<S> {
+    fn drop(&mut self) {
+        (self.1)(&self.0).sub();
+    }
+}
+
+macro_rules! numbers {
+    ($(#[$doc:meta])* $type:ident { $($name:ident: $kind:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(crate) struct $type {
+            $(pub(crate) $name: Count,)*
+        }
+
+        impl $type {
+            fn list(&self) -> Vec<(&'static str, Kind, u64)> {
+                vec![$((stringify!($name), Kind::$kind, self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+/// Whether a number may go down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+}
+
+numbers! {
+    /// Of a connection manager, under `http.<stat_prefix>.`.
+    HttpStats {
+        downstream_cx_total: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_http1_total: Counter,
+        downstream_cx_http2_total: Counter,
+        downstream_cx_protocol_error: Counter,
+        downstream_cx_idle_timeout: Counter,
+        downstream_cx_max_duration_reached: Counter,
+        downstream_cx_overload_reject: Counter,
+        downstream_global_cx_overflow: Counter,
+        downstream_cx_max_requests_reached: Counter,
+        downstream_rq_total: Counter,
+        downstream_rq_http1_total: Counter,
+        downstream_rq_http2_total: Counter,
+        downstream_rq_active: Gauge,
+        downstream_rq_completed: Counter,
+        downstream_rq_rx_reset: Counter,
+        downstream_rq_tx_reset: Counter,
+        downstream_rq_too_many_premature_resets: Counter,
+        downstream_rq_overload_close: Counter,
+        downstream_rq_timeout: Counter,
+        downstream_rq_header_timeout: Counter,
+        downstream_rq_idle_timeout: Counter,
+        downstream_rq_max_duration_reached: Counter,
+        downstream_rq_1xx: Counter,
+        downstream_rq_2xx: Counter,
+        downstream_rq_3xx: Counter,
+        downstream_rq_4xx: Counter,
+        downstream_rq_5xx: Counter,
+        no_route: Counter,
+        access_log_dropped: Counter,
+    }
+}
+
+numbers! {
+    /// Of a cluster, under `cluster.<name>.`.
+    ClusterStats {
+        upstream_cx_total: Counter,
+        upstream_cx_overflow: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_timeout: Counter,
+        upstream_rq_total: Counter,
+        upstream_rq_active_overflow: Counter,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_completed: Counter,
+        upstream_rq_1xx: Counter,
+        upstream_rq_2xx: Counter,
+        upstream_rq_3xx: Counter,
+        upstream_rq_4xx: Counter,
+        upstream_rq_5xx: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_max_duration_reached: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_internal_redirect_succeeded_total: Counter,
+        upstream_internal_redirect_failed_total: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_cx_none_healthy: Counter,
+    }
+}
+
+impl HttpStats {
+    pub(crate) fn status(&self, status: StatusCode) {
+        self.downstream_rq_completed.add();
+        match status.as_u16() {
+            100..=199 => self.downstream_rq_1xx.add(),
+            200..=299 => self.downstream_rq_2xx.add(),
+            300..=399 => self.downstream_rq_3xx.add(),
+            400..=499 => self.downstream_rq_4xx.add(),
+            _ => self.downstream_rq_5xx.add(),
+        }
+    }
+}
+
+impl ClusterStats {
+    pub(crate) fn status(&self, status: StatusCode) {
+        self.upstream_rq_completed.add();
+        match status.as_u16() {
+            100..=199 => self.upstream_rq_1xx.add(),
+            200..=299 => self.upstream_rq_2xx.add(),
+            300..=399 => self.upstream_rq_3xx.add(),
+            400..=499 => self.upstream_rq_4xx.add(),
+            _ => self.upstream_rq_5xx.add(),
+        }
+    }
+}
+
+/// An observer beside the statistics.
+#[derive(Clone)]
+pub(crate) struct Watching(pub(crate) Arc<dyn Observer>);
+
+impl fmt::Debug for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watching")
+    }
+}
+
+/// All numbers of a gateway. Entries are made on demand and live as long as it does, so that a new
+/// configuration goes on counting.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    inner: Mutex<Inner>,
+    /// Sees what ext_proc filters do, beside their statistics.
+    observer: Option<Watching>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    http: BTreeMap<String, Arc<HttpStats>>,
+    clusters: BTreeMap<String, Arc<ClusterStats>>,
+    breakers: BTreeMap<String, Arc<Breakers>>,
+    ext_proc: BTreeMap<(String, String), Arc<Stats>>,
+}
+
+/// One number with its name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// Envoy's dotted name.
+    pub(crate) name: String,
+    /// The name without what is a label in Prometheus.
+    pub(crate) family: String,
+    pub(crate) label: (&'static str, String),
+    pub(crate) kind: Kind,
+    pub(crate) value: u64,
+}
+
+impl Metrics {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Entries are only ever added.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn http(&self, prefix: &str) -> Arc<HttpStats> {
+        self.lock()
+            .http
+            .entry(prefix.to_owned())
+            .or_default()
+            .clone()
+    }
+
+    pub(crate) fn cluster(&self, name: &str) -> Arc<ClusterStats> {
+        self.lock()
+            .clusters
+            .entry(name.to_owned())
+            .or_default()
+            .clone()
+    }
+
+    /// The circuit breakers of a cluster.
+    pub(crate) fn breakers(&self, name: &str) -> Arc<Breakers> {
+        self.lock()
+            .breakers
+            .entry(name.to_owned())
+            .or_default()
+            .clone()
+    }
+
+    pub(crate) fn new(observer: Option<Watching>) -> Self {
+        Self {
+            observer,
+            ..Self::default()
+        }
+    }
+
+    /// The observer of an ext_proc filter: its statistics, and whoever else looks.
+    pub(crate) fn observer(&self, prefix: &str, filter: &str) -> Arc<dyn Observer> {
+        let stats = self.ext_proc(prefix, filter);
+        match &self.observer {
+            None => stats,
+            Some(Watching(observer)) => Arc::new((stats, observer.clone())),
+        }
+    }
+
+    /// Of all ext_proc filters with this connection manager and filter prefix.
+    pub(crate) fn ext_proc(&self, prefix: &str, filter: &str) -> Arc<Stats> {
+        self.lock()
+            .ext_proc
+            .entry((prefix.to_owned(), filter.to_owned()))
+            .or_default()
+            .clone()
+    }
+
+    /// Everything, by name.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        const MANAGER: &str = "envoy_http_conn_manager_prefix";
+        const CLUSTER: &str = "envoy_cluster_name";
+        let inner = self.lock();
+        let mut samples = Vec::new();
+        for (prefix, stats) in &inner.http {
+            for (name, kind, value) in stats.list() {
+                samples.push(Sample {
+                    name: format!("http.{prefix}.{name}"),
+                    family: format!("http_{name}"),
+                    label: (MANAGER, prefix.clone()),
+                    kind,
+                    value,
+                });
+            }
+        }
+        for ((prefix, filter), stats) in &inner.ext_proc {
+            let (dotted, flat) = match filter.as_str() {
+                "" => ("ext_proc".to_owned(), "ext_proc".to_owned()),
+                filter => (format!("ext_proc.{filter}"), format!("ext_proc_{filter}")),
+            };
+            for (name, value) in stats.iter() {
+                samples.push(Sample {
+                    name: format!("http.{prefix}.{dotted}.{name}"),
+                    family: format!("http_{flat}_{name}"),
+                    label: (MANAGER, prefix.clone()),
+                    kind: Kind::Counter,
+                    value,
+                });
+            }
+        }
+        for (cluster, stats) in &inner.clusters {
+            for (name, kind, value) in stats.list() {
+                samples.push(Sample {
+                    name: format!("cluster.{cluster}.{name}"),
+                    family: format!("cluster_{name}"),
+                    label: (CLUSTER, cluster.clone()),
+                    kind,
+                    value,
+                });
+            }
+        }
+        for (cluster, breakers) in &inner.breakers {
+            let mut sample = |name: String, value| {
+                samples.push(Sample {
+                    name: format!("cluster.{cluster}.{name}"),
+                    family: format!("cluster_{name}"),
+                    label: (CLUSTER, cluster.clone()),
+                    kind: Kind::Gauge,
+                    value,
+                });
+            };
+            for (resource, name) in [
+                (Resource::Connection, "upstream_cx_active"),
+                (Resource::Pending, "upstream_rq_pending_active"),
+                (Resource::Request, "upstream_rq_active"),
+            ] {
+                sample(name.to_owned(), breakers.in_use(resource).into());
+            }
+            for (priority, name, value) in breakers.gauges() {
+                sample(format!("circuit_breakers.{priority}.{name}"), value);
+            }
+        }
+        samples.sort_by(|a, b| a.name.cmp(&b.name));
+        samples
+    }
+}

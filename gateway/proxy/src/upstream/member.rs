@@ -1,0 +1,435 @@
+//! One endpoint of a cluster, with the connections that a worker has to it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use extproc_client::{host::Metadata, transport::Pool};
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::{
+    connect::{self, Address, Connected, Tls, To},
+    error::Failure,
+    health::{self, ClusterHealth, Health},
+    http1::{self, Http1Pool},
+    http2::{self, Http2Pool},
+    levels::Fitness,
+    queue::{Counted, Queue, Waiting},
+};
+use crate::{
+    config::snapshot::{Cluster, Endpoint, Priority, Standing, UpstreamProtocol},
+    limits::{
+        breakers::{Breakers, Place, Resource},
+        overload::{Descriptor, Overload},
+        throttle::Throttle,
+    },
+    telemetry::stats::ClusterStats,
+};
+
+/// An endpoint.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) address: Address,
+    pub(crate) hostname: String,
+    pub(crate) weight: u32,
+    pub(crate) metadata: Option<Arc<Metadata>>,
+    pub(crate) priority: u32,
+    pub(super) standing: Standing,
+    pub(crate) active: AtomicUsize,
+    pub(crate) shared: Arc<HostShared>,
+    /// Whether it is fit, which all workers know.
+    pub(crate) health: Arc<Health>,
+    /// This worker looks after its checks.
+    watched: AtomicBool,
+    http1: Http1Pool,
+    http2: Http2Pool,
+    /// Connections for side streams, if it is a processor.
+    side_streams: OnceLock<Pool>,
+    http1_queue: Arc<Queue>,
+    http2_queue: Arc<Queue>,
+    /// Warnings that it cannot be connected to.
+    unreachable: Throttle,
+}
+
+/// What all endpoints of a cluster have in common.
+#[derive(Debug)]
+pub(crate) struct HostShared {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) stats: Arc<ClusterStats>,
+    pub(crate) breakers: Arc<Breakers>,
+    /// Of its endpoints.
+    pub(crate) health: Arc<ClusterHealth>,
+    pub(crate) overload: Arc<Overload>,
+    /// Warnings that there is no endpoint.
+    pub(crate) unavailable: Throttle,
+}
+
+/// A connection's place: in its cluster, in the process, at its endpoint.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, and given back in this order when dropped")]
+pub(crate) struct ConnectionPlace {
+    place: Place,
+    descriptor: Descriptor,
+    counted: Counted,
+}
+
+impl ConnectionPlace {
+    pub(super) fn counted(&self) -> Counted {
+        self.counted.clone()
+    }
+}
+
+impl HostShared {
+    /// The longest time that a connection stays without a request. Idle connections of one cluster must not keep others
+    /// from connecting.
+    pub(super) fn idle_limit(&self) -> Option<Duration> {
+        const SHORT: Duration = Duration::from_secs(1);
+        let configured = self.cluster.idle_timeout;
+        match self.overload.is_short_of_descriptors() {
+            true => Some(configured.map_or(SHORT, |limit| limit.min(SHORT))),
+            false => configured,
+        }
+    }
+
+    /// Takes a resource of the cluster, counted as an overflow if there is none left.
+    pub(crate) fn take(&self, priority: Priority, resource: Resource) -> bool {
+        let taken = self.breakers.take(priority, resource);
+        let stats = &self.stats;
+        match (resource, taken) {
+            (Resource::Pending, true) => stats.upstream_rq_pending_total.add(),
+            (_, true) => {}
+            (Resource::Connection, false) => stats.upstream_cx_overflow.add(),
+            (Resource::Pending, false) => stats.upstream_rq_pending_overflow.add(),
+            (Resource::Request, false) => stats.upstream_rq_active_overflow.add(),
+            (Resource::Retry, false) => stats.upstream_rq_retry_overflow.add(),
+        }
+        taken
+    }
+
+    /// As [`take`](Self::take); what was taken is given back when dropped.
+    pub(crate) fn place(&self, priority: Priority, resource: Resource) -> Result<Place, Failure> {
+        match self.take(priority, resource) {
+            true => Ok(Place::new(&self.breakers, priority, resource)),
+            false => Err(Failure::Overflow),
+        }
+    }
+
+    /// A place for one more connection to the endpoint of `queue`. One that has none gets it whatever the cluster's limit:
+    /// what waits there could not be served otherwise.
+    pub(crate) fn connection(
+        &self,
+        priority: Priority,
+        queue: &Arc<Queue>,
+    ) -> Option<ConnectionPlace> {
+        let held = self.breakers.in_use(Resource::Connection);
+        let Some(descriptor) = self.overload.descriptor(held) else {
+            self.stats.upstream_cx_overflow.add();
+            return None;
+        };
+        if !self.take(priority, Resource::Connection) {
+            if queue.connections() > 0 {
+                return None;
+            }
+            self.breakers.take_anyway(priority, Resource::Connection);
+        }
+        Some(ConnectionPlace {
+            place: Place::new(&self.breakers, priority, Resource::Connection),
+            descriptor,
+            counted: queue.count(),
+        })
+    }
+}
+
+/// Wishes for a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lending {
+    pub(crate) priority: Priority,
+    /// The request came over HTTP/2.
+    pub(crate) client_http2: bool,
+    /// A connection that carried no request yet, where that is possible.
+    pub(crate) fresh: bool,
+    /// The longest wait for one where a limit allows no further one.
+    pub(crate) limit: Option<Duration>,
+}
+
+/// A connection that can take a request now, and the request's place.
+pub(crate) struct Lease {
+    pub(super) on: On,
+    pub(super) request: Place,
+}
+
+/// A connection that can take a request now.
+pub(super) enum On {
+    Http1(http1::Lease),
+    Http2(http2::Lease),
+}
+
+impl Lease {
+    /// Our address, with TCP.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        match &self.on {
+            On::Http1(lease) => lease.local(),
+            On::Http2(lease) => lease.local(),
+        }
+    }
+
+    /// What can be told of the connection later, if others use it, too.
+    pub(crate) fn witness(&self) -> Option<http2::Witness> {
+        match &self.on {
+            On::Http1(_) => None,
+            On::Http2(lease) => Some(lease.witness()),
+        }
+    }
+
+    /// Whether the connection carried requests before.
+    pub(crate) fn reused(&self) -> bool {
+        match &self.on {
+            On::Http1(lease) => lease.reused(),
+            On::Http2(lease) => lease.reused(),
+        }
+    }
+}
+
+impl Host {
+    /// The host at `address`, as `endpoint` has it; without one, an address that a request named.
+    pub(super) fn new(
+        address: Address,
+        hostname: &str,
+        endpoint: Option<&Endpoint>,
+        shared: Arc<HostShared>,
+    ) -> Self {
+        let health = shared.health.of(&address, &shared.cluster.health);
+        Self {
+            address,
+            hostname: hostname.to_owned(),
+            weight: endpoint.map_or(1, |endpoint| endpoint.weight.max(1)),
+            metadata: endpoint.and_then(|endpoint| endpoint.metadata.clone()),
+            priority: endpoint.map_or(0, |endpoint| endpoint.priority),
+            standing: endpoint
+                .map(|endpoint| endpoint.standing)
+                .unwrap_or_default(),
+            active: AtomicUsize::new(0),
+            health,
+            watched: AtomicBool::new(false),
+            shared,
+            http1: Http1Pool::default(),
+            http2: Http2Pool::default(),
+            side_streams: OnceLock::new(),
+            http1_queue: Arc::default(),
+            http2_queue: Arc::default(),
+            unreachable: Throttle::new(),
+        }
+    }
+
+    /// What is known of its health.
+    pub(super) fn fitness(&self) -> Fitness {
+        match self.standing {
+            Standing::Unhealthy => Fitness::Unfit,
+            _ if !self.health.is_fit() => Fitness::Unfit,
+            Standing::Degraded => Fitness::Degraded,
+            Standing::Healthy if self.health.is_degraded() => Fitness::Degraded,
+            Standing::Healthy => Fitness::Healthy,
+        }
+    }
+
+    /// The socket address, if it is one.
+    pub(crate) fn socket(&self) -> Option<SocketAddr> {
+        match self.address {
+            Address::Socket(address) => Some(address),
+            Address::Pipe(_) => None,
+        }
+    }
+
+    /// Requests and side streams that are on their way.
+    pub(crate) fn load(&self) -> usize {
+        let side_streams = self.side_streams.get().map_or(0, Pool::streams);
+        self.active.load(Ordering::Relaxed) + side_streams
+    }
+
+    /// The pool for side streams, which `new` makes the first time.
+    pub(crate) fn side_streams(&self, new: impl FnOnce() -> Pool) -> &Pool {
+        self.side_streams.get_or_init(new)
+    }
+
+    /// A connection for one more request: an idle one, or a new one.
+    pub(crate) async fn lease(self: &Arc<Self>, asked: Lending) -> Result<Lease, Failure> {
+        let http2 = match self.shared.cluster.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => asked.client_http2,
+        };
+        let on = if http2 {
+            On::Http2(self.http2.lease(self, asked).await?)
+        } else if let Some(lease) = self.idle(asked) {
+            On::Http1(lease)
+        } else {
+            // In a box: it is rare, and most requests need not have room for it.
+            Box::pin(self.open(asked)).await?
+        };
+        let request = self.shared.place(asked.priority, Resource::Request);
+        match (request, on) {
+            (Ok(request), on) => Ok(Lease { on, request }),
+            (Err(failure), On::Http1(lease)) => {
+                lease.give_back();
+                Err(failure)
+            }
+            (Err(failure), On::Http2(_)) => Err(failure),
+        }
+    }
+
+    /// An idle HTTP/1 connection, unless others wait for one.
+    fn idle(self: &Arc<Self>, asked: Lending) -> Option<http1::Lease> {
+        match asked.fresh || !self.http1_queue.is_empty() {
+            true => None,
+            false => self.http1.idle(self),
+        }
+    }
+
+    /// A new connection, or an HTTP/1 connection that becomes idle while no further one is allowed.
+    async fn open(self: &Arc<Self>, asked: Lending) -> Result<On, Failure> {
+        let _pending = self.shared.place(asked.priority, Resource::Pending)?;
+        let queue = &self.http1_queue;
+        let place = || self.shared.connection(asked.priority, queue);
+        let mut waiting: Option<Waiting<'_>> = None;
+        loop {
+            if waiting.is_some()
+                && !asked.fresh
+                && let Some(lease) = self.http1.idle(self)
+            {
+                return Ok(On::Http1(lease));
+            }
+            let mut opening = place();
+            // An idle connection that is of no use for this request makes room.
+            let next = waiting.is_some() || queue.is_empty();
+            if opening.is_none() && next && self.http1.let_go() {
+                opening = place();
+            }
+            if let Some(opening) = opening {
+                drop(waiting);
+                let connected = self.connect(opening, queue).await?;
+                return match connected.http2 {
+                    true => self.http2.adopt(self, connected).await.map(On::Http2),
+                    false => http1::open(self, connected).await.map(On::Http1),
+                };
+            }
+            self.wait(queue, &mut waiting, asked.limit).await?;
+        }
+    }
+
+    /// Waits until something became free.
+    pub(super) async fn wait<'a>(
+        &self,
+        queue: &'a Queue,
+        waiting: &mut Option<Waiting<'a>>,
+        limit: Option<Duration>,
+    ) -> Result<(), Failure> {
+        // Nothing could become free.
+        if queue.connections() == 0 {
+            return Err(Failure::Overflow);
+        }
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        waiting
+            .get_or_insert_with(|| queue.join(until))
+            .turn()
+            .await
+            .inspect_err(|failure| {
+                if matches!(failure, Failure::Timeout) {
+                    self.shared.stats.upstream_rq_timeout.add();
+                }
+            })
+    }
+
+    pub(super) fn http1(&self) -> &Http1Pool {
+        &self.http1
+    }
+
+    pub(super) fn http2(&self) -> &Http2Pool {
+        &self.http2
+    }
+
+    /// Requests that wait for an HTTP/1 connection.
+    pub(super) fn http1_queue(&self) -> &Arc<Queue> {
+        &self.http1_queue
+    }
+
+    /// Requests that wait for an HTTP/2 stream.
+    pub(super) fn http2_queue(&self) -> &Arc<Queue> {
+        &self.http2_queue
+    }
+
+    /// Has it checked, if its cluster asks for that.
+    pub(super) fn watch(self: &Arc<Self>) {
+        if let Some(check) = &self.shared.cluster.health.check
+            && !self.watched.swap(true, Ordering::Relaxed)
+        {
+            tokio::spawn(health::watch(Arc::downgrade(self), check.clone()));
+        }
+    }
+
+    /// A request to it failed.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        if failure.is_of_endpoint() {
+            self.outcome(None);
+        }
+    }
+
+    /// A request to it had this outcome: a status, or none.
+    pub(crate) fn outcome(&self, status: Option<StatusCode>) {
+        if let Some(settings) = &self.shared.cluster.health.outliers {
+            self.health.outcome(status, settings, &self.shared.health);
+        }
+    }
+
+    /// Opens a connection, and counts and logs it if that fails.
+    pub(crate) async fn connect_raw(&self, place: ConnectionPlace) -> io::Result<Connected> {
+        let stats = &self.shared.stats;
+        let cluster = &self.shared.cluster;
+        let to = To {
+            address: &self.address,
+            reach: cluster.reach,
+            name: &self.hostname,
+            keepalive: cluster.tcp_keepalive,
+        };
+        let tls = self.shared.tls.as_ref();
+        let connected = connect::connect(to, tls, cluster.connect_timeout, place).await;
+        match &connected {
+            Ok(_) => stats.upstream_cx_total.add(),
+            Err(error) => {
+                stats.upstream_cx_connect_fail.add();
+                if error.kind() == io::ErrorKind::TimedOut {
+                    stats.upstream_cx_connect_timeout.add();
+                }
+                if let Some(suppressed) = self.unreachable.pass() {
+                    tracing::warn!(
+                        cluster = %self.shared.cluster.name,
+                        address = %self.address,
+                        %error,
+                        suppressed,
+                        "cannot connect to upstream"
+                    );
+                }
+            }
+        }
+        connected
+    }
+
+    /// Opens a connection for requests of `queue`, which all fail if that fails.
+    pub(super) async fn connect(
+        &self,
+        place: ConnectionPlace,
+        queue: &Queue,
+    ) -> Result<Connected, Failure> {
+        self.connect_raw(place).await.map_err(|error| {
+            queue.fail(error.kind());
+            Failure::connect(error)
+        })
+    }
+}
