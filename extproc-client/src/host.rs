@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use http::request;
 
-use crate::{config::FilterConfig, metadata::DynamicMetadata};
+use crate::{attributes::Surroundings, config::FilterConfig, metadata::DynamicMetadata};
 pub use crate::{
     context::{
         buffers::{BufferAccount, Held},
@@ -49,6 +49,16 @@ pub struct ExchangeContext {
 }
 
 impl ExchangeContext {
+    /// Returns what [expressions](crate::attributes::Expression) may ask for.
+    pub fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings {
+            facts: &self.facts,
+            route: self.route_facts(),
+            metadata: &self.metadata,
+            attempts: self.attempts(),
+        }
+    }
+
     /// Attempts that were made so far to get a response.
     pub(crate) fn attempts(&self) -> u64 {
         self.host.as_ref().map_or(0, |host| host.attempts())

@@ -93,9 +93,7 @@ pub use {bytes, envoy_types, http, http_body, prost_types, serde_json, tonic};
 
 pub use self::{
     config::{FilterConfig, PerRoute},
+    context::error::{BoxError, Error},
     layer::{ExtProc, ExtProcLayer, RequestBody, ResponseBody, ResponseFuture},
-    types::{
-        error::{BoxError, Error},
-        mode::{BodyMode, ProcessingMode, SendMode},
-    },
+    types::mode::{BodyMode, ProcessingMode, SendMode},
 };

@@ -89,18 +89,7 @@ impl DynamicMetadata {
     /// This is what `%DYNAMIC_METADATA(namespace:path…)%` prints.
     pub fn json(&self, namespace: &str, path: &[&str]) -> Option<serde_json::Value> {
         let metadata = self.lock();
-        let content = metadata.filter_metadata.get(namespace)?;
-        let Some((first, rest)) = path.split_first() else {
-            return Some(struct_to_json(content));
-        };
-        let mut value = content.fields.get(*first)?;
-        for name in rest {
-            let Some(Kind::StructValue(inner)) = &value.kind else {
-                return None;
-            };
-            value = inner.fields.get(*name)?;
-        }
-        Some(value_to_json(value))
+        json_at(metadata.filter_metadata.get(namespace)?, path)
     }
 
     /// Looks at the content without copying it. Do not call other methods of the same metadata
@@ -112,6 +101,21 @@ impl DynamicMetadata {
     fn lock(&self) -> MutexGuard<'_, Metadata> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The value at `path` within a structure, as JSON; all of it for an empty path.
+pub fn json_at(content: &Struct, path: &[&str]) -> Option<serde_json::Value> {
+    let Some((first, rest)) = path.split_first() else {
+        return Some(struct_to_json(content));
+    };
+    let mut value = content.fields.get(*first)?;
+    for name in rest {
+        let Some(Kind::StructValue(inner)) = &value.kind else {
+            return None;
+        };
+        value = inner.fields.get(*name)?;
+    }
+    Some(value_to_json(value))
 }
 
 /// A [`Struct`] as JSON. Whole numbers are printed without a fraction, as ProtoJSON does.
@@ -126,13 +130,17 @@ pub fn struct_to_json(content: &Struct) -> serde_json::Value {
 
 /// A JSON object as [`Struct`]; `None` if `json` is not an object.
 pub fn struct_from_json(json: &serde_json::Value) -> Option<Struct> {
-    let fields = json.as_object()?;
-    Some(Struct {
-        fields: fields
+    json.as_object().map(struct_from_object)
+}
+
+/// The members of a JSON object as [`Struct`].
+pub fn struct_from_object(members: &serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct {
+        fields: members
             .iter()
             .map(|(name, value)| (name.clone(), value_from_json(value)))
             .collect(),
-    })
+    }
 }
 
 fn value_to_json(value: &Value) -> serde_json::Value {
@@ -161,7 +169,8 @@ fn number_to_json(number: f64) -> serde_json::Value {
     }
 }
 
-fn value_from_json(json: &serde_json::Value) -> Value {
+/// A JSON value as [`Value`].
+pub fn value_from_json(json: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     let kind = match json {
         Json::Null => Kind::NullValue(0),
@@ -171,7 +180,7 @@ fn value_from_json(json: &serde_json::Value) -> Value {
         Json::Array(values) => Kind::ListValue(ListValue {
             values: values.iter().map(value_from_json).collect(),
         }),
-        Json::Object(_) => Kind::StructValue(struct_from_json(json).unwrap_or_default()),
+        Json::Object(members) => Kind::StructValue(struct_from_object(members)),
     };
     Value { kind: Some(kind) }
 }

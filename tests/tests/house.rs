@@ -178,10 +178,13 @@ fn parse(file: &Path) -> File {
     syn::parse_file(&text).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
-/// Tells whether `#[cfg(test)]` is among the attributes.
+/// Tells whether `#[cfg(test)]` or `#[cfg(all(test, …))]` is among the attributes.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string() == "test",
+        Meta::List(list) if list.path.is_ident("cfg") => {
+            let condition = list.tokens.to_string();
+            condition == "test" || condition.replace(' ', "").starts_with("all(test,")
+        }
         _ => false,
     })
 }

@@ -11,9 +11,11 @@ use http::{HeaderMap, StatusCode, Version, header};
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
     context::outcome::{LocalReply, ResponseDetails, ResponseFlags},
-    headers::{authority, scheme},
     metadata::Metadata,
-    wire::encode::Fields,
+    wire::{
+        encode::Fields,
+        fields::{authority, scheme},
+    },
 };
 
 /// A value.

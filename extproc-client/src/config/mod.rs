@@ -38,7 +38,7 @@ pub use self::{
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
     target::TargetAddress,
 };
-use crate::attributes::Expression;
+use crate::attributes::AttributeSet;
 pub use crate::{
     text::pattern::Effort,
     types::mode::{BodyMode, ProcessingMode, SendMode},
@@ -157,12 +157,6 @@ pub struct FilterConfig {
     pub(crate) status_on_error: http::StatusCode,
     pub(crate) allow_content_length_header: bool,
     pub(crate) graceful_close: Option<Duration>,
-}
-
-/// Expressions sent to the processor, each under its name.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AttributeSet {
-    pub(crate) entries: Arc<[(String, Expression)]>,
 }
 
 impl FilterConfig {

@@ -6,11 +6,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{
-    AttributeSet, ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
+    ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
     check::metadata_entry,
     raw::{RawExtension, RawGrpcService, RawHeader, RawMetadataOptions},
     service::{GrpcService, MetadataEntry},
 };
+use crate::attributes::AttributeSet;
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`.
 #[derive(Clone, Debug)]

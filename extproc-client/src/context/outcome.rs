@@ -4,7 +4,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt};
 
 use http::{StatusCode, request};
 
-use crate::types::error::BoxError;
+use crate::context::error::BoxError;
 
 /// Request extension, set by a layer: response attributes are configured, so the head that goes to
 /// the upstream is to be kept for them in [`UpstreamInfo::sent`](super::facts::UpstreamInfo::sent).

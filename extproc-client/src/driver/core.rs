@@ -22,10 +22,14 @@ use super::{
     pipe::pipe as new_pipe,
 };
 use crate::{
-    context::{buffers::Held, facts::UpstreamInfo, outcome::UpstreamFailure},
+    context::{
+        buffers::Held,
+        error::{BoxError, Error},
+        facts::UpstreamInfo,
+        outcome::UpstreamFailure,
+    },
     machine::{Action, Exchange, Side},
     transport::Transport,
-    types::error::{BoxError, Error},
 };
 
 /// Frames of a body that are read before replies are looked at again: two pieces and the trailers. Envoy takes what one read of

@@ -14,10 +14,9 @@ use tokio::sync::oneshot;
 
 use super::{Core, Receiver, SideStream, Step};
 use crate::{
-    context::buffers::Held,
+    context::{buffers::Held, error::BoxError},
     machine::Exchange,
     transport::{Sidestream, Transport},
-    types::error::BoxError,
 };
 
 /// Pieces of a request's body that may still go on before the request is cancelled, each in a turn of its own: who takes

@@ -231,7 +231,7 @@ impl Mutation<'_> {
                 };
                 let joined = match (block, operation) {
                     (Block::Request(parts), Operation::Append) => {
-                        let present = super::block::authority(parts).unwrap_or_default();
+                        let present = crate::wire::fields::authority(parts).unwrap_or_default();
                         let joined = join(present.to_vec(), value.as_bytes());
                         Block::Request(parts).set_pseudo(target, &joined)
                     }

@@ -13,10 +13,10 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
+    context::error::{BoxError, Error},
     driver::{self, Core, Handle, Piece, Remade, Step},
     layer::body::{Drive, RequestBody, ResponseBody},
     transport::Transport,
-    types::error::{BoxError, Error},
 };
 
 pin_project! {

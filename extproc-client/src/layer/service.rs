@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use crate::{
     config::FilterConfig,
+    context::error::BoxError,
     driver::{Core, SideStream},
     host::{ExchangeContext, RouteConfig},
     layer::{
@@ -21,7 +22,6 @@ use crate::{
     },
     machine::Exchange,
     transport::Transport,
-    types::error::BoxError,
 };
 
 /// A service whose requests and responses a processor sees and changes.

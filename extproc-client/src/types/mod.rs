@@ -1,6 +1,5 @@
 //! Words: values without behaviour that every room may use.
 
-pub(crate) mod error;
 pub(crate) mod header_change;
 pub(crate) mod limits;
 pub(crate) mod mode;

@@ -6,6 +6,7 @@
 //! `envoy/service/ext_proc/v3/external_processor.proto`.
 
 pub(crate) mod encode;
+pub(crate) mod fields;
 pub(crate) mod message;
 mod reply;
 

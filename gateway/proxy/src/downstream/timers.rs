@@ -21,10 +21,10 @@ use tokio::time::Instant;
 
 use super::Context;
 use crate::{
+    config::snapshot::flag,
     exchange::Exchange,
     http::{body::Body, lazy_timer::LazyTimer, local_reply},
     route::Selected,
-    upstream::error::flag,
 };
 
 /// Which limit passed.

@@ -5,7 +5,6 @@ pub(crate) mod answer;
 mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
-pub(crate) mod metadata;
 pub(crate) mod operators;
 pub(crate) mod record;
 mod route_cell;
@@ -39,11 +38,11 @@ use self::{
 };
 use crate::{
     config::snapshot::HttpManager,
+    config::snapshot::flag,
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
     route::{self, Selected},
-    upstream::error::flag,
 };
 
 /// One request with its response. A request extension, so that the innermost service finds it.

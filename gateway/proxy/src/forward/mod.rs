@@ -23,6 +23,7 @@ use http_body::Body as _;
 
 use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
+    config::snapshot::flag,
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{
         Exchange,
@@ -39,7 +40,7 @@ use crate::{
     },
     limits::throttle::Throttle,
     route::{self, Selected, TooMuchEffort},
-    upstream::{self, Deadline, Failure, Outbound, Upstreams, error::flag},
+    upstream::{self, Deadline, Failure, Outbound, Upstreams},
 };
 
 /// Says that nobody was asked, for lack of room.

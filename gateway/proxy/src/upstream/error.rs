@@ -6,27 +6,9 @@ use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::StatusCode;
 
 use crate::{
-    config::snapshot::RetryOn,
+    config::snapshot::{RetryOn, flag},
     http::{body::BoxError, length::LENGTH_MISMATCH},
 };
-
-/// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
-pub(crate) mod flag {
-    pub(crate) const NO_HEALTHY_UPSTREAM: u64 = 0x2;
-    pub(crate) const UPSTREAM_REQUEST_TIMEOUT: u64 = 0x4;
-    pub(crate) const UPSTREAM_REMOTE_RESET: u64 = 0x10;
-    pub(crate) const UPSTREAM_CONNECTION_FAILURE: u64 = 0x20;
-    pub(crate) const UPSTREAM_CONNECTION_TERMINATION: u64 = 0x40;
-    pub(crate) const UPSTREAM_OVERFLOW: u64 = 0x80;
-    pub(crate) const NO_ROUTE_FOUND: u64 = 0x100;
-    pub(crate) const DOWNSTREAM_TERMINATION: u64 = 0x4000;
-    pub(crate) const RETRY_LIMIT_EXCEEDED: u64 = 0x8000;
-    pub(crate) const STREAM_IDLE_TIMEOUT: u64 = 0x1_0000;
-    pub(crate) const UPSTREAM_PROTOCOL_ERROR: u64 = 0x80_0000;
-    pub(crate) const NO_CLUSTER_FOUND: u64 = 0x100_0000;
-    pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
-    pub(crate) const DOWNSTREAM_REMOTE_RESET: u64 = 0x1000_0000;
-}
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
