@@ -116,6 +116,12 @@ async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<
                         frames::frame(&mut out, kind::HEADERS, flags, stream, OK);
                         output.lock().await.write_all(&out).await
                     });
+                } else if path == "/control" {
+                    let output = Arc::clone(&output);
+                    tokio::spawn(async move {
+                        let flood = control_frames(stream);
+                        output.lock().await.write_all(&flood).await
+                    });
                 } else {
                     answer(&mut out, &path, stream);
                     paths.insert(stream, path);
@@ -177,6 +183,32 @@ fn answer(out: &mut BytesMut, path: &str, stream: u32) {
         _ => head(out, END_STREAM),
     }
 }
+
+/// Frames that say nothing, and a response behind them.
+fn control_frames(stream: u32) -> BytesMut {
+    const EXTENSION: u8 = 0x77;
+    let mut out = BytesMut::new();
+    for number in 0..CONTROL {
+        match number % 5 {
+            0 => frames::settings(&mut out, &[(4, 65_535 + number % 2)]),
+            1 => frames::frame(&mut out, kind::PING, 0, 0, &[0; 8]),
+            2 => frames::frame(&mut out, kind::PRIORITY, 0, stream, &[0, 0, 0, 0, 1]),
+            3 => frames::window(&mut out, stream, 1),
+            _ => frames::frame(&mut out, EXTENSION, 0, stream, &[0; 8]),
+        }
+    }
+    frames::frame(
+        &mut out,
+        kind::HEADERS,
+        END_HEADERS | END_STREAM,
+        stream,
+        OK,
+    );
+    out
+}
+
+/// Their number.
+const CONTROL: u32 = 50_000;
 
 /// Frames of one byte on one stream.
 const SMALL: usize = 200;
@@ -380,6 +412,21 @@ pub(crate) async fn large_request_head() -> anyhow::Result<()> {
         ensure!(status == 431, "{status}");
     }
     victims.end(&upstream, "request heads of 100 KB").await
+}
+
+/// An upstream that sends frames which are no part of a message, in front of its responses.
+pub(crate) async fn control_floods() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let watch = rig.watch();
+    let victims = Victims::start(&rig);
+    for _ in 0..4 {
+        let request = b"GET /control HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let (status, _) = exchange(rig.address, request).await?;
+        ensure!(status == 200, "{status}");
+    }
+    victims.end(&upstream, "200,000 control frames").await?;
+    watch.check(&rig, "control frames", 8 * MIB).await
 }
 
 /// The path of a connection goes silent. At most those who are on it then are lost.
