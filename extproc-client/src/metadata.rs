@@ -5,7 +5,7 @@
 //! log read it. It ends with the exchange; it is not a header and reaches neither client nor
 //! upstream.
 //!
-//! Which namespaces a processor sees and may write is [`MetadataOptions`].
+//! Which namespaces a processor sees and may write is [`MetadataOptions`](crate::config::MetadataOptions).
 //!
 //! ```
 //! use extproc_client::metadata::{DynamicMetadata, struct_from_json};
@@ -18,13 +18,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prost::{
-    Message,
-    encoding::{encode_key, encode_varint, encoded_len_varint, key_len},
-};
 use prost_types::{Any, ListValue, Struct, Value, value::Kind};
 
-use crate::{config::MetadataOptions, host::Metadata, wire::Reply};
+/// `envoy.config.core.v3.Metadata` from configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Namespaces with JSON-like content.
+    pub filter_metadata: std::collections::BTreeMap<String, Struct>,
+    /// Namespaces with a typed message.
+    pub typed_filter_metadata: std::collections::BTreeMap<String, Any>,
+}
 
 /// Dynamic metadata of one exchange: namespaces with content, shared by all who hold a clone.
 #[derive(Clone, Debug, Default)]
@@ -86,18 +89,7 @@ impl DynamicMetadata {
     /// This is what `%DYNAMIC_METADATA(namespace:path…)%` prints.
     pub fn json(&self, namespace: &str, path: &[&str]) -> Option<serde_json::Value> {
         let metadata = self.lock();
-        let content = metadata.filter_metadata.get(namespace)?;
-        let Some((first, rest)) = path.split_first() else {
-            return Some(struct_to_json(content));
-        };
-        let mut value = content.fields.get(*first)?;
-        for name in rest {
-            let Some(Kind::StructValue(inner)) = &value.kind else {
-                return None;
-            };
-            value = inner.fields.get(*name)?;
-        }
-        Some(value_to_json(value))
+        json_at(metadata.filter_metadata.get(namespace)?, path)
     }
 
     /// Looks at the content without copying it. Do not call other methods of the same metadata
@@ -109,6 +101,21 @@ impl DynamicMetadata {
     fn lock(&self) -> MutexGuard<'_, Metadata> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The value at `path` within a structure, as JSON; all of it for an empty path.
+pub fn json_at(content: &Struct, path: &[&str]) -> Option<serde_json::Value> {
+    let Some((first, rest)) = path.split_first() else {
+        return Some(struct_to_json(content));
+    };
+    let mut value = content.fields.get(*first)?;
+    for name in rest {
+        let Some(Kind::StructValue(inner)) = &value.kind else {
+            return None;
+        };
+        value = inner.fields.get(*name)?;
+    }
+    Some(value_to_json(value))
 }
 
 /// A [`Struct`] as JSON. Whole numbers are printed without a fraction, as ProtoJSON does.
@@ -123,13 +130,17 @@ pub fn struct_to_json(content: &Struct) -> serde_json::Value {
 
 /// A JSON object as [`Struct`]; `None` if `json` is not an object.
 pub fn struct_from_json(json: &serde_json::Value) -> Option<Struct> {
-    let fields = json.as_object()?;
-    Some(Struct {
-        fields: fields
+    json.as_object().map(struct_from_object)
+}
+
+/// The members of a JSON object as [`Struct`].
+pub fn struct_from_object(members: &serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct {
+        fields: members
             .iter()
             .map(|(name, value)| (name.clone(), value_from_json(value)))
             .collect(),
-    })
+    }
 }
 
 fn value_to_json(value: &Value) -> serde_json::Value {
@@ -158,7 +169,8 @@ fn number_to_json(number: f64) -> serde_json::Value {
     }
 }
 
-fn value_from_json(json: &serde_json::Value) -> Value {
+/// A JSON value as [`Value`].
+pub fn value_from_json(json: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     let kind = match json {
         Json::Null => Kind::NullValue(0),
@@ -168,124 +180,9 @@ fn value_from_json(json: &serde_json::Value) -> Value {
         Json::Array(values) => Kind::ListValue(ListValue {
             values: values.iter().map(value_from_json).collect(),
         }),
-        Json::Object(_) => Kind::StructValue(struct_from_json(json).unwrap_or_default()),
+        Json::Object(members) => Kind::StructValue(struct_from_object(members)),
     };
     Value { kind: Some(kind) }
-}
-
-/// Encodes `metadata_context` (`envoy.config.core.v3.Metadata`) into `out`, without tag and length.
-///
-/// A namespace of the cluster is left out where the exchange has one of the same name. Nothing is
-/// encoded, and nothing locked, where no namespace is configured.
-pub(crate) fn encode_context(
-    options: &MetadataOptions,
-    dynamic: &DynamicMetadata,
-    cluster: &Metadata,
-    out: &mut Vec<u8>,
-) {
-    /// Fields of `Metadata`.
-    const UNTYPED: u32 = 1;
-    const TYPED: u32 = 2;
-
-    let own = (&options.forward_untyped, &options.forward_typed);
-    let of_cluster = (&options.cluster_untyped, &options.cluster_typed);
-    if own.0.is_empty() && own.1.is_empty() {
-        encode(
-            UNTYPED,
-            of_cluster.0,
-            |name| cluster.filter_metadata.get(name),
-            out,
-        );
-        encode(
-            TYPED,
-            of_cluster.1,
-            |name| cluster.typed_filter_metadata.get(name),
-            out,
-        );
-        return;
-    }
-    dynamic.with(|metadata| {
-        let untyped = |name: &str| metadata.filter_metadata.get(name);
-        let typed = |name: &str| metadata.typed_filter_metadata.get(name);
-        encode(UNTYPED, own.0, untyped, out);
-        encode(TYPED, own.1, typed, out);
-        encode(
-            UNTYPED,
-            of_cluster.0,
-            |name| match own.0.iter().any(|n| n == name) && untyped(name).is_some() {
-                true => None,
-                false => cluster.filter_metadata.get(name),
-            },
-            out,
-        );
-        encode(
-            TYPED,
-            of_cluster.1,
-            |name| match own.1.iter().any(|n| n == name) && typed(name).is_some() {
-                true => None,
-                false => cluster.typed_filter_metadata.get(name),
-            },
-            out,
-        );
-    });
-}
-
-/// Encodes the entries of one map: the `names` that exist, each once.
-fn encode<'a, M: Message + 'a>(
-    field: u32,
-    names: &[String],
-    lookup: impl Fn(&str) -> Option<&'a M>,
-    out: &mut Vec<u8>,
-) {
-    use prost::encoding::WireType::LengthDelimited;
-    for (index, name) in names.iter().enumerate() {
-        if names.iter().take(index).any(|earlier| earlier == name) {
-            continue;
-        }
-        let Some(content) = lookup(name) else {
-            continue;
-        };
-        let (name_length, content_length) = (name.len(), content.encoded_len());
-        let entry_length = key_len(1)
-            + encoded_len_varint(name_length as u64)
-            + name_length
-            + key_len(2)
-            + encoded_len_varint(content_length as u64)
-            + content_length;
-        encode_key(field, LengthDelimited, out);
-        encode_varint(entry_length as u64, out);
-        encode_key(1, LengthDelimited, out);
-        encode_varint(name_length as u64, out);
-        out.extend_from_slice(name.as_bytes());
-        encode_key(2, LengthDelimited, out);
-        encode_varint(content_length as u64, out);
-        content.encode_raw(out);
-    }
-}
-
-/// Stores what `reply` carries and `options` allow; takes it out of `reply`. A top-level field of
-/// `dynamic_metadata` that is not an object makes an empty namespace.
-pub(crate) fn receive(options: &MetadataOptions, reply: &mut Reply, dynamic: &DynamicMetadata) {
-    if let Some(content) = reply.dynamic_metadata.take()
-        && !options.receive_untyped.is_empty()
-    {
-        for (name, value) in content.fields {
-            if options.receive_untyped.contains(&name) {
-                let content = match value.kind {
-                    Some(Kind::StructValue(content)) => content,
-                    _ => Struct::default(),
-                };
-                dynamic.merge(name, content);
-            }
-        }
-    }
-    if !options.receive_typed.is_empty() {
-        for (name, content) in reply.typed_dynamic_metadata.drain() {
-            if options.receive_typed.contains(&name) {
-                dynamic.set_typed(name, content);
-            }
-        }
-    }
 }
 
 fn merge(metadata: &mut Metadata, namespace: String, content: Struct) {
@@ -295,126 +192,4 @@ fn merge(metadata: &mut Metadata, namespace: String, content: Struct) {
         .or_default()
         .fields
         .extend(content.fields);
-}
-
-#[cfg(test)]
-mod tests {
-    use envoy_types::pb::envoy::config::core::v3::Metadata as Wire;
-    use serde_json::json;
-
-    use super::*;
-
-    fn names(list: &[&str]) -> Vec<String> {
-        list.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    fn content(json: serde_json::Value) -> Struct {
-        struct_from_json(&json).unwrap()
-    }
-
-    fn any(url: &str) -> Any {
-        Any {
-            type_url: url.to_owned(),
-            value: vec![8, 1],
-        }
-    }
-
-    /// What is encoded, read back: untyped as JSON, typed as type URLs.
-    fn context(
-        options: &MetadataOptions,
-        dynamic: &DynamicMetadata,
-        cluster: &Metadata,
-    ) -> serde_json::Value {
-        let mut out = Vec::new();
-        encode_context(options, dynamic, cluster, &mut out);
-        let wire = Wire::decode(out.as_slice()).unwrap();
-        let mut entries: Vec<_> = wire
-            .filter_metadata
-            .iter()
-            .map(|(name, value)| {
-                let value = Struct::decode(value.encode_to_vec().as_slice()).unwrap();
-                (name.clone(), struct_to_json(&value))
-            })
-            .chain(
-                wire.typed_filter_metadata
-                    .iter()
-                    .map(|(name, value)| (name.clone(), value.type_url.as_str().into())),
-            )
-            .collect();
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        entries
-            .into_iter()
-            .collect::<serde_json::Map<_, _>>()
-            .into()
-    }
-
-    #[test]
-    fn forwarding() {
-        let dynamic = DynamicMetadata::default();
-        dynamic.set("a", content(json!({"x": 1})));
-        dynamic.set("hidden", content(json!({"x": 2})));
-        dynamic.set_typed("t", any("own"));
-        let mut cluster = Metadata::default();
-        for name in ["a", "b", "hidden"] {
-            let value = content(json!({"cluster": true}));
-            cluster.filter_metadata.insert(name.to_owned(), value);
-        }
-        for name in ["t", "u"] {
-            cluster
-                .typed_filter_metadata
-                .insert(name.to_owned(), any("cluster"));
-        }
-        let mut options = MetadataOptions::default();
-        let mut out = Vec::new();
-        encode_context(&options, &dynamic, &cluster, &mut out);
-        assert!(out.is_empty());
-
-        options.cluster_untyped = names(&["a", "b", "hidden", "none"]);
-        options.cluster_typed = names(&["u"]);
-        assert_eq!(
-            context(&options, &dynamic, &cluster),
-            json!({"a": {"cluster": true}, "b": {"cluster": true}, "hidden": {"cluster": true}, "u": "cluster"})
-        );
-        options.forward_untyped = names(&["a", "a", "missing"]);
-        options.forward_typed = names(&["t"]);
-        options.cluster_typed = names(&["t", "u"]);
-        assert_eq!(
-            context(&options, &dynamic, &cluster),
-            json!({"a": {"x": 1}, "b": {"cluster": true}, "hidden": {"cluster": true}, "t": "own", "u": "cluster"})
-        );
-    }
-
-    #[test]
-    fn receiving() {
-        let dynamic = DynamicMetadata::default();
-        dynamic.set("a", content(json!({"old": 1, "both": {"x": 1}})));
-        let mut options = MetadataOptions {
-            receive_untyped: names(&["a", "scalar"]),
-            ..MetadataOptions::default()
-        };
-        let mut reply = Reply {
-            dynamic_metadata: Some(content(json!({
-                "a": {"both": {"y": 2}, "new": [1, 2.5, null]}, "scalar": 3, "other": {}
-            }))),
-            ..Reply::default()
-        };
-        reply
-            .typed_dynamic_metadata
-            .insert("t".to_owned(), any("x"));
-        receive(&options, &mut reply.clone(), &dynamic);
-        assert_eq!(
-            dynamic.json("a", &[]),
-            Some(json!({"both": {"y": 2}, "new": [1, 2.5, null], "old": 1}))
-        );
-        assert_eq!(dynamic.json("a", &["both", "y"]), Some(json!(2)));
-        assert_eq!(dynamic.json("a", &["old", "y"]), None);
-        assert_eq!(dynamic.json("scalar", &[]), Some(json!({})));
-        assert_eq!(dynamic.get("other"), None);
-        assert_eq!(dynamic.get_typed("t"), None);
-        options.receive_typed = names(&["t"]);
-        receive(&options, &mut reply, &dynamic);
-        assert_eq!(dynamic.get_typed("t"), Some(any("x")));
-        dynamic.remove("t");
-        assert_eq!(dynamic.snapshot().typed_filter_metadata.len(), 0);
-    }
 }

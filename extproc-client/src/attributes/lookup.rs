@@ -6,13 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
-    headers::{authority, scheme},
-    host::{Metadata, ResponseDetails, ResponseFlags, UpstreamInfo},
-    wire::encode::Fields,
+    context::{
+        facts::UpstreamInfo,
+        outcome::{LocalReply, ResponseDetails, ResponseFlags},
+    },
+    metadata::Metadata,
+    wire::{
+        encode::Fields,
+        fields::{authority, scheme},
+    },
 };
 
 /// A value.
@@ -203,7 +209,7 @@ impl<'a> View<'a> {
 
     fn response(&'a self, field: &str) -> Option<Item<'a>> {
         Some(match field {
-            "code" => count(self.response?.status.as_u16().into()),
+            "code" => count(self.code()?.as_u16().into()),
             "code_details" => {
                 let response = self.response?;
                 match response.extensions.get::<ResponseDetails>() {
@@ -243,7 +249,19 @@ impl<'a> View<'a> {
             .find_map(|map| map.get("grpc-status"))
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse::<u32>().ok());
-        Some(given.map_or_else(|| crate::wire::grpc_code(response.status).into(), f64::from))
+        match given {
+            Some(status) => Some(status.into()),
+            None => Some(crate::text::grpc::grpc_code(self.code()?).into()),
+        }
+    }
+
+    /// The code that the response came with, whatever filters have made of it.
+    fn code(&self) -> Option<StatusCode> {
+        let response = self.response?;
+        let local = response.extensions.get::<LocalReply>();
+        let first = local.map(|reply| reply.code);
+        let first = first.or_else(|| self.upstream.and_then(|upstream| upstream.status));
+        Some(first.unwrap_or(response.status))
     }
 
     fn connection(&'a self, field: &str) -> Option<Item<'a>> {
@@ -272,7 +290,9 @@ impl<'a> View<'a> {
                 let route = &*self.route;
                 (!route.cluster_name.is_empty()).then(|| count(route.endpoints))?
             }
-            "request_attempt_count" => count(upstream.map_or(0, |upstream| upstream.attempts)),
+            "request_attempt_count" => {
+                count(upstream.map_or(self.attempts, |upstream| upstream.attempts))
+            }
             "address" | "port" => address(reached()?.address, field)?,
             "local_address" => Item::Text(reached()?.local_address?.to_string().into()),
             "cx_pool_ready_duration" => Item::Duration(reached()?.pool_ready?),

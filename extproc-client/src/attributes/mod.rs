@@ -27,8 +27,7 @@ use prost::encoding::{
 use self::lookup::Item;
 pub use self::vocabulary::Vocabulary;
 use crate::{
-    config::AttributeSet,
-    host::{ExchangeContext, HostFacts, RouteFacts, UpstreamInfo},
+    context::facts::{HostFacts, RouteFacts, UpstreamInfo},
     metadata::DynamicMetadata,
 };
 
@@ -118,9 +117,9 @@ impl Expression {
     pub fn holds(
         &self,
         request: &http::request::Parts,
-        context: &ExchangeContext,
+        around: &Surroundings<'_>,
     ) -> Result<bool, OverBudget> {
-        let view = View::of_request(request, context);
+        let view = View::of_request(request, around);
         let value = self.try_evaluate(&view)?;
         Ok(matches!(value, Some(Item::Bool(true))))
     }
@@ -130,10 +129,10 @@ impl Expression {
     pub fn value(
         &self,
         request: &http::request::Parts,
-        context: &ExchangeContext,
+        around: &Surroundings<'_>,
     ) -> Option<prost_types::Value> {
         use prost_types::value::Kind;
-        let view = View::of_request(request, context);
+        let view = View::of_request(request, around);
         let kind = match self.evaluate(&view)? {
             Item::Null => return None,
             item => match item.encoded() {
@@ -169,6 +168,25 @@ impl Expression {
     }
 }
 
+/// What an expression over a request may ask for beside its head.
+#[derive(Clone, Debug)]
+pub struct Surroundings<'a> {
+    /// Facts about the connection.
+    pub facts: &'a HostFacts,
+    /// Facts of the route that was selected last.
+    pub route: Arc<RouteFacts>,
+    /// Dynamic metadata of the exchange.
+    pub metadata: &'a DynamicMetadata,
+    /// Attempts that were made so far to get a response.
+    pub attempts: u64,
+}
+
+/// Expressions sent to the processor, each under its name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AttributeSet {
+    pub(crate) entries: Arc<[(String, Expression)]>,
+}
+
 /// What expressions are evaluated over: the exchange as it is now.
 pub(crate) struct View<'a> {
     pub(crate) request: Option<&'a http::request::Parts>,
@@ -184,13 +202,15 @@ pub(crate) struct View<'a> {
     pub(crate) facts: &'a HostFacts,
     pub(crate) route: Arc<RouteFacts>,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
+    /// Attempts that were made so far to get a response.
+    pub(crate) attempts: u64,
     /// The endpoint, if it was known before the response.
     pub(crate) endpoint: Option<&'a UpstreamInfo>,
     pub(crate) metadata: &'a DynamicMetadata,
 }
 
 impl<'a> View<'a> {
-    fn of_request(request: &'a http::request::Parts, context: &'a ExchangeContext) -> Self {
+    fn of_request(request: &'a http::request::Parts, around: &'a Surroundings<'_>) -> Self {
         Self {
             request: Some(request),
             response: None,
@@ -199,11 +219,12 @@ impl<'a> View<'a> {
             request_size: 0,
             response_size: 0,
             backend_latency: None,
-            facts: &context.facts,
-            route: context.route_facts(),
+            facts: around.facts,
+            route: around.route.clone(),
             upstream: None,
-            endpoint: context.endpoint.as_deref(),
-            metadata: &context.metadata,
+            attempts: around.attempts,
+            endpoint: None,
+            metadata: around.metadata,
         }
     }
 }

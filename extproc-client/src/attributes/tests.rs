@@ -84,6 +84,7 @@ impl Exchange {
             facts: &self.facts,
             route: self.route.clone(),
             upstream: self.upstream.as_ref(),
+            attempts: 0,
             endpoint: None,
             metadata: &self.metadata,
         };
@@ -383,11 +384,11 @@ fn larger_than_may_be() {
 #[test]
 fn too_many_steps() {
     let exchange = exchange();
-    let context = ExchangeContext::default();
+    let context = crate::host::ExchangeContext::default();
     let holds = |text: &str| {
         let expression = Expression::compile_with(text, Vocabulary::Agentgateway)
             .unwrap_or_else(|error| panic!("{text}: {error}"));
-        expression.holds(&exchange.request, &context)
+        expression.holds(&exchange.request, &context.surroundings())
     };
     let list = format!("[{}]", "1,".repeat(30));
     // Each level of a chain sees twice what the level before did.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use prost_types::{Struct, Value, value::Kind};
 
-use crate::host::Metadata;
+use crate::metadata::Metadata;
 
 /// `envoy.config.core.v3.Metadata`.
 pub(super) fn metadata(metadata: &Metadata) -> String {

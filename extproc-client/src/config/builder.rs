@@ -5,9 +5,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    AttributeSet, BodyMode, ConfigError, FilterConfig, ForwardRules, MetadataOptions,
-    MutationRules, ProcessingMode, RouteCacheAction, Service,
+    BodyMode, ConfigError, FilterConfig, ForwardRules, MetadataOptions, MutationRules,
+    ProcessingMode, RouteCacheAction, Service,
 };
+use crate::attributes::AttributeSet;
 use crate::attributes::Expression;
 
 /// Builds a [`FilterConfig`]; see [`FilterConfig::builder`]. What is not set has Envoy's default.

@@ -9,14 +9,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{
-    AttributeSet, ConfigError, FilterConfig, ForwardRules, MetadataOptions, MutationRules,
-    RetryPolicy, RouteCacheAction, Service, StringMatcher,
-    json::ProtoDuration,
+    ConfigError, FilterConfig, ForwardRules, MetadataOptions, MutationRules, RetryPolicy,
+    RouteCacheAction, Service, StringMatcher,
     matcher::RawRegex,
     route::{MetadataOverrides, Namespaces},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Template},
 };
+use crate::attributes::AttributeSet;
 use crate::attributes::Expression;
+use crate::text::protojson::ProtoDuration;
 
 use super::raw::*;
 

@@ -25,7 +25,6 @@ use super::{
     BodyMode, ConfigError, FilterConfig, ForwardRules, GrpcService, MetadataOverrides, Overrides,
     PerRoute, ProcessingMode, RouteCacheAction, SendMode, StringMatcher,
     check::{attributes, metadata_entry},
-    json::ProtoDuration,
     matcher::RawRegex,
     raw::{
         RawEnvoyGrpc, RawExtProcHttpService, RawExtension, RawFilter, RawGoogleGrpc,
@@ -34,6 +33,7 @@ use super::{
     },
     retry::{RawBackOff, RawRetryPolicy},
 };
+use crate::text::protojson::ProtoDuration;
 
 impl TryFrom<pb::ExternalProcessor> for FilterConfig {
     type Error = ConfigError;

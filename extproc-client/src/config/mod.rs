@@ -20,10 +20,9 @@
 
 mod builder;
 mod check;
+#[cfg(feature = "envoy-types")]
 mod envoy;
-pub(crate) mod json;
 mod matcher;
-mod mode;
 mod raw;
 mod retry;
 mod route;
@@ -32,18 +31,19 @@ mod target;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::mode::DirectionMode;
 pub use self::{
     builder::FilterConfigBuilder,
     matcher::{PatternError, RegexMatcher, RegexSubstitution, StringMatcher},
-    mode::{BodyMode, ProcessingMode, SendMode},
     retry::RetryPolicy,
     route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},
     target::TargetAddress,
 };
-use crate::attributes::Expression;
-pub use crate::pattern::Effort;
+use crate::attributes::AttributeSet;
+pub use crate::{
+    text::pattern::Effort,
+    types::mode::{BodyMode, ProcessingMode, SendMode},
+};
 
 /// A configuration that cannot be used, with the field as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,12 +158,6 @@ pub struct FilterConfig {
     pub(crate) status_on_error: http::StatusCode,
     pub(crate) allow_content_length_header: bool,
     pub(crate) graceful_close: Option<Duration>,
-}
-
-/// Expressions sent to the processor, each under its name.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AttributeSet {
-    pub(crate) entries: Arc<[(String, Expression)]>,
 }
 
 impl FilterConfig {

@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::{
     ProcessingMode, RouteCacheAction,
-    json::{ProtoDuration, enum_number},
     matcher::{RawMatcher, RawRegex},
     retry::RawRetryPolicy,
 };
+use crate::text::protojson::{ProtoDuration, enum_number};
 
 /// Statuses that `status_on_error` may name: the values of `envoy.type.v3.StatusCode`.
 pub(super) const NAMED_STATUSES: &[u16] = &[

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ConfigError, json::ProtoDuration};
+use super::ConfigError;
+use crate::text::protojson::ProtoDuration;
 
 /// `envoy.config.core.v3.RetryPolicy`: a call that fails in one of these ways before its response
 /// begins is made again, with the messages sent so far.
@@ -38,7 +39,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Whether a condition is named.
+    /// Tells whether a condition is named.
+    #[cfg(feature = "pool")]
     pub(crate) fn names(&self, condition: &str) -> bool {
         self.on.iter().any(|on| on == condition)
     }

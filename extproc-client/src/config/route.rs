@@ -6,11 +6,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{
-    AttributeSet, ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
+    ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
     check::metadata_entry,
     raw::{RawExtension, RawGrpcService, RawHeader, RawMetadataOptions},
     service::{GrpcService, MetadataEntry},
 };
+use crate::attributes::AttributeSet;
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub enum PerRoute {
 pub struct Overrides {
     /// Replaces the mode as a whole.
     pub processing_mode: Option<ProcessingMode>,
-    /// Replaces the service.
+    /// Replaces the service, where that is one of gRPC.
     pub grpc_service: Option<GrpcService>,
     /// Merged by key into the service's metadata.
     pub grpc_initial_metadata: Vec<MetadataEntry>,
@@ -135,8 +136,9 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
     if let Some(mode) = overrides.processing_mode {
         config.mode = mode;
     }
-    if let Some(service) = &overrides.grpc_service {
-        config.service = Service::Grpc(service.clone());
+    // As in Envoy, a filter that speaks to an HTTP service goes on doing so.
+    if let (Service::Grpc(own), Some(service)) = (&mut config.service, &overrides.grpc_service) {
+        *own = service.clone();
     }
     if let Some(options) = &overrides.metadata_options {
         options.apply(&mut config.metadata);

@@ -22,8 +22,12 @@ use super::{
     pipe::pipe as new_pipe,
 };
 use crate::{
-    error::{BoxError, Error},
-    host::{Held, UpstreamFailure, UpstreamInfo},
+    context::{
+        buffers::Held,
+        error::{BoxError, Error},
+        facts::UpstreamInfo,
+        outcome::UpstreamFailure,
+    },
     machine::{Action, Exchange, Side},
     transport::Transport,
 };
@@ -170,6 +174,11 @@ where
     pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
         self.side.flush(&mut self.machine, cx);
         self.drain();
+    }
+
+    /// The head of a request that was answered in front while the processor has it.
+    pub(crate) fn take_answered(&mut self) -> Option<request::Parts> {
+        self.machine.take_answered()
     }
 
     /// The next head that is ready.

@@ -9,7 +9,7 @@ use std::{
 use http_body::{Body, Frame};
 
 use super::{Piece, Ready, pipe};
-use crate::error::Error;
+use crate::context::error::Error;
 
 /// Pieces kept for a direction before no more replies are read. The machine asks for no more body
 /// while there are any, so only a processor that sends more than it gets comes here.

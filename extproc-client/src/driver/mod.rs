@@ -8,8 +8,8 @@
 mod core;
 mod flow;
 mod held;
+mod link;
 mod pipe;
-mod side;
 mod task;
 
 use bytes::Bytes;
@@ -19,8 +19,8 @@ pub(crate) use self::{
     core::{Core, Remade, Step},
     flow::Whole,
     held::Ready,
+    link::SideStream,
     pipe::Receiver,
-    side::SideStream,
     task::{Handle, spawn},
 };
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Piece;
-use crate::error::Error;
+use crate::context::error::Error;
 
 /// The end that a task holds.
 #[derive(Debug)]

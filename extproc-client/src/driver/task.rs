@@ -14,8 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Core, Receiver, SideStream, Step};
 use crate::{
-    error::BoxError,
-    host::Held,
+    context::{buffers::Held, error::BoxError},
     machine::Exchange,
     transport::{Sidestream, Transport},
 };

@@ -9,7 +9,10 @@ use super::{
     inline::{is_inline_request_header, is_inline_response_header, is_inline_trailer},
     rules::status_number,
 };
-use crate::wire::encode::Fields;
+use crate::wire::{
+    encode::Fields,
+    fields::{authority, scheme},
+};
 
 /// A header block that can be read and changed.
 ///
@@ -113,14 +116,6 @@ impl Block<'_> {
     }
 }
 
-/// The authority of a request, from wherever it stands.
-pub(crate) fn authority(parts: &request::Parts) -> Option<&[u8]> {
-    match parts.uri.authority() {
-        Some(authority) => Some(authority.as_str().as_bytes()),
-        None => parts.headers.get(header::HOST).map(HeaderValue::as_bytes),
-    }
-}
-
 /// Where the URI names an authority, `host` is not asked (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1). It says the same
 /// from here on, so that whoever looks at it sees the host that the processor is shown and may change.
 pub(crate) fn settle_host(parts: &mut request::Parts) {
@@ -136,11 +131,6 @@ pub(crate) fn settle_host(parts: &mut request::Parts) {
     if let Ok(host) = HeaderValue::from_str(host) {
         parts.headers.insert(header::HOST, host);
     }
-}
-
-/// The scheme of a request, `http` if it does not say.
-pub(crate) fn scheme(parts: &request::Parts) -> &str {
-    parts.uri.scheme_str().unwrap_or("http")
 }
 
 fn request_fields(parts: &request::Parts, f: &mut impl FnMut(&[u8], &[u8])) {

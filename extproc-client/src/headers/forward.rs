@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use crate::{
-    config::{Effort, ForwardRules, StringMatcher},
+    config::{ForwardRules, StringMatcher},
+    text::pattern::Effort,
     wire::encode::Fields,
 };
 
@@ -68,7 +69,7 @@ impl ForwardRules {
 
 #[cfg(test)]
 mod tests {
-    use crate::{FilterConfig, config::Effort};
+    use crate::{FilterConfig, text::pattern::Effort};
 
     fn rules(json: &str) -> crate::config::ForwardRules {
         let text = format!(

@@ -8,7 +8,7 @@ mod rules;
 
 pub use self::inline::{is_inline_request_header, is_inline_response_header};
 pub(crate) use self::{
-    block::{Block, authority, scheme, settle_host},
+    block::{Block, settle_host},
     forward::Forwarded,
     mutate::{Mutation, Outcome, Rejection, remove_content_length, remove_unkept_length},
     rules::{Operation, Verdict},

@@ -4,9 +4,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{Block, Operation, Verdict};
 use crate::{
-    config::MutationRules,
-    host::HeaderLimits,
-    observer::{Effect, HeaderChange, Refused},
+    config::{Effort, MutationRules},
+    types::{
+        header_change::{HeaderChange, Refused},
+        limits::HeaderLimits,
+        phase::Effect,
+    },
     wire::{HeaderMutation, HeaderOption},
 };
 
@@ -105,11 +108,12 @@ impl Mutation<'_> {
         outcome: &mut Outcome,
         appended: &mut Vec<HeaderName>,
     ) -> Result<(), Rejection> {
+        let mut effort = Effort::default();
         for name in &self.message.remove_headers {
-            self.remove(block, name, outcome)?;
+            self.remove(block, name, outcome, &mut effort)?;
         }
         for option in &self.message.set_headers {
-            self.set(block, option, outcome, appended)?;
+            self.set(block, option, outcome, appended, &mut effort)?;
         }
         Ok(())
     }
@@ -119,6 +123,7 @@ impl Mutation<'_> {
         block: &mut Block<'_>,
         name: &str,
         outcome: &mut Outcome,
+        effort: &mut Effort,
     ) -> Result<(), Rejection> {
         let lower = name.to_ascii_lowercase();
         let parsed = HeaderName::from_bytes(lower.trim_start_matches(':').as_bytes()).ok();
@@ -130,8 +135,8 @@ impl Mutation<'_> {
                 effect: Effect::Invalid,
             });
         }
-        let verdict = self.rules.check(Operation::Remove, &lower, b"");
-        self.tell_verdict(verdict, Operation::Remove, &lower, b"");
+        let verdict = self.rules.check(Operation::Remove, &lower, b"", effort);
+        self.tell_verdict(verdict, Operation::Remove, &lower, b"", effort);
         match verdict {
             Verdict::Allow => {
                 outcome.applied |=
@@ -154,6 +159,7 @@ impl Mutation<'_> {
         option: &HeaderOption,
         outcome: &mut Outcome,
         appended: &mut Vec<HeaderName>,
+        effort: &mut Effort,
     ) -> Result<(), Rejection> {
         const INVALID: Rejection = Rejection {
             detail: "header_mutation_set_contains_invalid_character",
@@ -201,10 +207,13 @@ impl Mutation<'_> {
         };
         let verdict = match self.replacing && lower == ":method" {
             true => Verdict::Allow,
-            false => self.rules.check(operation, &lower, value.as_bytes()),
+            false => {
+                let value = value.as_bytes();
+                self.rules.check(operation, &lower, value, effort)
+            }
         };
         if verdict != Verdict::Allow {
-            self.tell_verdict(verdict, operation, &lower, &entry.raw_value);
+            self.tell_verdict(verdict, operation, &lower, &entry.raw_value, effort);
         }
         match verdict {
             Verdict::Ignore => outcome.rejected += 1,
@@ -222,7 +231,7 @@ impl Mutation<'_> {
                 };
                 let joined = match (block, operation) {
                     (Block::Request(parts), Operation::Append) => {
-                        let present = super::block::authority(parts).unwrap_or_default();
+                        let present = crate::wire::fields::authority(parts).unwrap_or_default();
                         let joined = join(present.to_vec(), value.as_bytes());
                         Block::Request(parts).set_pseudo(target, &joined)
                     }
@@ -265,11 +274,20 @@ impl Mutation<'_> {
     }
 
     /// Tells what came of a change; the rules are asked for their reason only if somebody wants to know.
-    fn tell_verdict(&self, verdict: Verdict, operation: Operation, name: &str, value: &[u8]) {
+    fn tell_verdict(
+        &self,
+        verdict: Verdict,
+        operation: Operation,
+        name: &str,
+        value: &[u8],
+        effort: &mut Effort,
+    ) {
         if self.tell.is_some() {
             let refused = match verdict {
                 Verdict::Allow => None,
-                Verdict::Ignore | Verdict::Fail => self.rules.judge(operation, name, value).err(),
+                Verdict::Ignore | Verdict::Fail => {
+                    self.rules.judge(operation, name, value, effort).err()
+                }
             };
             self.tell(operation, name, value, refused);
         }

@@ -1,9 +1,10 @@
 //! `HeaderMutationRules`: whether one change is allowed.
 
-pub(crate) use crate::observer::Operation;
+pub(crate) use crate::types::header_change::Operation;
 use crate::{
-    config::{Effort, MutationRules, RegexMatcher},
-    observer::Refused,
+    config::{MutationRules, RegexMatcher},
+    text::pattern::Effort,
+    types::header_change::Refused,
 };
 
 /// What becomes of one change.
@@ -18,9 +19,15 @@ pub(crate) enum Verdict {
 }
 
 impl MutationRules {
-    /// Judges one change. `name` is lower case; `value` is that of a set or append.
-    pub(crate) fn check(&self, operation: Operation, name: &str, value: &[u8]) -> Verdict {
-        match self.judge(operation, name, value) {
+    /// Judges one change. `name` is lower case; `value` is that of a set or append. `effort` is for all changes of a reply.
+    pub(crate) fn check(
+        &self,
+        operation: Operation,
+        name: &str,
+        value: &[u8],
+        effort: &mut Effort,
+    ) -> Verdict {
+        match self.judge(operation, name, value, effort) {
             Ok(()) => Verdict::Allow,
             Err(_) if self.disallow_is_error => Verdict::Fail,
             Err(_) => Verdict::Ignore,
@@ -33,21 +40,27 @@ impl MutationRules {
         operation: Operation,
         name: &str,
         value: &[u8],
+        effort: &mut Effort,
     ) -> Result<(), Refused> {
-        self.judge_name(operation, name)?;
+        self.judge_name(operation, name, effort)?;
         match operation == Operation::Remove || is_valid(name, value) {
             true => Ok(()),
             false => Err(Refused::Value),
         }
     }
 
-    fn judge_name(&self, operation: Operation, name: &str) -> Result<(), Refused> {
+    fn judge_name(
+        &self,
+        operation: Operation,
+        name: &str,
+        effort: &mut Effort,
+    ) -> Result<(), Refused> {
         let pseudo = name.starts_with(':');
         if operation == Operation::Remove && (pseudo || name == "host") {
             return Err(Refused::Removal);
         }
-        let matches = |regex: &Option<RegexMatcher>| match regex {
-            Some(regex) => regex.try_matches(name, &mut Effort::default()),
+        let mut matches = |regex: &Option<RegexMatcher>| match regex {
+            Some(regex) => regex.try_matches(name, effort),
             None => Some(false),
         };
         // What cannot be told is not allowed.
@@ -127,7 +140,7 @@ mod tests {
             (Remove, "x-envoy-a", "", Ignore),
         ] {
             assert_eq!(
-                rules.check(operation, name, value.as_bytes()),
+                rules.check(operation, name, value.as_bytes(), &mut Effort::default()),
                 verdict,
                 "{operation:?} {name}: {value}"
             );
@@ -143,12 +156,36 @@ mod tests {
             disallow_is_error: true,
             ..MutationRules::default()
         };
-        assert_eq!(rules.check(Set, "x-a", b""), Allow);
-        assert_eq!(rules.check(Set, "ax-a", b""), Fail);
-        assert_eq!(rules.check(Set, "x-secret", b""), Fail);
-        assert_eq!(rules.check(Set, "x-secret-not", b""), Allow);
-        assert_eq!(rules.check(Set, "host", b"a.example:80"), Allow);
-        assert_eq!(rules.check(Set, "host", b"a b"), Fail);
-        assert_eq!(rules.check(Remove, "host", b""), Fail);
+        let check = |operation, name: &str, value: &[u8]| {
+            rules.check(operation, name, value, &mut Effort::default())
+        };
+        assert_eq!(check(Set, "x-a", b""), Allow);
+        assert_eq!(check(Set, "ax-a", b""), Fail);
+        assert_eq!(check(Set, "x-secret", b""), Fail);
+        assert_eq!(check(Set, "x-secret-not", b""), Allow);
+        assert_eq!(check(Set, "host", b"a.example:80"), Allow);
+        assert_eq!(check(Set, "host", b"a b"), Fail);
+        assert_eq!(check(Remove, "host", b""), Fail);
+    }
+    /// Names for which an expression needs a new state for each byte.
+    #[test]
+    fn many_changes_have_one_effort() {
+        let rules = MutationRules {
+            disallow_all: true,
+            allow_expression: Some(RegexMatcher::new("[ab]*a[ab]{400}c|x").unwrap()),
+            ..MutationRules::default()
+        };
+        let mut effort = Effort::default();
+        assert_eq!(rules.check(Set, "x", b"", &mut effort), Allow);
+        let mut bits = 1_u32;
+        let name: String = std::iter::repeat_with(|| {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if bits >> 31 == 0 { 'a' } else { 'b' }
+        })
+        .take(12_000)
+        .collect();
+        assert_eq!(rules.check(Set, &name, b"", &mut effort), Ignore);
+        assert!(effort.is_spent());
+        assert_eq!(rules.check(Set, "x", b"", &mut effort), Ignore);
     }
 }

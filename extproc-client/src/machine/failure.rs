@@ -24,8 +24,7 @@ use super::{Action, Callback, Closing, Direction, Exchange, Side, Stream};
 use crate::{
     headers::Rejection,
     observer::{Event, FailureRow, NotOpen, Verdict},
-    pieces::Pieces,
-    transport::Close,
+    types::{pieces::Pieces, stream::Close},
 };
 
 /// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
@@ -289,7 +288,7 @@ impl Exchange {
         self.request.stop_timer();
         self.request.received = true;
         self.request.ended = true;
-        self.request.head = super::direction::Head::Forwarded;
+        self.request.head = super::half::Head::Forwarded;
         self.actions.push_back(Action::CancelRequest);
         let (head, body) = self.local_response(status, text, None, details.into());
         self.response_head(head, body.is_empty(), now);

@@ -5,13 +5,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header, request, response};
 
-use super::{Action, Callback, Exchange, Side, body, direction::Head};
+use super::{Action, Callback, Exchange, Side, body, half::Head};
 use crate::{
-    config::BodyMode,
+    context::{
+        facts::UpstreamInfo,
+        outcome::{DirectReply, KeepSent, LocalReply, UpstreamFailure},
+    },
     headers::{self, Block},
-    host::{DirectReply, KeepSent, LocalReply, ReplyForm, UpstreamFailure, UpstreamInfo},
+    host::ReplyForm,
     observer::{Event, HttpPart},
-    pieces::Pieces,
+    types::{mode::BodyMode, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 
@@ -76,6 +79,39 @@ impl Exchange {
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
     }
 
+    /// The head of a request that was answered in front while the processor has it. It goes on for the answer to come back.
+    pub(crate) fn take_answered(&mut self) -> Option<request::Parts> {
+        let host = self.context.host.as_ref();
+        if !host.is_some_and(|host| host.is_answered()) {
+            return None;
+        }
+        let head = self.request.take_request()?;
+        self.drop_request();
+        Some(*head)
+    }
+
+    /// Everything of that side is here. What still comes of a request whose response is complete is for nobody, as in Envoy.
+    fn receive_end(&mut self, side: Side) {
+        self.direction_mut(side).received = true;
+        if side == Side::Response && !self.request.received && !self.complete {
+            if let Some(host) = &self.context.host {
+                host.end_request();
+            }
+            self.drop_request();
+        }
+    }
+
+    /// The same for a response that a filter behind has.
+    fn heed_end(&mut self, side: Side) {
+        let host = self.context.host.as_ref();
+        if side == Side::Request
+            && !self.complete
+            && host.is_some_and(|host| host.is_request_over())
+        {
+            self.drop_request();
+        }
+    }
+
     /// What still comes of the request is read and shown to nobody, as in Envoy. Of what the processor has the replies are
     /// awaited as before.
     fn drop_request(&mut self) {
@@ -96,7 +132,10 @@ impl Exchange {
         if direction.received {
             return;
         }
-        direction.received = end;
+        self.heed_end(side);
+        if end {
+            self.receive_end(side);
+        }
         self.show(&Event::Arrived {
             side,
             part: HttpPart::Data(&data),
@@ -150,7 +189,8 @@ impl Exchange {
         if direction.received {
             return;
         }
-        direction.received = true;
+        self.heed_end(side);
+        self.receive_end(side);
         self.show(&Event::Arrived {
             side,
             part: HttpPart::Trailers(&trailers),
@@ -225,8 +265,10 @@ impl Exchange {
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {
         let direction = self.direction_mut(side);
         direction.no_body = end;
-        direction.received = end;
         direction.head = head;
+        if end {
+            self.receive_end(side);
+        }
         if self.complete {
             return self.release_head(side);
         }

@@ -3,12 +3,16 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
-use super::{Action, Exchange, Side, direction::Head, failure::Failure};
+use super::{Action, Exchange, Side, failure::Failure, half::Head};
 use crate::{
+    context::outcome::{
+        Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails,
+    },
     headers::{Block, Mutation},
-    host::{Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails},
-    observer::{Effect, Event, HeaderChange},
-    wire::{HeaderMutation, ImmediateReply, grpc_code},
+    observer::Event,
+    text::grpc::grpc_code,
+    types::{header_change::HeaderChange, phase::Effect},
+    wire::{HeaderMutation, ImmediateReply},
 };
 
 impl Exchange {
@@ -69,7 +73,9 @@ impl Exchange {
 
     /// The response cannot be completed. Nothing is sent on any more. `status` is for whoever still holds its head.
     pub(super) fn abort(&mut self, status: StatusCode, details: impl Into<String>) {
-        self.close_stream();
+        if !self.config.observability_mode {
+            self.close_stream();
+        }
         if self.response.ended {
             // The client has its response. What is left of the request goes nowhere without the processor.
             if !self.request.ended {
@@ -108,7 +114,6 @@ impl Exchange {
         } else {
             head.extensions.insert(AnsweredLate);
         }
-        head.extensions.insert(LocalReply);
         head.extensions.insert(self.summary.get());
         self.actions.clear();
         self.actions.push_back(Action::CancelRequest);
@@ -143,6 +148,7 @@ impl Exchange {
     ) -> (response::Parts, Bytes) {
         let mut head = http::Response::new(()).into_parts().0;
         head.extensions.insert(ResponseDetails(details.into()));
+        head.extensions.insert(LocalReply { code: status });
         if self.form.grpc {
             let code = grpc_status.unwrap_or_else(|| grpc_code(status).into());
             head.headers.insert(

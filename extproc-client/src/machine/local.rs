@@ -9,13 +9,18 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::{Action, Callback, Exchange, Side, direction::Head, failure::Failure};
+use super::{Action, Callback, Exchange, Side, failure::Failure, half::Head};
 use crate::{
-    config::{BodyMode, DirectionMode, MutationRules},
+    config::MutationRules,
+    context::outcome::{AnsweredEarly, ResponseDetails},
     headers::{self, Block, Mutation, Outcome},
-    host::{AnsweredEarly, ResponseDetails},
-    observer::{Effect, Event, HeaderChange},
-    pieces::Pieces,
+    observer::Event,
+    types::{
+        header_change::HeaderChange,
+        mode::{BodyMode, DirectionMode},
+        phase::Effect,
+        pieces::Pieces,
+    },
     wire::{
         HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody,
     },

@@ -25,11 +25,12 @@
 //! | `observe` | observability mode |
 
 mod body;
-mod direction;
 mod failure;
 mod flow;
+mod half;
 mod immediate;
 mod local;
+mod metadata;
 mod mode;
 mod observe;
 mod reply;
@@ -47,15 +48,21 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, request, response};
 
-use self::direction::{Callback, Direction};
+use self::half::{Callback, Direction};
 use crate::{
-    config::{BodyMode, FilterConfig, Service},
-    host::{ExchangeContext, ExchangeSummary, ReplyForm},
-    observer::{Effect, Event, HttpPart, Phase, StreamFacts, Watch, Watcher},
-    transport::Message,
+    config::{FilterConfig, Service},
+    context::outcome::ExchangeSummary,
+    host::{ExchangeContext, ReplyForm},
+    observer::{Event, HttpPart, Watch, Watcher},
+    types::{
+        mode::BodyMode,
+        phase::{Effect, Phase},
+        stream::StreamFacts,
+    },
+    wire::message::Message,
 };
 
-pub(crate) use crate::observer::Side;
+pub(crate) use crate::types::phase::Side;
 
 /// What goes to the processor.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::{Callback, Exchange, Side, body};
 use crate::{
-    config::{BodyMode, ProcessingMode, SendMode},
     observer::{Event, ModeIgnored, ModeOrigin},
+    types::mode::{BodyMode, ProcessingMode, SendMode},
     wire::ModeReply,
 };
 
@@ -59,7 +59,8 @@ impl Exchange {
     }
 
     fn may_override(&self) -> Result<(), ModeIgnored> {
-        let mode = &self.config.mode;
+        // As in Envoy, the filter's own mode counts, whatever that of the route.
+        let mode = &self.config.filter_mode;
         if !self.config.allow_mode_override {
             return Err(ModeIgnored::NotAllowed);
         }

@@ -8,7 +8,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Callback, Exchange, Side};
-use crate::{config::BodyMode, observer::Event, pieces::Pieces};
+use crate::{
+    observer::Event,
+    types::{mode::BodyMode, pieces::Pieces},
+};
 
 /// Copies that may wait for the side stream, however small.
 const COPIES: usize = 1024;

@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Callback, Exchange, Side, body, direction::Drain, failure::Failure};
+use super::{Callback, Exchange, Side, body, failure::Failure, half::Drain, metadata};
 use crate::{
-    config::{BodyMode, RouteCacheAction},
+    config::RouteCacheAction,
     headers::{self, Mutation, Outcome},
-    metadata,
-    observer::{Effect, Event, HeaderChange, Phase},
-    pieces::Pieces,
+    observer::Event,
+    types::{
+        header_change::HeaderChange,
+        mode::BodyMode,
+        phase::{Effect, Phase},
+        pieces::Pieces,
+    },
     wire::{
         BodyMutation, BodyReply, CommonReply, HeaderMutation, HeadersReply, Part, Reply,
         TrailersReply,

@@ -4,16 +4,17 @@ use std::time::Instant;
 
 use http::{HeaderMap, request, response};
 
-use super::{Callback, Exchange, Outbound, Side, Stream};
+use super::{Callback, Exchange, Outbound, Side, Stream, metadata};
 use crate::{
     attributes::{self, View},
+    context::facts::UpstreamInfo,
     headers::Forwarded,
-    host::{Metadata, UpstreamInfo},
-    metadata,
-    observer::Phase,
-    pieces::Pieces,
-    transport::Message,
-    wire::encode::{self, BodyFlags, Envelope, Fields, ProtocolConfig},
+    metadata::Metadata,
+    types::{phase::Phase, pieces::Pieces},
+    wire::{
+        encode::{self, BodyFlags, Envelope, Fields, ProtocolConfig},
+        message::Message,
+    },
 };
 
 /// What attributes may ask for after it was sent on.
@@ -165,6 +166,7 @@ impl Exchange {
                 facts: &self.context.facts,
                 route: self.context.route_facts(),
                 upstream,
+                attempts: self.context.attempts(),
                 endpoint: self.context.endpoint.as_deref(),
                 metadata: &self.context.metadata,
             },

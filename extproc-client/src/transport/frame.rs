@@ -4,7 +4,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use super::Close;
-use crate::wire::{GRPC_PREFIX, Reply, grpc_code};
+use crate::{
+    text::grpc::grpc_code,
+    wire::{GRPC_PREFIX, Reply},
+};
 
 /// What the end of a call that the peer reported itself carries as details.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";

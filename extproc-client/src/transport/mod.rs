@@ -5,24 +5,32 @@
 //! [`Pool`] is the fast one (HTTP/2 straight on `h2`), [`GrpcTransport`] wraps any tonic-compatible
 //! service, in-process servers among them, and [`HttpTransport`] posts JSON.
 
+#[cfg(any(feature = "pool", feature = "tonic"))]
 mod frame;
+#[cfg(feature = "tonic")]
 pub mod grpc;
+#[cfg(feature = "http-json")]
 pub mod http;
+#[cfg(feature = "pool")]
 pub mod pool;
+#[cfg(any(feature = "pool", feature = "tonic"))]
 mod request;
 
 use std::task::{Context, Poll};
 
 use ::http::HeaderMap;
-use bytes::Bytes;
 
+#[cfg(feature = "tonic")]
 pub use self::grpc::{GrpcStream, GrpcTransport};
+#[cfg(feature = "http-json")]
 pub use self::http::{HttpStream, HttpTransport};
+#[cfg(feature = "pool")]
 pub use self::pool::{
     Balance, Balanced, Budget, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream,
     Share, TcpConnector, UnixConnector,
 };
-use crate::{config::Service, observer::StreamFacts, pieces::Pieces, wire::Reply};
+use crate::{config::Service, types::stream::StreamFacts, wire::Reply};
+pub use crate::{types::stream::Close, wire::message::Message};
 
 /// Opens side streams.
 ///
@@ -96,102 +104,5 @@ pub trait Sidestream: Send + Unpin + 'static {
     }
 }
 
-/// An encoded `ProcessingRequest`.
-///
-/// Bytes of a body are kept apart, so that they can be sent without a copy: the message is the head followed
-/// by the body.
-#[derive(Clone, Debug)]
-pub struct Message {
-    pub(crate) framed_head: Bytes,
-    pub(crate) body: Pieces,
-}
-
-impl Message {
-    /// The encoded message without gRPC framing, as one buffer.
-    pub fn to_bytes(&self) -> Bytes {
-        let head = self.framed_head.slice(crate::wire::GRPC_PREFIX..);
-        let mut whole = Pieces::from(head);
-        whole.append(self.body.clone());
-        whole.join()
-    }
-
-    /// Bytes of its part of the HTTP body.
-    pub fn body_len(&self) -> usize {
-        self.body.len()
-    }
-
-    /// Its length in bytes, gRPC length prefix included.
-    pub fn framed_len(&self) -> usize {
-        self.framed_head.len() + self.body.len()
-    }
-
-    /// The message with its gRPC length prefix, as the parts that go out one after the other.
-    pub fn framed(self) -> impl Iterator<Item = Bytes> {
-        std::iter::once(self.framed_head).chain(self.body)
-    }
-}
-
-/// How a side stream ended, or why there is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("gRPC status {code}: {message}")]
-pub struct Close {
-    pub(crate) code: i32,
-    pub(crate) message: String,
-    pub(crate) details: String,
-    pub(crate) http: bool,
-}
-
-impl Close {
-    /// The stream ended with this gRPC status; 0 is a clean end.
-    pub fn status(code: i32, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            details: String::new(),
-            http: false,
-        }
-    }
-
-    /// Status 14: there is no connection to the processor.
-    pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::status(14, message)
-    }
-
-    /// The HTTP service gave no usable answer.
-    pub fn http_error(message: impl Into<String>) -> Self {
-        Self {
-            http: true,
-            ..Self::status(10, message)
-        }
-    }
-
-    /// Adds what the transport knows beyond the status, such as `via_upstream`.
-    #[must_use]
-    pub fn with_details(mut self, details: impl Into<String>) -> Self {
-        self.details = details.into();
-        self
-    }
-
-    /// The gRPC status code.
-    pub fn code(&self) -> i32 {
-        self.code
-    }
-
-    /// The message beside the status; may be empty.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// What the transport knows beyond the status; may be empty.
-    pub fn details(&self) -> &str {
-        &self.details
-    }
-
-    /// Whether the processor ended the stream without an error.
-    pub fn is_ok(&self) -> bool {
-        self.code == 0
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "pool", feature = "tonic"))]
 mod tests;

@@ -20,7 +20,10 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
+use bytes::Bytes;
+
 use super::*;
+use crate::types::pieces::Pieces;
 use crate::{
     config::{GrpcService, GrpcTarget},
     wire::{GRPC_PREFIX, Part},

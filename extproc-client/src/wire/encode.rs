@@ -7,7 +7,10 @@
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::GRPC_PREFIX;
-use crate::{observer::Phase, pieces::Pieces, transport::Message};
+use crate::{
+    types::{phase::Phase, pieces::Pieces},
+    wire::message::Message,
+};
 
 /// What every message carries beside its phase.
 #[derive(Clone, Copy, Debug, Default)]

@@ -6,6 +6,8 @@
 //! `envoy/service/ext_proc/v3/external_processor.proto`.
 
 pub(crate) mod encode;
+pub(crate) mod fields;
+pub(crate) mod message;
 mod reply;
 
 pub use self::reply::Reply;
@@ -16,19 +18,6 @@ pub(crate) use self::reply::{
 };
 #[cfg(test)]
 pub(crate) use self::reply::{BodyMutationMessage, GrpcStatus, HeaderEntry, HttpStatus};
-
-/// The gRPC status of an answer that has none of its own ("HTTP to gRPC Status Code Mapping" of the gRPC documentation); Envoy's
-/// local replies to gRPC requests have the same.
-pub fn grpc_code(status: http::StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
-}
 
 /// Bytes of the gRPC length prefix before each message.
 pub const GRPC_PREFIX: usize = 5;

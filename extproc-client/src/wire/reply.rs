@@ -29,12 +29,50 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Decodes one message, without gRPC framing. Body bytes share `message`'s memory.
+    /// Decodes one message, without gRPC framing. Body bytes share `message`'s memory, and so do header values unless it is
+    /// large: they may stay as long as the exchange.
     ///
     /// # Errors
     /// The bytes are not a `ProcessingResponse`.
     pub fn decode(message: Bytes) -> Result<Self, prost::DecodeError> {
-        prost::Message::decode(message)
+        const LARGE: usize = 16 * 1024;
+        let large = message.len() > LARGE;
+        let mut reply: Self = prost::Message::decode(message)?;
+        if large {
+            for entry in reply.entries() {
+                entry.raw_value = Bytes::copy_from_slice(&entry.raw_value);
+            }
+        }
+        Ok(reply)
+    }
+
+    fn entries(&mut self) -> impl Iterator<Item = &mut HeaderEntry> {
+        let (mutation, list) = match &mut self.part {
+            Some(
+                Part::RequestHeaders(HeadersReply { response })
+                | Part::ResponseHeaders(HeadersReply { response })
+                | Part::RequestBody(BodyReply { response })
+                | Part::ResponseBody(BodyReply { response }),
+            ) => (
+                response.as_mut().and_then(|it| it.header_mutation.as_mut()),
+                None,
+            ),
+            Some(
+                Part::RequestTrailers(TrailersReply { header_mutation })
+                | Part::ResponseTrailers(TrailersReply { header_mutation }),
+            ) => (header_mutation.as_mut(), None),
+            Some(Part::Immediate(immediate)) => (immediate.headers.as_mut(), None),
+            Some(Part::Local(local)) => match &mut local.part {
+                Some(LocalPart::Headers(local)) => (None, local.headers.as_mut()),
+                Some(LocalPart::Trailers(trailers)) => (None, Some(trailers)),
+                Some(LocalPart::Body(_)) | None => (None, None),
+            },
+            None => (None, None),
+        };
+        let set = mutation.into_iter().flat_map(|it| &mut it.set_headers);
+        let listed = list.into_iter().flat_map(|it| &mut it.headers);
+        set.filter_map(|option| option.header.as_mut())
+            .chain(listed)
     }
 
     /// The message without gRPC framing, with the fields that the filter reads.
@@ -231,4 +269,78 @@ pub(crate) struct ModeReply {
     pub(crate) request_trailer_mode: i32,
     #[prost(int32, tag = "6")]
     pub(crate) response_trailer_mode: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header that stays does not keep a large body alive that came with it.
+    #[test]
+    fn headers_of_large_messages_have_memory_of_their_own() {
+        let entry = || HeaderEntry {
+            key: "x-a".into(),
+            raw_value: "1".into(),
+        };
+        let mutation = || {
+            Some(HeaderMutation {
+                set_headers: vec![HeaderOption {
+                    header: Some(entry()),
+                    append: None,
+                }],
+                remove_headers: Vec::new(),
+            })
+        };
+        let list = || HeaderList {
+            headers: vec![entry()],
+        };
+        let common = || {
+            Some(CommonReply {
+                header_mutation: mutation(),
+                ..CommonReply::default()
+            })
+        };
+        let headers = || HeadersReply { response: common() };
+        let body = || BodyReply { response: common() };
+        let trailers = || TrailersReply {
+            header_mutation: mutation(),
+        };
+        let local = |part| Part::Local(LocalReply { part: Some(part) });
+        for part in [
+            Part::RequestHeaders(headers()),
+            Part::ResponseHeaders(headers()),
+            Part::RequestBody(body()),
+            Part::ResponseBody(body()),
+            Part::RequestTrailers(trailers()),
+            Part::ResponseTrailers(trailers()),
+            Part::Immediate(ImmediateReply {
+                headers: mutation(),
+                ..ImmediateReply::default()
+            }),
+            local(LocalPart::Headers(LocalHeaders {
+                headers: Some(list()),
+                end_of_stream: true,
+            })),
+            local(LocalPart::Trailers(list())),
+        ] {
+            for large in [false, true] {
+                let reply = Reply {
+                    part: Some(part.clone()),
+                    ..Reply::default()
+                };
+                // A field that is not read makes it large.
+                let mut message = reply.to_bytes().to_vec();
+                if large {
+                    message.extend([0xa2, 0x06, 0x80, 0x80, 0x04]);
+                    message.resize(message.len() + 65_536, 0);
+                }
+                let message = Bytes::from(message);
+                let mut decoded = Reply::decode(message.clone()).unwrap();
+                assert_eq!(decoded, reply);
+                let value = &decoded.entries().next().unwrap().raw_value;
+                let shared = message.as_ptr_range().contains(&value.as_ptr());
+                assert_eq!(shared, !large, "{part:?}");
+            }
+        }
+    }
 }

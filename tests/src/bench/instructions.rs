@@ -6,7 +6,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use anyhow::Context;
 use tokio::{process::Command, time::timeout};
 
-use super::{Bench, client::Connection, mode::Mode};
+use super::{Bench, Target, client::Connection, mode::Mode};
 use crate::provision;
 
 const FEW: usize = 500;
@@ -21,23 +21,46 @@ impl Bench {
     /// # Errors
     /// There is no valgrind, or the gateway fails.
     pub async fn instructions(&self, mode: &'static Mode) -> anyhow::Result<f64> {
+        let [_, gateway] = &self.targets;
+        self.instructions_per_request(gateway, mode).await
+    }
+
+    /// The same for the other build that [`Bench::new`] was given.
+    ///
+    /// # Errors
+    /// There is no valgrind, or the other build fails.
+    pub async fn instructions_beside(&self, mode: &'static Mode) -> anyhow::Result<f64> {
+        let [other, _] = &self.targets;
+        self.instructions_per_request(other, mode).await
+    }
+
+    async fn instructions_per_request(
+        &self,
+        target: &Target,
+        mode: &'static Mode,
+    ) -> anyhow::Result<f64> {
         // Start and end cancel out.
-        let few = self.instructions_of(mode, FEW).await?;
-        let many = self.instructions_of(mode, MANY).await?;
+        let few = self.instructions_of(target, mode, FEW).await?;
+        let many = self.instructions_of(target, mode, MANY).await?;
         Ok(many.saturating_sub(few) as f64 / (MANY - FEW) as f64)
     }
 
-    async fn instructions_of(&self, mode: &'static Mode, requests: usize) -> anyhow::Result<u64> {
+    async fn instructions_of(
+        &self,
+        target: &Target,
+        mode: &'static Mode,
+        requests: usize,
+    ) -> anyhow::Result<u64> {
         let valgrind = provision::program("valgrind")
             .ok()
             .context("valgrind is needed: apt-get install valgrind")?;
-        let [_, gateway] = &self.targets;
-        let (config, address) = self.configure(gateway, mode)?;
-        let out = self.directory.join(format!("callgrind.{}", mode.name));
+        let (config, address) = self.configure(target, mode)?;
+        let out = format!("callgrind.{}.{}", target.name, mode.name);
+        let out = self.directory.join(out);
         let mut child = Command::new(valgrind)
             .arg("--tool=callgrind")
             .arg(format!("--callgrind-out-file={}", out.display()))
-            .args(super::words(gateway, &config))
+            .args(super::words(target, &config))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)

@@ -58,7 +58,12 @@ async fn main() -> anyhow::Result<()> {
     if options.instructions {
         for mode in modes.iter().filter(|mode| mode.connections == 16) {
             let count = bench.instructions(mode).await?;
-            println!("{:14} {count:9.0} instructions/request", mode.name);
+            print!("{:14} {count:9.0} instructions/request", mode.name);
+            if options.beside.is_some() {
+                let other = bench.instructions_beside(mode).await?;
+                print!(", the other build {other:9.0}: {:.3}", count / other);
+            }
+            println!();
         }
         return Ok(());
     }

@@ -124,6 +124,9 @@ fn main() -> ExitCode {
         trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
+        trial("shared/large-request-head", || {
+            go(shared::large_request_head())
+        }),
         trial("shared/silent", || go(shared::silent_connection())),
         trial("shared/silent-without-limits", || {
             go(shared::silent_without_limits())

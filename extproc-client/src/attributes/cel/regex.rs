@@ -12,7 +12,7 @@ use cel::{
 use regex::{Captures, Regex, RegexBuilder};
 
 use super::{budget::Meter, value::text_value};
-use crate::pattern::{BoundedRegex, Effort, Sizes, Unusable};
+use crate::text::pattern::{BoundedRegex, Effort, Sizes, Unusable};
 
 /// The library's name.
 const LIBRARY: &str = "re";

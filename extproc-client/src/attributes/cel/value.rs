@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     attributes::{lookup::Item, vocabulary},
-    host::Metadata,
+    metadata::Metadata,
 };
 
 /// The map that a root is.

@@ -10,8 +10,7 @@ use http::header;
 
 use super::super::{Callback, Exchange, Side, failure::Failure};
 use crate::{
-    config::BodyMode,
-    pieces::Pieces,
+    types::{mode::BodyMode, pieces::Pieces},
     wire::{BodyMutation, CommonReply},
 };
 

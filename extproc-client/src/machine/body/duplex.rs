@@ -5,11 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::{Callback, Exchange, Side, direction::Drain, failure::Failure};
+use super::super::{Callback, Exchange, Side, failure::Failure, half::Drain};
 use crate::{
-    config::BodyMode,
-    observer::Effect,
-    pieces::Pieces,
+    types::{mode::BodyMode, phase::Effect, pieces::Pieces},
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
 

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::StatusCode;
 
 use super::{
-    super::{Exchange, Side, direction::Drain, failure::Failure},
+    super::{Exchange, Side, failure::Failure, half::Drain},
     duplex,
 };
 use crate::wire::{CommonReply, encode::BodyFlags};

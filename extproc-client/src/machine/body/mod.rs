@@ -6,7 +6,7 @@ pub(super) mod grpc;
 pub(super) mod partial;
 pub(super) mod streamed;
 
-use crate::{observer::Effect, wire::BodyMutation};
+use crate::{types::phase::Effect, wire::BodyMutation};
 
 /// What a body mutation does, for the observer.
 fn effect(mutation: &Option<BodyMutation>) -> Effect {

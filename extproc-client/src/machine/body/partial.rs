@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::{Callback, Exchange, Side};
 use crate::{
-    pieces::Pieces,
+    types::pieces::Pieces,
     wire::{BodyMutation, CommonReply},
 };
 
@@ -71,7 +71,7 @@ pub(in super::super) fn reply(
         .as_ref()
         .and_then(|message| message.mutation.clone());
     let effect = match super::effect(&mutation) {
-        crate::observer::Effect::None => head_effect,
+        crate::types::phase::Effect::None => head_effect,
         applied => applied,
     };
     exchange.accept(side, side.body(), effect, Callback::Idle, now);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::super::{Callback, Exchange, Side, failure::Failure};
 use crate::{
-    pieces::Pieces,
+    types::pieces::Pieces,
     wire::{BodyMutation, CommonReply},
 };
 

@@ -2,8 +2,9 @@
 
 use super::play::*;
 use crate::{
-    host::{ExchangeContext, Limits},
+    host::ExchangeContext,
     machine::Side::{Request, Response},
+    types::limits::Limits,
     wire::{BodyMutation, StreamedBody},
 };
 

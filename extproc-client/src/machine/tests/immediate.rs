@@ -3,7 +3,7 @@
 use super::play::*;
 use crate::{
     machine::Side::{Request, Response},
-    transport::Close,
+    types::stream::Close,
     wire::*,
 };
 
@@ -220,11 +220,11 @@ fn more_headers_than_a_map_holds() {
     let lines = p.part(local(LocalPart::Trailers(trailers)));
     assert_eq!(lines.last().unwrap(), "client: ABORT");
 
-    let unlimited = crate::host::HeaderLimits {
+    let unlimited = crate::types::limits::HeaderLimits {
         count: usize::MAX,
         bytes: usize::MAX,
     };
-    let limits = crate::host::Limits {
+    let limits = crate::types::limits::Limits {
         request_headers: unlimited,
         ..Default::default()
     };

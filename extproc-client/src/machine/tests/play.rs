@@ -12,10 +12,11 @@ use prost::Message as _;
 
 use crate::{
     FilterConfig,
-    host::{ExchangeContext, ResponseDetails},
+    context::outcome::ResponseDetails,
+    host::ExchangeContext,
     machine::{Action, Closing, Exchange, Outbound, Side},
     observer::{Event, HttpPart, Observer, Stats, Watched, Watcher},
-    transport::Close,
+    types::stream::Close,
     wire::*,
 };
 

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::play::*;
 use crate::{
-    host::{ExchangeContext, Limits},
+    host::ExchangeContext,
     machine::Side::{self, Request, Response},
-    transport::Close,
+    types::{limits::Limits, stream::Close},
     wire::{BodyMutation, ImmediateReply, ModeReply, Part, Reply},
 };
 

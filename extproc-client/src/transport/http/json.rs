@@ -17,8 +17,8 @@ use serde_json::{Map, Value};
 
 use super::schema::{Field, Kind, Schema, Shape};
 use crate::{
-    config::json::{LONGEST_SECONDS, ProtoDuration},
     metadata::{struct_from_json, struct_to_json},
+    text::protojson::{LONGEST_SECONDS, ProtoDuration},
 };
 
 /// Base64 as ProtoJSON accepts it: padded or not.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     config::{HttpService, Service as Configured},
-    pieces::Pieces,
+    types::pieces::Pieces,
     wire::Part,
 };
 

@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{Pool, PoolStream};
-use crate::transport::{Call, Close, Transport};
+use crate::{
+    transport::{Call, Transport},
+    types::stream::Close,
+};
 
 /// Says which of several pools a call goes to: a load balancer.
 pub trait Balance: fmt::Debug + Send + Sync + 'static {

@@ -5,7 +5,7 @@ use std::{error::Error as _, io};
 
 use h2::Reason;
 
-use crate::transport::Close;
+use crate::types::stream::Close;
 
 /// The call failed before the response began, for this reason.
 pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {

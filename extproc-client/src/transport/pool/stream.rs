@@ -22,13 +22,13 @@ use super::{
     set::{Opened, Place, Set, Slot},
 };
 use crate::{
-    observer::StreamFacts,
     transport::{
-        Close, Message, Sidestream,
+        Sidestream,
         frame::{Decoder, end},
         request::Outline,
     },
-    wire::Reply,
+    types::stream::{Close, StreamFacts},
+    wire::{Reply, message::Message},
 };
 
 /// Unsent bytes up to which one more message is taken.

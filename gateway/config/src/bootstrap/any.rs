@@ -1,8 +1,11 @@
 //! `google.protobuf.Any`, `Struct` and `envoy.config.core.v3.Metadata` as data.
 
-use extproc_client::host::Metadata as Model;
+use extproc_client::{
+    host::Metadata as Model,
+    metadata::{struct_from_object, value_from_json},
+};
 use prost::Message;
-use prost_types::{Any, ListValue, Struct, Value, value::Kind};
+use prost_types::{Any, ListValue, Struct};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -41,31 +44,8 @@ impl Metadata {
 
 impl StructValue {
     pub(super) fn build(&self) -> Struct {
-        object(&self.0)
+        struct_from_object(&self.0)
     }
-}
-
-fn object(map: &serde_json::Map<String, Json>) -> Struct {
-    Struct {
-        fields: map
-            .iter()
-            .map(|(key, content)| (key.clone(), value(content)))
-            .collect(),
-    }
-}
-
-fn value(json: &Json) -> Value {
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(value) => Kind::BoolValue(*value),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        Json::Array(items) => Kind::ListValue(ListValue {
-            values: items.iter().map(value).collect(),
-        }),
-        Json::Object(map) => Kind::StructValue(object(map)),
-    };
-    Value { kind: Some(kind) }
 }
 
 /// Messages that can be encoded without their descriptor.
@@ -127,12 +107,12 @@ pub(super) fn any(reader: &Reader<'_>, tree: &Subtree) -> Result<Any, Fault> {
             .build()
             .encode_to_vec(),
         "google.protobuf.Value" => {
-            value(&reader.read_typed::<WellKnown<Json>>(node)?.value).encode_to_vec()
+            value_from_json(&reader.read_typed::<WellKnown<Json>>(node)?.value).encode_to_vec()
         }
         "google.protobuf.ListValue" => {
             let values = reader.read_typed::<WellKnown<Vec<Json>>>(node)?.value;
             ListValue {
-                values: values.iter().map(value).collect(),
+                values: values.iter().map(value_from_json).collect(),
             }
             .encode_to_vec()
         }

@@ -22,7 +22,7 @@ pub use self::{
         LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
-    flags::{RESPONSE_FLAGS, response_flag},
+    flags::{RESPONSE_FLAGS, flag, response_flag},
     health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,

@@ -27,13 +27,14 @@ use crate::{
         access_log::Sinks,
         stats::{Metrics, Watching},
     },
-    upstream::Upstreams,
+    upstream::{HealthByCluster, Upstreams},
 };
 
 /// The state of a gateway.
 #[derive(Debug)]
 pub(crate) struct Serving {
     metrics: Arc<Metrics>,
+    health: HealthByCluster,
     overload: Arc<Overload>,
     /// Whether the gateway goes down, for the admin server to tell.
     going_down: watch::Sender<bool>,
@@ -166,6 +167,7 @@ impl Serving {
         }
         Ok(Self {
             metrics: Arc::new(Metrics::new(observer)),
+            health: HealthByCluster::default(),
             overload,
             going_down: watch::Sender::new(false),
             workers,
@@ -191,7 +193,13 @@ impl Serving {
             .iter()
             .map(|worker| {
                 let before = worker.pools.as_ref();
-                Connections::new(snapshot, &self.metrics, &self.overload, before)
+                Connections::new(
+                    snapshot,
+                    &self.metrics,
+                    &self.health,
+                    &self.overload,
+                    before,
+                )
             })
             .collect::<io::Result<Vec<_>>>()?;
         self.sinks.begin();
@@ -535,9 +543,15 @@ pub(crate) fn check(snapshot: &Snapshot) -> io::Result<()> {
             })?;
         }
     }
-    Upstreams::new(snapshot, &Metrics::default(), &Arc::default(), None)
-        .map(drop)
-        .map_err(io::Error::other)
+    Upstreams::new(
+        snapshot,
+        &Metrics::default(),
+        &HealthByCluster::default(),
+        &Arc::default(),
+        None,
+    )
+    .map(drop)
+    .map_err(io::Error::other)
 }
 
 /// Refuses two listeners that are the same one.

@@ -13,7 +13,7 @@ use crate::{
     limits::overload::Overload,
     processors::ClusterTransport,
     telemetry::stats::{Metrics, Owner},
-    upstream::Upstreams,
+    upstream::{HealthByCluster, Upstreams},
 };
 
 /// A running worker.
@@ -71,12 +71,13 @@ impl Connections {
     pub(crate) fn new(
         snapshot: &Snapshot,
         metrics: &Metrics,
+        health: &HealthByCluster,
         overload: &Arc<Overload>,
         before: Option<&Self>,
     ) -> io::Result<Self> {
         let known = before.map(|pools| &*pools.upstreams);
         let upstreams =
-            Upstreams::new(snapshot, metrics, overload, known).map_err(io::Error::other)?;
+            Upstreams::new(snapshot, metrics, health, overload, known).map_err(io::Error::other)?;
         let upstreams = Arc::new(upstreams);
         let known = before.map(|pools| &pools.transport);
         let transport = ClusterTransport::new(&upstreams, overload, known);

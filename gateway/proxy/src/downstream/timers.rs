@@ -21,10 +21,10 @@ use tokio::time::Instant;
 
 use super::Context;
 use crate::{
+    config::snapshot::flag,
     exchange::Exchange,
     http::{body::Body, lazy_timer::LazyTimer, local_reply},
     route::Selected,
-    upstream::error::flag,
 };
 
 /// Which limit passed.
@@ -242,10 +242,16 @@ pub(super) async fn call(
                 // Filters would need memory to see it.
                 return Poll::Ready(reply);
             }
-            match exchange.reply(reply) {
-                Ok(()) => timers.extend(),
-                Err(reply) => return Poll::Ready(*reply),
+            exchange.reply(reply);
+            let polled = response.as_mut().poll(cx);
+            if let Some(reply) = exchange.take_reply() {
+                // The request is with nobody any more, its response is with filters.
+                return Poll::Ready(reply);
             }
+            if polled.is_ready() {
+                return polled;
+            }
+            timers.extend();
         }
     })
     .await;

@@ -43,15 +43,6 @@ impl Moments {
     }
 }
 
-/// While the request is with the upstream.
-pub(crate) struct WaitsUpstream<'a>(pub(super) &'a Exchange);
-
-impl Drop for WaitsUpstream<'_> {
-    fn drop(&mut self) {
-        self.0.waits.store(false, Ordering::Relaxed);
-    }
-}
-
 /// Counts the request's body for the exchange.
 pub(crate) struct RequestWatch {
     pub(crate) exchange: Arc<Exchange>,

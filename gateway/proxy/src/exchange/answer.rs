@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -106,6 +106,7 @@ pub(crate) struct Shared {
 /// The end of the chain.
 ///
 /// ```text
+///   ┌───────────────────answer─────────────────────▼
 /// Ahead ──request arrives──▶ Waiting ──answer──▶ Answered ──taken──▶ Over
 ///                               └──────── the upstream's response ────▲
 /// ```
@@ -124,7 +125,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Late {
-    /// Gives the answer to the end of the chain, if that waits for one. What has the request then brings it back.
+    /// Gives the answer to the end of the chain, if that has no other. What has the request then brings it back.
     pub(crate) fn give(
         &self,
         response: Box<Response<Body>>,
@@ -134,13 +135,28 @@ impl Late {
         };
         let mut end = lock(&self.0.end);
         match std::mem::replace(&mut *end, End::Over) {
+            End::Ahead => *end = End::Answered(response),
             End::Waiting(waker) => {
                 *end = End::Answered(response);
-                drop(end);
                 waker.wake();
-                Ok(behind)
             }
-            End::Ahead | End::Answered(_) | End::Over => Err(response),
+            End::Answered(_) | End::Over => return Err(response),
+        }
+        Ok(behind)
+    }
+
+    /// Takes an answer that was given before the request came to the end.
+    pub(crate) fn take(&self) -> Option<Response<Body>> {
+        let mut end = lock(&self.0.end);
+        match std::mem::take(&mut *end) {
+            End::Answered(response) => {
+                *end = End::Over;
+                Some(*response)
+            }
+            other => {
+                *end = other;
+                None
+            }
         }
     }
 
@@ -166,9 +182,12 @@ impl Late {
 }
 
 impl LateAnswers {
-    /// The upstream's response, or that of a filter which answers before it.
-    pub(crate) async fn or(self, upstream: impl Future<Output = Response<Body>>) -> Response<Body> {
-        let mut upstream = pin!(upstream);
+    /// The upstream's response, or that of a filter which answers before it. Pinned by the caller: an `async fn` would keep
+    /// a future that it is given by value twice.
+    pub(crate) async fn or(
+        self,
+        mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
+    ) -> Response<Body> {
         let response = poll_fn(|cx| {
             let answered = self.0.iter().find_map(|late| match late.poll_answer(cx) {
                 Poll::Ready(response) => Some(response),

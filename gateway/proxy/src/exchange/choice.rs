@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use extproc_client::{
     FilterConfig, PerRoute,
+    attributes::Surroundings,
     config::{MetadataEntry, Overrides},
     host::ExchangeContext,
 };
@@ -19,10 +20,11 @@ pub(crate) fn choose(
     parts: &Parts,
     context: &ExchangeContext,
 ) -> Option<Arc<FilterConfig>> {
+    let around = context.surroundings();
     let found = choice.cases.iter().find_map(|case| {
         let holds = match &case.condition {
             None => Ok(true),
-            Some(condition) => condition.holds(parts, context),
+            Some(condition) => condition.holds(parts, &around),
         };
         holds.map(|holds| holds.then_some(case)).transpose()
     });
@@ -36,20 +38,20 @@ pub(crate) fn choose(
     for (namespace, entries) in &case.metadata {
         let fields = entries
             .iter()
-            .filter_map(|(name, value)| Some((name.clone(), value.value(parts, context)?)))
+            .filter_map(|(name, value)| Some((name.clone(), value.value(parts, &around)?)))
             .collect();
         context.metadata.set(namespace.as_str(), Struct { fields });
     }
-    Some(dressed(case, parts, context))
+    Some(dressed(case, parts, &around))
 }
 
 /// The case's configuration with the gRPC metadata of this request.
-fn dressed(case: &Case, parts: &Parts, context: &ExchangeContext) -> Arc<FilterConfig> {
+fn dressed(case: &Case, parts: &Parts, around: &Surroundings<'_>) -> Arc<FilterConfig> {
     if case.initial_metadata.is_empty() {
         return case.config.clone();
     }
     let entries = case.initial_metadata.iter().filter_map(|(name, value)| {
-        let text = text(value.value(parts, context)?)?;
+        let text = text(value.value(parts, around)?)?;
         // The value is no template.
         Some(MetadataEntry::new(name, &text.replace('%', "%%")))
     });

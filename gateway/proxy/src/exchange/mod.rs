@@ -5,7 +5,6 @@ pub(crate) mod answer;
 mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
-pub(crate) mod metadata;
 pub(crate) mod operators;
 pub(crate) mod record;
 mod route_cell;
@@ -15,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -31,7 +30,7 @@ use extproc_client::{
 use http::{HeaderMap, Response, Uri, Version, request};
 
 use self::{
-    activity::{Moments, WaitsUpstream},
+    activity::Moments,
     answer::Trail,
     facts::Peer,
     record::{Head, Reply},
@@ -39,11 +38,11 @@ use self::{
 };
 use crate::{
     config::snapshot::HttpManager,
+    config::snapshot::flag,
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
     route::{self, Selected},
-    upstream::error::flag,
 };
 
 /// One request with its response. A request extension, so that the innermost service finds it.
@@ -85,13 +84,17 @@ pub(crate) struct Exchange {
     broken: AtomicBool,
     /// It failed because the client left, so that nobody waits for a response.
     left: AtomicBool,
-    /// The request is with the upstream, which has not answered.
-    waits: AtomicBool,
     /// A limit passed meanwhile, and the state has the reply.
     replied: AtomicBool,
     /// Milliseconds from the start to the last movement of either body.
     moved: AtomicU64,
+    /// Attempts that were made to get a response.
+    attempts: AtomicU32,
     route_renewed: AtomicBool,
+    /// The request was answered after it had gone on, by a filter or since a limit passed.
+    answered: AtomicBool,
+    /// The whole response was here before the whole request.
+    request_over: AtomicBool,
     /// Its number, if an observer has asked for it.
     number: OnceLock<u64>,
     state: Mutex<State>,
@@ -157,10 +160,12 @@ impl Exchange {
             reset: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             left: AtomicBool::new(false),
-            waits: AtomicBool::new(false),
             replied: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            attempts: AtomicU32::new(0),
             route_renewed: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            request_over: AtomicBool::new(false),
             number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),
@@ -222,6 +227,16 @@ impl Exchange {
         self.set_route(route.clone());
         self.route_renewed.store(true, Ordering::Relaxed);
         route
+    }
+
+    /// One more attempt is made to get a response.
+    pub(crate) fn count_attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Filters whose processors still have the request's headers get the answer that a filter in front made.
+    pub(crate) fn set_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Whether the route was selected again since this was asked last.
@@ -361,21 +376,12 @@ impl Exchange {
         reply.details = Some(ResponseDetails(details.into()));
     }
 
-    /// The request is with the upstream until what this gives is dropped.
-    pub(crate) fn waits_upstream(&self) -> WaitsUpstream<'_> {
-        self.waits.store(true, Ordering::Relaxed);
-        WaitsUpstream(self)
-    }
-
-    /// Gives a reply in place of the upstream's response, as if that had come, so that filters see it. Gives it back if the
-    /// request does not wait for the upstream.
-    pub(crate) fn reply(&self, reply: Response<Body>) -> Result<(), Box<Response<Body>>> {
-        if !self.waits.swap(false, Ordering::Relaxed) {
-            return Err(Box::new(reply));
-        }
+    /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request
+    /// takes it the next time that it is polled: who waits for the upstream, or a filter whose processor has the headers.
+    pub(crate) fn reply(&self, reply: Response<Body>) {
         self.state().given = Some(reply);
         self.replied.store(true, Ordering::Release);
-        Ok(())
+        self.set_answered();
     }
 
     /// The [`reply`](Self::reply), for the end of the chain.
@@ -435,6 +441,22 @@ impl Host for Exchange {
         state.route = match std::mem::take(&mut state.route) {
             RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
         };
+    }
+
+    fn end_request(&self) {
+        self.request_over.store(true, Ordering::Relaxed);
+    }
+
+    fn is_request_over(&self) -> bool {
+        self.request_over.load(Ordering::Relaxed)
+    }
+
+    fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed).into()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 }
 

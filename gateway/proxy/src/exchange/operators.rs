@@ -7,7 +7,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use extproc_client::wire::grpc_code;
+use extproc_client::{
+    host::{Metadata, RouteFacts},
+    metadata::json_at,
+    text::grpc::grpc_code,
+};
 use http::{HeaderMap, StatusCode, Version};
 
 use crate::{
@@ -369,30 +373,25 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
     let mut path = argument.split(':');
     let namespace = path.next().unwrap_or_default();
     let path: Vec<&str> = path.collect();
-    let route = exchange.route();
-    let facts = route.as_ref().map(|route| route.facts());
-    let content = match of {
-        "DYNAMIC" => exchange.metadata.get(namespace),
+    let of_route = |metadata: &dyn Fn(&RouteFacts) -> &Metadata| {
+        let facts = exchange.route()?.facts();
+        json_at(metadata(&facts).filter_metadata.get(namespace)?, &path)
+    };
+    let json = match of {
+        "DYNAMIC" => exchange.metadata.json(namespace, &path),
         "UPSTREAM_HOST" => {
             let upstream = scope.reply.upstream.as_ref();
             let metadata = upstream.and_then(|info| info.host_metadata.as_ref());
-            metadata.and_then(|metadata| metadata.filter_metadata.get(namespace).cloned())
+            let content = metadata.and_then(|metadata| metadata.filter_metadata.get(namespace));
+            content.and_then(|content| json_at(content, &path))
         }
-        of => facts.and_then(|facts| {
-            let metadata = match of {
-                "ROUTE" => &facts.route_metadata,
-                "VIRTUAL_HOST" => &facts.virtual_host_metadata,
-                "CLUSTER" => &facts.cluster_metadata,
-                "LISTENER" => &facts.listener_metadata,
-                _ => return None,
-            };
-            metadata.filter_metadata.get(namespace).cloned()
-        }),
+        "ROUTE" => of_route(&|facts| &facts.route_metadata),
+        "VIRTUAL_HOST" => of_route(&|facts| &facts.virtual_host_metadata),
+        "CLUSTER" => of_route(&|facts| &facts.cluster_metadata),
+        "LISTENER" => of_route(&|facts| &facts.listener_metadata),
+        _ => None,
     };
-    match content.and_then(|content| crate::exchange::metadata::at(content, &path)) {
-        Some(value) => Value::Json(value),
-        None => Value::None,
-    }
+    json.map_or(Value::None, Value::Json)
 }
 
 fn ip(address: SocketAddr) -> String {

@@ -2,7 +2,8 @@
 //!
 //! Envoy shows a response that a filter makes before the request went on to every filter, also to those that
 //! lie behind it and never saw the request. They get the response alone. Where the request has come to the end of the
-//! chain meanwhile, the answer takes the place of the upstream's, and comes back through all of them.
+//! chain meanwhile, the answer takes the place of the upstream's, and comes back through all of them. Where the processor of a
+//! filter still has the request's headers, the request goes on from there to fetch the answer, and that processor has both.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -39,8 +40,19 @@ pub(crate) struct Kept(pub(crate) Arc<dyn Handler>);
 
 impl Handler for Kept {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
-        let late = request.extensions().get::<LateAnswers>();
-        let Some(late) = late.and_then(|late| late.0.last().cloned()) else {
+        let Some(answers) = request.extensions().get::<LateAnswers>() else {
+            return self.0.call(request);
+        };
+        if let Some(response) = answers.0.iter().find_map(Late::take) {
+            return show(&self.0, request.into_parts().0, response);
+        }
+        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
+            && let Some(mut response) = exchange.take_reply()
+        {
+            add_route_headers(&mut response, exchange);
+            return show(&self.0, request.into_parts().0, response);
+        }
+        let Some(late) = answers.0.last().cloned() else {
             return self.0.call(request);
         };
         *lock(&late.0.behind) = Some(self.0.call(request));
@@ -75,6 +87,7 @@ impl Handler for ShownBehind {
             }
             let summary = extensions.get::<ExchangeSummary>().copied();
             if let Some(exchange) = exchange {
+                exchange.set_answered();
                 // Filters behind see the reply with the headers of the route.
                 if let Some(AnsweredEarly { request }) = &early {
                     exchange.current_route(request);

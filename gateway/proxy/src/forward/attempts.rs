@@ -1,6 +1,10 @@
 //! The attempts that a route allows to get one response.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Instant,
+};
 
 use extproc_client::host::UpstreamInfo;
 use http::{HeaderMap, Method, Response, header};
@@ -62,6 +66,7 @@ impl Attempts<'_> {
         }
         self.made = 1;
         loop {
+            self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),
@@ -87,7 +92,7 @@ impl Attempts<'_> {
                         self.upstream.shared.stats.upstream_rq_retry.add();
                         // What it holds, the next attempt may need.
                         drop(outcome);
-                        let back_off = tokio::time::sleep(self.policy.back_off(self.made));
+                        let back_off = pin!(tokio::time::sleep(self.policy.back_off(self.made)));
                         self.within(back_off).await?;
                         self.made += 1;
                     }
@@ -99,7 +104,7 @@ impl Attempts<'_> {
     }
 
     /// The outcome of a wait before or between attempts, if the route has time for it.
-    async fn within<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Failure> {
+    async fn within<T>(&mut self, wait: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
         let stats = &self.upstream.shared.stats;
         let outcome = self.deadline.within(wait).await;
         outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
@@ -170,7 +175,7 @@ impl Attempts<'_> {
             before: self.made.saturating_sub(1) as usize,
             passed: &passed,
         };
-        let mut host = self.within(upstream.choose(&wanted)).await??;
+        let mut host = self.within(pin!(upstream.choose(&wanted))).await??;
         if self.policy.other_priority().is_some() {
             self.priorities.push(host.priority);
         }
@@ -180,7 +185,7 @@ impl Attempts<'_> {
                 if !self.avoided.iter().any(|tried| Arc::ptr_eq(tried, &host)) {
                     break;
                 }
-                host = self.within(upstream.choose(&wanted)).await??;
+                host = self.within(pin!(upstream.choose(&wanted))).await??;
             }
             self.avoided.push(host.clone());
         }
@@ -228,7 +233,7 @@ impl Attempts<'_> {
             fresh: tunnel || self.renewed,
             limit: self.policy.timeout,
         };
-        let lease = self.within(host.lease(asked)).await.flatten();
+        let lease = self.within(pin!(host.lease(asked))).await.flatten();
         let pool_ready = begun.elapsed();
         self.tried.address = host.socket();
         self.tried.host_metadata = host.metadata.clone();
@@ -287,7 +292,10 @@ impl Attempts<'_> {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
-                let info = std::mem::take(&mut self.tried);
+                let info = UpstreamInfo {
+                    status: Some(response.status()),
+                    ..std::mem::take(&mut self.tried)
+                };
                 response.extensions_mut().insert(info);
                 let again = match empty {
                     true => again,

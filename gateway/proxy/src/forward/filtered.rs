@@ -98,6 +98,7 @@ impl Handler for HandOver {
             }
         };
         Box::pin(async move {
+            let response = pin!(response);
             match late {
                 Some(late) => late.or(response).await,
                 None => response.await,

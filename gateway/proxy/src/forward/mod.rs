@@ -7,7 +7,12 @@ mod redirect;
 pub(crate) mod replay;
 pub(crate) mod shadow;
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
@@ -20,6 +25,7 @@ use http_body::Body as _;
 pub(crate) use self::filtered::{ClusterFilters, HandOver};
 use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
+    config::snapshot::flag,
     config::snapshot::{Forward, Redirect, RouteAction},
     exchange::{
         Exchange,
@@ -36,7 +42,7 @@ use crate::{
     },
     limits::throttle::Throttle,
     route::{self, Selected, TooMuchEffort},
-    upstream::{self, Deadline, Failure, Outbound, Upstreams, error::flag},
+    upstream::{self, Deadline, Failure, Outbound, Upstreams},
 };
 
 /// Says that nobody was asked, for lack of room.
@@ -60,10 +66,12 @@ impl Handler for RouterHandler {
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
         let logged = exchange.filter(|exchange| exchange.logged()).cloned();
         Box::pin(async move {
-            let response = answer(&this, request);
-            let response = match late {
-                Some(late) => late.or(response).await,
-                None => response.await,
+            let response = {
+                let response = pin!(answer(&this, request));
+                match late {
+                    Some(late) => late.or(response).await,
+                    None => response.await,
+                }
             };
             // For clients that leave before the filters have seen it.
             if let Some(exchange) = logged
@@ -140,7 +148,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     exchange.set_head(Head::of(parts));
                 }
             }
-            let response = proxy(end, &exchange, &route, forward, &policy, request);
+            let response = pin!(proxy(end, &exchange, &route, forward, &policy, request));
             or_reply(response, &exchange).await
         }
         RouteAction::Direct { status, body } => {
@@ -193,11 +201,9 @@ fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
 
 /// The upstream's response, or the reply to a request for which a limit passed meanwhile.
 async fn or_reply(
-    upstream: impl Future<Output = Response<Body>>,
+    mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
     exchange: &Exchange,
 ) -> Response<Body> {
-    let mut upstream = pin!(upstream);
-    let _waiting = exchange.waits_upstream();
     poll_fn(|cx| match exchange.take_reply() {
         Some(reply) => Poll::Ready(reply),
         None => upstream.as_mut().poll(cx),
@@ -366,11 +372,12 @@ async fn proxy(
 /// use for a body. Errors pass with theirs.
 fn not_switched(response: Response<Body>) -> Response<Body> {
     let mut response = response.map(|_| Body::empty());
+    let code = response.status();
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply);
+    extensions.insert(LocalReply { code });
     extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));
     response
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use extproc_client::{
     host::{LocalReply, ResponseDetails, ResponseFlags},
-    wire::grpc_code,
+    text::grpc::grpc_code,
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
@@ -64,7 +64,7 @@ pub(crate) fn reply_with(
         response
     };
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply);
+    extensions.insert(LocalReply { code: status });
     extensions.insert(ResponseDetails(details.into()));
     if flags != 0 {
         extensions.insert(ResponseFlags(flags));

@@ -151,11 +151,12 @@ pub(crate) fn log(exchange: &Exchange) {
         head: head.as_ref(),
         reply: &reply,
     };
+    let mut effort = Effort::default();
     for logger in &exchange.listener.logs {
         let wanted = logger
             .filter
             .as_ref()
-            .is_none_or(|filter| passes(filter, &scope));
+            .is_none_or(|filter| passes(filter, &scope, &mut effort));
         if wanted && !logger.sink.send(logger.line(&scope).into_bytes()) {
             exchange.listener.stats.access_log_dropped.add();
         }
@@ -163,11 +164,11 @@ pub(crate) fn log(exchange: &Exchange) {
 }
 
 /// Whether an exchange is to be logged.
-fn passes(filter: &LogFilter, scope: &Scope<'_>) -> bool {
+fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort) -> bool {
     let reply = scope.reply;
     match filter {
-        LogFilter::And(all) => all.iter().all(|filter| passes(filter, scope)),
-        LogFilter::Or(some) => some.iter().any(|filter| passes(filter, scope)),
+        LogFilter::And(all) => all.iter().all(|filter| passes(filter, scope, effort)),
+        LogFilter::Or(some) => some.iter().any(|filter| passes(filter, scope, effort)),
         LogFilter::Status(wanted) => {
             wanted.holds(reply.status.map_or(0, |status| status.as_u16().into()))
         }
@@ -180,7 +181,7 @@ fn passes(filter: &LogFilter, scope: &Scope<'_>) -> bool {
             let value = scope
                 .head
                 .and_then(|head| head_field(&head.method, &head.uri, &head.headers, &matcher.name));
-            route::field_matches(matcher, value, &mut Effort::default())
+            route::field_matches(matcher, value, effort)
         }
         LogFilter::Flags(0) => reply.flags != 0,
         LogFilter::Flags(bits) => reply.flags & bits != 0,

@@ -13,10 +13,7 @@ use extproc_client::observer::{Observer, Stats};
 use http::StatusCode;
 
 use super::histogram::{Histogram, Times};
-use crate::{
-    limits::breakers::{Breakers, Resource},
-    upstream::health::ClusterHealth,
-};
+use crate::limits::breakers::{Breakers, Resource};
 
 /// A number that goes up, and for gauges also down.
 #[derive(Debug, Default)]
@@ -214,7 +211,6 @@ pub(crate) enum Owner {
 struct Inner {
     http: BTreeMap<String, Arc<HttpStats>>,
     clusters: BTreeMap<String, Arc<ClusterStats>>,
-    health: BTreeMap<String, Arc<ClusterHealth>>,
     breakers: BTreeMap<String, Arc<Breakers>>,
     ext_proc: BTreeMap<(Owner, String), Arc<Stats>>,
 }
@@ -293,15 +289,6 @@ impl Metrics {
     pub(crate) fn cluster(&self, name: &str) -> Arc<ClusterStats> {
         self.lock()
             .clusters
-            .entry(name.to_owned())
-            .or_default()
-            .clone()
-    }
-
-    /// The health of a cluster's endpoints.
-    pub(crate) fn health(&self, name: &str) -> Arc<ClusterHealth> {
-        self.lock()
-            .health
             .entry(name.to_owned())
             .or_default()
             .clone()

@@ -305,8 +305,10 @@ impl Deadline {
     }
 
     /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none.
-    pub(crate) async fn within<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Failure> {
-        let mut wait = std::pin::pin!(wait);
+    pub(crate) async fn within<T>(
+        &mut self,
+        mut wait: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
         std::future::poll_fn(|cx| match wait.as_mut().poll(cx) {
             Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
             Poll::Pending => self.poll_end(cx).map(Err),

@@ -14,6 +14,7 @@ use std::{
 
 use extproc_client::metadata::DynamicMetadata;
 use http::HeaderMap;
+use prost_types::{Struct, Value, value::Kind};
 use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
 use super::{
@@ -23,9 +24,9 @@ use super::{
 };
 use crate::{
     config::snapshot::{
-        Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, OverrideHost, Standing,
+        Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, MetadataKey, OverrideHost,
+        Standing,
     },
-    exchange::metadata,
     limits::throttle::Throttle,
 };
 
@@ -163,7 +164,7 @@ impl Endpoints {
         if let (Some(key), Some(dynamic), Some(address)) =
             (&policy.selected, wanted.metadata, host.socket())
         {
-            metadata::set_text(dynamic, key, address.to_string());
+            set_text(dynamic, key, address.to_string());
         }
         Some(host)
     }
@@ -216,7 +217,7 @@ impl Endpoints {
                 let value = wanted.headers.get(name)?.to_str().ok()?;
                 Some(Cow::Borrowed(value))
             }
-            HostSource::Metadata(key) => metadata::text(wanted.metadata?, key).map(Cow::Owned),
+            HostSource::Metadata(key) => text(wanted.metadata?, key).map(Cow::Owned),
         })?;
         list.split(',')
             .filter_map(|address| address.trim().parse::<SocketAddr>().ok())
@@ -412,6 +413,28 @@ fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
     Some(host.clone())
 }
 
+/// The text at a key.
+fn text(metadata: &DynamicMetadata, key: &MetadataKey) -> Option<String> {
+    let path: Vec<&str> = key.path.iter().map(String::as_str).collect();
+    let value = metadata.json(&key.namespace, &path)?;
+    value.as_str().map(str::to_owned)
+}
+
+/// Puts a text at a key.
+fn set_text(metadata: &DynamicMetadata, key: &MetadataKey, text: String) {
+    let text = Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    let whole = key.path.iter().rev().fold(text, |inner, name| Value {
+        kind: Some(Kind::StructValue(Struct {
+            fields: [(name.clone(), inner)].into(),
+        })),
+    });
+    if let Some(Kind::StructValue(content)) = whole.kind {
+        metadata.merge(key.namespace.as_str(), content);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,8 +457,14 @@ mod tests {
 "
             );
             let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-            let upstreams =
-                Upstreams::new(&snapshot, &Metrics::default(), &Arc::default(), None).unwrap();
+            let upstreams = Upstreams::new(
+                &snapshot,
+                &Metrics::default(),
+                &Default::default(),
+                &Arc::default(),
+                None,
+            )
+            .unwrap();
             let endpoints = &upstreams.get("c").unwrap().endpoints;
             let address = Address::Socket(([127, 0, 0, 1], 80).into());
             let key = ("a.invalid".to_owned(), 80);

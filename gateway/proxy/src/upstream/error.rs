@@ -6,27 +6,9 @@ use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::StatusCode;
 
 use crate::{
-    config::snapshot::RetryOn,
+    config::snapshot::{RetryOn, flag},
     http::{body::BoxError, length::LENGTH_MISMATCH},
 };
-
-/// Bits of `%RESPONSE_FLAGS%` that the gateway sets.
-pub(crate) mod flag {
-    pub(crate) const NO_HEALTHY_UPSTREAM: u64 = 0x2;
-    pub(crate) const UPSTREAM_REQUEST_TIMEOUT: u64 = 0x4;
-    pub(crate) const UPSTREAM_REMOTE_RESET: u64 = 0x10;
-    pub(crate) const UPSTREAM_CONNECTION_FAILURE: u64 = 0x20;
-    pub(crate) const UPSTREAM_CONNECTION_TERMINATION: u64 = 0x40;
-    pub(crate) const UPSTREAM_OVERFLOW: u64 = 0x80;
-    pub(crate) const NO_ROUTE_FOUND: u64 = 0x100;
-    pub(crate) const DOWNSTREAM_TERMINATION: u64 = 0x4000;
-    pub(crate) const RETRY_LIMIT_EXCEEDED: u64 = 0x8000;
-    pub(crate) const STREAM_IDLE_TIMEOUT: u64 = 0x1_0000;
-    pub(crate) const UPSTREAM_PROTOCOL_ERROR: u64 = 0x80_0000;
-    pub(crate) const NO_CLUSTER_FOUND: u64 = 0x100_0000;
-    pub(crate) const OVERLOAD_MANAGER: u64 = 0x200_0000;
-    pub(crate) const DOWNSTREAM_REMOTE_RESET: u64 = 0x1000_0000;
-}
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +55,9 @@ pub(crate) enum Failure {
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
+    /// The endpoint says that it takes no head so large.
+    #[error("the request's head is larger than the upstream takes")]
+    HeadTooLarge,
     /// A filter announced another length than the body has.
     #[error("the request does not have the length that was announced")]
     Length,
@@ -204,6 +189,12 @@ impl Failure {
                 "path_rewrite_takes_too_long".into(),
                 0,
             ),
+            Self::HeadTooLarge => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "".into(),
+                "request_headers_larger_than_the_upstream_takes".into(),
+                0,
+            ),
             Self::Length => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
@@ -255,6 +246,7 @@ impl Failure {
             | Self::Overflow
             | Self::Request
             | Self::Rewrite
+            | Self::HeadTooLarge
             | Self::Length => RetryOn::default(),
         }
     }

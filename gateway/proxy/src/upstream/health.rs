@@ -28,6 +28,18 @@ use crate::{
     http::body::Body,
 };
 
+/// The health of every cluster's endpoints, by the cluster's name. Entries are made on demand and live as long as the gateway,
+/// so that a new configuration goes on with what is known.
+#[derive(Debug, Default)]
+pub(crate) struct HealthByCluster(Mutex<HashMap<String, Arc<ClusterHealth>>>);
+
+impl HealthByCluster {
+    pub(super) fn of(&self, cluster: &str) -> Arc<ClusterHealth> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(cluster.to_owned()).or_default().clone()
+    }
+}
+
 /// The endpoints of one cluster, whose health all workers share.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterHealth(Mutex<HashMap<Address, Weak<Health>>>);

@@ -24,6 +24,7 @@ pub(crate) use self::{
     attempt::{Deadline, Outbound, Sending, send},
     endpoints::Wanted,
     error::Failure,
+    health::HealthByCluster,
     member::{Host, HostShared, Lending},
     queue::Queue,
     tunnel::is_websocket,
@@ -58,6 +59,7 @@ impl Upstreams {
     pub(crate) fn new(
         snapshot: &Snapshot,
         metrics: &Metrics,
+        health: &HealthByCluster,
         overload: &Arc<Overload>,
         before: Option<&Self>,
     ) -> Result<Self, String> {
@@ -84,7 +86,7 @@ impl Upstreams {
                 tls,
                 stats: metrics.cluster(name),
                 breakers: metrics.breakers(name),
-                health: metrics.health(name),
+                health: health.of(name),
                 overload: overload.clone(),
                 unavailable: Throttle::new(),
             });

@@ -67,6 +67,7 @@ fn request(random: &mut Random, plan: Plan) -> Value {
             (20, "/p?a=b&c=%20d"),
             (15, "/alt/x"),
             (5, "/a//b/../c"),
+            (1, "/p#fragment"),
         ])
         .into();
     if random.chance(5) {
@@ -131,6 +132,13 @@ fn request(random: &mut Random, plan: Plan) -> Value {
     }
     if http2 && !has_trailers && random.chance(15) {
         out["separate_end"] = true.into();
+    }
+    if http2 && !has_body && !has_trailers && random.chance(2) {
+        headers.push("content-length: 0".into());
+        out["separate_end"] = true.into();
+    }
+    if !http2 && random.chance(1) {
+        out["version"] = "1.0".into();
     }
     if random.chance(3) {
         out["half_open"] = true.into();

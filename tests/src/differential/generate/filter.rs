@@ -150,7 +150,8 @@ fn filter(random: &mut Random, plan: &mut Plan, last: bool) -> Map<String, Value
     if random.chance(4) {
         let metadata = json!([{"key": "x-md", "value": "%REQ(x-client)%"}]);
         let mut grpc = json!({"cluster_name": "processor"});
-        if random.chance(40) {
+        // Pieces of which it is not known how large they are may fit, or not.
+        if random.chance(40) && plan.request_apart && plan.response_apart {
             grpc["max_receive_message_length"] = 1000.into();
         }
         if random.chance(40) {
@@ -175,7 +176,8 @@ fn filter(random: &mut Random, plan: &mut Plan, last: bool) -> Map<String, Value
     if !mode.is_empty() || random.chance(20) {
         set("processing_mode", mode.into());
     }
-    if streams_request && !observed && random.chance(12) {
+    // Within a small limit Envoy reads a body in pieces of its own choice, each of which is sent at once.
+    if streams_request && !observed && random.chance(12) && !plan.limited {
         set("send_body_without_waiting_for_header_response", true.into());
     }
     if plan.overrides {
@@ -262,7 +264,8 @@ pub(super) fn per_route(random: &mut Random, plan: &Plan) -> Value {
         let mut mode = processing_mode(random, false);
         // What differs on purpose: trailers behind the end of a message (docs/differences-from-envoy.md, after-the-end).
         for side in ["request", "response"] {
-            if mode.get(&format!("{side}_body_mode")) == Some(&json!("FULL_DUPLEX_STREAMED")) {
+            let duplex = json!("FULL_DUPLEX_STREAMED");
+            if mode.get(&format!("{side}_body_mode")) == Some(&duplex) && random.chance(90) {
                 mode.insert(format!("{side}_trailer_mode"), "SEND".into());
             }
         }

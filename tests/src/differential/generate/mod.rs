@@ -11,6 +11,8 @@ mod processor;
 mod routing;
 mod upstream;
 
+pub(super) use processor::WRONG_WIRE_TYPE;
+
 use serde_json::{Map, Value, json};
 
 use super::random::Random;

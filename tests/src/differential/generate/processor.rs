@@ -6,6 +6,9 @@ use super::filter::processing_mode;
 use super::{APART, Plan, some};
 use crate::differential::random::Random;
 
+/// A number in the field `request_headers`.
+pub(in crate::differential) const WRONG_WIRE_TYPE: &str = "\u{8}\u{1}";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Headers,
@@ -50,12 +53,7 @@ fn script(random: &mut Random, plan: Plan) -> Value {
         if !random.chance(28) {
             continue;
         }
-        let apart = match kind {
-            "request_body" => plan.request_apart,
-            "response_body" => plan.response_apart,
-            _ => true,
-        };
-        if !apart {
+        if !is_apart(plan, kind) {
             // What becomes of the pieces must not depend on how many there are.
             let end = match random.below(4) {
                 0 => json!({"immediate": immediate(random)}),
@@ -96,11 +94,23 @@ fn script(random: &mut Random, plan: Plan) -> Value {
     }
     if plan.unanswered && random.chance(60) {
         let (kind, _) = *random.pick(&KINDS);
-        out[kind] = json!(["silence"]);
+        out[kind] = match is_apart(plan, kind) {
+            true => json!(["silence"]),
+            false => json!({"always": "silence"}),
+        };
     } else if plan.unanswered && random.chance(30) {
         out["after"] = (*random.pick(&["silence", "close"])).into();
     }
     out
+}
+
+/// Tells whether messages of this kind come one by one.
+fn is_apart(plan: Plan, kind: &str) -> bool {
+    match kind {
+        "request_body" => plan.request_apart,
+        "response_body" => plan.response_apart,
+        _ => true,
+    }
 }
 
 /// The answer to one message.
@@ -127,7 +137,10 @@ fn answer(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Value {
             json!({other: common(random, plan, other, part)})
         }
         93..94 => json!({"empty": true}),
-        94..95 => json!({"garbage": "\u{ff}\u{ff}\u{ff}"}),
+        94..95 => match random.below(4) {
+            0 => json!({"garbage": WRONG_WIRE_TYPE}),
+            _ => json!({"garbage": "\u{ff}\u{ff}\u{ff}"}),
+        },
         95..98 if kind == "request_headers" || plan.duplex => local(random),
         95..97 => json!([{"dynamic_metadata": {"ns": {"k": "alone"}}}, "continue"]),
         97..98 if plan.unanswered => "silence".into(),
@@ -263,6 +276,14 @@ fn fields(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Vec<Value>
         out.extend(set.into_iter().map(Value::from));
         if request && random.chance(if plan.alternative { 60 } else { 5 }) {
             out.push(json!(":path: /alt/set"));
+        }
+        // What no message may have, so that it differs from Envoy.
+        if random.chance(1) {
+            out.push((*random.pick(&["connection: x-hop", "keep-alive: 5"])).into());
+        }
+        if request && random.chance(1) {
+            let unusable = [":path: relative", ":path: ", ":authority: ", "host: "];
+            out.push((*random.pick(&unusable)).into());
         }
         if random.chance(if request { 1 } else { 10 }) {
             out.push(json!(format!(":status: {}", random.pick(&[202, 204, 404]))));

@@ -31,7 +31,11 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
         );
     }
     if random.chance(8) {
-        out.insert("hcm".into(), manager(random));
+        let manager = manager(random);
+        // Addresses are told apart in headers, and not in the JSON of an HTTP service.
+        if !plan.over_http || manager.get("use_remote_address").is_none() {
+            out.insert("hcm".into(), manager);
+        }
     }
     for place in ["filters_before", "filters_after"] {
         if random.chance(4) {
@@ -55,6 +59,13 @@ fn alternative(random: &mut Random, plan: Plan, out: &mut Map<String, Value>) {
     for one in [&mut alt, &mut rest] {
         if random.chance(40) {
             one["per_route"] = per_route(random, &plan);
+        }
+        if one.get("route").is_some() && random.chance(4) {
+            one["route"]["idle_timeout"] = "0.4s".into();
+        }
+        if plan.filters > 1 && random.chance(6) {
+            let off = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true});
+            one["typed_per_filter_config"] = json!({"second": off});
         }
     }
     let mut routes = vec![alt];

@@ -83,6 +83,17 @@ pub enum Answers {
     List(Vec<Answer>),
 }
 
+impl Answers {
+    /// Every answer that is written down.
+    #[must_use]
+    pub fn all(&self) -> &[Answer] {
+        match self {
+            Self::Always { always } => std::slice::from_ref(always),
+            Self::List(list) => list,
+        }
+    }
+}
+
 impl Default for Answers {
     fn default() -> Self {
         Self::List(Vec::new())

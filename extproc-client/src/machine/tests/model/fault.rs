@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, request, response};
 
 use crate::{
-    machine::{Action, Exchange, Outbound, Side, direction::Head},
-    transport::Close,
+    machine::{Action, Exchange, Outbound, Side, half::Head},
+    types::stream::Close,
     wire::Reply,
 };
 

@@ -6,8 +6,8 @@ use super::{
     way::{Call, Way},
 };
 use crate::{
-    config::BodyMode,
     machine::Side::{self, Request},
+    types::mode::BodyMode,
 };
 
 /// Relation of a reply to what was asked.

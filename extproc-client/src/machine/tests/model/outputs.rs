@@ -10,13 +10,12 @@ use super::{
     world::World,
 };
 use crate::{
-    config::BodyMode,
     machine::{
         Action, Outbound,
         Side::{self, Request, Response},
     },
-    observer::Phase,
-    transport::Message,
+    types::{mode::BodyMode, phase::Phase},
+    wire::message::Message,
 };
 
 impl World {

@@ -5,8 +5,9 @@
 
 use super::way::{Call, Way};
 use crate::{
-    config::{BodyMode, FilterConfig},
+    config::FilterConfig,
     machine::Side::{self, Request, Response},
+    types::mode::BodyMode,
 };
 
 /// A rule that was broken.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{BodyMode, DirectionMode};
+use crate::types::mode::{BodyMode, DirectionMode};
 
 /// A call that has one reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -22,14 +22,15 @@ use super::{
     spec::{Broken, Local, Spec, Stream},
 };
 use crate::{
-    config::BodyMode,
-    host::{ExchangeContext, Limits, LocalReply},
+    context::outcome::LocalReply,
+    host::ExchangeContext,
     machine::{
         Exchange,
         Side::{self, Request, Response},
     },
-    observer::{self, Observer, Phase},
-    transport::{Close, Message},
+    observer::{self, Observer},
+    types::{limits::Limits, mode::BodyMode, phase::Phase, stream::Close},
+    wire::message::Message,
 };
 
 /// One exchange at one moment.
@@ -348,7 +349,7 @@ impl World {
                 self.arrives(Response, "", end);
                 let mut head = http::Response::new(()).into_parts().0;
                 if self.class.answered_elsewhere {
-                    head.extensions.insert(LocalReply);
+                    head.extensions.insert(LocalReply { code: head.status });
                     self.spec.request.drop_rest();
                 }
                 self.subject.response_head(head, end, now);
@@ -399,6 +400,14 @@ impl World {
     }
 
     fn arrives(&mut self, side: Side, bytes: &str, end: bool) {
+        if end
+            && side == Response
+            && !self.spec.request.has_ended
+            && !self.subject.exchange.complete
+        {
+            // As in Envoy, what still comes of the request is for nobody then.
+            self.spec.request.drop_rest();
+        }
         let way = self.spec.way_mut(side);
         way.has_head = true;
         way.has_ended |= end;

@@ -27,8 +27,8 @@ use tokio::{
 use super::*;
 use crate::{
     config::{GrpcService, RetryPolicy, Service},
-    transport::{Message, Sidestream},
-    wire::Reply,
+    transport::Sidestream,
+    wire::{Reply, message::Message},
 };
 
 /// Hands the other ends of its connections to the test.

@@ -12,11 +12,10 @@ use tokio::time::Sleep;
 
 use crate::{
     config::{GrpcService, Service},
-    headers,
     machine::{Closing, Exchange, Outbound},
-    observer::Phase,
-    transport::{Call, Close, Message, Sidestream, Transport},
-    wire::Reply,
+    transport::{Call, Sidestream, Transport},
+    types::{phase::Phase, stream::Close},
+    wire::{Reply, fields, message::Message},
 };
 
 /// The side stream, from before it is opened until it is closed.
@@ -216,8 +215,8 @@ fn lookup(request: &http::request::Parts, name: &str) -> Option<Vec<u8>> {
             .path_and_query()
             .map(|path| path.as_str().as_bytes().to_vec()),
         ":method" => Some(request.method.as_str().as_bytes().to_vec()),
-        ":authority" | "host" => headers::authority(request).map(<[u8]>::to_vec),
-        ":scheme" => Some(headers::scheme(request).as_bytes().to_vec()),
+        ":authority" | "host" => fields::authority(request).map(<[u8]>::to_vec),
+        ":scheme" => Some(fields::scheme(request).as_bytes().to_vec()),
         _ => request
             .headers
             .get(name)

@@ -14,8 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
+    context::error::{BoxError, Error},
     driver::{Ready, Receiver, Whole},
-    error::{BoxError, Error},
 };
 
 /// The body of a request behind the filter.

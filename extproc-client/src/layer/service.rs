@@ -11,13 +11,15 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    body::{RequestBody, ResponseBody},
     config::FilterConfig,
+    context::error::BoxError,
     driver::{Core, SideStream},
-    error::BoxError,
-    future::ResponseFuture,
     host::{ExchangeContext, RouteConfig},
-    layer::{ExtProcLayer, Shared},
+    layer::{
+        ExtProcLayer, Shared,
+        body::{RequestBody, ResponseBody},
+        future::ResponseFuture,
+    },
     machine::Exchange,
     transport::Transport,
 };

@@ -1,13 +1,21 @@
 //! The layer.
 
+mod body;
+mod future;
+mod service;
+
 use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
+pub use self::{
+    body::{RequestBody, ResponseBody},
+    future::ResponseFuture,
+    service::ExtProc,
+};
 use crate::{
     config::FilterConfig,
     observer::{Observer, Watcher},
-    service::ExtProc,
 };
 
 /// Lets an external processor see and change the requests and responses of a service.

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt};
 
 use http::StatusCode;
 
-use crate::host::{ResponseFlags, UpstreamFailure};
+use crate::context::outcome::{ResponseFlags, UpstreamFailure};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;

@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::frame;
 use crate::{
+    context::error::{BoxError, Error},
     driver::{Piece, Ready, Receiver, Whole},
-    error::{BoxError, Error},
 };
 
 /// The body of a response before the filter.

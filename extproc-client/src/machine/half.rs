@@ -8,10 +8,12 @@ use std::{
 use http::{HeaderMap, request, response};
 
 use crate::{
-    config::{BodyMode, DirectionMode},
     headers::Block,
-    host::HeaderLimits,
-    pieces::Pieces,
+    types::{
+        limits::HeaderLimits,
+        mode::{BodyMode, DirectionMode},
+        pieces::Pieces,
+    },
 };
 
 /// Chunks that the processor may have at a time: each takes memory beside its bytes.

@@ -13,9 +13,9 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    body::{Drive, RequestBody, ResponseBody},
+    context::error::{BoxError, Error},
     driver::{self, Core, Handle, Piece, Remade, Step},
-    error::{BoxError, Error},
+    layer::body::{Drive, RequestBody, ResponseBody},
     transport::Transport,
 };
 
@@ -40,6 +40,18 @@ pin_project! {
     enum Upstream<F> {
         Idle,
         Called { #[pin] future: F },
+    }
+}
+
+impl<F: Future> Upstream<F> {
+    /// The outcome of a call, once; pending without one.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let UpstreamProj::Called { future } = self.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let output = ready!(future.poll(cx));
+        self.set(Self::Idle);
+        Poll::Ready(output)
     }
 }
 
@@ -111,38 +123,50 @@ where
         loop {
             match std::mem::replace(this.stage, Stage::Done) {
                 Stage::Bypass => {
-                    let UpstreamProj::Called { future } = this.upstream.as_mut().project() else {
-                        return Poll::Pending;
-                    };
                     *this.stage = Stage::Bypass;
-                    let response = ready!(future.poll(cx))?;
+                    let response = ready!(this.upstream.as_mut().poll(cx))?;
                     return Poll::Ready(Ok(bypassed(response)));
                 }
                 Stage::Request {
                     mut core,
                     mut service,
-                } => match core.next_step() {
-                    Some(Step::Request { mut head, end }) => {
-                        // What is to be said of the head is said before the next filter says something.
-                        core.flush(cx);
-                        let (body, task) = request_body(&mut core, &mut head, end);
-                        let future = service.call(Request::from_parts(head, body));
+                } => {
+                    if let Some(head) = core.take_answered() {
+                        let request = Request::from_parts(head, RequestBody::empty());
+                        let future = service.call(request);
                         this.upstream.set(Upstream::Called { future });
-                        *this.stage = match task {
-                            true => Stage::Task(driver::spawn(*core)),
-                            false => Stage::Waiting(core),
-                        };
+                        *this.stage = Stage::Waiting(core);
+                        continue;
                     }
-                    Some(Step::Cancel) => *this.stage = Stage::Waiting(core),
-                    Some(Step::Response { head, end }) => {
-                        return Poll::Ready(Ok(respond(core, head, end)));
+                    match core.next_step() {
+                        Some(Step::Request { mut head, end }) => {
+                            // What is to be said of the head is said before the next filter says something.
+                            core.flush(cx);
+                            let (body, task) = request_body(&mut core, &mut head, end);
+                            let future = service.call(Request::from_parts(head, body));
+                            this.upstream.set(Upstream::Called { future });
+                            if task {
+                                *this.stage = Stage::Task(driver::spawn(*core));
+                                continue;
+                            }
+                            // What lies behind begins before more of what the processor said is heard, as in Envoy.
+                            if let Poll::Ready(response) = this.upstream.as_mut().poll(cx) {
+                                let (head, body) = response?.into_parts();
+                                core.response(head, body);
+                            }
+                            *this.stage = Stage::Waiting(core);
+                        }
+                        Some(Step::Cancel) => *this.stage = Stage::Waiting(core),
+                        Some(Step::Response { head, end }) => {
+                            return Poll::Ready(Ok(respond(core, head, end)));
+                        }
+                        None => {
+                            let polled = core.poll(cx);
+                            *this.stage = Stage::Request { core, service };
+                            ready!(polled);
+                        }
                     }
-                    None => {
-                        let polled = core.poll(cx);
-                        *this.stage = Stage::Request { core, service };
-                        ready!(polled);
-                    }
-                },
+                }
                 Stage::Waiting(mut core) => {
                     match core.next_step() {
                         Some(Step::Response { head, end }) => {
@@ -159,10 +183,8 @@ where
                     // The processor first: what it said may be that nothing goes upstream.
                     let polled = core.poll(cx);
                     if polled.is_pending()
-                        && let UpstreamProj::Called { future } = this.upstream.as_mut().project()
-                        && let Poll::Ready(response) = future.poll(cx)
+                        && let Poll::Ready(response) = this.upstream.as_mut().poll(cx)
                     {
-                        this.upstream.set(Upstream::Idle);
                         let (head, body) = response?.into_parts();
                         core.response(head, body);
                         *this.stage = Stage::Waiting(core);
@@ -182,10 +204,8 @@ where
                         this.upstream.set(Upstream::Idle);
                     }
                     if received.is_pending()
-                        && let UpstreamProj::Called { future } = this.upstream.as_mut().project()
-                        && let Poll::Ready(response) = future.poll(cx)
+                        && let Poll::Ready(response) = this.upstream.as_mut().poll(cx)
                     {
-                        this.upstream.set(Upstream::Idle);
                         match (response, handle.upstream.take()) {
                             // The task may have cut the request while the service was polled: an
                             // error of that is none of the service's.

@@ -169,7 +169,7 @@ impl SendMode {
 impl<'de> Deserialize<'de> for SendMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const NAMES: &[&str] = &["DEFAULT", "SEND", "SKIP"];
-        let number = super::json::enum_number(deserializer, NAMES)?;
+        let number = crate::text::protojson::enum_number(deserializer, NAMES)?;
         Self::from_number(number)
             .ok_or_else(|| de::Error::unknown_variant(&number.to_string(), NAMES))
     }
@@ -185,7 +185,7 @@ impl<'de> Deserialize<'de> for BodyMode {
             "FULL_DUPLEX_STREAMED",
             "GRPC",
         ];
-        let number = super::json::enum_number(deserializer, NAMES)?;
+        let number = crate::text::protojson::enum_number(deserializer, NAMES)?;
         Self::from_number(number)
             .ok_or_else(|| de::Error::unknown_variant(&number.to_string(), NAMES))
     }

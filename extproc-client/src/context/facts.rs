@@ -1,0 +1,108 @@
+//! Facts of an exchange that the program around the layer knows.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{StatusCode, Version, request};
+
+use crate::{metadata::Metadata, types::limits::HeaderLimits};
+
+/// A count of what has come from the client.
+pub trait Received: fmt::Debug + Send + Sync {
+    /// Bytes of the request's body so far.
+    fn body_bytes(&self) -> u64;
+}
+
+/// Facts of the connection that attributes may ask for.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// `connection.id`.
+    pub connection_id: u64,
+    /// `source.address`, `source.port`.
+    pub source: Option<SocketAddr>,
+    /// `destination.address`, `destination.port`.
+    pub destination: Option<SocketAddr>,
+    /// The version that the client speaks, for `request.protocol`; without it, that of the request is taken. Over HTTP/1 a
+    /// processor of a streamed body is told the end apart from the last bytes, as by Envoy.
+    pub version: Option<Version>,
+    /// `request.time`: when the first byte of the request arrived.
+    pub start: Option<SystemTime>,
+    /// `connection.requested_server_name`; empty without TLS.
+    pub requested_server_name: String,
+    /// `connection.tls_version`, with TLS only.
+    pub tls_version: Option<String>,
+    /// `connection.mtls`.
+    pub mtls: bool,
+}
+
+/// Facts of the selected route.
+#[derive(Clone, Debug, Default)]
+pub struct RouteFacts {
+    /// `xds.cluster_name`; empty if the route has none.
+    pub cluster_name: String,
+    /// `xds.route_name`.
+    pub route_name: String,
+    /// `xds.virtual_host_name`.
+    pub virtual_host_name: String,
+    /// `xds.filter_chain_name`.
+    pub filter_chain_name: String,
+    /// `upstream.num_endpoints`.
+    pub endpoints: u64,
+    /// `xds.route_metadata`.
+    pub route_metadata: Metadata,
+    /// `xds.virtual_host_metadata`.
+    pub virtual_host_metadata: Metadata,
+    /// `xds.cluster_metadata`, also the source of `cluster_metadata_forwarding_namespaces`.
+    pub cluster_metadata: Metadata,
+    /// `xds.listener_metadata`.
+    pub listener_metadata: Metadata,
+    /// `xds.node`, as JSON of `envoy.config.core.v3.Node`.
+    pub node: serde_json::Value,
+}
+
+impl RouteFacts {
+    /// Whether there is a route: its virtual host has a name, if not the route itself.
+    pub(crate) fn is_selected(&self) -> bool {
+        !self.virtual_host_name.is_empty() || !self.route_name.is_empty()
+    }
+}
+
+/// Response extension: how the response came about. Absent, or without a [response](Self::responded) of an endpoint: made
+/// locally.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamInfo {
+    /// `upstream.address`, `upstream.port`: the endpoint that was chosen last.
+    pub address: Option<SocketAddr>,
+    /// That endpoint gave no response; this one says why.
+    pub failed: bool,
+    /// The status of its response, which filters may have changed since, for `response.code`.
+    pub status: Option<StatusCode>,
+    /// `upstream.local_address`.
+    pub local_address: Option<SocketAddr>,
+    /// `upstream.request_attempt_count`.
+    pub attempts: u64,
+    /// `upstream.cx_pool_ready_duration`.
+    pub pool_ready: Option<Duration>,
+    /// When the request began to be sent, for `response.backend_latency`.
+    pub begun: Option<Instant>,
+    /// `upstream.transport_failure_reason`.
+    pub transport_failure_reason: String,
+    /// `xds.upstream_host_metadata`.
+    pub host_metadata: Option<Arc<Metadata>>,
+    /// Limits of this endpoint's response headers; those of [`Limits`](crate::types::limits::Limits) if unset.
+    pub response_headers: Option<HeaderLimits>,
+    /// The head of the request as it was sent, where [`KeepSent`](super::outcome::KeepSent) asked for it: response attributes
+    /// speak of it.
+    pub sent: Option<Arc<request::Parts>>,
+}
+
+impl UpstreamInfo {
+    /// Whether the response is an endpoint's.
+    pub fn responded(&self) -> bool {
+        self.address.is_some() && !self.failed
+    }
+}
