@@ -93,6 +93,15 @@ pub const KNOWN: &[Known] = &[
         places: &["processor", "counters"],
     },
     Known {
+        anchor: "empty-frames",
+        shows_in: |s| {
+            let trailers =
+                client(s, |c| c.trailers.is_some()) || upstream(s, |u| u.trailers.is_some());
+            !s.spec.more_filters.is_empty() && trailers && action(s, empties_a_body)
+        },
+        places: &["processor", "counters"],
+    },
+    Known {
         anchor: "no-content",
         shows_in: |s| action(s, makes_bodyless),
         places: &[
@@ -464,7 +473,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         anchor: "tunnel-end",
         shows_in: |s| upstream(s, |u| u.status == 101),
-        places: &["log: want \"101 downstream_remote_disconnect DC\", got \"101 via_upstream -\""],
+        places: &["log: want \"101 downstream_remote_disconnect DC\", *"],
     },
     Known {
         anchor: "refused-heads",
@@ -662,6 +671,15 @@ fn acts_at_once(script: &Value) -> bool {
 
 fn has_field(fields: &[Field], name: &str) -> bool {
     fields.iter().any(|field| field.pair().0 == name)
+}
+
+/// Tells whether a reply takes all bytes out of a body, of which the next filter gets a piece without any.
+fn empties_a_body(action: &Action) -> bool {
+    let replies = [&action.reply, &action.request_body, &action.response_body];
+    replies.into_iter().flatten().any(|common| {
+        let bodies = common.body.iter().chain(&common.stream);
+        common.clear_body == Some(true) || bodies.into_iter().any(|body| body.bytes().is_empty())
+    })
 }
 
 /// Tells whether it makes a response one that has no body.

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     config::snapshot::{ChainMatch, HttpManager, TransportProtocol},
     downstream::{drain::Drainer, tls::Acceptor},
-    filters,
+    exchange::chain::Chain as Filters,
     limits::overload::Overload,
     telemetry::{access_log::Logger, stats::HttpStats},
 };
@@ -24,7 +24,7 @@ pub(crate) struct ChainRuntime {
     pub(crate) http: Arc<HttpManager>,
     pub(crate) buffer_limit: usize,
     pub(crate) shared: Arc<ListenerShared>,
-    pub(crate) filters: filters::Chain,
+    pub(crate) filters: Filters,
     pub(crate) overload: Arc<Overload>,
 }
 

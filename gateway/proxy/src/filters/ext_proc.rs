@@ -9,26 +9,24 @@ use std::{
 use extproc_client::{
     ExtProcLayer, FilterConfig,
     host::{AnsweredEarly, AnsweredLate},
+    observer::Observer,
 };
 use http::{Request, Response};
 use tower::{Layer, Service};
 
 use crate::{
-    config::snapshot::{Filter, HttpManager},
-    exchange::answer::ResponseFuture,
-    filters::Chain,
+    config::snapshot::Filter,
+    exchange::{answer::ResponseFuture, chain::Chain},
     http::body::{Body, BoxError},
     processors::ClusterTransport,
-    telemetry::stats::Metrics,
 };
 
 /// The ext_proc filter `filter` around `inner`.
 pub(crate) fn filter(
-    http: &HttpManager,
     filter: &Filter,
     config: &Arc<FilterConfig>,
     transport: &ClusterTransport,
-    metrics: &Metrics,
+    observer: Arc<dyn Observer>,
     inner: Chain,
 ) -> Chain {
     let layer = ExtProcLayer::new(config.clone(), transport.clone())
@@ -36,7 +34,7 @@ pub(crate) fn filter(
         .disabled(filter.disabled)
         // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
         .guards_framing(false)
-        .observer(metrics.observer(&http.stat_prefix, config.stat_prefix()));
+        .observer(observer);
     Chain::new(Outer(layer.layer(Inner(inner))))
 }
 

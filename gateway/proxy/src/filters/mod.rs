@@ -1,6 +1,5 @@
 //! Builds the filter chain of a listener.
 
-mod chain;
 pub(crate) mod cors;
 pub(crate) mod ext_proc;
 mod header_mutation;
@@ -11,7 +10,7 @@ pub(crate) mod show_behind;
 use std::sync::Arc;
 
 use crate::{
-    config::snapshot::{Filter, FilterKind, HttpManager},
+    config::snapshot::{Filter, FilterKind},
     filters::{
         cors::CorsFilter,
         header_mutation::HeaderMutation,
@@ -21,18 +20,17 @@ use crate::{
     },
 };
 
-pub(crate) use self::chain::Chain;
-use crate::exchange::answer::ResponseFuture;
+use crate::exchange::{answer::ResponseFuture, chain::Chain};
 
-/// The chain of a connection manager around `inner`, the first filter outermost.
+/// The chain of these filters around `inner`, the first one outermost.
 pub(crate) fn chain(
-    http: &HttpManager,
+    filters: &[Filter],
     inner: Chain,
     ext_proc: impl Fn(&Filter, &Arc<extproc_client::FilterConfig>, Chain) -> Chain,
 ) -> Chain {
     // Whether a filter further on has to do with responses.
     let mut responses = false;
-    http.filters
+    filters
         .iter()
         .rev()
         .fold(inner, |inner, filter| match &filter.kind {
@@ -66,8 +64,8 @@ pub(crate) fn chain(
 }
 
 /// Whether a filter of the chain asks for an `ExchangeContext`.
-pub(crate) fn has_ext_proc(http: &HttpManager) -> bool {
-    http.filters
+pub(crate) fn has_ext_proc(filters: &[Filter]) -> bool {
+    filters
         .iter()
         .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_)))
 }

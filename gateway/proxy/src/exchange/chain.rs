@@ -5,7 +5,8 @@ use std::{convert::Infallible, sync::Arc};
 use http::{Request, Response};
 use tower::Service;
 
-use crate::{exchange::answer::ResponseFuture, http::body::Body};
+use super::answer::ResponseFuture;
+use crate::http::body::Body;
 
 /// A service that answers every request, with its type erased. A clone allocates nothing.
 #[derive(Clone)]
