@@ -49,12 +49,12 @@ impl Error {
         }
     }
 
-    /// Whether the filter cut the message because of the processor.
+    /// Tells whether the filter cut the message because of the processor.
     pub fn is_processor(&self) -> bool {
         matches!(self.kind, Kind::Aborted(_))
     }
 
-    /// Whether the other side of the exchange went away.
+    /// Tells whether the other side of the exchange went away.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.kind, Kind::Cancelled)
     }

@@ -65,7 +65,7 @@ pub struct RouteFacts {
 }
 
 impl RouteFacts {
-    /// Whether there is a route: its virtual host has a name, if not the route itself.
+    /// Tells whether there is a route: its virtual host has a name, if not the route itself.
     pub(crate) fn is_selected(&self) -> bool {
         !self.virtual_host_name.is_empty() || !self.route_name.is_empty()
     }
@@ -101,7 +101,7 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
-    /// Whether the response is an endpoint's.
+    /// Tells whether the response is an endpoint's.
     pub fn responded(&self) -> bool {
         self.address.is_some() && !self.failed
     }

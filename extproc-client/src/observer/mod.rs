@@ -149,12 +149,12 @@ impl Watch {
         }
     }
 
-    /// Whether everything is to be told.
+    /// Tells whether everything is to be told.
     pub(crate) fn is_full(&self) -> bool {
         self.detail == Detail::Full
     }
 
-    /// Whether the facts of the side stream are still to be told; asked once.
+    /// Tells whether the facts of the side stream are still to be told; asked once.
     pub(crate) fn take_reached(&self) -> bool {
         self.is_full() && !self.reached.replace(true)
     }

@@ -78,7 +78,7 @@ impl DirectionMode {
         trailers: false,
     };
 
-    /// Whether nothing of this direction is sent.
+    /// Tells whether nothing of this direction is sent.
     pub(crate) fn is_off(self) -> bool {
         self == Self::OFF
     }
@@ -105,7 +105,7 @@ impl ProcessingMode {
         }
     }
 
-    /// Whether any body is sent or any trailers are.
+    /// Tells whether any body is sent or any trailers are.
     pub(crate) fn has_body_or_trailers(&self) -> bool {
         let (request, response) = (self.request(), self.response());
         request.body != BodyMode::None
@@ -147,7 +147,7 @@ impl BodyMode {
         self == Self::Grpc
     }
 
-    /// Whether replies are independent of requests in number and size.
+    /// Tells whether replies are independent of requests in number and size.
     pub(crate) fn is_duplex(self) -> bool {
         matches!(self, Self::FullDuplexStreamed | Self::Grpc)
     }

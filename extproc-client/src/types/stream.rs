@@ -70,7 +70,7 @@ impl Close {
         &self.details
     }
 
-    /// Whether the processor ended the stream without an error.
+    /// Tells whether the processor ended the stream without an error.
     pub fn is_ok(&self) -> bool {
         self.code == 0
     }

@@ -75,7 +75,7 @@ impl Answer {
     }
 }
 
-/// Whether filters have nothing to do with the request, only with its response.
+/// Tells whether filters have nothing to do with the request, only with its response.
 pub(crate) fn is_answered(request: &Extensions) -> bool {
     request.get::<Answer>().is_some()
 }

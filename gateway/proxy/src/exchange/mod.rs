@@ -240,7 +240,7 @@ impl Exchange {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the route was selected again since this was asked last.
+    /// Tells whether the route was selected again since this was asked last.
     pub(crate) fn take_route_renewed(&self) -> bool {
         self.route_renewed.load(Ordering::Relaxed)
             && self.route_renewed.swap(false, Ordering::Relaxed)
@@ -286,7 +286,7 @@ impl Exchange {
         Duration::from_millis(self.moved.load(Ordering::Relaxed))
     }
 
-    /// Whether the whole request was received.
+    /// Tells whether the whole request was received.
     pub(crate) fn request_done(&self) -> bool {
         self.request_done.load(Ordering::Acquire)
     }
@@ -298,7 +298,7 @@ impl Exchange {
         self.touch();
     }
 
-    /// Whether heads have to be kept for a log.
+    /// Tells whether heads have to be kept for a log.
     pub(crate) fn logged(&self) -> bool {
         !self.listener.logs.is_empty()
     }
@@ -341,7 +341,7 @@ impl Exchange {
         state.reply.details = Some(ResponseDetails(details.into()));
     }
 
-    /// Whether the response was [`cut`](Self::cut).
+    /// Tells whether the response was [`cut`](Self::cut).
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
     }
@@ -351,7 +351,7 @@ impl Exchange {
         self.reset.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the client broke its request off, or sent what is none.
+    /// Tells whether the client broke its request off, or sent what is none.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }

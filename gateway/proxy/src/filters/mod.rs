@@ -63,7 +63,7 @@ pub(crate) fn chain(
         })
 }
 
-/// Whether a filter of the chain asks for an `ExchangeContext`.
+/// Tells whether a filter of the chain asks for an `ExchangeContext`.
 pub(crate) fn has_ext_proc(filters: &[Filter]) -> bool {
     filters
         .iter()

@@ -200,7 +200,7 @@ pub(crate) fn header_list_size(limits: HeaderLimits) -> u32 {
     u32::try_from(limits.bytes.saturating_add(fields)).unwrap_or(u32::MAX)
 }
 
-/// Whether no value begins or ends with white space, as HTTP/2 demands (RFC 9113 §8.2.1).
+/// Tells whether no value begins or ends with white space, as HTTP/2 demands (RFC 9113 §8.2.1).
 pub(crate) fn values_are_trimmed(headers: &HeaderMap) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     headers.values().all(|value| {
@@ -381,7 +381,7 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Whether a request is gRPC, so that local replies have to be.
+/// Tells whether a request is gRPC, so that local replies have to be.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)

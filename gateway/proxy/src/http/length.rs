@@ -26,7 +26,7 @@ pub(crate) const LENGTH_MISMATCH: &str =
 pub(crate) struct Mismatch;
 
 impl Mismatch {
-    /// Whether this is what is behind an error.
+    /// Tells whether this is what is behind an error.
     pub(crate) fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -65,7 +65,7 @@ pub(crate) fn announced(headers: &HeaderMap) -> Option<u64> {
     number(headers.get(header::CONTENT_LENGTH)?.as_bytes())
 }
 
-/// Whether a body may have this length, as far as is known before it is read.
+/// Tells whether a body may have this length, as far as is known before it is read.
 pub(crate) fn fits(announced: Option<u64>, body: &impl http_body::Body) -> bool {
     match (announced, body.size_hint().exact()) {
         (Some(announced), Some(exact)) => announced == exact,
@@ -73,7 +73,7 @@ pub(crate) fn fits(announced: Option<u64>, body: &impl http_body::Body) -> bool 
     }
 }
 
-/// Whether no byte comes of a body, as far as is known before it is read.
+/// Tells whether no byte comes of a body, as far as is known before it is read.
 pub(crate) fn is_empty(body: &impl http_body::Body) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
 }

@@ -183,7 +183,7 @@ impl Overload {
         }
     }
 
-    /// Whether new requests are to be answered 503.
+    /// Tells whether new requests are to be answered 503.
     pub(crate) fn refuses_requests(&self) -> bool {
         self.pressure.load(Ordering::Relaxed) >= Pressure::Requests as u8
     }

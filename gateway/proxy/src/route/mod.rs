@@ -155,7 +155,7 @@ impl Selected {
         }
     }
 
-    /// Whether upgrades of this type may pass; `None` if the route says nothing of it.
+    /// Tells whether upgrades of this type may pass; `None` if the route says nothing of it.
     pub(crate) fn allows_upgrade(&self, kind: &str) -> Option<bool> {
         self.forward()?
             .upgrades
@@ -176,7 +176,7 @@ impl Selected {
             .filter(|level| !level.is_empty())
     }
 
-    /// Whether a change of a response header shows something of the request.
+    /// Tells whether a change of a response header shows something of the request.
     pub(crate) fn shows_request(&self) -> bool {
         self.response_headers()
             .flatten()

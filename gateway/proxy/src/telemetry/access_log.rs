@@ -163,7 +163,7 @@ pub(crate) fn log(exchange: &Exchange) {
     }
 }
 
-/// Whether an exchange is to be logged.
+/// Tells whether an exchange is to be logged.
 fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort) -> bool {
     let reply = scope.reply;
     match filter {

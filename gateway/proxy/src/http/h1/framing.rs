@@ -148,12 +148,12 @@ impl Framer {
         }
     }
 
-    /// Whether no byte of the next message has been written.
+    /// Tells whether no byte of the next message has been written.
     pub(crate) fn between_messages(&self) -> bool {
         self.state == State::Start
     }
 
-    /// Whether the bytes that are written have no end but that of the connection.
+    /// Tells whether the bytes that are written have no end but that of the connection.
     pub(super) fn is_opaque(&self) -> bool {
         self.state == State::Opaque
     }

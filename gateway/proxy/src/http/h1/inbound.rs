@@ -287,7 +287,7 @@ impl Inbound {
     }
 }
 
-/// Whether a head may begin with these bytes: a method or a version, empty lines before it
+/// Tells whether a head may begin with these bytes: a method or a version, empty lines before it
 /// (RFC 9112 §2.2, §3).
 fn may_begin(bytes: &[u8], peer: Role) -> bool {
     let first = bytes.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));

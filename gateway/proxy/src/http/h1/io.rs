@@ -130,7 +130,7 @@ impl<T> Http1Io<T> {
         self.ready = ready.freeze();
     }
 
-    /// Whether something has to be inserted at this stop into the message `index` from the front.
+    /// Tells whether something has to be inserted at this stop into the message `index` from the front.
     fn wants(&self, index: usize, stop: Stop) -> bool {
         match stop {
             Stop::Head => self.queue.get(index).is_some_and(|m| m.has_interim()),

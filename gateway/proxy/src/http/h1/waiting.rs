@@ -57,7 +57,7 @@ impl Waiting {
         self.expired
     }
 
-    /// Whether `request_timeout` is the limit of a head.
+    /// Tells whether `request_timeout` is the limit of a head.
     pub(super) fn whole(&self) -> bool {
         self.whole
     }
