@@ -118,6 +118,8 @@ pub const KNOWN: &[Known] = &[
             "client/*/head/content-length",
             "client/*/head/transfer-encoding",
             "client/*/body",
+            // Over HTTP/2 a client does not take what Envoy sends.
+            "client/*/end: want \"reset PROTOCOL_ERROR\", got \"complete\"",
         ],
     },
     Known {
@@ -265,10 +267,11 @@ pub const KNOWN: &[Known] = &[
     Known {
         anchor: "last-piece",
         shows_in: |s| {
+            let ends_apart = |c: &ClientScript| c.separate_end || ends_with_pause(&c.body);
             client(s, |c| {
                 c.protocol == Protocol::Http2
                     && has_field(&c.headers, "content-length")
-                    && (c.half_open || c.cancel.is_some())
+                    && (c.half_open || c.cancel.is_some() || c.trailers.is_some() || ends_apart(c))
             })
         },
         places: &["*"],
@@ -317,6 +320,19 @@ pub const KNOWN: &[Known] = &[
         places: &["processor/*/response", "client", "counters", "log"],
     },
     Known {
+        anchor: "shared-buffers",
+        // More than its limit came before the filter did.
+        shows_in: |s| {
+            let limit = s.spec.limits.listener.unwrap_or(u32::MAX) as usize;
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| mode["request_body_mode"] == "BUFFERED")
+                && client(s, |c| {
+                    c.protocol == Protocol::Http1 && c.body.size() > limit
+                })
+        },
+        places: &["*"],
+    },
+    Known {
         anchor: "reset-no-content",
         shows_in: |s| {
             upstream(s, |u| {
@@ -358,7 +374,7 @@ pub const KNOWN: &[Known] = &[
             // What is said when the stream opens comes together with the reply to the first message.
             !s.spec.more_filters.is_empty() && (acts_at_once(script) || mentions(script, "open"))
         },
-        places: &["processor", "counters"],
+        places: &["processor", "counters", "client", "log"],
     },
     Known {
         anchor: "code-of-a-streamed-response",
