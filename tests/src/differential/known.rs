@@ -102,6 +102,15 @@ pub const KNOWN: &[Known] = &[
         places: &["processor", "counters"],
     },
     Known {
+        anchor: "empty-frames",
+        // Of a handshake that was declined, too.
+        shows_in: |s| client(s, asks_for_upgrade),
+        places: &[
+            "processor/*/request/*: want {\"kind\":\"request_body\",\"body\":\"\",\"eos\":false*, got nothing",
+            "counters",
+        ],
+    },
+    Known {
         anchor: "no-content",
         shows_in: |s| action(s, makes_bodyless),
         places: &[
@@ -190,6 +199,7 @@ pub const KNOWN: &[Known] = &[
         places: &[
             "client/*/head/x-vhost",
             "processor/*/response/*/headers/x-vhost",
+            "processor/*/response/*/attributes/*/response.total_size",
         ],
     },
     Known {
@@ -342,6 +352,14 @@ pub const KNOWN: &[Known] = &[
         places: &["client/*/end", "log"],
     },
     Known {
+        anchor: "reset-no-content",
+        shows_in: |s| {
+            client(s, |c| c.protocol == Protocol::Http1 && c.method == "HEAD")
+                && upstream(s, |u| u.protocol == Protocol::Http2)
+        },
+        places: &["log: want \"* downstream_remote_disconnect DC\", got \"* via_upstream -\""],
+    },
+    Known {
         anchor: "unfinished-bodies",
         shows_in: |s| {
             has_mode(s, |mode| {
@@ -454,7 +472,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         anchor: "malformed-messages",
         shows_in: |s| mentions_word(&s.source["processor"], WRONG_WIRE_TYPE),
-        places: &["counters", "log"],
+        places: &["*"],
     },
     Known {
         anchor: "after-the-end",
@@ -490,6 +508,22 @@ pub const KNOWN: &[Known] = &[
         anchor: "tunnel-end",
         shows_in: |s| upstream(s, |u| u.status == 101),
         places: &["log: want \"101 downstream_remote_disconnect DC\", *"],
+    },
+    Known {
+        anchor: "late-overrides",
+        shows_in: |s| {
+            let overridden = mentions(&s.source["processor"], "mode_override");
+            let routes = [
+                &s.source["per_route"],
+                &s.source["per_vhost"],
+                &s.source["per_route_config"],
+                &s.source["routes"],
+                &s.source["more_filters"],
+            ];
+            let duplex = |part: &&Value| mentions_word(part, "FULL_DUPLEX_STREAMED");
+            overridden && client(s, has_content) && routes.iter().any(duplex)
+        },
+        places: &["*"],
     },
     Known {
         anchor: "refused-heads",
