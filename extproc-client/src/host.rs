@@ -33,6 +33,9 @@ pub struct ExchangeContext {
     pub metadata: DynamicMetadata,
     /// Facts about connection, route and node, for attributes.
     pub facts: Arc<HostFacts>,
+    /// The endpoint that the request goes to, where that is known when a layer sees the request: attributes may ask for it
+    /// then. Otherwise it is known with the response, by its [`UpstreamInfo`].
+    pub endpoint: Option<Arc<UpstreamInfo>>,
     /// Told how many bytes of bodies filters hold.
     pub buffers: Option<Arc<dyn BufferAccount>>,
     /// The request is answered locally before any filter saw it (a malformed request): filters see

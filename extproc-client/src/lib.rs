@@ -67,33 +67,50 @@
 //!
 //! # Features
 //!
-//! - `cel`, off by default: attributes may be any CEL expression. Without it they are names and headers, and a
-//!   configuration with more than that is refused.
+//! - `pool`, on by default: [`Pool`](transport::Pool), side streams over HTTP/2; with `layer`.
+//! - `layer`: [`ExtProcLayer`] and the traits of [`transport`]. Without it there are configuration, events and the protocol,
+//!   and neither a runtime nor a network.
+//! - `tonic`: [`GrpcTransport`](transport::GrpcTransport); `http-json`: [`HttpTransport`](transport::HttpTransport).
+//! - `envoy-types`: a configuration is also made from the messages of that crate.
+//! - `cel`: attributes may be any CEL expression. Without it they are names and headers, and a configuration with more than
+//!   that is refused.
 
 #![forbid(unsafe_code)]
+// The machine is run by the layer.
+#![cfg_attr(not(feature = "layer"), allow(dead_code, unused_imports))]
 
 pub mod attributes;
 pub mod config;
 mod context;
+#[cfg(feature = "layer")]
 mod driver;
 pub mod headers;
 pub mod host;
+#[cfg(feature = "layer")]
 mod layer;
 mod machine;
 pub mod metadata;
 pub mod observer;
 pub mod text;
+#[cfg(feature = "layer")]
 pub mod transport;
 mod types;
 pub mod wire;
 
+#[cfg(feature = "envoy-types")]
+#[doc(no_inline)]
+pub use envoy_types;
+#[cfg(feature = "tonic")]
+#[doc(no_inline)]
+pub use tonic;
 /// Crates of which types are in this one's interface.
 #[doc(no_inline)]
-pub use {bytes, envoy_types, http, http_body, prost_types, serde_json, tonic};
+pub use {bytes, http, http_body, prost_types, serde_json};
 
+#[cfg(feature = "layer")]
+pub use self::layer::{ExtProc, ExtProcLayer, RequestBody, ResponseBody, ResponseFuture};
 pub use self::{
     config::{FilterConfig, PerRoute},
     context::error::{BoxError, Error},
-    layer::{ExtProc, ExtProcLayer, RequestBody, ResponseBody, ResponseFuture},
     types::mode::{BodyMode, ProcessingMode, SendMode},
 };

@@ -23,18 +23,23 @@ const TYPE: usize = 3;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 /// A type that no extension uses. Receivers ignore such frames (RFC 9113 §5.5).
 const IGNORED: u8 = 0xff;
 
+const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 
 /// The largest window (RFC 9113 §6.9.1).
 const LARGEST_WINDOW: u32 = 0x7fff_ffff;
+
+/// `SETTINGS_MAX_HEADER_LIST_SIZE` (RFC 9113 §6.5.2).
+const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
 
 /// DATA shorter than this takes more memory than its bytes.
 const SMALL: usize = 256;
@@ -72,7 +77,19 @@ pub struct Frames<S> {
     blocked: bool,
     unanswered: u32,
     block: Block,
+    settings: Settings,
     refunds: Refunds,
+}
+
+/// A SETTINGS frame that is under way (RFC 9113 §6.5.1).
+#[derive(Debug, Default)]
+struct Settings {
+    reading: bool,
+    /// Bytes that come before its payload.
+    head: usize,
+    /// One setting, of which so many bytes are there.
+    entry: [u8; 6],
+    at: usize,
 }
 
 /// Window that is given back for frames that `h2` does not see (RFC 9113 §6.1: padding counts).
@@ -145,6 +162,7 @@ impl<S> Frames<S> {
             blocked: false,
             unanswered: 0,
             block: Block::default(),
+            settings: Settings::default(),
             refunds: Refunds::default(),
         }
     }
@@ -176,6 +194,10 @@ impl<S> Frames<S> {
         };
         tally.frames += 1;
         self.block.follow(kind, flags);
+        self.settings = Settings {
+            reading: kind == SETTINGS && flags & ACK == 0,
+            ..Settings::default()
+        };
         let mut hide = false;
         match kind {
             DATA if content == Some(0) && flags & END_STREAM == 0 && stream != 0 => {
@@ -208,6 +230,11 @@ impl<S> Frames<S> {
         loop {
             let skipped = self.left.min(read.len() - at);
             self.left -= skipped;
+            if self.settings.reading
+                && let Some(bytes) = read.get(at..at + skipped)
+            {
+                self.settings.read(bytes, &self.traffic);
+            }
             at += skipped;
             let Some(rest) = read.get_mut(at..).filter(|rest| !rest.is_empty()) else {
                 return at;
@@ -224,6 +251,7 @@ impl<S> Frames<S> {
                     if let (true, Some(kind)) = (hide, rest.get_mut(TYPE)) {
                         *kind = IGNORED;
                     }
+                    self.settings.head = HEAD;
                     self.left = HEAD + payload;
                 }
             }
@@ -274,6 +302,26 @@ impl Refunds {
             self.out.put_slice(&[0, 0, 4, WINDOW_UPDATE, 0]);
             self.out.put_u32(stream);
             self.out.put_u32(bytes.min(LARGEST_WINDOW));
+        }
+    }
+}
+
+impl Settings {
+    fn read(&mut self, bytes: &[u8], traffic: &Traffic) {
+        let head = self.head.min(bytes.len());
+        self.head -= head;
+        for byte in bytes.iter().skip(head) {
+            if let Some(room) = self.entry.get_mut(self.at) {
+                *room = *byte;
+            }
+            self.at += 1;
+            if self.at == self.entry.len() {
+                self.at = 0;
+                let [a, b, value @ ..] = self.entry;
+                if [a, b] == MAX_HEADER_LIST_SIZE {
+                    traffic.announce_header_list(u32::from_be_bytes(value));
+                }
+            }
         }
     }
 }
@@ -424,6 +472,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use http::Method;
 
     use super::*;
 
@@ -627,6 +677,42 @@ mod tests {
                 }
             }
             assert_eq!(frames.block.number, 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_takes_is_read_from_its_settings() {
+        let traffic = Arc::<Traffic>::default();
+        // 203 bytes, and the path.
+        let takes = |traffic: &Traffic, path: &str| {
+            let uri = format!("http://a{path}").parse().unwrap();
+            let headers = [("x-a".parse().unwrap(), "123".parse().unwrap())];
+            traffic.takes(&Method::GET, &uri, &headers.into_iter().collect())
+        };
+        assert!(takes(&traffic, &"/".repeat(60_000)));
+        let mut sent = Vec::new();
+        frame(
+            &mut sent,
+            SETTINGS,
+            0,
+            0,
+            &[0, 6, 0, 0, 0, 200, 0, 4, 0, 0, 0, 1],
+        );
+        frame(&mut sent, SETTINGS, ACK, 0, b"");
+        frame(&mut sent, DATA, 0, 1, &[0, 6, 0, 0, 0, 9]);
+        frame(
+            &mut sent,
+            SETTINGS,
+            0,
+            0,
+            &[0, 3, 0, 0, 0, 7, 0, 6, 0, 0, 0, 207],
+        );
+        for chunk in 1..sent.len() {
+            let traffic = Arc::<Traffic>::default();
+            let mut frames = Frames::of_server(Slow(&sent, chunk), traffic.clone());
+            frames.read_to_end(&mut Vec::new()).await.unwrap();
+            assert!(takes(&traffic, "/123"), "{chunk}");
+            assert!(!takes(&traffic, "/1234"), "{chunk}");
         }
     }
 

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
+use http::{HeaderMap, Method, Uri};
+
 use crate::receiver::Inbox;
 
 /// Frames after which reading is interrupted until the next [`Traffic::turn`].
@@ -18,6 +20,21 @@ const BYTES: usize = 256 * 1024;
 
 /// Receivers in the list before those that are gone are looked for.
 const FEW_RECEIVERS: usize = 32;
+
+/// Bytes of a request's header list (RFC 9113 §6.5.2).
+fn header_list(method: &Method, uri: &Uri, headers: &HeaderMap) -> u64 {
+    const FIELD: usize = 32;
+    const PSEUDO: usize = ":method:scheme:authority:path".len() + 4 * FIELD;
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = uri.authority().map_or(0, |it| it.as_str().len());
+    let scheme = uri.scheme_str().map_or(0, str::len);
+    let pseudo = PSEUDO + method.as_str().len() + scheme + authority + path;
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD)
+        .sum();
+    (pseudo + fields) as u64
+}
 
 /// What a connection has received, shared by its [`Frames`](crate::Frames), its [`Receiver`](crate::Receiver)s and its owner.
 #[derive(Debug, Default)]
@@ -33,6 +50,8 @@ pub struct Traffic {
     /// Bytes of DATA since accounts were told last.
     bytes: AtomicUsize,
     doubted: AtomicBool,
+    /// Bytes of a header list that the peer takes, plus one; 0 is not said.
+    header_list: AtomicU64,
     receivers: Mutex<Receivers>,
 }
 
@@ -72,6 +91,18 @@ impl Traffic {
     /// Doubts the peer until something is heard of it.
     pub(crate) fn doubt(&self) {
         self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer takes a request with this head, as far as it has said. One that gets a head much larger may end the
+    /// connection, with the streams of others.
+    pub fn takes(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+        let most = self.header_list.load(Ordering::Relaxed);
+        most == 0 || header_list(method, uri, headers) < most
+    }
+
+    pub(crate) fn announce_header_list(&self, bytes: u32) {
+        self.header_list
+            .store(u64::from(bytes) + 1, Ordering::Relaxed);
     }
 
     /// Allows more frames to be read. Small ones are joined if there were many, and what waits is counted if that may be much.

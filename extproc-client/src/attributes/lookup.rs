@@ -10,7 +10,10 @@ use http::{HeaderMap, StatusCode, Version, header};
 
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
-    context::outcome::{LocalReply, ResponseDetails, ResponseFlags},
+    context::{
+        facts::UpstreamInfo,
+        outcome::{LocalReply, ResponseDetails, ResponseFlags},
+    },
     metadata::Metadata,
     wire::{
         encode::Fields,
@@ -272,9 +275,15 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Without a response there is no upstream yet, unless its endpoint was chosen before; a response made locally has none.
+    fn chosen(&self) -> Option<&'a UpstreamInfo> {
+        self.upstream
+            .filter(|_| self.response.is_some())
+            .or(self.endpoint)
+    }
+
     fn upstream(&'a self, field: &str) -> Option<Item<'a>> {
-        // Without a response there is no upstream yet; a response made locally has none.
-        let upstream = self.upstream.filter(|_| self.response.is_some());
+        let upstream = self.chosen();
         let reached = || upstream.filter(|upstream| upstream.address.is_some());
         Some(match field {
             "num_endpoints" => {
@@ -301,10 +310,7 @@ impl<'a> View<'a> {
         let of_cluster = |item| (!route.cluster_name.is_empty()).then_some(item);
         let of_route = |item| route.is_selected().then_some(item);
         let metadata = |metadata| Item::Metadata(Cow::Borrowed(metadata));
-        let reached = || {
-            self.upstream
-                .filter(|upstream| self.response.is_some() && upstream.address.is_some())
-        };
+        let reached = || self.chosen().filter(|upstream| upstream.address.is_some());
         Some(match field {
             "cluster_name" => of_cluster(Item::Text(route.cluster_name.as_str().into()))?,
             "cluster_metadata" => of_cluster(metadata(&route.cluster_metadata))?,

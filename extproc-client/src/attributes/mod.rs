@@ -204,6 +204,8 @@ pub(crate) struct View<'a> {
     pub(crate) upstream: Option<&'a UpstreamInfo>,
     /// Attempts that were made so far to get a response.
     pub(crate) attempts: u64,
+    /// The endpoint, if it was known before the response.
+    pub(crate) endpoint: Option<&'a UpstreamInfo>,
     pub(crate) metadata: &'a DynamicMetadata,
 }
 
@@ -221,6 +223,7 @@ impl<'a> View<'a> {
             route: around.route.clone(),
             upstream: None,
             attempts: around.attempts,
+            endpoint: None,
             metadata: around.metadata,
         }
     }

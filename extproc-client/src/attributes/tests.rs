@@ -85,6 +85,7 @@ impl Exchange {
             route: self.route.clone(),
             upstream: self.upstream.as_ref(),
             attempts: 0,
+            endpoint: None,
             metadata: &self.metadata,
         };
         let content = Struct::decode(evaluate(&set, &view).as_slice()).unwrap();

@@ -220,6 +220,7 @@ pub(crate) struct RawRegex {
 }
 
 impl RawRegex {
+    #[cfg(feature = "envoy-types")]
     pub(crate) fn new(regex: String) -> Self {
         Self {
             regex,
@@ -264,6 +265,7 @@ impl<'de> Deserialize<'de> for StringMatcher {
     }
 }
 
+#[cfg(feature = "envoy-types")]
 impl TryFrom<envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher> for StringMatcher {
     type Error = PatternError;
 

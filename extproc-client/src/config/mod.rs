@@ -20,6 +20,7 @@
 
 mod builder;
 mod check;
+#[cfg(feature = "envoy-types")]
 mod envoy;
 mod matcher;
 mod raw;

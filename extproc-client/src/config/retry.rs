@@ -39,7 +39,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Whether a condition is named.
+    /// Tells whether a condition is named.
+    #[cfg(feature = "pool")]
     pub(crate) fn names(&self, condition: &str) -> bool {
         self.on.iter().any(|on| on == condition)
     }

@@ -167,6 +167,7 @@ impl Exchange {
                 route: self.context.route_facts(),
                 upstream,
                 attempts: self.context.attempts(),
+                endpoint: self.context.endpoint.as_deref(),
                 metadata: &self.context.metadata,
             },
         );

@@ -5,18 +5,26 @@
 //! [`Pool`] is the fast one (HTTP/2 straight on `h2`), [`GrpcTransport`] wraps any tonic-compatible
 //! service, in-process servers among them, and [`HttpTransport`] posts JSON.
 
+#[cfg(any(feature = "pool", feature = "tonic"))]
 mod frame;
+#[cfg(feature = "tonic")]
 pub mod grpc;
+#[cfg(feature = "http-json")]
 pub mod http;
+#[cfg(feature = "pool")]
 pub mod pool;
+#[cfg(any(feature = "pool", feature = "tonic"))]
 mod request;
 
 use std::task::{Context, Poll};
 
 use ::http::HeaderMap;
 
+#[cfg(feature = "tonic")]
 pub use self::grpc::{GrpcStream, GrpcTransport};
+#[cfg(feature = "http-json")]
 pub use self::http::{HttpStream, HttpTransport};
+#[cfg(feature = "pool")]
 pub use self::pool::{
     Balance, Balanced, Budget, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream,
     Share, TcpConnector, UnixConnector,
@@ -96,5 +104,5 @@ pub trait Sidestream: Send + Unpin + 'static {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "pool", feature = "tonic"))]
 mod tests;

@@ -75,6 +75,28 @@ pub(crate) async fn download(address: SocketAddr, path: &str, bytes: usize) -> a
     Ok(())
 }
 
+/// Empty gRPC messages, thousands in each read.
+pub(crate) async fn empty_messages() -> anyhow::Result<()> {
+    const MESSAGES: usize = 50_000;
+    let (upstream, _processor, rig) = with_processor(&mode("GRPC"), "timeout: 600s").await?;
+    let watch = rig.watch();
+    let before = upstream.seen.bytes.load(Ordering::Relaxed);
+    let mut socket = TcpStream::connect(rig.address).await?;
+    let (read, mut write) = socket.split();
+    let bytes = 5 * MESSAGES * scale();
+    let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\n");
+    write.write_all(head.as_bytes()).await?;
+    write.write_all(&vec![0; bytes]).await?;
+    let (status, _) = rig::answer(&mut BufReader::new(read)).await?;
+    ensure!(status == 200, "the upload got {status}");
+    let arrived = upstream.seen.bytes.load(Ordering::Relaxed) - before;
+    ensure!(
+        arrived == bytes as u64,
+        "{arrived} of {bytes} bytes arrived"
+    );
+    watch.check(&rig, "empty messages", LITTLE).await
+}
+
 pub(crate) async fn bodies(name: &str) -> anyhow::Result<()> {
     let (upstream, _processor, rig) = with_processor(&mode(name), "timeout: 600s").await?;
     // Whole messages: of a gRPC message that is cut off nothing is sent on.

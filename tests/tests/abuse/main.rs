@@ -23,8 +23,8 @@ use tests::support::rig::{Rig, Setup, Upstream, scale};
 
 use self::{
     bodies::{
-        bodies, buffered, held_chunks, many_buffered, many_held, many_held_of_the_process,
-        many_unread, small_chunks,
+        bodies, buffered, empty_messages, held_chunks, many_buffered, many_held,
+        many_held_of_the_process, many_unread, small_chunks,
     },
     http1::{
         header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
@@ -89,6 +89,7 @@ fn main() -> ExitCode {
             go(bodies("FULL_DUPLEX_STREAMED"))
         }),
         trial("bodies/GRPC", || go(bodies("GRPC"))),
+        trial("bodies/empty-messages-GRPC", || go(empty_messages())),
         trial("bodies/BUFFERED", || go(buffered())),
         trial("bodies/BUFFERED-again-and-again", || go(many_buffered())),
         trial("bodies/small-chunks-NONE", || go(small_chunks("NONE"))),
@@ -124,6 +125,10 @@ fn main() -> ExitCode {
         trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
+        trial("shared/control-frames", || go(shared::control_floods())),
+        trial("shared/large-request-head", || {
+            go(shared::large_request_head())
+        }),
         trial("shared/silent", || go(shared::silent_connection())),
         trial("shared/silent-without-limits", || {
             go(shared::silent_without_limits())

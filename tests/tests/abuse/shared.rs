@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use http::{Request, StatusCode};
 use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
@@ -89,7 +89,7 @@ async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<
     let mut preface = [0; 24];
     input.read_exact(&mut preface).await?;
     let mut out = BytesMut::new();
-    frames::settings(&mut out, &[(3, 1000)]);
+    frames::settings(&mut out, &[(3, 1000), (6, 16 * 1024)]);
     output.lock().await.write_all(&out).await?;
     let mut hpack = loona_hpack::Decoder::new();
     let mut paths = HashMap::new();
@@ -101,6 +101,8 @@ async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<
         match frame {
             kind::SETTINGS if flags == 0 => frames::frame(&mut out, kind::SETTINGS, 1, 0, &[]),
             kind::PING if flags == 0 => frames::frame(&mut out, kind::PING, 1, 0, &payload),
+            // As other servers do.
+            kind::HEADERS if flags & END_HEADERS == 0 => bail!("a head larger than was announced"),
             kind::HEADERS => {
                 let fields = hpack.decode(&payload).ok().context("HPACK")?;
                 let path = fields.into_iter().find(|(name, _)| name == b":path");
@@ -113,6 +115,12 @@ async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<
                         let flags = END_HEADERS | END_STREAM;
                         frames::frame(&mut out, kind::HEADERS, flags, stream, OK);
                         output.lock().await.write_all(&out).await
+                    });
+                } else if path == "/control" {
+                    let output = Arc::clone(&output);
+                    tokio::spawn(async move {
+                        let flood = control_frames(stream);
+                        output.lock().await.write_all(&flood).await
                     });
                 } else {
                     answer(&mut out, &path, stream);
@@ -175,6 +183,32 @@ fn answer(out: &mut BytesMut, path: &str, stream: u32) {
         _ => head(out, END_STREAM),
     }
 }
+
+/// Frames that say nothing, and a response behind them.
+fn control_frames(stream: u32) -> BytesMut {
+    const EXTENSION: u8 = 0x77;
+    let mut out = BytesMut::new();
+    for number in 0..CONTROL {
+        match number % 5 {
+            0 => frames::settings(&mut out, &[(4, 65_535 + number % 2)]),
+            1 => frames::frame(&mut out, kind::PING, 0, 0, &[0; 8]),
+            2 => frames::frame(&mut out, kind::PRIORITY, 0, stream, &[0, 0, 0, 0, 1]),
+            3 => frames::window(&mut out, stream, 1),
+            _ => frames::frame(&mut out, EXTENSION, 0, stream, &[0; 8]),
+        }
+    }
+    frames::frame(
+        &mut out,
+        kind::HEADERS,
+        END_HEADERS | END_STREAM,
+        stream,
+        OK,
+    );
+    out
+}
+
+/// Their number.
+const CONTROL: u32 = 50_000;
 
 /// Frames of one byte on one stream.
 const SMALL: usize = 200;
@@ -356,6 +390,43 @@ pub(crate) async fn large_head() -> anyhow::Result<()> {
         ensure!(status >= 500, "{status}");
     }
     victims.end(&upstream, "heads of 300 KB").await
+}
+
+/// Requests whose heads are larger than the upstream says it takes, which ends connections of those who do not heed it.
+pub(crate) async fn large_request_head() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let setup = Setup {
+        upstream: Some(upstream.address),
+        upstream_http2: true,
+        manager: "max_request_headers_kb: 200\n".to_owned(),
+        ..Setup::default()
+    };
+    let rig = setup.start().await?;
+    rig.normal_client().await?;
+    let victims = Victims::start(&rig);
+    for _ in 0..3 {
+        let fill = "x".repeat(100_000);
+        let request =
+            format!("GET /good HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-fill: {fill}\r\n\r\n");
+        let (status, _) = exchange(rig.address, request.as_bytes()).await?;
+        ensure!(status == 431, "{status}");
+    }
+    victims.end(&upstream, "request heads of 100 KB").await
+}
+
+/// An upstream that sends frames which are no part of a message, in front of its responses.
+pub(crate) async fn control_floods() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let watch = rig.watch();
+    let victims = Victims::start(&rig);
+    for _ in 0..4 {
+        let request = b"GET /control HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let (status, _) = exchange(rig.address, request).await?;
+        ensure!(status == 200, "{status}");
+    }
+    victims.end(&upstream, "200,000 control frames").await?;
+    watch.check(&rig, "control frames", 8 * MIB).await
 }
 
 /// The path of a connection goes silent. At most those who are on it then are lost.

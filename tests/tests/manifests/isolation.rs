@@ -28,17 +28,67 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
-fn gateway_object(listeners: Value, annotations: Value) -> Value {
-    json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
-        "metadata": {"name": "g", "namespace": "infra", "annotations": annotations},
-        "spec": {"gatewayClassName": "agentgateway", "listeners": listeners},
-    })
-}
+/// The objects of a case: a Gateway of `infra`, and what teams add to it.
+struct Objects(Vec<Value>);
 
-fn http() -> Value {
-    let all = json!({"namespaces": {"from": "All"}});
-    json!([{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": all}])
+impl Objects {
+    /// A Gateway with these listeners.
+    fn behind(listeners: Value) -> Self {
+        Self(vec![json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "g", "namespace": "infra"},
+            "spec": {"gatewayClassName": "agentgateway", "listeners": listeners},
+        })])
+    }
+
+    /// A Gateway for HTTP and the routes of all teams.
+    fn http() -> Self {
+        let all = json!({"namespaces": {"from": "All"}});
+        Self::behind(json!([
+            {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": all},
+        ]))
+    }
+
+    fn annotated(mut self, name: &str, value: &str) -> Self {
+        self.0[0]["metadata"]["annotations"] = json!({name: value});
+        self
+    }
+
+    fn with(mut self, object: Value) -> Self {
+        self.0.push(object);
+        self
+    }
+
+    /// A team's application and the route to it.
+    fn route(self, namespace: &str, name: &str, hostnames: &[&str], rules: Value) -> Self {
+        self.with(service(namespace, "app"))
+            .with(route(namespace, name, hostnames, rules))
+    }
+
+    /// The application of `infra`, for all hosts.
+    fn app(self, rules: Value) -> Self {
+        self.route("infra", "app", &[], rules)
+    }
+
+    /// The route of the team that a case is about, for `mine.example`.
+    fn mine(self, rules: Value) -> Self {
+        self.route("tenant", "mine", &["mine.example"], rules)
+    }
+
+    /// The route of another team, for `victim.example`.
+    fn victim(self) -> Self {
+        self.route("infra", "victim", &["victim.example"], everything())
+    }
+
+    /// A team's processor and the policy that asks it.
+    fn policy(self, namespace: &str, target: Value, ext_proc: Value) -> Self {
+        self.with(service(namespace, "processor"))
+            .with(policy(namespace, target, ext_proc))
+    }
+
+    async fn serve(&self, port: u16) -> anyhow::Result<Rig> {
+        Rig::start(port, &self.0).await
+    }
 }
 
 fn service(namespace: &str, name: &str) -> Value {
@@ -63,6 +113,11 @@ fn to(service: &str) -> Value {
     json!([{"name": service, "port": 80}])
 }
 
+/// The rule that leads everything to the application.
+fn everything() -> Value {
+    json!([{"backendRefs": to("app")}])
+}
+
 fn policy(namespace: &str, target: Value, ext_proc: Value) -> Value {
     json!({
         "apiVersion": "agentgateway.dev/v1alpha1", "kind": "AgentgatewayPolicy",
@@ -84,8 +139,7 @@ fn processor() -> Value {
     json!({"backendRef": {"name": "processor", "port": 80}})
 }
 
-/// httpbin, the sample processor, and the gateway in front of them, which knows them by the names `app` and `processor` in
-/// these namespaces.
+/// httpbin, the sample processor, and the gateway in front of them, which knows them as the services `app` and `processor`.
 struct Rig {
     gateway: Peer,
     _httpbin: Peer,
@@ -93,7 +147,7 @@ struct Rig {
 }
 
 impl Rig {
-    async fn start(port: u16, namespaces: &[&str], objects: &[Value]) -> anyhow::Result<Self> {
+    async fn start(port: u16, objects: &[Value]) -> anyhow::Result<Self> {
         let httpbin = peers::go_httpbin(provision::go_httpbin()?).await?;
         let processor = peers::sample_processor().await?;
         let program = provision::workspace_binary("gateway", "gateway")?;
@@ -108,11 +162,18 @@ impl Rig {
                 "--concurrency=1".into(),
                 format!("--listen-port={port}={}", at.port()),
             ];
-            for namespace in namespaces {
-                arguments.extend([
-                    format!("--endpoints={namespace}/app:80={}", httpbin.address),
-                    format!("--endpoints={namespace}/processor:80={}", processor.address),
-                ]);
+            for service in objects.iter().filter(|object| object["kind"] == "Service") {
+                let metadata = &service["metadata"];
+                let (Some(namespace), Some(name)) =
+                    (metadata["namespace"].as_str(), metadata["name"].as_str())
+                else {
+                    continue;
+                };
+                let address = match name {
+                    "processor" => processor.address,
+                    _ => httpbin.address,
+                };
+                arguments.push(format!("--endpoints={namespace}/{name}:80={address}"));
             }
             arguments
         };
@@ -142,30 +203,16 @@ fn processed(answer: &Answer) -> anyhow::Result<bool> {
 /// A rule's processor sees its paths however they are spelled, and the upstream gets what was looked at.
 async fn paths() -> anyhow::Result<()> {
     let prefix = json!([{"path": {"type": "PathPrefix", "value": "/anything/admin"}}]);
-    let rig = Rig::start(
-        80,
-        &["infra"],
-        &[
-            gateway_object(http(), json!({})),
-            service("infra", "app"),
-            service("infra", "processor"),
-            route(
-                "infra",
-                "app",
-                &[],
-                json!([
-                    {"name": "admin", "matches": prefix, "backendRefs": to("app")},
-                    {"backendRefs": to("app")},
-                ]),
-            ),
-            policy(
-                "infra",
-                target("HTTPRoute", "app", Some("admin")),
-                processor(),
-            ),
-        ],
-    )
-    .await?;
+    let rules = json!([
+        {"name": "admin", "matches": prefix, "backendRefs": to("app")},
+        {"backendRefs": to("app")},
+    ]);
+    let admin = target("HTTPRoute", "app", Some("admin"));
+    let rig = Objects::http()
+        .app(rules)
+        .policy("infra", admin, processor())
+        .serve(80)
+        .await?;
     for path in [
         "/anything/admin/x",
         "//anything/admin/x",
@@ -208,18 +255,12 @@ async fn hosts() -> anyhow::Result<()> {
         {"name": "public", "port": 80, "protocol": "HTTP"},
         {"name": "secure", "port": 80, "protocol": "HTTP", "hostname": "secure.example"},
     ]);
-    let rig = Rig::start(
-        80,
-        &["infra"],
-        &[
-            gateway_object(listeners, json!({})),
-            service("infra", "app"),
-            service("infra", "processor"),
-            route("infra", "app", &[], json!([{"backendRefs": to("app")}])),
-            policy("infra", target("Gateway", "g", Some("secure")), processor()),
-        ],
-    )
-    .await?;
+    let secure = target("Gateway", "g", Some("secure"));
+    let rig = Objects::behind(listeners)
+        .app(everything())
+        .policy("infra", secure, processor())
+        .serve(80)
+        .await?;
     for host in [
         "secure.example",
         "SECURE.example",
@@ -267,19 +308,13 @@ async fn misdirected() -> anyhow::Result<()> {
         {"name": "secure", "port": 443, "protocol": "HTTPS", "hostname": "secure.example", "tls": certificate},
         {"name": "wild", "port": 443, "protocol": "HTTPS", "hostname": "*.wild.example", "tls": certificate},
     ]);
-    let rig = Rig::start(
-        443,
-        &["infra"],
-        &[
-            gateway_object(listeners, json!({})),
-            secret,
-            service("infra", "app"),
-            service("infra", "processor"),
-            route("infra", "app", &[], json!([{"backendRefs": to("app")}])),
-            policy("infra", target("Gateway", "g", Some("secure")), processor()),
-        ],
-    )
-    .await?;
+    let secure = target("Gateway", "g", Some("secure"));
+    let rig = Objects::behind(listeners)
+        .with(secret)
+        .app(everything())
+        .policy("infra", secure, processor())
+        .serve(443)
+        .await?;
     let port = rig.gateway.address.port();
     for version in ["--http1.1", "--http2"] {
         for (server_name, host, status, asked) in [
@@ -340,17 +375,11 @@ async fn forwarded() -> anyhow::Result<()> {
         "x-envoy-internal: true",
     ];
     for (hops, address, proto) in [("0", "127.0.0.1", "http"), ("1", "10.0.0.1", "https")] {
-        let annotations = json!({"extproc.dev/xff-num-trusted-hops": hops});
-        let rig = Rig::start(
-            80,
-            &["infra"],
-            &[
-                gateway_object(http(), annotations),
-                service("infra", "app"),
-                route("infra", "app", &[], json!([{"backendRefs": to("app")}])),
-            ],
-        )
-        .await?;
+        let rig = Objects::http()
+            .annotated("extproc.dev/xff-num-trusted-hops", hops)
+            .app(everything())
+            .serve(80)
+            .await?;
         let headers = &rig.get("a.example", "/headers", &said).await?.json()?["headers"];
         for (name, value) in [
             ("X-Forwarded-For", "10.0.0.1, 127.0.0.1"),
@@ -378,33 +407,17 @@ async fn namespaces() -> anyhow::Result<()> {
             "to": [{"group": "", "kind": "Service"}],
         },
     });
-    let mut objects = vec![
-        gateway_object(http(), json!({})),
-        service("tenant", "app"),
-        service("infra", "app"),
-        service("other", "processor"),
-        route(
-            "tenant",
-            "mine",
-            &["mine.example"],
-            json!([{"backendRefs": to("app")}]),
-        ),
-        route(
-            "infra",
-            "victim",
-            &["victim.example"],
-            json!([{"backendRefs": to("app")}]),
-        ),
-        policy("tenant", target("HTTPRoute", "mine", None), foreign),
-    ];
-    let all = ["infra", "tenant", "other"];
-    let rig = Rig::start(80, &all, &objects).await?;
+    let objects = Objects::http()
+        .mine(everything())
+        .victim()
+        .with(service("other", "processor"))
+        .with(policy("tenant", target("HTTPRoute", "mine", None), foreign));
+    let rig = objects.serve(80).await?;
     let answer = rig.get("mine.example", "/headers", &[]).await?;
     ensure!(answer.status == 500, "{answer:?}");
     let answer = rig.get("victim.example", "/headers", &[]).await?;
     ensure!(!processed(&answer)?, "{answer:?}");
-    objects.push(grant);
-    let rig = Rig::start(80, &all, &objects).await?;
+    let rig = objects.with(grant).serve(80).await?;
     let answer = rig.get("mine.example", "/headers", &[]).await?;
     ensure!(processed(&answer)?, "{answer:?}");
     Ok(())
@@ -432,28 +445,12 @@ async fn local_backends() -> anyhow::Result<()> {
         });
         let reference =
             json!([{"group": "agentgateway.dev", "kind": "AgentgatewayBackend", "name": "local"}]);
-        let rig = Rig::start(
-            80,
-            &["infra"],
-            &[
-                gateway_object(http(), json!({})),
-                service("infra", "app"),
-                backend,
-                route(
-                    "tenant",
-                    "mine",
-                    &["mine.example"],
-                    json!([{"backendRefs": reference}]),
-                ),
-                route(
-                    "infra",
-                    "victim",
-                    &["victim.example"],
-                    json!([{"backendRefs": to("app")}]),
-                ),
-            ],
-        )
-        .await?;
+        let rig = Objects::http()
+            .with(backend)
+            .mine(json!([{"backendRefs": reference}]))
+            .victim()
+            .serve(80)
+            .await?;
         let answer = rig.get("mine.example", "/headers", &[]).await?;
         ensure!(answer.status == status, "{host}: {answer:?}");
         let answer = rig.get("victim.example", "/headers", &[]).await?;
@@ -488,30 +485,12 @@ async fn conditions() -> anyhow::Result<()> {
         let mut case = processor();
         case["failureMode"] = "FailOpen".into();
         let conditional = json!({"conditional": [{"condition": condition, "policy": case}]});
-        let rig = Rig::start(
-            80,
-            &["infra", "tenant"],
-            &[
-                gateway_object(http(), json!({})),
-                service("infra", "app"),
-                service("tenant", "app"),
-                service("tenant", "processor"),
-                route(
-                    "tenant",
-                    "mine",
-                    &["mine.example"],
-                    json!([{"backendRefs": to("app")}]),
-                ),
-                route(
-                    "infra",
-                    "victim",
-                    &["victim.example"],
-                    json!([{"backendRefs": to("app")}]),
-                ),
-                policy("tenant", target("HTTPRoute", "mine", None), conditional),
-            ],
-        )
-        .await?;
+        let rig = Objects::http()
+            .mine(everything())
+            .policy("tenant", target("HTTPRoute", "mine", None), conditional)
+            .victim()
+            .serve(80)
+            .await?;
         let answer = rig.get("mine.example", "/headers", &[]).await?;
         ensure!(answer.status == status, "{condition}: {answer:?}");
         if status == 200 {
@@ -532,23 +511,7 @@ async fn regular_expressions() -> anyhow::Result<()> {
         {"matches": large, "backendRefs": to("app")},
         {"backendRefs": to("app")},
     ]);
-    let rig = Rig::start(
-        80,
-        &["infra", "tenant"],
-        &[
-            gateway_object(http(), json!({})),
-            service("infra", "app"),
-            service("tenant", "app"),
-            route("tenant", "mine", &["mine.example"], rules),
-            route(
-                "infra",
-                "victim",
-                &["victim.example"],
-                json!([{"backendRefs": to("app")}]),
-            ),
-        ],
-    )
-    .await?;
+    let rig = Objects::http().mine(rules).victim().serve(80).await?;
     let answer = rig.get("mine.example", "/headers", &[]).await?;
     ensure!(answer.status == 500, "{answer:?}");
     let answer = rig.get("victim.example", "/headers", &[]).await?;
@@ -586,23 +549,7 @@ async fn slow_expressions() -> anyhow::Result<()> {
             {"matches": [matched], "backendRefs": to("app")},
             {"backendRefs": to("app")},
         ]);
-        let rig = Rig::start(
-            80,
-            &["infra", "tenant"],
-            &[
-                gateway_object(http(), json!({})),
-                service("infra", "app"),
-                service("tenant", "app"),
-                route("tenant", "mine", &["mine.example"], rules),
-                route(
-                    "infra",
-                    "victim",
-                    &["victim.example"],
-                    json!([{"backendRefs": to("app")}]),
-                ),
-            ],
-        )
-        .await?;
+        let rig = Objects::http().mine(rules).victim().serve(80).await?;
         let header = header.map(|value| format!("x-a: {value}"));
         let header: Vec<&str> = header.iter().flat_map(|line| ["-H", line]).collect();
         let answer = rig.get("mine.example", &asked, &header).await?;

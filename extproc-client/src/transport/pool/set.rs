@@ -377,6 +377,10 @@ impl Set {
                 place.stream = Some(share.ok_or_else(failure::overflow)?);
             }
             let request = outline.build(member.connection.forwarded_for.as_ref());
+            let traffic = &member.connection.traffic;
+            if !traffic.takes(request.method(), request.uri(), request.headers()) {
+                return Err(failure::before_response("initial metadata too large", None));
+            }
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose
             // reset would wait for the next call, and has to be asked by whoever waits for the stream to be opened.
             match member.sender.clone().send_request(request, false) {

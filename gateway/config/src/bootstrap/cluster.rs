@@ -10,6 +10,7 @@ use super::{
     any::{Metadata, unsupported},
     breakers::CircuitBreakers,
     endpoint::ClusterLoadAssignment,
+    filter::{self, HttpFilter, Owner},
     health::{self, CommonLbConfig, HealthCheck, OutlierDetection},
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
@@ -18,14 +19,13 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        Cluster as Model, Discovery, DnsFamily, HostSource, LbPolicy,
+        Cluster as Model, Discovery, DnsFamily, Filter, HostSource, LbPolicy,
         MetadataKey as MetadataKeyModel, OverrideHost as OverrideHostModel, Reach,
         TcpKeepalive as TcpKeepaliveModel, UpstreamProtocol, UpstreamTls,
     },
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 const ROUND_ROBIN: &str = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
 const LEAST_REQUEST: &str =
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest";
@@ -252,7 +252,7 @@ struct UpstreamProtocolOptions {
     upstream_http_protocol_options: Option<UpstreamHttpProtocolOptions>,
     explicit_http_config: Option<Located<ExplicitHttpConfig>>,
     use_downstream_protocol_config: Option<UseDownstreamHttpConfig>,
-    http_filters: Vec<Located<UpstreamFilter>>,
+    http_filters: Option<Located<Vec<Located<HttpFilter>>>>,
 }
 
 /// `envoy.config.core.v3.UpstreamHttpProtocolOptions`.
@@ -276,12 +276,6 @@ struct UseDownstreamHttpConfig {
     http2_protocol_options: Http2ProtocolOptions,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct UpstreamFilter {
-    typed_config: Option<Subtree>,
-}
-
 /// What a cluster speaks, however it was said.
 #[derive(Debug, Default)]
 struct Spoken {
@@ -290,10 +284,16 @@ struct Spoken {
     http1: Http1ProtocolOptions,
     http2: Http2ProtocolOptions,
     upstream: UpstreamHttpProtocolOptions,
+    filters: Option<Located<Vec<Located<HttpFilter>>>>,
 }
 
 impl Located<Cluster> {
-    pub(super) fn build(self, reader: &Reader<'_>) -> Result<Model, Fault> {
+    /// The cluster and its filters.
+    pub(super) fn build(
+        self,
+        reader: &Reader<'_>,
+        graceful_close: Option<Duration>,
+    ) -> Result<(Model, Vec<Filter>), Fault> {
         let node = self.node;
         let mut cluster = self.value;
         if cluster.name.value.is_empty() {
@@ -312,7 +312,12 @@ impl Located<Cluster> {
             http1,
             http2,
             upstream,
+            filters,
         } = cluster.spoken(reader, node)?;
+        let filters = match filters.filter(|filters| !filters.value.is_empty()) {
+            Some(filters) => filter::chain(reader, Owner::Cluster, &filters, graceful_close)?,
+            None => Vec::new(),
+        };
         if let Some(common) = &cluster.common_lb_config
             && let Some(weighted) = &common.locality_weighted_lb_config
         {
@@ -326,7 +331,7 @@ impl Located<Cluster> {
             Some(assignment) => assignment.value.overprovisioning()?,
             None => None,
         };
-        Ok(Model {
+        let model = Model {
             reach: Reach::Anywhere,
             discovery: cluster.discovery(reader, node)?,
             dns: cluster.dns_lookup_family.0,
@@ -372,7 +377,8 @@ impl Located<Cluster> {
                 overprovisioning,
             )?,
             name: cluster.name.value,
-        })
+        };
+        Ok((model, filters))
     }
 }
 
@@ -454,7 +460,7 @@ impl Cluster {
         if let Some(node) = options {
             return reader
                 .read_typed::<Located<UpstreamProtocolOptions>>(node)?
-                .spoken(reader);
+                .spoken();
         }
         // The deprecated fields of the cluster itself.
         if self.http_protocol_options.is_some()
@@ -479,6 +485,7 @@ impl Cluster {
                 .upstream_http_protocol_options
                 .take()
                 .unwrap_or_default(),
+            filters: None,
         })
     }
 }
@@ -500,7 +507,7 @@ impl UpstreamHttpProtocolOptions {
 }
 
 impl Located<UpstreamProtocolOptions> {
-    fn spoken(self, reader: &Reader<'_>) -> Result<Spoken, Fault> {
+    fn spoken(self) -> Result<Spoken, Fault> {
         let UpstreamProtocolOptions {
             common_http_protocol_options: common,
             upstream_http_protocol_options: upstream,
@@ -509,14 +516,6 @@ impl Located<UpstreamProtocolOptions> {
             http_filters,
         } = self.value;
         let upstream = upstream.unwrap_or_default();
-        for filter in &http_filters {
-            if let Some(tree) = &filter.value.typed_config {
-                let name = reader.type_of(tree.node)?;
-                if name != CODEC {
-                    return Err(unsupported(tree.node, name, &[CODEC]));
-                }
-            }
-        }
         match (explicit_http_config, use_downstream_protocol_config) {
             (Some(explicit), None) => {
                 let node = explicit.node;
@@ -530,6 +529,7 @@ impl Located<UpstreamProtocolOptions> {
                         common,
                         http1,
                         upstream,
+                        filters: http_filters,
                         ..Spoken::default()
                     }),
                     (None, Some(http2)) => Ok(Spoken {
@@ -537,6 +537,7 @@ impl Located<UpstreamProtocolOptions> {
                         common,
                         http2,
                         upstream,
+                        filters: http_filters,
                         ..Spoken::default()
                     }),
                     _ => Err(Fault::at(
@@ -552,6 +553,7 @@ impl Located<UpstreamProtocolOptions> {
                 http1: downstream.http_protocol_options,
                 http2: downstream.http2_protocol_options,
                 upstream,
+                filters: http_filters,
             }),
             _ => Err(Fault::at(
                 self.node,

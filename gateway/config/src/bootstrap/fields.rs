@@ -296,8 +296,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("UpstreamHttpProtocolOptions", Refuse(UNSUPPORTED), &["override_auto_sni_header"]),
     ("ExplicitHttpConfig", RefusePresence("HTTP/3 is not supported"), &["http3_protocol_options"]),
     ("UseDownstreamHttpConfig", Ignore, &["http3_protocol_options"]),
-    ("UpstreamFilter", Ignore, &["name", "is_optional"]),
-    ("UpstreamFilter", Refuse(UNSUPPORTED), &["config_discovery", "disabled"]),
 
     // envoy.config.endpoint.v3
     ("AssignmentPolicy", Ignore, &["endpoint_stale_after"]),

@@ -20,6 +20,7 @@ const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProces
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const HEALTH_CHECK: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck";
+const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const SET_METADATA: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
 
@@ -37,6 +38,49 @@ pub(super) struct HttpFilter {
 /// `envoy.extensions.filters.http.router.v3.Router`.
 #[derive(Debug, Deserialize)]
 struct Router {}
+
+/// `envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec`.
+#[derive(Debug, Deserialize)]
+struct UpstreamCodec {}
+
+/// Whose filters a chain has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    ConnectionManager,
+    Cluster,
+}
+
+impl Owner {
+    /// The type of the last filter.
+    fn last(self) -> &'static str {
+        match self {
+            Self::ConnectionManager => ROUTER,
+            Self::Cluster => CODEC,
+        }
+    }
+
+    fn last_name(self) -> &'static str {
+        match self {
+            Self::ConnectionManager => "router",
+            Self::Cluster => "upstream codec",
+        }
+    }
+
+    /// All types.
+    fn types(self) -> &'static [&'static str] {
+        match self {
+            Self::ConnectionManager => &[
+                EXT_PROC,
+                CORS,
+                HEADER_MUTATION,
+                HEALTH_CHECK,
+                SET_METADATA,
+                ROUTER,
+            ],
+            Self::Cluster => &[EXT_PROC, HEADER_MUTATION, CODEC],
+        }
+    }
+}
 
 /// `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
 #[derive(Debug, Default, Deserialize)]
@@ -78,19 +122,20 @@ struct SetMetadataEntry {
     typed_value: Option<Subtree>,
 }
 
-/// All filters before the router, which has to be there and has to be the last.
+/// All filters before the router, or a cluster's codec, which has to be there and has to be the last.
 pub(super) fn chain(
     reader: &Reader<'_>,
+    owner: Owner,
     filters: &Located<Vec<Located<HttpFilter>>>,
     graceful_close: Option<Duration>,
 ) -> Result<Vec<Filter>, Fault> {
     let mut chain: Vec<Filter> = Vec::with_capacity(filters.value.len());
-    let mut router = None;
+    let mut last = None;
     for filter in &filters.value {
-        if router.is_some() {
+        if last.is_some() {
             return Err(Fault::at(
                 filter.node,
-                "the router has to be the last filter",
+                format!("the {} has to be the last filter", owner.last_name()),
             ));
         }
         if filter.value.name.is_empty() {
@@ -100,15 +145,35 @@ pub(super) fn chain(
             return Err(Fault::at(filter.node, "missing field \"typed_config\""));
         };
         let node = tree.node;
-        let kind = match reader.type_of(node)? {
-            ROUTER => {
-                let Router {} = reader.read_typed(node)?;
-                if filter.value.disabled {
-                    return Err(Fault::at(filter.node, "the router may not be disabled"));
+        let found = reader.type_of(node)?;
+        let is_known = owner.types().contains(&found);
+        let kind = match found {
+            ROUTER | CODEC if found == owner.last() => {
+                match owner {
+                    Owner::ConnectionManager => {
+                        let Router {} = reader.read_typed(node)?;
+                    }
+                    Owner::Cluster => {
+                        let UpstreamCodec {} = reader.read_typed(node)?;
+                    }
                 }
-                router = Some(node);
+                if filter.value.disabled {
+                    return Err(Fault::at(
+                        filter.node,
+                        format!("the {} may not be disabled", owner.last_name()),
+                    ));
+                }
+                last = Some(node);
                 continue;
             }
+            other if !is_known && filter.value.is_optional => {
+                reader.note(
+                    node,
+                    format!("optional filter of unsupported type {other} left out"),
+                );
+                continue;
+            }
+            other if !is_known => return Err(unsupported(node, other, owner.types())),
             EXT_PROC => {
                 let config: FilterConfig = reader.read_typed(node)?;
                 FilterKind::ExtProc(Arc::new(config.with_graceful_close(graceful_close)))
@@ -135,30 +200,9 @@ pub(super) fn chain(
                 let headers = config.headers.iter().map(Located::<HeaderMatcher>::build);
                 FilterKind::HealthCheck(headers.collect::<Result<_, _>>()?)
             }
-            SET_METADATA => {
+            _ => {
                 let config: SetMetadataConfig = reader.read_typed(node)?;
                 FilterKind::SetMetadata(config.build(reader)?)
-            }
-            other if filter.value.is_optional => {
-                reader.note(
-                    node,
-                    format!("optional filter of unsupported type {other} left out"),
-                );
-                continue;
-            }
-            other => {
-                return Err(unsupported(
-                    node,
-                    other,
-                    &[
-                        EXT_PROC,
-                        CORS,
-                        HEADER_MUTATION,
-                        HEALTH_CHECK,
-                        SET_METADATA,
-                        ROUTER,
-                    ],
-                ));
             }
         };
         chain.push(Filter {
@@ -167,11 +211,15 @@ pub(super) fn chain(
             kind,
         });
     }
-    match router {
+    match last {
         Some(_) => Ok(chain),
         None => Err(Fault::at(
             filters.node,
-            format!("the last filter has to be the router ({ROUTER})"),
+            format!(
+                "the last filter has to be the {} ({})",
+                owner.last_name(),
+                owner.last()
+            ),
         )),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use extproc_client::host::{HeaderLimits, Metadata as MetadataModel};
+use extproc_client::{
+    config::{GrpcTarget, Service},
+    host::{HeaderLimits, Metadata as MetadataModel},
+};
 use serde::Deserialize;
 
 use super::{
@@ -17,8 +20,8 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, HttpManager, Normalization, ProxyStatus, ServerHeader, StripPort,
-        Timeouts,
+        Codec, EscapedSlashes, Filter, FilterKind, HttpManager, Normalization, ProxyStatus,
+        ServerHeader, StripPort, Timeouts, UpstreamProtocol,
     },
 };
 
@@ -178,12 +181,23 @@ impl Located<HttpConnectionManager> {
                 "xff_num_trusted_hops is only supported with use_remote_address",
             ));
         }
-        let filters = filter::chain(loaded.reader, &manager.http_filters, loaded.graceful_close)?;
+        let filters = filter::chain(
+            loaded.reader,
+            filter::Owner::ConnectionManager,
+            &manager.http_filters,
+            loaded.graceful_close,
+        )?;
+        for filter in &filters {
+            self.check_processor(filter, loaded);
+        }
+        // Routes may speak of those of their clusters as well.
+        let of_clusters = loaded.cluster_filters.values().flat_map(|all| all.iter());
+        let named: Vec<Filter> = filters.iter().chain(of_clusters).cloned().collect();
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
             refused: &loaded.refused,
-            filters: &filters,
+            filters: &named,
             filter_chain_name,
             listener_metadata,
             node: &loaded.node,
@@ -256,6 +270,31 @@ impl Located<HttpConnectionManager> {
                 strip_host_dot: manager.strip_trailing_host_dot,
             },
         })
+    }
+}
+
+impl Located<HttpConnectionManager> {
+    /// Tells of a processor's cluster that does not say what gRPC needs.
+    fn check_processor(&self, filter: &Filter, loaded: &Loaded<'_>) {
+        let FilterKind::ExtProc(config) = &filter.kind else {
+            return;
+        };
+        let Service::Grpc(service) = config.service() else {
+            return;
+        };
+        if let GrpcTarget::Cluster { name, .. } = &service.target
+            && let Some(cluster) = loaded.clusters.get(name)
+            && cluster.protocol == UpstreamProtocol::Http1
+        {
+            loaded.reader.note(
+                self.node,
+                format!(
+                    "the cluster {name:?} of the filter {:?} has no http2_protocol_options: HTTP/2 is spoken to it all \
+                     the same, where Envoy fails each request",
+                    filter.name
+                ),
+            );
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{address::Address, cluster::Cluster, listener::Listener, overload::OverloadManager};
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{Cluster as ClusterModel, Snapshot},
+    snapshot::{Cluster as ClusterModel, Filter, Snapshot},
 };
 
 /// `envoy.config.bootstrap.v3.Bootstrap`.
@@ -136,6 +136,7 @@ pub(super) struct Loaded<'a> {
     pub(super) refused: BTreeSet<String>,
     pub(super) node: Value,
     pub(super) graceful_close: Option<Duration>,
+    pub(super) cluster_filters: BTreeMap<String, Arc<[Filter]>>,
 }
 
 /// The bootstrap at `root`.
@@ -147,7 +148,9 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         layered_runtime,
         overload_manager,
     } = reader.read(root)?;
+    let graceful_close = layered_runtime.and_then(|runtime| runtime.graceful_close());
     let mut clusters = BTreeMap::new();
+    let mut cluster_filters = BTreeMap::new();
     let mut refused = BTreeSet::new();
     for tree in static_resources.clusters {
         let cluster: Located<Cluster> = match reader.read(tree.node) {
@@ -159,8 +162,13 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
             }
         };
         let name = cluster.value.name.clone();
-        let cluster = match cluster.build(reader) {
-            Ok(cluster) => Arc::new(cluster),
+        let cluster = match cluster.build(reader, graceful_close) {
+            Ok((cluster, filters)) => {
+                if !filters.is_empty() {
+                    cluster_filters.insert(name.value.clone(), filters.into());
+                }
+                Arc::new(cluster)
+            }
             Err(fault) => {
                 reader.refuse(fault)?;
                 refused.insert(name.value);
@@ -179,7 +187,8 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         clusters,
         refused,
         node: node.map_or(Value::Null, |node| node.build()),
-        graceful_close: layered_runtime.and_then(|runtime| runtime.graceful_close()),
+        graceful_close,
+        cluster_filters,
     };
     let mut listeners = Vec::with_capacity(static_resources.listeners.len());
     for tree in static_resources.listeners {
@@ -198,6 +207,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         },
         listeners,
         clusters: loaded.clusters,
+        cluster_filters: loaded.cluster_filters,
         files: Vec::new(),
         overload: overload_manager
             .map(|manager| manager.build(reader))

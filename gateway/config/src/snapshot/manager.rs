@@ -284,7 +284,7 @@ pub struct Timeouts {
 }
 
 /// One HTTP filter.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Filter {
     /// The name it was given, the key of per-route configuration.
     pub name: String,
@@ -295,7 +295,7 @@ pub struct Filter {
 }
 
 /// Filters that the gateway knows beside the router.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum FilterKind {
     /// `envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor`.
     ExtProc(Arc<FilterConfig>),

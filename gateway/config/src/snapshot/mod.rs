@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters by name.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Filters around each attempt to have a request answered by a cluster, by its name; those without are left out.
+    pub cluster_filters: BTreeMap<String, Arc<[Filter]>>,
     /// Files that the configuration was made from beside the one that was named: certificates and the
     /// like. They are watched with it.
     pub files: Vec<PathBuf>,

@@ -4,6 +4,7 @@
 //! own. When there are too many, the one that was silent longest makes room, so that a probe is always answered.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fmt::Write as _,
     io,
@@ -29,7 +30,10 @@ use tokio::{
 
 use crate::{
     limits::{overload::Overload, throttle::Throttle},
-    telemetry::stats::{Kind, Metrics, Sample},
+    telemetry::{
+        histogram::{BOUNDS, Times},
+        stats::{Kind, Metrics, Sample, TimeSample},
+    },
 };
 
 /// The longest silence of a connection: no request came, or its answer was not taken.
@@ -237,7 +241,7 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 fn stats<R>(
     admin: &Admin,
     query: &Query,
-    show: fn(&[Sample]) -> String,
+    show: fn(&[Sample], &[TimeSample]) -> String,
     reply: impl FnOnce(StatusCode, &'static str, String) -> R,
 ) -> R {
     const TEXT: &str = "text/plain; charset=UTF-8";
@@ -247,14 +251,15 @@ fn stats<R>(
             return reply(StatusCode::BAD_REQUEST, TEXT, format!("filter: {error}\n"));
         }
     };
+    let is_asked = |name: &str, count: u64| {
+        let filter = filter.as_ref();
+        filter.is_none_or(|filter| filter.is_match(name)) && (!query.used_only || count > 0)
+    };
     let mut samples = admin.metrics.samples();
-    samples.retain(|sample| {
-        filter
-            .as_ref()
-            .is_none_or(|filter| filter.is_match(&sample.name))
-            && (!query.used_only || sample.value > 0)
-    });
-    reply(StatusCode::OK, TEXT, show(&samples))
+    samples.retain(|sample| is_asked(&sample.name, sample.value));
+    let mut times = admin.metrics.times();
+    times.retain(|sample| is_asked(&sample.name, sample.times.count));
+    reply(StatusCode::OK, TEXT, show(&samples, &times))
 }
 
 /// A pattern of a size that does not keep others waiting.
@@ -293,8 +298,8 @@ impl Query {
     }
 }
 
-/// `name: value`, one a line.
-fn plain(samples: &[Sample]) -> String {
+/// `name: value`, one a line; histograms are for Prometheus alone.
+fn plain(samples: &[Sample], _: &[TimeSample]) -> String {
     let mut text = String::new();
     for sample in samples {
         // Writing to a string does not fail.
@@ -304,18 +309,11 @@ fn plain(samples: &[Sample]) -> String {
 }
 
 /// Prometheus text format 0.0.4, in Envoy's names.
-fn prometheus(samples: &[Sample]) -> String {
-    let mut families: std::collections::BTreeMap<String, Vec<&Sample>> = Default::default();
+fn prometheus(samples: &[Sample], times: &[TimeSample]) -> String {
+    let mut families: BTreeMap<String, Vec<&Sample>> = BTreeMap::new();
     for sample in samples {
-        let family: String = sample
-            .family
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-            .collect();
-        families
-            .entry(format!("envoy_{family}"))
-            .or_default()
-            .push(sample);
+        let family = family_name(&sample.family);
+        families.entry(family).or_default().push(sample);
     }
     let mut text = String::new();
     for (family, samples) in families {
@@ -325,28 +323,70 @@ fn prometheus(samples: &[Sample]) -> String {
         };
         let _ = writeln!(text, "# TYPE {family} {kind}");
         for sample in samples {
-            let (label, value) = &sample.label;
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-            let _ = writeln!(text, "{family}{{{label}=\"{value}\"}} {}", sample.value);
+            let labels: Vec<String> = sample.labels.iter().map(label).collect();
+            let _ = writeln!(text, "{family}{{{}}} {}", labels.join(","), sample.value);
+        }
+    }
+    let mut families: BTreeMap<String, Vec<&TimeSample>> = BTreeMap::new();
+    for sample in times {
+        let family = family_name(&sample.family);
+        families.entry(family).or_default().push(sample);
+    }
+    for (family, samples) in families {
+        let _ = writeln!(text, "# TYPE {family} histogram");
+        for sample in samples {
+            let (label, times) = (label(&sample.label), &sample.times);
+            for (bound, count) in BOUNDS.iter().zip(&times.within) {
+                let _ = writeln!(text, "{family}_bucket{{{label},le=\"{bound}\"}} {count}");
+            }
+            let Times { count, sum, .. } = times;
+            let _ = writeln!(text, "{family}_bucket{{{label},le=\"+Inf\"}} {count}");
+            let _ = writeln!(text, "{family}_sum{{{label}}} {sum}");
+            let _ = writeln!(text, "{family}_count{{{label}}} {count}");
         }
     }
     text
 }
 
+fn family_name(family: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    format!("envoy_{}", family.chars().map(plain).collect::<String>())
+}
+
+fn label((name, value): &(&'static str, String)) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("{name}=\"{}\"", value.replace('\n', "\\n"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::stats::Owner;
 
     #[test]
     fn two_formats() {
         let metrics = Metrics::default();
         metrics.http("ingress").downstream_rq_total.add();
-        metrics.ext_proc("ingress", "first");
+        metrics.ext_proc(Owner::Manager("ingress".into()), "first");
         let samples = metrics.samples();
-        let text = plain(&samples);
+        let text = plain(&samples, &[]);
         assert!(text.contains("http.ingress.downstream_rq_total: 1\n"));
         assert!(text.contains("http.ingress.ext_proc.first.streams_started: 0\n"));
-        let text = prometheus(&samples);
+        metrics.http("ingress").status(StatusCode::OK);
+        let stats = metrics.cluster("c");
+        stats.upstream_rq_time.record(Duration::from_millis(7));
+        let text = prometheus(&metrics.samples(), &metrics.times());
+        for line in [
+            "envoy_http_downstream_rq_xx{envoy_response_code_class=\"2\",envoy_http_conn_manager_prefix=\"ingress\"} 1\n",
+            "# TYPE envoy_cluster_upstream_rq_time histogram\n",
+            "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"c\",le=\"0.5\"} 0\n",
+            "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"c\",le=\"10\"} 1\n",
+            "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"c\",le=\"+Inf\"} 1\n",
+            "envoy_cluster_upstream_rq_time_sum{envoy_cluster_name=\"c\"} 7\n",
+            "envoy_http_ext_proc_first_streams_started{envoy_http_conn_manager_prefix=\"ingress\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
         assert!(text.contains(
             "envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix=\"ingress\"} 1\n"
         ));

@@ -9,10 +9,10 @@ use crate::{
     config::snapshot::{HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
     filters::{self, Handler, ext_proc},
-    forward::RouterHandler,
+    forward::{ClusterFilters, HandOver, RouterHandler},
     limits::overload::Overload,
     processors::ClusterTransport,
-    telemetry::stats::Metrics,
+    telemetry::stats::{Metrics, Owner},
     upstream::{HealthByCluster, Upstreams},
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Worker {
 pub(crate) struct Connections {
     upstreams: Arc<Upstreams>,
     transport: ClusterTransport,
+    filters: Arc<ClusterFilters>,
 }
 
 /// Bytes of a worker's stack, of which only what is used is taken. Expressions that are nested as deep as they may be need 4 MiB in a
@@ -79,8 +80,19 @@ impl Connections {
             Upstreams::new(snapshot, metrics, health, overload, known).map_err(io::Error::other)?;
         let upstreams = Arc::new(upstreams);
         let known = before.map(|pools| &pools.transport);
+        let transport = ClusterTransport::new(&upstreams, overload, known);
+        let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
+            let end: Arc<dyn Handler> = Arc::new(HandOver);
+            let chain = filters::chain(filters, end, |filter, config, inner| {
+                let owner = Owner::Cluster(name.clone());
+                let observer = metrics.observer(owner, config.stat_prefix());
+                ext_proc::handler(filter, config, &transport, observer, inner)
+            });
+            (name.clone(), chain)
+        });
         Ok(Self {
-            transport: ClusterTransport::new(&upstreams, overload, known),
+            filters: Arc::new(ClusterFilters::new(filters)),
+            transport,
             upstreams,
         })
     }
@@ -96,10 +108,13 @@ impl Connections {
     ) -> Arc<ChainRuntime> {
         let router: Arc<dyn Handler> = Arc::new(RouterHandler {
             upstreams: self.upstreams.clone(),
+            filters: self.filters.clone(),
         });
         Arc::new(ChainRuntime {
-            filters: filters::chain(http, router, |filter, config, inner| {
-                ext_proc::handler(http, filter, config, &self.transport, metrics, inner)
+            filters: filters::chain(&http.filters, router, |filter, config, inner| {
+                let owner = Owner::Manager(http.stat_prefix.clone());
+                let observer = metrics.observer(owner, config.stat_prefix());
+                ext_proc::handler(filter, config, &self.transport, observer, inner)
             }),
             http: http.clone(),
             buffer_limit,

@@ -80,6 +80,8 @@ impl Drop for Finish {
             timers.end();
         }
         let exchange = &self.exchange;
+        let stats = &exchange.listener.stats;
+        stats.downstream_rq_time.record(exchange.start.elapsed());
         if exchange.is_cut() && !exchange.is_broken() {
             exchange.listener.stats.downstream_rq_tx_reset.add();
         } else if !self.complete {

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, Held, HostFacts, Limits, ReplyForm};
+use extproc_client::host::{ExchangeContext, Held};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -216,11 +216,11 @@ fn enter(
 ) -> Ingress {
     let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
-    if filters::has_ext_proc(context.http()) {
+    if filters::has_ext_proc(&context.http().filters) {
         extensions.insert(ExchangeContext {
             response_only: refusal.is_some(),
             awaits_continue,
-            ..exchange_context(context, &exchange)
+            ..exchange.context()
         });
     }
     extensions.insert(exchange.clone());
@@ -335,39 +335,6 @@ pub(super) fn bad(details: &'static str) -> Refusal {
         status: StatusCode::BAD_REQUEST,
         details,
         location: None,
-    }
-}
-
-fn exchange_context(context: &Context, exchange: &Arc<Exchange>) -> ExchangeContext {
-    let chain = &context.chain;
-    let tls = context.peer.tls.as_ref();
-    ExchangeContext {
-        // The exchange holds no context, so that this is no circle.
-        host: Some(exchange.clone()),
-        limits: Limits {
-            request_buffer: exchange.buffer,
-            response_buffer: exchange.buffer,
-            request_headers: chain.http.request_headers,
-            ..Limits::default()
-        },
-        metadata: exchange.metadata.clone(),
-        reply_form: Some(ReplyForm {
-            grpc: exchange.grpc,
-            head: exchange.outgoing.facts.bodyless,
-        }),
-        received: Some(exchange.clone()),
-        buffers: Some(exchange.clone()),
-        facts: Arc::new(HostFacts {
-            connection_id: context.peer.id,
-            source: Some(exchange.client),
-            destination: Some(context.peer.local),
-            version: Some(exchange.version),
-            start: Some(exchange.time),
-            requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
-            tls_version: tls.map(|tls| tls.version.to_owned()),
-            mtls: tls.is_some_and(|tls| tls.mutual),
-        }),
-        ..ExchangeContext::default()
     }
 }
 

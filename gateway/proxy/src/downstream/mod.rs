@@ -39,7 +39,7 @@ pub(crate) use self::open::open;
 use crate::{
     config::snapshot::{Codec, HttpManager},
     downstream::{
-        chains::{Chain, ChainRuntime, Slot},
+        chains::{Chain, ChainRuntime, ListenerShared, Slot},
         drain::Drain,
     },
     exchange::facts::{Peer, TlsFacts},
@@ -55,7 +55,17 @@ struct Context {
     slot: Slot,
     pub(crate) drain: Drain,
     pub(crate) peer: Arc<Peer>,
-    _active: Arc<(Held<HttpStats>, Admitted)>,
+    _active: Arc<(Lasting, Held<HttpStats>, Admitted)>,
+}
+
+/// Records how long a connection was there.
+struct Lasting(Arc<ListenerShared>, Instant);
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        let stats = &self.0.stats;
+        stats.downstream_cx_length_ms.record(self.1.elapsed());
+    }
 }
 
 impl Context {
@@ -80,6 +90,7 @@ impl Context {
                 tls,
             }),
             _active: Arc::new((
+                Lasting(chain.shared.clone(), Instant::now()),
                 Held::new(stats, |stats| &stats.downstream_cx_active),
                 admitted,
             )),

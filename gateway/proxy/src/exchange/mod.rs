@@ -21,8 +21,8 @@ use std::{
 
 use extproc_client::{
     host::{
-        BufferAccount, Host, Received, ResponseDetails, ResponseFlags, RouteConfig, RouteFacts,
-        UpstreamInfo,
+        BufferAccount, ExchangeContext, Host, HostFacts, Limits, Received, ReplyForm,
+        ResponseDetails, ResponseFlags, RouteConfig, RouteFacts, UpstreamInfo,
     },
     metadata::DynamicMetadata,
     observer,
@@ -173,6 +173,39 @@ impl Exchange {
                 ..State::default()
             }),
         })
+    }
+
+    /// What its filters are told.
+    pub(crate) fn context(self: &Arc<Self>) -> ExchangeContext {
+        let tls = self.peer.tls.as_ref();
+        ExchangeContext {
+            // The exchange holds no context, so that this is no circle.
+            host: Some(self.clone()),
+            limits: Limits {
+                request_buffer: self.buffer,
+                response_buffer: self.buffer,
+                request_headers: self.http.request_headers,
+                ..Limits::default()
+            },
+            metadata: self.metadata.clone(),
+            reply_form: Some(ReplyForm {
+                grpc: self.grpc,
+                head: self.outgoing.facts.bodyless,
+            }),
+            received: Some(self.clone()),
+            buffers: Some(self.clone()),
+            facts: Arc::new(HostFacts {
+                connection_id: self.peer.id,
+                source: Some(self.client),
+                destination: Some(self.peer.local),
+                version: Some(self.version),
+                start: Some(self.time),
+                requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
+                tls_version: tls.map(|tls| tls.version.to_owned()),
+                mtls: tls.is_some_and(|tls| tls.mutual),
+            }),
+            ..ExchangeContext::default()
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,23 +2,21 @@
 
 use std::sync::Arc;
 
-use extproc_client::{ExtProcLayer, FilterConfig};
+use extproc_client::{ExtProcLayer, FilterConfig, observer::Observer};
 use tower::Layer;
 
 use crate::{
-    config::snapshot::{Filter, HttpManager},
+    config::snapshot::Filter,
     filters::{Handler, Inner, Outer},
     processors::ClusterTransport,
-    telemetry::stats::Metrics,
 };
 
 /// The ext_proc filter `filter` around `inner`.
 pub(crate) fn handler(
-    http: &HttpManager,
     filter: &Filter,
     config: &Arc<FilterConfig>,
     transport: &ClusterTransport,
-    metrics: &Metrics,
+    observer: Arc<dyn Observer>,
     inner: Arc<dyn Handler>,
 ) -> Arc<dyn Handler> {
     let layer = ExtProcLayer::new(config.clone(), transport.clone())
@@ -26,6 +24,6 @@ pub(crate) fn handler(
         .disabled(filter.disabled)
         // The next filter sees what this one's processor said, as in Envoy; what leaves is framed anew.
         .guards_framing(false)
-        .observer(metrics.observer(&http.stat_prefix, config.stat_prefix()));
+        .observer(observer);
     Arc::new(Outer(layer.layer(Inner(inner))))
 }

@@ -20,7 +20,7 @@ use http::{Request, Response};
 use tower::Service;
 
 use crate::{
-    config::snapshot::{Filter, FilterKind, HttpManager},
+    config::snapshot::{Filter, FilterKind},
     filters::{
         cors::CorsFilter,
         header_mutation::HeaderMutation,
@@ -39,15 +39,15 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn call(&self, request: Request<Body>) -> HandlerFuture;
 }
 
-/// The chain of a connection manager around `inner`, the first filter outermost.
+/// The chain of these filters around `inner`, the first one outermost.
 pub(crate) fn chain(
-    http: &HttpManager,
+    filters: &[Filter],
     inner: Arc<dyn Handler>,
     ext_proc: impl Fn(&Filter, &Arc<extproc_client::FilterConfig>, Arc<dyn Handler>) -> Arc<dyn Handler>,
 ) -> Arc<dyn Handler> {
     // Whether a filter further on has to do with responses.
     let mut responses = false;
-    http.filters
+    filters
         .iter()
         .rev()
         .fold(inner, |inner, filter| match &filter.kind {
@@ -81,8 +81,8 @@ pub(crate) fn chain(
 }
 
 /// Whether a filter of the chain asks for an `ExchangeContext`.
-pub(crate) fn has_ext_proc(http: &HttpManager) -> bool {
-    http.filters
+pub(crate) fn has_ext_proc(filters: &[Filter]) -> bool {
+    filters
         .iter()
         .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_)))
 }

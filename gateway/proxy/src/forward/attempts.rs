@@ -14,6 +14,7 @@ use super::policy::Policy;
 use crate::{
     config::snapshot::Forward,
     exchange::Exchange,
+    filters::Handler,
     forward::replay::Kept,
     http::body::Body,
     limits::breakers::{Place, Resource},
@@ -28,6 +29,8 @@ pub(super) struct Attempts<'a> {
     pub(super) forward: &'a Forward,
     pub(super) policy: &'a Policy<'a>,
     pub(super) upstream: &'a Upstream,
+    /// What each attempt goes through.
+    pub(super) filters: Option<&'a Arc<dyn Handler>>,
     /// The body, if it may have to be sent again.
     pub(super) kept: Option<Kept>,
     /// The attempts made. To send the request again because a connection turned out to be closed is none.
@@ -108,14 +111,18 @@ impl Attempts<'_> {
     }
 
     /// The request with its body, if all of that is still here.
-    fn with_body(&self, again: Again) -> Option<Again> {
+    pub(super) fn with_body(&self, again: Again) -> Option<Again> {
         let body = self.kept.as_ref()?.replay()?;
         let Outbound { parts, .. } = *again.request;
         Some(Again::new(Box::new(Outbound { parts, body })))
     }
 
     /// Makes the target what the endpoint is to see.
-    fn rewrite(&self, parts: &mut http::request::Parts, hostname: &str) -> Result<(), Failure> {
+    pub(super) fn rewrite(
+        &self,
+        parts: &mut http::request::Parts,
+        hostname: &str,
+    ) -> Result<(), Failure> {
         let Selected { route, .. } = self.route;
         route::rewrite(parts, &route.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
@@ -125,7 +132,7 @@ impl Attempts<'_> {
         Ok(())
     }
 
-    fn allows_more(&self) -> bool {
+    pub(super) fn allows_more(&self) -> bool {
         self.made <= self.policy.count
     }
 
@@ -189,12 +196,8 @@ impl Attempts<'_> {
     /// One attempt, and what is needed for another one if that is possible.
     async fn attempt(
         &mut self,
-        mut request: Box<Outbound>,
+        request: Box<Outbound>,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
-        let Outbound { parts, body } = &mut *request;
-        let begun = Instant::now();
-        let tunnel = self.exchange.upgrade;
-        let client_http2 = self.exchange.version == http::Version::HTTP_2;
         self.tried = UpstreamInfo {
             attempts: self.made.into(),
             response_headers: Some(self.upstream.cluster.response_headers),
@@ -203,10 +206,27 @@ impl Attempts<'_> {
         if self.exchange.logged() {
             self.exchange.set_upstream(&self.tried);
         }
-        let host = match self.choose(&parts.headers).await {
+        let host = match self.choose(&request.parts.headers).await {
             Ok(host) => host,
             Err(failure) => return (Err(failure), None),
         };
+        match self.filters {
+            Some(filters) => Box::pin(self.through(filters, host, request)).await,
+            None => self.send_to(&host, request, false).await,
+        }
+    }
+
+    /// Sends a request to an endpoint. A head that went through filters is `rewritten`.
+    pub(super) async fn send_to(
+        &mut self,
+        host: &Arc<Host>,
+        mut request: Box<Outbound>,
+        rewritten: bool,
+    ) -> (Result<Response<Body>, Failure>, Option<Again>) {
+        let Outbound { parts, body } = &mut *request;
+        let begun = Instant::now();
+        let tunnel = self.exchange.upgrade;
+        let client_http2 = self.exchange.version == http::Version::HTTP_2;
         let asked = Lending {
             priority: self.forward.priority,
             client_http2,
@@ -227,7 +247,7 @@ impl Attempts<'_> {
                 }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
-                    if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+                    if !rewritten && let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
                         return (Err(failure), None);
                     }
                     self.tried.sent = Some(Arc::new(parts));
@@ -260,14 +280,14 @@ impl Attempts<'_> {
             duration: self.policy.duration,
             head_limit: self.upstream.cluster.response_timeout,
         };
-        if let Err(failure) = self.rewrite(parts, &host.hostname) {
+        if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
             return (Err(failure), None);
         }
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();
         }
-        match send(&host, lease, request, &sending, &mut self.deadline).await {
+        match send(host, lease, request, &sending, &mut self.deadline).await {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
@@ -309,14 +329,14 @@ impl Attempts<'_> {
     }
 }
 
-struct Again {
-    request: Box<Outbound>,
+pub(super) struct Again {
+    pub(super) request: Box<Outbound>,
     /// The connection had been closed by the peer: to send again is no retry.
-    stale: bool,
+    pub(super) stale: bool,
 }
 
 impl Again {
-    fn new(request: Box<Outbound>) -> Self {
+    pub(super) fn new(request: Box<Outbound>) -> Self {
         Self {
             request,
             stale: false,

@@ -1,6 +1,7 @@
 //! The innermost service: does what the route says, forwarding above all.
 
 mod attempts;
+mod filtered;
 mod policy;
 mod redirect;
 pub(crate) mod replay;
@@ -21,6 +22,7 @@ use http::{
 };
 use http_body::Body as _;
 
+pub(crate) use self::filtered::{ClusterFilters, HandOver};
 use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
     config::snapshot::flag,
@@ -52,11 +54,12 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 #[derive(Clone, Debug)]
 pub(crate) struct RouterHandler {
     pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) filters: Arc<ClusterFilters>,
 }
 
 impl Handler for RouterHandler {
     fn call(&self, request: Request<Body>) -> HandlerFuture {
-        let upstreams = self.upstreams.clone();
+        let this = self.clone();
         let mut request = Box::new(Outbound::from(request));
         let late = request.parts.extensions.remove::<LateAnswers>();
         let exchange = request.parts.extensions.get::<Arc<Exchange>>();
@@ -64,7 +67,7 @@ impl Handler for RouterHandler {
         let logged = exchange.filter(|exchange| exchange.logged()).cloned();
         Box::pin(async move {
             let response = {
-                let response = pin!(answer(&upstreams, request));
+                let response = pin!(answer(&this, request));
                 match late {
                     Some(late) => late.or(response).await,
                     None => response.await,
@@ -89,7 +92,7 @@ impl Handler for RouterHandler {
     }
 }
 
-async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<Body> {
+async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Body> {
     let parts = &mut request.parts;
     if let Some(response) = parts.extensions.remove::<Answer>().and_then(|a| a.take()) {
         return response;
@@ -145,9 +148,7 @@ async fn answer(upstreams: &Upstreams, mut request: Box<Outbound>) -> Response<B
                     exchange.set_head(Head::of(parts));
                 }
             }
-            let response = pin!(proxy(
-                upstreams, &exchange, &route, forward, &policy, request
-            ));
+            let response = pin!(proxy(end, &exchange, &route, forward, &policy, request));
             or_reply(response, &exchange).await
         }
         RouteAction::Direct { status, body } => {
@@ -231,13 +232,14 @@ fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
 }
 
 async fn proxy(
-    upstreams: &Upstreams,
+    end: &RouterHandler,
     exchange: &Arc<Exchange>,
     route: &Selected,
     forward: &Forward,
     policy: &Policy<'_>,
     mut request: Box<Outbound>,
 ) -> Response<Body> {
+    let upstreams = &end.upstreams;
     let Outbound { parts, body } = &mut *request;
     let name = route.cluster_name();
     let grpc = exchange.grpc;
@@ -287,6 +289,7 @@ async fn proxy(
         forward,
         policy,
         upstream,
+        filters: end.filters.of(name),
         keep_sent,
         noted: exchange.logged() || route.shows_request(),
         kept,

@@ -12,6 +12,7 @@ use std::{
 use extproc_client::observer::{Observer, Stats};
 use http::StatusCode;
 
+use super::histogram::{Histogram, Times};
 use crate::limits::breakers::{Breakers, Resource};
 
 /// A number that goes up, and for gauges also down.
@@ -50,20 +51,28 @@ impl<S> Drop for Held<S> {
 }
 
 macro_rules! numbers {
-    ($(#[$doc:meta])* $type:ident { $($name:ident: $kind:ident,)* }) => {
+    ($(#[$doc:meta])* $type:ident { $($name:ident: $kind:ident,)* } times { $($time:ident,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub(crate) struct $type {
             $(pub(crate) $name: Count,)*
+            $(pub(crate) $time: Histogram,)*
         }
 
         impl $type {
             fn list(&self) -> Vec<(&'static str, Kind, u64)> {
                 vec![$((stringify!($name), Kind::$kind, self.$name.get()),)*]
             }
+
+            fn times(&self) -> Vec<(&'static str, Times)> {
+                vec![$((stringify!($time), self.$time.times()),)*]
+            }
         }
     };
 }
+
+const MANAGER: &str = "envoy_http_conn_manager_prefix";
+const CLUSTER: &str = "envoy_cluster_name";
 
 /// Whether a number may go down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +115,10 @@ numbers! {
         no_route: Counter,
         access_log_dropped: Counter,
     }
+    times {
+        downstream_rq_time,
+        downstream_cx_length_ms,
+    }
 }
 
 numbers! {
@@ -134,6 +147,9 @@ numbers! {
         upstream_internal_redirect_failed_total: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_cx_none_healthy: Counter,
+    }
+    times {
+        upstream_rq_time,
     }
 }
 
@@ -182,12 +198,21 @@ pub(crate) struct Metrics {
     observer: Option<Watching>,
 }
 
+/// Whose chain a filter is in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// A connection manager, by its `stat_prefix`.
+    Manager(String),
+    /// A cluster, by its name.
+    Cluster(String),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     http: BTreeMap<String, Arc<HttpStats>>,
     clusters: BTreeMap<String, Arc<ClusterStats>>,
     breakers: BTreeMap<String, Arc<Breakers>>,
-    ext_proc: BTreeMap<(String, String), Arc<Stats>>,
+    ext_proc: BTreeMap<(Owner, String), Arc<Stats>>,
 }
 
 /// One number with its name.
@@ -197,9 +222,54 @@ pub(crate) struct Sample {
     pub(crate) name: String,
     /// The name without what is a label in Prometheus.
     pub(crate) family: String,
-    pub(crate) label: (&'static str, String),
+    pub(crate) labels: Vec<(&'static str, String)>,
     pub(crate) kind: Kind,
     pub(crate) value: u64,
+}
+
+impl Sample {
+    /// `name` of the connection manager, cluster, … `of` which it is; `label` stands for that in Prometheus. As with Envoy, the
+    /// class of a status is a label, too.
+    fn new(
+        of: &str,
+        label: (&'static str, &str),
+        name: &str,
+        family: &str,
+        kind: Kind,
+        value: u64,
+    ) -> Self {
+        let mut labels = Vec::with_capacity(2);
+        let mut family = format!("{of}_{family}");
+        let class = family.strip_suffix("xx").and_then(|rest| {
+            let (rest, class) = rest.split_at_checked(rest.len().checked_sub(1)?)?;
+            (rest.ends_with("_rq_") && class.bytes().all(|byte| byte.is_ascii_digit()))
+                .then(|| (format!("{rest}xx"), class.to_owned()))
+        });
+        if let Some((rest, class)) = class {
+            family = rest;
+            labels.push(("envoy_response_code_class", class));
+        }
+        let (tag, owner) = label;
+        labels.push((tag, owner.to_owned()));
+        Self {
+            name: format!("{of}.{owner}.{name}"),
+            family,
+            labels,
+            kind,
+            value,
+        }
+    }
+}
+
+/// A histogram with its name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TimeSample {
+    /// Envoy's dotted name.
+    pub(crate) name: String,
+    /// The name without what is a label in Prometheus.
+    pub(crate) family: String,
+    pub(crate) label: (&'static str, String),
+    pub(crate) times: Times,
 }
 
 impl Metrics {
@@ -241,88 +311,98 @@ impl Metrics {
     }
 
     /// The observer of an ext_proc filter: its statistics, and whoever else looks.
-    pub(crate) fn observer(&self, prefix: &str, filter: &str) -> Arc<dyn Observer> {
-        let stats = self.ext_proc(prefix, filter);
+    pub(crate) fn observer(&self, owner: Owner, filter: &str) -> Arc<dyn Observer> {
+        let stats = self.ext_proc(owner, filter);
         match &self.observer {
             None => stats,
             Some(Watching(observer)) => Arc::new((stats, observer.clone())),
         }
     }
 
-    /// Of all ext_proc filters with this connection manager and filter prefix.
-    pub(crate) fn ext_proc(&self, prefix: &str, filter: &str) -> Arc<Stats> {
+    /// Of all ext_proc filters of this owner with this prefix of their own.
+    pub(crate) fn ext_proc(&self, owner: Owner, filter: &str) -> Arc<Stats> {
         self.lock()
             .ext_proc
-            .entry((prefix.to_owned(), filter.to_owned()))
+            .entry((owner, filter.to_owned()))
             .or_default()
             .clone()
     }
 
-    /// Everything, by name.
+    /// All numbers, by name.
     pub(crate) fn samples(&self) -> Vec<Sample> {
-        const MANAGER: &str = "envoy_http_conn_manager_prefix";
-        const CLUSTER: &str = "envoy_cluster_name";
         let inner = self.lock();
         let mut samples = Vec::new();
         for (prefix, stats) in &inner.http {
             for (name, kind, value) in stats.list() {
-                samples.push(Sample {
-                    name: format!("http.{prefix}.{name}"),
-                    family: format!("http_{name}"),
-                    label: (MANAGER, prefix.clone()),
-                    kind,
-                    value,
-                });
+                let label = (MANAGER, prefix.as_str());
+                samples.push(Sample::new("http", label, name, name, kind, value));
             }
         }
-        for ((prefix, filter), stats) in &inner.ext_proc {
-            let (dotted, flat) = match filter.as_str() {
-                "" => ("ext_proc".to_owned(), "ext_proc".to_owned()),
-                filter => (format!("ext_proc.{filter}"), format!("ext_proc_{filter}")),
+        for ((owner, filter), stats) in &inner.ext_proc {
+            let (of, label) = match owner {
+                Owner::Manager(prefix) => ("http", (MANAGER, prefix.as_str())),
+                Owner::Cluster(name) => ("cluster", (CLUSTER, name.as_str())),
             };
+            let dot = if filter.is_empty() { "" } else { "." };
             for (name, value) in stats.iter() {
-                samples.push(Sample {
-                    name: format!("http.{prefix}.{dotted}.{name}"),
-                    family: format!("http_{flat}_{name}"),
-                    label: (MANAGER, prefix.clone()),
-                    kind: Kind::Counter,
-                    value,
-                });
+                let name = format!("ext_proc{dot}{filter}.{name}");
+                samples.push(Sample::new(of, label, &name, &name, Kind::Counter, value));
             }
         }
         for (cluster, stats) in &inner.clusters {
             for (name, kind, value) in stats.list() {
-                samples.push(Sample {
-                    name: format!("cluster.{cluster}.{name}"),
-                    family: format!("cluster_{name}"),
-                    label: (CLUSTER, cluster.clone()),
-                    kind,
-                    value,
-                });
+                let label = (CLUSTER, cluster.as_str());
+                samples.push(Sample::new("cluster", label, name, name, kind, value));
             }
         }
         for (cluster, breakers) in &inner.breakers {
-            let mut sample = |name: String, value| {
-                samples.push(Sample {
-                    name: format!("cluster.{cluster}.{name}"),
-                    family: format!("cluster_{name}"),
-                    label: (CLUSTER, cluster.clone()),
-                    kind: Kind::Gauge,
+            let mut sample = |name: &str, value| {
+                let label = (CLUSTER, cluster.as_str());
+                samples.push(Sample::new(
+                    "cluster",
+                    label,
+                    name,
+                    name,
+                    Kind::Gauge,
                     value,
-                });
+                ));
             };
             for (resource, name) in [
                 (Resource::Connection, "upstream_cx_active"),
                 (Resource::Pending, "upstream_rq_pending_active"),
                 (Resource::Request, "upstream_rq_active"),
             ] {
-                sample(name.to_owned(), breakers.in_use(resource).into());
+                sample(name, breakers.in_use(resource).into());
             }
             for (priority, name, value) in breakers.gauges() {
-                sample(format!("circuit_breakers.{priority}.{name}"), value);
+                sample(&format!("circuit_breakers.{priority}.{name}"), value);
             }
         }
         samples.sort_by(|a, b| a.name.cmp(&b.name));
         samples
+    }
+
+    /// All histograms, by name.
+    pub(crate) fn times(&self) -> Vec<TimeSample> {
+        let inner = self.lock();
+        let mut all = Vec::new();
+        let mut add = |of: &str, label: (&'static str, &str), times: Vec<(&str, Times)>| {
+            for (name, times) in times {
+                all.push(TimeSample {
+                    name: format!("{of}.{}.{name}", label.1),
+                    family: format!("{of}_{name}"),
+                    label: (label.0, label.1.to_owned()),
+                    times,
+                });
+            }
+        };
+        for (prefix, stats) in &inner.http {
+            add("http", (MANAGER, prefix), stats.times());
+        }
+        for (cluster, stats) in &inner.clusters {
+            add("cluster", (CLUSTER, cluster), stats.times());
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 }

@@ -413,6 +413,10 @@ impl Watch for ResponseWatch {
         let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
         let half = self.tunnel && result.is_ok();
         let complete = result.is_ok() && self.progress.is_done();
+        if let Some(time) = self.progress.since_done().filter(|_| complete) {
+            let stats = &self.active.host.shared.stats;
+            stats.upstream_rq_time.record(time);
+        }
         if !complete && !half {
             self.progress.cancel();
         }

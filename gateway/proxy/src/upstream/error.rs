@@ -55,6 +55,9 @@ pub(crate) enum Failure {
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
+    /// The endpoint says that it takes no head so large.
+    #[error("the request's head is larger than the upstream takes")]
+    HeadTooLarge,
     /// A filter announced another length than the body has.
     #[error("the request does not have the length that was announced")]
     Length,
@@ -186,6 +189,12 @@ impl Failure {
                 "path_rewrite_takes_too_long".into(),
                 0,
             ),
+            Self::HeadTooLarge => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "".into(),
+                "request_headers_larger_than_the_upstream_takes".into(),
+                0,
+            ),
             Self::Length => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
@@ -237,6 +246,7 @@ impl Failure {
             | Self::Overflow
             | Self::Request
             | Self::Rewrite
+            | Self::HeadTooLarge
             | Self::Length => RetryOn::default(),
         }
     }

@@ -480,6 +480,15 @@ impl Lease {
             true => Some(extend(&mut parts, &sender)?),
             false => None,
         };
+        let Parts {
+            method,
+            uri,
+            headers,
+            ..
+        } = &parts;
+        if !shared.traffic.takes(method, uri, headers) {
+            return Err(Failure::HeadTooLarge.into());
+        }
         let announced = announced.filter(|_| !sending.tunnel);
         if !length::fits(announced, &body) {
             return Err(Failure::Length.into());

@@ -3,6 +3,7 @@
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use crate::http::body::{BoxError, Watch};
@@ -13,7 +14,8 @@ pub(crate) struct Progress(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    done: bool,
+    /// When the whole body was handed to the connection.
+    done: Option<Instant>,
     cancelled: bool,
     reader: Option<Waker>,
     waiter: Option<Waker>,
@@ -27,13 +29,18 @@ impl Progress {
 
     /// Whether the whole body was handed to the connection.
     pub(crate) fn is_done(&self) -> bool {
-        self.lock().done
+        self.lock().done.is_some()
+    }
+
+    /// How long ago the whole body was handed to the connection.
+    pub(crate) fn since_done(&self) -> Option<Duration> {
+        self.lock().done.map(|done| done.elapsed())
     }
 
     /// Ready when the whole body was handed to the connection.
     pub(crate) fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.done {
+        if state.done.is_some() {
             return Poll::Ready(());
         }
         state.waiter = Some(cx.waker().clone());
@@ -75,7 +82,7 @@ impl Watch for ProgressWatch {
         }
         let waiter = {
             let mut state = self.0.lock();
-            state.done = true;
+            state.done = Some(Instant::now());
             state.waiter.take()
         };
         if let Some(waiter) = waiter {

@@ -390,3 +390,33 @@ async fn a_policy_repeats_a_call() {
         assert!(begun.elapsed() < Duration::from_millis(3100));
     }
 }
+
+/// A processor may end the connection of a call whose metadata is larger than it says it takes.
+#[tokio::test]
+async fn metadata_that_the_processor_does_not_take() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut settings = h2::server::Builder::new();
+    settings.max_header_list_size(16 * 1024);
+    tokio::spawn(async move {
+        let mut server = server_with(&mut far, &settings).await;
+        while let Some(Ok(accepted)) = server.accept().await {
+            tokio::spawn(answer(accepted));
+        }
+    });
+    assert!(recv(&mut call(&pool)).await.is_ok());
+    let service = Service::Grpc(GrpcService::cluster("processor"));
+    for (bytes, taken) in [(10_000, true), (20_000, false), (200_000, false)] {
+        let mut metadata = HeaderMap::new();
+        metadata.insert("x-a", "x".repeat(bytes).parse().unwrap());
+        let mut stream = pool
+            .open(Call {
+                service: &service,
+                metadata,
+            })
+            .unwrap();
+        stream.send(message(&[0x12, 0x00], b""));
+        assert_eq!(recv(&mut stream).await.is_ok(), taken, "{bytes}");
+    }
+    assert!(recv(&mut call(&pool)).await.is_ok());
+}

@@ -1,0 +1,254 @@
+//! Attempts through the filters of a cluster.
+//!
+//! A chain of filters ends in a [`HandOver`], where it meets the attempt that it belongs to: that takes the request to the
+//! endpoint and gives the response back to the chain. Both are polled side by side, since a processor may see the rest of a
+//! body, or answer, while the upstream has the request.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
+
+use extproc_client::host::{
+    AnsweredEarly, AnsweredLate, DirectReply, ExchangeContext, Host as ExchangeHost, LocalReply,
+    ResponseDetails, RouteConfig, RouteFacts, UpstreamInfo,
+};
+use http::{Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
+use tokio::sync::oneshot;
+
+use super::attempts::{Again, Attempts};
+use crate::{
+    exchange::{
+        Exchange,
+        answer::{Answer, LateAnswers},
+    },
+    filters::{Handler, HandlerFuture},
+    http::{body::Body, headers::strip_hop_fields, local_reply},
+    upstream::{Failure, Host, Outbound},
+};
+
+/// The filters of clusters, by name.
+#[derive(Default)]
+pub(crate) struct ClusterFilters(HashMap<String, Arc<dyn Handler>>);
+
+impl fmt::Debug for ClusterFilters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl ClusterFilters {
+    pub(crate) fn new(filters: impl Iterator<Item = (String, Arc<dyn Handler>)>) -> Self {
+        Self(filters.collect())
+    }
+
+    /// Those of a cluster, if it has any.
+    pub(super) fn of(&self, cluster: &str) -> Option<&Arc<dyn Handler>> {
+        match self.0.is_empty() {
+            true => None,
+            false => self.0.get(cluster),
+        }
+    }
+}
+
+/// The end of a cluster's filters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandOver;
+
+/// A request that came to the end, and where its response goes.
+type Met = (Request<Body>, oneshot::Sender<Response<Body>>);
+
+/// Request extension: the attempt that waits at the end.
+#[derive(Clone)]
+struct Meeting(Arc<Mutex<Option<oneshot::Sender<Met>>>>);
+
+impl Handler for HandOver {
+    fn call(&self, mut request: Request<Body>) -> HandlerFuture {
+        let extensions = request.extensions_mut();
+        let late = extensions.remove::<LateAnswers>();
+        let answer = extensions.remove::<Answer>();
+        let meeting = extensions.remove::<Meeting>();
+        let response = async move {
+            if let Some(response) = answer.and_then(|answer| answer.take()) {
+                return response;
+            }
+            let attempt = meeting.and_then(|Meeting(attempt)| {
+                // Only assignments run under the lock.
+                let mut attempt = attempt.lock().unwrap_or_else(PoisonError::into_inner);
+                attempt.take()
+            });
+            let (respond, response) = oneshot::channel();
+            let handed = attempt.and_then(|attempt| attempt.send((request, respond)).ok());
+            match handed {
+                // Who gave the attempt up drops this, too.
+                Some(()) => match response.await {
+                    Ok(response) => response,
+                    Err(_) => std::future::pending().await,
+                },
+                // Only reached if a filter sends a request twice, which none does.
+                None => {
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    local_reply::reply(false, status, "".into(), "no_attempt", 0)
+                }
+            }
+        };
+        Box::pin(async move {
+            let response = pin!(response);
+            match late {
+                Some(late) => late.or(response).await,
+                None => response.await,
+            }
+        })
+    }
+}
+
+/// The exchange as filters of a cluster see it: its route is settled.
+#[derive(Debug)]
+struct Settled(Arc<Exchange>);
+
+impl ExchangeHost for Settled {
+    fn exchange_id(&self) -> u64 {
+        self.0.exchange_id()
+    }
+
+    fn route(&self, filter: &str, _head: &Parts) -> RouteConfig {
+        match self
+            .0
+            .route()
+            .as_ref()
+            .and_then(|route| route.overrides().of(filter).map(|of| of.cloned()))
+        {
+            None => RouteConfig::Inherit,
+            Some(None) => RouteConfig::Disabled,
+            Some(Some(config)) => RouteConfig::Use(config),
+        }
+    }
+
+    fn route_facts(&self) -> Arc<RouteFacts> {
+        self.0.route_facts()
+    }
+}
+
+/// How an attempt through filters went on.
+enum Course {
+    /// A filter answered.
+    Answered(Response<Body>),
+    /// The endpoint responded, or failed.
+    Sent(Result<Response<Body>, Failure>),
+}
+
+impl Attempts<'_> {
+    /// One attempt through `filters`, and what is needed for another one if that is possible.
+    pub(super) async fn through(
+        &mut self,
+        filters: &Arc<dyn Handler>,
+        host: Arc<Host>,
+        request: Box<Outbound>,
+    ) -> (Result<Response<Body>, Failure>, Option<Again>) {
+        let Outbound { mut parts, body } = *request;
+        let empty = body.is_end_stream() && !self.exchange.upgrade;
+        let repeatable = self.allows_more() && (empty || self.kept.is_some());
+        let again = repeatable.then(|| Again::new(Outbound::without_body(&parts)));
+        if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+            return (Err(failure), None);
+        }
+        let (meeting, mut met) = oneshot::channel();
+        parts.extensions.insert(ExchangeContext {
+            host: Some(Arc::new(Settled(self.exchange.clone()))),
+            endpoint: Some(Arc::new(UpstreamInfo {
+                address: host.socket(),
+                host_metadata: host.metadata.clone(),
+                ..self.tried.clone()
+            })),
+            ..self.exchange.context()
+        });
+        parts.extensions.insert(self.exchange.clone());
+        parts
+            .extensions
+            .insert(Meeting(Arc::new(Mutex::new(Some(meeting)))));
+        let mut filtered = filters.call(Request::from_parts(parts, body));
+        let come = poll_fn(|cx| {
+            if let Poll::Ready(response) = filtered.as_mut().poll(cx) {
+                return Poll::Ready(Err(response));
+            }
+            match Pin::new(&mut met).poll(cx) {
+                Poll::Ready(Ok(met)) => Poll::Ready(Ok(met)),
+                // The filters answer without the request having come to the end.
+                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let (request, respond) = match come {
+            Ok(met) => met,
+            Err(response) => return (Ok(answered(response)), None),
+        };
+        let sent = {
+            let mut sent = pin!(self.hand_on(&host, request));
+            poll_fn(|cx| {
+                if let Poll::Ready(response) = filtered.as_mut().poll(cx) {
+                    return Poll::Ready(Course::Answered(response));
+                }
+                sent.as_mut().poll(cx).map(Course::Sent)
+            })
+            .await
+        };
+        let response = match sent {
+            Course::Answered(response) => return (Ok(answered(response)), None),
+            Course::Sent(Err(failure)) => {
+                let again = match empty {
+                    true => again,
+                    false => again.and_then(|again| self.with_body(again)),
+                };
+                return (Err(failure), again);
+            }
+            Course::Sent(Ok(response)) => {
+                // The filters wait for it, unless they are about to answer.
+                drop(respond.send(response));
+                filtered.await
+            }
+        };
+        if response.extensions().get::<LocalReply>().is_some() {
+            return (Ok(answered(response)), None);
+        }
+        let again = match empty {
+            true => again,
+            false => again.and_then(|again| self.with_body(again)),
+        };
+        (Ok(response), again)
+    }
+
+    /// Sends what the filters made of a request, once more if a connection turned out to be closed.
+    async fn hand_on(
+        &mut self,
+        host: &Arc<Host>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
+        let mut request = Box::new(Outbound::from(request));
+        let parts = &mut request.parts;
+        parts.extensions = http::Extensions::new();
+        strip_hop_fields(&mut parts.headers, self.exchange.upgrade);
+        parts.headers.remove(header::HOST);
+        loop {
+            let (outcome, again) = self.send_to(host, request, true).await;
+            match again {
+                Some(again) if again.stale => request = again.request,
+                _ => return outcome,
+            }
+        }
+    }
+}
+
+/// The answer of a filter: as in Envoy it is final, and the filters of the listener see it as the upstream's.
+fn answered(mut response: Response<Body>) -> Response<Body> {
+    let extensions = response.extensions_mut();
+    extensions.remove::<DirectReply>();
+    extensions.remove::<AnsweredEarly>();
+    extensions.remove::<AnsweredLate>();
+    extensions.insert(ResponseDetails("".into()));
+    response
+}

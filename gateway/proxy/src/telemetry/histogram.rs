@@ -1,0 +1,88 @@
+//! How long things took, in the buckets that Envoy shows.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// The upper bounds of Envoy's buckets in milliseconds; one more bucket has none.
+pub(crate) const BOUNDS: [f64; 19] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
+
+/// Times, counted in whole milliseconds as in Envoy.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    within: [AtomicU64; BOUNDS.len()],
+    beyond: AtomicU64,
+    sum: AtomicU64,
+}
+
+/// What a [`Histogram`] holds at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// How many were at most as long as each of the [`BOUNDS`].
+    pub(crate) within: Vec<u64>,
+    pub(crate) count: u64,
+    /// Milliseconds.
+    pub(crate) sum: u64,
+}
+
+impl Histogram {
+    pub(crate) fn record(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let at = BOUNDS.partition_point(|bound| *bound < ms as f64);
+        let bucket = self.within.get(at).unwrap_or(&self.beyond);
+        bucket.fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn times(&self) -> Times {
+        let mut count = 0;
+        let within = self.within.iter().map(|bucket| {
+            count += bucket.load(Ordering::Relaxed);
+            count
+        });
+        let within = within.collect();
+        Times {
+            within,
+            count: count + self.beyond.load(Ordering::Relaxed),
+            sum: self.sum.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_all_that_is_not_longer() {
+        let histogram = Histogram::default();
+        for ms in [0, 1, 1, 5, 6, 4_000_000] {
+            histogram.record(Duration::from_millis(ms));
+        }
+        let times = histogram.times();
+        assert_eq!(times.within[..4], [1, 3, 4, 5]);
+        assert_eq!((times.within[18], times.count), (5, 6));
+        assert_eq!(times.sum, 4_000_013);
+    }
+}
