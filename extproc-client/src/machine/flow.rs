@@ -9,7 +9,7 @@ use super::{Action, Callback, Exchange, Side, body, half::Head};
 use crate::{
     context::{
         facts::UpstreamInfo,
-        outcome::{DirectReply, KeepSent, LocalReply, UpstreamFailure},
+        outcome::{Aborted, DirectReply, KeepSent, LocalReply, UpstreamFailure},
     },
     headers::{self, Block},
     host::ReplyForm,
@@ -65,7 +65,8 @@ impl Exchange {
             part: HttpPart::Response(&head),
             end,
         });
-        if head.extensions.get::<DirectReply>().is_some() {
+        let extensions = &head.extensions;
+        if extensions.get::<DirectReply>().is_some() || extensions.get::<Aborted>().is_some() {
             self.close_stream();
         }
         if head.extensions.get::<LocalReply>().is_some() {

@@ -189,7 +189,7 @@ impl Exchange {
         let mut trailers = HeaderMap::new();
         let outcome = self.apply_local(list, &mut Block::ResponseTrailers(&mut trailers));
         if let Some(rejection) = outcome.error {
-            return self.abort(self.config.status_on_error, rejection.detail);
+            return self.respond_error(self.config.status_on_error, rejection.detail.into());
         }
         self.emit_trailers(Side::Response, trailers);
         self.end_local();

@@ -133,8 +133,8 @@ EXTPROC_CONFORMANCE_REPORT=1 cargo test -p tests --test conformance
 
 A normal run compares with what Envoy did when the files in `tests/golden/` were recorded;
 `EXTPROC_CONFORMANCE=live` runs Envoy beside the gateway, `EXTPROC_CONFORMANCE=record` records again.
-A run that differs is repeated, at most twice; every run of the suite ends with a list of the scenarios that needed more than one try, and of
-what differed in those before the last.
+A run that differs is repeated, at most twice. One that is equal in the last try alone fails if Envoy, which is then played as often, is equal
+in each. Every run of the suite ends with a list of the scenarios that needed more than one try, and of what differed in those before the last.
 
 ## Scenarios that nobody thought of
 

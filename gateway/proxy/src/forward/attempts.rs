@@ -7,7 +7,7 @@ use std::{
 };
 
 use extproc_client::host::UpstreamInfo;
-use http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, Method, Response};
 use http_body::Body as _;
 
 use super::policy::Policy;
@@ -270,8 +270,7 @@ impl Attempts<'_> {
         let sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
-            continues: self.exchange.outgoing.facts.continued_by_upstream
-                && parts.headers.contains_key(header::EXPECT),
+            continues: self.exchange.outgoing.facts.continued_by_upstream,
             tunnel,
             connect: parts.method == Method::CONNECT,
             stall: self.exchange.idle_limit(),

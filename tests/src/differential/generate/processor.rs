@@ -39,7 +39,8 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
         number @ 0..2 => {
             script = json!({(["absent", "refuse"][number]): true});
             // How far a request got before that was known is the system's choice.
-            out["compare"]["skip"] = json!(["upstream", "counters/ext_proc.stream_msgs_sent"]);
+            out["compare"]["skip"] =
+                json!(["upstream", "counters/ext_proc.stream_msgs_sent", "log"]);
         }
         2 => script["max_streams"] = 1.into(),
         _ => {}
