@@ -11,6 +11,7 @@
 //! - [`Receiver`] is a stream's receiving half. When a connection has received many small frames, [`Traffic::turn`] joins what each
 //!   of its receivers has not handed out yet, so that a stream takes memory for its window and not for its frames.
 //! - [`Keepalive`] finds out that the peer is gone, with pings.
+//! - [`Traffic::takes`] tells whether a request's head is larger than the peer says it takes, for which many end the connection.
 //!
 //! Whoever polls the connection calls [`Traffic::turn`] each time that the poll is pending.
 
