@@ -320,19 +320,29 @@ fn buffered_response_over_the_limit_is_500() {
 #[test]
 fn a_request_over_the_limit_behind_a_response_is_no_local_reply() {
     let prefix = "\0\0\u{1}\0\0";
-    for (end, cut) in [(true, "RequestCut"), (false, "Cut")] {
+    let begun = |end| {
         let mut p = limited(r#"{"request_body_mode": "GRPC"}"#, 4);
         p.request(&[], false);
         p.part(rh(nothing()));
         p.response(&[], end);
         p.part(sh(nothing()));
         p.transcript.take();
-        let lines = p.data(Request, prefix, false);
-        assert!(lines.contains(&"upstream: CANCEL".into()), "{lines:?}");
-        let told = p.transcript.take();
-        let wanted = format!("request_payload_too_large {cut} {{ because: NotCovered }}");
-        assert!(told.iter().any(|line| line.contains(&wanted)), "{told:?}");
-    }
+        p
+    };
+    let mut p = begun(false);
+    let lines = p.data(Request, prefix, false);
+    assert!(lines.contains(&"upstream: CANCEL".into()), "{lines:?}");
+    let told = p.transcript.take();
+    let wanted = "request_payload_too_large Cut { because: NotCovered }";
+    assert!(told.iter().any(|line| line.contains(wanted)), "{told:?}");
+    // Nobody keeps what comes behind a complete response.
+    let mut p = begun(true);
+    assert_eq!(p.data(Request, prefix, false), [""; 0]);
+    let told = p.transcript.take();
+    assert!(
+        !told.iter().any(|line| line.contains("too_large")),
+        "{told:?}"
+    );
     // A response that the processor has gives way.
     let mut p = limited(r#"{"request_body_mode": "GRPC"}"#, 4);
     p.request(&[], false);
@@ -343,6 +353,21 @@ fn a_request_over_the_limit_behind_a_response_is_no_local_reply() {
         lines.iter().any(|line| line.starts_with("client: 413 ")),
         "{lines:?}"
     );
+}
+
+#[test]
+fn a_wrong_reply_to_a_request_behind_a_complete_response_cuts_the_request() {
+    let mut p = Play::new(mode(r#"{"request_body_mode": "STREAMED"}"#));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    p.data(Request, "aaa", false);
+    p.response(&[], true);
+    p.part(sh(nothing()));
+    p.transcript.take();
+    p.part(rt(None));
+    let told = p.transcript.take();
+    let wanted = "RequestCut { because: Off }";
+    assert!(told.iter().any(|line| line.contains(wanted)), "{told:?}");
 }
 
 // === BUFFERED_PARTIAL ===
