@@ -112,7 +112,10 @@ impl<T: Transport> SideStream<T> {
                 }
                 if let Some((phase, message)) = self.waiting.take() {
                     machine.sent(phase, &message, true);
-                    stream.send(message);
+                    match machine.has_messages() {
+                        true => stream.send_with_next(message),
+                        false => stream.send(message),
+                    }
                 }
             }
             match machine.poll_outbound() {

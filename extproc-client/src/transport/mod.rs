@@ -69,6 +69,12 @@ pub trait Sidestream: Send + Unpin + 'static {
     /// Sends a message; only after `poll_ready` said ready.
     fn send(&mut self, message: Message);
 
+    /// Sends a message that another one follows at once: it may be kept until then, to leave together with it. One around
+    /// another has to pass this call on.
+    fn send_with_next(&mut self, message: Message) {
+        self.send(message);
+    }
+
     /// The next reply, or the end of the stream.
     ///
     /// Also drives connecting, so it has to be polled from the start. After the end it is not

@@ -246,7 +246,9 @@ impl PoolStream {
 
 impl Sidestream for PoolStream {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let State::Open(open) = &mut self.state {
+        if self.outbox.unsent >= BACKLOG
+            && let State::Open(open) = &mut self.state
+        {
             self.outbox.flush(&mut open.send, Some(cx));
         }
         match self.outbox.unsent < BACKLOG {
@@ -254,6 +256,10 @@ impl Sidestream for PoolStream {
             // While the call waits for a stream, `poll_recv` is what wakes the task.
             false => Poll::Pending,
         }
+    }
+
+    fn send_with_next(&mut self, message: Message) {
+        self.outbox.push(message);
     }
 
     fn send(&mut self, message: Message) {
@@ -437,7 +443,13 @@ impl Outbox {
         }
         self.unsent += message.framed_len();
         let Message { framed_head, body } = message;
-        let mut joined = BytesMut::from(framed_head);
+        let mut joined = match self.take_small_tail() {
+            None => BytesMut::from(framed_head),
+            Some(mut tail) => {
+                tail.extend_from_slice(&framed_head);
+                tail
+            }
+        };
         for piece in body {
             if piece.len() < SMALL_PIECE {
                 joined.extend_from_slice(&piece);
@@ -451,6 +463,19 @@ impl Outbox {
         if !joined.is_empty() {
             self.parts.push_back(joined.freeze());
         }
+    }
+
+    /// The last part, if it is not sent yet and so short that more may join it. Thousands of small messages in frames of
+    /// their own would exhaust what servers allow a connection.
+    fn take_small_tail(&mut self) -> Option<BytesMut> {
+        if self.parts.len() == self.sent || self.parts.back()?.len() >= SMALL_PIECE {
+            return None;
+        }
+        let tail = self.parts.pop_back()?;
+        Some(
+            tail.try_into_mut()
+                .unwrap_or_else(|shared| shared[..].into()),
+        )
     }
 
     fn finish(&mut self) {

@@ -234,6 +234,13 @@ impl Sidestream for ClusterStream {
         }
     }
 
+    fn send_with_next(&mut self, message: Message) {
+        match self {
+            Self::Grpc(stream, _) => stream.send_with_next(message),
+            Self::Http(stream) => stream.send_with_next(message),
+        }
+    }
+
     fn send(&mut self, message: Message) {
         match self {
             Self::Grpc(stream, _) => stream.send(message),
