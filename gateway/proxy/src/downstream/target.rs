@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::snapshot::{HttpManager, Normalization, StripPort},
     exchange::answer::Refusal,
+    http::authority::valid_authority,
 };
 
 /// The absolute target: the authority of the request line, else that of the one `host` line
@@ -28,7 +29,7 @@ pub(super) fn absolute(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &
         Some(host) if !host.is_empty() => Some(
             host.to_str()
                 .ok()
-                .filter(|host| normalize::valid_authority(host))
+                .filter(|host| valid_authority(host))
                 .ok_or("invalid_authority")?,
         ),
         Some(_) => return Err("missing_host_header"),
@@ -41,7 +42,7 @@ pub(super) fn absolute(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &
             // RFC 9113 §8.3.1: both name the same, or the request is malformed.
             return Err("invalid_authority");
         }
-        (Some(authority), _) if normalize::valid_authority(authority.as_str()) => authority.clone(),
+        (Some(authority), _) if valid_authority(authority.as_str()) => authority.clone(),
         (Some(_), _) => return Err("invalid_authority"),
         // Known to be a valid one.
         (None, Some(host)) => {

@@ -1,5 +1,6 @@
 //! HTTP without exchanges: bodies, header fields, lengths, and what the engines of both versions lack.
 
+pub(crate) mod authority;
 pub(crate) mod body;
 pub(crate) mod h1;
 pub(crate) mod h2;
