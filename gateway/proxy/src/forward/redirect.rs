@@ -13,7 +13,7 @@ use super::replay::Kept;
 use crate::{
     config::snapshot::{Forward, InternalRedirect, RedirectPredicate, RouteAction},
     exchange::{Exchange, answer::Redirected, record::Head},
-    http::body::Body,
+    http::{authority::valid_authority, body::Body},
     route::{self, Selected},
 };
 
@@ -121,13 +121,22 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Where a response redirects to, if that is a URI as HTTP has them. The fragment is the client's.
+/// Where a response redirects to, if that is a URI as HTTP has them. The fragment is the client's. User information is left out,
+/// as in Envoy: with it, no virtual host would be that of the name. The rest has to be an authority that a client may ask for.
 fn target(response: &Response<Body>) -> Option<Uri> {
     let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
     let whole = location.split('#').next().unwrap_or_default();
     let mut uri = whole.parse::<Uri>().ok()?.into_parts();
     if !matches!(uri.scheme.as_ref()?.as_str(), "http" | "https") {
         return None;
+    }
+    let authority = uri.authority.as_ref()?.as_str();
+    let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if !valid_authority(host) {
+        return None;
+    }
+    if host.len() < authority.len() {
+        uri.authority = Some(host.parse().ok()?);
     }
     let path = uri.path_and_query.as_ref().map(PathAndQuery::as_str);
     match path {
