@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::generate::{self, GROUP};
 use super::judge::{Stage, Verdict, differs, judge, places};
+use super::known;
 use super::shrink::shrink;
 use crate::conformance::bootstrap::to_yaml;
 use crate::conformance::compare::Difference;
@@ -122,6 +123,9 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
                 break;
             }
             let source = generate::source(range.seed, index);
+            if !is_asked_for(stage, &source) {
+                continue;
+            }
             let outcome = one(stage, &source, range.tries, directory);
             let name = format!("{}-{index}", range.seed);
             let Ok(mut summary) = summary.lock() else {
@@ -150,6 +154,14 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
         }
     });
     summary.into_inner().unwrap_or_default()
+}
+
+/// Where a deliberate difference is looked into, only the scenarios in which it shows are of interest.
+fn is_asked_for(stage: &impl Stage, source: &Value) -> bool {
+    let Some(anchor) = stage.questioned() else {
+        return true;
+    };
+    scenario::build(GROUP, source.clone()).is_ok_and(|scenario| known::shows_in(anchor, &scenario))
 }
 
 /// Runs the scenarios of a file.
