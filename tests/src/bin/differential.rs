@@ -41,6 +41,9 @@ struct Options {
     /// Runs the scenarios of this file instead.
     #[arg(long, conflicts_with_all = ["seed", "first", "count"])]
     replay: Option<PathBuf>,
+    /// Prints what was seen in a run of each side.
+    #[arg(long, requires = "replay")]
+    show: bool,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -57,7 +60,7 @@ fn main() -> anyhow::Result<ExitCode> {
         questioned: options.known,
     };
     let summary = match &options.replay {
-        Some(file) => replay(&stage, file)?,
+        Some(file) => replay(&stage, file, options.show)?,
         None => {
             let range = Range {
                 seed: options.seed,

@@ -17,6 +17,8 @@ pub struct Known {
     pub anchor: &'static str,
     /// The scenarios in which it shows.
     pub shows_in: fn(&Scenario) -> bool,
+    /// Places as below of which one has to be among those that differ; none is asked for if there are none.
+    pub signs: &'static [&'static str],
     /// The places where it shows, as in `compare.skip`. Behind a place, `: want A, got B` may say how, where `*` is any text.
     pub places: &'static [&'static str],
 }
@@ -51,7 +53,12 @@ pub fn explain(
 ) -> (BTreeSet<&'static str>, Vec<Difference>) {
     let mut used = BTreeSet::new();
     let listed = all().filter(|known| Some(known.anchor) != questioned);
-    for known in listed.filter(|known| (known.shows_in)(scenario)) {
+    let has = |place: &&str| found.iter().any(|difference| shows(place, difference));
+    let is_there = |known: &&Known| {
+        (known.shows_in)(scenario) && (known.signs.is_empty() || known.signs.iter().any(has))
+    };
+    let there: Vec<_> = listed.filter(is_there).collect();
+    for known in there {
         found.retain(|difference| {
             let explained = known.places.iter().any(|place| shows(place, difference));
             if explained {
