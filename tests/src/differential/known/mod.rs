@@ -7,7 +7,7 @@ mod scenario;
 
 use std::collections::BTreeSet;
 
-use crate::conformance::compare::{Difference, matches};
+use crate::conformance::compare::Difference;
 use crate::conformance::scenario::Scenario;
 
 /// A difference on purpose.
@@ -19,7 +19,7 @@ pub struct Known {
     pub shows_in: fn(&Scenario) -> bool,
     /// Places as below of which one has to be among those that differ; none is asked for if there are none.
     pub signs: &'static [&'static str],
-    /// The places where it shows, as in `compare.skip`. Behind a place, `: want A, got B` may say how, where `*` is any text.
+    /// The places where it shows: steps as in `compare.skip`, and behind them, `: want A, got B` may say how. `*` is any text.
     pub places: &'static [&'static str],
 }
 
@@ -72,11 +72,13 @@ pub fn explain(
 
 /// Tells whether a difference is of this place, and of this kind if the place says so.
 fn shows(place: &str, difference: &Difference) -> bool {
-    let Some((path, kind)) = place.split_once(": ") else {
-        return matches(place, &difference.path);
-    };
+    let (place, kind) = place.split_once(": ").unwrap_or((place, "*"));
     let text = format!("want {}, got {}", difference.want, difference.got);
-    matches(path, &difference.path) && is_like(&text, kind)
+    let steps: Vec<&str> = place.split('/').collect();
+    let mut path = steps.iter().zip(&difference.path);
+    steps.len() <= difference.path.len()
+        && path.all(|(step, at)| is_like(at, step))
+        && is_like(&text, kind)
 }
 
 /// Tells whether a text is like the pattern, in which `*` is any text.

@@ -18,8 +18,8 @@ pub(super) const KNOWN: &[Known] = &[
         shows_in: |s| {
             !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
         },
-        signs: &[],
-        places: &["processor", "counters", "client", "log"],
+        signs: &["counters/ext_proc.*streams_failed"],
+        places: &["*"],
     },
     Known {
         anchor: "shared-buffers",
@@ -180,7 +180,7 @@ pub(super) const KNOWN: &[Known] = &[
             }) && mentions(&s.source, "failure_mode_allow")
                 && scripts(&s.spec.processor).any(late)
         },
-        signs: &["counters/ext_proc.failure_mode_allowed: want *, got nothing"],
+        signs: &["counters/ext_proc.*failure_mode_allowed: want *, got nothing"],
         places: &["client", "processor/*/response", "counters", "log"],
     },
     Known {
@@ -189,7 +189,7 @@ pub(super) const KNOWN: &[Known] = &[
             let limited = mentions(&s.source["processor"], "max_streams");
             limited && !s.spec.more_filters.is_empty()
         },
-        signs: &["counters/ext_proc.streams_failed: want *, got nothing"],
+        signs: &["counters/ext_proc.*streams_failed: want *, got nothing"],
         places: &["*"],
     },
     Known {
@@ -199,7 +199,7 @@ pub(super) const KNOWN: &[Known] = &[
             let answers = answers.iter().any(|action| mentions(&s.source, action));
             answers && mentions(&s.source, "failure_mode_allow")
         },
-        signs: &["counters/ext_proc.streams_started: want *, got *"],
+        signs: &["counters/ext_proc.*streams_started: want *, got *"],
         places: &["processor/*: want {*, got nothing", "counters"],
     },
     Known {
@@ -232,11 +232,7 @@ pub(super) const KNOWN: &[Known] = &[
             let duplex = |part: &&Value| mentions_word(part, "FULL_DUPLEX_STREAMED");
             overridden && client(s, has_content) && routes.iter().any(duplex)
         },
-        signs: &[
-            "counters/ext_proc.spurious_msgs_received: want *, got nothing",
-            "counters/ext_proc.one.spurious_msgs_received: want *, got nothing",
-            "counters/ext_proc.two.spurious_msgs_received: want *, got nothing",
-        ],
+        signs: &["counters/ext_proc.*spurious_msgs_received: want *, got nothing"],
         places: &["*"],
     },
 ];
