@@ -167,7 +167,7 @@ impl Attempts<'_> {
         if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
             return (Err(failure), None);
         }
-        let (meeting, mut met) = oneshot::channel();
+        let (meeting, met) = oneshot::channel();
         parts.extensions.insert(ExchangeContext {
             host: Some(Arc::new(Settled(self.exchange.clone()))),
             endpoint: Some(Arc::new(UpstreamInfo {
@@ -182,15 +182,18 @@ impl Attempts<'_> {
             .extensions
             .insert(Meeting(Arc::new(Mutex::new(Some(meeting)))));
         let mut filtered = filters.call(Request::from_parts(parts, body));
+        let mut met = Some(met);
         let come = poll_fn(|cx| {
             if let Poll::Ready(Ok(response)) = filtered.as_mut().poll(cx) {
                 return Poll::Ready(Err(response));
             }
-            match Pin::new(&mut met).poll(cx) {
-                Poll::Ready(Ok(met)) => Poll::Ready(Ok(met)),
+            match met.as_mut().map(|met| Pin::new(met).poll(cx)) {
+                Some(Poll::Ready(Ok(met))) => return Poll::Ready(Ok(met)),
                 // The filters answer without the request having come to the end.
-                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+                Some(Poll::Ready(Err(_))) => met = None,
+                Some(Poll::Pending) | None => {}
             }
+            Poll::Pending
         })
         .await;
         let (request, respond) = match come {
@@ -260,6 +263,10 @@ fn answered(mut response: Response<Body>) -> Response<Body> {
     extensions.remove::<DirectReply>();
     extensions.remove::<AnsweredEarly>();
     extensions.remove::<AnsweredLate>();
-    extensions.insert(ResponseDetails("".into()));
+    let details = match extensions.get::<LocalReply>() {
+        Some(_) => "",
+        None => "via_upstream",
+    };
+    extensions.insert(ResponseDetails(details.into()));
     response
 }
