@@ -39,6 +39,10 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Exchanges of a connection at a time. Proxies open another one for more.
 const MAX_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
 
+/// Bytes of a header list (RFC 9113 §6.5.2). `h2` ends a connection for a list of four times as many, and with it the exchanges of
+/// others: proxies add metadata that their clients may have a say in.
+const HEADER_LIST: u32 = 256 * 1024;
+
 /// Exchanges that may be reset before they are looked at: a proxy resets all those of a client that leaves.
 const MAX_PENDING_RESETS: usize = 16 * 1024;
 
@@ -146,6 +150,7 @@ impl<P: Run> Server<P> {
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             // Messages that are on their way when an exchange ends count as errors, in the whole life of a connection.
             .http2_max_local_error_reset_streams(None)
+            .http2_max_header_list_size(HEADER_LIST)
             .http2_keepalive_interval(self.keep_alive);
         if let Some(age) = self.max_connection_age {
             builder = builder.max_connection_age(age);

@@ -144,10 +144,9 @@ impl<S> Frames<S> {
     /// The same for a server that does not let its owner poll the connection: only empty DATA frames and unread answers are looked
     /// at, since nobody calls [`Traffic::turn`].
     pub fn unturned(io: S) -> Self {
-        Self {
-            turns: false,
-            ..Self::of_client(io, Arc::default())
-        }
+        let mut frames = Self::of_client(io, Arc::default());
+        frames.turns = false;
+        frames
     }
 
     fn new(io: S, traffic: Arc<Traffic>, left: usize, most_empty: u32) -> Self {
@@ -235,6 +234,7 @@ impl<S> Frames<S> {
             {
                 self.settings.read(bytes, &self.traffic);
             }
+            self.settle();
             at += skipped;
             let Some(rest) = read.get_mut(at..).filter(|rest| !rest.is_empty()) else {
                 return at;
@@ -258,6 +258,14 @@ impl<S> Frames<S> {
         }
     }
 
+    /// Tells of SETTINGS that are read to their end.
+    fn settle(&mut self) {
+        if self.settings.reading && self.left == 0 {
+            self.settings.reading = false;
+            self.traffic.settle();
+        }
+    }
+
     fn note(&mut self, tally: &Tally) -> io::Result<()> {
         self.traffic.add(tally);
         if self.blocked {
@@ -277,6 +285,12 @@ impl<S> Frames<S> {
         if !self.blocked {
             self.unanswered = 0;
         }
+    }
+}
+
+impl<S> Drop for Frames<S> {
+    fn drop(&mut self) {
+        self.traffic.settle();
     }
 }
 
@@ -364,6 +378,7 @@ impl<S: AsyncRead + Unpin> Frames<S> {
                     // Of a padded frame, the first byte is there already.
                     self.left = payload.saturating_sub(length - HEAD);
                     self.head.ready = true;
+                    self.settle();
                     self.note(&tally)?;
                 }
             }
@@ -476,6 +491,7 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::request_size;
 
     /// Gives so many bytes at a time.
     struct Slow<'a>(&'a [u8], usize);
@@ -684,12 +700,17 @@ mod tests {
     async fn what_the_peer_takes_is_read_from_its_settings() {
         let traffic = Arc::<Traffic>::default();
         // 203 bytes, and the path.
-        let takes = |traffic: &Traffic, path: &str| {
+        let size = |path: &str| {
             let uri = format!("http://a{path}").parse().unwrap();
             let headers = [("x-a".parse().unwrap(), "123".parse().unwrap())];
-            traffic.takes(&Method::GET, &uri, &headers.into_iter().collect())
+            request_size(&Method::GET, &uri, &headers.into_iter().collect())
         };
-        assert!(takes(&traffic, &"/".repeat(60_000)));
+        let takes = |traffic: &Traffic, path: &str| {
+            let cx = Context::from_waker(std::task::Waker::noop());
+            traffic.poll_takes(size(path), &cx)
+        };
+        assert_eq!(takes(&traffic, "/"), Poll::Ready(true));
+        assert_eq!(takes(&traffic, &"/".repeat(60_000)), Poll::Pending);
         let mut sent = Vec::new();
         frame(
             &mut sent,
@@ -711,8 +732,34 @@ mod tests {
             let traffic = Arc::<Traffic>::default();
             let mut frames = Frames::of_server(Slow(&sent, chunk), traffic.clone());
             frames.read_to_end(&mut Vec::new()).await.unwrap();
-            assert!(takes(&traffic, "/123"), "{chunk}");
-            assert!(!takes(&traffic, "/1234"), "{chunk}");
+            assert_eq!(takes(&traffic, "/123"), Poll::Ready(true), "{chunk}");
+            assert_eq!(takes(&traffic, "/1234"), Poll::Ready(false), "{chunk}");
+        }
+    }
+
+    /// One that says nothing of header lists takes any; so does one that is gone, for what finds that out.
+    #[tokio::test]
+    async fn large_heads_wait_for_the_first_settings_or_the_end() {
+        let mut sent = Vec::new();
+        frame(&mut sent, SETTINGS, 0, 0, b"");
+        for (sent, gone) in [(sent.as_slice(), false), (&[], true)] {
+            let traffic = Arc::<Traffic>::default();
+            let mut frames = Frames::of_server(Slow(sent, 1), traffic.clone());
+            let waits = {
+                let traffic = traffic.clone();
+                tokio::spawn(std::future::poll_fn(move |cx| {
+                    traffic.poll_takes(60_000, cx)
+                }))
+            };
+            tokio::task::yield_now().await;
+            frames.read_to_end(&mut Vec::new()).await.unwrap();
+            assert!(traffic.takes(u64::MAX));
+            if gone {
+                tokio::task::yield_now().await;
+                assert!(!waits.is_finished());
+                drop(frames);
+            }
+            assert!(waits.await.unwrap());
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod frames;
 mod keepalive;
+mod list;
 mod receiver;
 mod resets;
 mod traffic;
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub use self::{
     frames::Frames,
     keepalive::{Interval, Keepalive},
+    list::{request_size, response_size, trailers_size},
     receiver::{Account, Receiver},
     resets::Resets,
     traffic::Traffic,

@@ -1,11 +1,12 @@
 //! Counters of what a connection has received.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError, Weak,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
 };
-
-use http::{HeaderMap, Method, Uri};
 
 use crate::receiver::Inbox;
 
@@ -21,20 +22,8 @@ const BYTES: usize = 256 * 1024;
 /// Receivers in the list before those that are gone are looked for.
 const FEW_RECEIVERS: usize = 32;
 
-/// Bytes of a request's header list (RFC 9113 §6.5.2).
-fn header_list(method: &Method, uri: &Uri, headers: &HeaderMap) -> u64 {
-    const FIELD: usize = 32;
-    const PSEUDO: usize = ":method:scheme:authority:path".len() + 4 * FIELD;
-    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
-    let authority = uri.authority().map_or(0, |it| it.as_str().len());
-    let scheme = uri.scheme_str().map_or(0, str::len);
-    let pseudo = PSEUDO + method.as_str().len() + scheme + authority + path;
-    let fields: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + FIELD)
-        .sum();
-    (pseudo + fields) as u64
-}
+/// Bytes of a header list that are sent before the peer has said how many it takes: less than servers announce.
+const UNASKED: u64 = 8 * 1024;
 
 /// What a connection has received, shared by its [`Frames`](crate::Frames), its [`Receiver`](crate::Receiver)s and its owner.
 #[derive(Debug, Default)]
@@ -52,6 +41,10 @@ pub struct Traffic {
     doubted: AtomicBool,
     /// Bytes of a header list that the peer takes, plus one; 0 is not said.
     header_list: AtomicU64,
+    /// The peer's first SETTINGS are read, or none will come.
+    settled: AtomicBool,
+    /// Tasks that wait for them.
+    unsettled: Mutex<Vec<Waker>>,
     receivers: Mutex<Receivers>,
 }
 
@@ -93,16 +86,48 @@ impl Traffic {
         self.doubted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the peer takes a request with this head, as far as it has said. One that gets a head much larger may end the
-    /// connection, with the streams of others.
-    pub fn takes(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    /// Tells whether the peer takes a header list of this size, as far as it has said. One that gets a much larger one may end
+    /// the connection, with the streams of others.
+    pub fn takes(&self, size: u64) -> bool {
         let most = self.header_list.load(Ordering::Relaxed);
-        most == 0 || header_list(method, uri, headers) < most
+        most == 0 || size < most
+    }
+
+    /// The same, but a large list waits for the peer's first SETTINGS. Ready at the latest when the connection is gone.
+    pub fn poll_takes(&self, size: u64, cx: &Context<'_>) -> Poll<bool> {
+        if size > UNASKED && !self.settled.load(Ordering::Acquire) {
+            let mut waiting = self
+                .unsettled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // Looked at again under the lock: whoever settles takes the list after the flag is set.
+            if !self.settled.load(Ordering::Acquire) {
+                if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
+                    waiting.push(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.takes(size))
     }
 
     pub(crate) fn announce_header_list(&self, bytes: u32) {
         self.header_list
             .store(u64::from(bytes) + 1, Ordering::Relaxed);
+    }
+
+    /// The peer's first SETTINGS are read, or none will come.
+    pub(crate) fn settle(&self) {
+        if self.settled.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let waiting = std::mem::take(
+            &mut *self
+                .unsettled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Allows more frames to be read. Small ones are joined if there were many, and what waits is counted if that may be much.

@@ -154,8 +154,10 @@ pub(super) fn linger<T: Transport>(
         let flushed = poll_fn(|cx| {
             loop {
                 if !rest.is_empty() && stream.poll_ready(cx).is_ready() {
-                    if let Some(message) = rest.next() {
-                        stream.send(message);
+                    match rest.next() {
+                        Some(message) if rest.is_empty() => stream.send(message),
+                        Some(message) => stream.send_with_next(message),
+                        None => {}
                     }
                     continue;
                 }

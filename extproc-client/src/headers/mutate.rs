@@ -129,7 +129,7 @@ impl Mutation<'_> {
         let parsed = HeaderName::from_bytes(lower.trim_start_matches(':').as_bytes()).ok();
         // The rules judge an empty name as well, and there is nothing of it to remove.
         if parsed.is_none() && !name.is_empty() {
-            self.tell(Operation::Remove, name, b"", Some(Refused::Invalid));
+            self.tell(Operation::Remove, &lower, b"", Some(Refused::Invalid));
             return Err(Rejection {
                 detail: "header_mutation_remove_contains_invalid_character",
                 effect: Effect::Invalid,

@@ -121,6 +121,7 @@ impl Exchange {
         request.body_replaced = true;
         request.mode.trailers = false;
         request.held = Pieces::default();
+        request.deframer.take();
         if request.callback == Callback::Idle {
             request.clear_queue();
         }

@@ -293,7 +293,9 @@ impl Direction {
         Some(chunk)
     }
 
+    /// Nothing that came is shown any more.
     pub(super) fn clear_queue(&mut self) {
+        self.deframer.take();
         self.queue.clear();
         self.queued = 0;
         self.paused = false;

@@ -9,6 +9,11 @@
 //! languages; with none of them there is the snapshot alone.
 
 #![forbid(unsafe_code)]
+// What the front ends share, one alone does not use up.
+#![cfg_attr(
+    not(all(feature = "bootstrap", feature = "manifests")),
+    allow(dead_code, unused_imports)
+)]
 
 #[cfg(feature = "bootstrap")]
 pub mod bootstrap;

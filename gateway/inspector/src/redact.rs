@@ -121,13 +121,10 @@ impl Redaction {
                     if let Some(Value::String(text)) = members.get_mut("value") {
                         *text = self.value(&key, text.as_bytes());
                     }
-                    return;
                 }
                 for (name, value) in members {
                     match value {
-                        Value::String(_) | Value::Array(_) if self.covers(name) => {
-                            *value = REDACTED.into();
-                        }
+                        _ if self.covers(name) => *value = REDACTED.into(),
                         Value::String(text) if name == "request.query" => *text = self.query(text),
                         Value::String(text) if text.contains('?') && name != "body" => {
                             *text = self.url(text);
@@ -180,7 +177,11 @@ mod tests {
                 {"key": "x-a", "raw_value": STANDARD.encode("kept")},
                 {"key": "authorization", "value": "secret"},
             ]}},
-            "metadata": {"set-cookie": ["secret"]},
+            "metadata": {
+                "set-cookie": ["secret"],
+                "a": {"key": "k", "password": "secret"},
+                "token": {"of": "secret"},
+            },
             "attributes": {"envoy.filters.http.ext_proc": {
                 "request.query": "token=secret",
                 "request.headers": {"authorization": "secret", "x-a": "kept"},

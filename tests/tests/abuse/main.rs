@@ -129,6 +129,12 @@ fn main() -> ExitCode {
         trial("shared/large-request-head", || {
             go(shared::large_request_head())
         }),
+        trial("shared/large-request-trailers", || {
+            go(shared::large_request_trailers())
+        }),
+        trial("shared/large-heads-of-a-proxy", || {
+            go(shared::large_heads_of_a_proxy())
+        }),
         trial("shared/silent", || go(shared::silent_connection())),
         trial("shared/silent-without-limits", || {
             go(shared::silent_without_limits())

@@ -110,8 +110,8 @@ fn unpack(exchange: &mut Exchange, side: Side, now: Instant) -> bool {
     loop {
         let full = exchange.outbound.len() >= WAITING;
         let deframer = &mut exchange.direction_mut(side).deframer;
+        deframer.waits = full.then_some(now);
         if full {
-            deframer.waits = Some(now);
             return false;
         }
         match deframer.next(limit) {

@@ -632,6 +632,49 @@ fn many_grpc_messages_wait_in_their_frames() {
     }
 }
 
+#[test]
+fn grpc_messages_that_wait_end_once() {
+    const MESSAGES: usize = 400;
+    let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));
+    p.request(&[], false);
+    let frames = bytes::Bytes::from(vec![0; 5 * MESSAGES]);
+    let (exchange, now) = (&mut p.exchange, p.now);
+    exchange.data(Request, frames, true, now);
+    // Some have left when the headers are answered, so that there is room for the rest.
+    let before = std::iter::from_fn(|| exchange.poll_outbound())
+        .take(200)
+        .count();
+    let reply = crate::wire::Reply {
+        part: Some(rh(nothing())),
+        ..crate::wire::Reply::default()
+    };
+    exchange.handle_reply(reply, now);
+    let after = std::iter::from_fn(|| exchange.poll_outbound());
+    assert_eq!(before + after.count(), MESSAGES + 1);
+}
+
+/// Of what nobody is shown any more, no end is missed either.
+#[test]
+fn half_a_grpc_message_behind_a_complete_response_is_no_error() {
+    let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    p.data(Request, "\0\0\0", false);
+    p.response(&[], true);
+    p.transcript.take();
+    p.exchange.trailers(Request, http::HeaderMap::new(), p.now);
+    let told = p.transcript.take();
+    assert!(
+        !told.iter().any(|line| line.starts_with("failed")),
+        "{told:?}"
+    );
+    let lines = p.part(sh(nothing()));
+    assert!(
+        lines.iter().any(|line| line.starts_with("client: 200")),
+        "{lines:?}"
+    );
+}
+
 /// What the processor has no need of any more passes by, with its frames.
 #[test]
 fn a_drain_lets_grpc_messages_that_wait_pass_by() {

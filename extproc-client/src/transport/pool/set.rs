@@ -378,7 +378,8 @@ impl Set {
             }
             let request = outline.build(member.connection.forwarded_for.as_ref());
             let traffic = &member.connection.traffic;
-            if !traffic.takes(request.method(), request.uri(), request.headers()) {
+            let size = h2_guard::request_size(request.method(), request.uri(), request.headers());
+            if !traffic.takes(size) {
                 return Err(failure::before_response("initial metadata too large", None));
             }
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose

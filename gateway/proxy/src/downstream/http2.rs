@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, ext::Protocol, server::SendResponse};
-use h2_guard::{Account, Frames, Traffic};
+use h2_guard::{Account, Frames, Traffic, response_size};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
@@ -323,7 +323,8 @@ async fn exchange(
             };
             let account: Arc<dyn Account> = exchange.clone();
             let traffic = &connection.traffic;
-            let body = Http2Body::new(stream, traffic, Some(account), headers, Into::into);
+            let limits = context.http().request_headers;
+            let body = Http2Body::new(stream, traffic, Some(account), headers, limits, Into::into);
             if upgrade {
                 return Body::http2(body);
             }
@@ -370,6 +371,11 @@ async fn exchange(
     } else if connect && status.is_success() {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
+    if !connection.traffic.takes(response_size(&parts.headers)) {
+        tracing::debug!("a response's head is larger than the client takes");
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return false;
+    }
     let announced = length::announced(&parts.headers).filter(|_| !bodyless);
     let ended = body.is_end_stream() && announced.is_none_or(|length| length == 0);
     let stream = match respond.send_response(Response::from_parts(parts, ()), ended) {
@@ -388,6 +394,7 @@ async fn exchange(
         stream,
         &mut body,
         &connection.backlog,
+        &connection.traffic,
         Reason::INTERNAL_ERROR,
     ));
     let sent = poll_fn(|cx| {

@@ -191,13 +191,23 @@ pub(crate) fn response_fits<B>(head: &Response<B>, limits: HeaderLimits) -> bool
         && !has_too_many_options(headers)
 }
 
+/// Returns true if trailers of HTTP/2 are within these limits.
+pub(crate) fn trailers_fit(trailers: &HeaderMap, limits: HeaderLimits) -> bool {
+    trailers.len() <= limits.count && size(trailers) <= limits.bytes
+}
+
 /// SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 §6.5.2) for heads of these limits. It counts 32 bytes more for each field, and has to
 /// let pass what the limits do.
+///
+/// `h2` ends the connection where a list takes four times as much, with the streams of others if the peer is a proxy. So the least
+/// is far above most limits, which are compared when a list is decoded.
 pub(crate) fn header_list_size(limits: HeaderLimits) -> u32 {
     const FIELD: usize = 32;
     const PSEUDO: usize = 5;
+    const LEAST: u32 = 256 * 1024;
     let fields = limits.count.saturating_add(PSEUDO).saturating_mul(FIELD);
-    u32::try_from(limits.bytes.saturating_add(fields)).unwrap_or(u32::MAX)
+    let size = u32::try_from(limits.bytes.saturating_add(fields)).unwrap_or(u32::MAX);
+    size.max(LEAST)
 }
 
 /// Tells whether no value begins or ends with white space, as HTTP/2 demands (RFC 9113 §8.2.1).

@@ -13,8 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use extproc_client::host::HeaderLimits;
 use h2::{Ping, Reason, client, ext::Protocol};
-use h2_guard::{Frames, Resets, Traffic};
+use h2_guard::{Frames, Resets, Traffic, request_size};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::{
@@ -37,7 +38,7 @@ use crate::{
         h1::MOST_INTERIM,
         h2::{
             backlog::{Backlog, Queued},
-            body::{Http2Body, SEND_BUFFER, SendError, keepalive, send_body},
+            body::{Http2Body, SEND_BUFFER, SendError, TrailersTooLarge, keepalive, send_body},
             cork::Corked,
         },
         headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
@@ -94,6 +95,8 @@ struct Connection {
 #[derive(Debug)]
 pub(super) struct Shared {
     traffic: Arc<Traffic>,
+    /// Limits of what comes from the endpoint, trailers among it.
+    limits: HeaderLimits,
     resets: Resets,
     /// Streams that there are.
     streams: AtomicUsize,
@@ -314,9 +317,10 @@ impl Http2Pool {
         let local = connected.io.local_addr();
         let of_endpoint = connected.io.counted();
         let options = &host.shared.cluster.http2;
-        let header_list = header_list_size(host.shared.cluster.response_headers);
+        let limits = host.shared.cluster.response_headers;
         let shared = Arc::new(Shared {
             traffic: Arc::default(),
+            limits,
             resets: Resets::default(),
             streams: AtomicUsize::new(0),
         });
@@ -324,7 +328,7 @@ impl Http2Pool {
         let (sender, mut connection) = h2_guard::client()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
-            .max_header_list_size(header_list.max(HEADER_LIST))
+            .max_header_list_size(header_list_size(limits).max(HEADER_LIST))
             .max_send_buffer_size(SEND_BUFFER)
             .handshake::<_, Queued>(frames)
             .await
@@ -486,7 +490,8 @@ impl Lease {
             headers,
             ..
         } = &parts;
-        if !shared.traffic.takes(method, uri, headers) {
+        let size = request_size(method, uri, headers);
+        if !poll_fn(|cx| shared.traffic.poll_takes(size, cx)).await {
             return Err(Failure::HeadTooLarge.into());
         }
         let announced = announced.filter(|_| !sending.tunnel);
@@ -510,9 +515,17 @@ impl Lease {
             let mut body = Body::new(Exact::new(body, announced));
             // For this stream alone: what it has waiting is no matter of others.
             let backlog = Backlog::new(SEND_BUFFER);
-            Box::pin(
-                async move { send_body(stream, &mut body, &backlog, Reason::INTERNAL_ERROR).await },
-            )
+            let traffic = shared.traffic.clone();
+            Box::pin(async move {
+                send_body(
+                    stream,
+                    &mut body,
+                    &backlog,
+                    &traffic,
+                    Reason::INTERNAL_ERROR,
+                )
+                .await
+            })
         });
         let mut interim = 0;
         let response = poll_fn(|cx| {
@@ -523,6 +536,7 @@ impl Lease {
                 if let Err(SendError::Body(error)) = result {
                     return Poll::Ready(Err(match Mismatch::is_behind(&*error) {
                         true => Failure::Length,
+                        false if error.is::<TrailersTooLarge>() => Failure::HeadTooLarge,
                         false => Failure::Request,
                     }));
                 }
@@ -541,7 +555,7 @@ impl Lease {
         })
         .await;
         // Otherwise the stream is over, unless it is reset for want of its request.
-        if !matches!(response, Err(Failure::Request)) {
+        if !matches!(response, Err(Failure::Request | Failure::HeadTooLarge)) {
             unanswered.0 = None;
         }
         drop(unanswered);
@@ -566,7 +580,14 @@ impl Lease {
             parts.headers.insert(header::CONNECTION, upgrade);
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        let mut body = Http2Body::new(stream, &shared.traffic, None, &parts.headers, lost);
+        let mut body = Http2Body::new(
+            stream,
+            &shared.traffic,
+            None,
+            &parts.headers,
+            shared.limits,
+            lost,
+        );
         if matches!(
             parts.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED

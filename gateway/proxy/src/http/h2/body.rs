@@ -11,8 +11,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use extproc_client::host::HeaderLimits;
 use h2::{Reason, RecvStream, SendStream};
-use h2_guard::{Account, Receiver, Traffic};
+use h2_guard::{Account, Receiver, Traffic, trailers_size};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -21,7 +22,7 @@ use crate::{
     http::{
         body::{Body, BoxError},
         h2::backlog::{Backlog, Queued},
-        headers::{strip_trailers, trim_values},
+        headers::{strip_trailers, trailers_fit, trim_values},
     },
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Http2Body {
     lost: fn(h2::Error) -> BoxError,
     /// What becomes of content where there must be none.
     refuse: Option<fn() -> BoxError>,
+    /// Those of trailers.
+    limits: HeaderLimits,
 }
 
 /// The data of a stream, of which small frames that are there at once are joined.
@@ -73,12 +76,13 @@ const LARGE: usize = 4 * 1024;
 
 impl Http2Body {
     /// `headers` give the announced length, if any; `lost` makes the body's error. `traffic` is that of the connection, and
-    /// `account` is told what nobody reads.
+    /// `account` is told what nobody reads. Trailers beyond the limits are an error of the stream.
     pub(crate) fn new(
         stream: RecvStream,
         traffic: &Traffic,
         account: Option<Arc<dyn Account>>,
         headers: &HeaderMap,
+        limits: HeaderLimits,
         lost: fn(h2::Error) -> BoxError,
     ) -> Self {
         Self {
@@ -93,6 +97,7 @@ impl Http2Body {
                 .and_then(|value| value.to_str().ok()?.parse().ok()),
             lost,
             refuse: None,
+            limits,
         }
     }
 
@@ -180,6 +185,9 @@ impl http_body::Body for Http2Body {
         let trailers = ready!(stream.stream.poll_trailers(cx));
         this.stream = None;
         Poll::Ready(match trailers {
+            Ok(Some(trailers)) if !trailers_fit(&trailers, this.limits) => {
+                Some(Err((this.lost)(Reason::ENHANCE_YOUR_CALM.into())))
+            }
             Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(None) => None,
             Err(error) => Some(Err((this.lost)(error))),
@@ -204,16 +212,30 @@ pub(crate) enum SendError {
     Body(BoxError),
 }
 
+/// Trailers that the peer does not take. With them, it might end the connection.
+#[derive(Debug)]
+pub(crate) struct TrailersTooLarge;
+
+impl std::fmt::Display for TrailersTooLarge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("trailers are larger than the peer takes (SETTINGS_MAX_HEADER_LIST_SIZE)")
+    }
+}
+
+impl std::error::Error for TrailersTooLarge {}
+
 /// Sends a body to its end. Dropping the future resets the stream.
 ///
-/// `backlog` is what waits for the socket, of this stream and of others that share it.
+/// `backlog` is what waits for the socket, of this stream and of others that share it; `traffic` knows what trailers the peer
+/// takes.
 pub(crate) async fn send_body(
     mut stream: SendStream<Queued>,
     body: &mut Body,
     backlog: &Arc<Backlog>,
+    traffic: &Traffic,
     on_failure: Reason,
 ) -> Result<(), SendError> {
-    let result = send_frames(&mut stream, body, backlog).await;
+    let result = send_frames(&mut stream, body, backlog, traffic).await;
     if let Err(SendError::Body(_)) = &result {
         // A reset drops what is queued: the connection's task gets to write that first.
         tokio::task::yield_now().await;
@@ -226,6 +248,7 @@ async fn send_frames(
     stream: &mut SendStream<Queued>,
     body: &mut Body,
     backlog: &Arc<Backlog>,
+    traffic: &Traffic,
 ) -> Result<(), SendError> {
     loop {
         let frame = poll_fn(|cx| {
@@ -260,6 +283,10 @@ async fn send_frames(
                 if let Ok(mut trailers) = frame.into_trailers() {
                     strip_trailers(&mut trailers);
                     trim_values(&mut trailers);
+                    let size = trailers_size(&trailers);
+                    if !poll_fn(|cx| traffic.poll_takes(size, cx)).await {
+                        return Err(SendError::Body(TrailersTooLarge.into()));
+                    }
                     return match trailers.is_empty() {
                         true => stream.send_data(Queued::empty(), true),
                         false => stream.send_trailers(trailers),
@@ -399,7 +426,7 @@ mod tests {
                     let backlog = backlog.clone();
                     streams.spawn(async move {
                         let failed = Reason::INTERNAL_ERROR;
-                        send_body(stream, &mut body, &backlog, failed).await
+                        send_body(stream, &mut body, &backlog, &Traffic::default(), failed).await
                     });
                 }
             }
