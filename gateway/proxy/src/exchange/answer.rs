@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
+use tokio::sync::oneshot;
 
 use crate::http::body::Body;
 
@@ -78,6 +79,26 @@ impl Answer {
 /// Tells whether filters have nothing to do with the request, only with its response.
 pub(crate) fn is_answered(request: &Extensions) -> bool {
     request.get::<Answer>().is_some()
+}
+
+/// Request extension: the way of an answer that is shown to no filter.
+#[derive(Clone)]
+pub(crate) struct Shortcut(Arc<Mutex<Option<oneshot::Sender<Response<Body>>>>>);
+
+impl Shortcut {
+    /// The way, and where it leads.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Response<Body>>) {
+        let (sender, answer) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), answer)
+    }
+
+    /// Gives the answer. Whoever waits at the other end lets the filters go.
+    pub(crate) fn answer(&self, response: Response<Body>) {
+        let sender = lock(&self.0).take();
+        if let Some(sender) = sender {
+            drop(sender.send(response));
+        }
+    }
 }
 
 /// Request extension: where answers that come late may come from, the filter nearest to the client first.

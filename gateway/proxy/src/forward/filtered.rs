@@ -2,13 +2,13 @@
 //!
 //! A chain of filters ends in a [`HandOver`], where it meets the attempt that it belongs to: that takes the request to the
 //! endpoint and gives the response back to the chain. Both are polled side by side, since a processor may see the rest of a
-//! body, or answer, while the upstream has the request.
+//! body, or answer, while the upstream has the request. A reply that a filter makes comes by a [`Shortcut`], past the others.
 
 use std::{
     collections::HashMap,
     convert::Infallible,
     fmt,
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -27,7 +27,7 @@ use super::attempts::{Again, Attempts};
 use crate::{
     exchange::{
         Exchange,
-        answer::{Answer, LateAnswers, ResponseFuture},
+        answer::{Answer, ResponseFuture, Shortcut},
         chain::Chain,
     },
     http::{body::Body, headers::strip_hop_fields, local_reply},
@@ -80,12 +80,11 @@ impl Service<Request<Body>> for &HandOver {
 
     fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
         let extensions = request.extensions_mut();
-        let late = extensions.remove::<LateAnswers>();
         let answer = extensions.remove::<Answer>();
         let meeting = extensions.remove::<Meeting>();
-        let response = async move {
+        Box::pin(async move {
             if let Some(response) = answer.and_then(|answer| answer.take()) {
-                return response;
+                return Ok(response);
             }
             let attempt = meeting.and_then(|Meeting(attempt)| {
                 // Only assignments run under the lock.
@@ -94,24 +93,17 @@ impl Service<Request<Body>> for &HandOver {
             });
             let (respond, response) = oneshot::channel();
             let handed = attempt.and_then(|attempt| attempt.send((request, respond)).ok());
-            match handed {
+            Ok(match handed {
                 // Who gave the attempt up drops this, too.
                 Some(()) => match response.await {
                     Ok(response) => response,
-                    Err(_) => std::future::pending().await,
+                    Err(_) => pending().await,
                 },
                 // Only reached if a filter sends a request twice, which none does.
                 None => {
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
                     local_reply::reply(false, status, "".into(), "no_attempt", 0)
                 }
-            }
-        };
-        Box::pin(async move {
-            let response = pin!(response);
-            Ok(match late {
-                Some(late) => late.or(response).await,
-                None => response.await,
             })
         })
     }
@@ -141,6 +133,27 @@ impl ExchangeHost for Settled {
 
     fn route_facts(&self) -> Arc<RouteFacts> {
         self.0.route_facts()
+    }
+}
+
+/// What comes of the filters of an attempt.
+struct Filtered {
+    chain: ResponseFuture,
+    answer: Option<oneshot::Receiver<Response<Body>>>,
+}
+
+impl Filtered {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        if let Poll::Ready(Ok(response)) = self.chain.as_mut().poll(cx) {
+            return Poll::Ready(response);
+        }
+        match self.answer.as_mut().map(|answer| Pin::new(answer).poll(cx)) {
+            Some(Poll::Ready(Ok(response))) => return Poll::Ready(response),
+            // No filter is left that could make one.
+            Some(Poll::Ready(Err(_))) => self.answer = None,
+            Some(Poll::Pending) | None => {}
+        }
+        Poll::Pending
     }
 }
 
@@ -181,10 +194,15 @@ impl Attempts<'_> {
         parts
             .extensions
             .insert(Meeting(Arc::new(Mutex::new(Some(meeting)))));
-        let mut filtered = filters.call(Request::from_parts(parts, body));
+        let (shortcut, answer) = Shortcut::new();
+        parts.extensions.insert(shortcut);
+        let mut filtered = Filtered {
+            chain: filters.call(Request::from_parts(parts, body)),
+            answer: Some(answer),
+        };
         let mut met = Some(met);
         let come = poll_fn(|cx| {
-            if let Poll::Ready(Ok(response)) = filtered.as_mut().poll(cx) {
+            if let Poll::Ready(response) = filtered.poll(cx) {
                 return Poll::Ready(Err(response));
             }
             match met.as_mut().map(|met| Pin::new(met).poll(cx)) {
@@ -203,7 +221,7 @@ impl Attempts<'_> {
         let sent = {
             let mut sent = pin!(self.hand_on(&host, request));
             poll_fn(|cx| {
-                if let Poll::Ready(Ok(response)) = filtered.as_mut().poll(cx) {
+                if let Poll::Ready(response) = filtered.poll(cx) {
                     return Poll::Ready(Course::Answered(response));
                 }
                 sent.as_mut().poll(cx).map(Course::Sent)
@@ -222,8 +240,7 @@ impl Attempts<'_> {
             Course::Sent(Ok(response)) => {
                 // The filters wait for it, unless they are about to answer.
                 drop(respond.send(response));
-                let Ok(response) = filtered.await;
-                response
+                poll_fn(|cx| filtered.poll(cx)).await
             }
         };
         if response.extensions().get::<LocalReply>().is_some() {
