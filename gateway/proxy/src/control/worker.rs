@@ -112,7 +112,7 @@ impl Connections {
             filters: self.filters.clone(),
         });
         Arc::new(ChainRuntime {
-            filters: filters::of_listener(&http.filters, router, |filter, config, inner| {
+            filters: filters::of_listener(http, router, |filter, config, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 ext_proc::filter(filter, config, &self.transport, observer, inner)

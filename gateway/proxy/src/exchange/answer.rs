@@ -34,11 +34,18 @@ pub(crate) struct Closes;
 pub(crate) struct Redirected {
     pub(crate) parts: Box<Parts>,
     pub(crate) trail: Trail,
-    body: Arc<Mutex<Option<Body>>>,
+    body: Arc<Mutex<Option<Whole>>>,
+}
+
+/// A body all of which is held.
+pub(crate) struct Whole {
+    pub(crate) body: Body,
+    /// Bytes that it takes, with what its pieces themselves take.
+    pub(crate) cost: usize,
 }
 
 impl Redirected {
-    pub(crate) fn new(parts: Parts, body: Option<Body>, trail: Trail) -> Self {
+    pub(crate) fn new(parts: Parts, body: Option<Whole>, trail: Trail) -> Self {
         Self {
             parts: Box::new(parts),
             trail,
@@ -46,8 +53,8 @@ impl Redirected {
         }
     }
 
-    /// The body, all of which is held; once.
-    pub(crate) fn take_body(&self) -> Option<Body> {
+    /// The body, once.
+    pub(crate) fn take_body(&self) -> Option<Whole> {
         lock(&self.body).take()
     }
 }
@@ -185,9 +192,13 @@ impl Late {
 
     fn poll_answer(&self, cx: &Context<'_>) -> Poll<Response<Body>> {
         let mut end = lock(&self.0.end);
-        match std::mem::replace(&mut *end, End::Waiting(cx.waker().clone())) {
+        match std::mem::replace(&mut *end, End::Over) {
             End::Answered(response) => Poll::Ready(*response),
-            End::Ahead | End::Waiting(_) | End::Over => Poll::Pending,
+            End::Over => Poll::Pending,
+            End::Ahead | End::Waiting(_) => {
+                *end = End::Waiting(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 

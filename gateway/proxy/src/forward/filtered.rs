@@ -30,8 +30,12 @@ use crate::{
         answer::{Answer, ResponseFuture, Shortcut},
         chain::Chain,
     },
-    http::{body::Body, headers::strip_hop_fields, local_reply},
-    upstream::{Failure, Host, Outbound},
+    http::{
+        body::{Body, Watched},
+        headers::strip_hop_fields,
+        local_reply,
+    },
+    upstream::{Failure, Host, Outbound, Progress, ProgressWatch},
 };
 
 /// The filters of clusters, by name.
@@ -119,16 +123,7 @@ impl ExchangeHost for Settled {
     }
 
     fn route(&self, filter: &str, _head: &Parts) -> RouteConfig {
-        match self
-            .0
-            .route()
-            .as_ref()
-            .and_then(|route| route.overrides().of(filter).map(|of| of.cloned()))
-        {
-            None => RouteConfig::Inherit,
-            Some(None) => RouteConfig::Disabled,
-            Some(Some(config)) => RouteConfig::Use(config),
-        }
+        self.0.config_of_cluster(filter)
     }
 
     fn route_facts(&self) -> Arc<RouteFacts> {
@@ -196,12 +191,18 @@ impl Attempts<'_> {
             .insert(Meeting(Arc::new(Mutex::new(Some(meeting)))));
         let (shortcut, answer) = Shortcut::new();
         parts.extensions.insert(shortcut);
+        // The route's time begins when the filters have the whole request.
+        let received = Arc::<Progress>::default();
+        let body = match empty {
+            true => body,
+            false => Body::new(Watched::new(body, ProgressWatch(received.clone()))),
+        };
         let mut filtered = Filtered {
             chain: filters.call(Request::from_parts(parts, body)),
             answer: Some(answer),
         };
         let mut met = Some(met);
-        let come = poll_fn(|cx| {
+        let come = pin!(poll_fn(|cx| {
             if let Poll::Ready(response) = filtered.poll(cx) {
                 return Poll::Ready(Err(response));
             }
@@ -212,11 +213,11 @@ impl Attempts<'_> {
                 Some(Poll::Pending) | None => {}
             }
             Poll::Pending
-        })
-        .await;
-        let (request, respond) = match come {
-            Ok(met) => met,
-            Err(response) => return (Ok(answered(response)), None),
+        }));
+        let (request, respond) = match self.within_request(Some(&received), come).await {
+            Ok(Ok(met)) => met,
+            Ok(Err(response)) => return (Ok(answered(response)), None),
+            Err(failure) => return (Err(failure), None),
         };
         let sent = {
             let mut sent = pin!(self.hand_on(&host, request));
@@ -239,8 +240,19 @@ impl Attempts<'_> {
             }
             Course::Sent(Ok(response)) => {
                 // The filters wait for it, unless they are about to answer.
+                let tried = response.extensions().get::<UpstreamInfo>().cloned();
                 drop(respond.send(response));
-                poll_fn(|cx| filtered.poll(cx)).await
+                let shown = pin!(poll_fn(|cx| filtered.poll(cx)));
+                match self.within_request(Some(&received), shown).await {
+                    Ok(response) => response,
+                    Err(failure) => {
+                        self.tried = UpstreamInfo {
+                            status: None,
+                            ..tried.unwrap_or_default()
+                        };
+                        return (Err(failure), None);
+                    }
+                }
             }
         };
         if response.extensions().get::<LocalReply>().is_some() {
