@@ -38,9 +38,9 @@ pub use self::{
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        HeaderTemplate, InternalRedirect, PathMatch, QueryMatch, Redirect, RedirectPredicate,
-        Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
-        WeightedCluster,
+        HeaderTemplate, InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect,
+        RedirectPredicate, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch,
+        VirtualHost, WeightedCluster,
     },
 };
 

@@ -84,7 +84,7 @@ impl Connections {
         let transport = ClusterTransport::new(&upstreams, overload, known);
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
             let end = Chain::new(HandOver);
-            let chain = filters::chain(filters, end, |filter, config, inner| {
+            let chain = filters::of_cluster(filters, end, |filter, config, inner| {
                 let owner = Owner::Cluster(name.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 ext_proc::filter(filter, config, &transport, observer, inner)
@@ -112,7 +112,7 @@ impl Connections {
             filters: self.filters.clone(),
         });
         Arc::new(ChainRuntime {
-            filters: filters::chain(&http.filters, router, |filter, config, inner| {
+            filters: filters::of_listener(http, router, |filter, config, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 ext_proc::filter(filter, config, &self.transport, observer, inner)

@@ -12,7 +12,7 @@ use crate::{
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
-        answer::{Redirected, Refusal, Trail},
+        answer::{Redirected, Refusal, Trail, Whole},
         record::Head,
     },
     filters,
@@ -247,7 +247,10 @@ pub(super) fn again(
     redirected: Redirected,
 ) -> Ingress {
     let http = context.http();
-    let body = redirected.take_body();
+    let Whole { body, cost } = redirected.take_body().unwrap_or_else(|| Whole {
+        body: Body::empty(),
+        cost: 0,
+    });
     let Redirected { parts, trail, .. } = redirected;
     let mut parts = *parts;
     let own = context.peer.local.port();
@@ -281,10 +284,8 @@ pub(super) fn again(
         trail,
     });
     exchange.note_request_done();
-    let body = body.unwrap_or_else(Body::empty);
-    let size = http_body::Body::size_hint(&body).lower();
     let mut held = Held::new(Some(exchange.clone()));
-    held.set(usize::try_from(size).unwrap_or(usize::MAX));
+    held.set(cost);
     let watch = RequestWatch {
         exchange,
         nominated: Nominated::default(),

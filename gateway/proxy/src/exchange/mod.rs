@@ -38,8 +38,7 @@ use self::{
     route_cell::RouteCell,
 };
 use crate::{
-    config::snapshot::HttpManager,
-    config::snapshot::flag,
+    config::snapshot::{HttpManager, flag},
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
@@ -176,6 +175,26 @@ impl Exchange {
         })
     }
 
+    /// The exchange of a copy of the request. As in Envoy it has no route, and metadata of its own.
+    pub(crate) fn of_copy(&self) -> Arc<Self> {
+        Self::new(Begin {
+            listener: self.listener.clone(),
+            http: self.http.clone(),
+            peer: self.peer.clone(),
+            client: self.client,
+            version: self.version,
+            outgoing: Arc::default(),
+            buffer: self.buffer,
+            buffers: self.buffers.apart(),
+            upgrade: false,
+            grpc: self.grpc,
+            grpc_timeout: None,
+            route: None,
+            head: None,
+            trail: Trail::default(),
+        })
+    }
+
     /// What its filters are told.
     pub(crate) fn context(self: &Arc<Self>) -> ExchangeContext {
         let tls = self.peer.tls.as_ref();
@@ -219,6 +238,15 @@ impl Exchange {
         self.state().route.last().cloned()
     }
 
+    /// Configuration of a filter of the cluster that the request goes to.
+    pub(crate) fn config_of_cluster(&self, filter: &str) -> RouteConfig {
+        let state = self.state();
+        let route = state.route.last();
+        route.map_or(RouteConfig::Inherit, |route| {
+            route.config_of_cluster(filter)
+        })
+    }
+
     /// The route that holds for a request with this head. It is selected again if a filter has cleared it since.
     pub(crate) fn current_route(&self, head: &request::Parts) -> Option<Selected> {
         if let RouteCell::Selected(route) = &self.state().route {
@@ -233,6 +261,8 @@ impl Exchange {
     /// One more attempt is made to get a response.
     pub(crate) fn count_attempt(&self) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
+        // The log shows when the response of the last one began.
+        self.moments.response_begin.store(0, Ordering::Relaxed);
     }
 
     /// Filters whose processors still have the request's headers get the answer that a filter in front made.
@@ -422,14 +452,10 @@ impl Host for Exchange {
             return RouteConfig::Inherit;
         };
         let choice = route.route.choices.iter().find(|c| c.filter == filter);
-        let config = match (choice, head.extensions.get()) {
-            (Some(choice), Some(context)) => Some(choice::choose(choice, head, context)),
-            _ => route.overrides().of(filter).map(Option::<&_>::cloned),
-        };
-        match config {
-            None => RouteConfig::Inherit,
-            Some(None) => RouteConfig::Disabled,
-            Some(Some(config)) => RouteConfig::Use(config),
+        match (choice, head.extensions.get()) {
+            (Some(choice), Some(context)) => choice::choose(choice, head, context)
+                .map_or(RouteConfig::Disabled, RouteConfig::Use),
+            _ => route.config(filter),
         }
     }
 

@@ -187,14 +187,9 @@ pub(crate) async fn send(
             if let Poll::Ready(failure) = deadline.poll(cx, &progress) {
                 return Poll::Ready(Err(failure.into()));
             }
-            attempt.poll(cx, &progress).map(|failure| {
-                // The limit from the beginning has no name of its own.
-                Err(match failure {
-                    Failure::Timeout => Failure::TryTimeout,
-                    _ => Failure::Timeout,
-                }
-                .into())
-            })
+            // Both limits are of this attempt alone.
+            let over = attempt.poll(cx, &progress);
+            over.map(|_| Err(Failure::TryTimeout.into()))
         })
         .await
     };
@@ -304,14 +299,24 @@ impl Deadline {
         }
     }
 
-    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none.
+    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none;
+    /// `request` tells when it does.
     pub(crate) async fn within<T>(
         &mut self,
+        request: Option<&Progress>,
         mut wait: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Failure> {
-        std::future::poll_fn(|cx| match wait.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
-            Poll::Pending => self.poll_end(cx).map(Err),
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
+            }
+            if let Some(request) = request
+                && self.end.is_none()
+                && request.poll_done(cx).is_ready()
+            {
+                self.begin();
+            }
+            self.poll_end(cx).map(Err)
         })
         .await
     }
