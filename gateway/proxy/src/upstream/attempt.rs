@@ -103,7 +103,7 @@ pub(super) enum Keep {
 pub(crate) struct Unsent {
     pub(crate) failure: Failure,
     /// Its body, if not a byte was written.
-    pub(crate) returned: Option<Body>,
+    pub(crate) returned: Option<Box<Body>>,
 }
 
 impl From<Failure> for Unsent {
@@ -122,7 +122,7 @@ impl Unsent {
     pub(crate) fn renew(&mut self, method: &Method, empty: bool) -> Option<Body> {
         let closed = matches!(self.failure, Failure::Terminated);
         match self.returned.take() {
-            Some(body) => Some(body),
+            Some(body) => Some(*body),
             None => (closed && empty && is_idempotent(method)).then(Body::empty),
         }
     }
