@@ -423,6 +423,8 @@ async fn linger(mut io: Http1Io<Guarded<ClientStream>>, limit: Duration) {
         if io.shutdown().await.is_err() {
             return;
         }
+        // Nothing looks at it: what follows a refused message would be read without end.
+        io.open_tunnel();
         let mut scrap = vec![0; 16 * 1024];
         let mut left = SCRAP;
         while left > 0 {
