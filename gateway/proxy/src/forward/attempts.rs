@@ -18,6 +18,7 @@ use crate::{
     http::body::Body,
     limits::breakers::{Place, Resource},
     route::{self, Selected, TooMuchEffort},
+    telemetry::spans::Attempt,
     upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
 };
 
@@ -202,7 +203,7 @@ impl Attempts<'_> {
             response_headers: Some(self.upstream.cluster.response_headers),
             ..UpstreamInfo::default()
         };
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
         let host = match self.choose(&request.parts.headers).await {
@@ -223,6 +224,8 @@ impl Attempts<'_> {
         rewritten: bool,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
         let Outbound { parts, body } = &mut *request;
+        let cluster = &self.upstream.cluster.name;
+        let span = Attempt::begin(self.exchange, cluster, self.made, parts);
         let begun = Instant::now();
         let tunnel = self.exchange.upgrade;
         let client_http2 = self.exchange.version == http::Version::HTTP_2;
@@ -244,6 +247,10 @@ impl Attempts<'_> {
                 if !matches!(failure, Failure::Timeout) {
                     host.failed(&failure);
                 }
+                if let Some(span) = &span {
+                    span.reached(&self.tried);
+                    span.failed(&failure.to_string());
+                }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
                     if !rewritten && let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
@@ -257,7 +264,7 @@ impl Attempts<'_> {
         let reused = lease.reused();
         self.tried.local_address = lease.local();
         self.tried.begun = Some(begun + pool_ready);
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
         let empty = body.is_end_stream() && !tunnel;
@@ -267,7 +274,7 @@ impl Attempts<'_> {
             false => may_be_stale || self.kept.is_some(),
         };
         let mut again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
-        let sending = Sending {
+        let mut sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
             continues: self.exchange.outgoing.facts.continued_by_upstream,
@@ -278,7 +285,11 @@ impl Attempts<'_> {
             try_limit: self.policy.per_try_timeout,
             duration: self.policy.duration,
             head_limit: self.upstream.cluster.response_timeout,
+            span,
         };
+        if let Some(span) = &sending.span {
+            span.reached(&self.tried);
+        }
         if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
             return (Err(failure), None);
         }
@@ -286,7 +297,7 @@ impl Attempts<'_> {
         if empty {
             *body = Body::empty();
         }
-        match send(host, lease, request, &sending, &mut self.deadline).await {
+        match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();

@@ -73,7 +73,7 @@ impl Service<Request<Body>> for &RouterHandler {
         let late = request.parts.extensions.remove::<LateAnswers>();
         let exchange = request.parts.extensions.get::<Arc<Exchange>>();
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
-        let logged = exchange.filter(|exchange| exchange.logged()).cloned();
+        let logged = exchange.filter(|exchange| exchange.noted()).cloned();
         Box::pin(async move {
             let response = {
                 let response = pin!(answer(&this, request));
@@ -132,7 +132,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
     parts.headers.remove(header::HOST);
     let route = exchange.current_route(parts);
     let shown = route.as_ref().is_some_and(Selected::shows_request);
-    let noted = exchange.logged() || shown;
+    let noted = exchange.noted() || shown;
     if noted {
         exchange.set_head(Head::of(parts));
     }
@@ -300,7 +300,7 @@ async fn proxy(
         upstream,
         filters: end.filters.of(name),
         keep_sent,
-        noted: exchange.logged() || route.shows_request(),
+        noted: exchange.noted() || route.shows_request(),
         kept,
         made: 0,
         tried: UpstreamInfo::default(),
