@@ -92,10 +92,9 @@ impl Failure {
         }
     }
 
-    /// The local reply for this failure, in Envoy's words.
-    pub(crate) fn told(&self) -> Told {
-        const BEFORE: &str =
-            "upstream connect error or disconnect/reset before headers. reset reason: ";
+    /// The local reply for this failure, in Envoy's words; `retried` if it is not that of the first attempt.
+    pub(crate) fn told(&self, retried: bool) -> Told {
+        const BEFORE: &str = "upstream connect error or disconnect/reset before headers. ";
         const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         let told = |status, body: Cow<'static, str>, details: Cow<'static, str>, flags| Told {
             status,
@@ -103,7 +102,8 @@ impl Failure {
             details,
             flags,
         };
-        let before = |reason: &str| Cow::Owned(format!("{BEFORE}{reason}"));
+        let latest = if retried { "retried and the latest " } else { "" };
+        let before = |reason: &str| Cow::Owned(format!("{BEFORE}{latest}reset reason: {reason}"));
         let started = |reason: &str| -> Cow<'static, str> {
             format!("upstream_reset_before_response_started{{{reason}}}").into()
         };
@@ -206,7 +206,7 @@ impl Failure {
 
     /// The same after the response began: what its body ends with.
     pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
-        let told = self.told();
+        let told = self.told(false);
         let reason = self.to_string().replace(' ', "_");
         UpstreamFailure {
             status: told.status,

@@ -173,6 +173,8 @@ pub(super) const KNOWN: &[Known] = &[
         places: &[
             "client/*/head/x-vhost",
             "processor/*/response/*/headers/x-vhost",
+            // In the JSON of an HTTP service.
+            "upstream/*/body/response_headers/headers/headers/*/raw_value: want \"MA==\", got *",
             "processor/*/response/*/attributes/*/response.total_size",
         ],
     },
@@ -197,7 +199,7 @@ pub(super) const KNOWN: &[Known] = &[
         // The response is complete before the request is.
         shows_in: |s| {
             client(s, |c| c.protocol == Protocol::Http1 && has_content(c))
-                && upstream(s, |u| u.wait != Wait::Body)
+                && upstream(s, |u| u.wait != Wait::Body || u.absent || u.refuse)
         },
         signs: &[],
         places: &["client/*/head/connection: want nothing, got \"close\""],
