@@ -67,7 +67,11 @@ impl Exchange {
         });
         let extensions = &head.extensions;
         if extensions.get::<DirectReply>().is_some() || extensions.get::<Aborted>().is_some() {
-            self.close_stream();
+            match self.config.observability_mode {
+                // The stream of an observed exchange is closed some time after it.
+                true => self.complete = true,
+                false => self.close_stream(),
+            }
         }
         if head.extensions.get::<LocalReply>().is_some() {
             self.drop_request();

@@ -88,6 +88,7 @@ pub(super) const KNOWN: &[Known] = &[
             "client/*/head/content-length",
             "client/*/head/transfer-encoding",
             "client/*/body",
+            "client/*/trailers",
             "processor/*/response/*/eos",
             // Another filter is shown the body that goes nowhere.
             "processor/*/response/*: want {\"kind\":\"response_body\",*, got nothing",
