@@ -1,6 +1,6 @@
 //! `HttpConnectionManager`.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use extproc_client::{
     config::{GrpcTarget, Service},
@@ -16,6 +16,7 @@ use super::{
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
     root::Loaded,
     route::{RouteConfiguration, Surroundings},
+    tracing::Tracing,
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
@@ -59,6 +60,7 @@ pub(super) struct HttpConnectionManager {
     delayed_close_timeout: Option<Time>,
     #[serde(default)]
     access_log: Vec<Located<AccessLog>>,
+    tracing: Option<Located<Tracing>>,
     use_remote_address: Option<bool>,
     #[serde(default)]
     preserve_external_request_id: bool,
@@ -249,6 +251,10 @@ impl Located<HttpConnectionManager> {
                 .iter()
                 .map(|log| log.build(loaded.reader))
                 .collect::<Result<_, _>>()?,
+            tracing: match &manager.tracing {
+                Some(tracing) => tracing.build(loaded)?.map(Arc::new),
+                None => None,
+            },
             normalization: Normalization {
                 normalize_path: manager.normalize_path.unwrap_or_default(),
                 merge_slashes: manager.merge_slashes,

@@ -17,6 +17,7 @@ use super::{
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
     per_filter::{Filters, Level, PerFilterConfig},
+    tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
 use crate::{
@@ -94,6 +95,8 @@ struct Route {
     redirect: Option<Located<RedirectAction>>,
     direct_response: Option<DirectResponseAction>,
     non_forwarding_action: Option<NonForwardingAction>,
+    decorator: Option<Decorator>,
+    tracing: Option<RouteTracing>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
@@ -293,6 +296,7 @@ impl Located<Route> {
             facts: Arc::new(facts),
             choices: Arc::new([]),
             cors: Level::cors(&[table, host, &own]),
+            tracing: tracing::of_route(route.decorator.as_ref(), route.tracing.as_ref())?,
         })
     }
 }

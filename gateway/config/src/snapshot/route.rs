@@ -10,7 +10,7 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, Mirror, Priority, Retry};
+use super::{Cors, Fraction, Mirror, Priority, Retry, RouteTracing};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -113,6 +113,8 @@ pub struct Route {
     pub choices: Arc<[Choice]>,
     /// What the filter [`FilterKind::Cors`](super::FilterKind::Cors) does here; nothing if unset.
     pub cors: Option<Arc<Cors>>,
+    /// `decorator` and `tracing`.
+    pub tracing: Option<Arc<RouteTracing>>,
 }
 
 /// Configurations of a route that differ from the filters' own. A name that a filter of the listener shares with filters of

@@ -11,6 +11,7 @@ pub(crate) mod record;
 mod route_cell;
 
 use std::{
+    any::Any,
     borrow::Cow,
     net::SocketAddr,
     sync::{
@@ -43,6 +44,7 @@ use crate::{
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
     route::{self, Selected},
+    trace::Trace,
 };
 
 /// One request with its response. A request extension, so that the innermost service finds it.
@@ -72,6 +74,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc_timeout: Option<Duration>,
     /// The redirects that led to it.
     pub(crate) trail: Trail,
+    /// Its part in a trace.
+    pub(crate) trace: Option<Trace>,
     pub(crate) moments: Moments,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
@@ -131,6 +135,7 @@ pub(crate) struct Begin {
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
     pub(crate) trail: Trail,
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Exchange {
@@ -152,6 +157,7 @@ impl Exchange {
             grpc: begin.grpc,
             grpc_timeout: begin.grpc_timeout,
             trail: begin.trail,
+            trace: begin.trace,
             moments: Moments::default(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
@@ -192,6 +198,7 @@ impl Exchange {
             route: None,
             head: None,
             trail: Trail::default(),
+            trace: None,
         })
     }
 
@@ -302,9 +309,9 @@ impl Exchange {
         self.note(|moments| &moments.response_begin);
     }
 
-    /// Notes a moment, the first time, if there is a log.
+    /// Notes a moment, the first time, if somebody asks for it later.
     fn note(&self, moment: impl Fn(&Moments) -> &AtomicU64) {
-        if self.logged() {
+        if self.noted() {
             let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let moment = moment(&self.moments);
             let _ = moment.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
@@ -328,9 +335,9 @@ impl Exchange {
         self.touch();
     }
 
-    /// Tells whether heads have to be kept for a log.
-    pub(crate) fn logged(&self) -> bool {
-        !self.listener.logs.is_empty()
+    /// Tells whether heads have to be kept for a log or a span.
+    pub(crate) fn noted(&self) -> bool {
+        !self.listener.logs.is_empty() || self.trace.as_ref().is_some_and(|trace| trace.recording)
     }
 
     /// The request head as it stands now.
@@ -425,7 +432,7 @@ impl Exchange {
 
     /// The trailers as they go to the client.
     pub(crate) fn set_trailers(&self, trailers: &HeaderMap) {
-        if self.logged() {
+        if self.noted() {
             self.state().reply.trailers = Some(trailers.clone());
         }
     }
@@ -476,6 +483,10 @@ impl Host for Exchange {
 
     fn is_request_over(&self) -> bool {
         self.request_over.load(Ordering::Relaxed)
+    }
+
+    fn own(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn attempts(&self) -> u64 {

@@ -18,6 +18,7 @@ use crate::{
     http::body::Body,
     limits::breakers::{Place, Resource},
     route::{self, TooMuchEffort},
+    telemetry::spans::Attempt,
     upstream::{
         Deadline, Failure, Host, Lending, Outbound, Progress, Sending, Upstream, Wanted, send,
     },
@@ -244,7 +245,7 @@ impl<'a> Attempts<'a> {
             response_headers: Some(self.upstream.cluster.response_headers),
             ..UpstreamInfo::default()
         };
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
         let host = match self.choose(&request.parts.headers).await {
@@ -265,6 +266,8 @@ impl<'a> Attempts<'a> {
         rewritten: bool,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
         let Outbound { parts, body } = &mut *request;
+        let cluster = &self.upstream.cluster.name;
+        let span = Attempt::begin(self.exchange, cluster, self.made, parts);
         let begun = Instant::now();
         let tunnel = self.exchange.upgrade;
         let client_http2 = self.exchange.version == http::Version::HTTP_2;
@@ -286,6 +289,10 @@ impl<'a> Attempts<'a> {
                 if !matches!(failure, Failure::Timeout) {
                     host.failed(&failure);
                 }
+                if let Some(span) = &span {
+                    span.reached(&self.tried);
+                    span.failed(&failure.to_string());
+                }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
                     if !rewritten && let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
@@ -299,7 +306,7 @@ impl<'a> Attempts<'a> {
         let reused = lease.reused();
         self.tried.local_address = lease.local();
         self.tried.begun = Some(begun + pool_ready);
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
         let empty = body.is_end_stream() && !tunnel;
@@ -309,7 +316,7 @@ impl<'a> Attempts<'a> {
             false => may_be_stale || self.kept.is_some(),
         };
         let mut again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
-        let sending = Sending {
+        let mut sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
             continues: self.exchange.outgoing.facts.continued_by_upstream,
@@ -320,7 +327,11 @@ impl<'a> Attempts<'a> {
             try_limit: self.policy.per_try_timeout,
             duration: self.policy.duration,
             head_limit: self.upstream.cluster.response_timeout,
+            span,
         };
+        if let Some(span) = &sending.span {
+            span.reached(&self.tried);
+        }
         if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
             return (Err(failure), None);
         }
@@ -328,7 +339,7 @@ impl<'a> Attempts<'a> {
         if empty {
             *body = Body::empty();
         }
-        match send(host, lease, request, &sending, &mut self.deadline).await {
+        match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();

@@ -5,6 +5,7 @@
 //! body, or answer, while the upstream has the request. A reply that a filter makes comes by a [`Shortcut`], past the others.
 
 use std::{
+    any::Any,
     collections::HashMap,
     convert::Infallible,
     fmt,
@@ -128,6 +129,10 @@ impl ExchangeHost for Settled {
 
     fn route_facts(&self) -> Arc<RouteFacts> {
         self.0.route_facts()
+    }
+
+    fn own(&self) -> Option<&dyn Any> {
+        self.0.own()
     }
 }
 

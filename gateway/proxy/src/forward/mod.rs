@@ -72,7 +72,7 @@ impl Service<Request<Body>> for &RouterHandler {
         let late = request.parts.extensions.remove::<LateAnswers>();
         let exchange = request.parts.extensions.get::<Arc<Exchange>>();
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
-        let logged = exchange.filter(|exchange| exchange.logged()).cloned();
+        let logged = exchange.filter(|exchange| exchange.noted()).cloned();
         Box::pin(async move {
             let response = {
                 let response = pin!(answer(&this, request));
@@ -131,7 +131,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
     parts.headers.remove(header::HOST);
     let route = exchange.current_route(parts);
     let shown = route.as_ref().is_some_and(Selected::shows_request);
-    let noted = exchange.logged() || shown;
+    let noted = exchange.noted() || shown;
     if noted {
         exchange.set_head(Head::of(parts));
     }
@@ -306,7 +306,7 @@ async fn proxy(
     let matches = &route.route.matches;
     let mut attempts = Attempts {
         keep_sent,
-        noted: exchange.logged() || route.shows_request(),
+        noted: exchange.noted() || route.shows_request(),
         kept,
         ..Attempts::new(exchange, matches, forward, policy, upstream, filters)
     };
@@ -390,7 +390,7 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
 }
 
 fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Response<Body> {
-    let told = failure.told();
+    let told = failure.told(tried.attempts > 1);
     let mut response = local_reply::reply(
         grpc,
         told.status,

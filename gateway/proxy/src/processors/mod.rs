@@ -318,6 +318,12 @@ impl Counted {
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterClient(Upstream);
 
+impl ClusterClient {
+    pub(crate) fn new(upstream: Upstream) -> Self {
+        Self(upstream)
+    }
+}
+
 impl TowerService<Request<Full<Bytes>>> for ClusterClient {
     type Response = Response<Body>;
     type Error = Failure;
@@ -377,7 +383,7 @@ fn resource(share: Share) -> Resource {
 
 /// The error of a connector that may not connect.
 fn overflow() -> io::Error {
-    let told = Failure::Overflow.told();
+    let told = Failure::Overflow.told(false);
     io::Error::other(Close::unavailable(told.body).with_details(told.details))
 }
 

@@ -28,7 +28,7 @@ use crate::{
         headers::response_fits,
     },
     limits::breakers::Place,
-    telemetry::stats::ClusterStats,
+    telemetry::{spans::Attempt, stats::ClusterStats},
 };
 
 /// What is to be known for sending beside the request.
@@ -52,6 +52,8 @@ pub(crate) struct Sending {
     pub(crate) duration: Option<Duration>,
     /// The longest wait for the response's head from the beginning.
     pub(crate) head_limit: Option<Duration>,
+    /// What is recorded of it.
+    pub(crate) span: Option<Attempt>,
 }
 
 /// A request on its way to an endpoint. It is passed on in a box: through so many futures that each would have room
@@ -163,9 +165,11 @@ pub(crate) async fn send(
     host: &Arc<Host>,
     lease: Lease,
     request: Box<Outbound>,
-    sending: &Sending,
+    sending: &mut Sending,
     deadline: &mut Deadline,
 ) -> Result<Response<Body>, Unsent> {
+    let span = sending.span.take();
+    let sending = &*sending;
     let witness = lease.witness();
     let active = Active::new(host.clone(), lease.request);
     deadline.bound(sending.duration.or(host.shared.cluster.max_stream_duration));
@@ -205,6 +209,9 @@ pub(crate) async fn send(
             // What sends the request's body may be a task of its own.
             progress.cancel();
             count(stats, &unsent.failure);
+            if let Some(span) = &span {
+                span.failed(&unsent.failure.to_string());
+            }
             if let (Failure::Timeout | Failure::TryTimeout, Some(witness)) =
                 (&unsent.failure, &witness)
             {
@@ -214,6 +221,9 @@ pub(crate) async fn send(
         }
     };
     stats.status(sent.response.status());
+    if let Some(span) = &span {
+        span.answered(&sent.response);
+    }
     let watch = ResponseWatch {
         tunnel: sent.tunnel,
         // A tunnel is no response that could take too long.
@@ -227,6 +237,7 @@ pub(crate) async fn send(
         progress,
         keep: sent.keep,
         active,
+        span,
     };
     Ok(sent
         .response
@@ -246,7 +257,7 @@ pub(crate) async fn send_once(
         let empty = request.body.is_end_stream();
         let again = (lease.reused() && !fresh).then(|| Outbound::without_body(&request.parts));
         let mut deadline = Deadline::default();
-        let sent = send(host, lease, request, &Sending::default(), &mut deadline).await;
+        let sent = send(host, lease, request, &mut Sending::default(), &mut deadline).await;
         let (mut unsent, mut again) = match (sent, again) {
             (Ok(response), _) => return Ok(response),
             (Err(unsent), None) => return Err(unsent.failure),
@@ -371,6 +382,7 @@ struct ResponseWatch {
     keep: Keep,
     deadline: Deadline,
     active: Active,
+    span: Option<Attempt>,
 }
 
 /// Whether the upstream reset the stream of a response that had begun.
@@ -390,7 +402,7 @@ impl Watch for ResponseWatch {
         match self.deadline.poll(cx, &self.progress) {
             Poll::Ready(failure) => {
                 count(&self.active.host.shared.stats, &failure);
-                let told = failure.told();
+                let told = failure.told(false);
                 Err(UpstreamFailure {
                     status: told.status,
                     details: told.details,
@@ -417,6 +429,9 @@ impl Watch for ResponseWatch {
     fn end(&mut self, result: Result<(), &BoxError>) {
         let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
         let half = self.tunnel && result.is_ok();
+        if let (Some(span), Err(error)) = (&self.span, result) {
+            span.failed(&error.to_string());
+        }
         let complete = result.is_ok() && self.progress.is_done();
         if let Some(time) = self.progress.since_done().filter(|_| complete) {
             let stats = &self.active.host.shared.stats;
