@@ -13,6 +13,7 @@ pub mod pem;
 mod policy;
 mod retry;
 mod route;
+mod template;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -38,10 +39,10 @@ pub use self::{
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        HeaderTemplate, InternalRedirect, PathMatch, QueryMatch, Redirect, RedirectPredicate,
-        Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
-        WeightedCluster,
+        InternalRedirect, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route, RouteAction,
+        RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost, WeightedCluster,
     },
+    template::{HeaderTemplate, JsonTemplate, NoSubstitution, Piece, Substitution, Template},
 };
 
 /// Everything that is served.

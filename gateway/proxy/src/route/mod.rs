@@ -14,8 +14,8 @@ pub(crate) use self::{
 };
 use crate::{
     config::snapshot::{
-        Forward, HeaderChange, HttpManager, Route, RouteAction, RouteOverrides, VirtualHost,
-        WeightedCluster,
+        Forward, HeaderChange, HeaderTemplate, HttpManager, Route, RouteAction, RouteOverrides,
+        VirtualHost, WeightedCluster,
     },
     limits::throttle::Throttle,
 };
@@ -181,8 +181,13 @@ impl Selected {
         self.response_headers()
             .flatten()
             .any(|change| match change {
-                HeaderChange::Remove(_) => false,
-                HeaderChange::Set { value, .. } => value.0.contains("%REQ"),
+                HeaderChange::Set {
+                    value: HeaderTemplate::Template(template),
+                    ..
+                } => template
+                    .substitutions()
+                    .any(|substitution| substitution.name.starts_with("REQ")),
+                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
             })
     }
 
