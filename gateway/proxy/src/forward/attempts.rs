@@ -197,11 +197,9 @@ impl Attempts<'_> {
         &mut self,
         request: Box<Outbound>,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
-        self.tried = UpstreamInfo {
-            attempts: self.made.into(),
-            response_headers: Some(self.upstream.cluster.response_headers),
-            ..UpstreamInfo::default()
-        };
+        self.tried = UpstreamInfo::default();
+        self.tried.attempts = self.made.into();
+        self.tried.response_headers = Some(self.upstream.cluster.response_headers);
         if self.exchange.logged() {
             self.exchange.set_upstream(&self.tried);
         }
@@ -290,10 +288,8 @@ impl Attempts<'_> {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
-                let info = UpstreamInfo {
-                    status: Some(response.status()),
-                    ..std::mem::take(&mut self.tried)
-                };
+                let mut info = std::mem::take(&mut self.tried);
+                info.status = Some(response.status());
                 response.extensions_mut().insert(info);
                 let again = match empty {
                     true => again,

@@ -15,8 +15,8 @@ use std::{
 };
 
 use extproc_client::host::{
-    AnsweredEarly, AnsweredLate, DirectReply, ExchangeContext, Host as ExchangeHost, LocalReply,
-    ResponseDetails, RouteConfig, RouteFacts, UpstreamInfo,
+    AnsweredEarly, AnsweredLate, DirectReply, Host as ExchangeHost, LocalReply, ResponseDetails,
+    RouteConfig, RouteFacts,
 };
 use http::{Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
@@ -168,15 +168,13 @@ impl Attempts<'_> {
             return (Err(failure), None);
         }
         let (meeting, mut met) = oneshot::channel();
-        parts.extensions.insert(ExchangeContext {
-            host: Some(Arc::new(Settled(self.exchange.clone()))),
-            endpoint: Some(Arc::new(UpstreamInfo {
-                address: host.socket(),
-                host_metadata: host.metadata.clone(),
-                ..self.tried.clone()
-            })),
-            ..self.exchange.context()
-        });
+        let mut endpoint = self.tried.clone();
+        endpoint.address = host.socket();
+        endpoint.host_metadata = host.metadata.clone();
+        let mut context = self.exchange.context();
+        context.host = Some(Arc::new(Settled(self.exchange.clone())));
+        context.endpoint = Some(Arc::new(endpoint));
+        parts.extensions.insert(context);
         parts.extensions.insert(self.exchange.clone());
         parts
             .extensions
@@ -260,6 +258,6 @@ fn answered(mut response: Response<Body>) -> Response<Body> {
     extensions.remove::<DirectReply>();
     extensions.remove::<AnsweredEarly>();
     extensions.remove::<AnsweredLate>();
-    extensions.insert(ResponseDetails("".into()));
+    extensions.insert(ResponseDetails::new(""));
     response
 }

@@ -147,10 +147,11 @@ impl Selected {
             .cluster()
             .map_or(&self.route.facts, |cluster| &cluster.facts);
         match &self.named {
-            Some(named) => Arc::new(RouteFacts {
-                cluster_name: named.to_string(),
-                ..RouteFacts::clone(facts)
-            }),
+            Some(named) => {
+                let mut facts = RouteFacts::clone(facts);
+                facts.cluster_name = named.to_string();
+                Arc::new(facts)
+            }
             None => facts.clone(),
         }
     }
