@@ -2,10 +2,7 @@
 
 use std::{borrow::Cow, io};
 
-use extproc_client::{
-    host::{ResponseFlags, UpstreamFailure},
-    text::failures,
-};
+use extproc_client::{host::UpstreamFailure, text::failures};
 use http::StatusCode;
 
 use crate::{
@@ -202,12 +199,10 @@ impl Failure {
     /// The same after the response began: what its body ends with.
     pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
         let told = self.told(false);
-        UpstreamFailure {
-            status: told.status,
-            details: failures::details_after_response(&self.to_string()).into(),
-            flags: ResponseFlags(told.flags),
-            source,
-        }
+        let details = failures::details_after_response(&self.to_string());
+        let mut failure = UpstreamFailure::new(told.status, details, told.flags);
+        failure.source = source;
+        failure
     }
 
     /// Returns true if the endpoint is what failed.
