@@ -106,6 +106,13 @@ async fn a_request_a_side_stream_and_an_attempt() {
     )
     .await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let numbers = send(running.admin_addr().unwrap(), "/stats/prometheus", &[]).await;
+    for phase in ["request_headers", "response_headers"] {
+        let count = format!(
+            "envoy_http_ext_proc_message_time_count{{envoy_http_conn_manager_prefix=\"main\",envoy_ext_proc_phase=\"{phase}\"}} 1\n"
+        );
+        assert!(numbers.contains(&count), "{numbers}");
+    }
     running.drain().await;
 
     let spans = spans.take(3).await;

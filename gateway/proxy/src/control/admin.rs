@@ -335,7 +335,7 @@ fn prometheus(samples: &[Sample], times: &[TimeSample]) -> String {
     for (family, samples) in families {
         let _ = writeln!(text, "# TYPE {family} histogram");
         for sample in samples {
-            let (label, times) = (label(&sample.label), &sample.times);
+            let (label, times) = (labels(&sample.labels), &sample.times);
             for (bound, count) in BOUNDS.iter().zip(&times.within) {
                 let _ = writeln!(text, "{family}_bucket{{{label},le=\"{bound}\"}} {count}");
             }
@@ -351,6 +351,11 @@ fn prometheus(samples: &[Sample], times: &[TimeSample]) -> String {
 fn family_name(family: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     format!("envoy_{}", family.chars().map(plain).collect::<String>())
+}
+
+fn labels(labels: &[(&'static str, String)]) -> String {
+    let labels: Vec<String> = labels.iter().map(label).collect();
+    labels.join(",")
 }
 
 fn label((name, value): &(&'static str, String)) -> String {
