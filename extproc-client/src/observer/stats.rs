@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Detail, Event, Observer, Watched};
+use crate::host::ExchangeContext;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters under Envoy's names; itself an [`Observer`].
         #[derive(Debug, Default)]
+        #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: Counter,)*
         }
@@ -76,7 +78,7 @@ impl Counter {
 }
 
 impl Observer for Stats {
-    fn detail(&self) -> Detail {
+    fn detail(&self, _: &ExchangeContext) -> Detail {
         Detail::Counts
     }
 

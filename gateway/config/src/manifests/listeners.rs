@@ -201,10 +201,11 @@ fn manager(
         proxy_100_continue: false,
         access_log: vec![AccessLog {
             sink: LogSink::Stdout,
-            format: LogFormat::Default,
+            format: LogFormat::default(),
             filter: None,
             omit_empty: false,
         }],
+        tracing: None,
         normalization: Normalization {
             normalize_path: true,
             merge_slashes: true,

@@ -304,13 +304,12 @@ impl RulePlan<'_> {
                 Some(rule) => format!("{key}/{rule}"),
                 None => key.to_string(),
             };
-            Arc::new(RouteFacts {
-                cluster_name: cluster.to_owned(),
-                route_name,
-                virtual_host_name: place.virtual_host.to_owned(),
-                filter_chain_name: place.listener.name.clone(),
-                ..RouteFacts::default()
-            })
+            let mut facts = RouteFacts::default();
+            facts.cluster_name = cluster.to_owned();
+            facts.route_name = route_name;
+            facts.virtual_host_name = place.virtual_host.to_owned();
+            facts.filter_chain_name = place.listener.name.clone();
+            Arc::new(facts)
         };
         let cors = match &self.plan {
             Plan::Serve(served) if !effects.refused => served.filters.cors.clone(),
@@ -372,6 +371,7 @@ impl RulePlan<'_> {
             facts: facts(""),
             choices: effects.choices.into(),
             cors,
+            tracing: None,
         })
     }
 }
@@ -387,6 +387,7 @@ pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
         facts: Arc::default(),
         choices: effects.choices.into(),
         cors: None,
+        tracing: None,
     })
 }
 

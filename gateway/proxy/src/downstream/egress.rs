@@ -22,7 +22,7 @@ use crate::{
         length, local_reply,
     },
     telemetry::{
-        access_log,
+        self,
         stats::{Held, HttpStats},
     },
 };
@@ -62,7 +62,7 @@ impl Finish {
     pub(super) fn redirected(&mut self, response: &Response<Body>) {
         self.complete = true;
         self.exchange.listener.stats.status(response.status());
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_reply(Reply::of(response));
         }
     }
@@ -88,7 +88,7 @@ impl Drop for Finish {
             exchange.leave();
             exchange.listener.stats.downstream_rq_rx_reset.add();
         }
-        access_log::log(&self.exchange);
+        telemetry::finish(&self.exchange);
     }
 }
 
@@ -132,7 +132,7 @@ fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFla
         }
         let filter = error.downcast_ref::<extproc_client::Error>();
         if let Some(details) = filter.and_then(extproc_client::Error::details) {
-            return Some((details.to_owned().into(), ResponseFlags(0)));
+            return Some((details.to_owned().into(), ResponseFlags::new(0)));
         }
         next = error.source();
     }
@@ -183,7 +183,7 @@ pub(super) fn finish(
     bodyless: bool,
 ) -> Response<FinalBody> {
     let http = &exchange.http;
-    if let Some(AnsweredEarly { request }) = response.extensions_mut().remove() {
+    if let Some(AnsweredEarly { request, .. }) = response.extensions_mut().remove() {
         exchange.current_route(&request);
     }
     add_route_headers(&mut response, exchange);
@@ -237,7 +237,7 @@ pub(super) fn finish(
     }
     finish.left = length::announced(headers);
     exchange.listener.stats.status(response.status());
-    if exchange.logged() {
+    if exchange.noted() {
         exchange.set_reply(Reply::of(&response));
     }
     *response.version_mut() = if http2 {
@@ -255,7 +255,7 @@ pub(super) fn finish(
 /// its request.
 pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
     let cut = response.extensions().get::<Aborted>().is_some() || exchange.has_left();
-    if cut && exchange.logged() && !exchange.is_broken() {
+    if cut && exchange.noted() && !exchange.is_broken() {
         exchange.set_reply(Reply::of(response));
     }
     cut

@@ -60,13 +60,13 @@ impl<'a> Candidate<'a> {
         };
         // The log shows where it leads.
         exchange.set_route(Some(selected));
-        if exchange.logged() {
+        if exchange.noted() {
             exchange.set_head(Head::of(&next.parts));
         }
         let mut response = response.map(|_| Body::empty());
         let extensions = response.extensions_mut();
-        extensions.insert(ResponseDetails("internal_redirect".into()));
-        extensions.insert(DirectReply);
+        extensions.insert(ResponseDetails::new("internal_redirect"));
+        extensions.insert(DirectReply::default());
         extensions.insert(next);
         Ok(response)
     }
