@@ -24,6 +24,7 @@ mod internal_redirect;
 mod listener;
 mod manager;
 mod matcher;
+mod otlp;
 mod overload;
 mod per_filter;
 mod protocol;
@@ -31,9 +32,13 @@ mod root;
 mod route;
 mod template;
 mod tls;
+mod tracing;
 mod value;
 
-pub use self::flags::{Flags, LogForm, from_flags};
+pub use self::{
+    flags::{Flags, LogForm, from_flags},
+    otlp::Otlp,
+};
 use crate::{
     Error,
     document::{Document, Fault, Reader},

@@ -16,15 +16,15 @@ use super::{
     any::Metadata,
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
-    per_filter::{Level, PerFilterConfig},
+    per_filter::{Filters, Level, PerFilterConfig},
+    tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader},
     snapshot::{
-        Cluster, Discovery, Filter, Forward, HeaderChange, Route as RouteModel,
-        RouteAction as ActionModel, RouteTable, VirtualHost as HostModel,
-        WeightedCluster as WeightedModel,
+        Cluster, Discovery, Forward, HeaderChange, Route as RouteModel, RouteAction as ActionModel,
+        RouteTable, VirtualHost as HostModel, WeightedCluster as WeightedModel,
     },
 };
 
@@ -95,6 +95,8 @@ struct Route {
     redirect: Option<Located<RedirectAction>>,
     direct_response: Option<DirectResponseAction>,
     non_forwarding_action: Option<NonForwardingAction>,
+    decorator: Option<Decorator>,
+    tracing: Option<RouteTracing>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
@@ -135,7 +137,7 @@ pub(super) struct Surroundings<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
     pub(super) refused: &'a BTreeSet<String>,
-    pub(super) filters: &'a [Filter],
+    pub(super) filters: Filters<'a>,
     pub(super) filter_chain_name: &'a str,
     pub(super) listener_metadata: &'a MetadataModel,
     pub(super) node: &'a serde_json::Value,
@@ -158,11 +160,11 @@ impl RouteConfiguration {
         let Surroundings {
             reader, filters, ..
         } = surroundings;
-        let level = Level::read(reader, filters, &self.typed_per_filter_config)?;
+        let level = Level::read(reader, *filters, &self.typed_per_filter_config)?;
         let mut domains = BTreeSet::new();
         let mut virtual_hosts = Vec::with_capacity(self.virtual_hosts.len());
         for host in &self.virtual_hosts {
-            let own = Level::read(reader, filters, &host.value.typed_per_filter_config)?;
+            let own = Level::read(reader, *filters, &host.value.typed_per_filter_config)?;
             let position = Position {
                 surroundings,
                 levels: [&level, &own],
@@ -249,7 +251,7 @@ impl Located<Route> {
         } = position.surroundings;
         let route = &self.value;
         let [table, host] = position.levels;
-        let own = Level::read(reader, filters, &route.typed_per_filter_config)?;
+        let own = Level::read(reader, *filters, &route.typed_per_filter_config)?;
         let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
         let action = match (
             &route.route,
@@ -290,10 +292,11 @@ impl Located<Route> {
             action,
             request_headers,
             response_headers,
-            overrides: Arc::new(Level::merge(&[table, host, &own], filters)),
+            overrides: Arc::new(Level::merge(&[table, host, &own], *filters)),
             facts: Arc::new(facts),
             choices: Arc::new([]),
             cors: Level::cors(&[table, host, &own]),
+            tracing: tracing::of_route(route.decorator.as_ref(), route.tracing.as_ref())?,
         })
     }
 }
@@ -395,10 +398,10 @@ impl Position<'_> {
         } = self.surroundings;
         self.check(&target.name.value, target.name.node)?;
         self.about_cluster(&mut facts, &target.name.value);
-        let own = Level::read(reader, filters, &target.typed_per_filter_config)?;
+        let own = Level::read(reader, *filters, &target.typed_per_filter_config)?;
         let (request_headers, response_headers): (Vec<HeaderChange>, _) = changes!(target);
         let overrides = (!target.typed_per_filter_config.is_empty())
-            .then(|| Arc::new(Level::merge(&[table, host, route, &own], filters)));
+            .then(|| Arc::new(Level::merge(&[table, host, route, &own], *filters)));
         Ok(WeightedModel {
             name: target.name.value.clone(),
             weight: target.weight,

@@ -371,6 +371,7 @@ impl RulePlan<'_> {
             facts: facts(""),
             choices: effects.choices.into(),
             cors,
+            tracing: None,
         })
     }
 }
@@ -386,6 +387,7 @@ pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
         facts: Arc::default(),
         choices: effects.choices.into(),
         cors: None,
+        tracing: None,
     })
 }
 

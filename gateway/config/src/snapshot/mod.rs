@@ -14,6 +14,7 @@ mod policy;
 mod retry;
 mod route;
 mod template;
+mod tracing;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -39,10 +40,15 @@ pub use self::{
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        InternalRedirect, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route, RouteAction,
-        RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost, WeightedCluster,
+        InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
+        RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
+        WeightedCluster,
     },
     template::{HeaderTemplate, JsonTemplate, NoSubstitution, Piece, Substitution, Template},
+    tracing::{
+        CustomTag, RouteTracing, TraceExporter, TraceProtocol, TraceProvider, TraceSampler,
+        TraceSampling, Tracing,
+    },
 };
 
 /// Everything that is served.
@@ -94,6 +100,22 @@ impl Default for OverloadLimits {
             stop_connections: Some(0.95),
             reset_streams: Some(0.85),
             refresh: Duration::from_millis(100),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Has requests traced where nothing is said of traces.
+    #[cfg(feature = "bootstrap")]
+    pub(crate) fn trace_where_nothing_is(&mut self, tracing: &Arc<Tracing>) {
+        for listener in self.listeners.iter_mut().filter_map(Arc::get_mut) {
+            let chains = listener
+                .chains
+                .iter_mut()
+                .chain(listener.default_chain.as_mut());
+            for http in chains.filter_map(|chain| Arc::get_mut(&mut chain.http)) {
+                http.tracing.get_or_insert_with(|| tracing.clone());
+            }
         }
     }
 }

@@ -13,7 +13,10 @@ use crate::{
     forward::{ClusterFilters, HandOver, RouterHandler},
     limits::overload::Overload,
     processors::ClusterTransport,
-    telemetry::stats::{Metrics, Owner},
+    telemetry::{
+        spans::SideSpans,
+        stats::{Metrics, Owner},
+    },
     upstream::{HealthByCluster, Upstreams},
 };
 
@@ -82,11 +85,17 @@ impl Connections {
         let upstreams = Arc::new(upstreams);
         let known = before.map(|pools| &pools.transport);
         let transport = ClusterTransport::new(&upstreams, overload, known);
+        let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
+        let traced = chains.into_iter().any(|chain| chain.http.tracing.is_some());
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
             let end = Chain::new(HandOver);
-            let chain = filters::chain(filters, end, |filter, config, inner| {
+            let chain = filters::of_cluster(filters, end, |filter, config, inner| {
                 let owner = Owner::Cluster(name.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
+                let observer = match traced {
+                    true => Arc::new((observer, SideSpans)),
+                    false => observer,
+                };
                 ext_proc::filter(filter, config, &transport, observer, inner)
             });
             (name.clone(), chain)
@@ -96,6 +105,11 @@ impl Connections {
             transport,
             upstreams,
         })
+    }
+
+    /// The clusters.
+    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.upstreams
     }
 
     /// A filter chain on these pools.
@@ -112,9 +126,13 @@ impl Connections {
             filters: self.filters.clone(),
         });
         Arc::new(ChainRuntime {
-            filters: filters::chain(&http.filters, router, |filter, config, inner| {
+            filters: filters::of_listener(http, router, |filter, config, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
+                let observer = match &shared.recorder {
+                    Some(_) => Arc::new((observer, SideSpans)),
+                    None => observer,
+                };
                 ext_proc::filter(filter, config, &self.transport, observer, inner)
             }),
             http: http.clone(),

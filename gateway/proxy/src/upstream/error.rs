@@ -229,8 +229,10 @@ impl Failure {
                 .or(RetryOn::RESET_BEFORE_REQUEST),
             Self::Reset { refused: true } => ANY.or(RetryOn::RESET).or(RetryOn::REFUSED_STREAM),
             Self::Terminated | Self::Reset { .. } | Self::Protocol => ANY.or(RetryOn::RESET),
-            Self::Timeout | Self::TryTimeout | Self::Duration => ANY,
-            Self::UnknownCluster
+            Self::TryTimeout | Self::Duration => ANY,
+            // The route's time is that of all attempts.
+            Self::Timeout
+            | Self::UnknownCluster
             | Self::NoHost
             | Self::Overflow
             | Self::Request
