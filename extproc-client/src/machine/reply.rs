@@ -9,7 +9,6 @@ use crate::{
     observer::Event,
     types::{
         header_change::HeaderChange,
-        mode::BodyMode,
         phase::{Effect, Phase},
         pieces::Pieces,
     },
@@ -46,10 +45,10 @@ impl Exchange {
         metadata::receive(&self.config.metadata, &mut reply, &self.context.metadata);
         let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {
-            drains |= body::duplex::start_drain(self, Side::Request, now);
+            drains |= body::start_drain(self, Side::Request, now);
         }
         if reply.request_drain_responses {
-            drains |= body::duplex::start_drain(self, Side::Response, now);
+            drains |= body::start_drain(self, Side::Response, now);
         }
         if let Some(message) = reply.mode_override.take() {
             self.override_mode(&message);
@@ -112,40 +111,12 @@ impl Exchange {
 
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
-        let ends_with_body = direction.trailers.is_none();
-        let has_held_body = direction.has_data || ends_with_body;
-        match direction.mode.body {
+        if direction.ended {
             // Answered already, with 413.
-            _ if direction.ended => return,
-            _ if direction.no_body => return self.release(side),
-            // Full duplex by an override in this very reply, of a message that is here as a whole.
-            BodyMode::FullDuplexStreamed
-                if direction.received
-                    && (ends_with_body || !direction.held.is_empty())
-                    && !direction.body_sent =>
-            {
-                return body::duplex::send_whole(self, side, now);
-            }
-            BodyMode::FullDuplexStreamed | BodyMode::Grpc => {
-                return body::duplex::after_headers(self, side, now);
-            }
-            BodyMode::None => {}
-            BodyMode::Streamed if !direction.queue.is_empty() => {
-                return body::streamed::after_headers(self, side, now);
-            }
-            _ if direction.received && has_held_body => {
-                let end = direction.trailers.is_none();
-                return body::buffered::send(self, side, end, now);
-            }
-            _ if direction.received => {}
-            BodyMode::Buffered => return,
-            BodyMode::Streamed => return body::streamed::after_headers(self, side, now),
-            BodyMode::BufferedPartial => return body::partial::after_headers(self, side, now),
-        }
-        if self.trailers_are_due(side) {
-            self.send_trailers(side, now);
-        } else {
+        } else if direction.no_body {
             self.release(side);
+        } else {
+            body::of(direction.mode.body).headers_answered(self, side, now);
         }
     }
 
@@ -153,8 +124,7 @@ impl Exchange {
     fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
         let direction = self.direction_mut(side);
         direction.clear_queue();
-        direction.mode.body = BodyMode::None;
-        direction.mode.trailers = false;
+        direction.mode.show_no_more();
         if let Some(message) = common.body_mutation {
             direction.body_replaced = true;
             match message.mutation {
@@ -180,19 +150,10 @@ impl Exchange {
         if self.local.is_active() {
             return self.fail(Failure::Spurious("spurious_message"));
         }
-        match (direction.callback, direction.mode.body) {
-            (Callback::BufferedBody, BodyMode::FullDuplexStreamed) => {
-                body::duplex::reply_to_whole(self, side, common, now);
+        match direction.callback {
+            Callback::BufferedBody | Callback::PartialBody | Callback::StreamedBody => {
+                body::reply(self, side, common, now);
             }
-            (Callback::BufferedBody, _) => body::buffered::reply(self, side, common, now),
-            (Callback::PartialBody, _) => body::partial::reply(self, side, common, now),
-            (Callback::StreamedBody, BodyMode::FullDuplexStreamed) => {
-                body::duplex::reply(self, side, common, now);
-            }
-            (Callback::StreamedBody, BodyMode::Grpc) => {
-                body::grpc::reply(self, side, common, now);
-            }
-            (Callback::StreamedBody, _) => body::streamed::reply(self, side, common, now),
             _ => self.fail(Failure::Spurious("spurious_message")),
         }
     }
@@ -396,7 +357,7 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        if direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers {
+        if direction.no_body || direction.mode.ends_with_headers() {
             self.close_after_last(side);
         }
     }

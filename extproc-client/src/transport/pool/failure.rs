@@ -9,7 +9,7 @@ use crate::{text::failures, types::stream::Close};
 
 /// The call failed before the response began, for this reason.
 pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
-    Close::unavailable(failures::no_response(reason))
+    Close::unavailable(failures::no_response(reason, false))
         .with_details(failures::details_before_response(reason, cause))
 }
 

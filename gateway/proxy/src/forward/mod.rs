@@ -390,7 +390,7 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
 }
 
 fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) -> Response<Body> {
-    let told = failure.told();
+    let told = failure.told(tried.attempts > 1);
     let mut response = local_reply::reply(
         grpc,
         told.status,

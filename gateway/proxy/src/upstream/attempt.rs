@@ -402,7 +402,7 @@ impl Watch for ResponseWatch {
         match self.deadline.poll(cx, &self.progress) {
             Poll::Ready(failure) => {
                 count(&self.active.host.shared.stats, &failure);
-                let told = failure.told();
+                let told = failure.told(false);
                 Err(UpstreamFailure::new(told.status, told.details, told.flags).into())
             }
             Poll::Pending => Ok(()),

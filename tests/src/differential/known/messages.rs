@@ -88,6 +88,7 @@ pub(super) const KNOWN: &[Known] = &[
             "client/*/head/content-length",
             "client/*/head/transfer-encoding",
             "client/*/body",
+            "client/*/trailers",
             "processor/*/response/*/eos",
             // Another filter is shown the body that goes nowhere.
             "processor/*/response/*: want {\"kind\":\"response_body\",*, got nothing",
@@ -173,6 +174,8 @@ pub(super) const KNOWN: &[Known] = &[
         places: &[
             "client/*/head/x-vhost",
             "processor/*/response/*/headers/x-vhost",
+            // In the JSON of an HTTP service.
+            "upstream/*/body/response_headers/headers/headers/*/raw_value: want \"MA==\", got *",
             "processor/*/response/*/attributes/*/response.total_size",
         ],
     },
@@ -197,7 +200,7 @@ pub(super) const KNOWN: &[Known] = &[
         // The response is complete before the request is.
         shows_in: |s| {
             client(s, |c| c.protocol == Protocol::Http1 && has_content(c))
-                && upstream(s, |u| u.wait != Wait::Body)
+                && upstream(s, |u| u.wait != Wait::Body || u.absent || u.refuse)
         },
         signs: &[],
         places: &["client/*/head/connection: want nothing, got \"close\""],
