@@ -30,7 +30,7 @@ pub const HEADER: &str = "instructions";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Instructions;
 
-/// Serves the sample processor with health and reflection until `shutdown` is done; see [`Server::serve`].
+/// Serves the sample processor until `shutdown` is done; see [`Server::serve`].
 ///
 /// # Errors
 /// The listener cannot be used.

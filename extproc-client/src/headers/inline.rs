@@ -4,6 +4,9 @@
 
 use Of::{Framing, Message};
 
+/// Request header by which a client asks for its request to be traced, and names the trace.
+pub const CLIENT_TRACE_ID: &str = "x-client-trace-id";
+
 /// Party that an inline header speaks to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
@@ -77,7 +80,7 @@ const REQUEST: &[(&str, Of)] = &[
     ("upgrade", Framing),
     ("user-agent", Message),
     ("via", Message),
-    ("x-client-trace-id", Message),
+    (CLIENT_TRACE_ID, Message),
     ("x-forwarded-client-cert", Message),
     ("x-forwarded-for", Message),
     ("x-forwarded-host", Message),

@@ -7,7 +7,7 @@ mod mutate;
 mod rules;
 
 pub use self::inline::{
-    is_inline_request_header, is_inline_response_header, is_joined_request_header,
+    CLIENT_TRACE_ID, is_inline_request_header, is_inline_response_header, is_joined_request_header,
     is_joined_response_header,
 };
 pub(crate) use self::{

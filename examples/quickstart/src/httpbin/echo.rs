@@ -36,7 +36,8 @@ pub(super) async fn user_agent(headers: HeaderMap) -> Response {
 }
 
 pub(super) async fn uuid() -> Response {
-    reply::json(&json!({ "uuid": uuid::Uuid::new_v4().to_string() }))
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    reply::json(&json!({ "uuid": id.to_string() }))
 }
 
 /// A fixed name: the machine's own is nobody's business.

@@ -309,11 +309,6 @@ fn tags(tags: &[Located<CustomTag>]) -> Result<Vec<TagModel>, Fault> {
     tags.iter().map(Located::<CustomTag>::build).collect()
 }
 
-/// A text in which nothing is an operator.
-fn literal(text: &str) -> String {
-    text.replace('%', "%%")
-}
-
 impl Located<CustomTag> {
     fn build(&self) -> Result<TagModel, Fault> {
         let CustomTag {
@@ -328,25 +323,30 @@ impl Located<CustomTag> {
             return Err(Fault::at(tag.node, "may not be empty"));
         }
         let mut found = Vec::new();
-        found.extend(text.as_ref().map(|text| (literal(&text.value), "")));
+        found.extend(
+            text.as_ref()
+                .map(|text| (Template::literal(&text.value), "")),
+        );
         found.extend(environment.as_ref().map(|variable| {
             let value = std::env::var(&variable.name).unwrap_or_default();
-            (literal(&value), variable.default_value.as_str())
+            (Template::literal(&value), variable.default_value.as_str())
         }));
         found.extend(request_header.as_ref().map(|header| {
-            let value = format!("%REQ({})%", header.name);
+            let value = Template::substituted("REQ", header.name.clone());
             (value, header.default_value.as_str())
         }));
         if let Some(metadata) = metadata {
             found.push((metadata.build()?, metadata.default_value.as_str()));
         }
         if let Some(value) = value {
-            found.push((value.value.clone(), ""));
+            let template = template::text(&value.value);
+            let template = template.map_err(|reason| Fault::at(value.node, reason))?;
+            found.push((template, ""));
         }
         match (found.pop(), found.is_empty()) {
             (Some((value, default)), true) => Ok(TagModel {
                 tag: tag.value.clone(),
-                value: template::text(&value).map_err(|reason| Fault::at(self.node, reason))?,
+                value,
                 default: default.to_owned(),
             }),
             _ => Err(Fault::at(
@@ -358,7 +358,7 @@ impl Located<CustomTag> {
 }
 
 impl MetadataTag {
-    fn build(&self) -> Result<String, Fault> {
+    fn build(&self) -> Result<Template, Fault> {
         let kind = &self.kind.value;
         let of = match (&kind.request, &kind.route, &kind.cluster, &kind.host) {
             (Some(_), None, None, None) => "DYNAMIC",
@@ -375,7 +375,8 @@ impl MetadataTag {
         let key = &self.metadata_key;
         let segments = key.path.iter().map(|segment| segment.key.as_str());
         let path: Vec<&str> = std::iter::once(key.key.as_str()).chain(segments).collect();
-        Ok(format!("%METADATA({of}:{})%", path.join(":")))
+        let argument = format!("{of}:{}", path.join(":"));
+        Ok(Template::substituted("METADATA", argument))
     }
 }
 

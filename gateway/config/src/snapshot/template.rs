@@ -76,6 +76,28 @@ impl Template {
         Ok(Self(pieces))
     }
 
+    /// Makes a text without substitutions, in which `%` stands for itself.
+    pub fn literal(text: &str) -> Self {
+        match text {
+            "" => Self::default(),
+            text => Self(vec![Piece::Text(text.to_owned())]),
+        }
+    }
+
+    /// Makes a substitution alone.
+    pub fn substituted(name: &str, argument: String) -> Self {
+        Self(vec![Piece::Substitution(Substitution {
+            name: name.to_owned(),
+            argument,
+            limit: None,
+        })])
+    }
+
+    /// Tells whether there is no text at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns the pieces, in order.
     pub fn pieces(&self) -> &[Piece] {
         &self.0

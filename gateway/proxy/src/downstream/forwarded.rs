@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
 use super::Context;
-use crate::{config::snapshot::HttpManager, http::headers::join_request_lines};
+use crate::{
+    config::snapshot::HttpManager,
+    http::{headers::join_request_lines, random_id},
+};
 
 /// The address from which a request came to the first gateway of one's own.
 const EXTERNAL: &str = "x-envoy-external-address";
@@ -98,7 +101,7 @@ pub(super) fn add(
     }
     if http.generate_request_id
         && (edge && !http.preserve_external_request_id || !headers.contains_key(REQUEST_ID))
-        && let Ok(id) = HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
+        && let Ok(id) = HeaderValue::try_from(random_id())
     {
         headers.insert(REQUEST_ID, id);
     }

@@ -1,5 +1,6 @@
 //! Which requests are traced. As in Envoy, `x-request-id` says so from one proxy to the next.
 
+use extproc_client::headers::CLIENT_TRACE_ID;
 use http::{HeaderMap, HeaderValue};
 
 use crate::{
@@ -47,7 +48,7 @@ fn decide(headers: &mut HeaderMap, sampling: TraceSampling) -> bool {
     let before = id.get(DIGIT).copied().unwrap_or(UNTRACED);
     let reason = match before {
         SAMPLED | FORCED | CLIENT => Some(before),
-        _ if headers.contains_key("x-client-trace-id")
+        _ if headers.contains_key(CLIENT_TRACE_ID)
             && rand::random_range(0..sampling.client.denominator.max(1))
                 < sampling.client.numerator =>
         {
@@ -88,7 +89,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, id.parse().unwrap());
         if client {
-            headers.insert("x-client-trace-id", "1".parse().unwrap());
+            headers.insert(CLIENT_TRACE_ID, "1".parse().unwrap());
         }
         let sampled = decide(&mut headers, sampling);
         let id = headers[REQUEST_ID].to_str().unwrap().to_owned();

@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode, Version};
 use crate::{
     config::snapshot::{Piece, RESPONSE_FLAGS, Substitution, Template},
     exchange::{Exchange, record::Head, record::Reply},
-    http::headers::head_field,
+    http::{headers::head_field, random_id},
 };
 
 /// What operators see.
@@ -129,7 +129,7 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
         }
         "COMMON_DURATION" => common_duration(scope, argument),
         "ACCESS_LOG_TYPE" => Value::Text("DownstreamEnd".into()),
-        "UNIQUE_ID" => text(uuid::Uuid::new_v4().to_string()),
+        "UNIQUE_ID" => text(random_id()),
         "HOSTNAME" => optional(Some(
             rustix::system::uname()
                 .nodename()

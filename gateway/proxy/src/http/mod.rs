@@ -9,3 +9,10 @@ pub(crate) mod io;
 pub(crate) mod lazy_timer;
 pub(crate) mod length;
 pub(crate) mod local_reply;
+
+/// Returns a random UUID (version 4), as text.
+pub(crate) fn random_id() -> String {
+    uuid::Builder::from_random_bytes(rand::random())
+        .into_uuid()
+        .to_string()
+}
