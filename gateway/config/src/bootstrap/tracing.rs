@@ -396,13 +396,12 @@ impl Located<OpenTelemetryConfig> {
     fn build(&self, loaded: &Loaded<'_>) -> Result<TraceProvider, Fault> {
         let config = &self.value;
         let exporter = match (&config.grpc_service, &config.http_service) {
-            (None, None) => None,
-            (Some(grpc), None) => Some(grpc.build(loaded)?),
-            (None, Some(http)) => Some(http.build(loaded)?),
-            (Some(_), Some(_)) => {
+            (Some(grpc), None) => grpc.build(loaded)?,
+            (None, Some(http)) => http.build(loaded)?,
+            _ => {
                 return Err(Fault::at(
                     self.node,
-                    "only one of grpc_service and http_service may be set",
+                    "one and only one of grpc_service and http_service has to be set",
                 ));
             }
         };
@@ -468,14 +467,15 @@ fn fixed(option: &Located<HeaderValueOption>) -> Result<Option<(HeaderName, Head
     }
 }
 
-/// Refuses a cluster that there is not, as Envoy does.
-fn check(name: &str, node: NodeId, loaded: &Loaded<'_>) -> Result<(), Fault> {
+/// Tells of a cluster that there is not: as in Envoy, spans are dropped then.
+fn check(name: &str, node: NodeId, loaded: &Loaded<'_>) {
     let known = loaded.clusters.contains_key(name)
         || loaded.refused.contains(name)
         || loaded.refused.contains("");
-    match known {
-        true => Ok(()),
-        false => Err(Fault::at(node, format!("unknown cluster {name:?}"))),
+    if !known {
+        loaded
+            .reader
+            .note(node, format!("unknown cluster {name:?}: no span is sent"));
     }
 }
 
@@ -483,7 +483,7 @@ impl Located<CollectorService> {
     fn build(&self, loaded: &Loaded<'_>) -> Result<TraceExporter, Fault> {
         let grpc = &self.value.envoy_grpc.value;
         let cluster = &grpc.cluster_name;
-        check(&cluster.value, cluster.node, loaded)?;
+        check(&cluster.value, cluster.node, loaded);
         let authority = match grpc.authority.as_str() {
             "" => cluster.value.as_str(),
             authority => authority,
@@ -514,7 +514,7 @@ impl Located<CollectorHttpService> {
             cluster,
             timeout,
         } = &self.value.http_uri;
-        check(&cluster.value, cluster.node, loaded)?;
+        check(&cluster.value, cluster.node, loaded);
         let parsed: http::Uri = uri
             .value
             .parse()

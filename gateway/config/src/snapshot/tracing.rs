@@ -11,8 +11,11 @@ use super::{Fraction, Template};
 pub struct Tracing {
     /// Who records the spans.
     pub provider: Arc<TraceProvider>,
-    /// Of requests and spans.
+    /// Which requests are traced.
     pub sampling: TraceSampling,
+    /// Requests are drawn by their `x-request-id`, which says why they are traced, and those without one are not. Otherwise all
+    /// are.
+    pub by_request_id: bool,
     /// `verbose`: spans have the moments of the exchange as events.
     pub verbose: bool,
     /// Bytes of a path that `http.url` shows.
@@ -35,6 +38,7 @@ impl Tracing {
         Self {
             provider,
             sampling: TraceSampling::default(),
+            by_request_id: true,
             verbose: false,
             max_path_tag_length: 256,
             custom_tags: Vec::new(),
@@ -96,8 +100,8 @@ pub struct CustomTag {
 /// `envoy.config.trace.v3.OpenTelemetryConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceProvider {
-    /// Where spans are sent; nowhere if unset.
-    pub exporter: Option<TraceExporter>,
+    /// Where spans are sent.
+    pub exporter: TraceExporter,
     /// `service.name`; empty: as the environment says, or `unknown_service:gateway`.
     pub service_name: String,
     /// Attributes of the resource, of the detector `static_config`.
