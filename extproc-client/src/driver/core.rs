@@ -123,6 +123,7 @@ where
     /// Moves everything as far as it goes, or until a head is ready: then it is `Ready`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
+        self.side.begin_turn();
         loop {
             let mut again = self.poll_sinks(cx);
             self.flush(cx);
@@ -148,6 +149,10 @@ where
                 }
             }
             progress |= again || read > 0;
+            if self.side.turn_is_over() {
+                cx.waker().wake_by_ref();
+                break;
+            }
             if !again || !self.steps.is_empty() {
                 break;
             }
@@ -503,13 +508,13 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
         if self.machine.defers_close() {
             // What was not even begun to be sent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            self.side.flush(&mut self.machine, &mut cx);
+            self.side.flush_all(&mut self.machine, &mut cx);
             super::task::linger(&mut self.machine, &mut self.side, self.held.other());
         } else {
             self.machine.end();
             // A graceful close needs the stream.
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            self.side.flush(&mut self.machine, &mut cx);
+            self.side.flush_all(&mut self.machine, &mut cx);
         }
         self.machine.over();
     }
