@@ -12,6 +12,7 @@ use super::{
     access_log::AccessLog,
     action::{UpgradeConfig, upgrades},
     filter::{self, HttpFilter},
+    per_filter::Filters,
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
     root::Loaded,
     route::{RouteConfiguration, Surroundings},
@@ -192,14 +193,14 @@ impl Located<HttpConnectionManager> {
         for filter in &filters {
             self.check_processor(filter, loaded);
         }
-        // Routes may speak of those of their clusters as well.
-        let of_clusters = loaded.cluster_filters.values().flat_map(|all| all.iter());
-        let named: Vec<Filter> = filters.iter().chain(of_clusters).cloned().collect();
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
             refused: &loaded.refused,
-            filters: &named,
+            filters: Filters {
+                of_listener: &filters,
+                of_clusters: &loaded.cluster_filters,
+            },
             filter_chain_name,
             listener_metadata,
             node: &loaded.node,

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::parse;
 use crate::{
     Error,
-    snapshot::{Snapshot, TraceExporter, TraceProtocol, TraceProvider, Tracing},
+    snapshot::{Snapshot, Template, TraceExporter, TraceProtocol, TraceProvider, Tracing},
 };
 
 /// The cluster that the collector becomes.
@@ -184,7 +184,7 @@ impl Otlp {
         });
         let tracing = Arc::new(Tracing {
             // A name of few values, as the specification has it for spans of HTTP.
-            operation: "%REQ(:METHOD)%".to_owned(),
+            operation: Template::parse("%REQ(:METHOD)%").ok(),
             by_request_id: false,
             ..Tracing::new(provider)
         });

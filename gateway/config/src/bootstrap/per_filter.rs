@@ -1,7 +1,7 @@
 //! `typed_per_filter_config`: what a route configuration, virtual host, route or weighted cluster
 //! says of the filters.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use extproc_client::{PerRoute, config::Overrides};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{any::unsupported, cors::CorsPolicy, value::ByName};
 use crate::{
     document::{Fault, NodeId, Reader, Subtree},
-    snapshot::{Cors as CorsModel, Filter, FilterKind, RouteOverrides},
+    snapshot::{Cors as CorsModel, Filter, FilterKind, Overridden, RouteOverrides},
 };
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`
@@ -22,18 +22,47 @@ const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 /// The map as it stands in the file.
 pub(super) type PerFilterConfig = ByName<Subtree>;
 
+/// The filters that routes may speak of, by their names.
+#[derive(Clone, Copy)]
+pub(super) struct Filters<'a> {
+    pub(super) of_listener: &'a [Filter],
+    pub(super) of_clusters: &'a BTreeMap<String, Arc<[Filter]>>,
+}
+
+impl<'a> Filters<'a> {
+    fn named(self, name: &'a str) -> impl Iterator<Item = &'a FilterKind> {
+        let of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
+        let all = self.of_listener.iter().chain(of_clusters);
+        all.filter(move |filter| filter.name == name)
+            .map(|filter| &filter.kind)
+    }
+}
+
 /// One level's word on each filter it names.
 #[derive(Debug, Default)]
 pub(super) struct Level {
-    ext_proc: Vec<(String, PerRoute)>,
+    filters: Vec<(String, Said)>,
     /// Unset if the level does not speak of it, `Some(None)` if it switches it off.
     cors: Option<Option<Arc<CorsModel>>>,
 }
 
 /// What a level says of one filter.
+#[derive(Clone, Debug)]
 enum Said {
+    /// A filter of any kind is off.
+    Off,
     ExtProc(PerRoute),
     Cors(Option<Arc<CorsModel>>),
+}
+
+impl Said {
+    fn of_processor(&self) -> Option<&PerRoute> {
+        match self {
+            Self::Off => Some(&PerRoute::Disabled),
+            Self::ExtProc(config) => Some(config),
+            Self::Cors(_) => None,
+        }
+    }
 }
 
 /// `envoy.config.route.v3.FilterConfig`; an empty `config` switches a disabled filter on.
@@ -50,7 +79,7 @@ impl Level {
     /// readable.
     pub(super) fn read(
         reader: &Reader<'_>,
-        filters: &[Filter],
+        filters: Filters<'_>,
         map: &PerFilterConfig,
     ) -> Result<Self, Fault> {
         let mut level = Self::default();
@@ -58,21 +87,29 @@ impl Level {
             let Some(config) = entry(reader, tree.node)? else {
                 continue;
             };
-            let filter = filters.iter().find(|filter| filter.name == *name);
-            match (filter.map(|filter| &filter.kind), config) {
-                (Some(FilterKind::Cors), Said::ExtProc(PerRoute::Disabled)) => {
-                    level.cors = Some(None);
+            let is_known = filters.named(name).next().is_some();
+            let is_cors = filters
+                .named(name)
+                .any(|kind| matches!(kind, FilterKind::Cors));
+            let is_processor = filters
+                .named(name)
+                .any(|kind| matches!(kind, FilterKind::ExtProc(_)));
+            match config {
+                Said::Cors(policy) if is_cors => level.cors = Some(policy),
+                Said::Cors(_) if !is_known => {}
+                Said::Off => {
+                    if is_cors {
+                        level.cors = Some(None);
+                    }
+                    level.filters.push((name.clone(), config));
                 }
-                (Some(FilterKind::Cors), Said::Cors(policy)) => level.cors = Some(policy),
-                (None, Said::Cors(_)) => {}
-                (Some(FilterKind::ExtProc(_)) | None, Said::ExtProc(config))
-                | (_, Said::ExtProc(config @ PerRoute::Disabled)) => {
-                    level.ext_proc.push((name.clone(), config));
+                Said::ExtProc(_) if is_processor || !is_known => {
+                    level.filters.push((name.clone(), config));
                 }
-                _ => {
+                Said::Cors(_) | Said::ExtProc(_) => {
                     return Err(Fault::at(
                         tree.node,
-                        "this filter can only be disabled on a route",
+                        "this filter can only be disabled on a route, by FilterConfig",
                     ));
                 }
             }
@@ -86,26 +123,38 @@ impl Level {
     }
 
     /// The filters' configurations under these levels, least specific first.
-    pub(super) fn merge(levels: &[&Self], filters: &[Filter]) -> RouteOverrides {
-        let mut merged = RouteOverrides::default();
-        for filter in filters {
-            let mut said = levels
-                .iter()
-                .flat_map(|level| &level.ext_proc)
-                .filter(|(name, _)| *name == filter.name)
-                .map(|(_, config)| config)
-                .peekable();
-            if said.peek().is_none() {
-                continue;
-            }
-            let config = match &filter.kind {
-                FilterKind::ExtProc(config) => config.for_route(said),
-                _ => None,
-            };
-            merged.filters.push((filter.name.clone(), config));
+    pub(super) fn merge(levels: &[&Self], filters: Filters<'_>) -> RouteOverrides {
+        let of_clusters = filters.of_clusters.iter().filter_map(|(cluster, filters)| {
+            let merged = merge(levels, filters);
+            (!merged.is_empty()).then(|| (cluster.clone(), merged))
+        });
+        RouteOverrides {
+            filters: merge(levels, filters.of_listener),
+            of_clusters: of_clusters.collect(),
         }
-        merged
     }
+}
+
+fn merge(levels: &[&Level], filters: &[Filter]) -> Overridden {
+    let merged = filters.iter().filter_map(|filter| {
+        let mut said = levels
+            .iter()
+            .flat_map(|level| &level.filters)
+            .filter(|(name, _)| *name == filter.name)
+            .map(|(_, config)| config)
+            .peekable();
+        said.peek()?;
+        let config = match &filter.kind {
+            FilterKind::ExtProc(config) => config.for_route(said.filter_map(Said::of_processor)),
+            // What is for a processor says nothing of a filter of another kind.
+            _ => match said.last()? {
+                Said::Off => None,
+                Said::ExtProc(_) | Said::Cors(_) => return None,
+            },
+        };
+        Some((filter.name.clone(), config))
+    });
+    merged.collect()
 }
 
 /// What stands under one name; `None` if it is of an unknown type and optional.
@@ -114,7 +163,7 @@ fn entry(reader: &Reader<'_>, node: NodeId) -> Result<Option<Said>, Fault> {
         WRAPPER => {
             let wrapper: FilterConfig = reader.read_typed(node)?;
             if wrapper.disabled {
-                return Ok(Some(Said::ExtProc(PerRoute::Disabled)));
+                return Ok(Some(Said::Off));
             }
             match wrapper.config {
                 None => Err(Fault::at(node, "one of config and disabled has to be set")),

@@ -16,16 +16,15 @@ use super::{
     any::Metadata,
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
-    per_filter::{Level, PerFilterConfig},
+    per_filter::{Filters, Level, PerFilterConfig},
     tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader},
     snapshot::{
-        Cluster, Discovery, Filter, Forward, HeaderChange, Route as RouteModel,
-        RouteAction as ActionModel, RouteTable, VirtualHost as HostModel,
-        WeightedCluster as WeightedModel,
+        Cluster, Discovery, Forward, HeaderChange, Route as RouteModel, RouteAction as ActionModel,
+        RouteTable, VirtualHost as HostModel, WeightedCluster as WeightedModel,
     },
 };
 
@@ -138,7 +137,7 @@ pub(super) struct Surroundings<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
     pub(super) refused: &'a BTreeSet<String>,
-    pub(super) filters: &'a [Filter],
+    pub(super) filters: Filters<'a>,
     pub(super) filter_chain_name: &'a str,
     pub(super) listener_metadata: &'a MetadataModel,
     pub(super) node: &'a serde_json::Value,
@@ -161,11 +160,11 @@ impl RouteConfiguration {
         let Surroundings {
             reader, filters, ..
         } = surroundings;
-        let level = Level::read(reader, filters, &self.typed_per_filter_config)?;
+        let level = Level::read(reader, *filters, &self.typed_per_filter_config)?;
         let mut domains = BTreeSet::new();
         let mut virtual_hosts = Vec::with_capacity(self.virtual_hosts.len());
         for host in &self.virtual_hosts {
-            let own = Level::read(reader, filters, &host.value.typed_per_filter_config)?;
+            let own = Level::read(reader, *filters, &host.value.typed_per_filter_config)?;
             let position = Position {
                 surroundings,
                 levels: [&level, &own],
@@ -252,7 +251,7 @@ impl Located<Route> {
         } = position.surroundings;
         let route = &self.value;
         let [table, host] = position.levels;
-        let own = Level::read(reader, filters, &route.typed_per_filter_config)?;
+        let own = Level::read(reader, *filters, &route.typed_per_filter_config)?;
         let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
         let action = match (
             &route.route,
@@ -293,7 +292,7 @@ impl Located<Route> {
             action,
             request_headers,
             response_headers,
-            overrides: Arc::new(Level::merge(&[table, host, &own], filters)),
+            overrides: Arc::new(Level::merge(&[table, host, &own], *filters)),
             facts: Arc::new(facts),
             choices: Arc::new([]),
             cors: Level::cors(&[table, host, &own]),
@@ -311,16 +310,15 @@ fn sole(forward: &Forward) -> Option<&str> {
 
 impl Position<'_> {
     fn facts(&self, route_name: &str, route_metadata: MetadataModel) -> RouteFacts {
-        RouteFacts {
-            route_name: route_name.to_owned(),
-            virtual_host_name: self.host_name.to_owned(),
-            filter_chain_name: self.surroundings.filter_chain_name.to_owned(),
-            route_metadata,
-            virtual_host_metadata: self.host_metadata.clone(),
-            listener_metadata: self.surroundings.listener_metadata.clone(),
-            node: self.surroundings.node.clone(),
-            ..RouteFacts::default()
-        }
+        let mut facts = RouteFacts::default();
+        facts.route_name = route_name.to_owned();
+        facts.virtual_host_name = self.host_name.to_owned();
+        facts.filter_chain_name = self.surroundings.filter_chain_name.to_owned();
+        facts.route_metadata = route_metadata;
+        facts.virtual_host_metadata = self.host_metadata.clone();
+        facts.listener_metadata = self.surroundings.listener_metadata.clone();
+        facts.node = self.surroundings.node.clone();
+        facts
     }
 
     /// Completes a route's facts by those of the cluster.
@@ -400,10 +398,10 @@ impl Position<'_> {
         } = self.surroundings;
         self.check(&target.name.value, target.name.node)?;
         self.about_cluster(&mut facts, &target.name.value);
-        let own = Level::read(reader, filters, &target.typed_per_filter_config)?;
+        let own = Level::read(reader, *filters, &target.typed_per_filter_config)?;
         let (request_headers, response_headers): (Vec<HeaderChange>, _) = changes!(target);
         let overrides = (!target.typed_per_filter_config.is_empty())
-            .then(|| Arc::new(Level::merge(&[table, host, route, &own], filters)));
+            .then(|| Arc::new(Level::merge(&[table, host, route, &own], *filters)));
         Ok(WeightedModel {
             name: target.name.value.clone(),
             weight: target.weight,

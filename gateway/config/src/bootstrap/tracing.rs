@@ -17,8 +17,9 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        CustomTag as TagModel, Fraction, HeaderChange, RouteTracing as RouteModel, TraceExporter,
-        TraceProtocol, TraceProvider, TraceSampler, TraceSampling, Tracing as Model,
+        CustomTag as TagModel, Fraction, HeaderChange, HeaderTemplate, RouteTracing as RouteModel,
+        Template, TraceExporter, TraceProtocol, TraceProvider, TraceSampler, TraceSampling,
+        Tracing as Model,
     },
 };
 
@@ -294,12 +295,14 @@ pub(super) fn of_route(
     Ok(Some(Arc::new(model)))
 }
 
-fn operation(format: Option<&Located<String>>) -> Result<String, Fault> {
-    let Some(format) = format else {
-        return Ok(String::new());
-    };
-    template::check(&format.value).map_err(|reason| Fault::at(format.node, reason))?;
-    Ok(format.value.clone())
+/// The name of a span; `None` where there is no text.
+fn operation(format: Option<&Located<String>>) -> Result<Option<Template>, Fault> {
+    format
+        .filter(|format| !format.value.is_empty())
+        .map(|format| {
+            template::text(&format.value).map_err(|reason| Fault::at(format.node, reason))
+        })
+        .transpose()
 }
 
 fn tags(tags: &[Located<CustomTag>]) -> Result<Vec<TagModel>, Fault> {
@@ -338,12 +341,12 @@ impl Located<CustomTag> {
             found.push((metadata.build()?, metadata.default_value.as_str()));
         }
         if let Some(value) = value {
-            found.push((operation(Some(value))?, ""));
+            found.push((value.value.clone(), ""));
         }
         match (found.pop(), found.is_empty()) {
             (Some((value, default)), true) => Ok(TagModel {
                 tag: tag.value.clone(),
-                value,
+                value: template::text(&value).map_err(|reason| Fault::at(self.node, reason))?,
                 default: default.to_owned(),
             }),
             _ => Err(Fault::at(
@@ -451,16 +454,17 @@ fn sampler(reader: &Reader<'_>, config: &TypedExtensionConfig) -> Result<TraceSa
 
 /// A header that no request has a part in.
 fn fixed(option: &Located<HeaderValueOption>) -> Result<Option<(HeaderName, HeaderValue)>, Fault> {
-    let Some(HeaderChange::Set { name, value, .. }) = option.build()? else {
-        return Ok(None);
-    };
-    if value.0.contains('%') {
-        return Err(Fault::at(option.node, "operators are not supported here"));
+    match option.build()? {
+        Some(HeaderChange::Set {
+            name,
+            value: HeaderTemplate::Plain(value),
+            ..
+        }) => Ok(Some((name, value))),
+        Some(HeaderChange::Set { .. }) => {
+            Err(Fault::at(option.node, "operators are not supported here"))
+        }
+        _ => Ok(None),
     }
-    // It was looked at when it was read.
-    Ok(HeaderValue::from_str(&value.0)
-        .ok()
-        .map(|value| (name, value)))
 }
 
 /// Tells of a cluster that there is not: as in Envoy, spans are dropped then.

@@ -10,7 +10,7 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, Mirror, Priority, Retry, RouteTracing};
+use super::{Cors, Fraction, HeaderTemplate, Mirror, Priority, Retry, RouteTracing};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -29,10 +29,6 @@ pub enum HeaderChange {
         keep_empty: bool,
     },
 }
-
-/// A header value that may hold substitutions such as `%REQ(x)%`.
-#[derive(Clone, Debug)]
-pub struct HeaderTemplate(pub String);
 
 /// `HeaderAppendAction`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +57,22 @@ pub struct RouteTable {
     pub request_headers: Vec<HeaderChange>,
     /// The same for responses.
     pub response_headers: Vec<HeaderChange>,
+}
+
+impl RouteTable {
+    /// Tells whether a route switches this filter of the listener off.
+    pub fn switches_off(&self, filter: &str) -> bool {
+        let mut routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        routes.any(|route| {
+            let clusters = match &route.action {
+                RouteAction::Forward(forward) => forward.clusters.as_slice(),
+                RouteAction::Direct { .. } | RouteAction::Redirect(_) => &[],
+            };
+            let of_clusters = clusters.iter().flat_map(|cluster| &cluster.overrides);
+            let mut all = of_clusters.chain([&route.overrides]);
+            all.any(|overrides| matches!(overrides.of(filter), Some(None)))
+        })
+    }
 }
 
 /// `VirtualHost`.
@@ -101,21 +113,35 @@ pub struct Route {
     pub tracing: Option<Arc<RouteTracing>>,
 }
 
-/// Configurations of a route that differ from the filters' own.
+/// Configurations of a route that differ from the filters' own. A name that a filter of the listener shares with filters of
+/// clusters speaks of each of them, and each has a configuration of its own beneath.
 #[derive(Clone, Debug, Default)]
 pub struct RouteOverrides {
-    /// Filter name and configuration; `None` means disabled.
-    pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
+    /// Those of the listener's filters.
+    pub filters: Overridden,
+    /// Those of clusters' filters, by the cluster's name.
+    pub of_clusters: Vec<(String, Overridden)>,
 }
 
+/// Names of filters with their configurations; `None` means disabled.
+pub type Overridden = Vec<(String, Option<Arc<FilterConfig>>)>;
+
 impl RouteOverrides {
-    /// Configuration of this filter: `None` if the route says nothing of it.
+    /// Configuration of this filter of the listener: `None` if the route says nothing of it.
     pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
-        self.filters
-            .iter()
-            .find(|(name, _)| name == filter)
-            .map(|(_, config)| config.as_ref())
+        find(&self.filters, filter).map(Option::as_ref)
     }
+
+    /// Configuration of this filter of a cluster: `None` if the route says nothing of it.
+    pub fn of_cluster(&self, cluster: &str, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
+        let filters = find(&self.of_clusters, cluster)?;
+        find(filters, filter).map(Option::as_ref)
+    }
+}
+
+fn find<'a, T>(named: &'a [(String, T)], name: &str) -> Option<&'a T> {
+    let found = named.iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| value)
 }
 
 /// The configurations of a filter among which a request decides.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::Fraction;
+use super::{Fraction, Template};
 
 /// `HttpConnectionManager.Tracing`.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,10 +24,10 @@ pub struct Tracing {
     pub custom_tags: Vec<CustomTag>,
     /// A span of its own for each attempt to have a request answered.
     pub spawn_upstream_span: bool,
-    /// Name of the request's span, with operators; empty: `ingress`, or as the route's decorator says.
-    pub operation: String,
-    /// Name of an attempt's span, with operators; empty: `router CLUSTER egress`.
-    pub upstream_operation: String,
+    /// Name of the request's span; unset: `ingress`, or as the route's decorator says.
+    pub operation: Option<Template>,
+    /// Name of an attempt's span; unset: `router CLUSTER egress`.
+    pub upstream_operation: Option<Template>,
     /// Upstreams are not told of the trace.
     pub no_context_propagation: bool,
 }
@@ -43,8 +43,8 @@ impl Tracing {
             max_path_tag_length: 256,
             custom_tags: Vec::new(),
             spawn_upstream_span: true,
-            operation: String::new(),
-            upstream_operation: String::new(),
+            operation: None,
+            upstream_operation: None,
             no_context_propagation: false,
         }
     }
@@ -80,10 +80,10 @@ pub struct RouteTracing {
     pub sampling: Option<TraceSampling>,
     /// Beside those of the connection manager, and before those of the same name.
     pub custom_tags: Vec<CustomTag>,
-    /// In place of the connection manager's, unless empty.
-    pub operation: String,
-    /// In place of the connection manager's, unless empty.
-    pub upstream_operation: String,
+    /// In place of the connection manager's.
+    pub operation: Option<Template>,
+    /// In place of the connection manager's.
+    pub upstream_operation: Option<Template>,
 }
 
 /// `envoy.type.tracing.v3.CustomTag`.
@@ -91,8 +91,8 @@ pub struct RouteTracing {
 pub struct CustomTag {
     /// Its name.
     pub tag: String,
-    /// Its value, with operators.
-    pub value: String,
+    /// Its value.
+    pub value: Template,
     /// In place of a value that there is not; the tag is left out if this is empty, too.
     pub default: String,
 }

@@ -89,7 +89,7 @@ impl Connections {
         let traced = chains.into_iter().any(|chain| chain.http.tracing.is_some());
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
             let end = Chain::new(HandOver);
-            let chain = filters::chain(filters, end, |filter, config, inner| {
+            let chain = filters::of_cluster(filters, end, |filter, config, inner| {
                 let owner = Owner::Cluster(name.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 let observer = match traced {
@@ -126,7 +126,7 @@ impl Connections {
             filters: self.filters.clone(),
         });
         Arc::new(ChainRuntime {
-            filters: filters::chain(&http.filters, router, |filter, config, inner| {
+            filters: filters::of_listener(http, router, |filter, config, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 let observer = match &shared.recorder {

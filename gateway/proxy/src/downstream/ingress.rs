@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, Held};
+use extproc_client::host::Held;
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -12,7 +12,7 @@ use crate::{
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
-        answer::{Redirected, Refusal, Trail},
+        answer::{Redirected, Refusal, Trail, Whole},
         record::Head,
     },
     filters,
@@ -232,11 +232,10 @@ fn enter(
     let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
     if filters::has_ext_proc(&context.http().filters) {
-        extensions.insert(ExchangeContext {
-            response_only: refusal.is_some(),
-            awaits_continue,
-            ..exchange.context()
-        });
+        let mut told = exchange.context();
+        told.response_only = refusal.is_some();
+        told.awaits_continue = awaits_continue;
+        extensions.insert(told);
     }
     extensions.insert(exchange.clone());
     if let Some(refusal) = refusal {
@@ -262,7 +261,10 @@ pub(super) fn again(
     redirected: Redirected,
 ) -> Ingress {
     let http = context.http();
-    let body = redirected.take_body();
+    let Whole { body, cost } = redirected.take_body().unwrap_or_else(|| Whole {
+        body: Body::empty(),
+        cost: 0,
+    });
     let Redirected { parts, trail, .. } = redirected;
     let mut parts = *parts;
     let own = context.peer.local.port();
@@ -297,10 +299,8 @@ pub(super) fn again(
         trail,
     });
     exchange.note_request_done();
-    let body = body.unwrap_or_else(Body::empty);
-    let size = http_body::Body::size_hint(&body).lower();
     let mut held = Held::new(Some(exchange.clone()));
-    held.set(usize::try_from(size).unwrap_or(usize::MAX));
+    held.set(cost);
     let watch = RequestWatch {
         exchange,
         nominated: Nominated::default(),

@@ -39,8 +39,7 @@ use self::{
     route_cell::RouteCell,
 };
 use crate::{
-    config::snapshot::HttpManager,
-    config::snapshot::flag,
+    config::snapshot::{HttpManager, flag},
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
@@ -182,37 +181,58 @@ impl Exchange {
         })
     }
 
+    /// The exchange of a copy of the request. As in Envoy it has no route, and metadata of its own.
+    pub(crate) fn of_copy(&self) -> Arc<Self> {
+        Self::new(Begin {
+            listener: self.listener.clone(),
+            http: self.http.clone(),
+            peer: self.peer.clone(),
+            client: self.client,
+            version: self.version,
+            outgoing: Arc::default(),
+            buffer: self.buffer,
+            buffers: self.buffers.apart(),
+            upgrade: false,
+            grpc: self.grpc,
+            grpc_timeout: None,
+            route: None,
+            head: None,
+            trail: Trail::default(),
+            trace: None,
+        })
+    }
+
     /// What its filters are told.
     pub(crate) fn context(self: &Arc<Self>) -> ExchangeContext {
-        let tls = self.peer.tls.as_ref();
-        ExchangeContext {
-            // The exchange holds no context, so that this is no circle.
-            host: Some(self.clone()),
-            limits: Limits {
-                request_buffer: self.buffer,
-                response_buffer: self.buffer,
-                request_headers: self.http.request_headers,
-                ..Limits::default()
-            },
-            metadata: self.metadata.clone(),
-            reply_form: Some(ReplyForm {
-                grpc: self.grpc,
-                head: self.outgoing.facts.bodyless,
-            }),
-            received: Some(self.clone()),
-            buffers: Some(self.clone()),
-            facts: Arc::new(HostFacts {
-                connection_id: self.peer.id,
-                source: Some(self.client),
-                destination: Some(self.peer.local),
-                version: Some(self.version),
-                start: Some(self.time),
-                requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
-                tls_version: tls.map(|tls| tls.version.to_owned()),
-                mtls: tls.is_some_and(|tls| tls.mutual),
-            }),
-            ..ExchangeContext::default()
+        let mut facts = HostFacts::default();
+        facts.connection_id = self.peer.id;
+        facts.source = Some(self.client);
+        facts.destination = Some(self.peer.local);
+        facts.version = Some(self.version);
+        facts.start = Some(self.time);
+        if let Some(tls) = &self.peer.tls {
+            facts.requested_server_name = tls.server_name.clone();
+            facts.tls_version = Some(tls.version.to_owned());
+            facts.mtls = tls.mutual;
         }
+        let mut form = ReplyForm::default();
+        form.grpc = self.grpc;
+        form.head = self.outgoing.facts.bodyless;
+        let mut context = ExchangeContext::default();
+        // The exchange holds no context, so that this is no circle.
+        context.host = Some(self.clone());
+        context.limits = Limits {
+            request_buffer: self.buffer,
+            response_buffer: self.buffer,
+            request_headers: self.http.request_headers,
+            ..Limits::default()
+        };
+        context.metadata = self.metadata.clone();
+        context.reply_form = Some(form);
+        context.received = Some(self.clone());
+        context.buffers = Some(self.clone());
+        context.facts = Arc::new(facts);
+        context
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -223,6 +243,15 @@ impl Exchange {
     /// The route that was selected last.
     pub(crate) fn route(&self) -> Option<Selected> {
         self.state().route.last().cloned()
+    }
+
+    /// Configuration of a filter of the cluster that the request goes to.
+    pub(crate) fn config_of_cluster(&self, filter: &str) -> RouteConfig {
+        let state = self.state();
+        let route = state.route.last();
+        route.map_or(RouteConfig::Inherit, |route| {
+            route.config_of_cluster(filter)
+        })
     }
 
     /// The route that holds for a request with this head. It is selected again if a filter has cleared it since.
@@ -239,6 +268,8 @@ impl Exchange {
     /// One more attempt is made to get a response.
     pub(crate) fn count_attempt(&self) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
+        // The log shows when the response of the last one began.
+        self.moments.response_begin.store(0, Ordering::Relaxed);
     }
 
     /// Filters whose processors still have the request's headers get the answer that a filter in front made.
@@ -344,7 +375,7 @@ impl Exchange {
         self.cut.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.reply.flags |= flags.0;
-        state.reply.details = Some(ResponseDetails(details.into()));
+        state.reply.details = Some(ResponseDetails::new(details));
     }
 
     /// Tells whether the response was [`cut`](Self::cut).
@@ -380,7 +411,7 @@ impl Exchange {
             true => flag,
             false => reply.flags | flag,
         };
-        reply.details = Some(ResponseDetails(details.into()));
+        reply.details = Some(ResponseDetails::new(details));
     }
 
     /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request
@@ -428,14 +459,10 @@ impl Host for Exchange {
             return RouteConfig::Inherit;
         };
         let choice = route.route.choices.iter().find(|c| c.filter == filter);
-        let config = match (choice, head.extensions.get()) {
-            (Some(choice), Some(context)) => Some(choice::choose(choice, head, context)),
-            _ => route.overrides().of(filter).map(Option::<&_>::cloned),
-        };
-        match config {
-            None => RouteConfig::Inherit,
-            Some(None) => RouteConfig::Disabled,
-            Some(Some(config)) => RouteConfig::Use(config),
+        match (choice, head.extensions.get()) {
+            (Some(choice), Some(context)) => choice::choose(choice, head, context)
+                .map_or(RouteConfig::Disabled, RouteConfig::Use),
+            _ => route.config(filter),
         }
     }
 

@@ -12,20 +12,22 @@ use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    config::snapshot::Forward,
+    config::snapshot::{Forward, RouteMatch},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
     http::body::Body,
     limits::breakers::{Place, Resource},
-    route::{self, Selected, TooMuchEffort},
+    route::{self, TooMuchEffort},
     telemetry::spans::Attempt,
-    upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
+    upstream::{
+        Deadline, Failure, Host, Lending, Outbound, Progress, Sending, Upstream, Wanted, send,
+    },
 };
 
 /// The attempts to get one response.
 pub(super) struct Attempts<'a> {
     pub(super) exchange: &'a Arc<Exchange>,
-    pub(super) route: &'a Selected,
+    pub(super) matches: &'a RouteMatch,
     pub(super) forward: &'a Forward,
     pub(super) policy: &'a Policy<'a>,
     pub(super) upstream: &'a Upstream,
@@ -56,7 +58,38 @@ pub(super) struct Attempts<'a> {
     pub(super) overflown: bool,
 }
 
-impl Attempts<'_> {
+impl<'a> Attempts<'a> {
+    /// None made yet, of a request whose body is sent once.
+    pub(super) fn new(
+        exchange: &'a Arc<Exchange>,
+        matches: &'a RouteMatch,
+        forward: &'a Forward,
+        policy: &'a Policy<'a>,
+        upstream: &'a Upstream,
+        filters: Option<&'a Chain>,
+    ) -> Self {
+        Self {
+            exchange,
+            matches,
+            forward,
+            policy,
+            upstream,
+            filters,
+            kept: None,
+            made: 0,
+            tried: UpstreamInfo::default(),
+            deadline: Deadline::new(policy.timeout),
+            keep_sent: false,
+            noted: false,
+            renewed: false,
+            retrying: None,
+            avoided: Vec::new(),
+            priorities: Vec::new(),
+            passed: Vec::new(),
+            overflown: false,
+        }
+    }
+
     pub(super) async fn run(
         &mut self,
         mut request: Box<Outbound>,
@@ -65,8 +98,8 @@ impl Attempts<'_> {
             self.deadline.begin();
         }
         self.made = 1;
+        self.exchange.count_attempt();
         loop {
-            self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),
@@ -95,6 +128,7 @@ impl Attempts<'_> {
                         let back_off = pin!(tokio::time::sleep(self.policy.back_off(self.made)));
                         self.within(back_off).await?;
                         self.made += 1;
+                        self.exchange.count_attempt();
                     }
                     request = again.request;
                 }
@@ -105,8 +139,17 @@ impl Attempts<'_> {
 
     /// The outcome of a wait before or between attempts, if the route has time for it.
     async fn within<T>(&mut self, wait: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+        self.within_request(None, wait).await
+    }
+
+    /// The same of a wait in which the request may end, which `request` tells.
+    pub(super) async fn within_request<T>(
+        &mut self,
+        request: Option<&Progress>,
+        wait: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
         let stats = &self.upstream.shared.stats;
-        let outcome = self.deadline.within(wait).await;
+        let outcome = self.deadline.within(request, wait).await;
         outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
     }
 
@@ -123,8 +166,7 @@ impl Attempts<'_> {
         parts: &mut http::request::Parts,
         hostname: &str,
     ) -> Result<(), Failure> {
-        let Selected { route, .. } = self.route;
-        route::rewrite(parts, &route.matches, self.forward, Some(hostname))
+        route::rewrite(parts, self.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
@@ -198,11 +240,9 @@ impl Attempts<'_> {
         &mut self,
         request: Box<Outbound>,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
-        self.tried = UpstreamInfo {
-            attempts: self.made.into(),
-            response_headers: Some(self.upstream.cluster.response_headers),
-            ..UpstreamInfo::default()
-        };
+        self.tried = UpstreamInfo::default();
+        self.tried.attempts = self.made.into();
+        self.tried.response_headers = Some(self.upstream.cluster.response_headers);
         if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
@@ -301,10 +341,8 @@ impl Attempts<'_> {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
-                let info = UpstreamInfo {
-                    status: Some(response.status()),
-                    ..std::mem::take(&mut self.tried)
-                };
+                let mut info = std::mem::take(&mut self.tried);
+                info.status = Some(response.status());
                 response.extensions_mut().insert(info);
                 let again = match empty {
                     true => again,

@@ -27,8 +27,7 @@ use tower::Service;
 pub(crate) use self::filtered::{ClusterFilters, HandOver};
 use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
-    config::snapshot::flag,
-    config::snapshot::{Forward, Redirect, RouteAction},
+    config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
         Exchange,
         answer::{Answer, Closes, LateAnswers, Refusal, ResponseFuture},
@@ -43,7 +42,7 @@ use crate::{
     },
     limits::throttle::Throttle,
     route::{self, Selected, TooMuchEffort},
-    upstream::{self, Deadline, Failure, Outbound, Upstreams},
+    upstream::{self, Failure, Outbound, Upstreams},
 };
 
 /// Says that nobody was asked, for lack of room.
@@ -254,7 +253,10 @@ async fn proxy(
     let grpc = exchange.grpc;
     let Some(upstream) = upstreams.get(name) else {
         static UNKNOWN: Throttle = Throttle::new();
-        if let Some(suppressed) = UNKNOWN.pass() {
+        // A route that forwards nowhere says no name, and a request may say none.
+        if !name.is_empty()
+            && let Some(suppressed) = UNKNOWN.pass()
+        {
             tracing::warn!(cluster = %name, suppressed, "the route's cluster is not configured");
         }
         exchange.set_route(Some(route.unnamed()));
@@ -275,7 +277,15 @@ async fn proxy(
         // The request itself fails of it where it is rewritten.
         if route::rewrite(&mut copy, &route.route.matches, forward, None).is_ok() {
             let original = std::mem::take(body);
-            *body = shadow::start(upstreams, &forward.mirrors, &copy, original, policy.timeout);
+            *body = shadow::start(
+                end,
+                exchange,
+                route,
+                forward,
+                &copy,
+                original,
+                policy.timeout,
+            );
         }
     }
     let asks_head = parts.method == Method::HEAD;
@@ -292,25 +302,13 @@ async fn proxy(
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
     }
+    let filters = end.filters.of(name);
+    let matches = &route.route.matches;
     let mut attempts = Attempts {
-        exchange,
-        route,
-        forward,
-        policy,
-        upstream,
-        filters: end.filters.of(name),
         keep_sent,
         noted: exchange.noted() || route.shows_request(),
         kept,
-        made: 0,
-        tried: UpstreamInfo::default(),
-        deadline: Deadline::new(policy.timeout),
-        renewed: false,
-        retrying: None,
-        avoided: Vec::new(),
-        priorities: Vec::new(),
-        passed: Vec::new(),
-        overflown: false,
+        ..Attempts::new(exchange, matches, forward, policy, upstream, filters)
     };
     match attempts.run(request).await {
         Ok(mut response) => {
@@ -350,7 +348,7 @@ async fn proxy(
                 false => 0,
             };
             if flags != 0 {
-                response.extensions_mut().insert(ResponseFlags(flags));
+                response.extensions_mut().insert(ResponseFlags::new(flags));
             }
             let status = response.status();
             match websocket && (status.is_success() || status.is_redirection()) {
@@ -386,13 +384,13 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply { code });
-    extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));
+    extensions.insert(LocalReply::new(code));
+    extensions.insert(ResponseDetails::new("websocket_handshake_unsuccessful"));
     response
 }
 
-fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Response<Body> {
-    let told = failure.told();
+fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) -> Response<Body> {
+    let told = failure.told(tried.attempts > 1);
     let mut response = local_reply::reply(
         grpc,
         told.status,
@@ -409,14 +407,12 @@ fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Res
         _ => String::new(),
     };
     let extensions = response.extensions_mut();
-    extensions.insert(UpstreamInfo {
-        transport_failure_reason,
-        failed: true,
-        ..tried
-    });
+    tried.transport_failure_reason = transport_failure_reason;
+    tried.failed = true;
+    extensions.insert(tried);
     if matches!(failure, Failure::Request) {
         // The client is gone or broke its message: there is nothing left to process.
-        extensions.insert(DirectReply);
+        extensions.insert(DirectReply::default());
     }
     response
 }

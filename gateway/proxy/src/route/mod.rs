@@ -5,7 +5,11 @@ mod rewrite;
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::{config::Effort, host::RouteFacts};
+use extproc_client::{
+    FilterConfig,
+    config::Effort,
+    host::{RouteConfig, RouteFacts},
+};
 use http::request::Parts;
 
 pub(crate) use self::{
@@ -14,8 +18,8 @@ pub(crate) use self::{
 };
 use crate::{
     config::snapshot::{
-        Forward, HeaderChange, HttpManager, Route, RouteAction, RouteOverrides, VirtualHost,
-        WeightedCluster,
+        Forward, HeaderChange, HeaderTemplate, HttpManager, Route, RouteAction, RouteOverrides,
+        VirtualHost, WeightedCluster,
     },
     limits::throttle::Throttle,
 };
@@ -101,6 +105,14 @@ fn pick(clusters: &[WeightedCluster]) -> usize {
     0
 }
 
+fn config(said: Option<Option<&Arc<FilterConfig>>>) -> RouteConfig {
+    match said {
+        None => RouteConfig::Inherit,
+        Some(None) => RouteConfig::Disabled,
+        Some(Some(config)) => RouteConfig::Use(config.clone()),
+    }
+}
+
 impl Selected {
     fn virtual_host(&self) -> Option<&VirtualHost> {
         self.http.routes.virtual_hosts.get(self.host)
@@ -141,16 +153,27 @@ impl Selected {
             .unwrap_or(&self.route.overrides)
     }
 
+    /// Configuration of a filter of the listener.
+    pub(crate) fn config(&self, filter: &str) -> RouteConfig {
+        config(self.overrides().of(filter))
+    }
+
+    /// Configuration of a filter of the cluster.
+    pub(crate) fn config_of_cluster(&self, filter: &str) -> RouteConfig {
+        config(self.overrides().of_cluster(self.cluster_name(), filter))
+    }
+
     /// Facts for attributes.
     pub(crate) fn facts(&self) -> Arc<RouteFacts> {
         let facts = self
             .cluster()
             .map_or(&self.route.facts, |cluster| &cluster.facts);
         match &self.named {
-            Some(named) => Arc::new(RouteFacts {
-                cluster_name: named.to_string(),
-                ..RouteFacts::clone(facts)
-            }),
+            Some(named) => {
+                let mut facts = RouteFacts::clone(facts);
+                facts.cluster_name = named.to_string();
+                Arc::new(facts)
+            }
             None => facts.clone(),
         }
     }
@@ -181,8 +204,13 @@ impl Selected {
         self.response_headers()
             .flatten()
             .any(|change| match change {
-                HeaderChange::Remove(_) => false,
-                HeaderChange::Set { value, .. } => value.0.contains("%REQ"),
+                HeaderChange::Set {
+                    value: HeaderTemplate::Template(template),
+                    ..
+                } => template
+                    .substitutions()
+                    .any(|substitution| substitution.name.starts_with("REQ")),
+                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
             })
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use extproc_client::host::{ResponseFlags, UpstreamFailure};
+use extproc_client::host::UpstreamFailure;
 use http::{Method, Request, Response, request::Parts};
 use http_body::Body as _;
 use tokio::{
@@ -105,7 +105,7 @@ pub(super) enum Keep {
 pub(crate) struct Unsent {
     pub(crate) failure: Failure,
     /// Its body, if not a byte was written.
-    pub(crate) returned: Option<Body>,
+    pub(crate) returned: Option<Box<Body>>,
 }
 
 impl From<Failure> for Unsent {
@@ -124,7 +124,7 @@ impl Unsent {
     pub(crate) fn renew(&mut self, method: &Method, empty: bool) -> Option<Body> {
         let closed = matches!(self.failure, Failure::Terminated);
         match self.returned.take() {
-            Some(body) => Some(body),
+            Some(body) => Some(*body),
             None => (closed && empty && is_idempotent(method)).then(Body::empty),
         }
     }
@@ -191,14 +191,9 @@ pub(crate) async fn send(
             if let Poll::Ready(failure) = deadline.poll(cx, &progress) {
                 return Poll::Ready(Err(failure.into()));
             }
-            attempt.poll(cx, &progress).map(|failure| {
-                // The limit from the beginning has no name of its own.
-                Err(match failure {
-                    Failure::Timeout => Failure::TryTimeout,
-                    _ => Failure::Timeout,
-                }
-                .into())
-            })
+            // Both limits are of this attempt alone.
+            let over = attempt.poll(cx, &progress);
+            over.map(|_| Err(Failure::TryTimeout.into()))
         })
         .await
     };
@@ -315,14 +310,24 @@ impl Deadline {
         }
     }
 
-    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none.
+    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none;
+    /// `request` tells when it does.
     pub(crate) async fn within<T>(
         &mut self,
+        request: Option<&Progress>,
         mut wait: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Failure> {
-        std::future::poll_fn(|cx| match wait.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
-            Poll::Pending => self.poll_end(cx).map(Err),
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
+            }
+            if let Some(request) = request
+                && self.end.is_none()
+                && request.poll_done(cx).is_ready()
+            {
+                self.begin();
+            }
+            self.poll_end(cx).map(Err)
         })
         .await
     }
@@ -397,14 +402,8 @@ impl Watch for ResponseWatch {
         match self.deadline.poll(cx, &self.progress) {
             Poll::Ready(failure) => {
                 count(&self.active.host.shared.stats, &failure);
-                let told = failure.told();
-                Err(UpstreamFailure {
-                    status: told.status,
-                    details: told.details,
-                    flags: ResponseFlags(told.flags),
-                    source: None,
-                }
-                .into())
+                let told = failure.told(false);
+                Err(UpstreamFailure::new(told.status, told.details, told.flags).into())
             }
             Poll::Pending => Ok(()),
         }
