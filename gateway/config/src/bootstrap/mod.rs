@@ -13,6 +13,7 @@ mod breakers;
 mod cluster;
 mod cors;
 mod data;
+mod dump;
 mod endpoint;
 mod fields;
 mod filter;
@@ -66,6 +67,10 @@ pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
         }
     };
     snapshot.files = reader.files();
+    if let Ok(mut source) = reader.read(root) {
+        dump::redact(&mut source);
+        snapshot.source = source;
+    }
     let (notes, ignored) = reader.into_notes();
     let told = |notes: Vec<_>| {
         notes

@@ -65,6 +65,8 @@ pub struct Snapshot {
     /// Files that the configuration was made from beside the one that was named: certificates and the
     /// like. They are watched with it.
     pub files: Vec<PathBuf>,
+    /// What it was made of, secrets left out, for whoever operates the gateway; null if that is no bootstrap.
+    pub source: serde_json::Value,
     /// `overload_manager`; unset: limits from what the system gives the process.
     pub overload: Option<OverloadLimits>,
     /// What the configuration asks for and this gateway does not do, one line each with its place;

@@ -1,24 +1,23 @@
-//! The admin server: `/stats`, `/stats/prometheus`, `/ready`, `/server_info`.
+//! The admin server: pages for operators, in the forms of Envoy's.
 //!
 //! For operators, on an address of their own. No part of the data path: it has a thread and a number of connections of its
 //! own. When there are too many, the one that was silent longest makes room, so that a probe is always answered.
 
+mod pages;
+pub(crate) mod served;
 mod stats;
 
 use std::{
     convert::Infallible,
-    io,
+    fmt, io,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use arc_swap::ArcSwapOption;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use percent_encoding::percent_decode_str;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
@@ -27,13 +26,44 @@ use tokio::{
     time::sleep,
 };
 
+use self::served::Served;
 use crate::{
     limits::{overload::Overload, throttle::Throttle},
-    telemetry::stats::{Metrics, Sample, TimeSample},
+    telemetry::stats::Metrics,
 };
 
 /// The longest silence of a connection: no request came, or its answer was not taken.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// The log of the program, whose levels the admin server shows and sets.
+pub trait LogLevels: Send + Sync + 'static {
+    /// Sets the level of a target, or of everything: `trace`, `debug`, `info`, `warn`, `error` or `off`.
+    ///
+    /// # Errors
+    /// The text says what is wrong with the target.
+    fn set(&self, target: Option<&str>, level: &str) -> Result<(), String>;
+
+    /// What holds now.
+    fn shown(&self) -> String;
+}
+
+/// A [`LogLevels`].
+#[derive(Clone)]
+pub(crate) struct Levels(pub(crate) Arc<dyn LogLevels>);
+
+impl std::ops::Deref for Levels {
+    type Target = dyn LogLevels;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Levels")
+    }
+}
 
 /// What the admin server tells.
 #[derive(Debug)]
@@ -43,6 +73,8 @@ pub(crate) struct Admin {
     concurrency: usize,
     draining: watch::Receiver<bool>,
     start: Instant,
+    served: Arc<ArcSwapOption<Served>>,
+    levels: Option<Levels>,
 }
 
 impl Admin {
@@ -51,6 +83,8 @@ impl Admin {
         overload: Arc<Overload>,
         concurrency: usize,
         draining: watch::Receiver<bool>,
+        served: Arc<ArcSwapOption<Served>>,
+        levels: Option<Levels>,
     ) -> Self {
         Self {
             metrics,
@@ -58,6 +92,8 @@ impl Admin {
             concurrency,
             draining,
             start: Instant::now(),
+            served,
+            levels,
         }
     }
 }
@@ -171,7 +207,7 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, heard: Arc<Heard>) {
     let _counted = admin.overload.admin_connection();
     let service = service_fn(|request| {
         heard.now();
-        let response = answer(&admin, &request);
+        let response = pages::answer(&admin, &request);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -184,108 +220,5 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, heard: Arc<Heard>) {
             }
         }
         () = heard.silence() => {}
-    }
-}
-
-fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=UTF-8";
-    let reply = |status, kind: &'static str, body: String| {
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response
-    };
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, String::new());
-    }
-    let query = Query::parse(request.uri().query().unwrap_or_default());
-    match request.uri().path() {
-        // Load balancers send nothing more to one that goes down (as Envoy's).
-        "/ready" if *admin.draining.borrow() => {
-            reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "DRAINING\n".into())
-        }
-        "/ready" => reply(StatusCode::OK, TEXT, "LIVE\n".into()),
-        "/stats" if query.format == "prometheus" => {
-            numbers(admin, &query, stats::prometheus, reply)
-        }
-        "/stats" => numbers(admin, &query, stats::plain, reply),
-        "/stats/prometheus" => numbers(admin, &query, stats::prometheus, reply),
-        "/server_info" => {
-            let info = serde_json::json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "state": if *admin.draining.borrow() { "DRAINING" } else { "LIVE" },
-                "uptime_current_epoch": format!("{}s", admin.start.elapsed().as_secs()),
-                "command_line_options": {"concurrency": admin.concurrency},
-            });
-            reply(StatusCode::OK, "application/json", format!("{info:#}\n"))
-        }
-        "/" => reply(
-            StatusCode::OK,
-            TEXT,
-            "/ready\n/server_info\n/stats\n/stats/prometheus\n".into(),
-        ),
-        _ => reply(StatusCode::NOT_FOUND, TEXT, "no such page; see /\n".into()),
-    }
-}
-
-fn numbers<R>(
-    admin: &Admin,
-    query: &Query,
-    show: fn(&[Sample], &[TimeSample]) -> String,
-    reply: impl FnOnce(StatusCode, &'static str, String) -> R,
-) -> R {
-    const TEXT: &str = "text/plain; charset=UTF-8";
-    let filter = match query.filter.as_deref().map(stats::pattern).transpose() {
-        Ok(filter) => filter,
-        Err(error) => {
-            return reply(StatusCode::BAD_REQUEST, TEXT, format!("filter: {error}\n"));
-        }
-    };
-    let is_asked = |name: &str, count: u64| {
-        let filter = filter.as_ref();
-        filter.is_none_or(|filter| filter.is_match(name)) && (!query.used_only || count > 0)
-    };
-    let mut samples = admin.metrics.samples();
-    samples.retain(|sample| is_asked(&sample.name, sample.value));
-    let mut times = admin.metrics.times();
-    times.retain(|sample| is_asked(&sample.name, sample.times.count));
-    reply(StatusCode::OK, TEXT, show(&samples, &times))
-}
-
-#[derive(Default)]
-struct Query {
-    filter: Option<String>,
-    used_only: bool,
-    format: String,
-}
-
-impl Query {
-    fn parse(query: &str) -> Self {
-        let mut parsed = Self::default();
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode_str(value).decode_utf8_lossy();
-            match name {
-                "filter" => parsed.filter = Some(value.into_owned()),
-                "usedonly" => parsed.used_only = true,
-                "format" => parsed.format = value.into_owned(),
-                _ => {}
-            }
-        }
-        parsed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries() {
-        let query = Query::parse("usedonly&filter=ext%5Fproc.*");
-        assert!(query.used_only);
-        assert_eq!(query.filter.as_deref(), Some("ext_proc.*"));
     }
 }

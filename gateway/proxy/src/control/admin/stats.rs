@@ -28,13 +28,21 @@ pub(super) fn pattern(text: &str) -> Result<Regex, String> {
 }
 
 /// `name: value`, one a line; histograms are for Prometheus alone.
-pub(super) fn plain(samples: &[Sample], _: &[TimeSample]) -> String {
+pub(super) fn plain(samples: &[Sample]) -> String {
     let mut text = String::new();
     for sample in samples {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}: {}", sample.name, sample.value);
     }
     text
+}
+
+/// Envoy's JSON; histograms are for Prometheus alone.
+pub(super) fn json(samples: &[Sample]) -> serde_json::Value {
+    let stats = samples.iter();
+    let stats =
+        stats.map(|sample| serde_json::json!({ "name": sample.name, "value": sample.value }));
+    serde_json::json!({ "stats": stats.collect::<Vec<_>>() })
 }
 
 /// Prometheus text format 0.0.4, in Envoy's names.
@@ -107,7 +115,9 @@ mod tests {
         metrics.http("ingress").downstream_rq_total.add();
         metrics.ext_proc(Owner::Manager("ingress".into()), "first");
         let samples = metrics.samples();
-        let text = plain(&samples, &[]);
+        let text = plain(&samples);
+        let json = json(&samples);
+        assert_eq!(json["stats"].as_array().map(Vec::len), Some(samples.len()));
         assert!(text.contains("http.ingress.downstream_rq_total: 1\n"));
         assert!(text.contains("http.ingress.ext_proc.first.streams_started: 0\n"));
         metrics.http("ingress").status(StatusCode::OK);
