@@ -5,6 +5,7 @@
 //! began with.
 
 mod cluster;
+mod filter;
 mod flags;
 mod health;
 mod listener;
@@ -22,6 +23,7 @@ pub use self::{
         LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
+    filter::{Filter, FilterKind, SetMetadata},
     flags::{RESPONSE_FLAGS, flag, response_flag},
     health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
@@ -29,10 +31,9 @@ pub use self::{
         Listener, TransportProtocol,
     },
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, Filter, FilterKind, Http1Options,
-        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
-        Normalization, Operator, ProxyStatus, ServerHeader, SetMetadata, Timeouts, Underscores,
-        decode_unreserved,
+        AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
+        Interval, Keepalive, LogFilter, LogFormat, LogSink, Normalization, Operator, ProxyStatus,
+        ServerHeader, Timeouts, Underscores, decode_unreserved,
     },
     policy::{Cors, Fraction, Mirror, StripPort},
     retry::{Retry, RetryOn},
