@@ -166,6 +166,17 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
     ]),
 
+    // Match trees.
+    ("IpInputMatcher", Ignore, &["stat_prefix"]),
+    ("MatcherTree", Refuse(UNSUPPORTED), &["custom_match"]),
+    ("OnMatch", Refuse(UNSUPPORTED), &["keep_matching"]),
+    ("CelParsedExpr", Ignore, &["source_info", "reference_map", "type_map", "expr_version"]),
+    ("CelExpr", Ignore, &["id"]),
+    ("CelExpr", RefusePresence(UNSUPPORTED), &["struct_expr", "comprehension_expr"]),
+    ("CelConstant", Refuse(UNSUPPORTED), &["bytes_value", "duration_value", "timestamp_value"]),
+    ("CelList", Ignore, &["optional_indices"]),
+    ("ExecuteFilterAction", RefusePresence(NO_XDS), &["dynamic_config"]),
+
     // envoy.config.route.v3
     ("RouteConfiguration", Ignore, &["metadata"]),
     ("RouteConfiguration", Note(NOT_DONE), &["internal_only_headers"]),

@@ -9,10 +9,11 @@ use super::{
     any::{StructValue, any, unsupported},
     cors::Cors,
     header::HeaderMutation as Mutation,
+    matched::{COMPOSITE, WITH_MATCHER},
     matcher::HeaderMatcher,
 };
 use crate::{
-    document::{Fault, Located, Reader, Subtree},
+    document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{Filter, FilterKind, HeaderChange, SetMetadata},
 };
 
@@ -66,6 +67,19 @@ impl Owner {
         }
     }
 
+    /// Reads the configuration of the last filter, which has no field that matters.
+    fn read_last(self, reader: &Reader<'_>, node: NodeId) -> Result<(), Fault> {
+        match self {
+            Self::ConnectionManager => {
+                let Router {} = reader.read_typed(node)?;
+            }
+            Self::Cluster => {
+                let UpstreamCodec {} = reader.read_typed(node)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All types.
     fn types(self) -> &'static [&'static str] {
         match self {
@@ -75,9 +89,11 @@ impl Owner {
                 HEADER_MUTATION,
                 HEALTH_CHECK,
                 SET_METADATA,
+                WITH_MATCHER,
+                COMPOSITE,
                 ROUTER,
             ],
-            Self::Cluster => &[EXT_PROC, HEADER_MUTATION, CODEC],
+            Self::Cluster => &[EXT_PROC, HEADER_MUTATION, WITH_MATCHER, COMPOSITE, CODEC],
         }
     }
 }
@@ -122,6 +138,15 @@ struct SetMetadataEntry {
     typed_value: Option<Subtree>,
 }
 
+/// What a filter is made with.
+pub(super) struct Making<'a, 'd> {
+    pub(super) reader: &'a Reader<'d>,
+    pub(super) owner: Owner,
+    pub(super) graceful_close: Option<Duration>,
+    /// The filter's name.
+    pub(super) name: &'a str,
+}
+
 /// All filters before the router, or a cluster's codec, which has to be there and has to be the last.
 pub(super) fn chain(
     reader: &Reader<'_>,
@@ -130,9 +155,9 @@ pub(super) fn chain(
     graceful_close: Option<Duration>,
 ) -> Result<Vec<Filter>, Fault> {
     let mut chain: Vec<Filter> = Vec::with_capacity(filters.value.len());
-    let mut last = None;
+    let mut has_last = false;
     for filter in &filters.value {
-        if last.is_some() {
+        if has_last {
             return Err(Fault::at(
                 filter.node,
                 format!("the {} has to be the last filter", owner.last_name()),
@@ -146,37 +171,96 @@ pub(super) fn chain(
         };
         let node = tree.node;
         let found = reader.type_of(node)?;
-        let is_known = owner.types().contains(&found);
-        let kind = match found {
-            ROUTER | CODEC if found == owner.last() => {
-                match owner {
-                    Owner::ConnectionManager => {
-                        let Router {} = reader.read_typed(node)?;
-                    }
-                    Owner::Cluster => {
-                        let UpstreamCodec {} = reader.read_typed(node)?;
-                    }
-                }
-                if filter.value.disabled {
-                    return Err(Fault::at(
-                        filter.node,
-                        format!("the {} may not be disabled", owner.last_name()),
-                    ));
-                }
-                last = Some(node);
-                continue;
+        if found == owner.last() {
+            owner.read_last(reader, node)?;
+            if filter.value.disabled {
+                return Err(Fault::at(
+                    filter.node,
+                    format!("the {} may not be disabled", owner.last_name()),
+                ));
             }
-            other if !is_known && filter.value.is_optional => {
-                reader.note(
-                    node,
-                    format!("optional filter of unsupported type {other} left out"),
-                );
-                continue;
-            }
-            other if !is_known => return Err(unsupported(node, other, owner.types())),
+            has_last = true;
+            continue;
+        }
+        if filter.value.is_optional && !owner.types().contains(&found) {
+            reader.note(
+                node,
+                format!("optional filter of unsupported type {found} left out"),
+            );
+            continue;
+        }
+        let making = Making {
+            reader,
+            owner,
+            graceful_close,
+            name: &filter.value.name,
+        };
+        chain.push(Filter {
+            name: filter.value.name.clone(),
+            disabled: filter.value.disabled,
+            kind: making.kind(node)?,
+        });
+    }
+    match has_last {
+        true => Ok(chain),
+        false => Err(Fault::at(
+            filters.node,
+            format!(
+                "the last filter has to be the {} ({})",
+                owner.last_name(),
+                owner.last()
+            ),
+        )),
+    }
+}
+
+/// Filters of Envoy that stay out, by the folder of their package: what a processor in their place would do.
+const FOR_PROCESSORS: &[(&str, &str)] = &[
+    ("api_key_auth", "checks the key"),
+    ("basic_auth", "checks the password"),
+    ("dynamic_modules", "does what the module does"),
+    (
+        "ext_authz",
+        "lets a request pass, or answers it with an immediate response",
+    ),
+    ("golang", "does what the plugin does"),
+    ("jwt_authn", "verifies the token"),
+    ("lua", "does what the script does"),
+    ("oauth2", "redirects to the server that signs in"),
+    ("ratelimit", "asks the rate limit service"),
+    ("rbac", "applies the policies"),
+    ("wasm", "does what the module does"),
+];
+
+impl Making<'_, '_> {
+    /// The refusal of a filter that is not known here.
+    fn refusal(&self, node: NodeId, found: &str) -> Fault {
+        let package = found.strip_prefix("envoy.extensions.filters.http.");
+        let folder = package.and_then(|rest| rest.split('.').next());
+        let entry = FOR_PROCESSORS
+            .iter()
+            .find(|(known, _)| Some(*known) == folder);
+        match entry {
+            Some((_, does)) => Fault::at(
+                node,
+                format!(
+                    "{found} is not supported here; an ext_proc filter in its place can ask a processor that {does}"
+                ),
+            ),
+            None => unsupported(node, found, self.owner.types()),
+        }
+    }
+
+    /// What the message at `node` configures.
+    pub(super) fn kind(&self, node: NodeId) -> Result<FilterKind, Fault> {
+        let reader = self.reader;
+        let found = reader.type_of(node)?;
+        let is_known = self.owner.types().contains(&found) && found != self.owner.last();
+        Ok(match found {
+            other if !is_known => return Err(self.refusal(node, other)),
             EXT_PROC => {
                 let config: FilterConfig = reader.read_typed(node)?;
-                FilterKind::ExtProc(Arc::new(config.with_graceful_close(graceful_close)))
+                FilterKind::ExtProc(Arc::new(config.with_graceful_close(self.graceful_close)))
             }
             HEADER_MUTATION => {
                 let config: HeaderMutation = reader.read_typed(node)?;
@@ -200,27 +284,13 @@ pub(super) fn chain(
                 let headers = config.headers.iter().map(Located::<HeaderMatcher>::build);
                 FilterKind::HealthCheck(headers.collect::<Result<_, _>>()?)
             }
+            WITH_MATCHER => self.with_matcher(node)?,
+            COMPOSITE => self.plain_composite(node)?,
             _ => {
                 let config: SetMetadataConfig = reader.read_typed(node)?;
                 FilterKind::SetMetadata(config.build(reader)?)
             }
-        };
-        chain.push(Filter {
-            name: filter.value.name.clone(),
-            disabled: filter.value.disabled,
-            kind,
-        });
-    }
-    match last {
-        Some(_) => Ok(chain),
-        None => Err(Fault::at(
-            filters.node,
-            format!(
-                "the last filter has to be the {} ({})",
-                owner.last_name(),
-                owner.last()
-            ),
-        )),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use extproc_client::FilterConfig;
 
-use super::{HeaderChange, HeaderMatch};
+use super::{HeaderChange, HeaderMatch, MatchTree};
 
 /// One HTTP filter.
 #[derive(Clone, Debug)]
@@ -35,6 +35,57 @@ pub enum FilterKind {
     HealthCheck(Arc<[HeaderMatch]>),
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
+    /// `envoy.extensions.common.matching.v3.ExtensionWithMatcher`, and `Composite`.
+    Matched(Arc<Matched>),
+}
+
+impl FilterKind {
+    /// Calls `seen` with the configuration of each ext_proc filter that it is or may execute.
+    pub fn each_ext_proc<'a>(&'a self, seen: &mut dyn FnMut(&'a Arc<FilterConfig>)) {
+        match self {
+            Self::ExtProc(config) => seen(config),
+            Self::Matched(matched) => {
+                matched.each_chain(&mut |filters| {
+                    filters
+                        .iter()
+                        .for_each(|filter| filter.kind.each_ext_proc(seen));
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A filter for which a match tree decides.
+#[derive(Debug, Default)]
+pub struct Matched {
+    /// Decides; without one nothing is done.
+    pub tree: Option<MatchTree>,
+    /// What is done unless the tree says something else; `None` for `Composite`.
+    pub base: Option<Arc<[Filter]>>,
+}
+
+impl Matched {
+    /// Calls `seen` with all filters that may be executed.
+    pub fn each_chain<'a>(&'a self, seen: &mut dyn FnMut(&'a Arc<[Filter]>)) {
+        if let Some(base) = &self.base {
+            seen(base);
+        }
+        if let Some(tree) = &self.tree {
+            tree.each_chain(seen);
+        }
+    }
+}
+
+/// What a route says of a filter beside configurations of ext_proc.
+#[derive(Clone, Debug)]
+pub enum OnRoute {
+    /// It does nothing.
+    Off,
+    /// It does what its own configuration says, also if it is `disabled`.
+    On,
+    /// It does what this says.
+    As(FilterKind),
 }
 
 /// One entry of a `set_metadata` filter.

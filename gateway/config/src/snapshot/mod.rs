@@ -10,6 +10,7 @@ mod flags;
 mod health;
 mod listener;
 mod manager;
+mod match_tree;
 pub mod pem;
 mod policy;
 mod retry;
@@ -23,7 +24,7 @@ pub use self::{
         LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
-    filter::{Filter, FilterKind, SetMetadata},
+    filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
     flags::{RESPONSE_FLAGS, flag, response_flag},
     health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
@@ -34,6 +35,10 @@ pub use self::{
         AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
         Interval, Keepalive, LogFilter, LogFormat, LogSink, Normalization, Operator, ProxyStatus,
         ServerHeader, Timeouts, Underscores, decode_unreserved,
+    },
+    match_tree::{
+        AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
+        ValueMatcher,
     },
     policy::{Cors, Fraction, Mirror, StripPort},
     retry::{Retry, RetryOn},

@@ -10,7 +10,7 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, Mirror, Priority, Retry};
+use super::{Cors, Fraction, Mirror, OnRoute, Priority, Retry};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -63,6 +63,24 @@ pub struct RouteTable {
     pub response_headers: Vec<HeaderChange>,
 }
 
+impl RouteTable {
+    /// All that routes say of this filter beside configurations of ext_proc.
+    pub fn others<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a OnRoute> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let overrides = routes.flat_map(|route| {
+            let clusters = match &route.action {
+                RouteAction::Forward(forward) => forward.clusters.as_slice(),
+                RouteAction::Direct { .. } | RouteAction::Redirect(_) => &[],
+            };
+            let of_clusters = clusters
+                .iter()
+                .filter_map(|cluster| cluster.overrides.as_ref());
+            std::iter::once(&route.overrides).chain(of_clusters)
+        });
+        overrides.filter_map(move |overrides| overrides.other(filter))
+    }
+}
+
 /// `VirtualHost`.
 #[derive(Debug)]
 pub struct VirtualHost {
@@ -104,9 +122,19 @@ pub struct Route {
 pub struct RouteOverrides {
     /// Filter name and configuration; `None` means disabled.
     pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
+    /// Other filters by name.
+    pub others: Vec<(String, OnRoute)>,
 }
 
 impl RouteOverrides {
+    /// What the route says of this filter beside a configuration of ext_proc.
+    pub fn other(&self, filter: &str) -> Option<&OnRoute> {
+        let mut others = self.others.iter();
+        others
+            .find(|(name, _)| name == filter)
+            .map(|(_, said)| said)
+    }
+
     /// Configuration of this filter: `None` if the route says nothing of it.
     pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
         self.filters

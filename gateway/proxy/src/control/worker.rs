@@ -3,10 +3,11 @@
 
 use std::{io, sync::Arc, thread};
 
+use extproc_client::FilterConfig;
 use tokio::{runtime, sync::watch};
 
 use crate::{
-    config::snapshot::{HttpManager, Snapshot},
+    config::snapshot::{Filter, HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
     exchange::chain::Chain,
     filters::{self, ext_proc},
@@ -82,14 +83,19 @@ impl Connections {
         let upstreams = Arc::new(upstreams);
         let known = before.map(|pools| &pools.transport);
         let transport = ClusterTransport::new(&upstreams, overload, known);
+        let all = snapshot.listeners.iter();
+        let all = all.flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
+        let routes: Vec<_> = all.map(|chain| &chain.http.routes).collect();
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
-            let end = Chain::new(HandOver);
-            let chain = filters::chain(filters, end, |filter, config, inner| {
-                let owner = Owner::Cluster(name.clone());
-                let observer = metrics.observer(owner, config.stat_prefix());
-                ext_proc::filter(filter, config, &transport, observer, inner)
-            });
-            (name.clone(), chain)
+            let building = filters::Building {
+                routes: &routes,
+                ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
+                    let owner = Owner::Cluster(name.clone());
+                    let observer = metrics.observer(owner, config.stat_prefix());
+                    ext_proc::filter(filter, config, &transport, observer, inner)
+                },
+            };
+            (name.clone(), building.chain(filters, Chain::new(HandOver)))
         });
         Ok(Self {
             filters: Arc::new(ClusterFilters::new(filters)),
@@ -111,12 +117,16 @@ impl Connections {
             upstreams: self.upstreams.clone(),
             filters: self.filters.clone(),
         });
-        Arc::new(ChainRuntime {
-            filters: filters::chain(&http.filters, router, |filter, config, inner| {
+        let building = filters::Building {
+            routes: &[&http.routes],
+            ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 ext_proc::filter(filter, config, &self.transport, observer, inner)
-            }),
+            },
+        };
+        Arc::new(ChainRuntime {
+            filters: building.chain(&http.filters, router),
             http: http.clone(),
             buffer_limit,
             shared: shared.clone(),

@@ -216,7 +216,7 @@ fn enter(
 ) -> Ingress {
     let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
-    if filters::has_ext_proc(&context.http().filters) {
+    if filters::ask_for_context(&context.http().filters) {
         extensions.insert(ExchangeContext {
             response_only: refusal.is_some(),
             awaits_continue,

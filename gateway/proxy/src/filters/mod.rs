@@ -4,47 +4,68 @@ pub(crate) mod cors;
 pub(crate) mod ext_proc;
 mod header_mutation;
 mod health_check;
+mod matched;
 mod set_metadata;
 pub(crate) mod show_behind;
+mod switched;
 
 use std::sync::Arc;
 
+use extproc_client::FilterConfig;
+
 use crate::{
-    config::snapshot::{Filter, FilterKind},
+    config::snapshot::{Filter, FilterKind, Matched, OnRoute, RouteTable},
+    exchange::{answer::ResponseFuture, chain::Chain},
     filters::{
         cors::CorsFilter,
         header_mutation::HeaderMutation,
         health_check::HealthCheck,
+        matched::MatchedFilter,
         set_metadata::MetadataFilter,
         show_behind::{Kept, ShownBehind},
+        switched::Switched,
     },
 };
 
-use crate::exchange::{answer::ResponseFuture, chain::Chain};
+/// What chains are built with.
+pub(crate) struct Building<'a, F> {
+    /// Tables of the routes that may say something of the filters.
+    pub(crate) routes: &'a [&'a RouteTable],
+    /// Makes an ext_proc filter around what is behind it.
+    pub(crate) ext_proc: F,
+}
 
-/// The chain of these filters around `inner`, the first one outermost.
-pub(crate) fn chain(
-    filters: &[Filter],
-    inner: Chain,
-    ext_proc: impl Fn(&Filter, &Arc<extproc_client::FilterConfig>, Chain) -> Chain,
-) -> Chain {
-    // Whether a filter further on has to do with responses.
-    let mut responses = false;
-    filters
-        .iter()
-        .rev()
-        .fold(inner, |inner, filter| match &filter.kind {
-            FilterKind::ExtProc(config) => match std::mem::replace(&mut responses, true) {
-                true => Chain::new(ShownBehind {
-                    filter: ext_proc(filter, config, Chain::new(Kept(inner.clone()))),
-                    behind: inner,
-                }),
-                false => ext_proc(filter, config, inner),
-            },
-            // These have no per-route form that could switch them on.
-            _ if filter.disabled => inner,
+impl<F> Building<'_, F>
+where
+    F: Fn(&Filter, &Arc<FilterConfig>, Chain) -> Chain,
+{
+    /// The chain of these filters around `inner`, the first one outermost.
+    pub(crate) fn chain(&self, filters: &[Filter], inner: Chain) -> Chain {
+        self.around(filters, inner, &mut false)
+    }
+
+    /// As [`chain`](Self::chain). `responses` tells whether a filter further on has to do with responses.
+    fn around(&self, filters: &[Filter], inner: Chain, responses: &mut bool) -> Chain {
+        filters
+            .iter()
+            .rev()
+            .fold(inner, |inner, filter| self.filter(filter, inner, responses))
+    }
+
+    fn filter(&self, filter: &Filter, inner: Chain, responses: &mut bool) -> Chain {
+        let behind = inner.clone();
+        let made = match &filter.kind {
+            FilterKind::ExtProc(config) => {
+                return match std::mem::replace(responses, true) {
+                    true => Chain::new(ShownBehind {
+                        filter: (self.ext_proc)(filter, config, Chain::new(Kept(inner.clone()))),
+                        behind: inner,
+                    }),
+                    false => (self.ext_proc)(filter, config, inner),
+                };
+            }
             FilterKind::HeaderMutation { request, response } => {
-                responses |= !response.is_empty();
+                *responses |= !response.is_empty();
                 Chain::new(HeaderMutation {
                     request: request.clone().into(),
                     response: response.clone().into(),
@@ -60,12 +81,68 @@ pub(crate) fn chain(
                 entries: entries.clone(),
                 inner,
             }),
+            FilterKind::Matched(config) => self.matched(filter, config, inner, responses),
+        };
+        let is_named = self.said(&filter.name).next().is_some();
+        match filter.disabled {
+            true if !is_named => behind,
+            false if !is_named => made,
+            disabled => Chain::new(Switched {
+                name: filter.name.clone(),
+                disabled,
+                filter: made,
+                inner: behind,
+            }),
+        }
+    }
+
+    /// All that routes say of a filter that is no ext_proc filter.
+    fn said<'f>(&'f self, filter: &'f str) -> impl Iterator<Item = &'f OnRoute> {
+        self.routes
+            .iter()
+            .flat_map(move |table| table.others(filter))
+    }
+
+    fn matched(
+        &self,
+        filter: &Filter,
+        config: &Arc<Matched>,
+        inner: Chain,
+        responses: &mut bool,
+    ) -> Chain {
+        let mut choices: Vec<Arc<[Filter]>> = Vec::new();
+        let mut take = |matched: &Matched| {
+            matched.each_chain(&mut |filters| {
+                if !choices.iter().any(|known| Arc::ptr_eq(known, filters)) {
+                    choices.push(filters.clone());
+                }
+            });
+        };
+        take(config);
+        for said in self.said(&filter.name) {
+            if let OnRoute::As(FilterKind::Matched(matched)) = said {
+                take(matched);
+            }
+        }
+        let behind = *responses;
+        let chains = choices.into_iter().map(|filters| {
+            let mut own = behind;
+            let chain = self.around(&filters, inner.clone(), &mut own);
+            *responses |= own;
+            (filters, chain)
+        });
+        Chain::new(MatchedFilter {
+            name: filter.name.clone(),
+            config: config.clone(),
+            chains: chains.collect(),
+            inner: inner.clone(),
         })
+    }
 }
 
 /// Tells whether a filter of the chain asks for an `ExchangeContext`.
-pub(crate) fn has_ext_proc(filters: &[Filter]) -> bool {
+pub(crate) fn ask_for_context(filters: &[Filter]) -> bool {
     filters
         .iter()
-        .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_)))
+        .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_) | FilterKind::Matched(_)))
 }
