@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use extproc_server::{BoxError, Call, Headers, HeadersReply, Processor};
+use extproc_sdk::{BoxError, Call, Headers, HeadersReply, Processor};
 use quickstart::cli::{self, ListenAddr};
 use ring::digest;
 
@@ -75,7 +75,7 @@ async fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use extproc_server::testing::{FakeProxy, Message};
+    use extproc_sdk::testing::{FakeProxy, Message};
 
     use super::*;
 

@@ -15,7 +15,7 @@ use extproc_client::{
     config::{GrpcService, Service},
     transport::GrpcTransport,
 };
-use extproc_server::ProcessorService;
+use extproc_sdk::ProcessorService;
 use quickstart::cli::{self, ListenAddr};
 use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ use extproc_client::{
     config::{GrpcService, Service},
     transport::GrpcTransport,
 };
-use extproc_server::ProcessorService;
+use extproc_sdk::ProcessorService;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use examples::hs256;
-use extproc_server::{BoxError, Call, Headers, HeadersReply, Immediate, Processor};
+use extproc_sdk::{BoxError, Call, Headers, HeadersReply, Immediate, Processor};
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use quickstart::cli::{self, ListenAddr};
@@ -116,7 +116,7 @@ async fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use extproc_server::testing::{FakeProxy, Message, Outcome};
+    use extproc_sdk::testing::{FakeProxy, Message, Outcome};
     use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
     use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ use extproc_client::{
     observer::{Event, Observer, Stats, Watched},
     transport::GrpcTransport,
 };
-use extproc_server::ProcessorService;
+use extproc_sdk::ProcessorService;
 use quickstart::cli::{self, ListenAddr};
 
 /// A shop that tells what its processor does.

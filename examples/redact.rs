@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use extproc_server::{
+use extproc_sdk::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, Modes, Processor,
     Trailers, TrailersReply,
 };
@@ -147,7 +147,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use extproc_server::testing::{FakeProxy, Message};
+    use extproc_sdk::testing::{FakeProxy, Message};
 
     use super::*;
 
@@ -167,8 +167,8 @@ mod tests {
         let outcome = exchange.response(response).await.expect("an outcome");
         exchange.finish().await.expect("an end");
         match outcome {
-            extproc_server::testing::Outcome::Forwarded(message)
-            | extproc_server::testing::Outcome::Responded(message) => message,
+            extproc_sdk::testing::Outcome::Forwarded(message)
+            | extproc_sdk::testing::Outcome::Responded(message) => message,
         }
     }
 

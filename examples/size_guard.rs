@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use extproc_server::{
+use extproc_sdk::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, Modes, Processor,
 };
 use http::StatusCode;
@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use extproc_server::testing::{FakeProxy, Message, Outcome};
+    use extproc_sdk::testing::{FakeProxy, Message, Outcome};
 
     use super::*;
 

@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use extproc_server::{
+use extproc_sdk::{
     Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Modes, Processor,
     bodies::{SseEvent, SseParser},
 };
@@ -168,7 +168,7 @@ async fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use extproc_server::testing::{FakeProxy, Message};
+    use extproc_sdk::testing::{FakeProxy, Message};
     use serde_json::Value;
 
     use super::*;

@@ -19,7 +19,7 @@ use extproc_client::{
     config::{GrpcService, Service},
     transport::GrpcTransport,
 };
-use extproc_server::ProcessorService;
+use extproc_sdk::ProcessorService;
 use quickstart::cli::{self, ListenAddr};
 use tonic::{
     Status,

@@ -14,7 +14,6 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use extproc_server::sample;
 use gateway_config::{bootstrap::Flags, from_flags};
 use gateway_inspector::{Inspector, Settings};
 use gateway_proxy::{Gateway, Options, Running};
@@ -79,7 +78,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         while finishing.changed().await.is_ok() {}
     };
     let mut upstream = tokio::spawn(httpbin::serve(httpbin, told(finishing.clone())));
-    let mut processor = tokio::spawn(sample::serve(processor, told(finishing)));
+    let mut processor = tokio::spawn(extproc_server::serve(processor, told(finishing)));
 
     print!(
         "{}",

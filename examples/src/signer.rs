@@ -10,7 +10,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use extproc_server::{
+use extproc_sdk::{
     BoxError, Call, Headers, HeadersReply, Immediate, Processor, Trailers, TrailersReply,
 };
 use http::StatusCode;
@@ -161,7 +161,7 @@ impl Processor for Signer {
 
 #[cfg(test)]
 mod tests {
-    use extproc_server::testing::{FakeProxy, Message};
+    use extproc_sdk::testing::{FakeProxy, Message};
 
     use super::*;
 

@@ -63,7 +63,7 @@
 //! | settings of one exchange: route configuration, limits, metadata | [`host`] |
 //! | statistics under Envoy's names, and events | [`observer`] |
 //!
-//! A processor itself is written with the crate `extproc-server`.
+//! A processor itself is written with the crate `extproc-sdk`.
 //!
 //! # Features
 //!

@@ -1,150 +1,214 @@
-//! Write processors for ext_proc v3 in Rust.
+//! The sample processor: does to a message what the message's `instructions` header says.
 //!
-//! A processor is a gRPC service that a proxy asks about every HTTP request and response it forwards: it sees their
-//! headers, bodies and trailers and may change them, or answer in the upstream's place. Envoy calls it the external
-//! processing filter. With this crate a processor is a type with up to six methods:
-//!
-//! ```no_run
-//! use extproc_server::{BoxError, Call, Headers, HeadersReply, Processor, Server};
-//!
-//! struct Greeter;
-//!
-//! impl Processor for Greeter {
-//!     type State = ();
-//!
-//!     async fn response_headers(
-//!         &self,
-//!         call: &mut Call<()>,
-//!         _: &Headers,
-//!     ) -> Result<HeadersReply, BoxError> {
-//!         let path = call.request().and_then(Headers::path).unwrap_or("?");
-//!         Ok(HeadersReply::new().set("x-greeting", format!("hello, {path}")))
-//!     }
-//! }
-//!
-//! #[tokio::main]
-//! async fn main() -> Result<(), BoxError> {
-//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:18080").await?;
-//!     Server::new(Greeter).serve(listener, std::future::pending()).await?;
-//!     Ok(())
-//! }
+//! ```text
+//! curl http://localhost:8080/headers -H 'instructions: {"addHeaders":{"extproc":"true"}}'
 //! ```
 //!
-//! The protocol is the crate's business, not the processor's:
+//! It looks for the header on requests and, independently, on responses; [`Instruction`] says what it may contain. The
+//! header itself stays on the message. Malformed instructions are answered with a 400 that says what is wrong.
 //!
-//! - Every message is answered, in the form that the body mode of the proxy asks for, and only then. The same handler
-//!   works in `STREAMED`, `BUFFERED`, `BUFFERED_PARTIAL`, `FULL_DUPLEX_STREAMED` and `GRPC`.
-//! - A handler that fails, panics or takes too long has one defined outcome ([`OnFailure`]), which is logged and counted.
-//! - Replies are checked before they are sent ([`validate`]), and a `content-length` follows the body.
-//! - Both value fields of a header are read, only `raw_value` is written.
-//!
-//! A test needs no proxy: [`testing::FakeProxy`] sends as a proxy does and shows the HTTP message that comes out.
-//!
-//! ```
-//! # use extproc_server::{BoxError, Call, Headers, HeadersReply, Processor};
-//! use extproc_server::testing::{FakeProxy, Message};
-//! # struct Greeter;
-//! # impl Processor for Greeter {
-//! #     type State = ();
-//! #     async fn response_headers(&self, call: &mut Call<()>, _: &Headers) -> Result<HeadersReply, BoxError> {
-//! #         let path = call.request().and_then(Headers::path).unwrap_or("?");
-//! #         Ok(HeadersReply::new().set("x-greeting", format!("hello, {path}")))
-//! #     }
-//! # }
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), BoxError> {
-//! let mut exchange = FakeProxy::new(Greeter).exchange();
-//! exchange.request(Message::request("GET", "/shop")).await?.forwarded()?;
-//! let response = exchange.response(Message::response(200)).await?.forwarded()?;
-//! assert_eq!(response.get("x-greeting"), Some("hello, /shop"));
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # What a handler may return
-//!
-//! | handler | called if the proxy sends | to go on | to answer the client itself |
-//! | --- | --- | --- | --- |
-//! | `request_headers` | `request_header_mode: SEND` (default) | [`HeadersReply`]: headers, whole body, route, mode | [`Immediate`] |
-//! | `request_body` | `request_body_mode` other than `NONE` | [`BodyReply`]: this piece; headers and route while they are held (buffered modes) | [`Immediate`] |
-//! | `request_trailers` | `request_trailer_mode: SEND`, and there are some | [`TrailersReply`]: trailers; last bytes in the duplex modes | [`Immediate`] |
-//! | `response_headers` | `response_header_mode: SEND` (default) | [`HeadersReply`]: headers, status, whole body, mode | [`Immediate`] |
-//! | `response_body` | `response_body_mode` other than `NONE` | [`BodyReply`]: this piece; headers while they are held | [`Immediate`], if the head has not gone out |
-//! | `response_trailers` | `response_trailer_mode: SEND`, and there are some | [`TrailersReply`] | [`Immediate`], if the head has not gone out |
-//!
-//! Every reply may carry dynamic metadata and [`skip_rest`](HeadersReply::skip_rest); every handler may fail. A processor that
-//! cannot work with what the proxy sends says so in [`Processor::check_modes`].
-//!
-//! # Which part for what
-//!
-//! | for | take |
-//! | --- | --- |
-//! | a processor | [`Processor`], with [`HeadersReply`], [`BodyReply`], [`TrailersReply`] and [`Immediate`] |
-//! | a processor that leads the conversation, for full duplex and streamed responses | [`StreamProcessor`] |
-//! | a server around it, with health, reflection and an orderly end | [`Server`] |
-//! | the gRPC service alone, for a server of your own or for a client in the same process | [`ProcessorService`] |
-//! | whole bodies, JSON, compression, server-sent events, gRPC messages | [`bodies`] |
-//! | tests without a proxy | [`testing`] |
-//! | something that runs, to try a proxy with | [`sample`], and the program `extproc-server` |
-//!
-//! # What can be seen of it
-//!
-//! With [`tracing`]: a span `exchange` (`method`, `path`, `request_id`, `status`) around everything of an exchange, and in it
-//! a span `phase` around each handler of a [`Processor`], both at level `debug`; failures at `error`, with their phase. In
-//! numbers: [`Stats`], which [`serve_metrics`] shows to Prometheus.
-//!
-//! # What it costs
-//!
-//! Beside the same processor written by hand on tonic, with no checks, deadlines or counters: 5 % more instructions for each
-//! exchange (callgrind; eight exchanges with headers alone to one with a body of 16 pieces of 16 KiB), and 14 % more CPU
-//! time with headers alone, 9 % with the body (medians of 15 alternating rounds on two busy cores, built without
-//! link-time optimisation). `cargo bench -p extproc-server --bench cost` measures both side by side.
-//!
-//! # What it is not
-//!
-//! It is not a proxy, and knows nothing of one beyond the protocol. What a proxy sends, how long it waits and what it
-//! lets a processor change is the proxy's configuration; [`Call::modes`] tells a handler what can be known of it.
-#![forbid(unsafe_code)]
+//! It works in every body mode. What no processor can do, it cannot do either: trailers can be changed only where the
+//! message has trailers and the proxy is configured to send them; `setBody` beside `setTrailers` needs a message that has
+//! a body; and in body mode `GRPC` there must be a gRPC message to replace. Where the proxy does not send the whole body (none of it, or `BUFFERED_PARTIAL`),
+//! `setBody` takes the place of all that follows the headers, and `setTrailers` beside it has no effect.
 
-mod answers;
-mod attributes;
-pub mod bodies;
-mod call;
-mod conversation;
-mod exchange;
-mod failure;
-mod headers;
-mod incoming;
-mod metrics;
-mod mode;
-mod processor;
-mod reply;
-pub mod sample;
-mod server;
-mod service;
-mod stats;
-pub mod testing;
-mod trace;
-pub mod validate;
-mod wire;
+mod instructions;
 
-/// Crates of which types are in this one's interface.
-#[doc(no_inline)]
-pub use {bytes, envoy_types, http, serde_json, tonic};
-
-pub use crate::{
-    attributes::{Attributes, Metadata},
-    call::Call,
-    conversation::{Conversation, ConversationError, Event, StreamProcessor, Streaming},
-    headers::{Body, Headers, Trailers},
-    incoming::TlsConfig,
-    metrics::serve_metrics,
-    mode::{BodyMode, ModeOverride, Modes},
-    processor::{BoxError, Processor},
-    reply::{BodyReply, HeadersReply, Immediate, TrailersReply},
-    server::{DRAIN, ServeError, Server},
-    service::{DEADLINE, OnFailure, ProcessorService, RECEIVE_LIMIT, Run},
-    stats::{Phase, Stats},
-    wire::Side,
+use extproc_sdk::{
+    Body, BodyMode, BodyReply, BoxError, Call, Headers, HeadersReply, Immediate, Processor,
+    ServeError, Server, Trailers, TrailersReply, validate::Target,
 };
+use http::StatusCode;
+use tokio::net::TcpListener;
+
+pub use self::instructions::{EXAMPLE, Instruction, InvalidInstruction, Respond};
+
+/// The name of the header.
+pub const HEADER: &str = "instructions";
+
+/// The sample processor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Instructions;
+
+/// Serves the sample processor with health and reflection until `shutdown` is done; see [`Server::serve`].
+///
+/// # Errors
+/// The listener cannot be used.
+pub async fn serve(
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    Server::new(Instructions).serve(listener, shutdown).await
+}
+
+/// What is left to do in an exchange after its headers.
+#[derive(Debug, Default)]
+pub struct State {
+    request: Rest,
+    response: Rest,
+}
+
+/// What is left to do with one message after its headers.
+#[derive(Debug, Default)]
+struct Rest {
+    body: NewBody,
+    trailers: Vec<(String, String)>,
+}
+
+#[derive(Debug, Default)]
+enum NewBody {
+    /// The body stays as it is.
+    #[default]
+    Keep,
+    /// This body goes in place of the first piece.
+    Due(String),
+    /// It has gone; the other pieces are dropped.
+    Sent,
+}
+
+impl Processor for Instructions {
+    type State = State;
+
+    async fn request_headers(
+        &self,
+        call: &mut Call<State>,
+        headers: &Headers,
+    ) -> Result<HeadersReply, BoxError> {
+        let mode = call.modes().request_body;
+        Ok(obey(
+            headers,
+            Target::Request,
+            mode,
+            &mut call.state.request,
+        ))
+    }
+
+    async fn request_body(&self, call: &mut Call<State>, _: &Body) -> Result<BodyReply, BoxError> {
+        Ok(call.state.request.body.reply())
+    }
+
+    async fn request_trailers(
+        &self,
+        call: &mut Call<State>,
+        _: &Trailers,
+    ) -> Result<TrailersReply, BoxError> {
+        Ok(call.state.request.trailers())
+    }
+
+    async fn response_headers(
+        &self,
+        call: &mut Call<State>,
+        headers: &Headers,
+    ) -> Result<HeadersReply, BoxError> {
+        let mode = call.modes().response_body;
+        Ok(obey(
+            headers,
+            Target::Response,
+            mode,
+            &mut call.state.response,
+        ))
+    }
+
+    async fn response_body(&self, call: &mut Call<State>, _: &Body) -> Result<BodyReply, BoxError> {
+        Ok(call.state.response.body.reply())
+    }
+
+    async fn response_trailers(
+        &self,
+        call: &mut Call<State>,
+        _: &Trailers,
+    ) -> Result<TrailersReply, BoxError> {
+        Ok(call.state.response.trailers())
+    }
+}
+
+fn obey(headers: &Headers, target: Target, mode: BodyMode, rest: &mut Rest) -> HeadersReply {
+    let mut instruction = Instruction::default();
+    for value in headers.get_all(HEADER) {
+        match Instruction::parse(value, target) {
+            Ok(parsed) => instruction.merge(parsed),
+            Err(error) => return refuse(error.to_string()),
+        }
+    }
+    let Instruction {
+        add_headers,
+        remove_headers,
+        set_body,
+        set_trailers,
+        respond,
+    } = instruction;
+    if let Some(respond) = respond {
+        return Immediate::from(respond).into();
+    }
+    let mut reply = HeadersReply::new();
+    for name in &remove_headers {
+        reply = reply.remove(name);
+    }
+    let typed = add_headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    if set_body.is_some() && !typed {
+        reply = reply.set("content-type", "text/plain");
+    }
+    for (name, value) in &add_headers {
+        reply = reply.set(name, value);
+    }
+    rest.trailers = set_trailers;
+    let Some(body) = set_body else {
+        return reply;
+    };
+    if headers.end_of_stream() && mode == BodyMode::Grpc {
+        return refuse(
+            "setBody: this message has no body, and none can be added in body mode GRPC\n"
+                .to_owned(),
+        );
+    }
+    // Replaced along with its headers, the message does not come by again with its trailers. But later it can be replaced
+    // only if all of it is shown. No other way leads to a new body in gRPC mode.
+    let later = match mode {
+        BodyMode::None | BodyMode::BufferedPartial => false,
+        BodyMode::Grpc => true,
+        _ => !rest.trailers.is_empty() && !headers.end_of_stream(),
+    };
+    if !later {
+        return reply.replace_body(body);
+    }
+    rest.body = NewBody::Due(body);
+    // The length of the original would be wrong, and in the streamed modes it is too late to correct it.
+    if mode == BodyMode::Buffered {
+        reply
+    } else {
+        reply.remove("content-length")
+    }
+}
+
+fn refuse(text: String) -> HeadersReply {
+    Immediate::new(StatusCode::BAD_REQUEST)
+        .set("content-type", "text/plain; charset=utf-8")
+        .details("malformed_instructions")
+        .body(text)
+        .into()
+}
+
+impl NewBody {
+    fn reply(&mut self) -> BodyReply {
+        match std::mem::replace(self, Self::Sent) {
+            Self::Keep => {
+                *self = Self::Keep;
+                BodyReply::new()
+            }
+            Self::Due(body) => BodyReply::replace(body),
+            Self::Sent => BodyReply::clear(),
+        }
+    }
+}
+
+impl Rest {
+    fn trailers(&self) -> TrailersReply {
+        self.trailers
+            .iter()
+            .fold(TrailersReply::new(), |reply, (name, value)| {
+                reply.set(name, value)
+            })
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use extproc_server::{Processor, Server};
+use extproc_sdk::{Processor, Server};
 use tokio::net::{TcpListener, lookup_host};
 use tracing_subscriber::EnvFilter;
 

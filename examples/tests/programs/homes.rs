@@ -9,7 +9,7 @@ use extproc_client::{
     config::{GrpcService, Service},
     transport::GrpcTransport,
 };
-use extproc_server::ProcessorService;
+use extproc_sdk::ProcessorService;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
 use serde_json::json;

@@ -46,7 +46,6 @@ pub(crate) fn keepalive(settings: Keepalive) -> h2_guard::Keepalive {
 pub(crate) struct Http2Body {
     /// `None` after the end.
     stream: Option<Data>,
-    data_ended: bool,
     left: Option<u64>,
     lost: fn(h2::Error) -> BoxError,
     /// What becomes of content where there must be none.
@@ -59,14 +58,16 @@ pub(crate) struct Http2Body {
 struct Data {
     stream: Receiver,
     /// DATA frames that were there without waiting for them.
-    at_once: usize,
+    at_once: u32,
+    /// Trailers are all that may come.
+    ended: bool,
     /// End of the data, or an error, that came behind data that was joined.
     behind: Option<Option<h2::Error>>,
 }
 
 /// DATA frames that are given one by one where several are there at once, as in Envoy. A message for the processor, or a chunk,
 /// for each of thousands of small ones would be another matter: those behind them are joined.
-const APART: usize = 8;
+const APART: u32 = 8;
 
 /// Joined data ends at this size.
 const JOINED: usize = 64 * 1024;
@@ -89,9 +90,9 @@ impl Http2Body {
             stream: (!stream.is_end_stream()).then(|| Data {
                 stream: Receiver::new(stream, traffic, account),
                 at_once: 0,
+                ended: false,
                 behind: None,
             }),
-            data_ended: false,
             left: headers
                 .get(header::CONTENT_LENGTH)
                 .and_then(|value| value.to_str().ok()?.parse().ok()),
@@ -138,7 +139,7 @@ impl Data {
     fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let polled = self.stream.poll_data(cx);
         match &polled {
-            Poll::Ready(Some(Ok(_))) => self.at_once += 1,
+            Poll::Ready(Some(Ok(_))) => self.at_once = self.at_once.saturating_add(1),
             Poll::Ready(_) => {}
             Poll::Pending => self.at_once = 0,
         }
@@ -162,7 +163,7 @@ impl http_body::Body for Http2Body {
         let Some(stream) = &mut this.stream else {
             return Poll::Ready(None);
         };
-        if !this.data_ended {
+        if !stream.ended {
             match ready!(stream.poll(cx)) {
                 Some(Ok(data)) => {
                     if let Some(refuse) = this.refuse.filter(|_| !data.is_empty()) {
@@ -179,7 +180,7 @@ impl http_body::Body for Http2Body {
                 }
                 // The peer wants no more of the request, which is not a failure.
                 Some(Err(error)) => return Poll::Ready(Some(Err((this.lost)(error)))),
-                None => this.data_ended = true,
+                None => stream.ended = true,
             }
         }
         let trailers = ready!(stream.stream.poll_trailers(cx));

@@ -1,0 +1,65 @@
+//! A small HTTP server that shows the counters to Prometheus.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, task::JoinSet, time};
+use tracing::{debug, info, warn};
+
+use crate::stats::Stats;
+
+/// The content type of the Prometheus text format.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How long accepting rests after it failed: for lack of file handles, mostly.
+const REST: Duration = Duration::from_millis(100);
+
+/// Serves `GET /metrics` until it is dropped; goes beside [`Server::serve`](crate::Server::serve).
+pub async fn serve_metrics(listener: TcpListener, stats: Arc<Stats>) {
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "serving metrics");
+    }
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection for metrics");
+                time::sleep(REST).await;
+                continue;
+            }
+        };
+        let stats = stats.clone();
+        let service = service_fn(move |request| {
+            let response = respond(&request, &stats);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        // The timer ends connections that send no request.
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(stream), service);
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection for metrics failed");
+            }
+        });
+    }
+}
+
+fn respond(request: &Request<Incoming>, stats: &Stats) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, stats.prometheus()),
+        (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
+        _ => (StatusCode::NOT_FOUND, "only /metrics is here\n".to_owned()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static(TEXT);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

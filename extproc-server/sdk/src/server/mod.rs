@@ -1,0 +1,201 @@
+//! The server kit: a processor on a listening socket, with what a deployment expects around it.
+//!
+//! It serves the processor, the standard gRPC health service and gRPC reflection, and stops in order. Put a
+//! [`ProcessorService`] into a `tonic::transport::Server` of your own where this is not enough.
+
+mod incoming;
+
+use std::{io, time::Duration};
+
+use tokio::{net::TcpListener, sync::oneshot, time};
+use tonic::transport;
+use tonic_health::server::health_reporter;
+use tonic_reflection::server as reflection;
+use tracing::{info, warn};
+
+pub use self::incoming::TlsConfig;
+use self::incoming::incoming;
+use crate::{engine::Run, processor::Processor, service::ProcessorService};
+
+/// The descriptors of `envoy.service.ext_proc.v3` and everything that it imports, for reflection.
+///
+/// Made from the protocol definitions that the `envoy-types` crate ships, without source information:
+///
+/// ```text
+/// cd envoy-types-0.7.7/proto
+/// protoc -I data-plane-api -I xds -I protoc-gen-validate -I googleapis -I opentelemetry-proto -I cel-spec/proto \
+///     --include_imports --descriptor_set_out=descriptor.bin envoy/service/ext_proc/v3/external_processor.proto
+/// ```
+const DESCRIPTORS: &[u8] = include_bytes!("descriptor.bin");
+
+/// How long open exchanges may go on after a shutdown has begun, unless set otherwise.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Flow-control windows. A connection of a proxy carries the exchanges of thousands of clients, and handlers that stand still
+/// must not hold up the others: the window of the connection is that of all its streams together.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// Exchanges of a connection at a time. Proxies open another one for more.
+const MAX_STREAMS: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
+
+/// Bytes of a header list (RFC 9113 §6.5.2). `h2` ends a connection for a list of four times as many, and with it the exchanges of
+/// others: proxies add metadata that their clients may have a say in.
+const HEADER_LIST: u32 = 256 * 1024;
+
+/// Exchanges that may be reset before they are looked at: a proxy resets all those of a client that leaves.
+const MAX_PENDING_RESETS: usize = 16 * 1024;
+
+/// Serves one processor.
+#[derive(Debug)]
+pub struct Server<P> {
+    service: ProcessorService<P>,
+    drain: Duration,
+    not_serving: Duration,
+    tls: Option<TlsConfig>,
+    keep_alive: Option<Duration>,
+    max_connection_age: Option<Duration>,
+}
+
+impl<P: Processor> Server<P> {
+    /// A server around a processor with default settings.
+    pub fn new(processor: P) -> Self {
+        Self::with_service(ProcessorService::new(processor))
+    }
+}
+
+impl<P: Run> Server<P> {
+    /// A server around a service with settings of its own.
+    pub fn with_service(service: ProcessorService<P>) -> Self {
+        Self {
+            service,
+            drain: DRAIN,
+            not_serving: Duration::ZERO,
+            tls: None,
+            keep_alive: None,
+            max_connection_age: None,
+        }
+    }
+
+    /// How long open exchanges may go on after a shutdown has begun. Default [`DRAIN`].
+    #[must_use]
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
+        self
+    }
+
+    /// How long the server goes on as before, but with its health at `NOT_SERVING`, when a shutdown begins; the time
+    /// that proxies need to notice. Default zero.
+    #[must_use]
+    pub fn announce(mut self, time: Duration) -> Self {
+        self.not_serving = time;
+        self
+    }
+
+    /// Serves with TLS.
+    #[must_use]
+    pub fn tls(mut self, config: TlsConfig) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Asks each connection at this interval whether it is alive (HTTP/2 PING), and closes it if no answer comes within
+    /// 20 s. Default: not.
+    #[must_use]
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = Some(interval);
+        self
+    }
+
+    /// Has connections of this age finish (HTTP/2 GOAWAY), so that clients connect again and may reach another server.
+    /// Open exchanges go on. Default: no limit.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_connection_age = Some(age);
+        self
+    }
+
+    /// Serves until `shutdown` is done, and then stops: health goes to `NOT_SERVING`, the announced time passes, the
+    /// listener closes and connections are told to finish, and when all have, or the drain time is over, it returns.
+    ///
+    /// Connections that are open even then stay with the runtime.
+    ///
+    /// # Errors
+    /// The listener or a connection could not be set up.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let address = listener.local_addr().map_err(ServeError::Listener)?;
+        let (health, health_service) = health_reporter();
+        health.set_serving::<ProcessorService<P>>().await;
+        let reflection = reflection::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|error| ServeError::Setup(error.into()))?;
+
+        let tls = match &self.tls {
+            Some(config) => Some(config.acceptor().map_err(ServeError::Tls)?),
+            None => None,
+        };
+
+        let stats = self.service.stats();
+        let (finish, finishing) = oneshot::channel::<()>();
+        let mut builder = transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            // Messages that are on their way when an exchange ends count as errors, in the whole life of a connection.
+            .http2_max_local_error_reset_streams(None)
+            .http2_max_header_list_size(HEADER_LIST)
+            .http2_keepalive_interval(self.keep_alive);
+        if let Some(age) = self.max_connection_age {
+            builder = builder.max_connection_age(age);
+        }
+        let serving = builder
+            .add_service(self.service)
+            .add_service(health_service)
+            .add_service(reflection)
+            .serve_with_incoming_shutdown(incoming(listener, tls), async {
+                // Either way, told or forgotten, the server is to finish.
+                let _ = finishing.await;
+            });
+        let stopping = async {
+            shutdown.await;
+            info!(open = stats.open_exchanges(), "shutting down");
+            health
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
+            health.set_not_serving::<ProcessorService<P>>().await;
+            time::sleep(self.not_serving).await;
+            drop(finish);
+            time::sleep(self.drain).await;
+        };
+        info!(%address, "listening");
+        tokio::select! {
+            served = serving => served.map_err(|error| ServeError::Setup(error.into()))?,
+            () = stopping => {
+                warn!(open = stats.open_exchanges(), "drain time is over, leaving exchanges unfinished");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a server could not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The listening socket has no address.
+    #[error("the listening socket cannot be used")]
+    Listener(#[source] io::Error),
+    /// The certificate, the key or the authority cannot be used.
+    #[error("the TLS configuration cannot be used")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The services or the transport could not be set up.
+    #[error("the server could not be set up")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,9 @@
+//! What a proxy shows of a message: its headers, pieces of its body, its trailers, and what comes with them.
+
+pub(crate) mod attributes;
+mod headers;
+
+pub use self::{
+    attributes::{Attributes, Metadata},
+    headers::{Body, Headers, Trailers},
+};

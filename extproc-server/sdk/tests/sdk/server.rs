@@ -1,0 +1,319 @@
+//! The server kit over real sockets.
+
+use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpBody, HttpHeaders, ProcessingRequest, external_processor_client::ExternalProcessorClient,
+    processing_request::Request, processing_response::Response,
+};
+use extproc_sdk::{
+    ProcessorService, ServeError, Server, TlsConfig, serve_metrics,
+    testing::{FakeProxy, Message},
+};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
+};
+use tonic::{
+    Code,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::Pass;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn connect(listener: &TcpListener) -> Channel {
+    let address = listener.local_addr().unwrap();
+    Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy()
+}
+
+fn headers() -> ProcessingRequest {
+    message(Request::RequestHeaders(HttpHeaders::default()))
+}
+
+fn message(request: Request) -> ProcessingRequest {
+    ProcessingRequest {
+        request: Some(request),
+        ..ProcessingRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn answers_over_grpc_and_reports_its_health() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    tokio::spawn(Server::new(Pass).serve(listener, pending()));
+
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "envoy.service.ext_proc.v3.ExternalProcessor"] {
+        let service = service.to_owned();
+        let answer = health.check(HealthCheckRequest { service }).await.unwrap();
+        assert_eq!(answer.get_ref().status, 1);
+    }
+
+    let mut client = ExternalProcessorClient::new(channel);
+    let mut replies = client
+        .process(tokio_stream::iter([headers()]))
+        .await
+        .unwrap()
+        .into_inner();
+    let reply = replies.message().await.unwrap().unwrap();
+    assert!(matches!(reply.response, Some(Response::RequestHeaders(_))));
+    assert!(replies.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn takes_messages_beyond_the_default_of_the_transport() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    tokio::spawn(Server::new(Pass).serve(listener, pending()));
+    let body = HttpBody {
+        body: vec![0; 5 * 1024 * 1024],
+        end_of_stream: true,
+        ..HttpBody::default()
+    };
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(tokio_stream::iter([message(Request::RequestBody(body))]))
+        .await
+        .unwrap()
+        .into_inner();
+    let reply = replies.message().await.unwrap().unwrap();
+    assert!(matches!(reply.response, Some(Response::RequestBody(_))));
+}
+
+#[tokio::test]
+async fn what_it_does_not_know_it_refuses() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    tokio::spawn(Server::new(Pass).serve(listener, pending()));
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(tokio_stream::iter([ProcessingRequest::default()]))
+        .await
+        .unwrap()
+        .into_inner();
+    let status = replies.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn stops_when_open_exchanges_have_finished() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let channel = connect(&listener).await;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(Server::new(Pass).serve(listener, async {
+        let _ = stopped.await;
+    }));
+    let (requests, inbound) = tokio::sync::mpsc::channel(4);
+    requests.send(headers()).await.unwrap();
+    let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(inbound)
+        .await
+        .unwrap()
+        .into_inner();
+    replies.message().await.unwrap().unwrap();
+
+    stop.send(()).unwrap();
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!serving.is_finished());
+    requests
+        .send(message(Request::RequestBody(HttpBody::default())))
+        .await
+        .unwrap();
+    replies.message().await.unwrap().unwrap();
+    drop(requests);
+    assert!(replies.message().await.unwrap().is_none());
+    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn stops_when_the_drain_time_is_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::new(Pass).drain(Duration::from_millis(100));
+    let serving = tokio::spawn(server.serve(listener, async {
+        let _ = stopped.await;
+    }));
+    let (requests, inbound) = tokio::sync::mpsc::channel(4);
+    requests.send(headers()).await.unwrap();
+    let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
+    let mut replies = ExternalProcessorClient::new(channel)
+        .process(inbound)
+        .await
+        .unwrap()
+        .into_inner();
+    replies.message().await.unwrap().unwrap();
+    stop.send(()).unwrap();
+    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_served() {
+    let service = ProcessorService::new(Pass);
+    let mut exchange = FakeProxy::with_service(service.clone()).exchange();
+    exchange
+        .request(Message::request("GET", "/"))
+        .await
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_metrics(listener, service.stats()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    for line in [
+        "extproc_exchanges_total 1\n",
+        "extproc_open_exchanges 1\n",
+        "extproc_messages_total{phase=\"request_headers\"} 1\n",
+        "extproc_failures_total{kind=\"panic\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn connections_finish_at_their_age() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    let server = Server::new(Pass)
+        .max_connection_age(Duration::from_millis(50))
+        .keep_alive(Duration::from_secs(1));
+    tokio::spawn(server.serve(listener, pending()));
+    let mut client = ExternalProcessorClient::new(channel);
+    for _ in 0..3 {
+        let mut replies = client
+            .process(tokio_stream::iter([headers()]))
+            .await
+            .unwrap()
+            .into_inner();
+        replies.message().await.unwrap().unwrap();
+        drop(replies);
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_certificate_is_an_error_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tls = TlsConfig::new("no", "pem");
+    let served = Server::new(Pass).tls(tls).serve(listener, pending()).await;
+    assert!(matches!(served, Err(ServeError::Tls(_))), "{served:?}");
+}
+
+/// A file of the gateway's test certificates.
+macro_rules! certificate {
+    ($name:literal) => {
+        include_str!(concat!("../../../../gateway/tests/tls/", $name))
+    };
+}
+
+#[tokio::test]
+async fn clients_show_their_certificates() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let authority = Certificate::from_pem(certificate!("ca.pem"));
+    let tls = TlsConfig::new(certificate!("a.pem"), certificate!("a.key"))
+        .client_authority(certificate!("ca.pem"));
+    tokio::spawn(Server::new(Pass).tls(tls).serve(listener, pending()));
+    let own = Identity::from_pem(certificate!("client.pem"), certificate!("client.key"));
+    for (identity, served) in [(Some(own), true), (None, false)] {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(authority.clone())
+            .domain_name("a.example");
+        if let Some(identity) = identity {
+            tls = tls.identity(identity);
+        }
+        let channel = Channel::from_shared(format!("https://{address}"))
+            .unwrap()
+            .tls_config(tls)
+            .unwrap()
+            .connect_lazy();
+        let answer = ExternalProcessorClient::new(channel)
+            .process(tokio_stream::iter([headers()]))
+            .await;
+        assert_eq!(answer.is_ok(), served, "{answer:?}");
+    }
+}
+
+/// Calls a processor with empty DATA frames before each message, far more than `h2` takes in the life of a connection.
+async fn many_empty_frames(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..5 {
+        let request =
+            http::Request::post("http://a/envoy.service.ext_proc.v3.ExternalProcessor/Process")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
+        let (response, mut stream) = sender.send_request(request, false).unwrap();
+        for _ in 0..100 {
+            stream.send_data(Bytes::new(), false).unwrap();
+        }
+        let mut message = vec![0; 5];
+        headers().encode(&mut message).unwrap();
+        message[4] = u8::try_from(message.len() - 5).unwrap();
+        stream.send_data(message.into(), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert!(!body.data().await.unwrap().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_end_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(Server::new(Pass).serve(listener, pending()));
+    many_empty_frames(TcpStream::connect(address).await.unwrap()).await;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = TlsConfig::new(certificate!("a.pem"), certificate!("a.key"));
+    tokio::spawn(Server::new(Pass).tls(tls).serve(listener, pending()));
+    // One that begins no handshake holds up no other.
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let tls = connect_tls(address, certificate!("ca.pem")).await;
+    many_empty_frames(tls).await;
+}
+
+/// A TLS connection to `a.example`.
+async fn connect_tls(address: SocketAddr, authority: &str) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
+    roots.add(authority).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols.push(b"h2".to_vec());
+    let tcp = TcpStream::connect(address).await.unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("a.example").unwrap(), tcp)
+        .await
+        .unwrap()
+}
