@@ -166,6 +166,12 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
     ]),
 
+    ("LocalRateLimit", Ignore, &["stage", "vh_rate_limits", "always_consume_default_token_bucket", "max_dynamic_descriptors"]),
+    ("LocalRateLimit", Refuse(UNSUPPORTED), &[
+        "descriptors", "local_rate_limit_per_downstream_connection", "rate_limits", "enable_retry_after_header",
+    ]),
+    ("LocalRateLimit", RefusePresence(UNSUPPORTED), &["local_cluster_rate_limit"]),
+
     // Match trees.
     ("IpInputMatcher", Ignore, &["stat_prefix"]),
     ("MatcherTree", Refuse(UNSUPPORTED), &["custom_match"]),

@@ -11,6 +11,7 @@ use super::{
     header::HeaderMutation as Mutation,
     matched::{COMPOSITE, WITH_MATCHER},
     matcher::HeaderMatcher,
+    small_filters::{BUFFER, LOCAL_RATE_LIMIT},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
@@ -89,6 +90,8 @@ impl Owner {
                 HEADER_MUTATION,
                 HEALTH_CHECK,
                 SET_METADATA,
+                BUFFER,
+                LOCAL_RATE_LIMIT,
                 WITH_MATCHER,
                 COMPOSITE,
                 ROUTER,
@@ -284,6 +287,8 @@ impl Making<'_, '_> {
                 let headers = config.headers.iter().map(Located::<HeaderMatcher>::build);
                 FilterKind::HealthCheck(headers.collect::<Result<_, _>>()?)
             }
+            BUFFER => self.buffer(node)?,
+            LOCAL_RATE_LIMIT => self.local_rate_limit(node)?,
             WITH_MATCHER => self.with_matcher(node)?,
             COMPOSITE => self.plain_composite(node)?,
             _ => {

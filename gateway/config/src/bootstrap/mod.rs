@@ -32,6 +32,7 @@ mod per_filter;
 mod protocol;
 mod root;
 mod route;
+mod small_filters;
 mod template;
 mod tls;
 mod value;

@@ -12,6 +12,7 @@ use super::{
     filter::{Making, Owner},
     matched::WITH_MATCHER_PER_ROUTE,
     route::Surroundings,
+    small_filters::{BUFFER_PER_ROUTE, LOCAL_RATE_LIMIT},
     value::ByName,
 };
 use crate::{
@@ -24,7 +25,13 @@ const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRout
 /// `envoy.extensions.filters.http.cors.v3.CorsPolicy`
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 /// All types that a filter has for routes.
-const TYPES: &[&str] = &[EXT_PROC, CORS, WITH_MATCHER_PER_ROUTE];
+const TYPES: &[&str] = &[
+    EXT_PROC,
+    CORS,
+    BUFFER_PER_ROUTE,
+    LOCAL_RATE_LIMIT,
+    WITH_MATCHER_PER_ROUTE,
+];
 /// The wrapper that can switch a filter off and on.
 const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 
@@ -46,7 +53,7 @@ enum Said {
     Switched(bool),
     ExtProc(PerRoute),
     Cors(Option<Arc<CorsModel>>),
-    As(FilterKind),
+    Other(OnRoute),
 }
 
 /// `envoy.config.route.v3.FilterConfig`; an empty `config` switches a disabled filter on.
@@ -130,7 +137,10 @@ impl Level {
                 self.cors = Some(None);
                 OnRoute::Off
             }
-            (Some(FilterKind::Matched(_)), Said::As(kind @ FilterKind::Matched(_))) => {
+            (Some(_), Said::Other(OnRoute::Off)) => OnRoute::Off,
+            (Some(filter), Said::Other(OnRoute::As(kind)))
+                if std::mem::discriminant(filter) == std::mem::discriminant(&kind) =>
+            {
                 OnRoute::As(kind)
             }
             (Some(_), Said::Switched(on)) => switched(on),
@@ -224,7 +234,9 @@ fn plain(
             let policy: CorsPolicy = reader.read_typed(node)?;
             Some(Said::Cors(policy.build().map(Arc::new)))
         }
-        WITH_MATCHER_PER_ROUTE => Some(Said::As(making.per_route(node, filter)?)),
+        BUFFER_PER_ROUTE => Some(Said::Other(making.buffer_per_route(node)?)),
+        LOCAL_RATE_LIMIT => Some(Said::Other(OnRoute::As(making.local_rate_limit(node)?))),
+        WITH_MATCHER_PER_ROUTE => Some(Said::Other(OnRoute::As(making.per_route(node, filter)?))),
         _ => None,
     })
 }

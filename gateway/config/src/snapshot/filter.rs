@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use extproc_client::FilterConfig;
 
-use super::{HeaderChange, HeaderMatch, MatchTree};
+use super::{HeaderChange, HeaderMatch, LocalRateLimit, MatchTree};
 
 /// One HTTP filter.
 #[derive(Clone, Debug)]
@@ -35,6 +35,10 @@ pub enum FilterKind {
     HealthCheck(Arc<[HeaderMatch]>),
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
     SetMetadata(Vec<SetMetadata>),
+    /// `envoy.extensions.filters.http.buffer.v3.Buffer`: the whole request is gathered first, at most so many bytes.
+    Buffer(usize),
+    /// `envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit`.
+    LocalRateLimit(Arc<LocalRateLimit>),
     /// `envoy.extensions.common.matching.v3.ExtensionWithMatcher`, and `Composite`.
     Matched(Arc<Matched>),
 }

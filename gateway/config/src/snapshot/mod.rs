@@ -13,6 +13,7 @@ mod manager;
 mod match_tree;
 pub mod pem;
 mod policy;
+mod rate_limit;
 mod retry;
 mod route;
 
@@ -41,6 +42,7 @@ pub use self::{
         ValueMatcher,
     },
     policy::{Cors, Fraction, Mirror, StripPort},
+    rate_limit::{LocalRateLimit, TokenBucket},
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,

@@ -1,9 +1,11 @@
 //! Builds the filter chain of a listener.
 
+mod buffer;
 pub(crate) mod cors;
 pub(crate) mod ext_proc;
 mod header_mutation;
 mod health_check;
+mod local_rate_limit;
 mod matched;
 mod set_metadata;
 pub(crate) mod show_behind;
@@ -17,9 +19,11 @@ use crate::{
     config::snapshot::{Filter, FilterKind, Matched, OnRoute, RouteTable},
     exchange::{answer::ResponseFuture, chain::Chain},
     filters::{
+        buffer::BufferFilter,
         cors::CorsFilter,
         header_mutation::HeaderMutation,
         health_check::HealthCheck,
+        local_rate_limit::RateLimitFilter,
         matched::MatchedFilter,
         set_metadata::MetadataFilter,
         show_behind::{Kept, ShownBehind},
@@ -79,6 +83,16 @@ where
             }),
             FilterKind::SetMetadata(entries) => Chain::new(MetadataFilter {
                 entries: entries.clone(),
+                inner,
+            }),
+            FilterKind::Buffer(limit) => Chain::new(BufferFilter {
+                name: filter.name.clone(),
+                limit: *limit,
+                inner,
+            }),
+            FilterKind::LocalRateLimit(config) => Chain::new(RateLimitFilter {
+                name: filter.name.clone(),
+                config: config.clone(),
                 inner,
             }),
             FilterKind::Matched(config) => self.matched(filter, config, inner, responses),
