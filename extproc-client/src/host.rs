@@ -3,7 +3,7 @@
 //! All of it is optional: a bare `ExtProcLayer` in a tower stack works without. A gateway puts an
 //! [`ExchangeContext`] into the request's extensions and an [`UpstreamInfo`] into the response's.
 
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
 use http::request;
 
@@ -105,6 +105,11 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Tells that [`end_request`](Self::end_request) was called. Asked for each piece of the request.
     fn is_request_over(&self) -> bool {
         false
+    }
+
+    /// The program's own part in the exchange, for an observer of its own to find.
+    fn own(&self) -> Option<&dyn Any> {
+        None
     }
 
     /// Attempts that were made so far to get a response, for attributes.

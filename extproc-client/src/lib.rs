@@ -75,6 +75,7 @@
 //! - `cel`: attributes may be any CEL expression. Without it they are names and headers, and a configuration with more than
 //!   that is refused.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 // The machine is run by the layer.
 #![cfg_attr(not(feature = "layer"), allow(dead_code, unused_imports))]
@@ -114,3 +115,8 @@ pub use self::{
     context::error::{BoxError, Error},
     types::mode::{BodyMode, ProcessingMode, SendMode},
 };
+
+/// Compiles the programs in the README.
+#[cfg(all(doctest, feature = "pool"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

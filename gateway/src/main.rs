@@ -105,6 +105,10 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
         );
         options = options.observer(inspector);
     }
+    #[cfg(feature = "otel")]
+    {
+        options = options.tracing(Arc::new(gateway_otel::OpenTelemetry::new()));
+    }
     let running = Gateway::start(snapshot, options).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => {

@@ -61,6 +61,7 @@ fn prepare() -> Result<Programs, Prepared> {
             .build()
             .map_err(|error| failed(&error))?,
         directory: provision::target_directory().join("differential/run"),
+        questioned: None,
     })
 }
 

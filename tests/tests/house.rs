@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Spacing, TokenStream, TokenTree};
 use syn::{
     Attribute, File, Item, ItemMod, ItemUse, Meta, UseTree,
     visit::{self, Visit},
@@ -61,12 +61,10 @@ fn every_arrow_is_in_the_table() {
                 faults.push(format!("{name}: {from} -> {to} ({place})"));
             }
         }
-        for (from, tos) in &exceptions {
+        for (from, tos) in rooms.iter().chain(&exceptions) {
             for to in tos {
                 if !arrows.contains_key(&((*from).to_owned(), (*to).to_owned())) {
-                    faults.push(format!(
-                        "{name}: the exception {from} -> {to} is no longer needed"
-                    ));
+                    faults.push(format!("{name}: nothing needs {from} -> {to}"));
                 }
             }
         }
@@ -300,22 +298,27 @@ impl Reader<'_> {
     /// Paths in the tokens of a macro.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
-        let mut joined = false;
+        let mut colons = 0;
         for token in tokens {
             match token {
                 TokenTree::Ident(ident) => {
-                    if !joined {
+                    if colons != 2 {
                         self.path(&std::mem::take(&mut path));
                     }
                     path.push(ident.to_string());
-                    joined = false;
+                    colons = 0;
                 }
-                TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() => {
-                    joined = true;
+                // Two colons are a separator of paths if nothing is between them.
+                TokenTree::Punct(punct)
+                    if punct.as_char() == ':'
+                        && !path.is_empty()
+                        && (colons == 1 || punct.spacing() == Spacing::Joint) =>
+                {
+                    colons += 1;
                 }
                 other => {
                     self.path(&std::mem::take(&mut path));
-                    joined = false;
+                    colons = 0;
                     if let TokenTree::Group(group) = other {
                         self.tokens(group.stream());
                     }

@@ -78,6 +78,7 @@ impl FilterConfigBuilder {
                 send_body_without_waiting: false,
                 status_on_error: StatusCode::INTERNAL_SERVER_ERROR,
                 allow_content_length_header: false,
+                emit_client_span: true,
                 graceful_close: None,
             },
             request_attributes: Attributes::Texts(Vec::new()),
@@ -118,6 +119,8 @@ impl FilterConfigBuilder {
         status_on_error => status_on_error: StatusCode;
         /// Keep `content-length` in the modes that otherwise remove it. Default false.
         allow_content_length_header => allow_content_length_header: bool;
+        /// Record a span of each side stream, where there is somebody who records any. Default true.
+        emit_client_span => emit_client_span: bool;
         /// An extra segment of statistics names. Default empty.
         stat_prefix => stat_prefix: String;
     }

@@ -95,6 +95,7 @@ impl TryFrom<RawFilter> for FilterConfig {
             send_body_without_waiting: raw.send_body_without_waiting_for_header_response,
             status_on_error: status_on_error(raw.status_on_error)?,
             allow_content_length_header: raw.allow_content_length_header,
+            emit_client_span: raw.emit_client_span.unwrap_or(true),
             graceful_close: None,
         }
         .check()

@@ -87,10 +87,10 @@ impl TryFrom<pb::ExternalProcessor> for FilterConfig {
             }),
             processing_request_modifier: message.processing_request_modifier.map(extension),
             allow_content_length_header: message.allow_content_length_header,
+            emit_client_span: message.emit_client_span.map(|value| value.value),
             // Neither of these has an effect here, whatever it says.
             filter_metadata: message.filter_metadata.map(|_| Value::Null),
             on_processing_response: message.on_processing_response.map(|_| Value::Null),
-            emit_client_span: message.emit_client_span.map(|value| value.value),
             ..RawFilter::default()
         };
         let config = Self::try_from(raw)?;
@@ -148,6 +148,7 @@ impl TryFrom<pb::ExtProcOverrides> for Overrides {
                 .metadata_options
                 .map(|options| MetadataOverrides::from(metadata_options(options))),
             failure_mode_allow: message.failure_mode_allow.map(|value| value.value),
+            emit_client_span: message.emit_client_span.map(|value| value.value),
             mapped: message
                 .processing_request_modifier
                 .map(|modifier| attributes(&[], &[], Some(extension(modifier))))

@@ -157,6 +157,7 @@ pub struct FilterConfig {
     pub(crate) send_body_without_waiting: bool,
     pub(crate) status_on_error: http::StatusCode,
     pub(crate) allow_content_length_header: bool,
+    pub(crate) emit_client_span: bool,
     pub(crate) graceful_close: Option<Duration>,
 }
 
@@ -211,6 +212,11 @@ impl FilterConfig {
     /// reset at once.
     pub fn graceful_close(&self) -> Option<Duration> {
         self.graceful_close
+    }
+
+    /// Tells whether a span of each side stream is to be recorded by an [observer](crate::observer) that records any.
+    pub fn emit_client_span(&self) -> bool {
+        self.emit_client_span
     }
 
     /// This configuration as it holds on a route with these `ExtProcPerRoute`s, least specific

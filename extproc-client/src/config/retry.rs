@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ConfigError;
-use crate::text::protojson::ProtoDuration;
+use crate::text::{protojson::ProtoDuration, retry_on::RetryOn};
 
 /// `envoy.config.core.v3.RetryPolicy`: a call that fails in one of these ways before its response
 /// begins is made again, with the messages sent so far.
@@ -16,8 +16,8 @@ use crate::text::protojson::ProtoDuration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// `retry_on`: conditions by Envoy's names. None holds unless it is named.
-    pub on: Vec<String>,
+    /// `retry_on`. Without a condition nothing is repeated; names that are none are left out, as by Envoy.
+    pub on: RetryOn,
     /// `num_retries`, 1 if unset.
     pub retries: u32,
     /// `retry_back_off.base_interval`, 1 s if unset: the first retry comes after a random part of
@@ -30,19 +30,11 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            on: Vec::new(),
+            on: RetryOn::default(),
             retries: 1,
             base_interval: Duration::from_secs(1),
             max_interval: Duration::from_secs(10),
         }
-    }
-}
-
-impl RetryPolicy {
-    /// Tells whether a condition is named.
-    #[cfg(feature = "pool")]
-    pub(crate) fn names(&self, condition: &str) -> bool {
-        self.on.iter().any(|on| on == condition)
     }
 }
 
@@ -82,11 +74,7 @@ impl TryFrom<RawRetryPolicy> for RetryPolicy {
 
     fn try_from(raw: RawRetryPolicy) -> Result<Self, ConfigError> {
         let mut policy = Self {
-            on: raw
-                .retry_on
-                .split(',')
-                .map(|on| on.trim().to_owned())
-                .collect(),
+            on: RetryOn::parse(&raw.retry_on).0,
             retries: raw.num_retries.unwrap_or(1),
             ..Self::default()
         };

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use super::{
     ConfigError, FilterConfig, MetadataOptions, ProcessingMode, Service,
@@ -39,6 +38,8 @@ pub struct Overrides {
     pub metadata_options: Option<MetadataOverrides>,
     /// Replaces the setting.
     pub failure_mode_allow: Option<bool>,
+    /// Replaces the setting.
+    pub emit_client_span: Option<bool>,
     pub(crate) mapped: Option<(AttributeSet, AttributeSet)>,
 }
 
@@ -146,6 +147,9 @@ fn apply(config: &mut FilterConfig, overrides: &Overrides) {
     if let Some(allow) = overrides.failure_mode_allow {
         config.failure_mode_allow = allow;
     }
+    if let Some(emit) = overrides.emit_client_span {
+        config.emit_client_span = emit;
+    }
     if let Some((request, response)) = &overrides.mapped {
         if !request.entries.is_empty() {
             config.request_attributes = request.clone();
@@ -185,7 +189,7 @@ struct RawOverrides {
     #[serde(alias = "processingRequestModifier")]
     processing_request_modifier: Option<RawExtension>,
     #[serde(alias = "emitClientSpan")]
-    emit_client_span: Option<Value>,
+    emit_client_span: Option<bool>,
 }
 
 impl TryFrom<RawPerRoute> for PerRoute {
@@ -218,6 +222,7 @@ impl TryFrom<RawOverrides> for Overrides {
                 .collect::<Result<_, _>>()?,
             metadata_options: raw.metadata_options.map(Into::into),
             failure_mode_allow: raw.failure_mode_allow,
+            emit_client_span: raw.emit_client_span,
             mapped: raw
                 .processing_request_modifier
                 .map(|modifier| super::check::attributes(&[], &[], Some(modifier)))

@@ -6,7 +6,10 @@ mod inline;
 mod mutate;
 mod rules;
 
-pub use self::inline::{is_inline_request_header, is_inline_response_header};
+pub use self::inline::{
+    is_inline_request_header, is_inline_response_header, is_joined_request_header,
+    is_joined_response_header,
+};
 pub(crate) use self::{
     block::{Block, settle_host},
     forward::Forwarded,

@@ -114,12 +114,12 @@ impl Exchange {
     }
 
     /// What still comes of the request is read and shown to nobody, as in Envoy. Of what the processor has the replies are
-    /// awaited as before.
+    /// awaited as before, and trailers that are here follow the body that it has.
     fn drop_request(&mut self) {
         let request = &mut self.request;
         request.ended = true;
         request.body_replaced = true;
-        request.mode.trailers = false;
+        request.mode.trailers &= request.trailers.is_some() && request.callback != Callback::Idle;
         request.held = Pieces::default();
         request.deframer.take();
         if request.callback == Callback::Idle {

@@ -111,6 +111,9 @@ impl Exchange {
         match (rejected, parsed) {
             (None, Some(Some(status))) => head.status = status,
             (None, None) => {
+                if end_of_stream {
+                    self.count_held_body(now);
+                }
                 self.reset_stream();
                 return self.respond(
                     StatusCode::BAD_GATEWAY,
@@ -156,6 +159,7 @@ impl Exchange {
         self.actions.push_back(Action::ResponseHead { head, end });
         self.local = if end { Local::Ended } else { Local::Begun };
         if end {
+            self.count_held_body(now);
             self.request.received = true;
             return self.close_stream();
         }
@@ -167,6 +171,20 @@ impl Exchange {
         }
         if self.trailers_are_due(Side::Request) {
             self.send_trailers(Side::Request, now);
+        }
+    }
+
+    /// As in Envoy, where what is here of the body goes to the processor behind such a reply to headers, too, and the end of the
+    /// stream takes it back: it counts as sent.
+    fn count_held_body(&mut self, now: Instant) {
+        let request = &self.request;
+        let sends = match request.mode.body {
+            BodyMode::Streamed => true,
+            BodyMode::Buffered | BodyMode::BufferedPartial => request.received,
+            BodyMode::None | BodyMode::FullDuplexStreamed | BodyMode::Grpc => false,
+        };
+        if sends && !request.held.is_empty() {
+            super::body::buffered::send(self, Side::Request, false, now);
         }
     }
 

@@ -451,7 +451,7 @@ impl Exchange {
 
     /// The side stream is about to be opened with this metadata.
     pub(crate) fn opening(&self, metadata: &mut HeaderMap) {
-        if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_full()) {
+        if let Some(watch) = &self.watch {
             watch.opening(&self.config, &self.context, metadata);
         }
     }

@@ -32,7 +32,7 @@ use crate::{config::FilterConfig, host::ExchangeContext};
 #[non_exhaustive]
 pub struct Watched<'a> {
     /// Number of the exchange: the host's ([`Host::exchange_id`](crate::host::Host::exchange_id)), which all layers of a
-    /// chain share, otherwise [`next_id`]. 0 for an observer of counts.
+    /// chain share, otherwise [`next_id`]. 0 unless everything is told.
     pub id: u64,
     /// Name of the filter.
     pub filter: &'a str,
@@ -47,6 +47,8 @@ pub struct Watched<'a> {
 pub enum Detail {
     /// Events that are counted.
     Counts,
+    /// Those, and side streams that are [opened](Observer::opening).
+    Openings,
     /// Every event.
     Full,
 }
@@ -55,24 +57,25 @@ pub enum Detail {
 ///
 /// Two observers in a tuple, or an observer in an `Arc`, are one as well.
 pub trait Observer: Send + Sync + 'static {
-    /// An exchange begins: how much of it is to be told. Default everything.
-    fn detail(&self) -> Detail {
+    /// An exchange with these surroundings begins: how much of it is to be told. Default everything.
+    fn detail(&self, context: &ExchangeContext) -> Detail {
+        let _ = context;
         Detail::Full
     }
 
     /// Something happened.
     fn event(&self, exchange: &Watched<'_>, event: &Event<'_>);
 
-    /// A side stream is opened with this metadata, to which more may be added, such as `traceparent`. Only for
-    /// [`Detail::Full`].
+    /// A side stream is opened with this metadata, to which more may be added, such as `traceparent`. For
+    /// [`Detail::Openings`] and more.
     fn opening(&self, exchange: &Watched<'_>, metadata: &mut HeaderMap) {
         let _ = (exchange, metadata);
     }
 }
 
 impl<T: Observer + ?Sized> Observer for Arc<T> {
-    fn detail(&self) -> Detail {
-        (**self).detail()
+    fn detail(&self, context: &ExchangeContext) -> Detail {
+        (**self).detail(context)
     }
 
     fn event(&self, exchange: &Watched<'_>, event: &Event<'_>) {
@@ -85,8 +88,8 @@ impl<T: Observer + ?Sized> Observer for Arc<T> {
 }
 
 impl<A: Observer, B: Observer> Observer for (A, B) {
-    fn detail(&self) -> Detail {
-        self.0.detail().max(self.1.detail())
+    fn detail(&self, context: &ExchangeContext) -> Detail {
+        self.0.detail(context).max(self.1.detail(context))
     }
 
     fn event(&self, exchange: &Watched<'_>, event: &Event<'_>) {
@@ -133,9 +136,9 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(watcher: &Arc<Watcher>, context: &ExchangeContext) -> Self {
-        let detail = watcher.observer.detail();
+        let detail = watcher.observer.detail(context);
         let id = match detail {
-            Detail::Counts => 0,
+            Detail::Counts | Detail::Openings => 0,
             Detail::Full => {
                 let given = context.host.as_ref().map_or(0, |host| host.exchange_id());
                 if given == 0 { next_id() } else { given }
@@ -170,15 +173,17 @@ impl Watch {
             .event(&self.watched(config, context), event);
     }
 
+    /// Tells of a side stream that is opened to whoever wants to know.
     pub(crate) fn opening(
         &self,
         config: &Arc<FilterConfig>,
         context: &ExchangeContext,
         metadata: &mut HeaderMap,
     ) {
-        self.watcher
-            .observer
-            .opening(&self.watched(config, context), metadata);
+        if self.detail >= Detail::Openings {
+            let watched = self.watched(config, context);
+            self.watcher.observer.opening(&watched, metadata);
+        }
     }
 
     fn watched<'a>(

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Detail, Event, Observer, Watched};
+use crate::host::ExchangeContext;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -76,7 +77,7 @@ impl Counter {
 }
 
 impl Observer for Stats {
-    fn detail(&self) -> Detail {
+    fn detail(&self, _: &ExchangeContext) -> Detail {
         Detail::Counts
     }
 

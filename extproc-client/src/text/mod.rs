@@ -1,5 +1,7 @@
-//! Forms of text: those of ProtoJSON and gRPC, and patterns.
+//! Forms of text: those of ProtoJSON and gRPC, Envoy's words for failures and retries, and patterns.
 
+pub mod failures;
 pub mod grpc;
 pub(crate) mod pattern;
-pub(crate) mod protojson;
+pub mod protojson;
+pub mod retry_on;

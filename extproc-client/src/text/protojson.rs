@@ -2,6 +2,10 @@
 
 use std::{fmt, time::Duration};
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::{Deserialize, Deserializer, de};
 
 /// Reads an enum given by name (any case) or by number.
@@ -38,20 +42,22 @@ pub(crate) fn enum_number<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Visitor(names))
 }
 
-/// `google.protobuf.Duration` as ProtoJSON writes it, or with the fields of the message, which Envoy's reader takes too
+/// A `google.protobuf.Duration` as ProtoJSON writes it, or with the fields of the message, which Envoy's reader takes too
 /// (`{seconds: 5}`). Negative values are kept, for the range check of the field to refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProtoDuration {
-    pub(crate) seconds: i64,
-    pub(crate) nanos: i32,
+pub struct ProtoDuration {
+    /// Whole seconds.
+    pub seconds: i64,
+    /// Billionths of a second, with the sign of the seconds.
+    pub nanos: i32,
 }
 
 /// The longest duration that protobuf allows: 10000 years.
 pub(crate) const LONGEST_SECONDS: u64 = 315_576_000_000;
 
 impl ProtoDuration {
-    /// The duration, if it is not negative.
-    pub(crate) fn positive(self) -> Option<Duration> {
+    /// Returns the duration if it is not negative.
+    pub fn positive(self) -> Option<Duration> {
         let seconds = u64::try_from(self.seconds).ok()?;
         let nanos = u32::try_from(self.nanos).ok()?;
         Some(Duration::new(seconds, nanos))
@@ -82,6 +88,9 @@ impl std::str::FromStr for ProtoDuration {
             "" => 0,
             whole => whole.parse().map_err(|_| bad())?,
         };
+        if seconds.unsigned_abs() > LONGEST_SECONDS {
+            return Err(bad());
+        }
         let nanos: i32 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
         Ok(match negative {
             true => Self {
@@ -131,9 +140,31 @@ impl<'de> Deserialize<'de> for ProtoDuration {
     }
 }
 
+/// Decodes base64 as readers of ProtoJSON have to: either alphabet, with or without padding.
+pub fn base64(text: &str) -> Option<Vec<u8>> {
+    const ANY_PADDING: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let alphabet = match text.contains(['-', '_']) {
+        true => &alphabet::URL_SAFE,
+        false => &alphabet::STANDARD,
+    };
+    GeneralPurpose::new(alphabet, ANY_PADDING).decode(text).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base64_in_both_alphabets() {
+        assert_eq!(base64("aGk="), Some(b"hi".to_vec()));
+        assert_eq!(base64("aGk"), Some(b"hi".to_vec()));
+        assert_eq!(base64("_-8="), Some(vec![0xff, 0xef]));
+        assert_eq!(base64("/+8"), Some(vec![0xff, 0xef]));
+        assert_eq!(base64(""), Some(Vec::new()));
+        assert_eq!(base64("a"), None);
+        assert_eq!(base64("a!"), None);
+    }
 
     #[test]
     fn durations() {
@@ -146,6 +177,9 @@ mod tests {
             parse("3s").unwrap().positive(),
             Some(Duration::from_secs(3))
         );
+        let positive = |text: &str| parse(text).unwrap().positive();
+        assert_eq!(positive(".5s"), Some(Duration::from_millis(500)));
+        assert_eq!(positive("0.000000001s"), Some(Duration::from_nanos(1)));
         assert_eq!(parse("-1s").unwrap().positive(), None);
         assert_eq!(parse("-0.5s").unwrap().positive(), None);
         for bad in [
@@ -158,6 +192,8 @@ mod tests {
             " 1s",
             "0.1234567891s",
             "1.s",
+            "9e9s",
+            "315576000001s",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

@@ -82,7 +82,7 @@
 //! | --- | --- |
 //! | a processor | [`Processor`], with [`HeadersReply`], [`BodyReply`], [`TrailersReply`] and [`Immediate`] |
 //! | a processor that leads the conversation, for full duplex and streamed responses | [`StreamProcessor`] |
-//! | a server around it, with health, reflection and an orderly end | [`Server`] |
+//! | a server around it, with an orderly end, health and reflection | [`Server`] |
 //! | the gRPC service alone, for a server of your own or for a client in the same process | [`ProcessorService`] |
 //! | whole bodies, JSON, compression, server-sent events, gRPC messages | [`bodies`] |
 //! | tests without a proxy | [`testing`] |
@@ -100,18 +100,28 @@
 //! time with headers alone, 9 % with the body (medians of 15 alternating rounds on two busy cores, built without
 //! link-time optimisation). `cargo bench -p extproc-sdk --bench cost` measures both side by side.
 //!
+//! # Features
+//!
+//! - `server`, on by default: [`Server`]. Without it there is the [`ProcessorService`], for a server of your own.
+//! - `health`, `reflection`: these gRPC services, in the [`Server`]; `tls`: [`Server::tls`].
+//! - `metrics`: [`serve_metrics`].
+//! - `compression`: [`bodies::Decoder`], [`bodies::Encoder`] and [`bodies::Recode`].
+//!
 //! # What it is not
 //!
 //! It is not a proxy, and knows nothing of one beyond the protocol. What a proxy sends, how long it waits and what it
 //! lets a processor change is the proxy's configuration; [`Call::modes`] tells a handler what can be known of it.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod bodies;
 mod call;
 mod engine;
+#[cfg(feature = "metrics")]
 mod metrics;
 mod processor;
 mod reply;
+#[cfg(feature = "server")]
 mod server;
 mod service;
 mod stats;
@@ -123,18 +133,27 @@ mod view;
 #[doc(no_inline)]
 pub use {bytes, envoy_types, http, serde_json, tonic};
 
+#[cfg(feature = "metrics")]
+pub use crate::metrics::serve_metrics;
+#[cfg(feature = "tls")]
+pub use crate::server::TlsConfig;
+#[cfg(feature = "server")]
+pub use crate::server::{DRAIN, ServeError, Server};
 pub use crate::{
     call::Call,
     engine::{
         Conversation, ConversationError, DEADLINE, Event, OnFailure, Run, StreamProcessor,
         Streaming,
     },
-    metrics::serve_metrics,
     processor::Processor,
     reply::{BodyReply, HeadersReply, Immediate, TrailersReply, validate},
-    server::{DRAIN, ServeError, Server, TlsConfig},
     service::{ProcessorService, RECEIVE_LIMIT},
     stats::Stats,
     types::{BodyMode, BoxError, ModeOverride, Modes, Phase, Side},
     view::{Attributes, Body, Headers, Metadata, Trailers},
 };
+
+/// Compiles the programs in the README.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

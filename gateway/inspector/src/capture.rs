@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Settings,
-    record::{Entry, Field, Kind, Message, Passage, Processor, Record, State, name, place},
+    record::{Entry, Field, Kind, Message, Passage, Processor, Record, State},
     redact::without_userinfo,
     ring::{Ring, lock},
 };
@@ -218,7 +218,7 @@ impl Scribe<'_> {
                 left,
             } => {
                 self.processor.sent += 1;
-                let state = &mut self.processor.phases[place(phase)];
+                let state = &mut self.processor.phases[phase.index()];
                 if matches!(state, State::NotSent | State::Unchanged) {
                     *state = State::Waiting;
                 }
@@ -235,7 +235,7 @@ impl Scribe<'_> {
                 };
                 let json = || message.to_json(self.settings.bodies);
                 let json = self.has_room().then(json);
-                let text = format!("{}{body}{lost}", name(phase));
+                let text = format!("{}{body}{lost}", phase.name());
                 self.message(Kind::Sent, Some(phase), text, json, message.framed_len());
             }
             Event::ReplyArrived { reply, heeded } => {
@@ -318,17 +318,17 @@ impl Scribe<'_> {
             Event::FailureModeAllowed => {}
             Event::MessageTimeout { phase } => {
                 self.processor.flag("timeout");
-                self.processor.phases[place(phase)] = State::TimedOut;
+                self.processor.phases[phase.index()] = State::TimedOut;
                 let limit = exchange.config.message_timeout();
                 let text = format!(
                     "no reply to {} in time (message_timeout is {limit:?})",
-                    name(phase)
+                    phase.name()
                 );
                 self.entry(Kind::Timeout, Some(phase), text);
             }
             Event::CopyCut { phase } => {
                 self.processor.flag("copy-cut");
-                let text = format!("the copy of {} is cut: too much waits for the processor", name(phase));
+                let text = format!("the copy of {} is cut: too much waits for the processor", phase.name());
                 self.entry(Kind::Failure, Some(phase), text);
             }
             Event::RejectedHeaderMutation => self.processor.flag("refused"),
@@ -453,7 +453,7 @@ impl Scribe<'_> {
         };
         let latency = latency.map(micros);
         if let Some(reply) = reply {
-            reply.phase = phase.map(name);
+            reply.phase = phase.map(Phase::name);
             reply.latency_us = latency;
             reply.text.push_str(match state {
                 State::Changed => ": changed something",
@@ -466,14 +466,14 @@ impl Scribe<'_> {
             self.processor.flag("answered");
             return self.settle(state);
         };
-        let shown = &mut self.processor.phases[place(phase)];
+        let shown = &mut self.processor.phases[phase.index()];
         if !matches!(*shown, State::Changed | State::Refused) {
             *shown = state;
         }
         if let Some(latency) = latency {
             self.processor.wait_us += latency;
             if self.processor.latencies_us.len() < PIECES {
-                self.processor.latencies_us.push((place(phase), latency));
+                self.processor.latencies_us.push((phase.index(), latency));
             }
         }
     }
@@ -557,7 +557,7 @@ impl Scribe<'_> {
         self.processor.entries.push(Entry {
             at_us: self.at,
             kind,
-            phase: phase.map(name),
+            phase: phase.map(Phase::name),
             text,
             message,
             bytes,
@@ -598,7 +598,7 @@ fn answered(json: &Value) -> Option<&'static str> {
 }
 
 fn replaces_body(reply: &Value, phase: Phase) -> bool {
-    let mutation = &reply[name(phase)]["response"]["body_mutation"];
+    let mutation = &reply[phase.name()]["response"]["body_mutation"];
     mutation.get("body").is_some() || mutation.get("clear_body").is_some()
 }
 

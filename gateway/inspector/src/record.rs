@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use extproc_client::{FilterConfig, http, observer::Phase};
+use extproc_client::{FilterConfig, http};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -283,29 +283,4 @@ impl Processor {
             .rev()
             .find(|state| **state == State::Waiting)
     }
-}
-
-/// Place of a phase in the strip.
-pub(crate) fn place(phase: Phase) -> usize {
-    match phase {
-        Phase::RequestHeaders => 0,
-        Phase::RequestBody => 1,
-        Phase::RequestTrailers => 2,
-        Phase::ResponseHeaders => 3,
-        Phase::ResponseBody => 4,
-        _ => 5,
-    }
-}
-
-/// Name of a phase as in the protocol.
-pub(crate) fn name(phase: Phase) -> &'static str {
-    const NAMES: [&str; 6] = [
-        "request_headers",
-        "request_body",
-        "request_trailers",
-        "response_headers",
-        "response_body",
-        "response_trailers",
-    ];
-    NAMES[place(phase)]
 }

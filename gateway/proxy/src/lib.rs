@@ -21,6 +21,7 @@ mod limits;
 mod processors;
 mod route;
 mod telemetry;
+pub mod trace;
 mod upstream;
 
 use gateway_config as config;

@@ -89,6 +89,14 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME", requires = "inspect")]
     pub(crate) inspect_redact: Vec<String>,
 
+    /// Send traces to this collector of OpenTelemetry, where the configuration says nothing of traces. Port 4317 speaks gRPC, others
+    /// HTTP; `OTEL_EXPORTER_OTLP_PROTOCOL` says otherwise.
+    ///
+    /// The variables of the OpenTelemetry specification count as well: docs/observability.md.
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
+
     /// Check the configuration and exit.
     #[arg(long)]
     pub(crate) check: bool,
@@ -180,6 +188,24 @@ impl Cli {
     /// # Errors
     /// Names the flag, or file, line, column and path, of what is wrong or missing.
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
+        let snapshot = self.configured()?;
+        #[cfg(feature = "otel")]
+        let snapshot = self.traced(snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// Has `snapshot` traced, if a collector is given.
+    #[cfg(feature = "otel")]
+    fn traced(&self, mut snapshot: Snapshot) -> Result<Snapshot, Error> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let otlp = bootstrap::Otlp::from_environment(self.otlp_endpoint.as_deref(), variable)?;
+        if let Some(otlp) = otlp {
+            otlp.add_to(&mut snapshot)?;
+        }
+        Ok(snapshot)
+    }
+
+    fn configured(&self) -> Result<Snapshot, Error> {
         match &self.config {
             Some(path) => config::load(path, &self.file_options()),
             None => config::from_flags(&Flags {

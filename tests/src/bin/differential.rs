@@ -34,9 +34,16 @@ struct Options {
     /// Directory for files of unexplained differences [default: target/differential].
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Looks into a deliberate difference: runs only the scenarios of the range in which its anchor shows, and reports what
+    /// it explains as unexplained.
+    #[arg(long, value_name = "ANCHOR")]
+    known: Option<String>,
     /// Runs the scenarios of this file instead.
     #[arg(long, conflicts_with_all = ["seed", "first", "count"])]
     replay: Option<PathBuf>,
+    /// Prints what was seen in a run of each side.
+    #[arg(long, requires = "replay")]
+    show: bool,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -50,9 +57,10 @@ fn main() -> anyhow::Result<ExitCode> {
         envoy: Target::envoy(&provision::envoy()?),
         gateway: Target::under_test()?,
         directory: directory.join("run"),
+        questioned: options.known,
     };
     let summary = match &options.replay {
-        Some(file) => replay(&stage, file)?,
+        Some(file) => replay(&stage, file, options.show)?,
         None => {
             let range = Range {
                 seed: options.seed,

@@ -146,7 +146,7 @@ cargo run --release -p tests --bin differential -- --replay target/differential/
 makes scenarios of a seed, over all that the format can say (but for what Envoy 1.40 does not implement), and runs each with Envoy and with the
 gateway. Number 17 of seed 1 is always the same scenario. Where the two differ, both run again: what Envoy does not do the same twice is
 counted and dropped, a difference has to be there again. Where they are equal once, a second run of Envoy could only
-drop the scenario. `tests/src/differential/known.rs` has the deliberate ones, each tied to its entry in
+drop the scenario. `tests/src/differential/known` has the deliberate ones, each tied to its entry in
 [differences-from-envoy.md](differences-from-envoy.md), and narrow: which scenarios, and which places of what was seen. Where inputs arrive at the
 same moment (a reply and the end of the stream, two failures) Envoy runs up to 20 times, and the gateway's outcome has to be among its outcomes;
 those are reported apart. What is left is shrunk: parts of the scenario are taken away as long as the difference stays. Its smallest form is in

@@ -32,6 +32,11 @@ pub trait Stage: Sync {
     /// # Errors
     /// When something of our own fails: a socket, a file, a program that cannot be started.
     fn observe(&self, side: Side, scenario: &Scenario) -> anyhow::Result<Value>;
+
+    /// The anchor of a deliberate difference that explains nothing here, so that what it hides is found.
+    fn questioned(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Plays scenarios with real programs.
@@ -45,6 +50,8 @@ pub struct Programs {
     pub gateway: Target,
     /// Configurations and logs of runs.
     pub directory: PathBuf,
+    /// The anchor of a deliberate difference that is to be looked into.
+    pub questioned: Option<String>,
 }
 
 impl Stage for Programs {
@@ -62,6 +69,10 @@ impl Stage for Programs {
             Ok(run) => Ok(observation(scenario, &run?)),
             Err(_) => Ok(json!({"proxy": "hangs"})),
         }
+    }
+
+    fn questioned(&self) -> Option<&str> {
+        self.questioned.as_deref()
     }
 }
 
@@ -90,12 +101,12 @@ enum Beside {
 }
 
 impl Beside {
-    fn of(scenario: &Scenario, envoy: &Value, gateway: &Value) -> Self {
+    fn of(stage: &impl Stage, scenario: &Scenario, envoy: &Value, gateway: &Value) -> Self {
         let found = differences(envoy, gateway, &scenario.spec.compare.skip);
         if found.is_empty() {
             return Self::Equal;
         }
-        let (names, unexplained) = known::explain(scenario, found);
+        let (names, unexplained) = known::explain(scenario, stage.questioned(), found);
         match unexplained.is_empty() {
             true => Self::Known(names),
             false => Self::Different(unexplained),
@@ -111,7 +122,7 @@ impl Beside {
 pub fn judge(stage: &impl Stage, scenario: &Scenario) -> anyhow::Result<Verdict> {
     let first = stage.observe(Side::Envoy, scenario)?;
     let seen = stage.observe(Side::Gateway, scenario)?;
-    match Beside::of(scenario, &first, &seen) {
+    match Beside::of(stage, scenario, &first, &seen) {
         Beside::Equal => return Ok(Verdict::Equal),
         Beside::Known(names) => return Ok(Verdict::Known(names)),
         Beside::Different(_) => {}
@@ -121,14 +132,14 @@ pub fn judge(stage: &impl Stage, scenario: &Scenario) -> anyhow::Result<Verdict>
         return Ok(Verdict::Unstable);
     }
     let seen_again = stage.observe(Side::Gateway, scenario)?;
-    let Beside::Different(found) = Beside::of(scenario, &again, &seen_again) else {
+    let Beside::Different(found) = Beside::of(stage, scenario, &again, &seen_again) else {
         return Ok(Verdict::NotAgain);
     };
     if at_the_same_moment(scenario) {
         for runs in 3..=OUTCOMES {
             let outcome = stage.observe(Side::Envoy, scenario)?;
             if !matches!(
-                Beside::of(scenario, &outcome, &seen_again),
+                Beside::of(stage, scenario, &outcome, &seen_again),
                 Beside::Different(_)
             ) {
                 return Ok(Verdict::OneOfEnvoys(runs));
@@ -150,7 +161,7 @@ pub fn differs(
     for _ in 0..2 {
         let envoy = stage.observe(Side::Envoy, scenario)?;
         let gateway = stage.observe(Side::Gateway, scenario)?;
-        let Beside::Different(found) = Beside::of(scenario, &envoy, &gateway) else {
+        let Beside::Different(found) = Beside::of(stage, scenario, &envoy, &gateway) else {
             return Ok(false);
         };
         let found = self::places(&found);
@@ -288,9 +299,10 @@ mod tests {
                 json!({"name": "s", "upstream": {"informational": info}}),
             )
         };
+        let stage = Played::new(&[], &[]);
         let envoy = json!({"client": [{"head": "a"}]});
         let gateway = json!({"client": [{"head": "a", "informational": [{}]}]});
-        let beside = |scenario: &Scenario| match Beside::of(scenario, &envoy, &gateway) {
+        let beside = |scenario: &Scenario| match Beside::of(&stage, scenario, &envoy, &gateway) {
             Beside::Known(names) => names.into_iter().collect(),
             _ => Vec::new(),
         };

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 
 use super::generate::{self, GROUP};
-use super::judge::{Stage, Verdict, differs, judge, places};
+use super::judge::{Side, Stage, Verdict, differs, judge, places};
+use super::known;
 use super::shrink::shrink;
 use crate::conformance::bootstrap::to_yaml;
 use crate::conformance::compare::Difference;
@@ -43,8 +44,8 @@ pub struct Summary {
     pub not_again: usize,
     /// Equal to one of Envoy's outcomes, by scenario: the run of Envoy that showed it.
     pub one_of_envoys: BTreeMap<String, usize>,
-    /// Deliberate differences by anchor.
-    pub known: BTreeMap<&'static str, usize>,
+    /// The scenarios of deliberate differences, by anchor.
+    pub known: BTreeMap<&'static str, Vec<String>>,
     /// Unexplained differences: the scenario, the first difference, the file that has it.
     pub unexplained: BTreeMap<String, (String, Option<PathBuf>)>,
     /// Errors of our own, by scenario.
@@ -66,7 +67,7 @@ impl Summary {
             Verdict::NotAgain => self.not_again += 1,
             Verdict::Known(anchors) => {
                 for anchor in anchors {
-                    *self.known.entry(anchor).or_default() += 1;
+                    self.known.entry(anchor).or_default().push(name.to_owned());
                 }
             }
             Verdict::OneOfEnvoys(runs) => {
@@ -90,10 +91,10 @@ impl std::fmt::Display for Summary {
         for (name, runs) in &self.one_of_envoys {
             writeln!(f, "  {name}: in run {runs} of Envoy")?;
         }
-        let known: usize = self.known.values().sum();
+        let known: usize = self.known.values().map(Vec::len).sum();
         writeln!(f, "known differences       {known}")?;
-        for (anchor, count) in &self.known {
-            writeln!(f, "  {anchor}: {count}")?;
+        for (anchor, names) in &self.known {
+            writeln!(f, "  {anchor}: {}", names.join(" "))?;
         }
         writeln!(f, "unexplained             {}", self.unexplained.len())?;
         for (name, (first, file)) in &self.unexplained {
@@ -122,6 +123,9 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
                 break;
             }
             let source = generate::source(range.seed, index);
+            if !is_asked_for(stage, &source) {
+                continue;
+            }
             let outcome = one(stage, &source, range.tries, directory);
             let name = format!("{}-{index}", range.seed);
             let Ok(mut summary) = summary.lock() else {
@@ -152,14 +156,28 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
     summary.into_inner().unwrap_or_default()
 }
 
-/// Runs the scenarios of a file.
+/// Where a deliberate difference is looked into, only the scenarios in which it shows are of interest.
+fn is_asked_for(stage: &impl Stage, source: &Value) -> bool {
+    let Some(anchor) = stage.questioned() else {
+        return true;
+    };
+    scenario::build(GROUP, source.clone()).is_ok_and(|scenario| known::shows_in(anchor, &scenario))
+}
+
+/// Runs the scenarios of a file; with `show`, prints before what was seen in a run of each side.
 ///
 /// # Errors
 /// When the file is not understood.
-pub fn replay(stage: &impl Stage, file: &Path) -> anyhow::Result<Summary> {
+pub fn replay(stage: &impl Stage, file: &Path, show: bool) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     for scenario in scenario::read(file)?.scenarios {
         let name = scenario.spec.name.clone();
+        if show {
+            for side in [Side::Envoy, Side::Gateway] {
+                let seen = to_yaml(&stage.observe(side, &scenario)?);
+                println!("--- {name}, {side:?}\n{seen}");
+            }
+        }
         let verdict = judge(stage, &scenario)?;
         if let Verdict::Different(found) = &verdict {
             eprintln!("{}", description(&name, found));

@@ -1,9 +1,6 @@
 //! ProtoJSON to and from the wire form, for the messages that [`schema`](super::schema) describes.
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Buf;
 use http::StatusCode;
 use prost::{
@@ -18,14 +15,8 @@ use serde_json::{Map, Value};
 use super::schema::{Field, Kind, Schema, Shape};
 use crate::{
     metadata::{struct_from_json, struct_to_json},
-    text::protojson::{LONGEST_SECONDS, ProtoDuration},
+    text::protojson::{self, LONGEST_SECONDS, ProtoDuration},
 };
-
-/// Base64 as ProtoJSON accepts it: padded or not.
-const LENIENT: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const PLAIN: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
 /// Prefix of the type URLs of the messages with a JSON form of their own.
 const WELL_KNOWN: &str = "type.googleapis.com/google.protobuf.";
@@ -379,10 +370,7 @@ fn status(value: &Value) -> Result<u64, Invalid> {
 }
 
 fn base64(text: &str) -> Result<Vec<u8>, Invalid> {
-    PLAIN
-        .decode(text)
-        .or_else(|_| URL_SAFE.decode(text))
-        .map_err(|_| Invalid::new("expected base64"))
+    protojson::base64(text).ok_or_else(|| Invalid::new("expected base64"))
 }
 
 /// Whether `name` is `snake` in lower camel case.

@@ -5,20 +5,12 @@ use std::{error::Error as _, io};
 
 use h2::Reason;
 
-use crate::types::stream::Close;
+use crate::{text::failures, types::stream::Close};
 
 /// The call failed before the response began, for this reason.
 pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
-    let mut details = format!("upstream_reset_before_response_started{{{reason}");
-    if let Some(cause) = cause {
-        details.push('|');
-        details.push_str(cause);
-    }
-    details.push('}');
-    Close::unavailable(format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
-    ))
-    .with_details(details.replace(char::is_whitespace, "_"))
+    Close::unavailable(failures::no_response(reason))
+        .with_details(failures::details_before_response(reason, cause))
 }
 
 /// A limit of the pool or of its budget is reached.
@@ -64,8 +56,7 @@ pub(super) fn of_stream(error: &h2::Error, started: bool) -> Close {
         "protocol error"
     };
     if started {
-        let details = format!("upstream_reset_after_response_started{{{reason}}}");
-        return Close::status(13, "").with_details(details.replace(' ', "_"));
+        return Close::status(13, "").with_details(failures::details_after_response(reason));
     }
     let cause = error
         .get_io()

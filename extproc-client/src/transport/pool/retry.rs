@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::failure;
-use crate::config::RetryPolicy;
+use crate::{config::RetryPolicy, text::retry_on::RetryOn};
 
 /// How a call failed before its response was used.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Retries {
 
     /// How long to wait for the next call, if there is to be one.
     pub(super) fn next(&mut self, failed: Failed<'_>) -> Option<Duration> {
-        if self.policy.retries == 0 || !holds(&self.policy, failed) {
+        if self.policy.retries == 0 || !self.policy.on.any(conditions(failed)) {
             return None;
         }
         self.policy.retries -= 1;
@@ -65,45 +65,40 @@ fn part() -> f64 {
     random as f64 / u64::MAX as f64
 }
 
-fn holds(policy: &RetryPolicy, failed: Failed<'_>) -> bool {
-    let any = |names: &[&str]| names.iter().any(|name| policy.names(name));
+/// Conditions that a failure meets.
+fn conditions(failed: Failed<'_>) -> RetryOn {
+    const RESET: RetryOn = RetryOn::SERVER_ERROR
+        .or(RetryOn::GATEWAY_ERROR)
+        .or(RetryOn::RESET);
     match failed {
-        Failed::Connect => any(&["connect-failure", "gateway-error", "5xx", "reset"]),
-        Failed::Refused => any(&["refused-stream", "gateway-error", "5xx", "reset"]),
-        Failed::Reset => any(&["gateway-error", "5xx", "reset"]),
+        Failed::Connect => RESET.or(RetryOn::CONNECT_FAILURE),
+        Failed::Refused => RESET.or(RetryOn::REFUSED_STREAM),
+        Failed::Reset => RESET,
         Failed::Response(status, headers) => {
             let by_status = match status.as_u16() {
-                502..=504 => any(&["gateway-error", "5xx"]),
-                500.. => any(&["5xx"]),
-                409 => any(&["retriable-4xx"]),
-                _ => false,
+                502..=504 => RetryOn::GATEWAY_ERROR.or(RetryOn::SERVER_ERROR),
+                500.. => RetryOn::SERVER_ERROR,
+                409 => RetryOn::CONFLICT,
+                _ => RetryOn::default(),
             };
-            by_status || grpc_condition(headers).is_some_and(|name| policy.names(name))
+            by_status.or(grpc_condition(headers))
         }
     }
 }
 
 /// The condition for a gRPC status that came with the headers, that is, without any message.
-fn grpc_condition(headers: &HeaderMap) -> Option<&'static str> {
-    Some(match headers.get("grpc-status")?.as_bytes() {
-        b"1" => "cancelled",
-        b"4" => "deadline-exceeded",
-        b"8" => "resource-exhausted",
-        b"13" => "internal",
-        b"14" => "unavailable",
-        _ => return None,
-    })
+fn grpc_condition(headers: &HeaderMap) -> RetryOn {
+    let status = headers.get("grpc-status").map(HeaderValue::as_bytes);
+    RetryOn::of_grpc_status(status.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
-    fn retries(on: &str, count: u32) -> Retries {
+    fn retries(on: RetryOn, count: u32) -> Retries {
         Retries::new(&RetryPolicy {
-            on: on.split(',').map(str::to_owned).collect(),
+            on,
             retries: count,
             ..RetryPolicy::default()
         })
@@ -116,33 +111,41 @@ mod tests {
         let trailers_only = Failed::Response(StatusCode::OK, &status);
         let none = HeaderMap::new();
         for (on, failed, expected) in [
-            ("unavailable", trailers_only, true),
-            ("cancelled,unavailable", trailers_only, true),
-            ("internal", trailers_only, false),
-            ("unavailable", Failed::Connect, false),
-            ("unavailable", Failed::Reset, false),
-            ("connect-failure", Failed::Connect, true),
-            ("connect-failure", Failed::Reset, false),
-            ("reset", Failed::Reset, true),
-            ("refused-stream", Failed::Refused, true),
-            ("refused-stream", Failed::Reset, false),
+            (RetryOn::UNAVAILABLE, trailers_only, true),
             (
-                "5xx",
+                RetryOn::CANCELLED.or(RetryOn::UNAVAILABLE),
+                trailers_only,
+                true,
+            ),
+            (RetryOn::INTERNAL, trailers_only, false),
+            (RetryOn::UNAVAILABLE, Failed::Connect, false),
+            (RetryOn::UNAVAILABLE, Failed::Reset, false),
+            (RetryOn::CONNECT_FAILURE, Failed::Connect, true),
+            (RetryOn::CONNECT_FAILURE, Failed::Reset, false),
+            (RetryOn::RESET, Failed::Reset, true),
+            (RetryOn::REFUSED_STREAM, Failed::Refused, true),
+            (RetryOn::REFUSED_STREAM, Failed::Reset, false),
+            (
+                RetryOn::SERVER_ERROR,
                 Failed::Response(StatusCode::INTERNAL_SERVER_ERROR, &none),
                 true,
             ),
             (
-                "gateway-error",
+                RetryOn::GATEWAY_ERROR,
                 Failed::Response(StatusCode::INTERNAL_SERVER_ERROR, &none),
                 false,
             ),
             (
-                "gateway-error",
+                RetryOn::GATEWAY_ERROR,
                 Failed::Response(StatusCode::SERVICE_UNAVAILABLE, &none),
                 true,
             ),
-            ("5xx", Failed::Response(StatusCode::OK, &none), false),
-            ("", trailers_only, false),
+            (
+                RetryOn::SERVER_ERROR,
+                Failed::Response(StatusCode::OK, &none),
+                false,
+            ),
+            (RetryOn::default(), trailers_only, false),
         ] {
             let met = retries(on, 1).next(failed).is_some();
             assert_eq!(met, expected, "{on:?} {failed:?}");
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn there_are_as_many_as_configured_and_pauses_grow() {
-        let mut retries = retries("reset", 2);
+        let mut retries = retries(RetryOn::RESET, 2);
         assert!(retries.next(Failed::Reset).unwrap() <= Duration::from_secs(1));
         assert_eq!(retries.interval, Duration::from_secs(2));
         assert!(retries.next(Failed::Reset).unwrap() <= Duration::from_secs(2));

@@ -7,22 +7,27 @@
 //! | --- | --- |
 //! | [`Collect`] | a body that is needed whole |
 //! | [`Body::json`](crate::Body::json), [`BodyReply::json`](crate::BodyReply::json) | JSON in and out |
-//! | [`Decoder`], [`Encoder`] | `content-encoding` gzip, deflate and br |
-//! | [`Recode`] | changing the plain bytes of a body that may be encoded |
+//! | `Decoder`, `Encoder` | `content-encoding` gzip, deflate and br (feature `compression`) |
+//! | `Recode` | changing the plain bytes of a body that may be encoded (feature `compression`) |
 //! | [`SseParser`], [`SseEvent`] | server-sent events |
 //! | [`GrpcParser`], [`grpc_message`] | gRPC messages, where the body mode is not [`Grpc`](crate::BodyMode::Grpc) |
 
+#[cfg(feature = "compression")]
 mod coding;
 mod collect;
 mod grpc;
+#[cfg(feature = "compression")]
 mod recode;
 mod sse;
 
+#[cfg(feature = "compression")]
 pub use self::{
     coding::{Coding, CodingError, Decoder, Encoder},
+    recode::Recode,
+};
+pub use self::{
     collect::Collect,
     grpc::{GrpcMessage, GrpcParser, grpc_message},
-    recode::Recode,
     sse::{SseEvent, SseParser},
 };
 

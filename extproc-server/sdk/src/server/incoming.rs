@@ -1,9 +1,8 @@
 //! Connections of proxies, as the server takes them in.
 
 use std::{
-    fmt, io,
+    io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,102 +17,31 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        RootCertStore, ServerConfig,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-        server::WebPkiClientVerifier,
-    },
-    server::TlsStream,
-};
+#[cfg(feature = "tls")]
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
-
-use crate::types::BoxError;
 
 /// Silence after which the system probes a proxy's connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How long a TLS handshake may take.
+/// Time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Handshakes under way at a time. More connections wait in the queue of the system.
+/// Number of handshakes under way at a time. More connections wait in the queue of the system.
 const MAX_HANDSHAKES: usize = 1024;
 
 /// How long no connection is accepted after the system refused one, as it does when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// TLS of a server.
-#[derive(Clone)]
-pub struct TlsConfig {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    client_authority: Option<Vec<u8>>,
-}
-
-impl TlsConfig {
-    /// The server's certificate, with those between it and its authority, and the private key; both in PEM.
-    pub fn new(certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        Self {
-            certificate: certificate.into(),
-            key: key.into(),
-            client_authority: None,
-        }
-    }
-
-    /// Clients must have a certificate of this authority (PEM).
-    #[must_use]
-    pub fn client_authority(mut self, certificates: impl Into<Vec<u8>>) -> Self {
-        self.client_authority = Some(certificates.into());
-        self
-    }
-
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, BoxError> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?;
-        let builder = match &self.client_authority {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(authority)? {
-                    roots.add(certificate)?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.build()?)
-            }
-        };
-        let key = PrivateKeyDer::from_pem_slice(&self.key)?;
-        let mut config = builder.with_single_cert(certificates(&self.certificate)?, key)?;
-        config.alpn_protocols.push(b"h2".to_vec());
-        Ok(TlsAcceptor::from(Arc::new(config)))
-    }
-}
-
-impl fmt::Debug for TlsConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConfig").finish_non_exhaustive()
-    }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BoxError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>()?;
-    if certificates.is_empty() {
-        return Err("there is no certificate in it".into());
-    }
-    Ok(certificates)
-}
-
 /// A proxy's connection. Empty DATA frames are hidden of the server's HTTP/2, which would end a connection that has received a
 /// hundred of them in its life.
-pub(crate) struct Connection(Frames<Io>);
+pub(super) struct Connection(Frames<Io>);
 
 /// What is below HTTP/2.
 enum Io {
     Plain(TcpStream),
+    #[cfg(feature = "tls")]
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -127,6 +55,7 @@ impl Io {
     fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
+            #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.get_ref().0,
         }
     }
@@ -140,10 +69,28 @@ impl Connected for Connection {
     }
 }
 
+/// Handshake that comes before HTTP/2.
+#[derive(Clone)]
+pub(super) enum Handshake {
+    None,
+    #[cfg(feature = "tls")]
+    Tls(TlsAcceptor),
+}
+
+impl Handshake {
+    async fn run(self, tcp: TcpStream) -> io::Result<Io> {
+        match self {
+            Self::None => Ok(Io::Plain(tcp)),
+            #[cfg(feature = "tls")]
+            Self::Tls(acceptor) => Ok(Io::Tls(Box::new(acceptor.accept(tcp).await?))),
+        }
+    }
+}
+
 /// Takes in connections. A handshake holds up no other, and an error of one connection, or of the system, does not end it.
-pub(crate) fn incoming(
+pub(super) fn incoming(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    handshake: Handshake,
 ) -> impl Stream<Item = io::Result<Connection>> {
     async_stream::stream! {
         let mut handshakes = JoinSet::new();
@@ -152,25 +99,19 @@ pub(crate) fn incoming(
                 accepted = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => Either::Left(accepted),
                 Some(done) = handshakes.join_next() => Either::Right(done),
             };
-            match (next, &tls) {
-                (Either::Left(Ok((tcp, _))), None) => {
+            match next {
+                Either::Left(Ok((tcp, _))) => {
                     prepare(&tcp);
-                    yield Ok(Connection::new(Io::Plain(tcp)));
+                    handshakes.spawn(timeout(HANDSHAKE, handshake.clone().run(tcp)));
                 }
-                (Either::Left(Ok((tcp, _))), Some(tls)) => {
-                    prepare(&tcp);
-                    handshakes.spawn(timeout(HANDSHAKE, tls.accept(tcp)));
-                }
-                (Either::Left(Err(error)), _) => {
+                Either::Left(Err(error)) => {
                     warn!(%error, "cannot accept a connection");
                     sleep(PAUSE).await;
                 }
-                (Either::Right(Ok(Ok(Ok(tls)))), _) => {
-                    yield Ok(Connection::new(Io::Tls(Box::new(tls))));
-                }
-                (Either::Right(Ok(Ok(Err(error)))), _) => debug!(%error, "a TLS handshake failed"),
-                (Either::Right(Ok(Err(_))), _) => debug!("a TLS handshake takes too long"),
-                (Either::Right(Err(error)), _) => warn!(%error, "a TLS handshake was given up"),
+                Either::Right(Ok(Ok(Ok(io)))) => yield Ok(Connection::new(io)),
+                Either::Right(Ok(Ok(Err(error)))) => debug!(%error, "a TLS handshake failed"),
+                Either::Right(Ok(Err(_))) => debug!("a TLS handshake takes too long"),
+                Either::Right(Err(error)) => warn!(%error, "a TLS handshake was given up"),
             }
         }
     }
@@ -187,16 +128,16 @@ fn prepare(tcp: &TcpStream) {
     }
 }
 
-/// Makes a type a stream: `$stream` has one in each case.
+/// Implements the traits of a stream for a type that has one, `$io`, in each case.
 macro_rules! delegate {
-    ($type:ty { $($stream:pat => $io:ident),+ }) => {
+    ($type:ty { $($(#[$when:meta])* $stream:pat => $io:ident),+ }) => {
         impl AsyncRead for $type {
             fn poll_read(
                 self: Pin<&mut Self>,
                 cx: &mut Context<'_>,
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($stream => Pin::new($io).poll_read(cx, buf),)+ }
+                match self.get_mut() { $($(#[$when])* $stream => Pin::new($io).poll_read(cx, buf),)+ }
             }
         }
 
@@ -206,7 +147,7 @@ macro_rules! delegate {
                 cx: &mut Context<'_>,
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $($stream => Pin::new($io).poll_write(cx, buf),)+ }
+                match self.get_mut() { $($(#[$when])* $stream => Pin::new($io).poll_write(cx, buf),)+ }
             }
 
             fn poll_write_vectored(
@@ -214,23 +155,27 @@ macro_rules! delegate {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $($stream => Pin::new($io).poll_write_vectored(cx, bufs),)+ }
+                match self.get_mut() { $($(#[$when])* $stream => Pin::new($io).poll_write_vectored(cx, bufs),)+ }
             }
 
             fn is_write_vectored(&self) -> bool {
-                match self { $($stream => $io.is_write_vectored(),)+ }
+                match self { $($(#[$when])* $stream => $io.is_write_vectored(),)+ }
             }
 
             fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($stream => Pin::new($io).poll_flush(cx),)+ }
+                match self.get_mut() { $($(#[$when])* $stream => Pin::new($io).poll_flush(cx),)+ }
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($stream => Pin::new($io).poll_shutdown(cx),)+ }
+                match self.get_mut() { $($(#[$when])* $stream => Pin::new($io).poll_shutdown(cx),)+ }
             }
         }
     };
 }
 
 delegate!(Connection { Self(io) => io });
-delegate!(Io { Self::Plain(io) => io, Self::Tls(io) => io });
+delegate!(Io {
+    Self::Plain(io) => io,
+    #[cfg(feature = "tls")]
+    Self::Tls(io) => io
+});

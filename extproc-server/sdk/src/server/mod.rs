@@ -1,20 +1,24 @@
 //! The server kit: a processor on a listening socket, with what a deployment expects around it.
 //!
-//! It serves the processor, the standard gRPC health service and gRPC reflection, and stops in order. Put a
+//! It serves the processor and stops in order; with the features `health` and `reflection` it also serves the standard gRPC
+//! health service and gRPC reflection. Put a
 //! [`ProcessorService`] into a `tonic::transport::Server` of your own where this is not enough.
 
 mod incoming;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{io, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, time};
 use tonic::transport;
-use tonic_health::server::health_reporter;
-use tonic_reflection::server as reflection;
+#[cfg(feature = "reflection")]
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tracing::{info, warn};
 
-pub use self::incoming::TlsConfig;
-use self::incoming::incoming;
+use self::incoming::{Handshake, incoming};
+#[cfg(feature = "tls")]
+pub use self::tls::TlsConfig;
 use crate::{engine::Run, processor::Processor, service::ProcessorService};
 
 /// The descriptors of `envoy.service.ext_proc.v3` and everything that it imports, for reflection.
@@ -26,6 +30,7 @@ use crate::{engine::Run, processor::Processor, service::ProcessorService};
 /// protoc -I data-plane-api -I xds -I protoc-gen-validate -I googleapis -I opentelemetry-proto -I cel-spec/proto \
 ///     --include_imports --descriptor_set_out=descriptor.bin envoy/service/ext_proc/v3/external_processor.proto
 /// ```
+#[cfg(feature = "reflection")]
 const DESCRIPTORS: &[u8] = include_bytes!("descriptor.bin");
 
 /// How long open exchanges may go on after a shutdown has begun, unless set otherwise.
@@ -52,6 +57,7 @@ pub struct Server<P> {
     service: ProcessorService<P>,
     drain: Duration,
     not_serving: Duration,
+    #[cfg(feature = "tls")]
     tls: Option<TlsConfig>,
     keep_alive: Option<Duration>,
     max_connection_age: Option<Duration>,
@@ -71,20 +77,21 @@ impl<P: Run> Server<P> {
             service,
             drain: DRAIN,
             not_serving: Duration::ZERO,
+            #[cfg(feature = "tls")]
             tls: None,
             keep_alive: None,
             max_connection_age: None,
         }
     }
 
-    /// How long open exchanges may go on after a shutdown has begun. Default [`DRAIN`].
+    /// Sets how long open exchanges may go on after a shutdown has begun. Default [`DRAIN`].
     #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = time;
         self
     }
 
-    /// How long the server goes on as before, but with its health at `NOT_SERVING`, when a shutdown begins; the time
+    /// Sets how long the server goes on as before, but with its health at `NOT_SERVING`, when a shutdown begins; the time
     /// that proxies need to notice. Default zero.
     #[must_use]
     pub fn announce(mut self, time: Duration) -> Self {
@@ -93,6 +100,7 @@ impl<P: Run> Server<P> {
     }
 
     /// Serves with TLS.
+    #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: TlsConfig) -> Self {
         self.tls = Some(config);
@@ -128,19 +136,7 @@ impl<P: Run> Server<P> {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let address = listener.local_addr().map_err(ServeError::Listener)?;
-        let (health, health_service) = health_reporter();
-        health.set_serving::<ProcessorService<P>>().await;
-        let reflection = reflection::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|error| ServeError::Setup(error.into()))?;
-
-        let tls = match &self.tls {
-            Some(config) => Some(config.acceptor().map_err(ServeError::Tls)?),
-            None => None,
-        };
-
+        let handshake = self.handshake()?;
         let stats = self.service.stats();
         let (finish, finishing) = oneshot::channel::<()>();
         let mut builder = transport::Server::builder()
@@ -155,21 +151,28 @@ impl<P: Run> Server<P> {
         if let Some(age) = self.max_connection_age {
             builder = builder.max_connection_age(age);
         }
-        let serving = builder
-            .add_service(self.service)
-            .add_service(health_service)
-            .add_service(reflection)
-            .serve_with_incoming_shutdown(incoming(listener, tls), async {
-                // Either way, told or forgotten, the server is to finish.
-                let _ = finishing.await;
-            });
+        let router = builder.add_service(self.service);
+        #[cfg(feature = "reflection")]
+        let router = router.add_service(reflection()?);
+        #[cfg(feature = "health")]
+        let (health, router) = {
+            let (health, service) = tonic_health::server::health_reporter();
+            health.set_serving::<ProcessorService<P>>().await;
+            (health, router.add_service(service))
+        };
+        let serving = router.serve_with_incoming_shutdown(incoming(listener, handshake), async {
+            // Either way, told or forgotten, the server is to finish.
+            let _ = finishing.await;
+        });
         let stopping = async {
             shutdown.await;
             info!(open = stats.open_exchanges(), "shutting down");
-            health
-                .set_service_status("", tonic_health::ServingStatus::NotServing)
-                .await;
-            health.set_not_serving::<ProcessorService<P>>().await;
+            #[cfg(feature = "health")]
+            {
+                use tonic_health::ServingStatus::NotServing;
+                health.set_service_status("", NotServing).await;
+                health.set_not_serving::<ProcessorService<P>>().await;
+            }
             time::sleep(self.not_serving).await;
             drop(finish);
             time::sleep(self.drain).await;
@@ -183,9 +186,34 @@ impl<P: Run> Server<P> {
         }
         Ok(())
     }
+
+    #[cfg(feature = "tls")]
+    fn handshake(&self) -> Result<Handshake, ServeError> {
+        Ok(match &self.tls {
+            Some(config) => Handshake::Tls(config.acceptor().map_err(ServeError::Tls)?),
+            None => Handshake::None,
+        })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn handshake(&self) -> Result<Handshake, ServeError> {
+        Ok(Handshake::None)
+    }
 }
 
-/// Why a server could not serve.
+/// Makes the service that tells clients what the services are.
+#[cfg(feature = "reflection")]
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, ServeError> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS);
+    #[cfg(feature = "health")]
+    let builder =
+        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let service = builder.build_v1();
+    service.map_err(|error| ServeError::Setup(error.into()))
+}
+
+/// Reason that a server could not serve.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -193,6 +221,7 @@ pub enum ServeError {
     #[error("the listening socket cannot be used")]
     Listener(#[source] io::Error),
     /// The certificate, the key or the authority cannot be used.
+    #[cfg(feature = "tls")]
     #[error("the TLS configuration cannot be used")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The services or the transport could not be set up.

@@ -3,13 +3,14 @@
 use extproc_client::{
     host::Metadata as Model,
     metadata::{struct_from_object, value_from_json},
+    text::protojson::base64,
 };
 use prost::Message;
 use prost_types::{Any, ListValue, Struct};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::value::{ByName, base64};
+use super::value::ByName;
 use crate::document::{Fault, Reader, Subtree};
 
 /// `envoy.config.core.v3.Metadata`.

@@ -138,7 +138,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "add_proxy_protocol_connection_state", "append_local_overload", "request_id_extension",
     ]),
     ("HttpConnectionManager", Note(NOT_DONE), &[
-        "tracing", "add_user_agent", "skip_xff_append",
+        "add_user_agent", "skip_xff_append",
         "always_set_request_id_in_response", "append_x_forwarded_port",
     ]),
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
@@ -199,7 +199,8 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("VirtualHost", Refuse(UNSUPPORTED), &["cors", "retry_policy_typed_config"]),
     ("VirtualHost", RefusePresence(UNSUPPORTED), &["matcher"]),
-    ("Route", Ignore, &["decorator", "tracing", "stat_prefix"]),
+    ("Route", Ignore, &["stat_prefix"]),
+    ("Decorator", Ignore, &["propagate"]),
     ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
     ("Route", RefusePresence(UNSUPPORTED), &["filter_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
@@ -234,6 +235,19 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("CorsPolicy", Note(NOT_DONE), &["shadow_enabled"]),
     ("DirectResponseAction", Refuse(UNSUPPORTED), &["body_format"]),
     ("RegexMatcher", Ignore, &["google_re2"]),
+
+    // envoy.config.trace.v3
+    ("TracingProvider", Ignore, &["name"]),
+    ("OpenTelemetryConfig", Ignore, &[
+        "set_telemetry_sdk_resource_attributes", "set_service_name_resource_attribute",
+        "set_instrumentation_scope",
+    ]),
+    ("OpenTelemetryConfig", Refuse(UNSUPPORTED), &["exporter"]),
+    ("CollectorService", Ignore, &["retry_policy"]),
+    ("CollectorService", RefusePresence("use envoy_grpc and a cluster"), &["google_grpc"]),
+    ("CollectorGrpc", Ignore, &[
+        "retry_policy", "max_receive_message_length", "skip_envoy_headers",
+    ]),
 
     // envoy.config.accesslog.v3
     ("AccessLog", Ignore, &["name"]),

@@ -100,7 +100,7 @@ impl Located<HeaderMutation> {
 
 impl Located<HeaderValueOption> {
     /// The change; `None` for an empty value, which is not added unless `keep_empty_value` is set.
-    fn build(&self) -> Result<Option<HeaderChange>, Fault> {
+    pub(super) fn build(&self) -> Result<Option<HeaderChange>, Fault> {
         let option = &self.value;
         let header = &option.header.value;
         changeable(&header.key.0).map_err(|fault| fault.or_at(option.header.node))?;

@@ -1,6 +1,6 @@
 //! `HttpConnectionManager`.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use extproc_client::{
     FilterConfig,
@@ -13,9 +13,11 @@ use super::{
     access_log::AccessLog,
     action::{UpgradeConfig, upgrades},
     filter::{self, HttpFilter},
+    per_filter::Filters,
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
     root::Loaded,
     route::{RouteConfiguration, Surroundings},
+    tracing::Tracing,
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
@@ -59,6 +61,7 @@ pub(super) struct HttpConnectionManager {
     delayed_close_timeout: Option<Time>,
     #[serde(default)]
     access_log: Vec<Located<AccessLog>>,
+    tracing: Option<Located<Tracing>>,
     use_remote_address: Option<bool>,
     #[serde(default)]
     preserve_external_request_id: bool,
@@ -191,14 +194,14 @@ impl Located<HttpConnectionManager> {
         for filter in &filters {
             self.check_processor(filter, loaded);
         }
-        // Routes may speak of those of their clusters as well.
-        let of_clusters = loaded.cluster_filters.values().flat_map(|all| all.iter());
-        let named: Vec<Filter> = filters.iter().chain(of_clusters).cloned().collect();
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
             refused: &loaded.refused,
-            filters: &named,
+            filters: Filters {
+                of_listener: &filters,
+                of_clusters: &loaded.cluster_filters,
+            },
             filter_chain_name,
             listener_metadata,
             node: &loaded.node,
@@ -250,6 +253,10 @@ impl Located<HttpConnectionManager> {
                 .iter()
                 .map(|log| log.build(loaded.reader))
                 .collect::<Result<_, _>>()?,
+            tracing: match &manager.tracing {
+                Some(tracing) => tracing.build(loaded)?.map(Arc::new),
+                None => None,
+            },
             normalization: Normalization {
                 normalize_path: manager.normalize_path.unwrap_or_default(),
                 merge_slashes: manager.merge_slashes,

@@ -67,8 +67,8 @@ struct ExecuteFilterAction {
 
 /// What an action may execute.
 enum Executes<'a> {
-    /// The filter itself.
-    Base(&'a Arc<[Filter]>),
+    /// The filter itself: anything else than to skip it leaves it in place.
+    Base,
     /// What the action says, or a chain by its name.
     Named(&'a ByName<Arc<[Filter]>>),
 }
@@ -83,10 +83,9 @@ impl Making<'_, '_> {
             let composite: Located<Composite> = self.reader.read_typed(of)?;
             return self.composite(&composite, tree.as_ref());
         }
-        let base: Arc<[Filter]> = Arc::new([self.inner(of)?]);
         Ok(FilterKind::Matched(Arc::new(Matched {
-            tree: self.tree(tree.as_ref(), &Executes::Base(&base))?,
-            base: Some(base),
+            tree: self.tree(tree.as_ref(), &Executes::Base)?,
+            base: Some(Arc::new([self.inner(of)?])),
         })))
     }
 
@@ -96,25 +95,21 @@ impl Making<'_, '_> {
         self.composite(&composite, None)
     }
 
-    /// What a route says of a filter that a tree decides on.
-    pub(super) fn per_route(
+    /// What a route says of a filter that a tree decides on; for a `Composite`, actions say what is executed.
+    pub(super) fn tree_per_route(
         &self,
         node: NodeId,
-        filter: Option<&Filter>,
+        is_composite: bool,
     ) -> Result<FilterKind, Fault> {
         let config: ExtensionWithMatcherPerRoute = self.reader.read_typed(node)?;
-        let base = match filter.map(|filter| &filter.kind) {
-            Some(FilterKind::Matched(matched)) => matched.base.clone(),
-            _ => None,
-        };
         let named = ByName::default();
-        let executes = match &base {
-            Some(base) => Executes::Base(base),
-            None => Executes::Named(&named),
+        let executes = match is_composite {
+            true => Executes::Named(&named),
+            false => Executes::Base,
         };
         Ok(FilterKind::Matched(Arc::new(Matched {
             tree: self.tree(config.xds_matcher.as_ref(), &executes)?,
-            base: base.clone(),
+            base: None,
         })))
     }
 
@@ -191,10 +186,9 @@ impl Making<'_, '_> {
                 let share = share.map_or(Fraction::ALL, RuntimeFraction::build);
                 Ok(MatchAction::Execute(filters, share))
             }
-            // Anything else than to skip it leaves the filter in place.
-            (EXECUTE, Executes::Base(base)) => {
+            (EXECUTE, Executes::Base) => {
                 let _: Whatever = self.reader.read_typed(node)?;
-                Ok(MatchAction::Execute(Arc::clone(base), Fraction::ALL))
+                Ok(MatchAction::Keep)
             }
             (other, _) => Err(unsupported(node, other, &[SKIP, EXECUTE])),
         }

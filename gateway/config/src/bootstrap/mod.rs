@@ -27,6 +27,7 @@ mod manager;
 mod match_tree;
 mod matched;
 mod matcher;
+mod otlp;
 mod overload;
 mod per_filter;
 mod protocol;
@@ -35,9 +36,13 @@ mod route;
 mod small_filters;
 mod template;
 mod tls;
+mod tracing;
 mod value;
 
-pub use self::flags::{Flags, LogForm, from_flags};
+pub use self::{
+    flags::{Flags, LogForm, from_flags},
+    otlp::Otlp,
+};
 use crate::{
     Error,
     document::{Document, Fault, Reader},

@@ -1,7 +1,7 @@
 //! `typed_per_filter_config`: what a route configuration, virtual host, route or weighted cluster
 //! says of the filters.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use extproc_client::{PerRoute, config::Overrides};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     document::{Fault, NodeId, Subtree},
-    snapshot::{Cors as CorsModel, Filter, FilterKind, OnRoute, RouteOverrides},
+    snapshot::{Cors as CorsModel, Filter, FilterKind, OnRoute, Overridden, RouteOverrides},
 };
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`
@@ -38,22 +38,72 @@ const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 /// The map as it stands in the file.
 pub(super) type PerFilterConfig = ByName<Subtree>;
 
+/// The filters that routes may speak of, by their names.
+#[derive(Clone, Copy)]
+pub(super) struct Filters<'a> {
+    pub(super) of_listener: &'a [Filter],
+    pub(super) of_clusters: &'a BTreeMap<String, Arc<[Filter]>>,
+}
+
+impl<'a> Filters<'a> {
+    fn named(self, name: &'a str) -> impl Iterator<Item = &'a FilterKind> {
+        let of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
+        let all = self.of_listener.iter().chain(of_clusters);
+        all.filter(move |filter| filter.name == name)
+            .map(|filter| &filter.kind)
+    }
+}
+
 /// One level's word on each filter it names.
 #[derive(Debug, Default)]
 pub(super) struct Level {
-    ext_proc: Vec<(String, PerRoute)>,
-    /// Unset if the level does not speak of it, `Some(None)` if it has no policy.
+    filters: Vec<(String, Said)>,
+    /// Unset if the level does not speak of it, `Some(None)` if it switches it off.
     cors: Option<Option<Arc<CorsModel>>>,
-    others: Vec<(String, OnRoute)>,
 }
 
 /// What a level says of one filter.
+#[derive(Clone, Debug)]
 enum Said {
-    /// Nothing else than that it is on or off.
-    Switched(bool),
+    /// A filter of any kind is off.
+    Off,
+    /// A filter of any kind is on.
+    On,
     ExtProc(PerRoute),
     Cors(Option<Arc<CorsModel>>),
-    Other(OnRoute),
+    /// The configuration of a filter of this kind.
+    As(FilterKind),
+}
+
+impl Said {
+    /// What an ext_proc filter is told by it.
+    fn of_processor(&self) -> Option<PerRoute> {
+        match self {
+            Self::Off => Some(PerRoute::Disabled),
+            Self::On => Some(PerRoute::Overrides(Box::<Overrides>::default())),
+            Self::ExtProc(config) => Some(config.clone()),
+            Self::Cors(_) | Self::As(_) => None,
+        }
+    }
+
+    /// Tells whether it is for filters of this kind.
+    fn fits(&self, kind: &FilterKind) -> bool {
+        match self {
+            Self::Off | Self::On => true,
+            Self::ExtProc(_) => matches!(kind, FilterKind::ExtProc(_) | FilterKind::Matched(_)),
+            Self::Cors(_) => matches!(kind, FilterKind::Cors),
+            Self::As(own) => std::mem::discriminant(own) == std::mem::discriminant(kind),
+        }
+    }
+
+    /// What a filter other than ext_proc is told by it.
+    fn of_other(&self) -> OnRoute {
+        match self {
+            Self::Off => OnRoute::Off,
+            Self::On | Self::ExtProc(_) | Self::Cors(_) => OnRoute::On,
+            Self::As(kind) => OnRoute::As(kind.clone()),
+        }
+    }
 }
 
 /// `envoy.config.route.v3.FilterConfig`; an empty `config` switches a disabled filter on.
@@ -72,86 +122,42 @@ impl Level {
         surroundings: &Surroundings<'_, '_>,
         map: &PerFilterConfig,
     ) -> Result<Self, Fault> {
-        let Surroundings {
-            reader,
-            filters,
-            graceful_close,
-            ..
-        } = surroundings;
         let mut level = Self::default();
         for (name, tree) in map {
-            let filter = filters.iter().find(|filter| filter.name == *name);
             let making = Making {
-                reader,
+                reader: surroundings.reader,
                 owner: Owner::ConnectionManager,
-                graceful_close: *graceful_close,
+                graceful_close: surroundings.graceful_close,
                 name,
             };
-            let Some(said) = entry(&making, tree.node, filter)? else {
+            let kinds: Vec<&FilterKind> = surroundings.filters.named(name).collect();
+            let Some(said) = entry(&making, tree.node, &kinds)? else {
                 continue;
             };
-            level
-                .add(name, filter.map(|filter| &filter.kind), said)
-                .map_err(|fault| fault.or_at(tree.node))?;
-        }
-        Ok(level)
-    }
-
-    /// Takes what is said of a filter; one that does not exist needs no more than to be readable.
-    fn add(&mut self, name: &str, filter: Option<&FilterKind>, said: Said) -> Result<(), Fault> {
-        let switched = |on| match on {
-            true => OnRoute::On,
-            false => OnRoute::Off,
-        };
-        let other = match (filter, said) {
-            (None, _) => return Ok(()),
-            (Some(FilterKind::ExtProc(_)), Said::ExtProc(config)) => {
-                self.ext_proc.push((name.to_owned(), config));
-                return Ok(());
-            }
-            (Some(FilterKind::ExtProc(_)), Said::Switched(on)) => {
-                let config = match on {
-                    true => PerRoute::Overrides(Box::<Overrides>::default()),
-                    false => PerRoute::Disabled,
-                };
-                self.ext_proc.push((name.to_owned(), config));
-                return Ok(());
-            }
-            // As in Envoy, this does not switch on what is around the filters.
-            (Some(kind @ FilterKind::Matched(_)), Said::ExtProc(config)) => {
-                let mut filters = 0;
-                kind.each_ext_proc(&mut |_| filters += 1);
-                if filters > 1 && !matches!(config, PerRoute::Disabled) {
-                    return Err(Fault::new(
-                        "has several ext_proc filters, for which a route can have no configuration",
-                    ));
-                }
-                self.ext_proc.push((name.to_owned(), config));
-                OnRoute::On
-            }
-            (Some(FilterKind::Cors), Said::Cors(policy)) => {
-                self.cors = Some(policy);
-                OnRoute::On
-            }
-            (Some(FilterKind::Cors), Said::Switched(false)) => {
-                self.cors = Some(None);
-                OnRoute::Off
-            }
-            (Some(_), Said::Other(OnRoute::Off)) => OnRoute::Off,
-            (Some(filter), Said::Other(OnRoute::As(kind)))
-                if std::mem::discriminant(filter) == std::mem::discriminant(&kind) =>
-            {
-                OnRoute::As(kind)
-            }
-            (Some(_), Said::Switched(on)) => switched(on),
-            (Some(_), _) => {
-                return Err(Fault::new(
+            if !kinds.is_empty() && !kinds.iter().any(|kind| said.fits(kind)) {
+                return Err(Fault::at(
+                    tree.node,
                     "is the configuration of another filter than the one of this name",
                 ));
             }
-        };
-        self.others.push((name.to_owned(), other));
-        Ok(())
+            if matches!(said, Said::ExtProc(PerRoute::Overrides(_)))
+                && kinds.iter().any(|kind| processors(kind).len() > 1)
+            {
+                return Err(Fault::at(
+                    tree.node,
+                    "the filter of this name has several ext_proc filters, for which a route can have no overrides",
+                ));
+            }
+            match &said {
+                Said::Cors(policy) => level.cors = Some(policy.clone()),
+                Said::Off if kinds.iter().any(|kind| matches!(kind, FilterKind::Cors)) => {
+                    level.cors = Some(None);
+                }
+                _ => {}
+            }
+            level.filters.push((name.clone(), said));
+        }
+        Ok(level)
     }
 
     /// The policy of the filter `cors` under these levels, least specific first.
@@ -160,57 +166,74 @@ impl Level {
     }
 
     /// The filters' configurations under these levels, least specific first.
-    pub(super) fn merge(levels: &[&Self], filters: &[Filter]) -> RouteOverrides {
-        let mut merged = RouteOverrides::default();
-        for filter in filters {
-            let mut said = levels
-                .iter()
-                .flat_map(|level| &level.ext_proc)
-                .filter(|(name, _)| *name == filter.name)
-                .map(|(_, config)| config)
-                .peekable();
-            if said.peek().is_none() {
-                continue;
-            }
-            let mut of_filter = None;
-            filter.kind.each_ext_proc(&mut |config| {
-                of_filter.get_or_insert(config);
-            });
-            let config = of_filter.and_then(|config| config.for_route(said));
-            merged.filters.push((filter.name.clone(), config));
+    pub(super) fn merge(levels: &[&Self], filters: Filters<'_>) -> RouteOverrides {
+        let of_clusters = filters.of_clusters.iter().filter_map(|(cluster, filters)| {
+            let merged = merge(levels, filters);
+            (!merged.is_empty()).then(|| (cluster.clone(), merged))
+        });
+        RouteOverrides {
+            filters: merge(levels, filters.of_listener),
+            of_clusters: of_clusters.collect(),
         }
-        let others = levels.iter().rev().flat_map(|level| &level.others);
-        for (name, said) in others {
-            if merged.other(name).is_none() {
-                merged.others.push((name.clone(), said.clone()));
-            }
-        }
-        merged
     }
+}
+
+fn merge(levels: &[&Level], filters: &[Filter]) -> Overridden {
+    let mut merged = Overridden::new();
+    for filter in filters {
+        let all = levels.iter().flat_map(|level| &level.filters);
+        let said: Vec<&Said> = all
+            .filter(|(name, said)| *name == filter.name && said.fits(&filter.kind))
+            .map(|(_, said)| said)
+            .collect();
+        let Some(last) = said.last() else {
+            continue;
+        };
+        let configs: Vec<PerRoute> = match &filter.kind {
+            FilterKind::ExtProc(_) => said.iter().filter_map(|said| said.of_processor()).collect(),
+            _ => {
+                merged.push((filter.name.clone(), last.of_other()));
+                let configs = said.iter().filter(|said| matches!(said, Said::ExtProc(_)));
+                configs.filter_map(|said| said.of_processor()).collect()
+            }
+        };
+        if let (Some(own), false) = (processors(&filter.kind).first(), configs.is_empty()) {
+            let config = own.for_route(&configs);
+            merged.push((filter.name.clone(), OnRoute::Processor(config)));
+        }
+    }
+    merged
+}
+
+/// The ext_proc filters that a filter is or may execute.
+fn processors(kind: &FilterKind) -> Vec<&Arc<extproc_client::FilterConfig>> {
+    let mut all = Vec::new();
+    kind.each_ext_proc(&mut |config| all.push(config));
+    all
 }
 
 /// What stands under one name; `None` if it is of an unknown type and optional.
 fn entry(
     making: &Making<'_, '_>,
     node: NodeId,
-    filter: Option<&Filter>,
+    kinds: &[&FilterKind],
 ) -> Result<Option<Said>, Fault> {
     let reader = making.reader;
     let found = reader.type_of(node)?;
     if found != WRAPPER {
-        return match plain(making, node, filter)? {
+        return match plain(making, node, kinds)? {
             None => Err(unsupported(node, found, &[TYPES, &[WRAPPER]].concat())),
             said => Ok(said),
         };
     }
     let wrapper: FilterConfig = reader.read_typed(node)?;
     if wrapper.disabled {
-        return Ok(Some(Said::Switched(false)));
+        return Ok(Some(Said::Off));
     }
     match wrapper.config {
         None => Err(Fault::at(node, "one of config and disabled has to be set")),
-        Some(config) if reader.is_empty(config.node) => Ok(Some(Said::Switched(true))),
-        Some(config) => match plain(making, config.node, filter)? {
+        Some(config) if reader.is_empty(config.node) => Ok(Some(Said::On)),
+        Some(config) => match plain(making, config.node, kinds)? {
             None if wrapper.is_optional => Ok(None),
             None => {
                 let found = reader.type_of(config.node)?;
@@ -225,7 +248,7 @@ fn entry(
 fn plain(
     making: &Making<'_, '_>,
     node: NodeId,
-    filter: Option<&Filter>,
+    kinds: &[&FilterKind],
 ) -> Result<Option<Said>, Fault> {
     let reader = making.reader;
     Ok(match reader.type_of(node)? {
@@ -234,9 +257,17 @@ fn plain(
             let policy: CorsPolicy = reader.read_typed(node)?;
             Some(Said::Cors(policy.build().map(Arc::new)))
         }
-        BUFFER_PER_ROUTE => Some(Said::Other(making.buffer_per_route(node)?)),
-        LOCAL_RATE_LIMIT => Some(Said::Other(OnRoute::As(making.local_rate_limit(node)?))),
-        WITH_MATCHER_PER_ROUTE => Some(Said::Other(OnRoute::As(making.per_route(node, filter)?))),
+        BUFFER_PER_ROUTE => {
+            let own = making.buffer_per_route(node)?;
+            Some(own.map_or(Said::Off, Said::As))
+        }
+        LOCAL_RATE_LIMIT => Some(Said::As(making.local_rate_limit(node)?)),
+        WITH_MATCHER_PER_ROUTE => {
+            let is_composite = kinds
+                .iter()
+                .any(|kind| matches!(kind, FilterKind::Matched(matched) if matched.base.is_none()));
+            Some(Said::As(making.tree_per_route(node, is_composite)?))
+        }
         _ => None,
     })
 }

@@ -17,15 +17,15 @@ use super::{
     any::Metadata,
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
-    per_filter::{Level, PerFilterConfig},
+    per_filter::{Filters, Level, PerFilterConfig},
+    tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader},
     snapshot::{
-        Cluster, Discovery, Filter, Forward, HeaderChange, Route as RouteModel,
-        RouteAction as ActionModel, RouteTable, VirtualHost as HostModel,
-        WeightedCluster as WeightedModel,
+        Cluster, Discovery, Forward, HeaderChange, Route as RouteModel, RouteAction as ActionModel,
+        RouteTable, VirtualHost as HostModel, WeightedCluster as WeightedModel,
     },
 };
 
@@ -96,6 +96,8 @@ struct Route {
     redirect: Option<Located<RedirectAction>>,
     direct_response: Option<DirectResponseAction>,
     non_forwarding_action: Option<NonForwardingAction>,
+    decorator: Option<Decorator>,
+    tracing: Option<RouteTracing>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
@@ -136,7 +138,7 @@ pub(super) struct Surroundings<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
     pub(super) refused: &'a BTreeSet<String>,
-    pub(super) filters: &'a [Filter],
+    pub(super) filters: Filters<'a>,
     pub(super) filter_chain_name: &'a str,
     pub(super) listener_metadata: &'a MetadataModel,
     pub(super) node: &'a serde_json::Value,
@@ -290,10 +292,11 @@ impl Located<Route> {
             action,
             request_headers,
             response_headers,
-            overrides: Arc::new(Level::merge(&[table, host, &own], filters)),
+            overrides: Arc::new(Level::merge(&[table, host, &own], *filters)),
             facts: Arc::new(facts),
             choices: Arc::new([]),
             cors: Level::cors(&[table, host, &own]),
+            tracing: tracing::of_route(route.decorator.as_ref(), route.tracing.as_ref())?,
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId},
     snapshot::{
-        FilterKind, Fraction, LocalRateLimit as RateLimitModel, OnRoute, TokenBucket as BucketModel,
+        FilterKind, Fraction, LocalRateLimit as RateLimitModel, TokenBucket as BucketModel,
     },
 };
 
@@ -103,12 +103,12 @@ impl Making<'_, '_> {
         self.reader.read_typed::<Buffer>(node)?.build()
     }
 
-    /// What a route says of it.
-    pub(super) fn buffer_per_route(&self, node: NodeId) -> Result<OnRoute, Fault> {
+    /// What a route says of it; `None` is that it is off.
+    pub(super) fn buffer_per_route(&self, node: NodeId) -> Result<Option<FilterKind>, Fault> {
         let config: BufferPerRoute = self.reader.read_typed(node)?;
         match (config.disabled, config.buffer) {
-            (Some(true), None) => Ok(OnRoute::Off),
-            (None, Some(buffer)) => Ok(OnRoute::As(buffer.build()?)),
+            (Some(true), None) => Ok(None),
+            (None, Some(buffer)) => buffer.build().map(Some),
             _ => Err(Fault::at(
                 node,
                 "one and only one of disabled, which has to be true, and buffer has to be set",

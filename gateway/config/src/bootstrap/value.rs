@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
 
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+use extproc_client::{
+    config::{self, PatternError},
+    text::protojson::{ProtoDuration, base64},
 };
-use extproc_client::config::{self, PatternError};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{
     Deserialize, Deserializer,
@@ -25,73 +24,12 @@ impl Time {
     }
 }
 
-/// The longest duration that protobuf allows: 10000 years.
-const LONGEST_SECONDS: u64 = 315_576_000_000;
-
-fn duration(text: &str) -> Option<Duration> {
-    let number = text.strip_suffix('s')?;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty())
-        || number.ends_with('.')
-        || !digits(whole)
-        || !digits(fraction)
-        || fraction.len() > 9
-    {
-        return None;
-    }
-    let seconds: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
-    let nanos: u32 = format!("{fraction:0<9}").parse().ok()?;
-    (seconds <= LONGEST_SECONDS).then(|| Duration::new(seconds, nanos))
-}
-
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Time;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("seconds, such as \"0.25s\"")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Time, E> {
-                if text.starts_with('-') {
-                    return Err(E::custom(format!(
-                        "invalid duration {text:?}: may not be negative"
-                    )));
-                }
-                duration(text).map(Time).ok_or_else(|| {
-                    E::custom(format!(
-                        "invalid duration {text:?}: expected seconds, such as \"0.25s\""
-                    ))
-                })
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Time, A::Error> {
-                let fields = Fields::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                match fields.seconds <= LONGEST_SECONDS && fields.nanos < 1_000_000_000 {
-                    true => Ok(Time(Duration::new(fields.seconds, fields.nanos))),
-                    false => Err(A::Error::custom("invalid duration: out of range")),
-                }
-            }
-        }
-
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Fields {
-            #[serde(default)]
-            seconds: u64,
-            #[serde(default)]
-            nanos: u32,
-        }
-
-        deserializer.deserialize_any(Visitor)
+        let duration = ProtoDuration::deserialize(deserializer)?.positive();
+        duration
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("invalid duration: may not be negative"))
     }
 }
 
@@ -265,17 +203,6 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-/// Both alphabets, with or without padding, as ProtoJSON asks of readers.
-pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
-    const ANY_PADDING: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabet = match text.contains(['-', '_']) {
-        true => &alphabet::URL_SAFE,
-        false => &alphabet::STANDARD,
-    };
-    GeneralPurpose::new(alphabet, ANY_PADDING).decode(text).ok()
-}
-
 /// A message of which every field is accepted, because none of them matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Whatever;
@@ -288,42 +215,3 @@ impl<'de> Deserialize<'de> for Whatever {
 
 /// A map by name.
 pub(super) type ByName<T> = BTreeMap<String, T>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("0.25s"), Some(Duration::from_millis(250)));
-        assert_eq!(duration("3s"), Some(Duration::from_secs(3)));
-        assert_eq!(duration(".5s"), Some(Duration::from_millis(500)));
-        assert_eq!(duration("1.s"), None);
-        assert_eq!(duration("0.000000001s"), Some(Duration::from_nanos(1)));
-        for bad in [
-            "",
-            "s",
-            "1",
-            "1ms",
-            "1.2.3s",
-            "+1s",
-            " 1s",
-            "0.1234567891s",
-            "9e9s",
-        ] {
-            assert_eq!(duration(bad), None, "{bad:?}");
-        }
-        assert_eq!(duration("315576000001s"), None);
-    }
-
-    #[test]
-    fn base64_in_both_alphabets() {
-        assert_eq!(base64("aGk="), Some(b"hi".to_vec()));
-        assert_eq!(base64("aGk"), Some(b"hi".to_vec()));
-        assert_eq!(base64("_-8="), Some(vec![0xff, 0xef]));
-        assert_eq!(base64("/+8"), Some(vec![0xff, 0xef]));
-        assert_eq!(base64(""), Some(Vec::new()));
-        assert_eq!(base64("a"), None);
-        assert_eq!(base64("a!"), None);
-    }
-}

@@ -205,6 +205,7 @@ fn manager(
             filter: None,
             omit_empty: false,
         }],
+        tracing: None,
         normalization: Normalization {
             normalize_path: true,
             merge_slashes: true,

@@ -372,6 +372,7 @@ impl RulePlan<'_> {
             facts: facts(""),
             choices: effects.choices.into(),
             cors,
+            tracing: None,
         })
     }
 }
@@ -387,6 +388,7 @@ pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
         facts: Arc::default(),
         choices: effects.choices.into(),
         cors: None,
+        tracing: None,
     })
 }
 

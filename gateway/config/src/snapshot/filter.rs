@@ -81,13 +81,15 @@ impl Matched {
     }
 }
 
-/// What a route says of a filter beside configurations of ext_proc.
+/// What a route says of a filter.
 #[derive(Clone, Debug)]
 pub enum OnRoute {
     /// It does nothing.
     Off,
     /// It does what its own configuration says, also if it is `disabled`.
     On,
+    /// An ext_proc filter has this configuration; `None` means disabled.
+    Processor(Option<Arc<FilterConfig>>),
     /// It does what this says.
     As(FilterKind),
 }

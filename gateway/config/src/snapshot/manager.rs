@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use extproc_client::host::HeaderLimits;
 
-use super::{Filter, Fraction, HeaderMatch, RouteTable, StripPort};
+use super::{Filter, Fraction, HeaderMatch, RouteTable, StripPort, Tracing};
 
 /// `codec_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct HttpManager {
     pub proxy_100_continue: bool,
     /// Access logs.
     pub access_log: Vec<AccessLog>,
+    /// `tracing`; nothing is traced if unset.
+    pub tracing: Option<Arc<Tracing>>,
     /// `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`, `headers_with_underscores_action`.
     pub normalization: Normalization,
 }

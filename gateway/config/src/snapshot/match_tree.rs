@@ -46,6 +46,8 @@ pub enum Then {
 pub enum MatchAction {
     /// `SkipFilter`: nothing.
     Skip,
+    /// What it does where nothing matches.
+    Keep,
     /// `ExecuteFilterAction`: what these filters do, with so many requests.
     Execute(Arc<[Filter]>, Fraction),
 }
@@ -172,7 +174,7 @@ impl Then {
         match self {
             Self::Tree(tree) => tree.each_chain(seen),
             Self::Action(MatchAction::Execute(filters, _)) => seen(filters),
-            Self::Action(MatchAction::Skip) => {}
+            Self::Action(MatchAction::Skip | MatchAction::Keep) => {}
         }
     }
 }

@@ -16,6 +16,7 @@ mod policy;
 mod rate_limit;
 mod retry;
 mod route;
+mod tracing;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -46,9 +47,13 @@ pub use self::{
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        HeaderTemplate, InternalRedirect, PathMatch, QueryMatch, Redirect, RedirectPredicate,
-        Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
-        WeightedCluster,
+        HeaderTemplate, InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect,
+        RedirectPredicate, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch,
+        VirtualHost, WeightedCluster,
+    },
+    tracing::{
+        CustomTag, RouteTracing, TraceExporter, TraceProtocol, TraceProvider, TraceSampler,
+        TraceSampling, Tracing,
     },
 };
 
@@ -101,6 +106,22 @@ impl Default for OverloadLimits {
             stop_connections: Some(0.95),
             reset_streams: Some(0.85),
             refresh: Duration::from_millis(100),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Has requests traced where nothing is said of traces.
+    #[cfg(feature = "bootstrap")]
+    pub(crate) fn trace_where_nothing_is(&mut self, tracing: &Arc<Tracing>) {
+        for listener in self.listeners.iter_mut().filter_map(Arc::get_mut) {
+            let chains = listener
+                .chains
+                .iter_mut()
+                .chain(listener.default_chain.as_mut());
+            for http in chains.filter_map(|chain| Arc::get_mut(&mut chain.http)) {
+                http.tracing.get_or_insert_with(|| tracing.clone());
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, Mirror, OnRoute, Priority, Retry};
+use super::{Cors, Fraction, Mirror, OnRoute, Priority, Retry, RouteTracing};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -64,8 +64,12 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// All that routes say of this filter beside configurations of ext_proc.
-    pub fn others<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a OnRoute> {
+    /// All that routes say of this filter, of this cluster's one if there is a name, beside configurations of ext_proc.
+    pub fn said<'a>(
+        &'a self,
+        cluster: Option<&'a str>,
+        filter: &'a str,
+    ) -> impl Iterator<Item = &'a OnRoute> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
         let overrides = routes.flat_map(|route| {
             let clusters = match &route.action {
@@ -77,7 +81,7 @@ impl RouteTable {
                 .filter_map(|cluster| cluster.overrides.as_ref());
             std::iter::once(&route.overrides).chain(of_clusters)
         });
-        overrides.filter_map(move |overrides| overrides.other(filter))
+        overrides.filter_map(move |overrides| overrides.said(cluster, filter))
     }
 }
 
@@ -115,33 +119,63 @@ pub struct Route {
     pub choices: Arc<[Choice]>,
     /// What the filter [`FilterKind::Cors`](super::FilterKind::Cors) does here; nothing if unset.
     pub cors: Option<Arc<Cors>>,
+    /// `decorator` and `tracing`.
+    pub tracing: Option<Arc<RouteTracing>>,
 }
 
-/// Configurations of a route that differ from the filters' own.
+/// Configurations of a route that differ from the filters' own. A name that a filter of the listener shares with filters of
+/// clusters speaks of each of them, and each has a configuration of its own beneath.
 #[derive(Clone, Debug, Default)]
 pub struct RouteOverrides {
-    /// Filter name and configuration; `None` means disabled.
-    pub filters: Vec<(String, Option<Arc<FilterConfig>>)>,
-    /// Other filters by name.
-    pub others: Vec<(String, OnRoute)>,
+    /// Those of the listener's filters.
+    pub filters: Overridden,
+    /// Those of clusters' filters, by the cluster's name.
+    pub of_clusters: Vec<(String, Overridden)>,
 }
 
+/// Names of filters with what is said of them; an ext_proc filter within another one may have an entry beside that.
+pub type Overridden = Vec<(String, OnRoute)>;
+
 impl RouteOverrides {
-    /// What the route says of this filter beside a configuration of ext_proc.
-    pub fn other(&self, filter: &str) -> Option<&OnRoute> {
-        let mut others = self.others.iter();
-        others
-            .find(|(name, _)| name == filter)
-            .map(|(_, said)| said)
+    /// What is said of this filter, of this cluster's one if there is a name, beside a configuration of ext_proc.
+    pub fn said(&self, cluster: Option<&str>, filter: &str) -> Option<&OnRoute> {
+        let overridden = match cluster {
+            Some(cluster) => find(&self.of_clusters, cluster)?,
+            None => &self.filters,
+        };
+        let mut all = overridden.iter().filter(|(name, _)| name == filter);
+        all.find_map(|(_, said)| match said {
+            OnRoute::Processor(_) => None,
+            said => Some(said),
+        })
     }
 
-    /// Configuration of this filter: `None` if the route says nothing of it.
+    /// Configuration of this filter of the listener: `None` if the route says nothing of it.
     pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
-        self.filters
-            .iter()
-            .find(|(name, _)| name == filter)
-            .map(|(_, config)| config.as_ref())
+        processor(&self.filters, filter)
     }
+
+    /// Configuration of this filter of a cluster: `None` if the route says nothing of it.
+    pub fn of_cluster(&self, cluster: &str, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
+        processor(find(&self.of_clusters, cluster)?, filter)
+    }
+}
+
+fn processor<'a>(
+    overridden: &'a Overridden,
+    filter: &str,
+) -> Option<Option<&'a Arc<FilterConfig>>> {
+    let mut all = overridden.iter().filter(|(name, _)| name == filter);
+    all.find_map(|(_, said)| match said {
+        OnRoute::Processor(config) => Some(config.as_ref()),
+        OnRoute::Off => Some(None),
+        OnRoute::On | OnRoute::As(_) => None,
+    })
+}
+
+fn find<'a, T>(list: &'a [(String, T)], name: &str) -> Option<&'a T> {
+    let mut all = list.iter();
+    all.find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
 /// The configurations of a filter among which a request decides.

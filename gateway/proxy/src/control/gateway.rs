@@ -13,17 +13,28 @@ use std::{
 };
 
 use extproc_client::observer::Observer;
-use tokio::{runtime, sync::watch};
+use tokio::{
+    runtime,
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 use crate::{
     config::snapshot::Snapshot,
-    control::serving::{self, Serving},
+    control::{
+        serving::{self, Serving},
+        tracers::Opener,
+    },
     downstream::drain,
     telemetry::stats::Watching,
+    trace::{Tracer, Tracing},
 };
 
 /// How long threads may take to end. One that writes an access log may wait for a reader that does not read.
 const THREADS_END: Duration = Duration::from_secs(5);
+
+/// The longest wait at the end for spans to be sent.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Looks at what [`Gateway::start`] would refuse whatever the state of the system is: listeners that collide, TLS settings that
 /// cannot be used.
@@ -41,6 +52,7 @@ pub struct Options {
     /// Worker threads. Default: as many as there are cores for this process.
     pub concurrency: NonZeroUsize,
     observer: Option<Watching>,
+    tracing: Option<Opener>,
 }
 
 impl Default for Options {
@@ -48,6 +60,7 @@ impl Default for Options {
         Self {
             concurrency: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             observer: None,
+            tracing: None,
         }
     }
 }
@@ -64,6 +77,13 @@ impl Options {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(Watching(observer));
+        self
+    }
+
+    /// Records the traces that the configuration asks for.
+    #[must_use]
+    pub fn tracing(mut self, tracing: Arc<dyn Tracing>) -> Self {
+        self.tracing = Some(Opener(tracing));
         self
     }
 }
@@ -90,7 +110,12 @@ impl Gateway {
     /// or no thread can be had. The text names which.
     pub fn start(snapshot: impl Into<Arc<Snapshot>>, options: Options) -> io::Result<Running> {
         let stop = watch::Sender::new(false);
-        let serving = Serving::start(options.concurrency.get(), options.observer, &stop)?;
+        let serving = Serving::start(
+            options.concurrency.get(),
+            options.observer,
+            options.tracing,
+            &stop,
+        )?;
         // Dropped, and with it stopped, if the first configuration cannot be served.
         let running = Running {
             serving: Mutex::new(Some(serving)),
@@ -167,6 +192,8 @@ impl Running {
         if let Some((drainers, limit)) = waiting {
             drain::wait(&drainers, limit).await;
         }
+        let tracers = self.serving().as_ref().map(Serving::tracers);
+        flush(tracers.unwrap_or_default()).await;
     }
 
     /// [`drain`](Self::drain), blocking. Not to be called on an async runtime's thread.
@@ -175,6 +202,25 @@ impl Running {
             Ok(runtime) => runtime.block_on(self.drain()),
             Err(error) => tracing::warn!(%error, "cannot wait for requests to finish"),
         }
+    }
+}
+
+/// Waits a moment for the last spans to be sent.
+async fn flush(tracers: Vec<Arc<dyn Tracer>>) {
+    if tracers.is_empty() {
+        return;
+    }
+    let (done, flushed) = oneshot::channel::<()>();
+    let thread = thread::Builder::new().name("last-spans".into());
+    let flushing = thread.spawn(move || {
+        for tracer in tracers {
+            tracer.flush();
+        }
+        drop(done);
+    });
+    if flushing.is_ok() {
+        // An error says that it is done.
+        let _ = timeout(LAST_SPANS, flushed).await;
     }
 }
 

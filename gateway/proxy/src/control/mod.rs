@@ -4,4 +4,5 @@ mod accept;
 pub(crate) mod admin;
 pub(crate) mod gateway;
 pub(crate) mod serving;
+mod tracers;
 pub(crate) mod worker;

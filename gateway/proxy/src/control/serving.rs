@@ -15,6 +15,7 @@ use crate::{
     control::{
         accept,
         admin::{self, Admin},
+        tracers::{Opener, Tracers},
         worker::{self, Connections, Worker},
     },
     downstream::{
@@ -27,6 +28,7 @@ use crate::{
         access_log::Sinks,
         stats::{Metrics, Watching},
     },
+    trace::Tracer,
     upstream::{HealthByCluster, Upstreams},
 };
 
@@ -41,6 +43,7 @@ pub(crate) struct Serving {
     workers: Vec<Worker>,
     listeners: Vec<Bound>,
     sinks: Sinks,
+    tracers: Tracers,
     admin: Option<AdminServer>,
     /// What was taken out of service and still finishes.
     leaving: Vec<Drainer>,
@@ -155,18 +158,25 @@ impl Serving {
     pub(crate) fn start(
         count: usize,
         observer: Option<Watching>,
+        opener: Option<Opener>,
         stop: &watch::Sender<bool>,
     ) -> io::Result<Self> {
         let workers = (0..count)
             .map(|index| worker::start(index, stop.subscribe()))
             .collect::<io::Result<Vec<_>>>()?;
+        let metrics = Arc::new(Metrics::new(observer));
         let overload = Arc::new(Overload::default());
         if let Some(worker) = workers.first() {
             let overload = overload.clone();
             worker.handle.spawn(async move { overload.watch().await });
         }
         Ok(Self {
-            metrics: Arc::new(Metrics::new(observer)),
+            tracers: Tracers::new(
+                opener,
+                metrics.traces().clone(),
+                workers.first().map(|worker| worker.handle.clone()),
+            ),
+            metrics,
             health: HealthByCluster::default(),
             overload,
             going_down: watch::Sender::new(false),
@@ -203,6 +213,8 @@ impl Serving {
             })
             .collect::<io::Result<Vec<_>>>()?;
         self.sinks.begin();
+        self.tracers.begin();
+        self.tracers.warn(snapshot);
         let mut listeners: Vec<Next> = Vec::with_capacity(snapshot.listeners.len());
         for config in &snapshot.listeners {
             let next = self.prepare(Key::of(config), config, &pools, &listeners)?;
@@ -216,6 +228,8 @@ impl Serving {
             self.metrics.breakers(name).set(&cluster.circuit_breakers);
         }
         self.sinks.sweep();
+        let upstreams = pools.first().map(|pools| pools.upstreams().clone());
+        self.tracers.sweep(upstreams);
         for (worker, pools) in self.workers.iter_mut().zip(pools) {
             worker.pools = Some(pools);
         }
@@ -289,9 +303,14 @@ impl Serving {
             .map_err(|error| {
                 io::Error::new(error.kind(), format!("cannot open access log: {error}"))
             })?;
+        let recorder = match &http.tracing {
+            Some(tracing) => self.tracers.recorder(tracing)?,
+            None => None,
+        };
         let shared = Arc::new(ListenerShared {
             stats: self.metrics.http(&http.stat_prefix),
             logs,
+            recorder,
         });
         let runtimes = pools
             .iter()
@@ -495,6 +514,11 @@ impl Serving {
 
     pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(|admin| admin.local)
+    }
+
+    /// The recorders of traces.
+    pub(crate) fn tracers(&self) -> Vec<Arc<dyn Tracer>> {
+        self.tracers.all()
     }
 
     /// Tells those who ask that the gateway goes down.

@@ -10,11 +10,14 @@ use crate::{
     config::snapshot::{Filter, HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
     exchange::chain::Chain,
-    filters::{self, ext_proc},
+    filters::{Building, ext_proc},
     forward::{ClusterFilters, HandOver, RouterHandler},
     limits::overload::Overload,
     processors::ClusterTransport,
-    telemetry::stats::{Metrics, Owner},
+    telemetry::{
+        spans::SideSpans,
+        stats::{Metrics, Owner},
+    },
     upstream::{HealthByCluster, Upstreams},
 };
 
@@ -83,15 +86,21 @@ impl Connections {
         let upstreams = Arc::new(upstreams);
         let known = before.map(|pools| &pools.transport);
         let transport = ClusterTransport::new(&upstreams, overload, known);
-        let all = snapshot.listeners.iter();
-        let all = all.flat_map(|listener| listener.chains.iter().chain(&listener.default_chain));
-        let routes: Vec<_> = all.map(|chain| &chain.http.routes).collect();
+        let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
+        let traced = chains.into_iter().any(|chain| chain.http.tracing.is_some());
+        let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
+        let routes: Vec<_> = chains.map(|chain| &chain.http.routes).collect();
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
-            let building = filters::Building {
+            let building = Building {
+                cluster: Some(name),
                 routes: &routes,
                 ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
                     let owner = Owner::Cluster(name.clone());
                     let observer = metrics.observer(owner, config.stat_prefix());
+                    let observer = match traced {
+                        true => Arc::new((observer, SideSpans)),
+                        false => observer,
+                    };
                     ext_proc::filter(filter, config, &transport, observer, inner)
                 },
             };
@@ -102,6 +111,11 @@ impl Connections {
             transport,
             upstreams,
         })
+    }
+
+    /// The clusters.
+    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.upstreams
     }
 
     /// A filter chain on these pools.
@@ -117,11 +131,16 @@ impl Connections {
             upstreams: self.upstreams.clone(),
             filters: self.filters.clone(),
         });
-        let building = filters::Building {
+        let building = Building {
+            cluster: None,
             routes: &[&http.routes],
             ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
+                let observer = match &shared.recorder {
+                    Some(_) => Arc::new((observer, SideSpans)),
+                    None => observer,
+                };
                 ext_proc::filter(filter, config, &self.transport, observer, inner)
             },
         };

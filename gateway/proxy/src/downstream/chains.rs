@@ -9,7 +9,7 @@ use crate::{
     downstream::{drain::Drainer, tls::Acceptor},
     exchange::chain::Chain as Filters,
     limits::overload::Overload,
-    telemetry::{access_log::Logger, stats::HttpStats},
+    telemetry::{access_log::Logger, spans::Recorder, stats::HttpStats},
 };
 
 /// What all workers share of a filter chain.
@@ -17,6 +17,7 @@ use crate::{
 pub(crate) struct ListenerShared {
     pub(crate) stats: Arc<HttpStats>,
     pub(crate) logs: Vec<Arc<Logger>>,
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// A filter chain as one worker serves it, out of one snapshot.

@@ -22,7 +22,7 @@ use crate::{
         length, local_reply,
     },
     telemetry::{
-        access_log,
+        self,
         stats::{Held, HttpStats},
     },
 };
@@ -62,7 +62,7 @@ impl Finish {
     pub(super) fn redirected(&mut self, response: &Response<Body>) {
         self.complete = true;
         self.exchange.listener.stats.status(response.status());
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_reply(Reply::of(response));
         }
     }
@@ -88,7 +88,7 @@ impl Drop for Finish {
             exchange.leave();
             exchange.listener.stats.downstream_rq_rx_reset.add();
         }
-        access_log::log(&self.exchange);
+        telemetry::finish(&self.exchange);
     }
 }
 
@@ -237,7 +237,7 @@ pub(super) fn finish(
     }
     finish.left = length::announced(headers);
     exchange.listener.stats.status(response.status());
-    if exchange.logged() {
+    if exchange.noted() {
         exchange.set_reply(Reply::of(&response));
     }
     *response.version_mut() = if http2 {
@@ -255,7 +255,7 @@ pub(super) fn finish(
 /// its request.
 pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
     let cut = response.extensions().get::<Aborted>().is_some() || exchange.has_left();
-    if cut && exchange.logged() && !exchange.is_broken() {
+    if cut && exchange.noted() && !exchange.is_broken() {
         exchange.set_reply(Reply::of(response));
     }
     cut

@@ -6,13 +6,13 @@ use extproc_client::host::{ExchangeContext, Held};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
-use super::{Context, forwarded, normalize, target};
+use super::{Context, forwarded, normalize, sampling, target};
 use crate::{
     config::snapshot::HttpManager,
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
-        answer::{Redirected, Refusal, Trail},
+        answer::{Redirected, Refusal, Trail, Whole},
         record::Head,
     },
     filters,
@@ -26,6 +26,7 @@ use crate::{
     },
     limits::buffers::{Budget, Buffers},
     route,
+    trace::Trace,
 };
 
 /// A request on its way into the chain.
@@ -174,7 +175,7 @@ pub(super) fn begin(
         }
         _ => false,
     };
-    let logged = !context.chain.shared.logs.is_empty();
+    let (trace, noted) = watched(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
@@ -191,8 +192,9 @@ pub(super) fn begin(
         upgrade,
         grpc,
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
-        head: logged.then(|| Head::of(&parts)),
+        head: noted.then(|| Head::of(&parts)),
         route,
+        trace,
         trail: Trail::default(),
     });
     let body = body(&mut parts, &exchange, upgrade);
@@ -203,6 +205,19 @@ pub(super) fn begin(
         held: Held::default(),
     };
     enter(context, parts, body, watch, awaits_continue, refusal)
+}
+
+/// The trace of a request that begins, and whether its head is kept for that or a log.
+fn watched(
+    context: &Context,
+    parts: &mut Parts,
+    route: Option<&route::Selected>,
+) -> (Option<Trace>, bool) {
+    let shared = &context.chain.shared;
+    let recorder = shared.recorder.as_ref();
+    let trace = recorder.and_then(|recorder| sampling::start(recorder, &mut parts.headers, route));
+    let recording = trace.as_ref().is_some_and(|trace| trace.recording);
+    (trace, recording || !shared.logs.is_empty())
 }
 
 /// Gives a request what filters and router look for.
@@ -247,7 +262,10 @@ pub(super) fn again(
     redirected: Redirected,
 ) -> Ingress {
     let http = context.http();
-    let body = redirected.take_body();
+    let Whole { body, cost } = redirected.take_body().unwrap_or_else(|| Whole {
+        body: Body::empty(),
+        cost: 0,
+    });
     let Redirected { parts, trail, .. } = redirected;
     let mut parts = *parts;
     let own = context.peer.local.port();
@@ -259,7 +277,7 @@ pub(super) fn again(
         None => route::select(http, &parts),
         Some(_) => None,
     };
-    let logged = !context.chain.shared.logs.is_empty();
+    let (trace, noted) = watched(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
@@ -276,15 +294,14 @@ pub(super) fn again(
         upgrade: false,
         grpc,
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
-        head: logged.then(|| Head::of(&parts)),
+        head: noted.then(|| Head::of(&parts)),
         route,
+        trace,
         trail,
     });
     exchange.note_request_done();
-    let body = body.unwrap_or_else(Body::empty);
-    let size = http_body::Body::size_hint(&body).lower();
     let mut held = Held::new(Some(exchange.clone()));
-    held.set(usize::try_from(size).unwrap_or(usize::MAX));
+    held.set(cost);
     let watch = RequestWatch {
         exchange,
         nominated: Nominated::default(),

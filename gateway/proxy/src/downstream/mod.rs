@@ -13,6 +13,7 @@ mod ingress;
 mod normalize;
 mod open;
 mod proxy_status;
+mod sampling;
 mod target;
 mod timers;
 pub(crate) mod tls;

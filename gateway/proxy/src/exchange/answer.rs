@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
+use tokio::sync::oneshot;
 
 use crate::http::body::Body;
 
@@ -33,11 +34,18 @@ pub(crate) struct Closes;
 pub(crate) struct Redirected {
     pub(crate) parts: Box<Parts>,
     pub(crate) trail: Trail,
-    body: Arc<Mutex<Option<Body>>>,
+    body: Arc<Mutex<Option<Whole>>>,
+}
+
+/// A body all of which is held.
+pub(crate) struct Whole {
+    pub(crate) body: Body,
+    /// Bytes that it takes, with what its pieces themselves take.
+    pub(crate) cost: usize,
 }
 
 impl Redirected {
-    pub(crate) fn new(parts: Parts, body: Option<Body>, trail: Trail) -> Self {
+    pub(crate) fn new(parts: Parts, body: Option<Whole>, trail: Trail) -> Self {
         Self {
             parts: Box::new(parts),
             trail,
@@ -45,8 +53,8 @@ impl Redirected {
         }
     }
 
-    /// The body, all of which is held; once.
-    pub(crate) fn take_body(&self) -> Option<Body> {
+    /// The body, once.
+    pub(crate) fn take_body(&self) -> Option<Whole> {
         lock(&self.body).take()
     }
 }
@@ -78,6 +86,26 @@ impl Answer {
 /// Tells whether filters have nothing to do with the request, only with its response.
 pub(crate) fn is_answered(request: &Extensions) -> bool {
     request.get::<Answer>().is_some()
+}
+
+/// Request extension: the way of an answer that is shown to no filter.
+#[derive(Clone)]
+pub(crate) struct Shortcut(Arc<Mutex<Option<oneshot::Sender<Response<Body>>>>>);
+
+impl Shortcut {
+    /// The way, and where it leads.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Response<Body>>) {
+        let (sender, answer) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), answer)
+    }
+
+    /// Gives the answer. Whoever waits at the other end lets the filters go.
+    pub(crate) fn answer(&self, response: Response<Body>) {
+        let sender = lock(&self.0).take();
+        if let Some(sender) = sender {
+            drop(sender.send(response));
+        }
+    }
 }
 
 /// Request extension: where answers that come late may come from, the filter nearest to the client first.
@@ -164,9 +192,13 @@ impl Late {
 
     fn poll_answer(&self, cx: &Context<'_>) -> Poll<Response<Body>> {
         let mut end = lock(&self.0.end);
-        match std::mem::replace(&mut *end, End::Waiting(cx.waker().clone())) {
+        match std::mem::replace(&mut *end, End::Over) {
             End::Answered(response) => Poll::Ready(*response),
-            End::Ahead | End::Waiting(_) | End::Over => Poll::Pending,
+            End::Over => Poll::Pending,
+            End::Ahead | End::Waiting(_) => {
+                *end = End::Waiting(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod record;
 mod route_cell;
 
 use std::{
+    any::Any,
     borrow::Cow,
     net::SocketAddr,
     sync::{
@@ -38,12 +39,12 @@ use self::{
     route_cell::RouteCell,
 };
 use crate::{
-    config::snapshot::HttpManager,
-    config::snapshot::flag,
+    config::snapshot::{HttpManager, flag},
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
     route::{self, Selected},
+    trace::Trace,
 };
 
 /// One request with its response. A request extension, so that the innermost service finds it.
@@ -73,6 +74,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc_timeout: Option<Duration>,
     /// The redirects that led to it.
     pub(crate) trail: Trail,
+    /// Its part in a trace.
+    pub(crate) trace: Option<Trace>,
     pub(crate) moments: Moments,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) response_bytes: AtomicU64,
@@ -132,6 +135,7 @@ pub(crate) struct Begin {
     pub(crate) route: Option<Selected>,
     pub(crate) head: Option<Head>,
     pub(crate) trail: Trail,
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Exchange {
@@ -153,6 +157,7 @@ impl Exchange {
             grpc: begin.grpc,
             grpc_timeout: begin.grpc_timeout,
             trail: begin.trail,
+            trace: begin.trace,
             moments: Moments::default(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
@@ -173,6 +178,27 @@ impl Exchange {
                 head: begin.head,
                 ..State::default()
             }),
+        })
+    }
+
+    /// The exchange of a copy of the request. As in Envoy it has no route, and metadata of its own.
+    pub(crate) fn of_copy(&self) -> Arc<Self> {
+        Self::new(Begin {
+            listener: self.listener.clone(),
+            http: self.http.clone(),
+            peer: self.peer.clone(),
+            client: self.client,
+            version: self.version,
+            outgoing: Arc::default(),
+            buffer: self.buffer,
+            buffers: self.buffers.apart(),
+            upgrade: false,
+            grpc: self.grpc,
+            grpc_timeout: None,
+            route: None,
+            head: None,
+            trail: Trail::default(),
+            trace: None,
         })
     }
 
@@ -219,6 +245,15 @@ impl Exchange {
         self.state().route.last().cloned()
     }
 
+    /// Configuration of a filter of the cluster that the request goes to.
+    pub(crate) fn config_of_cluster(&self, filter: &str) -> RouteConfig {
+        let state = self.state();
+        let route = state.route.last();
+        route.map_or(RouteConfig::Inherit, |route| {
+            route.config_of_cluster(filter)
+        })
+    }
+
     /// The route that holds for a request with this head. It is selected again if a filter has cleared it since.
     pub(crate) fn current_route(&self, head: &request::Parts) -> Option<Selected> {
         if let RouteCell::Selected(route) = &self.state().route {
@@ -233,6 +268,8 @@ impl Exchange {
     /// One more attempt is made to get a response.
     pub(crate) fn count_attempt(&self) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
+        // The log shows when the response of the last one began.
+        self.moments.response_begin.store(0, Ordering::Relaxed);
     }
 
     /// Filters whose processors still have the request's headers get the answer that a filter in front made.
@@ -272,9 +309,9 @@ impl Exchange {
         self.note(|moments| &moments.response_begin);
     }
 
-    /// Notes a moment, the first time, if there is a log.
+    /// Notes a moment, the first time, if somebody asks for it later.
     fn note(&self, moment: impl Fn(&Moments) -> &AtomicU64) {
-        if self.logged() {
+        if self.noted() {
             let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let moment = moment(&self.moments);
             let _ = moment.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
@@ -298,9 +335,9 @@ impl Exchange {
         self.touch();
     }
 
-    /// Tells whether heads have to be kept for a log.
-    pub(crate) fn logged(&self) -> bool {
-        !self.listener.logs.is_empty()
+    /// Tells whether heads have to be kept for a log or a span.
+    pub(crate) fn noted(&self) -> bool {
+        !self.listener.logs.is_empty() || self.trace.as_ref().is_some_and(|trace| trace.recording)
     }
 
     /// The request head as it stands now.
@@ -395,7 +432,7 @@ impl Exchange {
 
     /// The trailers as they go to the client.
     pub(crate) fn set_trailers(&self, trailers: &HeaderMap) {
-        if self.logged() {
+        if self.noted() {
             self.state().reply.trailers = Some(trailers.clone());
         }
     }
@@ -422,14 +459,10 @@ impl Host for Exchange {
             return RouteConfig::Inherit;
         };
         let choice = route.route.choices.iter().find(|c| c.filter == filter);
-        let config = match (choice, head.extensions.get()) {
-            (Some(choice), Some(context)) => Some(choice::choose(choice, head, context)),
-            _ => route.overrides().of(filter).map(Option::<&_>::cloned),
-        };
-        match config {
-            None => RouteConfig::Inherit,
-            Some(None) => RouteConfig::Disabled,
-            Some(Some(config)) => RouteConfig::Use(config),
+        match (choice, head.extensions.get()) {
+            (Some(choice), Some(context)) => choice::choose(choice, head, context)
+                .map_or(RouteConfig::Disabled, RouteConfig::Use),
+            _ => route.config(filter),
         }
     }
 
@@ -450,6 +483,10 @@ impl Host for Exchange {
 
     fn is_request_over(&self) -> bool {
         self.request_over.load(Ordering::Relaxed)
+    }
+
+    fn own(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn attempts(&self) -> u64 {

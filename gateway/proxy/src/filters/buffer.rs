@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::route_of};
+use super::{Chain, ResponseFuture, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{FilterKind, OnRoute},
     exchange::{Exchange, answer::is_answered},
@@ -34,12 +34,8 @@ pub(super) struct BufferFilter {
 
 impl BufferFilter {
     fn limit(&self, parts: &Parts) -> usize {
-        let route = route_of(parts);
-        let said = route
-            .as_ref()
-            .and_then(|route| route.overrides().other(&self.name));
-        match said {
-            Some(OnRoute::As(FilterKind::Buffer(own))) => *own,
+        match said(parts, &self.name) {
+            Some(OnRoute::As(FilterKind::Buffer(own))) => own,
             _ => self.limit,
         }
     }

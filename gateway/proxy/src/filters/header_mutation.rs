@@ -42,7 +42,7 @@ impl Service<Request<Body>> for &HeaderMutation {
         {
             // Each sees what the one before it did.
             header_changes::request(&mut parts, self.request.chunks(1), exchange);
-            if exchange.logged() && !self.request.is_empty() {
+            if exchange.noted() && !self.request.is_empty() {
                 exchange.set_head(Head::of(&parts));
             }
         }

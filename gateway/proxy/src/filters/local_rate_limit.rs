@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderValue, Request, Response, request::Parts};
 use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::route_of};
+use super::{Chain, ResponseFuture, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{FilterKind, LocalRateLimit, OnRoute, flag},
     exchange::{Exchange, answer::is_answered, header_changes, record::Head},
@@ -27,12 +27,8 @@ pub(super) struct RateLimitFilter {
 
 impl RateLimitFilter {
     fn config(&self, parts: &Parts) -> Arc<LocalRateLimit> {
-        let route = route_of(parts);
-        let said = route
-            .as_ref()
-            .and_then(|route| route.overrides().other(&self.name));
-        match said {
-            Some(OnRoute::As(FilterKind::LocalRateLimit(own))) => own.clone(),
+        match said(parts, &self.name) {
+            Some(OnRoute::As(FilterKind::LocalRateLimit(own))) => own,
             _ => self.config.clone(),
         }
     }
@@ -69,7 +65,7 @@ impl Service<Request<Body>> for &RateLimitFilter {
         if !is_drawn(config.enforced) {
             let changes = config.request_headers.as_slice();
             header_changes::request(&mut parts, std::iter::once(changes), &exchange);
-            if exchange.logged() && !changes.is_empty() {
+            if exchange.noted() && !changes.is_empty() {
                 exchange.set_head(Head::of(&parts));
             }
             return self.inner.call(Request::from_parts(parts, body));

@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::route_of};
+use super::{Chain, ResponseFuture, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{
         Filter, FilterKind, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Matched,
@@ -40,16 +40,13 @@ struct Undecided;
 impl MatchedFilter {
     /// The chain that the request goes through.
     fn choose(&self, parts: &Parts) -> Result<&Chain, Undecided> {
-        let route = route_of(parts);
-        let config = route
-            .as_ref()
-            .and_then(|route| match route.overrides().other(&self.name) {
-                Some(OnRoute::As(FilterKind::Matched(config))) => Some(config),
-                _ => None,
-            });
-        let config = config.unwrap_or(&self.config);
-        let base = config.base.as_ref();
-        let Some(tree) = &config.tree else {
+        let said = said(parts, &self.name);
+        let tree = match &said {
+            Some(OnRoute::As(FilterKind::Matched(own))) => &own.tree,
+            _ => &self.config.tree,
+        };
+        let base = self.config.base.as_ref();
+        let Some(tree) = tree else {
             return Ok(&self.inner);
         };
         // The tree is about requests.
@@ -68,7 +65,7 @@ impl MatchedFilter {
             Some(MatchAction::Skip) => &self.inner,
             Some(MatchAction::Execute(_, share)) if !is_drawn(*share) => &self.inner,
             Some(MatchAction::Execute(filters, _)) => self.chain(filters),
-            None => base.map_or(&self.inner, |base| self.chain(base)),
+            Some(MatchAction::Keep) | None => base.map_or(&self.inner, |base| self.chain(base)),
         })
     }
 

@@ -7,6 +7,7 @@ mod header_mutation;
 mod health_check;
 mod local_rate_limit;
 mod matched;
+mod of_cluster;
 mod set_metadata;
 pub(crate) mod show_behind;
 mod switched;
@@ -25,6 +26,7 @@ use crate::{
         health_check::HealthCheck,
         local_rate_limit::RateLimitFilter,
         matched::MatchedFilter,
+        of_cluster::OfCluster,
         set_metadata::MetadataFilter,
         show_behind::{Kept, ShownBehind},
         switched::Switched,
@@ -33,6 +35,8 @@ use crate::{
 
 /// What chains are built with.
 pub(crate) struct Building<'a, F> {
+    /// The cluster whose filters they are; otherwise a listener's.
+    pub(crate) cluster: Option<&'a str>,
     /// Tables of the routes that may say something of the filters.
     pub(crate) routes: &'a [&'a RouteTable],
     /// Makes an ext_proc filter around what is behind it.
@@ -60,12 +64,17 @@ where
         let behind = inner.clone();
         let made = match &filter.kind {
             FilterKind::ExtProc(config) => {
-                return match std::mem::replace(responses, true) {
-                    true => Chain::new(ShownBehind {
-                        filter: (self.ext_proc)(filter, config, Chain::new(Kept(inner.clone()))),
-                        behind: inner,
+                let further_on = std::mem::replace(responses, true);
+                return match self.cluster {
+                    Some(_) => Chain::new(OfCluster {
+                        filter: (self.ext_proc)(filter, config, inner),
+                        behind,
                     }),
-                    false => (self.ext_proc)(filter, config, inner),
+                    None if further_on => Chain::new(ShownBehind {
+                        filter: (self.ext_proc)(filter, config, Chain::new(Kept(inner))),
+                        behind,
+                    }),
+                    None => (self.ext_proc)(filter, config, inner),
                 };
             }
             FilterKind::HeaderMutation { request, response } => {
@@ -112,9 +121,8 @@ where
 
     /// All that routes say of a filter that is no ext_proc filter.
     fn said<'f>(&'f self, filter: &'f str) -> impl Iterator<Item = &'f OnRoute> {
-        self.routes
-            .iter()
-            .flat_map(move |table| table.others(filter))
+        let tables = self.routes.iter();
+        tables.flat_map(move |table| table.said(self.cluster, filter))
     }
 
     fn matched(

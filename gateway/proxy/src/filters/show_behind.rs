@@ -17,8 +17,8 @@ use http::{Request, Response, request::Parts};
 use tower::Service;
 
 use crate::{
-    exchange::Exchange,
     exchange::{
+        Exchange,
         answer::{Answer, Answering, Late, LateAnswers, is_answered, lock},
         header_changes::add_route_headers,
     },

@@ -15,7 +15,6 @@ use crate::{
     config::snapshot::OnRoute,
     exchange::{Exchange, answer::is_answered},
     http::body::Body,
-    route::Selected,
 };
 
 /// The filter, and what is behind it.
@@ -27,16 +26,18 @@ pub(super) struct Switched {
     pub(super) inner: Chain,
 }
 
-/// The route that holds for a request; of one that is answered, or is on its way to an endpoint, the one that was selected
-/// last.
-pub(super) fn route_of(parts: &Parts) -> Option<Selected> {
+/// What the route says of a filter, beside configurations of ext_proc.
+pub(super) fn said(parts: &Parts, filter: &str) -> Option<OnRoute> {
     let exchange = parts.extensions.get::<Arc<Exchange>>()?;
     let context = parts.extensions.get::<ExchangeContext>();
-    let is_settled = context.is_some_and(|context| context.endpoint.is_some());
-    match is_settled || is_answered(&parts.extensions) {
+    // The route of an attempt is settled.
+    let of_cluster = context.is_some_and(|context| context.endpoint.is_some());
+    let route = match of_cluster || is_answered(&parts.extensions) {
         true => exchange.route(),
         false => exchange.current_route(parts),
-    }
+    }?;
+    let cluster = of_cluster.then(|| route.cluster_name());
+    route.overrides().said(cluster, filter).cloned()
 }
 
 impl Service<Request<Body>> for &Switched {
@@ -50,12 +51,11 @@ impl Service<Request<Body>> for &Switched {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
-        let route = route_of(&parts);
-        let said = route.and_then(|route| {
-            let said = route.overrides().other(&self.name)?;
-            Some(!matches!(said, OnRoute::Off))
-        });
-        let next = match said.unwrap_or(!self.disabled) {
+        let is_on = match said(&parts, &self.name) {
+            Some(said) => !matches!(said, OnRoute::Off),
+            None => !self.disabled,
+        };
+        let next = match is_on {
             true => &self.filter,
             false => &self.inner,
         };

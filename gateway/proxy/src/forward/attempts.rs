@@ -12,19 +12,22 @@ use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    config::snapshot::Forward,
+    config::snapshot::{Forward, RouteMatch},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
     http::body::Body,
     limits::breakers::{Place, Resource},
-    route::{self, Selected, TooMuchEffort},
-    upstream::{Deadline, Failure, Host, Lending, Outbound, Sending, Upstream, Wanted, send},
+    route::{self, TooMuchEffort},
+    telemetry::spans::Attempt,
+    upstream::{
+        Deadline, Failure, Host, Lending, Outbound, Progress, Sending, Upstream, Wanted, send,
+    },
 };
 
 /// The attempts to get one response.
 pub(super) struct Attempts<'a> {
     pub(super) exchange: &'a Arc<Exchange>,
-    pub(super) route: &'a Selected,
+    pub(super) matches: &'a RouteMatch,
     pub(super) forward: &'a Forward,
     pub(super) policy: &'a Policy<'a>,
     pub(super) upstream: &'a Upstream,
@@ -55,7 +58,38 @@ pub(super) struct Attempts<'a> {
     pub(super) overflown: bool,
 }
 
-impl Attempts<'_> {
+impl<'a> Attempts<'a> {
+    /// None made yet, of a request whose body is sent once.
+    pub(super) fn new(
+        exchange: &'a Arc<Exchange>,
+        matches: &'a RouteMatch,
+        forward: &'a Forward,
+        policy: &'a Policy<'a>,
+        upstream: &'a Upstream,
+        filters: Option<&'a Chain>,
+    ) -> Self {
+        Self {
+            exchange,
+            matches,
+            forward,
+            policy,
+            upstream,
+            filters,
+            kept: None,
+            made: 0,
+            tried: UpstreamInfo::default(),
+            deadline: Deadline::new(policy.timeout),
+            keep_sent: false,
+            noted: false,
+            renewed: false,
+            retrying: None,
+            avoided: Vec::new(),
+            priorities: Vec::new(),
+            passed: Vec::new(),
+            overflown: false,
+        }
+    }
+
     pub(super) async fn run(
         &mut self,
         mut request: Box<Outbound>,
@@ -64,8 +98,8 @@ impl Attempts<'_> {
             self.deadline.begin();
         }
         self.made = 1;
+        self.exchange.count_attempt();
         loop {
-            self.exchange.count_attempt();
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),
@@ -94,6 +128,7 @@ impl Attempts<'_> {
                         let back_off = pin!(tokio::time::sleep(self.policy.back_off(self.made)));
                         self.within(back_off).await?;
                         self.made += 1;
+                        self.exchange.count_attempt();
                     }
                     request = again.request;
                 }
@@ -104,8 +139,17 @@ impl Attempts<'_> {
 
     /// The outcome of a wait before or between attempts, if the route has time for it.
     async fn within<T>(&mut self, wait: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+        self.within_request(None, wait).await
+    }
+
+    /// The same of a wait in which the request may end, which `request` tells.
+    pub(super) async fn within_request<T>(
+        &mut self,
+        request: Option<&Progress>,
+        wait: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
         let stats = &self.upstream.shared.stats;
-        let outcome = self.deadline.within(wait).await;
+        let outcome = self.deadline.within(request, wait).await;
         outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
     }
 
@@ -122,8 +166,7 @@ impl Attempts<'_> {
         parts: &mut http::request::Parts,
         hostname: &str,
     ) -> Result<(), Failure> {
-        let Selected { route, .. } = self.route;
-        route::rewrite(parts, &route.matches, self.forward, Some(hostname))
+        route::rewrite(parts, self.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
         if self.noted {
             self.exchange.set_target(&parts.uri);
@@ -202,7 +245,7 @@ impl Attempts<'_> {
             response_headers: Some(self.upstream.cluster.response_headers),
             ..UpstreamInfo::default()
         };
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
         let host = match self.choose(&request.parts.headers).await {
@@ -223,6 +266,8 @@ impl Attempts<'_> {
         rewritten: bool,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
         let Outbound { parts, body } = &mut *request;
+        let cluster = &self.upstream.cluster.name;
+        let span = Attempt::begin(self.exchange, cluster, self.made, parts);
         let begun = Instant::now();
         let tunnel = self.exchange.upgrade;
         let client_http2 = self.exchange.version == http::Version::HTTP_2;
@@ -244,6 +289,10 @@ impl Attempts<'_> {
                 if !matches!(failure, Failure::Timeout) {
                     host.failed(&failure);
                 }
+                if let Some(span) = &span {
+                    span.reached(&self.tried);
+                    span.failed(&failure.to_string());
+                }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
                     if !rewritten && let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
@@ -257,7 +306,7 @@ impl Attempts<'_> {
         let reused = lease.reused();
         self.tried.local_address = lease.local();
         self.tried.begun = Some(begun + pool_ready);
-        if self.exchange.logged() {
+        if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
         let empty = body.is_end_stream() && !tunnel;
@@ -267,7 +316,7 @@ impl Attempts<'_> {
             false => may_be_stale || self.kept.is_some(),
         };
         let mut again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
-        let sending = Sending {
+        let mut sending = Sending {
             interim: (self.exchange.version != http::Version::HTTP_10)
                 .then(|| self.exchange.outgoing.clone()),
             continues: self.exchange.outgoing.facts.continued_by_upstream,
@@ -278,7 +327,11 @@ impl Attempts<'_> {
             try_limit: self.policy.per_try_timeout,
             duration: self.policy.duration,
             head_limit: self.upstream.cluster.response_timeout,
+            span,
         };
+        if let Some(span) = &sending.span {
+            span.reached(&self.tried);
+        }
         if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
             return (Err(failure), None);
         }
@@ -286,7 +339,7 @@ impl Attempts<'_> {
         if empty {
             *body = Body::empty();
         }
-        match send(host, lease, request, &sending, &mut self.deadline).await {
+        match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();

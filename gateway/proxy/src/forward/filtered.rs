@@ -2,13 +2,14 @@
 //!
 //! A chain of filters ends in a [`HandOver`], where it meets the attempt that it belongs to: that takes the request to the
 //! endpoint and gives the response back to the chain. Both are polled side by side, since a processor may see the rest of a
-//! body, or answer, while the upstream has the request.
+//! body, or answer, while the upstream has the request. A reply that a filter makes comes by a [`Shortcut`], past the others.
 
 use std::{
+    any::Any,
     collections::HashMap,
     convert::Infallible,
     fmt,
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -27,11 +28,15 @@ use super::attempts::{Again, Attempts};
 use crate::{
     exchange::{
         Exchange,
-        answer::{Answer, LateAnswers, ResponseFuture},
+        answer::{Answer, ResponseFuture, Shortcut},
         chain::Chain,
     },
-    http::{body::Body, headers::strip_hop_fields, local_reply},
-    upstream::{Failure, Host, Outbound},
+    http::{
+        body::{Body, Watched},
+        headers::strip_hop_fields,
+        local_reply,
+    },
+    upstream::{Failure, Host, Outbound, Progress, ProgressWatch},
 };
 
 /// The filters of clusters, by name.
@@ -80,12 +85,11 @@ impl Service<Request<Body>> for &HandOver {
 
     fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
         let extensions = request.extensions_mut();
-        let late = extensions.remove::<LateAnswers>();
         let answer = extensions.remove::<Answer>();
         let meeting = extensions.remove::<Meeting>();
-        let response = async move {
+        Box::pin(async move {
             if let Some(response) = answer.and_then(|answer| answer.take()) {
-                return response;
+                return Ok(response);
             }
             let attempt = meeting.and_then(|Meeting(attempt)| {
                 // Only assignments run under the lock.
@@ -94,24 +98,17 @@ impl Service<Request<Body>> for &HandOver {
             });
             let (respond, response) = oneshot::channel();
             let handed = attempt.and_then(|attempt| attempt.send((request, respond)).ok());
-            match handed {
+            Ok(match handed {
                 // Who gave the attempt up drops this, too.
                 Some(()) => match response.await {
                     Ok(response) => response,
-                    Err(_) => std::future::pending().await,
+                    Err(_) => pending().await,
                 },
                 // Only reached if a filter sends a request twice, which none does.
                 None => {
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
                     local_reply::reply(false, status, "".into(), "no_attempt", 0)
                 }
-            }
-        };
-        Box::pin(async move {
-            let response = pin!(response);
-            Ok(match late {
-                Some(late) => late.or(response).await,
-                None => response.await,
             })
         })
     }
@@ -127,20 +124,36 @@ impl ExchangeHost for Settled {
     }
 
     fn route(&self, filter: &str, _head: &Parts) -> RouteConfig {
-        match self
-            .0
-            .route()
-            .as_ref()
-            .and_then(|route| route.overrides().of(filter).map(|of| of.cloned()))
-        {
-            None => RouteConfig::Inherit,
-            Some(None) => RouteConfig::Disabled,
-            Some(Some(config)) => RouteConfig::Use(config),
-        }
+        self.0.config_of_cluster(filter)
     }
 
     fn route_facts(&self) -> Arc<RouteFacts> {
         self.0.route_facts()
+    }
+
+    fn own(&self) -> Option<&dyn Any> {
+        self.0.own()
+    }
+}
+
+/// What comes of the filters of an attempt.
+struct Filtered {
+    chain: ResponseFuture,
+    answer: Option<oneshot::Receiver<Response<Body>>>,
+}
+
+impl Filtered {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        if let Poll::Ready(Ok(response)) = self.chain.as_mut().poll(cx) {
+            return Poll::Ready(response);
+        }
+        match self.answer.as_mut().map(|answer| Pin::new(answer).poll(cx)) {
+            Some(Poll::Ready(Ok(response))) => return Poll::Ready(response),
+            // No filter is left that could make one.
+            Some(Poll::Ready(Err(_))) => self.answer = None,
+            Some(Poll::Pending) | None => {}
+        }
+        Poll::Pending
     }
 }
 
@@ -167,7 +180,7 @@ impl Attempts<'_> {
         if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
             return (Err(failure), None);
         }
-        let (meeting, mut met) = oneshot::channel();
+        let (meeting, met) = oneshot::channel();
         parts.extensions.insert(ExchangeContext {
             host: Some(Arc::new(Settled(self.exchange.clone()))),
             endpoint: Some(Arc::new(UpstreamInfo {
@@ -181,26 +194,40 @@ impl Attempts<'_> {
         parts
             .extensions
             .insert(Meeting(Arc::new(Mutex::new(Some(meeting)))));
-        let mut filtered = filters.call(Request::from_parts(parts, body));
-        let come = poll_fn(|cx| {
-            if let Poll::Ready(Ok(response)) = filtered.as_mut().poll(cx) {
+        let (shortcut, answer) = Shortcut::new();
+        parts.extensions.insert(shortcut);
+        // The route's time begins when the filters have the whole request.
+        let received = Arc::<Progress>::default();
+        let body = match empty {
+            true => body,
+            false => Body::new(Watched::new(body, ProgressWatch(received.clone()))),
+        };
+        let mut filtered = Filtered {
+            chain: filters.call(Request::from_parts(parts, body)),
+            answer: Some(answer),
+        };
+        let mut met = Some(met);
+        let come = pin!(poll_fn(|cx| {
+            if let Poll::Ready(response) = filtered.poll(cx) {
                 return Poll::Ready(Err(response));
             }
-            match Pin::new(&mut met).poll(cx) {
-                Poll::Ready(Ok(met)) => Poll::Ready(Ok(met)),
+            match met.as_mut().map(|met| Pin::new(met).poll(cx)) {
+                Some(Poll::Ready(Ok(met))) => return Poll::Ready(Ok(met)),
                 // The filters answer without the request having come to the end.
-                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+                Some(Poll::Ready(Err(_))) => met = None,
+                Some(Poll::Pending) | None => {}
             }
-        })
-        .await;
-        let (request, respond) = match come {
-            Ok(met) => met,
-            Err(response) => return (Ok(answered(response)), None),
+            Poll::Pending
+        }));
+        let (request, respond) = match self.within_request(Some(&received), come).await {
+            Ok(Ok(met)) => met,
+            Ok(Err(response)) => return (Ok(answered(response)), None),
+            Err(failure) => return (Err(failure), None),
         };
         let sent = {
             let mut sent = pin!(self.hand_on(&host, request));
             poll_fn(|cx| {
-                if let Poll::Ready(Ok(response)) = filtered.as_mut().poll(cx) {
+                if let Poll::Ready(response) = filtered.poll(cx) {
                     return Poll::Ready(Course::Answered(response));
                 }
                 sent.as_mut().poll(cx).map(Course::Sent)
@@ -218,9 +245,19 @@ impl Attempts<'_> {
             }
             Course::Sent(Ok(response)) => {
                 // The filters wait for it, unless they are about to answer.
+                let tried = response.extensions().get::<UpstreamInfo>().cloned();
                 drop(respond.send(response));
-                let Ok(response) = filtered.await;
-                response
+                let shown = pin!(poll_fn(|cx| filtered.poll(cx)));
+                match self.within_request(Some(&received), shown).await {
+                    Ok(response) => response,
+                    Err(failure) => {
+                        self.tried = UpstreamInfo {
+                            status: None,
+                            ..tried.unwrap_or_default()
+                        };
+                        return (Err(failure), None);
+                    }
+                }
             }
         };
         if response.extensions().get::<LocalReply>().is_some() {
@@ -260,6 +297,10 @@ fn answered(mut response: Response<Body>) -> Response<Body> {
     extensions.remove::<DirectReply>();
     extensions.remove::<AnsweredEarly>();
     extensions.remove::<AnsweredLate>();
-    extensions.insert(ResponseDetails("".into()));
+    let details = match extensions.get::<LocalReply>() {
+        Some(_) => "",
+        None => "via_upstream",
+    };
+    extensions.insert(ResponseDetails(details.into()));
     response
 }

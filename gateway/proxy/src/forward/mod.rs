@@ -27,8 +27,7 @@ use tower::Service;
 pub(crate) use self::filtered::{ClusterFilters, HandOver};
 use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
 use crate::{
-    config::snapshot::flag,
-    config::snapshot::{Forward, Redirect, RouteAction},
+    config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
         Exchange,
         answer::{Answer, Closes, LateAnswers, Refusal, ResponseFuture},
@@ -43,7 +42,7 @@ use crate::{
     },
     limits::throttle::Throttle,
     route::{self, Selected, TooMuchEffort},
-    upstream::{self, Deadline, Failure, Outbound, Upstreams},
+    upstream::{self, Failure, Outbound, Upstreams},
 };
 
 /// Says that nobody was asked, for lack of room.
@@ -73,7 +72,7 @@ impl Service<Request<Body>> for &RouterHandler {
         let late = request.parts.extensions.remove::<LateAnswers>();
         let exchange = request.parts.extensions.get::<Arc<Exchange>>();
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
-        let logged = exchange.filter(|exchange| exchange.logged()).cloned();
+        let logged = exchange.filter(|exchange| exchange.noted()).cloned();
         Box::pin(async move {
             let response = {
                 let response = pin!(answer(&this, request));
@@ -132,7 +131,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
     parts.headers.remove(header::HOST);
     let route = exchange.current_route(parts);
     let shown = route.as_ref().is_some_and(Selected::shows_request);
-    let noted = exchange.logged() || shown;
+    let noted = exchange.noted() || shown;
     if noted {
         exchange.set_head(Head::of(parts));
     }
@@ -254,7 +253,10 @@ async fn proxy(
     let grpc = exchange.grpc;
     let Some(upstream) = upstreams.get(name) else {
         static UNKNOWN: Throttle = Throttle::new();
-        if let Some(suppressed) = UNKNOWN.pass() {
+        // A route that forwards nowhere says no name, and a request may say none.
+        if !name.is_empty()
+            && let Some(suppressed) = UNKNOWN.pass()
+        {
             tracing::warn!(cluster = %name, suppressed, "the route's cluster is not configured");
         }
         exchange.set_route(Some(route.unnamed()));
@@ -275,7 +277,15 @@ async fn proxy(
         // The request itself fails of it where it is rewritten.
         if route::rewrite(&mut copy, &route.route.matches, forward, None).is_ok() {
             let original = std::mem::take(body);
-            *body = shadow::start(upstreams, &forward.mirrors, &copy, original, policy.timeout);
+            *body = shadow::start(
+                end,
+                exchange,
+                route,
+                forward,
+                &copy,
+                original,
+                policy.timeout,
+            );
         }
     }
     let asks_head = parts.method == Method::HEAD;
@@ -292,25 +302,13 @@ async fn proxy(
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
     }
+    let filters = end.filters.of(name);
+    let matches = &route.route.matches;
     let mut attempts = Attempts {
-        exchange,
-        route,
-        forward,
-        policy,
-        upstream,
-        filters: end.filters.of(name),
         keep_sent,
-        noted: exchange.logged() || route.shows_request(),
+        noted: exchange.noted() || route.shows_request(),
         kept,
-        made: 0,
-        tried: UpstreamInfo::default(),
-        deadline: Deadline::new(policy.timeout),
-        renewed: false,
-        retrying: None,
-        avoided: Vec::new(),
-        priorities: Vec::new(),
-        passed: Vec::new(),
-        overflown: false,
+        ..Attempts::new(exchange, matches, forward, policy, upstream, filters)
     };
     match attempts.run(request).await {
         Ok(mut response) => {

@@ -224,12 +224,6 @@ fn grpc_text(limit: Duration) -> HeaderValue {
 
 /// The condition for a gRPC status that came with the headers.
 fn grpc_condition(headers: &HeaderMap) -> RetryOn {
-    match headers.get("grpc-status").map(|status| status.as_bytes()) {
-        Some(b"1") => RetryOn::CANCELLED,
-        Some(b"4") => RetryOn::DEADLINE_EXCEEDED,
-        Some(b"8") => RetryOn::RESOURCE_EXHAUSTED,
-        Some(b"13") => RetryOn::INTERNAL,
-        Some(b"14") => RetryOn::UNAVAILABLE,
-        _ => RetryOn::default(),
-    }
+    let status = headers.get("grpc-status").map(HeaderValue::as_bytes);
+    RetryOn::of_grpc_status(status.unwrap_or_default())
 }

@@ -60,7 +60,7 @@ impl<'a> Candidate<'a> {
         };
         // The log shows where it leads.
         exchange.set_route(Some(selected));
-        if exchange.logged() {
+        if exchange.noted() {
             exchange.set_head(Head::of(&next.parts));
         }
         let mut response = response.map(|_| Body::empty());

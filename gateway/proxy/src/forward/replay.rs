@@ -14,7 +14,10 @@ use extproc_client::host::Held;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::http::body::{Body, BoxError};
+use crate::{
+    exchange::answer::Whole,
+    http::body::{Body, BoxError},
+};
 
 /// What a piece costs of the limit beside its bytes.
 const PIECE: usize = size_of::<Piece>();
@@ -82,15 +85,19 @@ impl Kept {
     }
 
     /// The data for a request of its own, whose exchange has to account for it. The trailers stay behind, as in Envoy.
-    pub(super) fn into_data(self) -> Body {
+    pub(super) fn into_data(self) -> Whole {
         let mut state = self.state();
         state.held = Held::default();
         state.pieces.retain(|piece| matches!(piece, Piece::Data(_)));
+        let cost = state.cost;
         drop(state);
-        Body::new(Replay {
-            kept: self,
-            given: 0,
-        })
+        Whole {
+            body: Body::new(Replay {
+                kept: self,
+                given: 0,
+            }),
+            cost,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -233,6 +240,16 @@ mod tests {
             let again = all(kept.replay().unwrap()).await;
             assert_eq!(again, (Bytes::from_static(b"onetwo"), 1));
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_of_its_own_has_the_data_and_pays_for_the_pieces() {
+        let kept = Kept::new(source(), 1000, Held::default());
+        all(kept.replay().unwrap()).await;
+        assert!(kept.is_whole());
+        let whole = kept.into_data();
+        assert!(whole.cost >= 2 * PIECE + 6);
+        assert_eq!(all(whole.body).await, (Bytes::from_static(b"onetwo"), 0));
     }
 
     #[tokio::test]

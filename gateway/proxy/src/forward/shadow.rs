@@ -4,6 +4,7 @@
 //! copy cannot keep up, it is given up.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -19,11 +20,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::{mpsc, oneshot};
 
+use super::{RouterHandler, attempts::Attempts, policy::Policy};
 use crate::{
-    config::snapshot::Mirror,
+    config::snapshot::{Forward, Mirror, Route},
+    exchange::{Exchange, chain::Chain},
     http::body::{Body, BoxError},
-    route::is_drawn,
-    upstream::{Failure, Upstream, Upstreams},
+    route::{Selected, is_drawn},
+    upstream::{Failure, Outbound, Upstream},
 };
 
 /// Copies under way in this process; no more are made beside them.
@@ -69,19 +72,21 @@ impl Drop for Behind {
     }
 }
 
-/// Sends copies of a request as `mirrors` say; gives the body that the original has to be sent with.
+/// Sends copies of a request as its route says; gives the body that the original has to be sent with.
 /// `limit` is the longest time that a copy may take once the request has passed as a whole.
-pub(crate) fn start(
-    upstreams: &Upstreams,
-    mirrors: &[Mirror],
+pub(super) fn start(
+    end: &RouterHandler,
+    exchange: &Exchange,
+    route: &Selected,
+    forward: &Forward,
     parts: &Parts,
     body: Body,
     limit: Option<Duration>,
 ) -> Body {
     let empty = body.is_end_stream();
     let mut copies = Vec::new();
-    for mirror in mirrors {
-        let Some(upstream) = upstreams.get(&mirror.cluster) else {
+    for mirror in &forward.mirrors {
+        let Some(upstream) = end.upstreams.get(&mirror.cluster) else {
             continue;
         };
         if !is_drawn(mirror.fraction) {
@@ -98,8 +103,14 @@ pub(crate) fn start(
             copies.push(copy);
             (Body::new(content), Some(fed))
         };
-        let request = Request::from_parts(shadow(parts, mirror), content);
+        let request = Box::new(Outbound {
+            parts: shadow(parts, mirror),
+            body: content,
+        });
+        let copy = exchange.of_copy();
+        let route = route.route.clone();
         let upstream = upstream.clone();
+        let filters = end.filters.of(&mirror.cluster).cloned();
         tokio::spawn(async move {
             let too_long = async {
                 if let Some(fed) = fed {
@@ -109,7 +120,8 @@ pub(crate) fn start(
                 tokio::time::sleep(limit.unwrap_or(LIMIT)).await;
             };
             let failed = tokio::select! {
-                result = exchange(&upstream, request) => result.err(),
+                result = send(&copy, &route, &upstream, filters.as_ref(), request) => result.err(),
+                () = holds_too_much(&copy) => Some(Failure::Request),
                 () = too_long => {
                     upstream.shared.stats.upstream_rq_timeout.add();
                     Some(Failure::Timeout)
@@ -152,15 +164,37 @@ fn suffixed(authority: &Authority) -> Option<Authority> {
     format!("{host}-shadow{port}").parse().ok()
 }
 
-async fn exchange(upstream: &Upstream, request: Request<Body>) -> Result<(), Failure> {
-    // The caller has a limit for all of it.
-    let mut body = upstream.send(request).await?.into_body();
+/// Sends a copy through the filters of its cluster, and reads the response.
+async fn send(
+    copy: &Arc<Exchange>,
+    route: &Route,
+    upstream: &Upstream,
+    filters: Option<&Chain>,
+    mut request: Box<Outbound>,
+) -> Result<(), Failure> {
+    // What the route asks for is done, and the caller has a limit for all of it.
+    let forward = Forward::default();
+    let policy = Policy::take(&forward, copy, &mut request.parts);
+    let mut attempts = Attempts::new(copy, &route.matches, &forward, &policy, upstream, filters);
+    let mut body = attempts.run(request).await?.into_body();
     while let Some(frame) = body.frame().await {
         if frame.is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// Ready when a copy has to end for the memory that its filters hold. Interim responses are for nobody.
+async fn holds_too_much(copy: &Exchange) {
+    poll_fn(|cx| {
+        while copy.outgoing.poll_interim(cx).is_ready() {}
+        match copy.buffers.is_over() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// One of the places for copies.

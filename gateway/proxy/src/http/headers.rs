@@ -4,7 +4,10 @@
 use std::{borrow::Cow, time::Duration};
 
 use bytes::{BufMut, BytesMut};
-use extproc_client::host::HeaderLimits;
+use extproc_client::{
+    headers::{is_joined_request_header, is_joined_response_header},
+    host::HeaderLimits,
+};
 use h2::ext::Protocol;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version, header, request,
@@ -234,74 +237,13 @@ pub(crate) fn trim_values(headers: &mut HeaderMap) {
     }
 }
 
-const REQUEST_INLINE: &[&str] = &[
-    "accept",
-    "accept-encoding",
-    "access-control-request-headers",
-    "access-control-request-method",
-    "access-control-request-private-network",
-    "authentication",
-    "authorization",
-    "cache-control",
-    "cdn-loop",
-    "content-encoding",
-    "content-type",
-    "grpc-accept-encoding",
-    "grpc-timeout",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "origin",
-    "pragma",
-    "proxy-status",
-    "referer",
-    "te",
-    "user-agent",
-    "via",
-    "x-client-trace-id",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-request-id",
-];
-
-const RESPONSE_INLINE: &[&str] = &[
-    "access-control-allow-credentials",
-    "access-control-allow-headers",
-    "access-control-allow-methods",
-    "access-control-allow-origin",
-    "access-control-allow-private-network",
-    "access-control-expose-headers",
-    "access-control-max-age",
-    "age",
-    "cache-control",
-    "content-encoding",
-    "content-type",
-    "date",
-    "etag",
-    "expires",
-    "grpc-message",
-    "grpc-status",
-    "last-modified",
-    "location",
-    "proxy-status",
-    "server",
-    "vary",
-    "via",
-    "x-request-id",
-];
-
 /// Joins the lines of a request's known list fields with `,`, and crumbs of `cookie` with `; `
 /// (RFC 9113 §8.2.3).
 pub(crate) fn join_request_lines(headers: &mut HeaderMap, cookies: bool) {
     if headers.len() == headers.keys_len() {
         return;
     }
-    join(headers, REQUEST_INLINE);
+    join(headers, is_joined_request_header);
     if cookies {
         join_with(headers, &header::COOKIE, b"; ");
     }
@@ -310,14 +252,14 @@ pub(crate) fn join_request_lines(headers: &mut HeaderMap, cookies: bool) {
 /// The same for a response.
 pub(crate) fn join_response_lines(headers: &mut HeaderMap) {
     if headers.len() != headers.keys_len() {
-        join(headers, RESPONSE_INLINE);
+        join(headers, is_joined_response_header);
     }
 }
 
-fn join(headers: &mut HeaderMap, names: &[&str]) {
+fn join(headers: &mut HeaderMap, is_joined: fn(&str) -> bool) {
     let several: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| names.contains(&name.as_str()))
+        .filter(|name| is_joined(name.as_str()))
         .filter(|name| headers.get_all(*name).iter().nth(1).is_some())
         .cloned()
         .collect();

@@ -118,6 +118,11 @@ impl Buffers {
         }
     }
 
+    /// Those of an exchange apart from its client's connection, counted for the same process.
+    pub(crate) fn apart(&self) -> Self {
+        Self::new(None, self.process.clone())
+    }
+
     /// Returns true once the exchange has to end.
     pub(crate) fn is_over(&self) -> bool {
         self.ended.load(Ordering::Relaxed)

@@ -318,6 +318,12 @@ impl Counted {
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterClient(Upstream);
 
+impl ClusterClient {
+    pub(crate) fn new(upstream: Upstream) -> Self {
+        Self(upstream)
+    }
+}
+
 impl TowerService<Request<Full<Bytes>>> for ClusterClient {
     type Response = Response<Body>;
     type Error = Failure;

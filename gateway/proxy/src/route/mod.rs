@@ -5,7 +5,11 @@ mod rewrite;
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::{config::Effort, host::RouteFacts};
+use extproc_client::{
+    FilterConfig,
+    config::Effort,
+    host::{RouteConfig, RouteFacts},
+};
 use http::request::Parts;
 
 pub(crate) use self::{
@@ -101,6 +105,14 @@ fn pick(clusters: &[WeightedCluster]) -> usize {
     0
 }
 
+fn config(said: Option<Option<&Arc<FilterConfig>>>) -> RouteConfig {
+    match said {
+        None => RouteConfig::Inherit,
+        Some(None) => RouteConfig::Disabled,
+        Some(Some(config)) => RouteConfig::Use(config.clone()),
+    }
+}
+
 impl Selected {
     fn virtual_host(&self) -> Option<&VirtualHost> {
         self.http.routes.virtual_hosts.get(self.host)
@@ -139,6 +151,16 @@ impl Selected {
         self.cluster()
             .and_then(|cluster| cluster.overrides.as_ref())
             .unwrap_or(&self.route.overrides)
+    }
+
+    /// Configuration of a filter of the listener.
+    pub(crate) fn config(&self, filter: &str) -> RouteConfig {
+        config(self.overrides().of(filter))
+    }
+
+    /// Configuration of a filter of the cluster.
+    pub(crate) fn config_of_cluster(&self, filter: &str) -> RouteConfig {
+        config(self.overrides().of_cluster(self.cluster_name(), filter))
     }
 
     /// Facts for attributes.

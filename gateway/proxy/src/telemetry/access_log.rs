@@ -14,10 +14,7 @@ use extproc_client::config::Effort;
 
 use crate::{
     config::snapshot::{AccessLog, LogFilter, LogFormat, LogSink},
-    exchange::{
-        Exchange,
-        operators::{self, Format, Scope},
-    },
+    exchange::operators::{self, Format, Scope},
     http::headers::head_field,
     route,
     route::is_drawn,
@@ -141,23 +138,15 @@ fn open(sink: &LogSink) -> io::Result<Box<dyn Write + Send>> {
 }
 
 /// Writes an exchange's line to all logs of its listener.
-pub(crate) fn log(exchange: &Exchange) {
-    if !exchange.logged() {
-        return;
-    }
-    let (head, reply) = exchange.take_log();
-    let scope = Scope {
-        exchange,
-        head: head.as_ref(),
-        reply: &reply,
-    };
+pub(super) fn log(scope: &Scope<'_>) {
+    let exchange = scope.exchange;
     let mut effort = Effort::default();
     for logger in &exchange.listener.logs {
         let wanted = logger
             .filter
             .as_ref()
-            .is_none_or(|filter| passes(filter, &scope, &mut effort));
-        if wanted && !logger.sink.send(logger.line(&scope).into_bytes()) {
+            .is_none_or(|filter| passes(filter, scope, &mut effort));
+        if wanted && !logger.sink.send(logger.line(scope).into_bytes()) {
             exchange.listener.stats.access_log_dropped.add();
         }
     }

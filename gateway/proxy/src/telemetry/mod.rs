@@ -1,6 +1,26 @@
-//! Counters and access logs.
+//! Counters, access logs and spans.
 
 pub(crate) mod access_log;
 pub(crate) mod histogram;
+pub(crate) mod spans;
 pub(crate) mod stats;
 pub(crate) mod writer;
+
+use crate::exchange::{Exchange, operators::Scope};
+
+/// An exchange is over: completes its span, and writes its line to the logs.
+pub(crate) fn finish(exchange: &Exchange) {
+    if !exchange.noted() {
+        return;
+    }
+    let (head, reply) = exchange.take_log();
+    let scope = Scope {
+        exchange,
+        head: head.as_ref(),
+        reply: &reply,
+    };
+    if let (Some(trace), Some(recorder)) = (&exchange.trace, &exchange.listener.recorder) {
+        spans::finish(trace, &recorder.config, &scope);
+    }
+    access_log::log(&scope);
+}

@@ -13,7 +13,10 @@ use extproc_client::observer::{Observer, Stats};
 use http::StatusCode;
 
 use super::histogram::{Histogram, Times};
-use crate::limits::breakers::{Breakers, Resource};
+use crate::{
+    limits::breakers::{Breakers, Resource},
+    trace::TraceCounts,
+};
 
 /// A number that goes up, and for gauges also down.
 #[derive(Debug, Default)]
@@ -196,6 +199,8 @@ pub(crate) struct Metrics {
     inner: Mutex<Inner>,
     /// Sees what ext_proc filters do, beside their statistics.
     observer: Option<Watching>,
+    /// What became of spans.
+    traces: Arc<TraceCounts>,
 }
 
 /// Whose chain a filter is in.
@@ -310,6 +315,11 @@ impl Metrics {
         }
     }
 
+    /// What became of spans.
+    pub(crate) fn traces(&self) -> &Arc<TraceCounts> {
+        &self.traces
+    }
+
     /// The observer of an ext_proc filter: its statistics, and whoever else looks.
     pub(crate) fn observer(&self, owner: Owner, filter: &str) -> Arc<dyn Observer> {
         let stats = self.ext_proc(owner, filter);
@@ -377,6 +387,16 @@ impl Metrics {
             for (priority, name, value) in breakers.gauges() {
                 sample(&format!("circuit_breakers.{priority}.{name}"), value);
             }
+        }
+        for (name, value) in self.traces.list() {
+            let name = format!("tracing.opentelemetry.{name}");
+            samples.push(Sample {
+                family: name.clone(),
+                name,
+                labels: Vec::new(),
+                kind: Kind::Counter,
+                value,
+            });
         }
         samples.sort_by(|a, b| a.name.cmp(&b.name));
         samples

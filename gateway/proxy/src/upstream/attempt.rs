@@ -28,7 +28,7 @@ use crate::{
         headers::response_fits,
     },
     limits::breakers::Place,
-    telemetry::stats::ClusterStats,
+    telemetry::{spans::Attempt, stats::ClusterStats},
 };
 
 /// What is to be known for sending beside the request.
@@ -52,6 +52,8 @@ pub(crate) struct Sending {
     pub(crate) duration: Option<Duration>,
     /// The longest wait for the response's head from the beginning.
     pub(crate) head_limit: Option<Duration>,
+    /// What is recorded of it.
+    pub(crate) span: Option<Attempt>,
 }
 
 /// A request on its way to an endpoint. It is passed on in a box: through so many futures that each would have room
@@ -163,9 +165,11 @@ pub(crate) async fn send(
     host: &Arc<Host>,
     lease: Lease,
     request: Box<Outbound>,
-    sending: &Sending,
+    sending: &mut Sending,
     deadline: &mut Deadline,
 ) -> Result<Response<Body>, Unsent> {
+    let span = sending.span.take();
+    let sending = &*sending;
     let witness = lease.witness();
     let active = Active::new(host.clone(), lease.request);
     deadline.bound(sending.duration.or(host.shared.cluster.max_stream_duration));
@@ -187,14 +191,9 @@ pub(crate) async fn send(
             if let Poll::Ready(failure) = deadline.poll(cx, &progress) {
                 return Poll::Ready(Err(failure.into()));
             }
-            attempt.poll(cx, &progress).map(|failure| {
-                // The limit from the beginning has no name of its own.
-                Err(match failure {
-                    Failure::Timeout => Failure::TryTimeout,
-                    _ => Failure::Timeout,
-                }
-                .into())
-            })
+            // Both limits are of this attempt alone.
+            let over = attempt.poll(cx, &progress);
+            over.map(|_| Err(Failure::TryTimeout.into()))
         })
         .await
     };
@@ -210,6 +209,9 @@ pub(crate) async fn send(
             // What sends the request's body may be a task of its own.
             progress.cancel();
             count(stats, &unsent.failure);
+            if let Some(span) = &span {
+                span.failed(&unsent.failure.to_string());
+            }
             if let (Failure::Timeout | Failure::TryTimeout, Some(witness)) =
                 (&unsent.failure, &witness)
             {
@@ -219,6 +221,9 @@ pub(crate) async fn send(
         }
     };
     stats.status(sent.response.status());
+    if let Some(span) = &span {
+        span.answered(&sent.response);
+    }
     let watch = ResponseWatch {
         tunnel: sent.tunnel,
         // A tunnel is no response that could take too long.
@@ -232,6 +237,7 @@ pub(crate) async fn send(
         progress,
         keep: sent.keep,
         active,
+        span,
     };
     Ok(sent
         .response
@@ -251,7 +257,7 @@ pub(crate) async fn send_once(
         let empty = request.body.is_end_stream();
         let again = (lease.reused() && !fresh).then(|| Outbound::without_body(&request.parts));
         let mut deadline = Deadline::default();
-        let sent = send(host, lease, request, &Sending::default(), &mut deadline).await;
+        let sent = send(host, lease, request, &mut Sending::default(), &mut deadline).await;
         let (mut unsent, mut again) = match (sent, again) {
             (Ok(response), _) => return Ok(response),
             (Err(unsent), None) => return Err(unsent.failure),
@@ -304,14 +310,24 @@ impl Deadline {
         }
     }
 
-    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none.
+    /// The outcome of a wait, or [`Failure::Timeout`] if the limit passes meanwhile. A request that has not ended has none;
+    /// `request` tells when it does.
     pub(crate) async fn within<T>(
         &mut self,
+        request: Option<&Progress>,
         mut wait: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Failure> {
-        std::future::poll_fn(|cx| match wait.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
-            Poll::Pending => self.poll_end(cx).map(Err),
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
+            }
+            if let Some(request) = request
+                && self.end.is_none()
+                && request.poll_done(cx).is_ready()
+            {
+                self.begin();
+            }
+            self.poll_end(cx).map(Err)
         })
         .await
     }
@@ -366,6 +382,7 @@ struct ResponseWatch {
     keep: Keep,
     deadline: Deadline,
     active: Active,
+    span: Option<Attempt>,
 }
 
 /// Whether the upstream reset the stream of a response that had begun.
@@ -412,6 +429,9 @@ impl Watch for ResponseWatch {
     fn end(&mut self, result: Result<(), &BoxError>) {
         let keep = std::mem::replace(&mut self.keep, Keep::Nothing);
         let half = self.tunnel && result.is_ok();
+        if let (Some(span), Err(error)) = (&self.span, result) {
+            span.failed(&error.to_string());
+        }
         let complete = result.is_ok() && self.progress.is_done();
         if let Some(time) = self.progress.since_done().filter(|_| complete) {
             let stats = &self.active.host.shared.stats;

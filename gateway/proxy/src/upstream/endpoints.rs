@@ -79,8 +79,6 @@ pub(crate) struct Endpoints {
 #[derive(Debug, Default)]
 struct State {
     hosts: Arc<[Arc<Host>]>,
-    /// Smooth weighted round robin: what each host has in credit.
-    credit: Vec<i64>,
     /// What each name and port meant when it could be resolved last.
     names: HashMap<(String, u16), Vec<Address>>,
     resolved: Option<Instant>,
@@ -253,10 +251,10 @@ impl Endpoints {
     }
 
     fn balance(&self, passed: &[u32]) -> Option<Arc<Host>> {
-        let mut state = self.lock();
+        let all = self.lock().hosts.clone();
         let hosts = match self.differ {
-            true => levels::eligible(&state.hosts, &self.shared.cluster.health, passed),
-            false => state.hosts.clone(),
+            true => levels::eligible(&all, &self.shared.cluster.health, passed),
+            false => all,
         };
         let first = hosts.first()?;
         if hosts.len() == 1 {
@@ -268,12 +266,12 @@ impl Endpoints {
         };
         match policy {
             LbPolicy::RoundRobin | LbPolicy::OverrideHost(_) => {
-                if hosts.iter().all(|host| host.weight == first.weight) {
-                    let next = self.next.fetch_add(1, Ordering::Relaxed);
-                    return hosts.get(next % hosts.len()).cloned();
+                // Where some may be left out, a position means another one each time.
+                if self.differ || hosts.iter().any(|host| host.weight != first.weight) {
+                    return smooth(&hosts);
                 }
-                state.credit.resize(hosts.len(), 0);
-                smooth(&mut state.credit, &hosts)
+                let next = self.next.fetch_add(1, Ordering::Relaxed);
+                hosts.get(next % hosts.len()).cloned()
             }
             LbPolicy::Random => hosts.get(rand::random_range(0..hosts.len())).cloned(),
             LbPolicy::LeastRequest => {
@@ -365,7 +363,6 @@ impl Endpoints {
         let mut state = self.lock();
         state.hosts = hosts.into();
         state.names = names;
-        state.credit.clear();
         state.resolved = Some(Instant::now());
         state.resolving = false;
         drop(state);
@@ -399,17 +396,20 @@ fn host(
     }
 }
 
-/// Each host earns its weight, the richest pays for all.
-fn smooth(credit: &mut [i64], hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
-    let total: i64 = hosts.iter().map(|host| i64::from(host.weight)).sum();
-    for (credit, host) in credit.iter_mut().zip(hosts) {
-        *credit += i64::from(host.weight);
-    }
-    let (best, host) = credit
-        .iter_mut()
-        .zip(hosts)
-        .max_by_key(|(credit, _)| **credit)?;
-    *best -= total;
+/// Smooth weighted round robin: adds its weight to the credit of each host, picks the one with the largest credit, and
+/// subtracts the total from that.
+fn smooth(hosts: &[Arc<Host>]) -> Option<Arc<Host>> {
+    let mut total = 0;
+    let earned = hosts.iter().map(|host| {
+        let weight = i64::from(host.weight);
+        total += weight;
+        (
+            host.credit.fetch_add(weight, Ordering::Relaxed) + weight,
+            host,
+        )
+    });
+    let (_, host) = earned.max_by_key(|(credit, _)| *credit)?;
+    host.credit.fetch_sub(total, Ordering::Relaxed);
     Some(host.clone())
 }
 
@@ -439,6 +439,54 @@ fn set_text(metadata: &DynamicMetadata, key: &MetadataKey, text: String) {
 mod tests {
     use super::*;
     use crate::{config, telemetry::stats::Metrics, upstream::Upstreams};
+
+    /// The order of each priority is its own, whatever becomes of the others.
+    #[tokio::test]
+    async fn weights_hold_for_each_priority() {
+        let endpoint = |port, weight| {
+            format!(
+                "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}, \
+                 load_balancing_weight: {weight}}}"
+            )
+        };
+        let text = format!(
+            "static_resources:
+  clusters:
+  - name: c
+    load_assignment:
+      cluster_name: c
+      endpoints:
+      - {{priority: 0, lb_endpoints: [{}, {}]}}
+      - {{priority: 1, lb_endpoints: [{}, {}]}}
+",
+            endpoint(1, 3),
+            endpoint(2, 1),
+            endpoint(3, 1),
+            endpoint(4, 1)
+        );
+        let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
+        let upstreams = Upstreams::new(
+            &snapshot,
+            &Metrics::default(),
+            &Default::default(),
+            &Arc::default(),
+            None,
+        )
+        .unwrap();
+        let endpoints = &upstreams.get("c").unwrap().endpoints;
+        let headers = HeaderMap::new();
+        let mut chosen = HashMap::<u16, usize>::new();
+        // Two of the first priority for each one of the second.
+        for passed in [&[][..], &[], &[0]].repeat(8) {
+            let wanted = Wanted {
+                passed,
+                ..Wanted::by(&headers)
+            };
+            let host = endpoints.choose(&wanted).await.unwrap();
+            *chosen.entry(host.socket().unwrap().port()).or_default() += 1;
+        }
+        assert_eq!(chosen, HashMap::from([(1, 12), (2, 4), (3, 4), (4, 4)]));
+    }
 
     /// Also where the endpoint says what it is called.
     #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, io};
 
-use extproc_client::host::{ResponseFlags, UpstreamFailure};
+use extproc_client::{
+    host::{ResponseFlags, UpstreamFailure},
+    text::failures,
+};
 use http::StatusCode;
 
 use crate::{
@@ -94,8 +97,6 @@ impl Failure {
 
     /// The local reply for this failure, in Envoy's words.
     pub(crate) fn told(&self) -> Told {
-        const BEFORE: &str =
-            "upstream connect error or disconnect/reset before headers. reset reason: ";
         const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         let told = |status, body: Cow<'static, str>, details: Cow<'static, str>, flags| Told {
             status,
@@ -103,9 +104,11 @@ impl Failure {
             details,
             flags,
         };
-        let before = |reason: &str| Cow::Owned(format!("{BEFORE}{reason}"));
-        let started = |reason: &str| -> Cow<'static, str> {
-            format!("upstream_reset_before_response_started{{{reason}}}").into()
+        let reset = |status, reason: &str, cause: Option<&str>, flags| Told {
+            status,
+            body: failures::no_response(reason).into(),
+            details: failures::details_before_response(reason, cause).into(),
+            flags,
         };
         match self {
             Self::UnknownCluster => told(
@@ -120,43 +123,35 @@ impl Failure {
                 "no_healthy_upstream".into(),
                 flag::NO_HEALTHY_UPSTREAM,
             ),
-            Self::Overflow => told(
+            Self::Overflow => reset(UNAVAILABLE, "overflow", None, flag::UPSTREAM_OVERFLOW),
+            Self::Connect(_) => reset(
                 UNAVAILABLE,
-                before("overflow"),
-                started("overflow"),
-                flag::UPSTREAM_OVERFLOW,
-            ),
-            Self::Connect(_) => told(
-                UNAVAILABLE,
-                before("remote connection failure"),
-                started(&format!("remote_connection_failure|{self}").replace(' ', "_")),
+                "remote connection failure",
+                Some(&self.to_string()),
                 flag::UPSTREAM_CONNECTION_FAILURE,
             ),
-            Self::ConnectTimeout => told(
+            Self::ConnectTimeout => reset(
                 UNAVAILABLE,
-                before("connection timeout"),
-                started("connection_timeout"),
+                "connection timeout",
+                None,
                 flag::UPSTREAM_CONNECTION_FAILURE,
             ),
-            Self::Terminated => told(
+            Self::Terminated => reset(
                 UNAVAILABLE,
-                before("connection termination"),
-                started("connection_termination"),
+                "connection termination",
+                None,
                 flag::UPSTREAM_CONNECTION_TERMINATION,
             ),
-            Self::Reset { .. } => {
-                let reason = self.to_string();
-                told(
-                    UNAVAILABLE,
-                    before(&reason),
-                    started(&reason.replace(' ', "_")),
-                    flag::UPSTREAM_REMOTE_RESET,
-                )
-            }
-            Self::Protocol => told(
+            Self::Reset { .. } => reset(
+                UNAVAILABLE,
+                &self.to_string(),
+                None,
+                flag::UPSTREAM_REMOTE_RESET,
+            ),
+            Self::Protocol => reset(
                 StatusCode::BAD_GATEWAY,
-                before("protocol error"),
-                started("protocol_error"),
+                "protocol error",
+                None,
                 flag::UPSTREAM_PROTOCOL_ERROR,
             ),
             Self::Timeout => told(
@@ -207,10 +202,9 @@ impl Failure {
     /// The same after the response began: what its body ends with.
     pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
         let told = self.told();
-        let reason = self.to_string().replace(' ', "_");
         UpstreamFailure {
             status: told.status,
-            details: format!("upstream_reset_after_response_started{{{reason}}}").into(),
+            details: failures::details_after_response(&self.to_string()).into(),
             flags: ResponseFlags(told.flags),
             source,
         }
@@ -240,8 +234,10 @@ impl Failure {
                 .or(RetryOn::RESET_BEFORE_REQUEST),
             Self::Reset { refused: true } => ANY.or(RetryOn::RESET).or(RetryOn::REFUSED_STREAM),
             Self::Terminated | Self::Reset { .. } | Self::Protocol => ANY.or(RetryOn::RESET),
-            Self::Timeout | Self::TryTimeout | Self::Duration => ANY,
-            Self::UnknownCluster
+            Self::TryTimeout | Self::Duration => ANY,
+            // The route's time is that of all attempts.
+            Self::Timeout
+            | Self::UnknownCluster
             | Self::NoHost
             | Self::Overflow
             | Self::Request

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub(crate) struct Host {
     pub(crate) address: Address,
     pub(crate) hostname: String,
     pub(crate) weight: u32,
+    /// What it has in credit where the turns of hosts follow their weights.
+    pub(super) credit: AtomicI64,
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) priority: u32,
     pub(super) standing: Standing,
@@ -211,6 +213,7 @@ impl Host {
             address,
             hostname: hostname.to_owned(),
             weight: endpoint.map_or(1, |endpoint| endpoint.weight.max(1)),
+            credit: AtomicI64::new(0),
             metadata: endpoint.and_then(|endpoint| endpoint.metadata.clone()),
             priority: endpoint.map_or(0, |endpoint| endpoint.priority),
             standing: endpoint

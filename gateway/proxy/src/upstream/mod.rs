@@ -26,6 +26,7 @@ pub(crate) use self::{
     error::Failure,
     health::HealthByCluster,
     member::{Host, HostShared, Lending},
+    progress::{Progress, ProgressWatch},
     queue::Queue,
     tunnel::is_websocket,
 };

@@ -61,7 +61,7 @@ struct Told {
 }
 
 impl Observer for Log {
-    fn detail(&self) -> observer::Detail {
+    fn detail(&self, _: &ExchangeContext) -> observer::Detail {
         observer::Detail::Counts
     }
 

@@ -354,7 +354,7 @@ async fn a_policy_repeats_a_call() {
         let pool = builder.build();
         let mut service = GrpcService::cluster("processor");
         service.retry = Some(RetryPolicy {
-            on: vec!["unavailable".to_owned()],
+            on: RetryOn::UNAVAILABLE,
             retries,
             ..RetryPolicy::default()
         });

@@ -27,6 +27,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{GrpcService, RetryPolicy, Service},
+    text::retry_on::RetryOn,
     transport::Sidestream,
     wire::{Reply, message::Message},
 };

@@ -147,7 +147,7 @@ fn fields_and_types() {
         (
             "    type: STATIC\n",
             "    connect_timeout: -1s\n",
-            "25:22: static_resources.clusters[0].connect_timeout: invalid duration \"-1s\": may not \
+            "25:22: static_resources.clusters[0].connect_timeout: invalid duration: may not \
              be negative",
         ),
         (

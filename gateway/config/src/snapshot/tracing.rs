@@ -1,0 +1,146 @@
+//! What is traced of a connection manager's requests, and where the spans go.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Uri};
+
+use super::Fraction;
+
+/// `HttpConnectionManager.Tracing`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    /// Who records the spans.
+    pub provider: Arc<TraceProvider>,
+    /// Of requests and spans.
+    pub sampling: TraceSampling,
+    /// `verbose`: spans have the moments of the exchange as events.
+    pub verbose: bool,
+    /// Bytes of a path that `http.url` shows.
+    pub max_path_tag_length: usize,
+    /// Attributes beside those that every span has.
+    pub custom_tags: Vec<CustomTag>,
+    /// A span of its own for each attempt to have a request answered.
+    pub spawn_upstream_span: bool,
+    /// Name of the request's span, with operators; empty: `ingress`, or as the route's decorator says.
+    pub operation: String,
+    /// Name of an attempt's span, with operators; empty: `router CLUSTER egress`.
+    pub upstream_operation: String,
+    /// Upstreams are not told of the trace.
+    pub no_context_propagation: bool,
+}
+
+impl Tracing {
+    /// Everything is traced, with a span for each attempt.
+    pub fn new(provider: Arc<TraceProvider>) -> Self {
+        Self {
+            provider,
+            sampling: TraceSampling::default(),
+            verbose: false,
+            max_path_tag_length: 256,
+            custom_tags: Vec::new(),
+            spawn_upstream_span: true,
+            operation: String::new(),
+            upstream_operation: String::new(),
+            no_context_propagation: false,
+        }
+    }
+}
+
+/// `client_sampling`, `random_sampling` and `overall_sampling`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceSampling {
+    /// Of requests with `x-client-trace-id`.
+    pub client: Fraction,
+    /// Of those that nobody asked to trace.
+    pub random: Fraction,
+    /// Of what the others chose.
+    pub overall: Fraction,
+}
+
+impl Default for TraceSampling {
+    fn default() -> Self {
+        Self {
+            client: Fraction::ALL,
+            random: Fraction::ALL,
+            overall: Fraction::ALL,
+        }
+    }
+}
+
+/// What a route says of traces: `decorator` and `tracing`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteTracing {
+    /// `decorator.operation`; empty if there is none.
+    pub decorator: String,
+    /// In place of the connection manager's.
+    pub sampling: Option<TraceSampling>,
+    /// Beside those of the connection manager, and before those of the same name.
+    pub custom_tags: Vec<CustomTag>,
+    /// In place of the connection manager's, unless empty.
+    pub operation: String,
+    /// In place of the connection manager's, unless empty.
+    pub upstream_operation: String,
+}
+
+/// `envoy.type.tracing.v3.CustomTag`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomTag {
+    /// Its name.
+    pub tag: String,
+    /// Its value, with operators.
+    pub value: String,
+    /// In place of a value that there is not; the tag is left out if this is empty, too.
+    pub default: String,
+}
+
+/// `envoy.config.trace.v3.OpenTelemetryConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceProvider {
+    /// Where spans are sent; nowhere if unset.
+    pub exporter: Option<TraceExporter>,
+    /// `service.name`; empty: as the environment says, or `unknown_service:gateway`.
+    pub service_name: String,
+    /// Attributes of the resource, of the detector `static_config`.
+    pub resource: Vec<(String, String)>,
+    /// `OTEL_RESOURCE_ATTRIBUTES` are attributes of the resource, too.
+    pub resource_from_environment: bool,
+    /// Who decides which spans are recorded; unset: the caller's `traceparent`, or else the sampling of the connection manager.
+    pub sampler: Option<TraceSampler>,
+    /// Most spans that wait to be sent; unset: as the environment says.
+    pub max_cache_size: Option<usize>,
+}
+
+/// Where spans are sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceExporter {
+    /// The cluster of the collector.
+    pub cluster: String,
+    /// How it is spoken to.
+    pub protocol: TraceProtocol,
+    /// `:authority` and path. Of gRPC the authority alone counts.
+    pub uri: Uri,
+    /// Headers of each request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Longest time that a request may take; unset: as the environment says.
+    pub timeout: Option<Duration>,
+}
+
+/// Forms of OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceProtocol {
+    /// OTLP/gRPC.
+    Grpc,
+    /// OTLP/HTTP, in protobuf.
+    Http,
+}
+
+/// Samplers of Envoy's OpenTelemetry tracer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TraceSampler {
+    /// `always_on`.
+    AlwaysOn,
+    /// `trace_id_ratio_based`: the part of traces that is recorded.
+    Ratio(f64),
+    /// `parent_based`: the caller decides, or else the one within.
+    ParentBased(Box<Self>),
+}

@@ -1,0 +1,59 @@
+//! A processor's filter among those of a cluster.
+//!
+//! Envoy shows none of them a reply that one of them makes: it goes to the filters of the listener as the upstream's. A response that
+//! a processor streams is shown to all of them, also to those behind.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    task::{Context, Poll},
+};
+
+use extproc_client::host::{AnsweredEarly, ExchangeSummary, LocalReply};
+use http::{Request, Response};
+use tower::Service;
+
+use super::{Chain, ResponseFuture, show_behind};
+use crate::{exchange::answer::Shortcut, http::body::Body};
+
+/// A processor's filter with those `behind` it.
+pub(super) struct OfCluster {
+    pub(super) filter: Chain,
+    pub(super) behind: Chain,
+}
+
+impl Service<Request<Body>> for &OfCluster {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let shortcut = request.extensions().get::<Shortcut>().cloned();
+        let response = self.filter.call(request);
+        let behind = self.behind.clone();
+        Box::pin(async move {
+            let Ok(mut response) = response.await;
+            let extensions = response.extensions_mut();
+            if let Some(shortcut) = shortcut
+                && extensions.get::<LocalReply>().is_some()
+            {
+                shortcut.answer(response);
+                return pending().await;
+            }
+            let Some(AnsweredEarly { request }) = extensions.remove() else {
+                return Ok(response);
+            };
+            let summary = extensions.get::<ExchangeSummary>().copied();
+            let Ok(mut response) = show_behind::show(&behind, *request, response).await;
+            // The log tells of the filter that answered.
+            if let Some(summary) = summary {
+                response.extensions_mut().insert(summary);
+            }
+            Ok(response)
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! Differences in what processors see and do.
+
+use serde_json::Value;
+
+use super::Known;
+use super::scenario::{
+    FILTER_CONFIG, Side, action, acts_at_once, clears_the_route, client, closes_behind_a_body,
+    gathers_beside_a_held_head, has_content, has_mode, mentions, mentions_word, scripts, steps,
+    upstream,
+};
+use crate::differential::generate::WRONG_WIRE_TYPE;
+use crate::support::processor::{Action, ProcessorScript};
+use crate::support::script::Protocol;
+
+pub(super) const KNOWN: &[Known] = &[
+    Known {
+        anchor: "lost-processor-connections",
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
+        },
+        signs: &["counters/ext_proc.*streams_failed"],
+        places: &["*"],
+    },
+    Known {
+        anchor: "shared-buffers",
+        shows_in: |s| gathers_beside_a_held_head(s, Side::Request),
+        signs: &["upstream/*/body", "processor/*/request/*/body"],
+        places: &["processor", "upstream", "client", "counters", "log"],
+    },
+    Known {
+        anchor: "shared-buffers",
+        shows_in: |s| gathers_beside_a_held_head(s, Side::Response),
+        signs: &["client/*/body", "processor/*/response/*/body"],
+        places: &["processor/*/response", "client", "counters", "log"],
+    },
+    Known {
+        anchor: "shared-buffers",
+        // More than its limit came before the filter did.
+        shows_in: |s| {
+            let limit = s.spec.limits.listener.unwrap_or(u32::MAX) as usize;
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| mode["request_body_mode"] == "BUFFERED")
+                && client(s, |c| {
+                    c.protocol == Protocol::Http1 && c.body.size() > limit
+                })
+        },
+        signs: &[
+            "client/*/head/:status: want *, got \"413\"",
+            "client/*/end: want \"timed out\", got *",
+        ],
+        places: &["*"],
+    },
+    Known {
+        anchor: "shared-buffers",
+        // Trailers go on with the head.
+        shows_in: |s| {
+            let duplex =
+                |side: Side| has_mode(s, |mode| mode[side.body_mode()] == "FULL_DUPLEX_STREAMED");
+            let request = duplex(Side::Request) && client(s, |c| c.trailers.is_some());
+            let response = duplex(Side::Response) && upstream(s, |u| u.trailers.is_some());
+            !s.spec.more_filters.is_empty() && (request || response)
+        },
+        signs: &["client/*/trailers", "upstream/*/trailers"],
+        places: &["client/*/trailers", "upstream/*/trailers", "counters"],
+    },
+    Known {
+        anchor: "unfinished-bodies",
+        shows_in: |s| {
+            has_mode(s, |mode| {
+                [Side::Request, Side::Response]
+                    .iter()
+                    .any(|side| mode[side.body_mode()] == "FULL_DUPLEX_STREAMED")
+            }) && scripts(&s.spec.processor).any(closes_behind_a_body)
+        },
+        signs: &[],
+        places: &["client", "upstream", "processor", "counters", "log"],
+    },
+    Known {
+        anchor: "http-service-failures",
+        // What is no answer of its own: an override asks for bodies or trailers, which an HTTP service has no answers to.
+        shows_in: |s| {
+            mentions(&s.source, "http_service")
+                && mentions(&s.source, "overrides")
+                && has_mode(s, |mode| {
+                    mode.as_object().into_iter().flatten().any(|(name, value)| {
+                        let asks = name.ends_with("body_mode") && value != "NONE";
+                        asks || name.ends_with("trailer_mode") && value == "SEND"
+                    })
+                })
+        },
+        signs: &[],
+        places: &["client", "upstream", "counters", "log"],
+    },
+    Known {
+        anchor: "replies-at-once",
+        shows_in: |s| {
+            let script = &s.source["processor"];
+            // What is said when the stream opens comes together with the reply to the first message.
+            !s.spec.more_filters.is_empty() && (acts_at_once(script) || mentions(script, "open"))
+        },
+        signs: &[],
+        places: &["processor", "counters", "client", "log"],
+    },
+    Known {
+        anchor: "code-of-a-streamed-response",
+        shows_in: |s| !s.spec.more_filters.is_empty() && action(s, |a| a.local.is_some()),
+        signs: &[],
+        places: &["processor/*/response/*/attributes/*/response.code"],
+    },
+    Known {
+        anchor: "filters-off-on-a-route",
+        shows_in: |s| {
+            mentions_word(&s.source["routes"], FILTER_CONFIG) && clears_the_route(&s.source)
+        },
+        signs: &[],
+        places: &["*"],
+    },
+    Known {
+        anchor: "limits-of-a-new-route",
+        shows_in: |s| mentions(&s.source["routes"], "idle_timeout") && clears_the_route(&s.source),
+        signs: &[],
+        places: &["*"],
+    },
+    Known {
+        anchor: "malformed-messages",
+        shows_in: |s| mentions_word(&s.source["processor"], WRONG_WIRE_TYPE),
+        signs: &[],
+        places: &["*"],
+    },
+    Known {
+        anchor: "after-the-end",
+        shows_in: |s| {
+            let side = |side: Side, trailers: bool| {
+                trailers
+                    && has_mode(s, |mode| {
+                        mode[side.body_mode()] == "FULL_DUPLEX_STREAMED"
+                            && mode[side.trailer_mode()] != "SEND"
+                    })
+            };
+            side(Side::Request, client(s, |c| c.trailers.is_some()))
+                || side(Side::Response, upstream(s, |u| u.trailers.is_some()))
+        },
+        signs: &[],
+        places: &["*"],
+    },
+    Known {
+        anchor: "after-the-end",
+        // Failing open behind the end.
+        shows_in: |s| {
+            mentions(&s.source, "failure_mode_allow") && client(s, |c| c.trailers.is_some())
+        },
+        signs: &[],
+        places: &["upstream/*: want {*\":method\":\"0\"*, got nothing"],
+    },
+    Known {
+        anchor: "local-responses",
+        shows_in: |s| {
+            has_mode(s, |mode| {
+                mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+            }) && action(s, |a| a.local.is_some())
+        },
+        signs: &[],
+        places: &["upstream/*: want {*, got nothing"],
+    },
+    Known {
+        anchor: "local-responses",
+        // Where there is a response already.
+        shows_in: |s| {
+            let late = |script: &ProcessorScript| {
+                let kinds = [
+                    &script.response_headers,
+                    &script.response_body,
+                    &script.response_trailers,
+                ];
+                let mut actions = kinds.into_iter().flat_map(steps);
+                actions.any(|action| action.local.is_some())
+            };
+            has_mode(s, |mode| {
+                mode["response_body_mode"] == "FULL_DUPLEX_STREAMED"
+            }) && mentions(&s.source, "failure_mode_allow")
+                && scripts(&s.spec.processor).any(late)
+        },
+        signs: &["counters/ext_proc.*failure_mode_allowed: want *, got nothing"],
+        places: &["client", "processor/*/response", "counters", "log"],
+    },
+    Known {
+        anchor: "refused-streams",
+        shows_in: |s| {
+            let limited = mentions(&s.source["processor"], "max_streams");
+            limited && !s.spec.more_filters.is_empty()
+        },
+        signs: &["counters/ext_proc.*streams_failed: want *, got nothing"],
+        places: &["*"],
+    },
+    Known {
+        anchor: "one-stream",
+        shows_in: |s| {
+            let answers = ["direct_response", "redirect"];
+            let answers = answers.iter().any(|action| mentions(&s.source, action));
+            answers && mentions(&s.source, "failure_mode_allow")
+        },
+        signs: &["counters/ext_proc.*streams_started: want *, got *"],
+        places: &["processor/*: want {*, got nothing", "counters"],
+    },
+    Known {
+        anchor: "told-the-end",
+        shows_in: |s| {
+            let duplex =
+                |side: Side| has_mode(s, |mode| mode[side.body_mode()] == "FULL_DUPLEX_STREAMED");
+            let ends = |script: &ProcessorScript| {
+                let request = |a: &Action| a.request_trailers.is_some();
+                let response = |a: &Action| a.response_trailers.is_some();
+                duplex(Side::Request) && steps(&script.request_body).any(request)
+                    || duplex(Side::Response) && steps(&script.response_body).any(response)
+            };
+            scripts(&s.spec.processor).any(ends)
+        },
+        signs: &["client/*/end: want \"timed out\", got *"],
+        places: &["*"],
+    },
+    Known {
+        anchor: "late-overrides",
+        shows_in: |s| {
+            let overridden = mentions(&s.source["processor"], "mode_override");
+            let routes = [
+                &s.source["per_route"],
+                &s.source["per_vhost"],
+                &s.source["per_route_config"],
+                &s.source["routes"],
+                &s.source["more_filters"],
+            ];
+            let duplex = |part: &&Value| mentions_word(part, "FULL_DUPLEX_STREAMED");
+            overridden && client(s, has_content) && routes.iter().any(duplex)
+        },
+        signs: &["counters/ext_proc.*spurious_msgs_received: want *, got nothing"],
+        places: &["*"],
+    },
+];
