@@ -12,6 +12,7 @@ use super::{
     matched::{COMPOSITE, WITH_MATCHER},
     matcher::HeaderMatcher,
     small_filters::{BUFFER, LOCAL_RATE_LIMIT},
+    value::Whatever,
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
@@ -24,6 +25,8 @@ const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.
 const HEALTH_CHECK: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck";
 const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const SET_METADATA: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter`.
@@ -44,6 +47,11 @@ struct Router {}
 /// `envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec`.
 #[derive(Debug, Deserialize)]
 struct UpstreamCodec {}
+
+/// `envoy.extensions.filters.http.fault.v3.HTTPFault`, which may ask for no fault.
+#[derive(Debug, Deserialize)]
+#[serde(rename = "HTTPFault")]
+struct HttpFault {}
 
 /// Whose filters a chain has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +193,9 @@ pub(super) fn chain(
             has_last = true;
             continue;
         }
+        if has_no_effect(reader, node)? {
+            continue;
+        }
         if filter.value.is_optional && !owner.types().contains(&found) {
             reader.note(
                 node,
@@ -296,6 +307,22 @@ impl Making<'_, '_> {
                 FilterKind::SetMetadata(config.build(reader)?)
             }
         })
+    }
+}
+
+/// Reads a filter that may stand in a chain without effect.
+fn has_no_effect(reader: &Reader<'_>, node: NodeId) -> Result<bool, Fault> {
+    match reader.type_of(node)? {
+        GRPC_STATS => {
+            let _: Whatever = reader.read_typed(node)?;
+            reader.note(node, "calls of gRPC are not counted");
+            Ok(true)
+        }
+        FAULT => {
+            let HttpFault {} = reader.read_typed(node)?;
+            Ok(true)
+        }
+        _ => Ok(false),
     }
 }
 

@@ -218,6 +218,7 @@ impl Located<HttpConnectionManager> {
             filters,
             routes,
             http1: manager.http_protocol_options.build()?,
+            default_host: manager.http_protocol_options.default_host()?,
             http2: manager.http2_protocol_options.build_downstream()?,
             timeouts: manager.timeouts(),
             request_headers: HeaderLimits {

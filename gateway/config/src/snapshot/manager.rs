@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use extproc_client::host::HeaderLimits;
+use http::HeaderValue;
 
 use super::{Filter, Fraction, HeaderMatch, RouteTable, StripPort, Tracing};
 
@@ -43,6 +44,8 @@ pub struct HttpManager {
     pub routes: RouteTable,
     /// HTTP/1 settings.
     pub http1: Http1Options,
+    /// `default_host_for_http_10`: the authority of HTTP/1.0 requests that name none.
+    pub default_host: Option<HeaderValue>,
     /// HTTP/2 settings.
     pub http2: Http2Options,
     /// Time limits.

@@ -88,6 +88,15 @@ pub(super) fn begin(
     let extended = parts.extensions.get::<Protocol>();
     let extended = extended.map(|protocol| protocol.as_str().to_owned());
 
+    if version < Version::HTTP_11
+        && let Some(host) = &http.default_host
+        && parts.uri.authority().is_none()
+    {
+        parts
+            .headers
+            .entry(header::HOST)
+            .or_insert_with(|| host.clone());
+    }
     let tls = context.peer.tls.is_some();
     let trusted = !http.use_remote_address || http.xff_num_trusted_hops > 0;
     let target = target::absolute(&parts, tls, trusted).and_then(|uri| {
