@@ -3,6 +3,8 @@
 //! All of it is optional: a bare `ExtProcLayer` in a tower stack works without. A gateway puts an
 //! [`ExchangeContext`] into the request's extensions and an [`UpstreamInfo`] into the response's.
 
+#![warn(clippy::exhaustive_structs)]
+
 use std::{any::Any, fmt, sync::Arc};
 
 use http::request;
@@ -24,6 +26,7 @@ pub use crate::{
 /// Request extension: the surroundings of one exchange. Cheap to clone; all layers of a chain see
 /// the same one.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct ExchangeContext {
     /// The program around the layer, asked for what may change while the exchange goes on: its route.
     pub host: Option<Arc<dyn Host>>,
@@ -138,7 +141,8 @@ pub enum RouteConfig {
 }
 
 /// The form of local replies, which the request as it came from the client decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReplyForm {
     /// It is one of gRPC: the status goes into `grpc-status`.
     pub grpc: bool,

@@ -19,6 +19,7 @@ pub trait Received: fmt::Debug + Send + Sync {
 
 /// Facts of the connection that attributes may ask for.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct HostFacts {
     /// `connection.id`.
     pub connection_id: u64,
@@ -41,6 +42,7 @@ pub struct HostFacts {
 
 /// Facts of the selected route.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct RouteFacts {
     /// `xds.cluster_name`; empty if the route has none.
     pub cluster_name: String,
@@ -74,6 +76,7 @@ impl RouteFacts {
 /// Response extension: how the response came about. Absent, or without a [response](Self::responded) of an endpoint: made
 /// locally.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct UpstreamInfo {
     /// `upstream.address`, `upstream.port`: the endpoint that was chosen last.
     pub address: Option<SocketAddr>,

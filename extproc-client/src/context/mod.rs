@@ -1,5 +1,7 @@
 //! What is known of an exchange beside its messages, and how its response came about.
 
+#![warn(clippy::exhaustive_structs)]
+
 pub(crate) mod buffers;
 pub(crate) mod error;
 pub(crate) mod facts;

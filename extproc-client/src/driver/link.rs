@@ -86,8 +86,8 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Whether what is here already ends the stream. What is not sent by now is not sent any more, as in Envoy, which looks
-    /// at all of it before it writes.
+    /// Whether what is here already ends the stream. What is not sent by now is not sent any more: all that was
+    /// said is heard before something is written.
     fn is_over(&self, machine: &Exchange) -> bool {
         match &self.next {
             Some(Ok(reply)) => machine.ends_with(reply),
@@ -204,7 +204,7 @@ fn expand_metadata(service: &GrpcService, request: &http::request::Parts) -> Hea
             http::HeaderName::from_bytes(entry.key.as_bytes()),
             http::HeaderValue::from_bytes(&value),
         ) {
-            // As in Envoy, the last one of a name holds.
+            // The last one of a name holds.
             metadata.insert(name, value);
         }
     }

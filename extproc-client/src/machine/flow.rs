@@ -14,7 +14,7 @@ use crate::{
     headers::{self, Block},
     host::ReplyForm,
     observer::{Event, HttpPart},
-    types::{mode::BodyMode, pieces::Pieces},
+    types::pieces::Pieces,
     wire::encode::BodyFlags,
 };
 
@@ -67,7 +67,11 @@ impl Exchange {
         });
         let extensions = &head.extensions;
         if extensions.get::<DirectReply>().is_some() || extensions.get::<Aborted>().is_some() {
-            self.close_stream();
+            match self.config.observability_mode {
+                // The stream of an observed exchange is closed some time after it.
+                true => self.complete = true,
+                false => self.close_stream(),
+            }
         }
         if head.extensions.get::<LocalReply>().is_some() {
             self.drop_request();
@@ -162,27 +166,12 @@ impl Exchange {
         if self.config.observability_mode {
             return self.observe_data(side, data, end, now);
         }
-        let direction = self.direction_mut(side);
-        let sends_early = direction.mode.body.is_duplex()
-            || direction.mode.body == BodyMode::Streamed && self.config.send_body_without_waiting;
-        if self.direction(side).callback == Callback::Headers && !sends_early {
-            let direction = self.direction_mut(side);
-            if direction.mode.body == BodyMode::Buffered {
-                direction.held.hold(data);
-                self.check_buffer(side, now);
-            } else {
-                direction.held.push(data);
-            }
-            return;
+        let direction = self.direction(side);
+        let mode = body::of(direction.mode.body);
+        if direction.callback == Callback::Headers && !mode.shows_early(&self.config) {
+            return mode.keep(self, side, data, now);
         }
-        match self.direction(side).mode.body {
-            BodyMode::None => self.pass(side, data, end),
-            BodyMode::Streamed => body::streamed::data(self, side, data, end, now),
-            BodyMode::Buffered => body::buffered::data(self, side, data, end, now),
-            BodyMode::BufferedPartial => body::partial::data(self, side, data, end, now),
-            BodyMode::FullDuplexStreamed => body::duplex::data(self, side, data, end, now),
-            BodyMode::Grpc => body::grpc::data(self, side, data, end, now),
-        }
+        mode.data(self, side, data, end, now);
     }
 
     /// The trailers of that side arrived, the last that comes.
@@ -209,34 +198,9 @@ impl Exchange {
         if self.config.observability_mode {
             return self.observe_trailers(side, now);
         }
-        let direction = self.direction_mut(side);
-        let duplex = direction.mode.body.is_duplex();
-        if direction.callback != Callback::Idle && !duplex {
-            return;
-        }
-        if direction.mode.body == BodyMode::Grpc
-            && (direction.deframer.waits() || !body::grpc::ends_whole(self, side))
-        {
-            return;
-        }
         let direction = self.direction(side);
-        match direction.mode.body {
-            BodyMode::Buffered if !direction.held.is_empty() => {
-                return body::buffered::send(self, side, false, now);
-            }
-            BodyMode::BufferedPartial
-                if !direction.partial_processed && !direction.queue.is_empty() =>
-            {
-                return body::partial::send(self, side, now);
-            }
-            _ => {}
-        }
-        if duplex {
-            body::duplex::trailers(self, side, now);
-        } else if self.direction(side).mode.trailers {
-            self.send_trailers(side, now);
-        } else {
-            self.release(side);
+        if direction.callback == Callback::Idle || direction.mode.body.is_duplex() {
+            body::of(direction.mode.body).trailers(self, side, now);
         }
     }
 
@@ -316,7 +280,7 @@ impl Exchange {
     /// Sends the head on, if it was held.
     pub(super) fn release_head(&mut self, side: Side) {
         let direction = self.direction_mut(side);
-        if !direction.is_held() {
+        if !direction.is_held() || direction.ended {
             return;
         }
         let end = direction.no_body && !direction.body_replaced;

@@ -7,13 +7,10 @@ use std::{
 
 use http::{HeaderMap, request, response};
 
+use super::body;
 use crate::{
     headers::Block,
-    types::{
-        limits::HeaderLimits,
-        mode::{BodyMode, DirectionMode},
-        pieces::Pieces,
-    },
+    types::{limits::HeaderLimits, mode::DirectionMode, pieces::Pieces},
 };
 
 /// Chunks that the processor may have at a time: each takes memory beside its bytes.
@@ -120,7 +117,7 @@ pub(super) struct Direction {
     /// `mode_override` took a stand-alone form here.
     pub(super) standalone_override: bool,
     /// GRPC: bytes that are no whole message yet.
-    pub(super) deframer: super::body::grpc::Deframer,
+    pub(super) deframer: body::grpc::Deframer,
     pub(super) buffer_limit: usize,
     pub(super) header_limits: HeaderLimits,
     paused: bool,
@@ -163,7 +160,7 @@ impl Direction {
             answered: false,
             attributes_sent: false,
             standalone_override: false,
-            deframer: super::body::grpc::Deframer::default(),
+            deframer: body::grpc::Deframer::default(),
             buffer_limit,
             header_limits,
             paused: false,
@@ -201,7 +198,7 @@ impl Direction {
 
     /// Whether data would be sent on as it comes, now and later.
     pub(super) fn is_pass_by(&self) -> bool {
-        self.mode.body == BodyMode::None
+        !self.mode.shows_body()
             && self.callback == Callback::Idle
             && self.held.is_empty()
             && self.queue.is_empty()
@@ -234,9 +231,9 @@ impl Direction {
 
     /// Whether more is here than the buffer limit. BUFFERED bodies fail then.
     pub(super) fn is_overfull(&self) -> bool {
-        match (self.callback, self.mode.body) {
-            (Callback::PartialBody, _) => self.queued > self.buffer_limit,
-            (_, BodyMode::Buffered) => false,
+        match self.callback {
+            Callback::PartialBody => self.queued > self.buffer_limit,
+            _ if body::of(self.mode.body).fails_beyond_limit() => false,
             _ => self.held.len() > self.buffer_limit || self.paused,
         }
     }
@@ -315,13 +312,7 @@ impl Direction {
     /// Whether this direction would remove `content-length` from its head: the body may change its
     /// length on the way.
     pub(super) fn changes_length(&self) -> bool {
-        match self.mode.body {
-            BodyMode::Streamed | BodyMode::BufferedPartial | BodyMode::FullDuplexStreamed => true,
-            BodyMode::Buffered => !self.mode.headers,
-            BodyMode::None => false,
-            // A message may grow or shrink. Envoy does not have this mode.
-            BodyMode::Grpc => true,
-        }
+        body::of(self.mode.body).changes_length(self.mode.headers)
     }
 
     // === timer ===

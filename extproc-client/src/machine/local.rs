@@ -9,18 +9,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::{Action, Callback, Exchange, Side, failure::Failure, half::Head};
+use super::{Action, Callback, Exchange, Side, body, failure::Failure, half::Head};
 use crate::{
     config::MutationRules,
     context::outcome::{AnsweredEarly, ResponseDetails},
     headers::{self, Block, Mutation, Outcome},
     observer::Event,
-    types::{
-        header_change::HeaderChange,
-        mode::{BodyMode, DirectionMode},
-        phase::Effect,
-        pieces::Pieces,
-    },
+    types::{header_change::HeaderChange, mode::DirectionMode, phase::Effect, pieces::Pieces},
     wire::{
         HeaderList, HeaderMutation, HeaderOption, LocalHeaders, LocalPart, LocalReply, StreamedBody,
     },
@@ -83,8 +78,7 @@ impl Exchange {
         if self.request.callback != Callback::Headers || self.response.has_head() {
             return self.fail(Failure::Spurious("spurious_message"));
         }
-        let body_mode = self.request.mode.body;
-        if !end_of_stream && !matches!(body_mode, BodyMode::None | BodyMode::FullDuplexStreamed) {
+        if !end_of_stream && !body::of(self.request.mode.body).takes_local_body() {
             return self.fail(Failure::Spurious(STREAMING));
         }
         self.count_local();
@@ -164,10 +158,10 @@ impl Exchange {
             return self.close_stream();
         }
         // Body bytes that came with the headers and were held are sent now or never.
-        if self.request.mode.body == BodyMode::None {
+        if !self.request.mode.shows_body() {
             self.request.held = Pieces::default();
         } else if !self.request.held.is_empty() {
-            super::body::duplex::flush_held(self, Side::Request, now);
+            body::flush_held(self, Side::Request, now);
         }
         if self.trailers_are_due(Side::Request) {
             self.send_trailers(Side::Request, now);
@@ -178,13 +172,11 @@ impl Exchange {
     /// stream takes it back: it counts as sent.
     fn count_held_body(&mut self, now: Instant) {
         let request = &self.request;
-        let sends = match request.mode.body {
-            BodyMode::Streamed => true,
-            BodyMode::Buffered | BodyMode::BufferedPartial => request.received,
-            BodyMode::None | BodyMode::FullDuplexStreamed | BodyMode::Grpc => false,
-        };
+        let sends = body::of(request.mode.body).sends_held(request.received);
         if sends && !request.held.is_empty() {
-            super::body::buffered::send(self, Side::Request, false, now);
+            let whole = self.request.held.share();
+            let flags = Self::flags(false);
+            self.send_body(Side::Request, whole, flags, Callback::BufferedBody, now);
         }
     }
 
@@ -229,8 +221,8 @@ impl Exchange {
 
     /// The client's body meanwhile: dropped, or sent to the processor in full duplex.
     pub(super) fn local_request_data(&mut self, data: Bytes, end: bool, now: Instant) {
-        if self.request.mode.body == BodyMode::FullDuplexStreamed && !self.complete {
-            super::body::duplex::data(self, Side::Request, data, end, now);
+        if self.request.mode.shows_body() && !self.complete {
+            body::of(self.request.mode.body).data(self, Side::Request, data, end, now);
         }
     }
 

@@ -14,25 +14,25 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `direction` | the life of one direction: headers, body, trailers |
+//! | `half` | the life of one direction: headers, body, trailers |
 //! | `flow` | events of the HTTP side |
 //! | `reply` | replies of the processor, whatever their phase |
-//! | `body/*` | one file per body mode: what data and replies do |
+//! | `fit` | which reply fits |
+//! | `body/*` | one file per body mode, and one for observability mode: what data and replies do |
 //! | `mode` | `mode_override` and its rules |
 //! | `failure` | which failure means what |
 //! | `immediate` | replies that end the exchange at once |
 //! | `local` | responses that the processor streams itself |
-//! | `observe` | observability mode |
 
 mod body;
 mod failure;
+mod fit;
 mod flow;
 mod half;
 mod immediate;
 mod local;
 mod metadata;
 mod mode;
-mod observe;
 mod reply;
 mod send;
 #[cfg(test)]
@@ -55,7 +55,6 @@ use crate::{
     host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart, Watch, Watcher},
     types::{
-        mode::BodyMode,
         phase::{Effect, Phase},
         stream::StreamFacts,
     },
@@ -337,8 +336,7 @@ impl Exchange {
             return true;
         }
         let unasked = direction.callback == Callback::Headers
-            && direction.mode.body == BodyMode::None
-            && !direction.mode.trailers
+            && direction.mode.ends_with_headers()
             && !self.config.allow_mode_override;
         if unasked && !self.reads_ahead(side) {
             return false;

@@ -50,7 +50,7 @@ impl Exchange {
         direction.stop_timer();
         let ended = direction.received && !direction.no_body && direction.trailers.is_none();
         if !direction.held.is_empty() || ended {
-            body::duplex::flush_held(self, Side::Request, now);
+            body::flush_held(self, Side::Request, now);
         }
         if self.request.trailers.is_some() {
             self.send_trailers(Side::Request, now);

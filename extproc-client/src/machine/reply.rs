@@ -1,22 +1,18 @@
-//! Replies of the processor: which one fits, and what it changes.
+//! Replies of the processor, and what they change.
 
 use std::time::{Duration, Instant};
 
-use super::{Callback, Exchange, Side, body, failure::Failure, half::Drain, metadata};
+use super::{Callback, Exchange, Side, body, failure::Failure, fit::Fit, metadata};
 use crate::{
     config::RouteCacheAction,
     headers::{self, Mutation, Outcome},
     observer::Event,
     types::{
         header_change::HeaderChange,
-        mode::BodyMode,
         phase::{Effect, Phase},
         pieces::Pieces,
     },
-    wire::{
-        BodyMutation, BodyReply, CommonReply, HeaderMutation, HeadersReply, Part, Reply,
-        TrailersReply,
-    },
+    wire::{BodyMutation, CommonReply, HeaderMutation, HeadersReply, Part, Reply, TrailersReply},
 };
 
 impl Exchange {
@@ -46,19 +42,27 @@ impl Exchange {
         metadata::receive(&self.config.metadata, &mut reply, &self.context.metadata);
         let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {
-            drains |= body::duplex::start_drain(self, Side::Request, now);
+            drains |= body::start_drain(self, Side::Request, now);
         }
         if reply.request_drain_responses {
-            drains |= body::duplex::start_drain(self, Side::Response, now);
+            drains |= body::start_drain(self, Side::Response, now);
         }
         if let Some(message) = reply.mode_override.take() {
             self.override_mode(&message);
         }
+        let fit = reply.part.as_ref().map(|part| self.fit(part));
+        if fit == Some(Fit::Spurious) {
+            return self.fail(Failure::Spurious("spurious_message"));
+        }
         match reply.part {
             Some(Part::RequestHeaders(part)) => self.headers_reply(Side::Request, part, now),
             Some(Part::ResponseHeaders(part)) => self.headers_reply(Side::Response, part, now),
-            Some(Part::RequestBody(part)) => self.body_reply(Side::Request, part, now),
-            Some(Part::ResponseBody(part)) => self.body_reply(Side::Response, part, now),
+            Some(Part::RequestBody(part)) => {
+                body::reply(self, Side::Request, part.response.unwrap_or_default(), now);
+            }
+            Some(Part::ResponseBody(part)) => {
+                body::reply(self, Side::Response, part.response.unwrap_or_default(), now);
+            }
             Some(Part::RequestTrailers(part)) => self.trailers_reply(Side::Request, part, now),
             Some(Part::ResponseTrailers(part)) => self.trailers_reply(Side::Response, part, now),
             Some(Part::Immediate(part)) => self.immediate_reply(part),
@@ -68,32 +72,7 @@ impl Exchange {
         }
     }
 
-    /// Whether a reply ends the stream: an answer to the client, or one that nothing was asked for.
-    pub(crate) fn ends_with(&self, reply: &Reply) -> bool {
-        use Callback::{BufferedBody, Headers, PartialBody, StreamedBody, Trailers};
-        let unasked = |side, asked: &[Callback]| !asked.contains(&self.direction(side).callback);
-        let body = [BufferedBody, StreamedBody, PartialBody];
-        let trailers =
-            |side| unasked(side, &[Trailers]) && !self.direction(side).mode.body.is_duplex();
-        if self.config.observability_mode || reply.override_message_timeout.is_some() {
-            return false;
-        }
-        match &reply.part {
-            Some(Part::RequestHeaders(_)) => unasked(Side::Request, &[Headers]),
-            Some(Part::ResponseHeaders(_)) => unasked(Side::Response, &[Headers]),
-            Some(Part::RequestBody(_)) => unasked(Side::Request, &body),
-            Some(Part::ResponseBody(_)) => unasked(Side::Response, &body),
-            Some(Part::RequestTrailers(_)) => trailers(Side::Request),
-            Some(Part::ResponseTrailers(_)) => trailers(Side::Response),
-            Some(Part::Immediate(_)) => true,
-            Some(Part::Local(_)) | None => false,
-        }
-    }
-
     fn headers_reply(&mut self, side: Side, part: HeadersReply, now: Instant) {
-        if self.direction(side).callback != Callback::Headers || self.local.is_active() {
-            return self.fail(Failure::Spurious("spurious_message"));
-        }
         let common = part.response.unwrap_or_default();
         let Some(effect) = self.mutate_head(side, &common) else {
             return;
@@ -112,40 +91,12 @@ impl Exchange {
 
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
-        let ends_with_body = direction.trailers.is_none();
-        let has_held_body = direction.has_data || ends_with_body;
-        match direction.mode.body {
+        if direction.ended {
             // Answered already, with 413.
-            _ if direction.ended => return,
-            _ if direction.no_body => return self.release(side),
-            // Full duplex by an override in this very reply, of a message that is here as a whole.
-            BodyMode::FullDuplexStreamed
-                if direction.received
-                    && (ends_with_body || !direction.held.is_empty())
-                    && !direction.body_sent =>
-            {
-                return body::duplex::send_whole(self, side, now);
-            }
-            BodyMode::FullDuplexStreamed | BodyMode::Grpc => {
-                return body::duplex::after_headers(self, side, now);
-            }
-            BodyMode::None => {}
-            BodyMode::Streamed if !direction.queue.is_empty() => {
-                return body::streamed::after_headers(self, side, now);
-            }
-            _ if direction.received && has_held_body => {
-                let end = direction.trailers.is_none();
-                return body::buffered::send(self, side, end, now);
-            }
-            _ if direction.received => {}
-            BodyMode::Buffered => return,
-            BodyMode::Streamed => return body::streamed::after_headers(self, side, now),
-            BodyMode::BufferedPartial => return body::partial::after_headers(self, side, now),
-        }
-        if self.trailers_are_due(side) {
-            self.send_trailers(side, now);
-        } else {
+        } else if direction.no_body {
             self.release(side);
+        } else {
+            body::of(direction.mode.body).headers_answered(self, side, now);
         }
     }
 
@@ -153,8 +104,7 @@ impl Exchange {
     fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
         let direction = self.direction_mut(side);
         direction.clear_queue();
-        direction.mode.body = BodyMode::None;
-        direction.mode.trailers = false;
+        direction.mode.show_no_more();
         if let Some(message) = common.body_mutation {
             direction.body_replaced = true;
             match message.mutation {
@@ -174,36 +124,8 @@ impl Exchange {
         self.release(side);
     }
 
-    fn body_reply(&mut self, side: Side, part: BodyReply, now: Instant) {
-        let common = part.response.unwrap_or_default();
-        let direction = self.direction(side);
-        if self.local.is_active() {
-            return self.fail(Failure::Spurious("spurious_message"));
-        }
-        match (direction.callback, direction.mode.body) {
-            (Callback::BufferedBody, BodyMode::FullDuplexStreamed) => {
-                body::duplex::reply_to_whole(self, side, common, now);
-            }
-            (Callback::BufferedBody, _) => body::buffered::reply(self, side, common, now),
-            (Callback::PartialBody, _) => body::partial::reply(self, side, common, now),
-            (Callback::StreamedBody, BodyMode::FullDuplexStreamed) => {
-                body::duplex::reply(self, side, common, now);
-            }
-            (Callback::StreamedBody, BodyMode::Grpc) => {
-                body::grpc::reply(self, side, common, now);
-            }
-            (Callback::StreamedBody, _) => body::streamed::reply(self, side, common, now),
-            _ => self.fail(Failure::Spurious("spurious_message")),
-        }
-    }
-
     fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
-        let local = self.local.is_active();
         let direction = self.direction_mut(side);
-        let duplex = direction.mode.body.is_duplex() && direction.drain != Drain::Announced;
-        if direction.callback != Callback::Trailers && !duplex || local {
-            return self.fail(Failure::Spurious("spurious_message"));
-        }
         if !direction.trailers_sent {
             // Full duplex: there is nothing to change yet, and the processor is done with this direction. What it was told the
             // end of is complete.
@@ -396,7 +318,7 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        if direction.no_body || direction.mode.body == BodyMode::None && !direction.mode.trailers {
+        if direction.no_body || direction.mode.ends_with_headers() {
             self.close_after_last(side);
         }
     }

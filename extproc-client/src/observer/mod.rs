@@ -3,6 +3,8 @@
 //! Everything is borrowed for the time of the call, so that nothing is made for an observer that does not look. An observer
 //! that wants counts alone says so with [`Detail::Counts`] and is spared the rest.
 
+#![warn(clippy::exhaustive_structs)]
+
 mod event;
 mod stats;
 

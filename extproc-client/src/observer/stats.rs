@@ -9,6 +9,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters under Envoy's names; itself an [`Observer`].
         #[derive(Debug, Default)]
+        #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: Counter,)*
         }

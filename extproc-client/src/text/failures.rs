@@ -1,8 +1,16 @@
 //! Envoy's words for upstreams that fail, in response code details and bodies of local replies.
 
-/// Text of the local reply for an upstream that gave no response, for a reason such as `connection timeout`.
-pub fn no_response(reason: &str) -> String {
-    format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}")
+/// Text of the local reply for an upstream that gave no response, for a reason such as `connection timeout`; `retried` if that was not
+/// the first attempt.
+pub fn no_response(reason: &str, retried: bool) -> String {
+    let latest = if retried {
+        "retried and the latest "
+    } else {
+        ""
+    };
+    format!(
+        "upstream connect error or disconnect/reset before headers. {latest}reset reason: {reason}"
+    )
 }
 
 /// Response code details for an upstream that gave no response. `cause` says more than the reason, such as what the system says.

@@ -82,6 +82,22 @@ impl DirectionMode {
     pub(crate) fn is_off(self) -> bool {
         self == Self::OFF
     }
+
+    /// Tells whether nothing behind the headers is sent.
+    pub(crate) fn ends_with_headers(self) -> bool {
+        !self.shows_body() && !self.trailers
+    }
+
+    /// Tells whether the body is sent.
+    pub(crate) fn shows_body(self) -> bool {
+        self.body != BodyMode::None
+    }
+
+    /// Sends nothing behind the headers from now on.
+    pub(crate) fn show_no_more(&mut self) {
+        self.body = BodyMode::None;
+        self.trailers = false;
+    }
 }
 
 impl ProcessingMode {

@@ -8,23 +8,53 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header;
 
-use super::super::{Callback, Exchange, Side, failure::Failure};
+use super::{
+    super::{Callback, Exchange, Side, failure::Failure},
+    Mode, streamed,
+};
 use crate::{
     types::{mode::BodyMode, pieces::Pieces},
     wire::{BodyMutation, CommonReply},
 };
 
-/// Keeps data until the end, then sends all of it.
-pub(in super::super) fn data(
-    exchange: &mut Exchange,
-    side: Side,
-    data: Bytes,
-    end: bool,
-    now: Instant,
-) {
-    exchange.direction_mut(side).held.hold(data);
-    if exchange.check_buffer(side, now) && end {
-        send(exchange, side, true, now);
+pub(super) struct Buffered;
+
+impl Mode for Buffered {
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
+        exchange.direction_mut(side).held.hold(data);
+        if exchange.check_buffer(side, now) && end {
+            send(exchange, side, true, now);
+        }
+    }
+
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, now: Instant) {
+        exchange.direction_mut(side).held.hold(data);
+        exchange.check_buffer(side, now);
+    }
+
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        match exchange.direction(side).held.is_empty() {
+            true => super::trailers(exchange, side, now),
+            false => send(exchange, side, false, now),
+        }
+    }
+
+    /// They wait for the body.
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        super::send_whole(exchange, side, now);
+    }
+
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        // To what was shown before an override.
+        streamed::reply(exchange, side, common, now);
+    }
+
+    fn changes_length(&self, held: bool) -> bool {
+        !held
+    }
+
+    fn fails_beyond_limit(&self) -> bool {
+        true
     }
 }
 
@@ -41,12 +71,7 @@ pub(in super::super) fn send(exchange: &mut Exchange, side: Side, end: bool, now
 }
 
 /// The reply to the whole body.
-pub(in super::super) fn reply(
-    exchange: &mut Exchange,
-    side: Side,
-    common: CommonReply,
-    now: Instant,
-) {
+pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
     let Some(effect) = exchange.mutate_head(side, &common) else {
         return;
     };

@@ -5,22 +5,88 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::{Callback, Exchange, Side, failure::Failure, half::Drain};
+use super::{
+    super::{Callback, Exchange, Side, failure::Failure, half::Drain},
+    Mode,
+};
 use crate::{
+    config::FilterConfig,
     types::{mode::BodyMode, phase::Effect, pieces::Pieces},
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
 
 const PLAIN_REPLY: &str = "spurious_message:_Normal_body_mutation_response_is_received_while_body_mode__is_FULL_DUPLEX_STREAMED";
 
+pub(super) struct FullDuplexStreamed;
+
+impl Mode for FullDuplexStreamed {
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
+        send(exchange, side, data, end, now);
+    }
+
+    /// Held only if the direction becomes full duplex by an override.
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
+        exchange.direction_mut(side).held.push(data);
+    }
+
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        trailers(exchange, side, now);
+    }
+
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        let direction = exchange.direction(side);
+        // Full duplex by an override in this very reply, of a message that is here as a whole.
+        let is_whole = direction.received
+            && (direction.trailers.is_none() || !direction.held.is_empty())
+            && !direction.body_sent;
+        match is_whole {
+            true => send_whole(exchange, side, now),
+            false => headers_answered(exchange, side, now),
+        }
+    }
+
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        reply(exchange, side, common, now);
+    }
+
+    /// The first piece of the new body of a message that was here as a whole.
+    fn reply_to_whole(
+        &self,
+        exchange: &mut Exchange,
+        side: Side,
+        common: CommonReply,
+        now: Instant,
+    ) {
+        reply(exchange, side, common, now);
+        if exchange.complete || exchange.direction(side).ended {
+            return;
+        }
+        if exchange.trailers_are_due(side) {
+            exchange.send_trailers(side, now);
+        } else {
+            trailers_pass_by(exchange, side);
+        }
+    }
+
+    fn shows_early(&self, _: &FilterConfig) -> bool {
+        true
+    }
+
+    fn changes_length(&self, _: bool) -> bool {
+        true
+    }
+
+    fn takes_local_body(&self) -> bool {
+        true
+    }
+
+    fn sends_held(&self, _: bool) -> bool {
+        false
+    }
+}
+
 /// Sends a chunk.
-pub(in super::super) fn data(
-    exchange: &mut Exchange,
-    side: Side,
-    data: impl Into<Pieces>,
-    end: bool,
-    now: Instant,
-) {
+fn send(exchange: &mut Exchange, side: Side, data: impl Into<Pieces>, end: bool, now: Instant) {
     let data = data.into();
     if data.is_empty() && !end {
         return;
@@ -40,7 +106,7 @@ pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
 /// The reply to the headers: they go on, bodies are waited for. If the whole message is here already
 /// (with trailers, those are the processor's to see), the headers wait for the reply to the first of
 /// body and trailers, as in Envoy: until then the exchange can still be answered.
-pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
+pub(super) fn headers_answered(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction(side);
     let waits = direction.mode.body == BodyMode::FullDuplexStreamed
         && (direction.is_sent_whole() || direction.mode.trailers && direction.trailers.is_some());
@@ -68,7 +134,7 @@ pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: 
 }
 
 /// Trailers, behind all that the processor gets of the body. Those that it does not get follow the last piece of the new one.
-pub(in super::super) fn trailers(exchange: &mut Exchange, side: Side, now: Instant) {
+pub(super) fn trailers(exchange: &mut Exchange, side: Side, now: Instant) {
     match exchange.direction(side).mode.trailers {
         true => exchange.send_trailers(side, now),
         false => trailers_pass_by(exchange, side),
@@ -80,21 +146,19 @@ pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Ins
     let direction = exchange.direction_mut(side);
     let end = direction.received && direction.trailers.is_none();
     let held = std::mem::take(&mut direction.held);
-    match direction.mode.body {
-        BodyMode::Grpc => {
-            super::grpc::data(exchange, side, held.join(), end, now);
-            let direction = exchange.direction(side);
-            if direction.trailers.is_some() && !direction.deframer.waits() {
-                super::grpc::ends_whole(exchange, side);
-            }
-        }
-        _ => data(exchange, side, held, end, now),
+    if direction.mode.body != BodyMode::Grpc {
+        return send(exchange, side, held, end, now);
+    }
+    super::grpc::Grpc.data(exchange, side, held.join(), end, now);
+    let direction = exchange.direction(side);
+    if direction.trailers.is_some() && !direction.deframer.waits() {
+        super::grpc::ends_whole(exchange, side);
     }
 }
 
 /// Trailers that the processor does not want are sent on at once, as in Envoy; body replies that
 /// come after them are dropped.
-pub(in super::super) fn trailers_pass_by(exchange: &mut Exchange, side: Side) {
+fn trailers_pass_by(exchange: &mut Exchange, side: Side) {
     let direction = exchange.direction_mut(side);
     if direction.is_held() {
         return;
@@ -105,12 +169,7 @@ pub(in super::super) fn trailers_pass_by(exchange: &mut Exchange, side: Side) {
 }
 
 /// A piece of the new body.
-pub(in super::super) fn reply(
-    exchange: &mut Exchange,
-    side: Side,
-    common: CommonReply,
-    now: Instant,
-) {
+fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
     let Some(streamed) = streamed(exchange, side, &common) else {
         return;
     };
@@ -120,29 +179,11 @@ pub(in super::super) fn reply(
 
 /// Sends a message that was here as a whole when an override in the reply to its headers made the direction full duplex: as
 /// in BUFFERED, head and trailers wait for the reply, but the body is not kept.
-pub(in super::super) fn send_whole(exchange: &mut Exchange, side: Side, now: Instant) {
+fn send_whole(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction_mut(side);
     let whole = std::mem::take(&mut direction.held);
     let flags = Exchange::flags(direction.trailers.is_none());
     exchange.send_body(side, whole, flags, Callback::BufferedBody, now);
-}
-
-/// The first piece of the new body of such a message.
-pub(in super::super) fn reply_to_whole(
-    exchange: &mut Exchange,
-    side: Side,
-    common: CommonReply,
-    now: Instant,
-) {
-    reply(exchange, side, common, now);
-    if exchange.complete || exchange.direction(side).ended {
-        return;
-    }
-    if exchange.trailers_are_due(side) {
-        exchange.send_trailers(side, now);
-    } else {
-        trailers_pass_by(exchange, side);
-    }
 }
 
 /// The `streamed_response` of a reply; anything else is spurious in this mode.
@@ -196,8 +237,7 @@ pub(super) fn finish_reply(
     } else if drained {
         let direction = exchange.direction_mut(side);
         direction.drain = Drain::Done;
-        direction.mode.body = BodyMode::None;
-        direction.mode.trailers = false;
+        direction.mode.show_no_more();
         let partial = direction.deframer.take();
         exchange.emit_data(side, partial);
     }

@@ -11,9 +11,12 @@ use http::StatusCode;
 
 use super::{
     super::{Exchange, Side, failure::Failure, half::Drain},
-    duplex,
+    Mode, duplex,
 };
-use crate::wire::{CommonReply, encode::BodyFlags};
+use crate::{
+    config::FilterConfig,
+    wire::{CommonReply, encode::BodyFlags},
+};
 
 /// Takes messages out of their frames.
 #[derive(Debug, Default)]
@@ -66,21 +69,49 @@ impl Deframer {
     }
 }
 
-/// Sends the messages that are whole now. The end goes by itself, without a message, and only behind a whole one.
-pub(in super::super) fn data(
-    exchange: &mut Exchange,
-    side: Side,
-    data: Bytes,
-    end: bool,
-    now: Instant,
-) {
-    exchange
-        .direction_mut(side)
-        .deframer
-        .buffer
-        .extend_from_slice(&data);
-    if unpack(exchange, side, now) && end {
-        send_end(exchange, side, now);
+pub(super) struct Grpc;
+
+impl Mode for Grpc {
+    /// Sends the messages that are whole now. The end goes by itself, without a message, and only behind a whole one.
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
+        let deframer = &mut exchange.direction_mut(side).deframer;
+        deframer.buffer.extend_from_slice(&data);
+        if unpack(exchange, side, now) && end {
+            send_end(exchange, side, now);
+        }
+    }
+
+    /// Held only if the mode comes by an override.
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
+        exchange.direction_mut(side).held.push(data);
+    }
+
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        let waits = exchange.direction(side).deframer.waits();
+        if !waits && ends_whole(exchange, side) {
+            duplex::trailers(exchange, side, now);
+        }
+    }
+
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        duplex::headers_answered(exchange, side, now);
+    }
+
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        reply(exchange, side, common, now);
+    }
+
+    fn shows_early(&self, _: &FilterConfig) -> bool {
+        true
+    }
+
+    fn changes_length(&self, _: bool) -> bool {
+        // A message may grow or shrink. Envoy does not have this mode.
+        true
+    }
+
+    fn sends_held(&self, _: bool) -> bool {
+        false
     }
 }
 
@@ -140,7 +171,7 @@ fn send_end(exchange: &mut Exchange, side: Side, now: Instant) {
 
 /// Whether a body that has ended did so behind a whole message. One that did not was cut short, and must not look
 /// complete when the processor has put new frames around the others: the exchange ends.
-pub(in super::super) fn ends_whole(exchange: &mut Exchange, side: Side) -> bool {
+pub(super) fn ends_whole(exchange: &mut Exchange, side: Side) -> bool {
     if exchange.direction(side).deframer.buffer.is_empty() {
         return true;
     }
@@ -170,12 +201,7 @@ fn send(
 }
 
 /// A message of the new body: put into its frame.
-pub(in super::super) fn reply(
-    exchange: &mut Exchange,
-    side: Side,
-    common: CommonReply,
-    now: Instant,
-) {
+fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
     let Some(streamed) = duplex::streamed(exchange, side, &common) else {
         return;
     };

@@ -1,12 +1,134 @@
 //! One file per body mode: what data does on its way to the processor, and what a reply does.
 
-pub(super) mod buffered;
-pub(super) mod duplex;
+mod buffered;
+mod duplex;
 pub(super) mod grpc;
-pub(super) mod partial;
-pub(super) mod streamed;
+mod none;
+mod observed;
+mod partial;
+mod streamed;
 
-use crate::{types::phase::Effect, wire::BodyMutation};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+pub(super) use self::duplex::{flush_held, start_drain};
+use super::{Callback, Exchange, Side};
+use crate::{
+    config::FilterConfig,
+    types::{mode::BodyMode, phase::Effect},
+    wire::{BodyMutation, CommonReply},
+};
+
+/// What a mode does with a body. A direction whose mode is changed on the way goes on with what it has of the body then.
+pub(super) trait Mode: Sync {
+    /// Data arrived, `end` with it if nothing follows.
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant);
+
+    /// Data arrived while the reply to the headers is waited for.
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, now: Instant);
+
+    /// Trailers arrived, which are kept already.
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant);
+
+    /// The headers of a message with a body were answered.
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant);
+
+    /// A reply to a piece of the body.
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant);
+
+    /// A reply to the body as a whole, which in most modes may be here before the reply to the headers is.
+    fn reply_to_whole(
+        &self,
+        exchange: &mut Exchange,
+        side: Side,
+        common: CommonReply,
+        now: Instant,
+    ) {
+        buffered::reply(exchange, side, common, now);
+    }
+
+    /// Whether data is shown while the reply to the headers is waited for.
+    fn shows_early(&self, _: &FilterConfig) -> bool {
+        false
+    }
+
+    /// Whether the body may change its length on the way, so that `content-length` is removed from its head; `held` if that
+    /// waits for the reply to the body.
+    fn changes_length(&self, held: bool) -> bool;
+
+    /// Whether a body larger than the buffer limit is a failure, and not read more slowly.
+    fn fails_beyond_limit(&self) -> bool {
+        false
+    }
+
+    /// Whether a request with such a body may be answered with a streamed response that has a body.
+    fn takes_local_body(&self) -> bool {
+        false
+    }
+
+    /// Whether the reply to the headers has what is held sent; `whole` if that is the body.
+    fn sends_held(&self, whole: bool) -> bool {
+        whole
+    }
+}
+
+/// What this mode does.
+pub(super) fn of(mode: BodyMode) -> &'static dyn Mode {
+    match mode {
+        BodyMode::None => &none::None,
+        BodyMode::Streamed => &streamed::Streamed,
+        BodyMode::Buffered => &buffered::Buffered,
+        BodyMode::BufferedPartial => &partial::BufferedPartial,
+        BodyMode::FullDuplexStreamed => &duplex::FullDuplexStreamed,
+        BodyMode::Grpc => &grpc::Grpc,
+    }
+}
+
+/// A reply to a body that fits. Which message it answers goes by what is waited for, whatever the mode has become.
+pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+    let direction = exchange.direction(side);
+    let mode = of(direction.mode.body);
+    match direction.callback {
+        Callback::BufferedBody => mode.reply_to_whole(exchange, side, common, now),
+        Callback::PartialBody => partial::reply(exchange, side, common, now),
+        _ => mode.reply(exchange, side, common, now),
+    }
+}
+
+/// The trailers that are here, or the end, where the body is with nobody.
+fn finish(exchange: &mut Exchange, side: Side, now: Instant) {
+    if exchange.trailers_are_due(side) {
+        exchange.send_trailers(side, now);
+    } else {
+        exchange.release(side);
+    }
+}
+
+/// Trailers of a body of which nothing is left to show.
+fn trailers(exchange: &mut Exchange, side: Side, now: Instant) {
+    if exchange.direction(side).mode.trailers {
+        exchange.send_trailers(side, now);
+    } else {
+        exchange.release(side);
+    }
+}
+
+/// Sends a body that was here as a whole when its headers were answered: in one message, and the head waits for the reply to
+/// that, whatever the mode. Gives whether it was.
+fn send_whole(exchange: &mut Exchange, side: Side, now: Instant) -> bool {
+    let direction = exchange.direction(side);
+    if !direction.received {
+        return false;
+    }
+    let ends_with_body = direction.trailers.is_none();
+    if direction.has_data || ends_with_body {
+        buffered::send(exchange, side, ends_with_body, now);
+    } else {
+        finish(exchange, side, now);
+    }
+    true
+}
 
 /// What a body mutation does, for the observer.
 fn effect(mutation: &Option<BodyMutation>) -> Effect {

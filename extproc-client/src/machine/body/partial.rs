@@ -4,37 +4,75 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::{Callback, Exchange, Side};
+use super::{
+    super::{Callback, Exchange, Side},
+    Mode, streamed,
+};
 use crate::{
-    types::pieces::Pieces,
+    types::{phase::Effect, pieces::Pieces},
     wire::{BodyMutation, CommonReply},
 };
 
-/// Keeps data until the end or until there is more than the limit, then sends what is there.
-pub(in super::super) fn data(
-    exchange: &mut Exchange,
-    side: Side,
-    data: Bytes,
-    end: bool,
-    now: Instant,
-) {
-    let direction = exchange.direction_mut(side);
-    if direction.partial_processed {
-        return exchange.pass(side, data, end);
+pub(super) struct BufferedPartial;
+
+impl Mode for BufferedPartial {
+    /// Keeps data until the end or until there is more than the limit, then sends what is there.
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
+        let direction = exchange.direction_mut(side);
+        if direction.partial_processed {
+            return exchange.pass(side, data, end);
+        }
+        if !data.is_empty() || end {
+            direction.gather(data.into(), end);
+        }
+        if direction.callback == Callback::PartialBody {
+            return;
+        }
+        if end || direction.queued > direction.buffer_limit {
+            send(exchange, side, now);
+        }
     }
-    if !data.is_empty() || end {
-        direction.gather(data.into(), end);
+
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
+        exchange.direction_mut(side).held.push(data);
     }
-    if direction.callback == Callback::PartialBody {
-        return;
+
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        let direction = exchange.direction(side);
+        match direction.partial_processed || direction.queue.is_empty() {
+            true => super::trailers(exchange, side, now),
+            false => send(exchange, side, now),
+        }
     }
-    if end || direction.queued > direction.buffer_limit {
-        send(exchange, side, now);
+
+    /// They wait for the body.
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        if super::send_whole(exchange, side, now) {
+            return;
+        }
+        let direction = exchange.direction_mut(side);
+        if direction.held.is_empty() {
+            return;
+        }
+        let held = std::mem::take(&mut direction.held);
+        direction.enqueue(held, false);
+        if direction.queued > direction.buffer_limit {
+            send(exchange, side, now);
+        }
+    }
+
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        // To what was shown before an override.
+        streamed::reply(exchange, side, common, now);
+    }
+
+    fn changes_length(&self, _: bool) -> bool {
+        true
     }
 }
 
 /// Sends what is there, joined, and keeps it until the reply.
-pub(in super::super) fn send(exchange: &mut Exchange, side: Side, now: Instant) {
+fn send(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction_mut(side);
     let mut joined = direction.join_queue();
     let end = joined.end;
@@ -43,26 +81,8 @@ pub(in super::super) fn send(exchange: &mut Exchange, side: Side, now: Instant) 
     exchange.send_body(side, data, Exchange::flags(end), Callback::PartialBody, now);
 }
 
-/// The reply to the headers: they wait for the body.
-pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
-    let direction = exchange.direction_mut(side);
-    if direction.held.is_empty() {
-        return;
-    }
-    let held = std::mem::take(&mut direction.held);
-    direction.enqueue(held, false);
-    if direction.queued > direction.buffer_limit {
-        send(exchange, side, now);
-    }
-}
-
 /// The reply to the one message. What was queued behind it follows unseen.
-pub(in super::super) fn reply(
-    exchange: &mut Exchange,
-    side: Side,
-    common: CommonReply,
-    now: Instant,
-) {
+pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
     let Some(head_effect) = exchange.mutate_head(side, &common) else {
         return;
     };
@@ -71,7 +91,7 @@ pub(in super::super) fn reply(
         .as_ref()
         .and_then(|message| message.mutation.clone());
     let effect = match super::effect(&mutation) {
-        crate::types::phase::Effect::None => head_effect,
+        Effect::None => head_effect,
         applied => applied,
     };
     exchange.accept(side, side.body(), effect, Callback::Idle, now);

@@ -2,8 +2,14 @@
 
 use std::time::Instant;
 
-use super::super::{Callback, Exchange, Side, failure::Failure};
+use bytes::Bytes;
+
+use super::{
+    super::{Callback, Exchange, Side, failure::Failure},
+    Mode,
+};
 use crate::{
+    config::FilterConfig,
     types::pieces::Pieces,
     wire::{BodyMutation, CommonReply},
 };
@@ -11,14 +17,60 @@ use crate::{
 const DUPLEX_REPLY: &str =
     "spurious_message:_streamed_response_is_received_while_body_mode__is_not_FULL_DUPLEX_STREAMED";
 
+pub(super) struct Streamed;
+
+impl Mode for Streamed {
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
+        send(exchange, side, data, end, now);
+    }
+
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
+        exchange.direction_mut(side).held.push(data);
+    }
+
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        super::trailers(exchange, side, now);
+    }
+
+    /// They go on, and what was held is the first chunk. If the whole message is here already and chunks of it were sent, they
+    /// wait for the reply to the first chunk, as in Envoy: until then the exchange can still be answered.
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        let direction = exchange.direction(side);
+        let is_sent = !direction.queue.is_empty();
+        if !is_sent && super::send_whole(exchange, side, now) {
+            return;
+        }
+        if !is_sent || !exchange.direction(side).received {
+            exchange.release_head(side);
+        }
+        let direction = exchange.direction_mut(side);
+        if is_sent {
+            direction.callback = Callback::StreamedBody;
+        } else if !direction.held.is_empty() {
+            let held = std::mem::take(&mut direction.held);
+            send(exchange, side, held, false, now);
+        }
+    }
+
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        reply(exchange, side, common, now);
+    }
+
+    fn shows_early(&self, config: &FilterConfig) -> bool {
+        config.send_body_without_waiting
+    }
+
+    fn changes_length(&self, _: bool) -> bool {
+        true
+    }
+
+    fn sends_held(&self, _: bool) -> bool {
+        true
+    }
+}
+
 /// Sends a chunk and keeps it until its reply.
-pub(in super::super) fn data(
-    exchange: &mut Exchange,
-    side: Side,
-    data: impl Into<Pieces>,
-    end: bool,
-    now: Instant,
-) {
+fn send(exchange: &mut Exchange, side: Side, data: impl Into<Pieces>, end: bool, now: Instant) {
     let mut data = data.into();
     if data.is_empty() && !end {
         return;
@@ -32,32 +84,8 @@ pub(in super::super) fn data(
     exchange.send_body(side, data, Exchange::flags(end), callback, now);
 }
 
-/// The reply to the headers: they go on, and what was held is the first chunk. If the whole message is
-/// here already and chunks of it were sent, they wait for the reply to the first chunk, as in Envoy:
-/// until then the exchange can still be answered.
-pub(in super::super) fn after_headers(exchange: &mut Exchange, side: Side, now: Instant) {
-    let direction = exchange.direction(side);
-    if !direction.received || direction.queue.is_empty() {
-        exchange.release_head(side);
-    }
-    let direction = exchange.direction_mut(side);
-    if !direction.queue.is_empty() {
-        direction.callback = Callback::StreamedBody;
-        return;
-    }
-    if !direction.held.is_empty() {
-        let held = std::mem::take(&mut direction.held);
-        data(exchange, side, held, false, now);
-    }
-}
-
 /// The reply to the oldest chunk.
-pub(in super::super) fn reply(
-    exchange: &mut Exchange,
-    side: Side,
-    common: CommonReply,
-    now: Instant,
-) {
+pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
     let mutation = common
         .body_mutation
         .as_ref()

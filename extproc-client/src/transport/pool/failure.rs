@@ -9,8 +9,13 @@ use crate::{text::failures, types::stream::Close};
 
 /// The call failed before the response began, for this reason.
 pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
-    Close::unavailable(failures::no_response(reason))
+    Close::unavailable(failures::no_response(reason, false))
         .with_details(failures::details_before_response(reason, cause))
+}
+
+/// The metadata of the call is larger than the peer takes.
+pub(super) fn metadata_too_large() -> Close {
+    before_response("initial metadata too large", None)
 }
 
 /// A limit of the pool or of its budget is reached.

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{
     any::unsupported,
@@ -14,7 +15,7 @@ use super::{
     value::{Enum, ProtoEnum, Whatever},
 };
 use crate::{
-    document::{Fault, Located, Reader, Subtree},
+    document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
         AccessLog as Model, Comparison, Fraction, LogFilter, LogFormat, LogSink, Operator,
         response_flag,
@@ -226,8 +227,8 @@ impl FilterList {
 struct FileAccessLog {
     path: Located<String>,
     format: Option<String>,
-    json_format: Option<serde_json::Map<String, serde_json::Value>>,
-    typed_json_format: Option<serde_json::Map<String, serde_json::Value>>,
+    json_format: Option<Map<String, Value>>,
+    typed_json_format: Option<Map<String, Value>>,
     log_format: Option<Located<SubstitutionFormatString>>,
 }
 
@@ -244,7 +245,7 @@ struct StreamAccessLog {
 struct SubstitutionFormatString {
     text_format: Option<String>,
     text_format_source: Option<Located<DataSource>>,
-    json_format: Option<serde_json::Map<String, serde_json::Value>>,
+    json_format: Option<Map<String, Value>>,
     omit_empty_values: bool,
     formatters: Vec<TypedExtensionConfig>,
 }
@@ -277,8 +278,8 @@ impl Located<AccessLog> {
                         _ => LogSink::Stderr,
                     },
                     format: match &log.log_format {
-                        Some(format) => format.build(reader)?,
-                        None => LogFormat::Default,
+                        Some(format) => format.build(reader, node)?,
+                        None => LogFormat::default(),
                     },
                     filter: None,
                     omit_empty: omits(log.log_format.as_ref()),
@@ -286,12 +287,6 @@ impl Located<AccessLog> {
             }
             other => return Err(unsupported(node, other, &[FILE, STDOUT, STDERR])),
         };
-        match &log.format {
-            LogFormat::Default => Ok(()),
-            LogFormat::Text(text) => template::check(text),
-            LogFormat::Json(json) => template::check_json(json),
-        }
-        .map_err(|reason| Fault::at(node, reason))?;
         if let Some(filter) = &self.value.filter {
             log.filter = Some(filter.build()?);
         }
@@ -308,13 +303,13 @@ impl Located<FileAccessLog> {
             &log.typed_json_format,
             &log.log_format,
         ) {
-            (None, None, None, None) => LogFormat::Default,
-            (Some(text), None, None, None) if text.is_empty() => LogFormat::Default,
-            (Some(text), None, None, None) => LogFormat::Text(text.clone()),
+            (None, None, None, None) => LogFormat::default(),
+            (Some(text), None, None, None) if text.is_empty() => LogFormat::default(),
+            (Some(text), None, None, None) => text_format(text, self.node)?,
             (None, Some(map), None, None) | (None, None, Some(map), None) => {
-                LogFormat::Json(map.clone().into())
+                json_format(map, self.node)?
             }
-            (None, None, None, Some(format)) => format.build(reader)?,
+            (None, None, None, Some(format)) => format.build(reader, self.node)?,
             _ => {
                 return Err(Fault::at(
                     self.node,
@@ -337,8 +332,20 @@ impl Located<FileAccessLog> {
     }
 }
 
+fn text_format(text: &str, node: NodeId) -> Result<LogFormat, Fault> {
+    let template = template::text(text).map_err(|reason| Fault::at(node, reason))?;
+    Ok(LogFormat::Text(template))
+}
+
+fn json_format(map: &Map<String, Value>, node: NodeId) -> Result<LogFormat, Fault> {
+    let template = template::json(&map.clone().into());
+    let template = template.map_err(|reason| Fault::at(node, reason))?;
+    Ok(LogFormat::Json(template))
+}
+
 impl Located<SubstitutionFormatString> {
-    fn build(&self, reader: &Reader<'_>) -> Result<LogFormat, Fault> {
+    /// `log` is where operators that are not known are told of.
+    fn build(&self, reader: &Reader<'_>, log: NodeId) -> Result<LogFormat, Fault> {
         let format = &self.value;
         for formatter in &format.formatters {
             let node = formatter.typed_config.node;
@@ -352,11 +359,13 @@ impl Located<SubstitutionFormatString> {
             &format.text_format_source,
             &format.json_format,
         ) {
-            (Some(text), None, None) => Ok(LogFormat::Text(text.clone())),
-            (None, Some(source), None) => String::from_utf8(source.load(reader)?)
-                .map(LogFormat::Text)
-                .map_err(|_| Fault::at(source.node, "the format is not UTF-8")),
-            (None, None, Some(map)) => Ok(LogFormat::Json(map.clone().into())),
+            (Some(text), None, None) => text_format(text, log),
+            (None, Some(source), None) => {
+                let text = String::from_utf8(source.load(reader)?)
+                    .map_err(|_| Fault::at(source.node, "the format is not UTF-8"))?;
+                text_format(&text, log)
+            }
+            (None, None, Some(map)) => json_format(map, log),
             _ => Err(Fault::at(
                 self.node,
                 "one and only one of text_format_source, text_format and json_format has to be set",

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     document::{Fault, Located},
-    snapshot::{AppendAction, HeaderChange, HeaderTemplate},
+    snapshot::{AppendAction, HeaderChange},
 };
 
 /// The four lists that route configuration, virtual host, route and weighted cluster have.
@@ -115,13 +115,8 @@ impl Located<HeaderValueOption> {
                 ));
             }
         };
-        if http::HeaderValue::from_str(&value).is_err() {
-            return Err(Fault::at(
-                option.header.node,
-                format!("{value:?} is not a value of a header"),
-            ));
-        }
-        template::check(&value).map_err(|reason| Fault::at(option.header.node, reason))?;
+        let template =
+            template::header(&value).map_err(|reason| Fault::at(option.header.node, reason))?;
         let action = match (option.append, option.append_action) {
             (None, action) => action.unwrap_or_default().0.0,
             (Some(true), None) => AppendAction::AppendIfExistsOrAdd,
@@ -138,7 +133,7 @@ impl Located<HeaderValueOption> {
         }
         Ok(Some(HeaderChange::Set {
             name: header.key.0.clone(),
-            value: HeaderTemplate(value),
+            value: template,
             action,
             keep_empty: option.keep_empty_value,
         }))

@@ -81,7 +81,7 @@ struct Predicate {
     single_predicate: Option<Located<SinglePredicate>>,
     or_matcher: Option<PredicateList>,
     and_matcher: Option<PredicateList>,
-    not_matcher: Option<Located<Box<Predicate>>>,
+    not_matcher: Option<Located<Box<Self>>>,
 }
 
 #[derive(Debug, Deserialize)]

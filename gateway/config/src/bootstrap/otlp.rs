@@ -8,7 +8,7 @@ use serde_json::json;
 use super::parse;
 use crate::{
     Error,
-    snapshot::{Snapshot, TraceExporter, TraceProtocol, TraceProvider, Tracing},
+    snapshot::{Snapshot, Template, TraceExporter, TraceProtocol, TraceProvider, Tracing},
 };
 
 /// The cluster that the collector becomes.
@@ -169,13 +169,13 @@ impl Otlp {
         snapshot.clusters.extend(parsed.clusters);
         snapshot.files.extend(parsed.files);
         let provider = Arc::new(TraceProvider {
-            exporter: Some(TraceExporter {
+            exporter: TraceExporter {
                 cluster: CLUSTER.to_owned(),
                 protocol: self.protocol,
                 uri: self.uri.clone(),
                 headers: Vec::new(),
                 timeout: None,
-            }),
+            },
             service_name: String::new(),
             resource: Vec::new(),
             resource_from_environment: true,
@@ -184,7 +184,8 @@ impl Otlp {
         });
         let tracing = Arc::new(Tracing {
             // A name of few values, as the specification has it for spans of HTTP.
-            operation: "%REQ(:METHOD)%".to_owned(),
+            operation: Template::parse("%REQ(:METHOD)%").ok(),
+            by_request_id: false,
             ..Tracing::new(provider)
         });
         snapshot.trace_where_nothing_is(&tracing);

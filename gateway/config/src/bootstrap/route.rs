@@ -310,16 +310,15 @@ fn sole(forward: &Forward) -> Option<&str> {
 
 impl Position<'_> {
     fn facts(&self, route_name: &str, route_metadata: MetadataModel) -> RouteFacts {
-        RouteFacts {
-            route_name: route_name.to_owned(),
-            virtual_host_name: self.host_name.to_owned(),
-            filter_chain_name: self.surroundings.filter_chain_name.to_owned(),
-            route_metadata,
-            virtual_host_metadata: self.host_metadata.clone(),
-            listener_metadata: self.surroundings.listener_metadata.clone(),
-            node: self.surroundings.node.clone(),
-            ..RouteFacts::default()
-        }
+        let mut facts = RouteFacts::default();
+        facts.route_name = route_name.to_owned();
+        facts.virtual_host_name = self.host_name.to_owned();
+        facts.filter_chain_name = self.surroundings.filter_chain_name.to_owned();
+        facts.route_metadata = route_metadata;
+        facts.virtual_host_metadata = self.host_metadata.clone();
+        facts.listener_metadata = self.surroundings.listener_metadata.clone();
+        facts.node = self.surroundings.node.clone();
+        facts
     }
 
     /// Completes a route's facts by those of the cluster.

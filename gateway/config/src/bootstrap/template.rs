@@ -1,6 +1,9 @@
-//! Texts with `%OPERATOR%` substitutions: only their form is checked here.
+//! Texts with `%OPERATOR%` substitutions, which have to be operators that Envoy knows.
 
+use http::HeaderValue;
 use serde_json::Value;
+
+use crate::snapshot::{HeaderTemplate, JsonTemplate, Template};
 
 /// The operators of Envoy 1.40, one a line. Not all have a value here.
 const OPERATORS: &str = include_str!("operators.txt");
@@ -8,65 +11,43 @@ const OPERATORS: &str = include_str!("operators.txt");
 /// Operators that this gateway has beside them.
 const OWN_OPERATORS: &[&str] = &["EXT_PROC", "REQ_WITHOUT_QUERY", "VIRTUAL_HOST_NAME"];
 
-/// Checks that every `%` begins an operator, such as `%REQ(name?other):10%`, or is doubled, and that
-/// Envoy knows the operator too.
-pub(super) fn check(text: &str) -> Result<(), String> {
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once('%') {
-        rest = match after.strip_prefix('%') {
-            Some(after) => after,
-            None => {
-                let (name, rest) = operator(after).ok_or_else(|| {
-                    let shown: String = after.chars().take(20).collect();
-                    format!(
-                        "%{shown} is no operator such as %REQ(name)%; a percent sign is written as %%"
-                    )
-                })?;
-                if !OWN_OPERATORS.contains(&name) && !OPERATORS.lines().any(|known| known == name) {
-                    return Err(format!("%{name}% is an unknown operator"));
-                }
-                rest
-            }
-        };
-    }
-    Ok(())
-}
-
-/// As [`check`], for every string within `value`.
-pub(super) fn check_json(value: &Value) -> Result<(), String> {
-    match value {
-        Value::String(text) => check(text),
-        Value::Array(items) => items.iter().try_for_each(check_json),
-        Value::Object(map) => map.values().try_for_each(check_json),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+/// Reads a text.
+pub(super) fn text(text: &str) -> Result<Template, String> {
+    let template = Template::parse(text).map_err(|error| error.to_string())?;
+    let unknown = template.substitutions().find(|substitution| {
+        let name = substitution.name.as_str();
+        !OWN_OPERATORS.contains(&name) && !OPERATORS.lines().any(|known| known == name)
+    });
+    match unknown {
+        Some(substitution) => Err(format!("%{}% is an unknown operator", substitution.name)),
+        None => Ok(template),
     }
 }
 
-/// `NAME`, `NAME(argument)`, each with `:length` or not, and the closing `%`. Gives the name and what
-/// follows.
-fn operator(text: &str) -> Option<(&str, &str)> {
-    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let mut rest = text.trim_start_matches(is_name);
-    let name = text.get(..text.len() - rest.len())?;
-    if name.is_empty() {
-        return None;
-    }
-    if let Some(argument) = rest.strip_prefix('(') {
-        // An argument may hold parentheses and percent signs, as in `START_TIME(%H:%M)`.
-        let end = argument.match_indices(')').find(|(at, _)| {
-            let after = argument.get(at + 1..).unwrap_or_default();
-            after.starts_with('%') || after.starts_with(':')
-        });
-        let (at, _) = end?;
-        rest = argument.get(at + 1..)?;
-    }
-    if let Some(length) = rest.strip_prefix(':') {
-        rest = length.trim_start_matches(|c: char| c.is_ascii_digit());
-        if rest.len() == length.len() {
-            return None;
+/// Reads every string within `value`.
+pub(super) fn json(value: &Value) -> Result<JsonTemplate, String> {
+    Ok(match value {
+        Value::String(string) => JsonTemplate::Text(text(string)?),
+        Value::Array(items) => {
+            JsonTemplate::List(items.iter().map(json).collect::<Result<_, _>>()?)
         }
-    }
-    rest.strip_prefix('%').map(|rest| (name, rest))
+        Value::Object(map) => JsonTemplate::Object(
+            map.iter()
+                .map(|(name, value)| Ok((name.clone(), json(value)?)))
+                .collect::<Result<_, String>>()?,
+        ),
+        Value::Null | Value::Bool(_) | Value::Number(_) => JsonTemplate::Value(value.clone()),
+    })
+}
+
+/// Reads the value of a header.
+pub(super) fn header(value: &str) -> Result<HeaderTemplate, String> {
+    let plain = HeaderValue::from_str(value)
+        .map_err(|_| format!("{value:?} is not a value of a header"))?;
+    Ok(match value.contains('%') {
+        true => HeaderTemplate::Template(text(value)?),
+        false => HeaderTemplate::Plain(plain),
+    })
 }
 
 #[cfg(test)]
@@ -74,32 +55,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms() {
-        for good in [
-            "",
-            "plain",
-            "100%%",
-            "%PROTOCOL%",
-            "%REQ(x)% %REQ(x?y):10%",
-            "%START_TIME(%H:%M:%S%.3f)% next",
-            "%DYNAMIC_METADATA(my.ns:k)%",
-            "%RESPONSE_CODE%%RESPONSE_FLAGS%",
-        ] {
-            assert_eq!(check(good), Ok(()), "{good:?}");
-        }
-        for bad in [
-            "50%",
-            "%",
-            "%req%",
-            "%REQ(x%",
-            "%REQ(x):%",
-            "%NAME",
-            "a %b% c",
-            "%()%",
-            "%NOPE%",
-            "%REQUEST(x)%",
-        ] {
-            assert!(check(bad).is_err(), "{bad:?}");
+    fn operators_are_known() {
+        assert!(text("%REQ(x)% %EXT_PROC%").is_ok());
+        for bad in ["%NOPE%", "%REQUEST(x)%", "%req%"] {
+            assert!(text(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -17,8 +17,9 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        CustomTag as TagModel, Fraction, HeaderChange, RouteTracing as RouteModel, TraceExporter,
-        TraceProtocol, TraceProvider, TraceSampler, TraceSampling, Tracing as Model,
+        CustomTag as TagModel, Fraction, HeaderChange, HeaderTemplate, RouteTracing as RouteModel,
+        Template, TraceExporter, TraceProtocol, TraceProvider, TraceSampler, TraceSampling,
+        Tracing as Model,
     },
 };
 
@@ -294,12 +295,14 @@ pub(super) fn of_route(
     Ok(Some(Arc::new(model)))
 }
 
-fn operation(format: Option<&Located<String>>) -> Result<String, Fault> {
-    let Some(format) = format else {
-        return Ok(String::new());
-    };
-    template::check(&format.value).map_err(|reason| Fault::at(format.node, reason))?;
-    Ok(format.value.clone())
+/// The name of a span; `None` where there is no text.
+fn operation(format: Option<&Located<String>>) -> Result<Option<Template>, Fault> {
+    format
+        .filter(|format| !format.value.is_empty())
+        .map(|format| {
+            template::text(&format.value).map_err(|reason| Fault::at(format.node, reason))
+        })
+        .transpose()
 }
 
 fn tags(tags: &[Located<CustomTag>]) -> Result<Vec<TagModel>, Fault> {
@@ -338,12 +341,12 @@ impl Located<CustomTag> {
             found.push((metadata.build()?, metadata.default_value.as_str()));
         }
         if let Some(value) = value {
-            found.push((operation(Some(value))?, ""));
+            found.push((value.value.clone(), ""));
         }
         match (found.pop(), found.is_empty()) {
             (Some((value, default)), true) => Ok(TagModel {
                 tag: tag.value.clone(),
-                value,
+                value: template::text(&value).map_err(|reason| Fault::at(self.node, reason))?,
                 default: default.to_owned(),
             }),
             _ => Err(Fault::at(
@@ -393,13 +396,12 @@ impl Located<OpenTelemetryConfig> {
     fn build(&self, loaded: &Loaded<'_>) -> Result<TraceProvider, Fault> {
         let config = &self.value;
         let exporter = match (&config.grpc_service, &config.http_service) {
-            (None, None) => None,
-            (Some(grpc), None) => Some(grpc.build(loaded)?),
-            (None, Some(http)) => Some(http.build(loaded)?),
-            (Some(_), Some(_)) => {
+            (Some(grpc), None) => grpc.build(loaded)?,
+            (None, Some(http)) => http.build(loaded)?,
+            _ => {
                 return Err(Fault::at(
                     self.node,
-                    "only one of grpc_service and http_service may be set",
+                    "one and only one of grpc_service and http_service has to be set",
                 ));
             }
         };
@@ -452,26 +454,28 @@ fn sampler(reader: &Reader<'_>, config: &TypedExtensionConfig) -> Result<TraceSa
 
 /// A header that no request has a part in.
 fn fixed(option: &Located<HeaderValueOption>) -> Result<Option<(HeaderName, HeaderValue)>, Fault> {
-    let Some(HeaderChange::Set { name, value, .. }) = option.build()? else {
-        return Ok(None);
-    };
-    if value.0.contains('%') {
-        return Err(Fault::at(option.node, "operators are not supported here"));
+    match option.build()? {
+        Some(HeaderChange::Set {
+            name,
+            value: HeaderTemplate::Plain(value),
+            ..
+        }) => Ok(Some((name, value))),
+        Some(HeaderChange::Set { .. }) => {
+            Err(Fault::at(option.node, "operators are not supported here"))
+        }
+        _ => Ok(None),
     }
-    // It was looked at when it was read.
-    Ok(HeaderValue::from_str(&value.0)
-        .ok()
-        .map(|value| (name, value)))
 }
 
-/// Refuses a cluster that there is not, as Envoy does.
-fn check(name: &str, node: NodeId, loaded: &Loaded<'_>) -> Result<(), Fault> {
+/// Tells of a cluster that there is not: as in Envoy, spans are dropped then.
+fn check(name: &str, node: NodeId, loaded: &Loaded<'_>) {
     let known = loaded.clusters.contains_key(name)
         || loaded.refused.contains(name)
         || loaded.refused.contains("");
-    match known {
-        true => Ok(()),
-        false => Err(Fault::at(node, format!("unknown cluster {name:?}"))),
+    if !known {
+        loaded
+            .reader
+            .note(node, format!("unknown cluster {name:?}: no span is sent"));
     }
 }
 
@@ -479,7 +483,7 @@ impl Located<CollectorService> {
     fn build(&self, loaded: &Loaded<'_>) -> Result<TraceExporter, Fault> {
         let grpc = &self.value.envoy_grpc.value;
         let cluster = &grpc.cluster_name;
-        check(&cluster.value, cluster.node, loaded)?;
+        check(&cluster.value, cluster.node, loaded);
         let authority = match grpc.authority.as_str() {
             "" => cluster.value.as_str(),
             authority => authority,
@@ -510,7 +514,7 @@ impl Located<CollectorHttpService> {
             cluster,
             timeout,
         } = &self.value.http_uri;
-        check(&cluster.value, cluster.node, loaded)?;
+        check(&cluster.value, cluster.node, loaded);
         let parsed: http::Uri = uri
             .value
             .parse()

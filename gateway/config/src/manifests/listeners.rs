@@ -202,7 +202,7 @@ fn manager(
         proxy_100_continue: false,
         access_log: vec![AccessLog {
             sink: LogSink::Stdout,
-            format: LogFormat::Default,
+            format: LogFormat::default(),
             filter: None,
             omit_empty: false,
         }],

@@ -304,13 +304,12 @@ impl RulePlan<'_> {
                 Some(rule) => format!("{key}/{rule}"),
                 None => key.to_string(),
             };
-            Arc::new(RouteFacts {
-                cluster_name: cluster.to_owned(),
-                route_name,
-                virtual_host_name: place.virtual_host.to_owned(),
-                filter_chain_name: place.listener.name.clone(),
-                ..RouteFacts::default()
-            })
+            let mut facts = RouteFacts::default();
+            facts.cluster_name = cluster.to_owned();
+            facts.route_name = route_name;
+            facts.virtual_host_name = place.virtual_host.to_owned();
+            facts.filter_chain_name = place.listener.name.clone();
+            Arc::new(facts)
         };
         let cors = match &self.plan {
             Plan::Serve(served) if !effects.refused => served.filters.cors.clone(),

@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use extproc_client::host::HeaderLimits;
 use http::HeaderValue;
 
-use super::{Filter, Fraction, HeaderMatch, RouteTable, StripPort, Tracing};
+use super::{
+    Filter, Fraction, HeaderMatch, JsonTemplate, RouteTable, StripPort, Template, Tracing,
+};
 
 /// `codec_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -376,13 +378,21 @@ pub enum LogSink {
 }
 
 /// The form of a log line.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Text, line end included.
+    Text(Template),
+    /// JSON.
+    Json(JsonTemplate),
+}
+
+impl Default for LogFormat {
     /// Envoy's default line.
-    #[default]
-    Default,
-    /// Text with `%..%` operators, line end included.
-    Text(String),
-    /// A JSON object whose strings hold operators.
-    Json(serde_json::Value),
+    fn default() -> Self {
+        const LINE: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+            %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+            %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
+            \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
+        Self::Text(Template::parse(LINE).unwrap_or_default())
+    }
 }

@@ -16,6 +16,7 @@ mod policy;
 mod rate_limit;
 mod retry;
 mod route;
+mod template;
 mod tracing;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -47,10 +48,11 @@ pub use self::{
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        HeaderTemplate, InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect,
-        RedirectPredicate, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch,
-        VirtualHost, WeightedCluster,
+        InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
+        RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
+        WeightedCluster,
     },
+    template::{HeaderTemplate, JsonTemplate, NoSubstitution, Piece, Substitution, Template},
     tracing::{
         CustomTag, RouteTracing, TraceExporter, TraceProtocol, TraceProvider, TraceSampler,
         TraceSampling, Tracing,

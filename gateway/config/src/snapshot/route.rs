@@ -10,7 +10,7 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, Mirror, OnRoute, Priority, Retry, RouteTracing};
+use super::{Cors, Fraction, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -29,10 +29,6 @@ pub enum HeaderChange {
         keep_empty: bool,
     },
 }
-
-/// A header value that may hold substitutions such as `%REQ(x)%`.
-#[derive(Clone, Debug)]
-pub struct HeaderTemplate(pub String);
 
 /// `HeaderAppendAction`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,15 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::Fraction;
+use super::{Fraction, Template};
 
 /// `HttpConnectionManager.Tracing`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tracing {
     /// Who records the spans.
     pub provider: Arc<TraceProvider>,
-    /// Of requests and spans.
+    /// Which requests are traced.
     pub sampling: TraceSampling,
+    /// Requests are drawn by their `x-request-id`, which says why they are traced, and those without one are not. Otherwise all
+    /// are.
+    pub by_request_id: bool,
     /// `verbose`: spans have the moments of the exchange as events.
     pub verbose: bool,
     /// Bytes of a path that `http.url` shows.
@@ -21,10 +24,10 @@ pub struct Tracing {
     pub custom_tags: Vec<CustomTag>,
     /// A span of its own for each attempt to have a request answered.
     pub spawn_upstream_span: bool,
-    /// Name of the request's span, with operators; empty: `ingress`, or as the route's decorator says.
-    pub operation: String,
-    /// Name of an attempt's span, with operators; empty: `router CLUSTER egress`.
-    pub upstream_operation: String,
+    /// Name of the request's span; unset: `ingress`, or as the route's decorator says.
+    pub operation: Option<Template>,
+    /// Name of an attempt's span; unset: `router CLUSTER egress`.
+    pub upstream_operation: Option<Template>,
     /// Upstreams are not told of the trace.
     pub no_context_propagation: bool,
 }
@@ -35,12 +38,13 @@ impl Tracing {
         Self {
             provider,
             sampling: TraceSampling::default(),
+            by_request_id: true,
             verbose: false,
             max_path_tag_length: 256,
             custom_tags: Vec::new(),
             spawn_upstream_span: true,
-            operation: String::new(),
-            upstream_operation: String::new(),
+            operation: None,
+            upstream_operation: None,
             no_context_propagation: false,
         }
     }
@@ -76,10 +80,10 @@ pub struct RouteTracing {
     pub sampling: Option<TraceSampling>,
     /// Beside those of the connection manager, and before those of the same name.
     pub custom_tags: Vec<CustomTag>,
-    /// In place of the connection manager's, unless empty.
-    pub operation: String,
-    /// In place of the connection manager's, unless empty.
-    pub upstream_operation: String,
+    /// In place of the connection manager's.
+    pub operation: Option<Template>,
+    /// In place of the connection manager's.
+    pub upstream_operation: Option<Template>,
 }
 
 /// `envoy.type.tracing.v3.CustomTag`.
@@ -87,8 +91,8 @@ pub struct RouteTracing {
 pub struct CustomTag {
     /// Its name.
     pub tag: String,
-    /// Its value, with operators.
-    pub value: String,
+    /// Its value.
+    pub value: Template,
     /// In place of a value that there is not; the tag is left out if this is empty, too.
     pub default: String,
 }
@@ -96,8 +100,8 @@ pub struct CustomTag {
 /// `envoy.config.trace.v3.OpenTelemetryConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceProvider {
-    /// Where spans are sent; nowhere if unset.
-    pub exporter: Option<TraceExporter>,
+    /// Where spans are sent.
+    pub exporter: TraceExporter,
     /// `service.name`; empty: as the environment says, or `unknown_service:gateway`.
     pub service_name: String,
     /// Attributes of the resource, of the detector `static_config`.

@@ -131,11 +131,7 @@ fn collector(
     runtime: Option<runtime::Handle>,
     upstreams: Arc<ArcSwapOption<Upstreams>>,
 ) -> Collector {
-    let cluster = provider
-        .exporter
-        .as_ref()
-        .map(|exporter| exporter.cluster.clone());
-    let cluster = cluster.unwrap_or_default();
+    let cluster = provider.exporter.cluster.clone();
     Collector::new(move |request, limit| {
         let (told, answer) = oneshot::channel();
         let upstream = upstreams.load();

@@ -132,7 +132,7 @@ fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFla
         }
         let filter = error.downcast_ref::<extproc_client::Error>();
         if let Some(details) = filter.and_then(extproc_client::Error::details) {
-            return Some((details.to_owned().into(), ResponseFlags(0)));
+            return Some((details.to_owned().into(), ResponseFlags::new(0)));
         }
         next = error.source();
     }
@@ -183,7 +183,7 @@ pub(super) fn finish(
     bodyless: bool,
 ) -> Response<FinalBody> {
     let http = &exchange.http;
-    if let Some(AnsweredEarly { request }) = response.extensions_mut().remove() {
+    if let Some(AnsweredEarly { request, .. }) = response.extensions_mut().remove() {
         exchange.current_route(&request);
     }
     add_route_headers(&mut response, exchange);

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::{ExchangeContext, Held};
+use extproc_client::host::Held;
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 
@@ -241,11 +241,10 @@ fn enter(
     let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
     if filters::ask_for_context(&context.http().filters) {
-        extensions.insert(ExchangeContext {
-            response_only: refusal.is_some(),
-            awaits_continue,
-            ..exchange.context()
-        });
+        let mut told = exchange.context();
+        told.response_only = refusal.is_some();
+        told.awaits_continue = awaits_continue;
+        extensions.insert(told);
     }
     extensions.insert(exchange.clone());
     if let Some(refusal) = refusal {

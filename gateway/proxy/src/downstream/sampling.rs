@@ -28,7 +28,8 @@ pub(super) fn start(
     headers: &mut HeaderMap,
     route: Option<&Selected>,
 ) -> Option<Trace> {
-    let sampled = decide(headers, recorder.sampling(route));
+    let by_number = recorder.config.by_request_id;
+    let sampled = !by_number || decide(headers, recorder.sampling(route));
     recorder.start(headers, sampled)
 }
 

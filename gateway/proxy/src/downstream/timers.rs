@@ -131,7 +131,7 @@ impl Timers {
             Expired::Request => ("request_overall_timeout", 0),
             Expired::Memory => (OVERLOAD, flag::OVERLOAD_MANAGER),
         };
-        self.exchange.cut(details, ResponseFlags(flags));
+        self.exchange.cut(details, ResponseFlags::new(flags));
     }
 
     /// The limit that passes first, as far as is known now.

@@ -4,10 +4,7 @@ use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{
     config::snapshot::{AppendAction, HeaderChange, HeaderTemplate, RouteAction},
-    exchange::{
-        Exchange, Head, Reply,
-        operators::{Format, Scope},
-    },
+    exchange::{Exchange, Head, Reply, operators::Scope},
 };
 
 /// Applies changes in order. `scope` is what `%..%` operators in values see.
@@ -59,15 +56,22 @@ fn remove_first<'a>(headers: &mut HeaderMap, level: &'a [HeaderChange]) -> &'a [
 
 /// Tells whether the value of the change depends on the exchange.
 pub(crate) fn is_template(change: &HeaderChange) -> bool {
-    matches!(change, HeaderChange::Set { value, .. } if value.0.contains('%'))
+    matches!(
+        change,
+        HeaderChange::Set {
+            value: HeaderTemplate::Template(_),
+            ..
+        }
+    )
 }
 
-fn expand(template: &HeaderTemplate, keep_empty: bool, scope: &Scope<'_>) -> Option<HeaderValue> {
-    if !template.0.contains('%') {
-        return HeaderValue::from_str(&template.0).ok();
-    }
+fn expand(value: &HeaderTemplate, keep_empty: bool, scope: &Scope<'_>) -> Option<HeaderValue> {
+    let template = match value {
+        HeaderTemplate::Plain(value) => return Some(value.clone()),
+        HeaderTemplate::Template(template) => template,
+    };
     let mut text = String::new();
-    Format::parse(&template.0).render(scope, "", &mut text);
+    scope.render(template, "", &mut text);
     (keep_empty || !text.is_empty())
         .then(|| HeaderValue::try_from(text).ok())
         .flatten()

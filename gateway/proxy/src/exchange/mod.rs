@@ -204,35 +204,35 @@ impl Exchange {
 
     /// What its filters are told.
     pub(crate) fn context(self: &Arc<Self>) -> ExchangeContext {
-        let tls = self.peer.tls.as_ref();
-        ExchangeContext {
-            // The exchange holds no context, so that this is no circle.
-            host: Some(self.clone()),
-            limits: Limits {
-                request_buffer: self.buffer,
-                response_buffer: self.buffer,
-                request_headers: self.http.request_headers,
-                ..Limits::default()
-            },
-            metadata: self.metadata.clone(),
-            reply_form: Some(ReplyForm {
-                grpc: self.grpc,
-                head: self.outgoing.facts.bodyless,
-            }),
-            received: Some(self.clone()),
-            buffers: Some(self.clone()),
-            facts: Arc::new(HostFacts {
-                connection_id: self.peer.id,
-                source: Some(self.client),
-                destination: Some(self.peer.local),
-                version: Some(self.version),
-                start: Some(self.time),
-                requested_server_name: tls.map(|tls| tls.server_name.clone()).unwrap_or_default(),
-                tls_version: tls.map(|tls| tls.version.to_owned()),
-                mtls: tls.is_some_and(|tls| tls.mutual),
-            }),
-            ..ExchangeContext::default()
+        let mut facts = HostFacts::default();
+        facts.connection_id = self.peer.id;
+        facts.source = Some(self.client);
+        facts.destination = Some(self.peer.local);
+        facts.version = Some(self.version);
+        facts.start = Some(self.time);
+        if let Some(tls) = &self.peer.tls {
+            facts.requested_server_name = tls.server_name.clone();
+            facts.tls_version = Some(tls.version.to_owned());
+            facts.mtls = tls.mutual;
         }
+        let mut form = ReplyForm::default();
+        form.grpc = self.grpc;
+        form.head = self.outgoing.facts.bodyless;
+        let mut context = ExchangeContext::default();
+        // The exchange holds no context, so that this is no circle.
+        context.host = Some(self.clone());
+        context.limits = Limits {
+            request_buffer: self.buffer,
+            response_buffer: self.buffer,
+            request_headers: self.http.request_headers,
+            ..Limits::default()
+        };
+        context.metadata = self.metadata.clone();
+        context.reply_form = Some(form);
+        context.received = Some(self.clone());
+        context.buffers = Some(self.clone());
+        context.facts = Arc::new(facts);
+        context
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -375,7 +375,7 @@ impl Exchange {
         self.cut.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.reply.flags |= flags.0;
-        state.reply.details = Some(ResponseDetails(details.into()));
+        state.reply.details = Some(ResponseDetails::new(details));
     }
 
     /// Tells whether the response was [`cut`](Self::cut).
@@ -411,7 +411,7 @@ impl Exchange {
             true => flag,
             false => reply.flags | flag,
         };
-        reply.details = Some(ResponseDetails(details.into()));
+        reply.details = Some(ResponseDetails::new(details));
     }
 
     /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request

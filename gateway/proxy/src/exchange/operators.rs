@@ -4,9 +4,10 @@ use std::{
     borrow::Cow,
     net::SocketAddr,
     sync::atomic::Ordering,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
+use chrono::{DateTime, Utc, format::StrftimeItems};
 use extproc_client::{
     host::{Metadata, RouteFacts},
     metadata::json_at,
@@ -15,7 +16,7 @@ use extproc_client::{
 use http::{HeaderMap, StatusCode, Version};
 
 use crate::{
-    config::snapshot::RESPONSE_FLAGS,
+    config::snapshot::{Piece, RESPONSE_FLAGS, Substitution, Template},
     exchange::{Exchange, record::Head, record::Reply},
     http::headers::head_field,
 };
@@ -27,20 +28,6 @@ pub(crate) struct Scope<'a> {
     pub(crate) reply: &'a Reply,
 }
 
-/// A parsed format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Format(Vec<Piece>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
-    Text(String),
-    Operator {
-        name: String,
-        argument: String,
-        limit: Option<usize>,
-    },
-}
-
 /// The value of an operator.
 pub(crate) enum Value<'a> {
     None,
@@ -50,45 +37,17 @@ pub(crate) enum Value<'a> {
     Json(serde_json::Value),
 }
 
-impl Format {
-    /// Parses a format; what is no operator stays text.
-    pub(crate) fn parse(text: &str) -> Self {
-        let mut pieces = Vec::new();
-        let mut plain = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('%') {
-            plain.push_str(before);
-            if let Some(after) = after.strip_prefix('%') {
-                plain.push('%');
-                rest = after;
-            } else if let Some((operator, after)) = operator(after) {
-                if !plain.is_empty() {
-                    pieces.push(Piece::Text(std::mem::take(&mut plain)));
-                }
-                pieces.push(operator);
-                rest = after;
-            } else {
-                plain.push('%');
-                rest = after;
-            }
-        }
-        plain.push_str(rest);
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(plain));
-        }
-        Self(pieces)
-    }
-
-    /// Appends the text; an operator without a value gives `missing`.
-    pub(crate) fn render(&self, scope: &Scope<'_>, missing: &str, out: &mut String) {
-        for piece in &self.0 {
+impl Scope<'_> {
+    /// Appends the text of a template; a substitution without a value gives `missing`.
+    pub(crate) fn render(&self, template: &Template, missing: &str, out: &mut String) {
+        for piece in template.pieces() {
             match piece {
                 Piece::Text(text) => out.push_str(text),
-                Piece::Operator {
+                Piece::Substitution(Substitution {
                     name,
                     argument,
                     limit,
-                } => match evaluate(scope, name, argument) {
+                }) => match evaluate(self, name, argument) {
                     Value::None => out.push_str(missing),
                     Value::Number(number) => out.push_str(&number.to_string()),
                     Value::Text(text) => out.push_str(cut(&text, *limit)),
@@ -98,17 +57,17 @@ impl Format {
         }
     }
 
-    /// The value as JSON: numbers stay numbers, a lone operator without a value is null.
-    pub(crate) fn json(&self, scope: &Scope<'_>) -> serde_json::Value {
+    /// Returns the value of a template as JSON: numbers stay numbers, a lone substitution without a value is null.
+    pub(crate) fn json(&self, template: &Template) -> serde_json::Value {
         if let [
-            Piece::Operator {
+            Piece::Substitution(Substitution {
                 name,
                 argument,
                 limit,
-            },
-        ] = self.0.as_slice()
+            }),
+        ] = template.pieces()
         {
-            return match evaluate(scope, name, argument) {
+            return match evaluate(self, name, argument) {
                 Value::None => serde_json::Value::Null,
                 Value::Number(number) => number.into(),
                 Value::Text(text) => cut(&text, *limit).into(),
@@ -117,7 +76,7 @@ impl Format {
             };
         }
         let mut text = String::new();
-        self.render(scope, "-", &mut text);
+        self.render(template, "-", &mut text);
         text.into()
     }
 }
@@ -138,40 +97,6 @@ fn cut(text: &str, limit: Option<usize>) -> &str {
         }
         _ => text,
     }
-}
-
-/// `NAME%`, `NAME(argument)%`, `NAME(argument):limit%`, and what follows.
-fn operator(text: &str) -> Option<(Piece, &str)> {
-    let end = text.find(|c: char| !(c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit()))?;
-    let (name, rest) = text.split_at(end);
-    if name.is_empty() {
-        return None;
-    }
-    let (argument, rest) = match rest.strip_prefix('(') {
-        // An argument may hold parentheses and percent signs, as in `START_TIME(%H:%M)`.
-        Some(rest) => {
-            let mut ends = rest.match_indices(')');
-            let (at, _) = ends.find(|(at, _)| {
-                let after = rest.get(at + 1..).unwrap_or_default();
-                after.starts_with('%') || after.starts_with(':')
-            })?;
-            (rest.get(..at)?, rest.get(at + 1..)?)
-        }
-        None => ("", rest),
-    };
-    let (limit, rest) = match rest.strip_prefix(':') {
-        Some(rest) => {
-            let (limit, rest) = rest.split_once('%')?;
-            (Some(limit.parse().ok()?), rest)
-        }
-        None => (None, rest.strip_prefix('%')?),
-    };
-    let piece = Piece::Operator {
-        name: name.to_owned(),
-        argument: argument.to_owned(),
-        limit,
-    };
-    Some((piece, rest))
 }
 
 fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
@@ -559,88 +484,22 @@ fn flags(bits: u64, name: impl Fn(&(&'static str, &'static str)) -> &'static str
     names.join(",")
 }
 
-/// A time in UTC; `pattern` knows `%Y %m %d %H %M %S %s %3f %6f %f %.3f %.6f`.
+/// Returns a time in UTC. What of the pattern is no conversion of `strftime` stays as it is.
 fn start_time(time: SystemTime, pattern: &str) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = since.as_secs();
-    let (year, month, day) = date(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    if pattern.is_empty() {
-        return format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-            since.subsec_millis()
-        );
-    }
-    pattern
-        .replace("%Y", &format!("{year:04}"))
-        .replace("%m", &format!("{month:02}"))
-        .replace("%d", &format!("{day:02}"))
-        .replace("%H", &format!("{hour:02}"))
-        .replace("%M", &format!("{minute:02}"))
-        .replace("%S", &format!("{second:02}"))
-        .replace("%s", &seconds.to_string())
-        .replace("%.3f", &format!(".{:03}", since.subsec_millis()))
-        .replace("%.6f", &format!(".{:06}", since.subsec_micros()))
-        .replace("%3f", &format!("{:03}", since.subsec_millis()))
-        .replace("%6f", &format!("{:06}", since.subsec_micros()))
-        .replace("%f", &format!("{:09}", since.subsec_nanos()))
-}
-
-/// Year, month and day of a day since 1970-01-01, in the Gregorian calendar.
-fn date(days: u64) -> (u64, u64, u64) {
-    let mut left = days;
-    let mut year = 1970;
-    loop {
-        let length = if leap(year) { 366 } else { 365 };
-        if left < length {
-            break;
-        }
-        left -= length;
-        year += 1;
-    }
-    let february = if leap(year) { 29 } else { 28 };
-    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 1;
-    for length in lengths {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    (year, month, left + 1)
-}
-
-fn leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    let pattern = match pattern {
+        "" => "%Y-%m-%dT%H:%M:%S%.3fZ",
+        pattern => pattern,
+    };
+    DateTime::<Utc>::from(time)
+        .format_with_items(StrftimeItems::new_lenient(pattern))
+        .to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::UNIX_EPOCH;
 
-    #[test]
-    fn parsing() {
-        let parsed = Format::parse("a %REQ(x-a?Y):3% 100%% %START_TIME(%Y-%m)% %x%");
-        assert_eq!(
-            parsed.0,
-            [
-                Piece::Text("a ".into()),
-                Piece::Operator {
-                    name: "REQ".into(),
-                    argument: "x-a?Y".into(),
-                    limit: Some(3)
-                },
-                Piece::Text(" 100% ".into()),
-                Piece::Operator {
-                    name: "START_TIME".into(),
-                    argument: "%Y-%m".into(),
-                    limit: None
-                },
-                Piece::Text(" %x%".into()),
-            ]
-        );
-    }
+    use super::*;
 
     #[test]
     fn times() {
@@ -648,6 +507,11 @@ mod tests {
         assert_eq!(start_time(time, ""), "2024-02-29T12:34:56.789Z");
         assert_eq!(start_time(time, "%Y/%m/%d %s"), "2024/02/29 1709210096");
         assert_eq!(start_time(UNIX_EPOCH, ""), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            start_time(time, "%3f %6f %f%.3f"),
+            "789 789000 789000000.789"
+        );
+        assert_eq!(start_time(time, "%e %b %Q 5%"), "29 Feb %Q 5%");
     }
 
     #[test]

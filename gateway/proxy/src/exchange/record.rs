@@ -43,7 +43,7 @@ impl Reply {
         extensions
             .get()
             .cloned()
-            .or_else(|| upstream.then(|| ResponseDetails("via_upstream".into())))
+            .or_else(|| upstream.then(|| ResponseDetails::new("via_upstream")))
     }
 
     pub(crate) fn of<B>(response: &Response<B>) -> Self {

@@ -83,7 +83,7 @@ fn preflight(policy: &Cors, origin: Option<HeaderValue>, request: &HeaderMap) ->
     const REQUESTED: &str = "access-control-request-private-network";
     const ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
     let mut response = Response::new(Body::empty());
-    let details = ResponseDetails("cors_response".into());
+    let details = ResponseDetails::new("cors_response");
     response.extensions_mut().insert(details);
     let Some(origin) = origin else {
         return response;

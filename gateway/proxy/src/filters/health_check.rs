@@ -46,7 +46,7 @@ impl Service<Request<Body>> for &HealthCheck {
             return self.inner.call(Request::from_parts(parts, body));
         }
         let mut response = Response::new(Body::empty());
-        let details = ResponseDetails("health_check_ok".into());
+        let details = ResponseDetails::new("health_check_ok");
         response.extensions_mut().insert(details);
         let inner = self.inner.clone();
         Box::pin(async move {

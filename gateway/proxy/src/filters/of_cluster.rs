@@ -44,7 +44,7 @@ impl Service<Request<Body>> for &OfCluster {
                 shortcut.answer(response);
                 return pending().await;
             }
-            let Some(AnsweredEarly { request }) = extensions.remove() else {
+            let Some(AnsweredEarly { request, .. }) = extensions.remove() else {
                 return Ok(response);
             };
             let summary = extensions.get::<ExchangeSummary>().copied();

@@ -107,13 +107,13 @@ impl Service<Request<Body>> for &ShownBehind {
             if let Some(exchange) = exchange {
                 exchange.set_answered();
                 // Filters behind see the reply with the headers of the route.
-                if let Some(AnsweredEarly { request }) = &early {
+                if let Some(AnsweredEarly { request, .. }) = &early {
                     exchange.current_route(request);
                 }
                 add_route_headers(&mut response, &exchange);
             }
             let shown = match early {
-                Some(AnsweredEarly { request }) => show(&behind, *request, response),
+                Some(AnsweredEarly { request, .. }) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {
                     Ok(shown) => shown,
                     Err(response) => return Ok(*response),

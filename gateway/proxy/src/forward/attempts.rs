@@ -240,11 +240,9 @@ impl<'a> Attempts<'a> {
         &mut self,
         request: Box<Outbound>,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
-        self.tried = UpstreamInfo {
-            attempts: self.made.into(),
-            response_headers: Some(self.upstream.cluster.response_headers),
-            ..UpstreamInfo::default()
-        };
+        self.tried = UpstreamInfo::default();
+        self.tried.attempts = self.made.into();
+        self.tried.response_headers = Some(self.upstream.cluster.response_headers);
         if self.exchange.noted() {
             self.exchange.set_upstream(&self.tried);
         }
@@ -343,10 +341,8 @@ impl<'a> Attempts<'a> {
             Ok(mut response) => {
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
-                let info = UpstreamInfo {
-                    status: Some(response.status()),
-                    ..std::mem::take(&mut self.tried)
-                };
+                let mut info = std::mem::take(&mut self.tried);
+                info.status = Some(response.status());
                 response.extensions_mut().insert(info);
                 let again = match empty {
                     true => again,

@@ -16,8 +16,8 @@ use std::{
 };
 
 use extproc_client::host::{
-    AnsweredEarly, AnsweredLate, DirectReply, ExchangeContext, Host as ExchangeHost, LocalReply,
-    ResponseDetails, RouteConfig, RouteFacts, UpstreamInfo,
+    AnsweredEarly, AnsweredLate, DirectReply, Host as ExchangeHost, LocalReply, ResponseDetails,
+    RouteConfig, RouteFacts, UpstreamInfo,
 };
 use http::{Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
@@ -181,15 +181,13 @@ impl Attempts<'_> {
             return (Err(failure), None);
         }
         let (meeting, met) = oneshot::channel();
-        parts.extensions.insert(ExchangeContext {
-            host: Some(Arc::new(Settled(self.exchange.clone()))),
-            endpoint: Some(Arc::new(UpstreamInfo {
-                address: host.socket(),
-                host_metadata: host.metadata.clone(),
-                ..self.tried.clone()
-            })),
-            ..self.exchange.context()
-        });
+        let mut endpoint = self.tried.clone();
+        endpoint.address = host.socket();
+        endpoint.host_metadata = host.metadata.clone();
+        let mut context = self.exchange.context();
+        context.host = Some(Arc::new(Settled(self.exchange.clone())));
+        context.endpoint = Some(Arc::new(endpoint));
+        parts.extensions.insert(context);
         parts.extensions.insert(self.exchange.clone());
         parts
             .extensions
@@ -251,10 +249,8 @@ impl Attempts<'_> {
                 match self.within_request(Some(&received), shown).await {
                     Ok(response) => response,
                     Err(failure) => {
-                        self.tried = UpstreamInfo {
-                            status: None,
-                            ..tried.unwrap_or_default()
-                        };
+                        self.tried = tried.unwrap_or_default();
+                        self.tried.status = None;
                         return (Err(failure), None);
                     }
                 }
@@ -301,6 +297,6 @@ fn answered(mut response: Response<Body>) -> Response<Body> {
         Some(_) => "",
         None => "via_upstream",
     };
-    extensions.insert(ResponseDetails(details.into()));
+    extensions.insert(ResponseDetails::new(details));
     response
 }

@@ -348,7 +348,7 @@ async fn proxy(
                 false => 0,
             };
             if flags != 0 {
-                response.extensions_mut().insert(ResponseFlags(flags));
+                response.extensions_mut().insert(ResponseFlags::new(flags));
             }
             let status = response.status();
             match websocket && (status.is_success() || status.is_redirection()) {
@@ -384,13 +384,13 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply { code });
-    extensions.insert(ResponseDetails("websocket_handshake_unsuccessful".into()));
+    extensions.insert(LocalReply::new(code));
+    extensions.insert(ResponseDetails::new("websocket_handshake_unsuccessful"));
     response
 }
 
-fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Response<Body> {
-    let told = failure.told();
+fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) -> Response<Body> {
+    let told = failure.told(tried.attempts > 1);
     let mut response = local_reply::reply(
         grpc,
         told.status,
@@ -407,14 +407,12 @@ fn failed(grpc: bool, failure: &Failure, tried: UpstreamInfo, flags: u64) -> Res
         _ => String::new(),
     };
     let extensions = response.extensions_mut();
-    extensions.insert(UpstreamInfo {
-        transport_failure_reason,
-        failed: true,
-        ..tried
-    });
+    tried.transport_failure_reason = transport_failure_reason;
+    tried.failed = true;
+    extensions.insert(tried);
     if matches!(failure, Failure::Request) {
         // The client is gone or broke its message: there is nothing left to process.
-        extensions.insert(DirectReply);
+        extensions.insert(DirectReply::default());
     }
     response
 }

@@ -65,8 +65,8 @@ impl<'a> Candidate<'a> {
         }
         let mut response = response.map(|_| Body::empty());
         let extensions = response.extensions_mut();
-        extensions.insert(ResponseDetails("internal_redirect".into()));
-        extensions.insert(DirectReply);
+        extensions.insert(ResponseDetails::new("internal_redirect"));
+        extensions.insert(DirectReply::default());
         extensions.insert(next);
         Ok(response)
     }

@@ -64,10 +64,10 @@ pub(crate) fn reply_with(
         response
     };
     let extensions = response.extensions_mut();
-    extensions.insert(LocalReply { code: status });
-    extensions.insert(ResponseDetails(details.into()));
+    extensions.insert(LocalReply::new(status));
+    extensions.insert(ResponseDetails::new(details));
     if flags != 0 {
-        extensions.insert(ResponseFlags(flags));
+        extensions.insert(ResponseFlags::new(flags));
     }
     response
 }

@@ -383,7 +383,7 @@ fn resource(share: Share) -> Resource {
 
 /// The error of a connector that may not connect.
 fn overflow() -> io::Error {
-    let told = Failure::Overflow.told();
+    let told = Failure::Overflow.told(false);
     io::Error::other(Close::unavailable(told.body).with_details(told.details))
 }
 

@@ -18,8 +18,8 @@ pub(crate) use self::{
 };
 use crate::{
     config::snapshot::{
-        Forward, HeaderChange, HttpManager, Route, RouteAction, RouteOverrides, VirtualHost,
-        WeightedCluster,
+        Forward, HeaderChange, HeaderTemplate, HttpManager, Route, RouteAction, RouteOverrides,
+        VirtualHost, WeightedCluster,
     },
     limits::throttle::Throttle,
 };
@@ -169,10 +169,11 @@ impl Selected {
             .cluster()
             .map_or(&self.route.facts, |cluster| &cluster.facts);
         match &self.named {
-            Some(named) => Arc::new(RouteFacts {
-                cluster_name: named.to_string(),
-                ..RouteFacts::clone(facts)
-            }),
+            Some(named) => {
+                let mut facts = RouteFacts::clone(facts);
+                facts.cluster_name = named.to_string();
+                Arc::new(facts)
+            }
             None => facts.clone(),
         }
     }
@@ -203,8 +204,13 @@ impl Selected {
         self.response_headers()
             .flatten()
             .any(|change| match change {
-                HeaderChange::Remove(_) => false,
-                HeaderChange::Set { value, .. } => value.0.contains("%REQ"),
+                HeaderChange::Set {
+                    value: HeaderTemplate::Template(template),
+                    ..
+                } => template
+                    .substitutions()
+                    .any(|substitution| substitution.name.starts_with("REQ")),
+                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
             })
     }
 

@@ -13,41 +13,21 @@ use std::{
 use extproc_client::config::Effort;
 
 use crate::{
-    config::snapshot::{AccessLog, LogFilter, LogFormat, LogSink},
-    exchange::operators::{self, Format, Scope},
+    config::snapshot::{AccessLog, JsonTemplate, LogFilter, LogFormat, LogSink},
+    exchange::operators::{self, Scope},
     http::headers::head_field,
     route,
     route::is_drawn,
     telemetry::writer::Lines,
 };
 
-/// Envoy's default line.
-const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
-    %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
-    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
-    \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
-
 /// One configured log.
 #[derive(Debug)]
 pub(crate) struct Logger {
-    form: Form,
+    format: LogFormat,
     filter: Option<LogFilter>,
     omit_empty: bool,
     sink: Lines,
-}
-
-#[derive(Debug)]
-enum Form {
-    Text(Format),
-    Json(Json),
-}
-
-#[derive(Debug)]
-enum Json {
-    Format(Format),
-    Object(Vec<(String, Self)>),
-    List(Vec<Self>),
-    Value(serde_json::Value),
 }
 
 /// Sinks that are open, one writer thread for each. A sink stays open from one configuration to the
@@ -107,13 +87,8 @@ impl Sinks {
                 lines
             }
         };
-        let form = match &log.format {
-            LogFormat::Default => Form::Text(Format::parse(DEFAULT)),
-            LogFormat::Text(text) => Form::Text(Format::parse(text)),
-            LogFormat::Json(value) => Form::Json(Json::parse(value)),
-        };
         Ok(Arc::new(Logger {
-            form,
+            format: log.format.clone(),
             filter: log.filter.clone(),
             omit_empty: log.omit_empty,
             sink,
@@ -185,14 +160,14 @@ fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort) -> bool {
 
 impl Logger {
     fn line(&self, scope: &Scope<'_>) -> String {
-        match &self.form {
-            Form::Text(format) => {
+        match &self.format {
+            LogFormat::Text(template) => {
                 let mut line = String::with_capacity(256);
-                format.render(scope, if self.omit_empty { "" } else { "-" }, &mut line);
+                scope.render(template, if self.omit_empty { "" } else { "-" }, &mut line);
                 line
             }
-            Form::Json(json) => {
-                let mut line = json.render(scope, self.omit_empty).to_string();
+            LogFormat::Json(template) => {
+                let mut line = json(template, scope, self.omit_empty).to_string();
                 line.push('\n');
                 line
             }
@@ -200,36 +175,20 @@ impl Logger {
     }
 }
 
-impl Json {
-    fn parse(value: &serde_json::Value) -> Self {
-        match value {
-            serde_json::Value::String(text) => Self::Format(Format::parse(text)),
-            serde_json::Value::Array(items) => Self::List(items.iter().map(Self::parse).collect()),
-            serde_json::Value::Object(fields) => Self::Object(
-                fields
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Self::parse(value)))
-                    .collect(),
-            ),
-            value => Self::Value(value.clone()),
-        }
-    }
-
-    fn render(&self, scope: &Scope<'_>, omit_empty: bool) -> serde_json::Value {
-        match self {
-            Self::Format(format) => format.json(scope),
-            Self::Object(fields) => fields
-                .iter()
-                .map(|(name, value)| (name.clone(), value.render(scope, omit_empty)))
-                .filter(|(_, value)| !(omit_empty && value.is_null()))
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
-            Self::List(items) => items
-                .iter()
-                .map(|item| item.render(scope, omit_empty))
-                .collect::<Vec<_>>()
-                .into(),
-            Self::Value(value) => value.clone(),
-        }
+fn json(template: &JsonTemplate, scope: &Scope<'_>, omit_empty: bool) -> serde_json::Value {
+    match template {
+        JsonTemplate::Text(template) => scope.json(template),
+        JsonTemplate::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), json(value, scope, omit_empty)))
+            .filter(|(_, value)| !(omit_empty && value.is_null()))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        JsonTemplate::List(items) => items
+            .iter()
+            .map(|item| json(item, scope, omit_empty))
+            .collect::<Vec<_>>()
+            .into(),
+        JsonTemplate::Value(value) => value.clone(),
     }
 }

@@ -10,10 +10,10 @@ use extproc_client::{
 use http::{HeaderMap, Response, StatusCode, Version, request};
 
 use crate::{
-    config::snapshot::{CustomTag, RouteTracing, TraceSampling, Tracing as Config},
+    config::snapshot::{CustomTag, RouteTracing, Template, TraceSampling, Tracing as Config},
     exchange::{
         Exchange,
-        operators::{self, Format, Scope},
+        operators::{self, Scope},
         record::{Head, Reply},
     },
     route::Selected,
@@ -122,21 +122,18 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
 
 /// The name of an exchange's span; `None` if nothing names it.
 fn operation(config: &Config, own: Option<&RouteTracing>, scope: &Scope<'_>) -> Option<String> {
-    let route = own.map_or("", |own| &own.operation);
-    let format = [route, &config.operation]
-        .into_iter()
-        .find(|f| !f.is_empty());
-    match format {
-        Some(format) => Some(rendered(format, scope)),
+    let route = own.and_then(|own| own.operation.as_ref());
+    match route.or(config.operation.as_ref()) {
+        Some(template) => Some(rendered(template, scope)),
         None => own
             .map(|own| own.decorator.clone())
             .filter(|name| !name.is_empty()),
     }
 }
 
-fn rendered(format: &str, scope: &Scope<'_>) -> String {
+fn rendered(template: &Template, scope: &Scope<'_>) -> String {
     let mut text = String::new();
-    Format::parse(format).render(scope, "", &mut text);
+    scope.render(template, "", &mut text);
     text
 }
 
@@ -310,13 +307,11 @@ impl Drop for Attempt {
 
 /// The name that the configuration gives to an attempt's span.
 fn named(exchange: &Exchange, own: Option<&RouteTracing>, config: &Config) -> Option<String> {
-    let route = own.map_or("", |own| &own.upstream_operation);
-    let format = [route, &config.upstream_operation]
-        .into_iter()
-        .find(|format| !format.is_empty())?;
+    let route = own.and_then(|own| own.upstream_operation.as_ref());
+    let template = route.or(config.upstream_operation.as_ref())?;
     let head = exchange.head();
     Some(rendered(
-        format,
+        template,
         &Scope {
             exchange,
             head: head.as_ref(),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use extproc_client::host::{ResponseFlags, UpstreamFailure};
+use extproc_client::host::UpstreamFailure;
 use http::{Method, Request, Response, request::Parts};
 use http_body::Body as _;
 use tokio::{
@@ -105,7 +105,7 @@ pub(super) enum Keep {
 pub(crate) struct Unsent {
     pub(crate) failure: Failure,
     /// Its body, if not a byte was written.
-    pub(crate) returned: Option<Body>,
+    pub(crate) returned: Option<Box<Body>>,
 }
 
 impl From<Failure> for Unsent {
@@ -124,7 +124,7 @@ impl Unsent {
     pub(crate) fn renew(&mut self, method: &Method, empty: bool) -> Option<Body> {
         let closed = matches!(self.failure, Failure::Terminated);
         match self.returned.take() {
-            Some(body) => Some(body),
+            Some(body) => Some(*body),
             None => (closed && empty && is_idempotent(method)).then(Body::empty),
         }
     }
@@ -402,14 +402,8 @@ impl Watch for ResponseWatch {
         match self.deadline.poll(cx, &self.progress) {
             Poll::Ready(failure) => {
                 count(&self.active.host.shared.stats, &failure);
-                let told = failure.told();
-                Err(UpstreamFailure {
-                    status: told.status,
-                    details: told.details,
-                    flags: ResponseFlags(told.flags),
-                    source: None,
-                }
-                .into())
+                let told = failure.told(false);
+                Err(UpstreamFailure::new(told.status, told.details, told.flags).into())
             }
             Poll::Pending => Ok(()),
         }

@@ -2,10 +2,7 @@
 
 use std::{borrow::Cow, io};
 
-use extproc_client::{
-    host::{ResponseFlags, UpstreamFailure},
-    text::failures,
-};
+use extproc_client::{host::UpstreamFailure, text::failures};
 use http::StatusCode;
 
 use crate::{
@@ -95,8 +92,8 @@ impl Failure {
         }
     }
 
-    /// The local reply for this failure, in Envoy's words.
-    pub(crate) fn told(&self) -> Told {
+    /// The local reply for this failure, in Envoy's words; `retried` if it is not that of the first attempt.
+    pub(crate) fn told(&self, retried: bool) -> Told {
         const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         let told = |status, body: Cow<'static, str>, details: Cow<'static, str>, flags| Told {
             status,
@@ -106,7 +103,7 @@ impl Failure {
         };
         let reset = |status, reason: &str, cause: Option<&str>, flags| Told {
             status,
-            body: failures::no_response(reason).into(),
+            body: failures::no_response(reason, retried).into(),
             details: failures::details_before_response(reason, cause).into(),
             flags,
         };
@@ -201,13 +198,11 @@ impl Failure {
 
     /// The same after the response began: what its body ends with.
     pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
-        let told = self.told();
-        UpstreamFailure {
-            status: told.status,
-            details: failures::details_after_response(&self.to_string()).into(),
-            flags: ResponseFlags(told.flags),
-            source,
-        }
+        let told = self.told(false);
+        let details = failures::details_after_response(&self.to_string());
+        let mut failure = UpstreamFailure::new(told.status, details, told.flags);
+        failure.source = source;
+        failure
     }
 
     /// Returns true if the endpoint is what failed.

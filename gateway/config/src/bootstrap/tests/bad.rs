@@ -356,6 +356,8 @@ fn an_unknown_type_under_a_filters_name() {
              unsupported \"@type\" a.B, supported here: \
              envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute, \
              envoy.extensions.filters.http.cors.v3.CorsPolicy, \
+             envoy.extensions.filters.http.buffer.v3.BufferPerRoute, \
+             envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, \
              envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute, \
              envoy.config.route.v3.FilterConfig"
         )

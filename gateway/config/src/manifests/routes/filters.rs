@@ -145,13 +145,12 @@ fn changes(modifier: &HeaderModifier, into: &mut Vec<HeaderChange>) -> Result<()
     ];
     for (headers, action) in actions {
         for header in headers {
-            if HeaderValue::try_from(header.value.as_str()).is_err() {
-                return Err(format!("{:?} is not a header value", header.value));
-            }
+            let value = HeaderValue::try_from(header.value.as_str())
+                .map_err(|_| format!("{:?} is not a header value", header.value))?;
             into.push(HeaderChange::Set {
                 name: name(&header.name)?,
                 // The value is no template here.
-                value: HeaderTemplate(header.value.replace('%', "%%")),
+                value: HeaderTemplate::Plain(value),
                 action,
                 keep_empty: false,
             });

@@ -1,0 +1,48 @@
+//! NONE: the processor gets nothing of the body.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    super::{Exchange, Side},
+    Mode, streamed,
+};
+use crate::wire::CommonReply;
+
+pub(super) struct None;
+
+impl Mode for None {
+    fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, _: Instant) {
+        exchange.pass(side, data, end);
+    }
+
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
+        exchange.direction_mut(side).held.push(data);
+    }
+
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        super::trailers(exchange, side, now);
+    }
+
+    fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        super::finish(exchange, side, now);
+    }
+
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        // To what was shown before an override.
+        streamed::reply(exchange, side, common, now);
+    }
+
+    fn changes_length(&self, _: bool) -> bool {
+        false
+    }
+
+    fn takes_local_body(&self) -> bool {
+        true
+    }
+
+    fn sends_held(&self, _: bool) -> bool {
+        false
+    }
+}
