@@ -204,7 +204,7 @@ pub fn load(directory: &Path) -> anyhow::Result<Vec<Group>> {
 /// As [`load`].
 pub fn read(path: &Path) -> anyhow::Result<Group> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
     parse(&text, directory).with_context(|| path.display().to_string())
 }
 
