@@ -238,7 +238,7 @@ impl LogLevels for Levels {
     }
 }
 
-/// What to log. `h2` warns of frames that peers send, as many as they like.
+/// Filter of the log. `h2` warns of frames that peers send, as many as they like.
 fn filter(directives: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(format!("h2=error,{directives}")).map_err(|error| error.to_string())
 }

@@ -235,7 +235,7 @@ where
         receiver
     }
 
-    /// Whether the request's body still has pieces that were released before it was cancelled. Those go on;
+    /// Tells whether the request's body still has pieces that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
         self.request.poll_sink(cx);

@@ -61,7 +61,7 @@ impl<T: Transport> SideStream<T> {
         self.turn = TURN;
     }
 
-    /// Whether other tasks have to run before more is sent.
+    /// Tells whether other tasks have to run before more is sent.
     pub(super) fn turn_is_over(&self) -> bool {
         self.turn == 0
     }
@@ -106,7 +106,7 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Whether what is here already ends the stream. What is not sent by now is not sent any more: all that was
+    /// Tells whether what is here already ends the stream. What is not sent by now is not sent any more: all that was
     /// said is heard before something is written.
     fn is_over(&self, machine: &Exchange) -> bool {
         match &self.next {

@@ -1,7 +1,7 @@
 //! When bodies are read, and what is looked for before something else is done. Envoy takes what one read of a socket gave; here
 //! frames come one by one, and these numbers stand for that.
 
-/// How far each look at an exchange goes.
+/// Bounds of each look at an exchange.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Frames of a body that are read before replies are looked at again: two pieces and the trailers. Envoy has all of one

@@ -1,4 +1,4 @@
-//! Which reply fits: the one place that says so, for handling a reply and for looking ahead.
+//! Fitting replies: the one place that says which they are, for handling a reply and for looking ahead.
 
 use super::{Callback, Exchange, Side, half::Drain};
 use crate::wire::{Part, Reply};
@@ -15,7 +15,7 @@ pub(super) enum Fit {
 }
 
 impl Exchange {
-    /// Whether the stream ends with this reply.
+    /// Tells whether the stream ends with this reply.
     pub(crate) fn ends_with(&self, reply: &Reply) -> bool {
         let is_heeded = !self.config.observability_mode && reply.override_message_timeout.is_none();
         let fit = reply.part.as_ref().map(|part| self.fit(part));

@@ -79,7 +79,7 @@ fn sampler_of(sampler: &TraceSampler) -> Sampler {
     }
 }
 
-/// What the spans are of. The service's name comes from the configuration, or else from the environment.
+/// Resource that the spans are of. The service's name comes from the configuration, or else from the environment.
 fn resource(provider: &TraceProvider) -> Resource {
     let of_environment = EnvResourceDetector::new();
     let named = std::env::var("OTEL_SERVICE_NAME")

@@ -1,4 +1,4 @@
-//! Which spans are recorded: what both the connection manager and the sampler choose, and what is below that.
+//! Spans that are recorded: what both the connection manager and the sampler choose, and what is below that.
 
 use opentelemetry::{
     Context, KeyValue,
@@ -6,7 +6,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
 
-/// What the connection manager has decided of a request, in the context of its span.
+/// Decision of the connection manager on a request, in the context of its span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted(pub(crate) bool);
 

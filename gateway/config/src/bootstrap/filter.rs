@@ -149,7 +149,7 @@ struct SetMetadataEntry {
     typed_value: Option<Subtree>,
 }
 
-/// What a filter is made with.
+/// Things that a filter is made with.
 pub(super) struct Making<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) owner: Owner,
@@ -265,7 +265,7 @@ impl Making<'_, '_> {
         }
     }
 
-    /// What the message at `node` configures.
+    /// The filter that the message at `node` configures.
     pub(super) fn kind(&self, node: NodeId) -> Result<FilterKind, Fault> {
         let reader = self.reader;
         let found = reader.type_of(node)?;

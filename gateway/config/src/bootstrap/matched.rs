@@ -65,11 +65,11 @@ struct ExecuteFilterAction {
     sample_percent: Option<RuntimeFraction>,
 }
 
-/// What an action may execute.
+/// Filters that an action may execute.
 enum Executes<'a> {
     /// The filter itself: anything else than to skip it leaves it in place.
     Base,
-    /// What the action says, or a chain by its name.
+    /// The filter of the action, or a chain by its name.
     Named(&'a ByName<Arc<[Filter]>>),
 }
 
@@ -95,7 +95,7 @@ impl Making<'_, '_> {
         self.composite(&composite, None)
     }
 
-    /// What a route says of a filter that a tree decides on; for a `Composite`, actions say what is executed.
+    /// A route's word on a filter that a tree decides on; for a `Composite`, actions say what is executed.
     pub(super) fn tree_per_route(
         &self,
         node: NodeId,

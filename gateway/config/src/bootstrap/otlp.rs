@@ -14,7 +14,7 @@ use crate::{
 /// The cluster that the collector becomes.
 const CLUSTER: &str = "otlp";
 
-/// Where OTLP/gRPC is by convention.
+/// Address of OTLP/gRPC by convention.
 const GRPC_PORT: u16 = 4317;
 
 /// The path of OTLP/HTTP below an endpoint.
@@ -30,7 +30,7 @@ const SYSTEM_CERTIFICATES: &[&str] = &[
 /// A collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Otlp {
-    /// Who named it, for errors.
+    /// The one that named it, for errors.
     source: &'static str,
     uri: Uri,
     protocol: TraceProtocol,
@@ -41,7 +41,7 @@ impl Otlp {
     /// The collector that the flag names, or else the environment; `None` if neither does, or the environment turns traces off.
     ///
     /// # Errors
-    /// What was given is no URL, or names a protocol that is not supported.
+    /// The text is no URL, or names a protocol that is not supported.
     pub fn from_environment(
         flag: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,

@@ -76,7 +76,7 @@ enum Said {
 }
 
 impl Said {
-    /// What an ext_proc filter is told by it.
+    /// Configuration of an ext_proc filter.
     fn of_processor(&self) -> Option<PerRoute> {
         match self {
             Self::Off => Some(PerRoute::Disabled),
@@ -96,7 +96,7 @@ impl Said {
         }
     }
 
-    /// What a filter other than ext_proc is told by it.
+    /// Configuration of a filter other than ext_proc.
     fn of_other(&self) -> OnRoute {
         match self {
             Self::Off => OnRoute::Off,

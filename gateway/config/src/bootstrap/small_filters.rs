@@ -103,7 +103,7 @@ impl Making<'_, '_> {
         self.reader.read_typed::<Buffer>(node)?.build()
     }
 
-    /// What a route says of it; `None` is that it is off.
+    /// Configuration by a route; `None` is that it is off.
     pub(super) fn buffer_per_route(&self, node: NodeId) -> Result<Option<FilterKind>, Fault> {
         let config: BufferPerRoute = self.reader.read_typed(node)?;
         match (config.disabled, config.buffer) {

@@ -262,7 +262,7 @@ impl Located<Tracing> {
     }
 }
 
-/// What a route says; `None` if it says nothing.
+/// Configuration by a route; `None` if there is none.
 pub(super) fn of_route(
     decorator: Option<&Decorator>,
     tracing: Option<&RouteTracing>,

@@ -13,7 +13,7 @@ pub struct Filter {
     pub name: String,
     /// `disabled`: only active where a route's configuration says so.
     pub disabled: bool,
-    /// What it does.
+    /// Its work.
     pub kind: FilterKind,
 }
 
@@ -65,7 +65,7 @@ impl FilterKind {
 pub struct Matched {
     /// Decides; without one nothing is done.
     pub tree: Option<MatchTree>,
-    /// What is done unless the tree says something else; `None` for `Composite`.
+    /// Work that is done unless the tree says something else; `None` for `Composite`.
     pub base: Option<Arc<[Filter]>>,
 }
 
@@ -81,7 +81,7 @@ impl Matched {
     }
 }
 
-/// What a route says of a filter.
+/// A route's configuration of a filter.
 #[derive(Clone, Debug)]
 pub enum OnRoute {
     /// It does nothing.

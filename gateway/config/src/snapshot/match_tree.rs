@@ -9,9 +9,9 @@ use super::{Filter, Fraction};
 /// A match tree.
 #[derive(Debug, Default)]
 pub struct MatchTree {
-    /// How it decides.
+    /// Its way to decide.
     pub kind: MatchKind,
-    /// What holds if nothing else does.
+    /// Outcome if nothing else matches.
     pub on_no_match: Option<Then>,
 }
 
@@ -32,7 +32,7 @@ impl Default for MatchKind {
     }
 }
 
-/// What is done on a match.
+/// Work on a match.
 #[derive(Debug)]
 pub enum Then {
     /// Look further.
@@ -41,18 +41,18 @@ pub enum Then {
     Action(MatchAction),
 }
 
-/// What a filter does.
+/// Work of a filter.
 #[derive(Clone, Debug)]
 pub enum MatchAction {
     /// `SkipFilter`: nothing.
     Skip,
-    /// What it does where nothing matches.
+    /// Its work where nothing matches.
     Keep,
     /// `ExecuteFilterAction`: what these filters do, with so many requests.
     Execute(Arc<[Filter]>, Fraction),
 }
 
-/// Which requests a match is about.
+/// Requests that a match is about.
 #[derive(Debug)]
 pub enum Predicate {
     /// A value is as it has to be.
@@ -65,7 +65,7 @@ pub enum Predicate {
     Not(Box<Self>),
 }
 
-/// Where a value comes from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MatchInput {
     /// `HttpRequestHeaderMatchInput`: all values of a header, joined; lower case.
@@ -92,7 +92,7 @@ pub enum MatchInput {
     Attributes,
 }
 
-/// What a value has to be.
+/// Condition of a value.
 #[derive(Debug)]
 pub enum MatchTest {
     /// A text.

@@ -73,7 +73,7 @@ pub struct Snapshot {
     /// Files that the configuration was made from beside the one that was named: certificates and the
     /// like. They are watched with it.
     pub files: Vec<PathBuf>,
-    /// What it was made of, secrets left out, for whoever operates the gateway; null if that is no bootstrap.
+    /// The source that it was made of, secrets left out, for whoever operates the gateway; null if that is no bootstrap.
     pub source: serde_json::Value,
     /// `overload_manager`; unset: limits from what the system gives the process.
     pub overload: Option<OverloadLimits>,

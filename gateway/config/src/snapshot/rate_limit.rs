@@ -18,7 +18,7 @@ pub struct LocalRateLimit {
     pub enabled: Fraction,
     /// `filter_enforced`: those of them that are answered where there is none.
     pub enforced: Fraction,
-    /// What they are answered with.
+    /// Their answer.
     pub status: StatusCode,
     /// Requests of gRPC get the status 8, not 14.
     pub resource_exhausted: bool,

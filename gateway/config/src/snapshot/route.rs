@@ -133,7 +133,7 @@ pub struct RouteOverrides {
 pub type Overridden = Vec<(String, OnRoute)>;
 
 impl RouteOverrides {
-    /// What is said of this filter, of this cluster's one if there is a name, beside a configuration of ext_proc.
+    /// Configuration of this filter, of this cluster's one if there is a name, beside a configuration of ext_proc.
     pub fn said(&self, cluster: Option<&str>, filter: &str) -> Option<&OnRoute> {
         let overridden = match cluster {
             Some(cluster) => find(&self.of_clusters, cluster)?,

@@ -1,4 +1,4 @@
-//! What is traced of a connection manager's requests, and where the spans go.
+//! Traces of a connection manager's requests, and the collector that the spans go to.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,9 +9,9 @@ use super::{Fraction, Template};
 /// `HttpConnectionManager.Tracing`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tracing {
-    /// Who records the spans.
+    /// Recorder of the spans.
     pub provider: Arc<TraceProvider>,
-    /// Which requests are traced.
+    /// Requests that are traced.
     pub sampling: TraceSampling,
     /// Requests are drawn by their `x-request-id`, which says why they are traced, and those without one are not. Otherwise all
     /// are.
@@ -71,7 +71,7 @@ impl Default for TraceSampling {
     }
 }
 
-/// What a route says of traces: `decorator` and `tracing`.
+/// A route's configuration of traces: `decorator` and `tracing`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteTracing {
     /// `decorator.operation`; empty if there is none.
@@ -100,7 +100,7 @@ pub struct CustomTag {
 /// `envoy.config.trace.v3.OpenTelemetryConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceProvider {
-    /// Where spans are sent.
+    /// Collector of the spans.
     pub exporter: TraceExporter,
     /// `service.name`; empty: as the environment says, or `unknown_service:gateway`.
     pub service_name: String,
@@ -108,18 +108,18 @@ pub struct TraceProvider {
     pub resource: Vec<(String, String)>,
     /// `OTEL_RESOURCE_ATTRIBUTES` are attributes of the resource, too.
     pub resource_from_environment: bool,
-    /// Who decides which spans are recorded; unset: the caller's `traceparent`, or else the sampling of the connection manager.
+    /// Chooses the spans that are recorded; unset: the caller's `traceparent`, or else the sampling of the connection manager.
     pub sampler: Option<TraceSampler>,
     /// Most spans that wait to be sent; unset: as the environment says.
     pub max_cache_size: Option<usize>,
 }
 
-/// Where spans are sent.
+/// Collector of the spans.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceExporter {
     /// The cluster of the collector.
     pub cluster: String,
-    /// How it is spoken to.
+    /// Protocol that it speaks.
     pub protocol: TraceProtocol,
     /// `:authority` and path. Of gRPC the authority alone counts.
     pub uri: Uri,

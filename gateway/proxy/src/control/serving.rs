@@ -45,7 +45,7 @@ pub(crate) struct Serving {
     sinks: Sinks,
     tracers: Tracers,
     admin: Option<AdminServer>,
-    /// What the admin server shows.
+    /// Configuration that the admin server shows.
     served: Arc<ArcSwapOption<Served>>,
     levels: Option<Levels>,
     /// What was taken out of service and still finishes.

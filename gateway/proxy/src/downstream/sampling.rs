@@ -1,4 +1,4 @@
-//! Which requests are traced. As in Envoy, `x-request-id` says so from one proxy to the next.
+//! Requests that are traced. As in Envoy, `x-request-id` says so from one proxy to the next.
 
 use extproc_client::headers::CLIENT_TRACE_ID;
 use http::{HeaderMap, HeaderValue};

@@ -96,7 +96,7 @@ impl Service<Request<Body>> for &BufferFilter {
     }
 }
 
-/// Why a body is not here as a whole.
+/// Reason for which a body is not here as a whole.
 enum Unfit {
     TooLarge,
     Failed(BoxError),

@@ -33,7 +33,7 @@ pub(super) struct MatchedFilter {
     pub(super) inner: Chain,
 }
 
-/// What cannot be decided within the bounds of an evaluation. Whatever the tree guards stays closed.
+/// Error of a tree that cannot be decided within the bounds of an evaluation. Whatever the tree guards stays closed.
 #[derive(Debug)]
 struct Undecided;
 
@@ -144,7 +144,7 @@ impl View<'_> {
         }
     }
 
-    /// What is done on a match; `None` if that is nothing, so that others are looked at.
+    /// Work on a match; `None` if that is nothing, so that others are looked at.
     fn follow<'t>(&mut self, then: &'t Then) -> Result<Option<&'t MatchAction>, Undecided> {
         match then {
             Then::Tree(tree) => self.evaluate(tree),

@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// What chains are built with.
+/// Things that chains are built with.
 pub(crate) struct Building<'a, F> {
     /// The cluster whose filters they are; otherwise a listener's.
     pub(crate) cluster: Option<&'a str>,

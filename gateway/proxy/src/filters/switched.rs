@@ -26,7 +26,7 @@ pub(super) struct Switched {
     pub(super) inner: Chain,
 }
 
-/// What the route says of a filter, beside configurations of ext_proc.
+/// The route's configuration of a filter, beside configurations of ext_proc.
 pub(super) fn said(parts: &Parts, filter: &str) -> Option<OnRoute> {
     let exchange = parts.extensions.get::<Arc<Exchange>>()?;
     let context = parts.extensions.get::<ExchangeContext>();

@@ -197,7 +197,7 @@ fn of_request(span: &dyn Span, head: &Head, longest_path: usize) {
     );
 }
 
-/// What came of it.
+/// Its outcome.
 fn of_answer(span: &dyn Span, status: Option<StatusCode>, flags: &str, details: Option<&str>) {
     let code = status.map_or(0, |status| status.as_u16());
     tag(span, "http.status_code", code.to_string());

@@ -230,7 +230,7 @@ pub(crate) struct Metrics {
     inner: Mutex<Inner>,
     /// Sees what ext_proc filters do, beside their statistics.
     observer: Option<Watching>,
-    /// What became of spans.
+    /// Counts of spans by their fate.
     traces: Arc<TraceCounts>,
 }
 
@@ -356,7 +356,7 @@ impl Metrics {
         }
     }
 
-    /// What became of spans.
+    /// Counts of spans by their fate.
     pub(crate) fn traces(&self) -> &Arc<TraceCounts> {
         &self.traces
     }

@@ -52,7 +52,7 @@ pub(crate) struct Sending {
     pub(crate) duration: Option<Duration>,
     /// The longest wait for the response's head from the beginning.
     pub(crate) head_limit: Option<Duration>,
-    /// What is recorded of it.
+    /// Its span.
     pub(crate) span: Option<Attempt>,
 }
 

@@ -43,7 +43,7 @@ pub trait LogLevels: Send + Sync + 'static {
     /// The text says what is wrong with the target.
     fn set(&self, target: Option<&str>, level: &str) -> Result<(), String>;
 
-    /// What holds now.
+    /// Configuration that holds now.
     fn shown(&self) -> String;
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Levels {
     }
 }
 
-/// What the admin server tells.
+/// Sources of the admin server.
 #[derive(Debug)]
 pub(crate) struct Admin {
     metrics: Arc<Metrics>,

@@ -1,4 +1,4 @@
-//! What is served now, for whoever operates the gateway: `/config_dump`, `/listeners`, `/clusters`.
+//! Configuration that is served now, for whoever operates the gateway: `/config_dump`, `/listeners`, `/clusters`.
 
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc, sync::atomic::Ordering};
 
@@ -9,7 +9,7 @@ use crate::{
     upstream::{Host, Upstream, Upstreams},
 };
 
-/// What is served.
+/// Configuration that is served.
 #[derive(Debug)]
 pub(crate) struct Served {
     source: Value,
