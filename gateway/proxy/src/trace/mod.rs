@@ -1,7 +1,7 @@
 //! Traces: what the data plane tells of its work, and whoever records it.
 //!
 //! The data plane knows the traits here and nothing of what makes, keeps and sends spans. Where the configuration asks for no
-//! traces, an exchange has no [`Trace`] and nothing is asked.
+//! traces, an exchange has no `Trace` and nothing is asked.
 
 mod collector;
 
