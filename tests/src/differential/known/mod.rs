@@ -35,6 +35,10 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
         "a run ends before its proxy is told to go down",
     ),
     ("server-names", "the scenario format has no certificates"),
+    ("chains-of-a-composite", "no match trees are generated"),
+    ("buffer-limit", "no filter `buffer` is generated"),
+    ("spans-of-a-trace", "no `tracing` is generated"),
+    ("baggage", "no `tracing` is generated"),
 ];
 
 /// Tells whether the difference with this anchor shows in a scenario.
