@@ -17,8 +17,9 @@ use tests::provision::{self, Missing};
 const AT_ONCE: usize = 8;
 
 /// The scenarios: seed, and which indices.
-/// In those left out between, an upstream that resets its connection races with the answer of a processor.
-const RANGES: [(u64, Range<u64>); 3] = [(1, 83..116), (1, 117..137), (1, 138..162)];
+/// In those left out between, an upstream that resets its connection races with the answer of a processor, or that answer with the
+/// rest of a large body.
+const RANGES: [(u64, Range<u64>); 4] = [(1, 83..116), (1, 117..137), (1, 138..150), (1, 151..162)];
 
 /// Configurations that Envoy looks at, and how many it may refuse.
 const LOOKED_AT: u64 = 100;
