@@ -41,14 +41,14 @@ pub async fn serve(
     Server::new(Instructions).serve(listener, shutdown).await
 }
 
-/// What is left to do in an exchange after its headers.
+/// Work that is left in an exchange after its headers.
 #[derive(Debug, Default)]
 pub struct State {
     request: Rest,
     response: Rest,
 }
 
-/// What is left to do with one message after its headers.
+/// Work that is left with one message after its headers.
 #[derive(Debug, Default)]
 struct Rest {
     body: NewBody,

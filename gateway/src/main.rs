@@ -10,12 +10,12 @@ use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use gateway_config::{Error, snapshot::Snapshot};
-use gateway_proxy::{Gateway, Lines, Options, Running, raise_open_files};
+use gateway_proxy::{Gateway, Lines, LogLevels, Options, Running, raise_open_files};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match run(&cli, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log.0.send(format!("{error}\n").into_bytes());
+            log.lines.send(format!("{error}\n").into_bytes());
             ExitCode::FAILURE
         }
     }
@@ -95,7 +95,9 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     drop(inside);
-    let mut options = Options::default().concurrency(cli.workers().get());
+    let mut options = Options::default()
+        .concurrency(cli.workers().get())
+        .log_levels(log.levels.clone());
     if let Some(address) = cli.inspect {
         let started = gateway_inspector::start(address, cli.inspector());
         let (inspector, url) = started.map_err(|error| format!("--inspect {address}: {error}"))?;
@@ -135,7 +137,7 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
         };
         if !finished {
             // Not even the threads are waited for.
-            log.0.flush(LAST_LINES);
+            log.lines.flush(LAST_LINES);
             std::process::exit(0);
         }
         Ok(())
@@ -203,23 +205,68 @@ fn tell(running: &Running) {
 }
 
 /// The log of the program, on stderr. Dropping it waits a moment for its last lines.
-struct Log(Lines);
+struct Log {
+    lines: Lines,
+    levels: Arc<Levels>,
+}
+
+/// A filter that is put in place of the one that holds.
+type Reload = dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync;
+
+/// The levels of the log.
+struct Levels {
+    set: Box<Reload>,
+    shown: Mutex<String>,
+}
+
+impl LogLevels for Levels {
+    fn set(&self, target: Option<&str>, level: &str) -> Result<(), String> {
+        let filter = match target {
+            None => filter(level)?,
+            Some(target) => filter(&format!("{},{target}={level}", self.shown()))?,
+        };
+        let shown = filter.to_string();
+        (self.set)(filter)?;
+        // Only assignments run under the lock.
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
+
+    fn shown(&self) -> String {
+        let shown = self.shown.lock();
+        shown.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Filter of the log. `h2` warns of frames that peers send, as many as they like.
+fn filter(directives: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(format!("h2=error,{directives}")).map_err(|error| error.to_string())
+}
 
 impl Log {
     fn start(cli: &Cli) -> Result<Self, String> {
-        // `h2` warns of frames that peers send, as many as they like.
-        let filter = EnvFilter::try_new(format!("h2=error,{}", cli.log_level))
-            .map_err(|error| format!("--log-level: {error}"))?;
+        let filter = filter(&cli.log_level).map_err(|error| format!("--log-level: {error}"))?;
+        let shown = Mutex::new(filter.to_string());
         let ansi = io::stderr().is_terminal();
         let (lines, _) = Lines::new("log", io::stderr()).map_err(|error| error.to_string())?;
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(ansi)
             .with_writer(Arc::new(lines.clone()));
-        match cli.log_format {
-            LogForm::Human => builder.init(),
-            LogForm::Json => builder.json().init(),
-        }
+        let set: Box<Reload> = match cli.log_format {
+            LogForm::Human => {
+                let builder = builder.with_filter_reloading();
+                let handle = builder.reload_handle();
+                builder.init();
+                Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+            }
+            LogForm::Json => {
+                let builder = builder.json().with_filter_reloading();
+                let handle = builder.reload_handle();
+                builder.init();
+                Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+            }
+        };
         // The standard library's own would write to stderr itself, and wait.
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = Backtrace::capture();
@@ -228,13 +275,16 @@ impl Log {
                 _ => tracing::error!("{panic}"),
             }
         }));
-        Ok(Self(lines))
+        Ok(Self {
+            lines,
+            levels: Arc::new(Levels { set, shown }),
+        })
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.flush(LAST_LINES);
+        self.lines.flush(LAST_LINES);
     }
 }
 

@@ -82,6 +82,30 @@ fn every_arrow_is_in_the_table() {
     );
 }
 
+#[test]
+fn every_room_is_described() {
+    let house: Document<&str> = Document::parse(HOUSE).unwrap();
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut missing = Vec::new();
+    for (_, krate) in house.iter() {
+        let krate = krate.as_table().unwrap();
+        let source = krate.get("path").and_then(|path| path.as_str()).unwrap();
+        // The table of the rooms of a crate ends with an empty line.
+        let described = text.split_once(&format!("| `{source}` |"));
+        let described = described.and_then(|(_, table)| table.split("\n\n").next());
+        let rooms = table(krate, "rooms").iter();
+        let unknown = rooms.filter(|(room, _)| {
+            !described.is_some_and(|table| table.contains(&format!("`{room}`")))
+        });
+        missing.extend(unknown.map(|(room, _)| format!("{source}: {room}")));
+    }
+    assert!(
+        missing.is_empty(),
+        "not in ARCHITECTURE.md: {}",
+        missing.join(", ")
+    );
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

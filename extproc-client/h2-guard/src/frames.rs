@@ -753,7 +753,7 @@ mod tests {
             };
             tokio::task::yield_now().await;
             frames.read_to_end(&mut Vec::new()).await.unwrap();
-            assert!(traffic.takes(u64::MAX));
+            assert!(traffic.takes(|| u64::MAX));
             if gone {
                 tokio::task::yield_now().await;
                 assert!(!waits.is_finished());

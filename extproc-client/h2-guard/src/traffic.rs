@@ -88,9 +88,9 @@ impl Traffic {
 
     /// Tells whether the peer takes a header list of this size, as far as it has said. One that gets a much larger one may end
     /// the connection, with the streams of others.
-    pub fn takes(&self, size: u64) -> bool {
+    pub fn takes(&self, size: impl FnOnce() -> u64) -> bool {
         let most = self.header_list.load(Ordering::Relaxed);
-        most == 0 || size < most
+        most == 0 || size() < most
     }
 
     /// The same, but a large list waits for the peer's first SETTINGS. Ready at the latest when the connection is gone.
@@ -108,7 +108,7 @@ impl Traffic {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(self.takes(size))
+        Poll::Ready(self.takes(|| size))
     }
 
     pub(crate) fn announce_header_list(&self, bytes: u32) {

@@ -18,7 +18,7 @@ use http_body::Body;
 use super::{
     Piece, Ready, SideStream,
     flow::{Flow, State, Whole},
-    pipe,
+    pace, pipe,
     pipe::pipe as new_pipe,
 };
 use crate::{
@@ -31,11 +31,6 @@ use crate::{
     machine::{Action, Exchange, Side},
     transport::Transport,
 };
-
-/// Frames of a body that are read before replies are looked at again: two pieces and the trailers. Envoy takes what one read of
-/// the socket gave. There has to be an end to it, since a side stream without a limit of its own would else be given a whole
-/// body before its first reply is heard.
-const FRAMES_AT_ONCE: usize = 3;
 
 /// Bytes kept of both bodies above which other tasks run after each look for frames. Exchanges that are ended for what they hold
 /// let go of it there, before this one reads more.
@@ -128,20 +123,21 @@ where
     /// Moves everything as far as it goes, or until a head is ready: then it is `Ready`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
+        self.side.begin_turn();
         loop {
             let mut again = self.poll_sinks(cx);
             self.flush(cx);
             // Bodies first: what of them is here came before the reply to the message that went ahead of it, and
             // whether a message is complete when its headers are answered makes a difference.
             let mut read = 0;
-            while read < FRAMES_AT_ONCE
+            while read < pace::ENVOY.frames_at_once
                 && (self.poll_request_body(cx) | self.poll_response_body(cx))
             {
                 read += 1;
                 self.flush(cx);
             }
             // There may be more of them, and what was read may go through a pipe.
-            again |= read == FRAMES_AT_ONCE || read > 0 && self.has_sink();
+            again |= read == pace::ENVOY.frames_at_once || read > 0 && self.has_sink();
             if self.request.has_room() && self.response.has_room() {
                 if self.side.poll(&mut self.machine, cx).is_ready() {
                     self.drain();
@@ -153,10 +149,14 @@ where
                 }
             }
             progress |= again || read > 0;
+            if self.side.turn_is_over() {
+                cx.waker().wake_by_ref();
+                break;
+            }
             if !again || !self.steps.is_empty() {
                 break;
             }
-            if read == FRAMES_AT_ONCE && self.machine.kept() > TURN {
+            if read == pace::ENVOY.frames_at_once && self.machine.kept() > TURN {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -235,7 +235,7 @@ where
         receiver
     }
 
-    /// Whether the request's body still has pieces that were released before it was cancelled. As in Envoy, those go on;
+    /// Tells whether the request's body still has pieces that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
         self.request.poll_sink(cx);
@@ -508,13 +508,13 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
         if self.machine.defers_close() {
             // What was not even begun to be sent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            self.side.flush(&mut self.machine, &mut cx);
+            self.side.flush_all(&mut self.machine, &mut cx);
             super::task::linger(&mut self.machine, &mut self.side, self.held.other());
         } else {
             self.machine.end();
             // A graceful close needs the stream.
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            self.side.flush(&mut self.machine, &mut cx);
+            self.side.flush_all(&mut self.machine, &mut cx);
         }
         self.machine.over();
     }

@@ -8,7 +8,7 @@ use std::{
 
 use http_body::{Body, Frame};
 
-use super::{Piece, Ready, pipe};
+use super::{Piece, Ready, pace, pipe};
 use crate::context::error::Error;
 
 /// Pieces kept for a direction before no more replies are read. The machine asks for no more body
@@ -18,23 +18,19 @@ const PIECES: usize = 256;
 /// The same in bytes.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// Looks for the end of a body behind a piece. Who polls may do so twice before it gives others their turn.
-const LOOKS: u8 = 4;
-
 /// One direction.
 pub(super) struct Flow<B> {
     pub(super) source: Option<Pin<Box<B>>>,
     pub(super) out: VecDeque<Piece>,
     pub(super) state: State,
-    /// The end was given after the last piece, not with it: a filter behind is told so, too, as in Envoy.
+    /// The end was given after the last piece, not with it: a filter behind is told so, too.
     pub(super) end_follows: bool,
     /// Where pieces go, if not to whom polls.
     pub(super) sink: Option<pipe::Sender>,
-    /// The source comes as it is over HTTP/1, whose codec in Envoy tells the end apart from the last bytes, whatever the framing:
-    /// a processor of a streamed body gets another message for it.
+    /// The source comes as it is over HTTP/1, where the end is told apart from the last bytes, whatever the framing: a processor
+    /// of a streamed body gets another message for it.
     pub(super) ends_apart: bool,
-    /// How often to look whether the end follows a piece at once. That may have been one piece too many: in Envoy both come
-    /// out of one read.
+    /// Looks that are left for the end behind the last piece.
     looks: u8,
 }
 
@@ -150,7 +146,7 @@ impl<B> Flow<B> {
         };
         let frame = source.as_mut().poll_frame(cx);
         self.looks = match (&frame, looks) {
-            (Poll::Ready(Some(Ok(_))), 0) if self.ends_apart => LOOKS,
+            (Poll::Ready(Some(Ok(_))), 0) if self.ends_apart => pace::ENVOY.end_looks,
             (Poll::Pending, 2..) => {
                 cx.waker().wake_by_ref();
                 looks - 1

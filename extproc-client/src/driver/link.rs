@@ -18,6 +18,10 @@ use crate::{
     wire::{Reply, fields, message::Message},
 };
 
+/// Messages and replies of one exchange in a turn; then other tasks run. A client can have thousands of small messages made
+/// at once, each of which takes more time than its bytes do.
+const TURN: u32 = 64;
+
 /// The side stream, from before it is opened until it is closed.
 pub(crate) struct SideStream<T: Transport> {
     transport: T,
@@ -30,6 +34,8 @@ pub(crate) struct SideStream<T: Transport> {
     next: Option<Result<Reply, Close>>,
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
+    /// Messages and replies that are left of the turn.
+    turn: u32,
 }
 
 impl<T: Transport> SideStream<T> {
@@ -46,7 +52,18 @@ impl<T: Transport> SideStream<T> {
             next: None,
             timer: None,
             deadline: None,
+            turn: TURN,
         }
+    }
+
+    /// Begins a turn.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = TURN;
+    }
+
+    /// Tells whether other tasks have to run before more is sent.
+    pub(super) fn turn_is_over(&self) -> bool {
+        self.turn == 0
     }
 
     /// Takes one reply or the timer, when everything for the processor was [sent](Self::flush). `Ready` if the machine was
@@ -58,7 +75,10 @@ impl<T: Transport> SideStream<T> {
             }
             let now = Instant::now();
             match received {
-                Ok(reply) => machine.handle_reply(reply, now),
+                Ok(reply) => {
+                    self.turn = self.turn.saturating_sub(1);
+                    machine.handle_reply(reply, now);
+                }
                 Err(close) => {
                     self.stream = None;
                     self.forget(machine);
@@ -86,8 +106,8 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Whether what is here already ends the stream. What is not sent by now is not sent any more, as in Envoy, which looks
-    /// at all of it before it writes.
+    /// Tells whether what is here already ends the stream. What is not sent by now is not sent any more: all that was
+    /// said is heard before something is written.
     fn is_over(&self, machine: &Exchange) -> bool {
         match &self.next {
             Some(Ok(reply)) => machine.ends_with(reply),
@@ -96,7 +116,13 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Sends until the machine has nothing more or the stream takes no more.
+    /// Sends all that the stream takes, for who looks at it no more.
+    pub(super) fn flush_all(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
+        self.turn = u32::MAX;
+        self.flush(machine, cx);
+    }
+
+    /// Sends until the machine has nothing more, the stream takes no more or the turn is over.
     pub(super) fn flush(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
         loop {
             if machine.closes_next() {
@@ -107,9 +133,10 @@ impl<T: Transport> SideStream<T> {
             if let Some(stream) = &mut self.stream
                 && self.waiting.is_some()
             {
-                if stream.poll_ready(cx).is_pending() {
+                if self.turn == 0 || stream.poll_ready(cx).is_pending() {
                     return;
                 }
+                self.turn -= 1;
                 if let Some((phase, message)) = self.waiting.take() {
                     machine.sent(phase, &message, true);
                     match machine.has_messages() {
@@ -204,7 +231,7 @@ fn expand_metadata(service: &GrpcService, request: &http::request::Parts) -> Hea
             http::HeaderName::from_bytes(entry.key.as_bytes()),
             http::HeaderValue::from_bytes(&value),
         ) {
-            // As in Envoy, the last one of a name holds.
+            // The last one of a name holds.
             metadata.insert(name, value);
         }
     }

@@ -9,6 +9,7 @@ mod core;
 mod flow;
 mod held;
 mod link;
+mod pace;
 mod pipe;
 mod task;
 

@@ -12,16 +12,12 @@ use http::Response;
 use http_body::Body;
 use tokio::sync::oneshot;
 
-use super::{Core, Receiver, SideStream, Step};
+use super::{Core, Receiver, SideStream, Step, pace};
 use crate::{
     context::{buffers::Held, error::BoxError},
     machine::Exchange,
     transport::{Sidestream, Transport},
 };
-
-/// Pieces of a request's body that may still go on before the request is cancelled, each in a turn of its own: who takes
-/// nothing is not waited for.
-const LAST_PIECES: u8 = 8;
 
 /// The response future's end of a task.
 pub(crate) struct Handle<R> {
@@ -63,7 +59,7 @@ async fn run<T, B, R>(
 {
     let mut response = Some(response);
     let mut head = Some(head);
-    let mut looks = LAST_PIECES;
+    let mut looks = pace::ENVOY.last_pieces;
     poll_fn(|cx| {
         loop {
             while let Some(step) = core.next_step() {

@@ -287,8 +287,8 @@ impl Exchange {
         self.request.clear_queue();
         self.request.stop_timer();
         self.request.received = true;
+        // The head stays for the reply that may be awaited: what that may not change counts.
         self.request.ended = true;
-        self.request.head = super::half::Head::Forwarded;
         self.actions.push_back(Action::CancelRequest);
         let (head, body) = self.local_response(status, text, None, details.into());
         self.response_head(head, body.is_empty(), now);

@@ -280,7 +280,7 @@ impl Exchange {
     /// Sends the head on, if it was held.
     pub(super) fn release_head(&mut self, side: Side) {
         let direction = self.direction_mut(side);
-        if !direction.is_held() {
+        if !direction.is_held() || direction.ended {
             return;
         }
         let end = direction.no_body && !direction.body_replaced;

@@ -14,9 +14,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `direction` | the life of one direction: headers, body, trailers |
+//! | `half` | the life of one direction: headers, body, trailers |
 //! | `flow` | events of the HTTP side |
 //! | `reply` | replies of the processor, whatever their phase |
+//! | `fit` | which reply fits |
 //! | `body/*` | one file per body mode, and one for observability mode: what data and replies do |
 //! | `mode` | `mode_override` and its rules |
 //! | `failure` | which failure means what |
@@ -25,6 +26,7 @@
 
 mod body;
 mod failure;
+mod fit;
 mod flow;
 mod half;
 mod immediate;

@@ -1,8 +1,8 @@
-//! Replies of the processor: which one fits, and what it changes.
+//! Replies of the processor, and what they change.
 
 use std::time::{Duration, Instant};
 
-use super::{Callback, Exchange, Side, body, failure::Failure, half::Drain, metadata};
+use super::{Callback, Exchange, Side, body, failure::Failure, fit::Fit, metadata};
 use crate::{
     config::RouteCacheAction,
     headers::{self, Mutation, Outcome},
@@ -12,10 +12,7 @@ use crate::{
         phase::{Effect, Phase},
         pieces::Pieces,
     },
-    wire::{
-        BodyMutation, BodyReply, CommonReply, HeaderMutation, HeadersReply, Part, Reply,
-        TrailersReply,
-    },
+    wire::{BodyMutation, CommonReply, HeaderMutation, HeadersReply, Part, Reply, TrailersReply},
 };
 
 impl Exchange {
@@ -53,11 +50,19 @@ impl Exchange {
         if let Some(message) = reply.mode_override.take() {
             self.override_mode(&message);
         }
+        let fit = reply.part.as_ref().map(|part| self.fit(part));
+        if fit == Some(Fit::Spurious) {
+            return self.fail(Failure::Spurious("spurious_message"));
+        }
         match reply.part {
             Some(Part::RequestHeaders(part)) => self.headers_reply(Side::Request, part, now),
             Some(Part::ResponseHeaders(part)) => self.headers_reply(Side::Response, part, now),
-            Some(Part::RequestBody(part)) => self.body_reply(Side::Request, part, now),
-            Some(Part::ResponseBody(part)) => self.body_reply(Side::Response, part, now),
+            Some(Part::RequestBody(part)) => {
+                body::reply(self, Side::Request, part.response.unwrap_or_default(), now);
+            }
+            Some(Part::ResponseBody(part)) => {
+                body::reply(self, Side::Response, part.response.unwrap_or_default(), now);
+            }
             Some(Part::RequestTrailers(part)) => self.trailers_reply(Side::Request, part, now),
             Some(Part::ResponseTrailers(part)) => self.trailers_reply(Side::Response, part, now),
             Some(Part::Immediate(part)) => self.immediate_reply(part),
@@ -67,32 +72,7 @@ impl Exchange {
         }
     }
 
-    /// Whether a reply ends the stream: an answer to the client, or one that nothing was asked for.
-    pub(crate) fn ends_with(&self, reply: &Reply) -> bool {
-        use Callback::{BufferedBody, Headers, PartialBody, StreamedBody, Trailers};
-        let unasked = |side, asked: &[Callback]| !asked.contains(&self.direction(side).callback);
-        let body = [BufferedBody, StreamedBody, PartialBody];
-        let trailers =
-            |side| unasked(side, &[Trailers]) && !self.direction(side).mode.body.is_duplex();
-        if self.config.observability_mode || reply.override_message_timeout.is_some() {
-            return false;
-        }
-        match &reply.part {
-            Some(Part::RequestHeaders(_)) => unasked(Side::Request, &[Headers]),
-            Some(Part::ResponseHeaders(_)) => unasked(Side::Response, &[Headers]),
-            Some(Part::RequestBody(_)) => unasked(Side::Request, &body),
-            Some(Part::ResponseBody(_)) => unasked(Side::Response, &body),
-            Some(Part::RequestTrailers(_)) => trailers(Side::Request),
-            Some(Part::ResponseTrailers(_)) => trailers(Side::Response),
-            Some(Part::Immediate(_)) => true,
-            Some(Part::Local(_)) | None => false,
-        }
-    }
-
     fn headers_reply(&mut self, side: Side, part: HeadersReply, now: Instant) {
-        if self.direction(side).callback != Callback::Headers || self.local.is_active() {
-            return self.fail(Failure::Spurious("spurious_message"));
-        }
         let common = part.response.unwrap_or_default();
         let Some(effect) = self.mutate_head(side, &common) else {
             return;
@@ -144,27 +124,8 @@ impl Exchange {
         self.release(side);
     }
 
-    fn body_reply(&mut self, side: Side, part: BodyReply, now: Instant) {
-        let common = part.response.unwrap_or_default();
-        let direction = self.direction(side);
-        if self.local.is_active() {
-            return self.fail(Failure::Spurious("spurious_message"));
-        }
-        match direction.callback {
-            Callback::BufferedBody | Callback::PartialBody | Callback::StreamedBody => {
-                body::reply(self, side, common, now);
-            }
-            _ => self.fail(Failure::Spurious("spurious_message")),
-        }
-    }
-
     fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
-        let local = self.local.is_active();
         let direction = self.direction_mut(side);
-        let duplex = direction.mode.body.is_duplex() && direction.drain != Drain::Announced;
-        if direction.callback != Callback::Trailers && !duplex || local {
-            return self.fail(Failure::Spurious("spurious_message"));
-        }
         if !direction.trailers_sent {
             // Full duplex: there is nothing to change yet, and the processor is done with this direction. What it was told the
             // end of is complete.

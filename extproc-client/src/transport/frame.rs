@@ -1,12 +1,14 @@
 //! gRPC over HTTP/2: taking messages out of DATA frames, and reading how a call ended.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use super::Close;
 use crate::{
     text::grpc::grpc_code,
-    wire::{GRPC_PREFIX, Reply},
+    wire::{GRPC_PREFIX, Reply, message::Message},
 };
 
 /// What the end of a call that the peer reported itself carries as details.
@@ -14,6 +16,10 @@ pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
 /// Most bytes reserved at once for a message that is still coming: as many as the peer may have sent of it.
 const RESERVED: usize = 1024 * 1024;
+
+/// A piece of a body shorter than this is joined to what goes before it: a frame of its own costs more than
+/// the copy, and receivers ration DATA frames below 256 bytes.
+const SMALL_PIECE: usize = 1024;
 
 /// Splits a byte stream into replies. A message within one DATA frame is not copied.
 #[derive(Debug)]
@@ -109,6 +115,44 @@ fn decode(message: Bytes) -> Result<Option<Reply>, Close> {
     }
 }
 
+/// Appends a message to the parts of a body, of which so many have left. What is small joins the part before it: thousands of
+/// small messages in frames of their own would exhaust what servers allow a connection.
+pub(super) fn push(parts: &mut VecDeque<Bytes>, left: usize, message: Message) {
+    let Message { framed_head, body } = message;
+    let mut joined = match take_small_tail(parts, left) {
+        None => BytesMut::from(framed_head),
+        Some(mut tail) => {
+            tail.extend_from_slice(&framed_head);
+            tail
+        }
+    };
+    for piece in body {
+        if piece.len() < SMALL_PIECE {
+            joined.extend_from_slice(&piece);
+            continue;
+        }
+        if !joined.is_empty() {
+            parts.push_back(joined.split().freeze());
+        }
+        parts.push_back(piece);
+    }
+    if !joined.is_empty() {
+        parts.push_back(joined.freeze());
+    }
+}
+
+/// The last part, if it has not left and is so short that more may join it.
+fn take_small_tail(parts: &mut VecDeque<Bytes>, left: usize) -> Option<BytesMut> {
+    if parts.len() == left || parts.back()?.len() >= SMALL_PIECE {
+        return None;
+    }
+    let tail = parts.pop_back()?;
+    Some(
+        tail.try_into_mut()
+            .unwrap_or_else(|shared| shared[..].into()),
+    )
+}
+
 /// How a call ended, from trailers (or from headers that are also the end). Without a
 /// `grpc-status` it is an error whose code follows from the HTTP status.
 pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
@@ -165,6 +209,24 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_messages_share_a_part_that_has_not_left() {
+        let mut parts = VecDeque::new();
+        let mut add = |left: usize, head: &'static str, body: &Bytes| {
+            let framed_head = Bytes::from_static(head.as_bytes());
+            let body = body.clone().into();
+            push(&mut parts, left, Message { framed_head, body });
+            parts.iter().cloned().collect::<Vec<_>>()
+        };
+        let large = Bytes::from(vec![b'x'; SMALL_PIECE]);
+        let small = Bytes::from_static(b"-");
+        assert_eq!(add(0, "a", &small), ["a-"]);
+        assert_eq!(add(0, "b", &small), ["a-b-"]);
+        assert_eq!(add(1, "c", &small), ["a-b-", "c-"], "the first has left");
+        assert_eq!(add(1, "d", &large), [&b"a-b-"[..], b"c-d", &large]);
+        assert_eq!(add(1, "e", &small)[3], "e-", "a large one is not copied");
+    }
 
     fn framed(message: &[u8]) -> Vec<u8> {
         let mut out = vec![0];

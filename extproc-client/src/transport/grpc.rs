@@ -42,7 +42,7 @@ use tower_service::Service;
 
 use super::{
     Call, Close, Message, Sidestream, Transport,
-    frame::{Decoder, VIA_UPSTREAM, end},
+    frame::{Decoder, VIA_UPSTREAM, end, push},
     request::{Known, Outline},
 };
 use crate::wire::Reply;
@@ -384,7 +384,7 @@ impl Outgoing {
             return;
         }
         queue.bytes += message.framed_len();
-        queue.parts.extend(message.framed());
+        push(&mut queue.parts, 0, message);
         queue.wake_reader();
     }
 

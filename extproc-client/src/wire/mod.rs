@@ -12,12 +12,12 @@ mod reply;
 
 pub use self::reply::Reply;
 pub(crate) use self::reply::{
-    BodyMutation, BodyReply, CommonReply, HeaderList, HeaderMutation, HeaderOption, HeadersReply,
+    BodyMutation, CommonReply, HeaderList, HeaderMutation, HeaderOption, HeadersReply,
     ImmediateReply, LocalHeaders, LocalPart, LocalReply, ModeReply, Part, StreamedBody,
     TrailersReply,
 };
 #[cfg(test)]
-pub(crate) use self::reply::{BodyMutationMessage, GrpcStatus, HeaderEntry, HttpStatus};
+pub(crate) use self::reply::{BodyMutationMessage, BodyReply, GrpcStatus, HeaderEntry, HttpStatus};
 
 /// Bytes of the gRPC length prefix before each message.
 pub const GRPC_PREFIX: usize = 5;

@@ -5,6 +5,7 @@ mod memory;
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -264,6 +265,42 @@ fn async_chunks(
     Chunks(count, sent)
 }
 
+/// Small messages are many: other tasks run between them.
+#[tokio::test]
+async fn a_body_of_many_messages_lets_others_run() {
+    const MESSAGES: usize = 5000;
+    let memory = Memory::new(|seen| match seen {
+        Seen::RequestBody(_) => Vec::new(),
+        other => echo(other),
+    });
+    let service = ServiceBuilder::new()
+        .layer(ExtProcLayer::new(config(BodyMode::Grpc), memory.clone()))
+        .service(service_fn(upstream));
+    let request = Request::post("http://test.local/p")
+        .body(Full::from(vec![0; 5 * MESSAGES]))
+        .unwrap();
+    let exchange = tokio::spawn(service.oneshot(request));
+    // A task as the other one is: the scheduler gives each its turn.
+    let watch = tokio::spawn(async move {
+        let (mut sent, mut most, mut woken) = (0, 0, 0);
+        poll_fn(|cx| {
+            let before = std::mem::replace(&mut sent, memory.seen().len());
+            most = most.max(sent - before);
+            woken += 1;
+            if sent > MESSAGES || woken > MESSAGES {
+                return Poll::Ready((sent, most));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    });
+    let (sent, most) = watch.await.unwrap();
+    assert!(sent > MESSAGES, "{sent} were sent");
+    assert!(most <= 128, "{most} were sent at once");
+    exchange.abort();
+}
+
 #[tokio::test]
 async fn trailers_pass_and_are_processed() {
     let memory = Memory::new(echo);
@@ -295,7 +332,7 @@ fn tokio_stream_iter<T>(
 }
 
 async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    std::future::poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx))).await
+    poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx))).await
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// An exporter to `to`, through `collector`.
 ///
 /// # Errors
-/// What the environment says of it is wrong.
+/// The environment's settings are wrong.
 pub(crate) fn exporter(to: &TraceExporter, collector: Collector) -> Result<SpanExporter, String> {
     let limit = to.timeout.or_else(|| {
         [

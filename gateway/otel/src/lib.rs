@@ -23,10 +23,10 @@ use opentelemetry::{
 use opentelemetry_sdk::{
     Resource,
     resource::{EnvResourceDetector, ResourceDetector, TelemetryResourceDetector},
-    trace::{Sampler, SdkTracer, SdkTracerProvider},
+    trace::{Config, Sampler, SdkTracer, SdkTracerProvider},
 };
 
-use self::{queue::Queue, sampler::Decided, span::Recorded};
+use self::{queue::Queue, sampler::Gate, span::Recorded};
 
 /// The name of a service that has none, in the form of the specification.
 const UNKNOWN_SERVICE: &str = "unknown_service:gateway";
@@ -53,22 +53,17 @@ impl Tracing for OpenTelemetry {
         collector: Collector,
         counts: Arc<TraceCounts>,
     ) -> Result<Arc<dyn Tracer>, String> {
-        let mut builder = SdkTracerProvider::builder().with_resource(resource(provider));
-        // Without a sampler of the configuration, one of the environment comes before Envoy's way.
+        // Without a sampler of the configuration, the environment's counts, and else the caller's word.
         let sampler = match &provider.sampler {
-            Some(sampler) => Some(sampler_of(sampler)),
-            None if std::env::var_os("OTEL_TRACES_SAMPLER").is_some() => None,
-            None => Some(Sampler::ParentBased(Box::new(Decided))),
+            Some(sampler) => Box::new(sampler_of(sampler)),
+            None => Config::default().sampler,
         };
-        if let Some(sampler) = sampler {
-            builder = builder.with_sampler(sampler);
-        }
-        if let Some(exporter) = &provider.exporter {
-            let sent = export::exporter(exporter, collector)?;
-            builder =
-                builder.with_span_processor(Queue::new(sent, provider.max_cache_size, counts));
-        }
-        let provider = builder.build();
+        let builder = SdkTracerProvider::builder()
+            .with_resource(resource(provider))
+            .with_sampler(Gate(sampler));
+        let exporter = export::exporter(&provider.exporter, collector)?;
+        let queue = Queue::new(exporter, provider.max_cache_size, counts);
+        let provider = builder.with_span_processor(queue).build();
         Ok(Arc::new(Recorder {
             tracer: provider.tracer("extproc-gateway"),
             provider,
@@ -84,7 +79,7 @@ fn sampler_of(sampler: &TraceSampler) -> Sampler {
     }
 }
 
-/// What the spans are of. The service's name comes from the configuration, or else from the environment.
+/// Resource that the spans are of. The service's name comes from the configuration, or else from the environment.
 fn resource(provider: &TraceProvider) -> Resource {
     let of_environment = EnvResourceDetector::new();
     let named = std::env::var("OTEL_SERVICE_NAME")

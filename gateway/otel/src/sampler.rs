@@ -1,38 +1,52 @@
-//! The sampling of the connection manager, as a sampler of the SDK.
+//! Spans that are recorded: what both the connection manager and the sampler choose, and what is below that.
 
 use opentelemetry::{
     Context, KeyValue,
-    trace::{Link, SpanKind, TraceId, TraceState},
+    trace::{Link, SpanKind, TraceContextExt as _, TraceId},
 };
 use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
 
-/// What the connection manager has decided of a request, in the context of its span.
+/// Decision of the connection manager on a request, in the context of its span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted(pub(crate) bool);
 
-/// Does as the connection manager has decided.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Decided;
+/// As in Envoy, the sampler is asked of requests that the connection manager traces.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate(pub(crate) Box<dyn ShouldSample>);
 
-impl ShouldSample for Decided {
+impl ShouldSample for Gate {
     fn should_sample(
         &self,
         parent_context: Option<&Context>,
-        _trace_id: TraceId,
-        _name: &str,
-        _span_kind: &SpanKind,
-        _attributes: &[KeyValue],
-        _links: &[Link],
+        trace_id: TraceId,
+        name: &str,
+        span_kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
     ) -> SamplingResult {
+        let above = parent_context.map(|context| context.span().span_context().clone());
         let wanted = parent_context.and_then(|context| context.get::<Wanted>());
-        let decision = match wanted {
-            Some(Wanted(true)) => SamplingDecision::RecordAndSample,
+        let decision = match (wanted, &above) {
+            (Some(Wanted(true)), _) => {
+                return self.0.should_sample(
+                    parent_context,
+                    trace_id,
+                    name,
+                    span_kind,
+                    attributes,
+                    links,
+                );
+            }
+            // What is below the span of a request is as that is.
+            (None, Some(above)) if above.is_sampled() => SamplingDecision::RecordAndSample,
             _ => SamplingDecision::Drop,
         };
         SamplingResult {
             decision,
             attributes: Vec::new(),
-            trace_state: TraceState::default(),
+            trace_state: above
+                .map(|span| span.trace_state().clone())
+                .unwrap_or_default(),
         }
     }
 }

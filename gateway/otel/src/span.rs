@@ -2,21 +2,21 @@
 
 use std::{
     borrow::Cow,
+    str::FromStr as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use gateway_proxy::trace::{Span, Value};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
     Context, KeyValue,
-    propagation::{Extractor, Injector, TextMapPropagator as _},
-    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _},
+    trace::{
+        Span as _, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+        Tracer as _,
+    },
 };
-use opentelemetry_sdk::{
-    propagation::TraceContextPropagator,
-    trace::{SdkTracer, Span as SdkSpan},
-};
+use opentelemetry_sdk::trace::{SdkTracer, Span as SdkSpan};
 
 /// Bytes of a text that a span keeps, so that clients cannot fill the queue.
 const TEXT: usize = 2048;
@@ -24,15 +24,49 @@ const TEXT: usize = 2048;
 /// The header that tells of the caller's span.
 const PARENT: &str = "traceparent";
 
+/// The header that tells more of it.
+const STATE: &str = "tracestate";
+
 /// The context of the caller's span, an empty one if the caller tells of none; `None` if it is not understood.
 pub(crate) fn caller(headers: &HeaderMap) -> Option<Context> {
-    if !headers.contains_key(PARENT) {
-        return Some(Context::new());
+    match headers.get(PARENT) {
+        None => Some(Context::new()),
+        Some(parent) => {
+            let parent = parsed(parent.to_str().ok()?, state(headers))?;
+            Some(crate::below(parent))
+        }
     }
-    let context =
-        TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
-    let understood = context.span().span_context().is_valid();
-    understood.then_some(context)
+}
+
+/// A `traceparent`. As in Envoy any version is read like the first, and letters may be of either case.
+fn parsed(parent: &str, state: TraceState) -> Option<SpanContext> {
+    /// Digits and dashes.
+    const LENGTH: usize = 55;
+    let mut parts = parent.split('-');
+    let mut digits = |count: usize| {
+        let part = parts.next().filter(|part| part.len() == count)?;
+        let all = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+        all.then(|| part.to_ascii_lowercase())
+    };
+    if parent.len() != LENGTH {
+        return None;
+    }
+    let (_version, trace, span, flags) = (digits(2)?, digits(32)?, digits(16)?, digits(2)?);
+    let context = SpanContext::new(
+        TraceId::from_hex(&trace).ok()?,
+        SpanId::from_hex(&span).ok()?,
+        TraceFlags::new(u8::from_str_radix(&flags, 16).ok()?) & TraceFlags::SAMPLED,
+        true,
+        state,
+    );
+    context.is_valid().then_some(context)
+}
+
+/// The `tracestate` of all lines; empty if it is not understood.
+fn state(headers: &HeaderMap) -> TraceState {
+    let lines = headers.get_all(STATE).iter();
+    let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+    TraceState::from_str(&lines.join(",")).unwrap_or_default()
 }
 
 /// A span.
@@ -71,8 +105,20 @@ impl Span for Recorded {
     }
 
     fn inject(&self, headers: &mut HeaderMap) {
-        let context = crate::below(self.context.clone());
-        TraceContextPropagator::new().inject_context(&context, &mut Into(headers));
+        let span = &self.context;
+        let flags = span.trace_flags() & TraceFlags::SAMPLED;
+        let parent = format!(
+            "00-{}-{}-{:02x}",
+            span.trace_id(),
+            span.span_id(),
+            flags.to_u8()
+        );
+        // As in Envoy, a state that is empty is told as well: one that came without a span says nothing.
+        for (name, value) in [(PARENT, parent), (STATE, span.trace_state().header())] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
     }
 
     fn rename(&self, name: String) {
@@ -119,28 +165,37 @@ fn short(text: &str) -> &str {
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
-struct Headers<'a>(&'a HeaderMap);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
+    #[test]
+    fn callers_that_are_understood() {
+        let of = |parent: &str| parsed(parent, TraceState::default());
+        for good in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03",
+        ] {
+            assert!(of(good).unwrap().is_sampled(), "{good}");
+        }
+        for bad in [
+            "",
+            "00-xyz",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-600f067aa0ba902b7-01",
+        ] {
+            assert!(of(bad).is_none(), "{bad}");
+        }
     }
 
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
-}
-
-struct Into<'a>(&'a mut HeaderMap);
-
-impl Injector for Into<'_> {
-    /// A state that is empty says nothing.
-    fn set(&mut self, key: &str, value: String) {
-        if value.is_empty() {
-            return;
-        }
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
-            self.0.insert(name, value);
-        }
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let text = "é".repeat(TEXT);
+        assert_eq!(short(&text).len(), TEXT);
+        assert_eq!(short(&text[..3 * 2]), "ééé");
     }
 }

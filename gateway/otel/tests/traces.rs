@@ -106,6 +106,13 @@ async fn a_request_a_side_stream_and_an_attempt() {
     )
     .await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let numbers = send(running.admin_addr().unwrap(), "/stats/prometheus", &[]).await;
+    for phase in ["request_headers", "response_headers"] {
+        let count = format!(
+            "envoy_http_ext_proc_message_time_count{{envoy_http_conn_manager_prefix=\"main\",envoy_ext_proc_phase=\"{phase}\"}} 1\n"
+        );
+        assert!(numbers.contains(&count), "{numbers}");
+    }
     running.drain().await;
 
     let spans = spans.take(3).await;
@@ -220,14 +227,15 @@ async fn each_attempt_has_a_span() {
         .map(|head| head["traceparent"].to_str().unwrap())
         .collect();
     assert_eq!(parents, [parent(&attempts[0]), parent(&attempts[1])]);
-    assert!(!heads[0].contains_key("tracestate"));
+    assert_eq!(heads[0]["tracestate"], "");
 }
 
 #[tokio::test]
 async fn whoever_is_called_is_told_of_a_trace_that_is_not_recorded() {
     for (provider, tracing, caller, flag, recorded) in [
         (GRPC, "random_sampling: {value: 0}", None, "00", 0),
-        (GRPC, "random_sampling: {value: 0}", Some(CALLER), "01", 2),
+        (GRPC, "random_sampling: {value: 0}", Some(CALLER), "00", 0),
+        (GRPC, "", Some(CALLER), "01", 2),
         (GRPC, "", None, "01", 2),
         (
             GRPC,
@@ -238,8 +246,8 @@ async fn whoever_is_called_is_told_of_a_trace_that_is_not_recorded() {
         ),
         (
             "grpc_service: {envoy_grpc: {cluster_name: otlp_grpc}}\n                sampler: {name: on, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.tracers.opentelemetry.samplers.v3.AlwaysOnSamplerConfig}}",
-            "random_sampling: {value: 0}",
-            None,
+            "",
+            Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
             "01",
             2,
         ),

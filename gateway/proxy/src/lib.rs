@@ -27,7 +27,10 @@ mod upstream;
 use gateway_config as config;
 
 pub use self::{
-    control::gateway::{Gateway, Options, Running, check},
+    control::{
+        admin::LogLevels,
+        gateway::{Gateway, Options, Running, check},
+    },
     limits::descriptors::raise_open_files,
     telemetry::writer::Lines,
 };

@@ -23,6 +23,25 @@ pub struct Ports {
     pub upstreams: BTreeMap<String, u16>,
 }
 
+/// The bootstrap as text; `log` is the file of the access log where the scenario wants one.
+#[must_use]
+pub fn text(scenario: &Scenario, ports: &Ports, log: &str) -> String {
+    let Some(file) = &scenario.spec.file else {
+        return to_yaml(&render(scenario, ports, log));
+    };
+    let of_peers = [
+        ("listener", ports.listener),
+        ("admin", ports.admin),
+        ("processor", ports.processor),
+    ];
+    let upstreams = ports.upstreams.iter();
+    let upstreams = upstreams.map(|(name, port)| (name.as_str(), *port));
+    let all = of_peers.into_iter().chain(upstreams);
+    all.fold(file.clone(), |text, (name, port)| {
+        text.replace(&format!("@{name}@"), &port.to_string())
+    })
+}
+
 /// The bootstrap; `log` is the file of the access log where the scenario wants one.
 #[must_use]
 pub fn render(scenario: &Scenario, ports: &Ports, log: &str) -> Value {

@@ -17,6 +17,7 @@
 //! 5. Messages that arrived after the processor's script had ended the stream.
 //! 6. Addresses in `x-forwarded-for` that the scenario does not mention become `*` (proxies put their own there, which is
 //!    another one on every machine). Of the side stream's request head the field is dropped altogether, unless named.
+//!    Of `traceparent`, ids that the scenario does not mention become as many `*`.
 //! 7. How the proxy ends a side stream that is over (half-close or reset): only that it ended.
 //! 8. With `compare.split` the interleaving of the two directions of a side stream; with `parallel` the order of
 //!    upstream requests and side streams (they are sorted by path).
@@ -300,6 +301,9 @@ impl<'a> Normaliser<'a> {
             if lower == "x-forwarded-for" {
                 value = self.mask_addresses(&value);
             }
+            if lower == "traceparent" {
+                value = self.mask_ids(&value);
+            }
             if value.len() > LONG {
                 value = body(&value).to_string();
             }
@@ -320,6 +324,19 @@ impl<'a> Normaliser<'a> {
             if known { address } else { MASK }
         });
         shown.collect::<Vec<_>>().join(",")
+    }
+
+    fn mask_ids(&self, traceparent: &str) -> String {
+        let source = self.scenario.source.to_string();
+        let parts: Vec<&str> = traceparent.split('-').collect();
+        let [version, trace, span, flags] = parts.as_slice() else {
+            return traceparent.to_owned();
+        };
+        let shown = |id: &str| match source.contains(id) {
+            true => id.to_owned(),
+            false => MASK.repeat(id.len()),
+        };
+        format!("{version}-{}-{}-{flags}", shown(trace), shown(span))
     }
 
     fn is_local_error(&self, message: &Map<String, Value>, head: &str) -> bool {

@@ -136,6 +136,11 @@ A normal run compares with what Envoy did when the files in `tests/golden/` were
 A run that differs is repeated, at most twice. One that is equal in the last try alone fails if Envoy, which is then played as often, is equal
 in each. Every run of the suite ends with a list of the scenarios that needed more than one try, and of what differed in those before the last.
 
+## Files in the style of others
+
+`tests/scenarios/field/` has 21 whole bootstrap files, each in the style of those that people run: gateways' controllers, AI and inference gateways,
+meshes, firewalls, policy agents, guardrails. The group `field` below sends traffic through each, in Envoy and here.
+
 ## Scenarios that nobody thought of
 
 ```sh

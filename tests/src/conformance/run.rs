@@ -154,12 +154,17 @@ pub async fn run(
     }
     let log = file("access");
     let _ = std::fs::remove_file(&log);
-    let mut bootstrap = bootstrap::render(scenario, &ports, &log.display().to_string());
-    if let Some(change) = change {
-        bootstrap::change_filters(&mut bootstrap, change);
-    }
+    let log_name = log.display().to_string();
+    let text = match change {
+        None => bootstrap::text(scenario, &ports, &log_name),
+        Some(change) => {
+            let mut bootstrap = bootstrap::render(scenario, &ports, &log_name);
+            bootstrap::change_filters(&mut bootstrap, change);
+            bootstrap::to_yaml(&bootstrap)
+        }
+    };
     let config = file("yaml");
-    std::fs::write(&config, bootstrap::to_yaml(&bootstrap))?;
+    std::fs::write(&config, text)?;
     let words: Vec<String> = target
         .command
         .iter()

@@ -76,6 +76,9 @@ pub struct Spec {
     pub listener: Option<Value>,
     /// Merged into the whole bootstrap.
     pub bootstrap: Option<Value>,
+    /// A file beside the scenarios that has the whole bootstrap, in place of one that is made. `@listener@`, `@admin@`,
+    /// `@processor@` and the names of upstreams stand for ports. The scenario holds its text once it is read.
+    pub file: Option<String>,
     /// Buffer limits.
     pub limits: Limits,
     /// Merged into clusters, by name.
@@ -201,10 +204,11 @@ pub fn load(directory: &Path) -> anyhow::Result<Vec<Group>> {
 /// As [`load`].
 pub fn read(path: &Path) -> anyhow::Result<Group> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    parse(&text).with_context(|| path.display().to_string())
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    parse(&text, directory).with_context(|| path.display().to_string())
 }
 
-fn parse(text: &str) -> anyhow::Result<Group> {
+fn parse(text: &str, directory: &Path) -> anyhow::Result<Group> {
     let mut options = serde_saphyr::Options::default();
     options.strict_booleans = true;
     let value: Value = serde_saphyr::from_str_with_options(text, options)?;
@@ -220,6 +224,11 @@ fn parse(text: &str) -> anyhow::Result<Group> {
         for spec in expand(raw).with_context(|| template.clone())? {
             let mut merged = Value::Object(file.defaults.clone());
             merge(&mut merged, spec);
+            if let Some(Value::String(file)) = merged.get_mut("file") {
+                let path = directory.join(&*file);
+                *file =
+                    std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            }
             let scenario = build(&file.group, merged).with_context(|| template.clone())?;
             ensure!(
                 names.insert(scenario.spec.name.clone()),
@@ -431,6 +440,7 @@ mod tests {
     fn a_template_becomes_one_scenario_per_combination() -> anyhow::Result<()> {
         let group = parse(
             "group: g\ndefaults: {client: {path: /d}}\nscenarios:\n- name: s-<m.name>-<c>\n  vary: {m: [{name: a, code: 401}, {name: b, code: 402}], c: [h1, h2]}\n  client: {protocol: <c>}\n  upstream: {status: <m.code>}\n",
+            Path::new("."),
         )?;
         let names: Vec<_> = group
             .scenarios
@@ -445,9 +455,12 @@ mod tests {
 
     #[test]
     fn errors_name_the_scenario() {
-        let error = parse("group: g\nscenarios:\n- {name: bad, procesor: {}}\n")
-            .map(|_| ())
-            .map_err(|e| format!("{e:#}"));
+        let error = parse(
+            "group: g\nscenarios:\n- {name: bad, procesor: {}}\n",
+            Path::new("."),
+        )
+        .map(|_| ())
+        .map_err(|e| format!("{e:#}"));
         assert!(
             error
                 .as_ref()

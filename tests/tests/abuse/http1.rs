@@ -117,6 +117,28 @@ pub(crate) async fn slow_readers() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A client that sends on behind the last response of its connection is not read for as long as that takes.
+pub(crate) async fn sends_on() -> anyhow::Result<()> {
+    const MOST: u64 = 32 * MIB * 1024;
+    let (_upstream, rig) = plain("delayed_close_timeout: 2s\n").await?;
+    let watch = rig.watch();
+    for last in ["connection: close", "transfer-encoding: gzip"] {
+        let mut socket = TcpStream::connect(rig.address).await?;
+        let head = format!("GET / HTTP/1.1\r\nhost: a\r\n{last}\r\n\r\n");
+        socket.write_all(head.as_bytes()).await?;
+        let piece = vec![b'a'; 1 << 20];
+        let mut taken = 0;
+        while taken < MOST
+            && let Ok(written) = socket.write(&piece).await
+        {
+            taken += written as u64;
+        }
+        eprintln!("    {taken} bytes were taken behind {last}");
+        ensure!(taken < MOST, "{taken} bytes were taken behind {last}");
+    }
+    watch.check(&rig, "sends on", LITTLE).await
+}
+
 pub(crate) async fn idle_connections() -> anyhow::Result<()> {
     let (_upstream, rig) = plain("common_http_protocol_options: {idle_timeout: 4s}\n").await?;
     let watch = rig.watch();

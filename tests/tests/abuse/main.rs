@@ -27,7 +27,8 @@ use self::{
         many_held_of_the_process, many_unread, small_chunks,
     },
     http1::{
-        header_flood, idle_connections, pipelined_flood, slow_bodies, slow_heads, slow_readers,
+        header_flood, idle_connections, pipelined_flood, sends_on, slow_bodies, slow_heads,
+        slow_readers,
     },
     http2::{
         acknowledges_nothing, continuation, control_flood, empty_data, half_a_head, header_bomb,
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         trial("http1/slow-bodies", || go(slow_bodies())),
         trial("http1/slow-readers", || go(slow_readers())),
         trial("http1/idle-connections", || go(idle_connections())),
+        trial("http1/sends-on", || go(sends_on())),
         trial("http1/header-flood", || go(header_flood())),
         trial("http1/pipelined-flood", || go(pipelined_flood())),
         trial("limits/connections", || go(connection_limit())),

@@ -20,7 +20,7 @@ use crate::{
     wire::{BodyMutation, CommonReply},
 };
 
-/// What a mode does with a body. A direction whose mode is changed on the way goes on with what it has of the body then.
+/// Handling of a body in a mode. A direction whose mode is changed on the way goes on with what it has of the body then.
 pub(super) trait Mode: Sync {
     /// Data arrived, `end` with it if nothing follows.
     fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant);
@@ -48,32 +48,32 @@ pub(super) trait Mode: Sync {
         buffered::reply(exchange, side, common, now);
     }
 
-    /// Whether data is shown while the reply to the headers is waited for.
+    /// Tells whether data is shown while the reply to the headers is waited for.
     fn shows_early(&self, _: &FilterConfig) -> bool {
         false
     }
 
-    /// Whether the body may change its length on the way, so that `content-length` is removed from its head; `held` if that
+    /// Tells whether the body may change its length on the way, so that `content-length` is removed from its head; `held` if that
     /// waits for the reply to the body.
     fn changes_length(&self, held: bool) -> bool;
 
-    /// Whether a body larger than the buffer limit is a failure, and not read more slowly.
+    /// Tells whether a body larger than the buffer limit is a failure, and not read more slowly.
     fn fails_beyond_limit(&self) -> bool {
         false
     }
 
-    /// Whether a request with such a body may be answered with a streamed response that has a body.
+    /// Tells whether a request with such a body may be answered with a streamed response that has a body.
     fn takes_local_body(&self) -> bool {
         false
     }
 
-    /// Whether the reply to the headers has what is held sent; `whole` if that is the body.
+    /// Tells whether the reply to the headers has what is held sent; `whole` if that is the body.
     fn sends_held(&self, whole: bool) -> bool {
         whole
     }
 }
 
-/// What this mode does.
+/// Behaviour of this mode.
 pub(super) fn of(mode: BodyMode) -> &'static dyn Mode {
     match mode {
         BodyMode::None => &none::None,

@@ -13,6 +13,11 @@ pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
         .with_details(failures::details_before_response(reason, cause))
 }
 
+/// The metadata of the call is larger than the peer takes.
+pub(super) fn metadata_too_large() -> Close {
+    before_response("initial metadata too large", None)
+}
+
 /// A limit of the pool or of its budget is reached.
 pub(super) fn overflow() -> Close {
     before_response("overflow", None)

@@ -378,9 +378,10 @@ impl Set {
             }
             let request = outline.build(member.connection.forwarded_for.as_ref());
             let traffic = &member.connection.traffic;
-            let size = h2_guard::request_size(request.method(), request.uri(), request.headers());
+            let size =
+                || h2_guard::request_size(request.method(), request.uri(), request.headers());
             if !traffic.takes(size) {
-                return Err(failure::before_response("initial metadata too large", None));
+                return Err(failure::metadata_too_large());
             }
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose
             // reset would wait for the next call, and has to be asked by whoever waits for the stream to be opened.

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::ResponseFuture};
 use h2_guard::Receiver;
 use http::{HeaderMap, Response, StatusCode};
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     transport::{
         Sidestream,
-        frame::{Decoder, end},
+        frame::{self, Decoder, end},
         request::Outline,
     },
     types::stream::{Close, StreamFacts},
@@ -44,10 +44,6 @@ const REPLAY: usize = 64 * 1024;
 /// Repetitions of a call that the peer says it never processed. One connection after another may go
 /// away during a restart of processors.
 const REPEATS: u8 = 3;
-
-/// A piece of a body shorter than this is joined to what goes before it: a frame of its own costs more than
-/// the copy, and receivers ration DATA frames below 256 bytes.
-const SMALL_PIECE: usize = 1024;
 
 /// A side stream on a [`Pool`](super::Pool).
 ///
@@ -282,8 +278,9 @@ impl Sidestream for PoolStream {
                     match ready!(self.set.poll_open(cx, place, &self.outline)) {
                         Ok(opened) => self.opened(opened),
                         Err(close) => {
-                            let overflow = close == failure::overflow();
-                            if overflow || !self.retry(Failed::Connect) {
+                            let is_own = close == failure::overflow()
+                                || close == failure::metadata_too_large();
+                            if is_own || !self.retry(Failed::Connect) {
                                 return self.ended(close);
                             }
                         }
@@ -442,40 +439,7 @@ impl Outbox {
             return;
         }
         self.unsent += message.framed_len();
-        let Message { framed_head, body } = message;
-        let mut joined = match self.take_small_tail() {
-            None => BytesMut::from(framed_head),
-            Some(mut tail) => {
-                tail.extend_from_slice(&framed_head);
-                tail
-            }
-        };
-        for piece in body {
-            if piece.len() < SMALL_PIECE {
-                joined.extend_from_slice(&piece);
-                continue;
-            }
-            if !joined.is_empty() {
-                self.parts.push_back(joined.split().freeze());
-            }
-            self.parts.push_back(piece);
-        }
-        if !joined.is_empty() {
-            self.parts.push_back(joined.freeze());
-        }
-    }
-
-    /// The last part, if it is not sent yet and so short that more may join it. Thousands of small messages in frames of
-    /// their own would exhaust what servers allow a connection.
-    fn take_small_tail(&mut self) -> Option<BytesMut> {
-        if self.parts.len() == self.sent || self.parts.back()?.len() >= SMALL_PIECE {
-            return None;
-        }
-        let tail = self.parts.pop_back()?;
-        Some(
-            tail.try_into_mut()
-                .unwrap_or_else(|shared| shared[..].into()),
-        )
+        frame::push(&mut self.parts, self.sent, message);
     }
 
     fn finish(&mut self) {

@@ -15,10 +15,10 @@ use tonic::{Status, metadata::MetadataMap};
 pub use self::conversation::{Conversation, ConversationError, Event, StreamProcessor, Streaming};
 use crate::{processor::Processor, reply::validate::Limits, stats::Stats};
 
-/// How long a handler may take by default: a minute.
+/// Longest time of a handler by default: a minute.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What happens to an exchange when a handler fails: it returned an error, panicked, missed its deadline, or built a
+/// Fate of an exchange whose handler fails: it returned an error, panicked, missed its deadline, or built a
 /// reply that must not be sent. Failures are logged and counted either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,7 +28,7 @@ pub enum OnFailure {
     Status,
     /// The message is passed through unchanged, as is everything after it in this exchange.
     ///
-    /// What a handler held back in a duplex body mode (pieces that it cleared to send them later) is lost.
+    /// Pieces that a handler held back in a duplex body mode (cleared, to send them later) are lost.
     PassThrough,
 }
 
@@ -72,7 +72,7 @@ impl<P: StreamProcessor> Run for Streaming<P> {
     }
 }
 
-/// What one service shares among its exchanges.
+/// State that one service shares among its exchanges.
 pub struct Engine<P> {
     pub(crate) processor: Arc<P>,
     pub(crate) settings: Settings,

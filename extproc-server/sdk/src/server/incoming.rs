@@ -31,14 +31,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Number of handshakes under way at a time. More connections wait in the queue of the system.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// How long no connection is accepted after the system refused one, as it does when there are no descriptors left.
+/// Time without accepting connections after the system refused one, as it does when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A proxy's connection. Empty DATA frames are hidden of the server's HTTP/2, which would end a connection that has received a
 /// hundred of them in its life.
 pub(super) struct Connection(Frames<Io>);
 
-/// What is below HTTP/2.
+/// Transports below HTTP/2.
 enum Io {
     Plain(TcpStream),
     #[cfg(feature = "tls")]

@@ -88,7 +88,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Where a mutation applies; decides which pseudo-headers may be set.
+/// Place that a mutation applies to; decides which pseudo-headers may be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {

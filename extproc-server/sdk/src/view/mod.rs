@@ -1,4 +1,4 @@
-//! What a proxy shows of a message: its headers, pieces of its body, its trailers, and what comes with them.
+//! A message as a proxy shows it: its headers, pieces of its body, its trailers, and what comes with them.
 
 pub(crate) mod attributes;
 mod headers;

@@ -82,7 +82,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("Http1ProtocolOptions", Note(NOT_DONE), &["header_key_format", "ignore_http_11_upgrade"]),
     ("Http1ProtocolOptions", Refuse(UNSUPPORTED), &[
-        "default_host_for_http_10", "allow_chunked_length", "send_fully_qualified_url",
+        "allow_chunked_length", "send_fully_qualified_url",
     ]),
     ("Http2ProtocolOptions", Ignore, &[
         "hpack_table_size", "max_outbound_frames", "max_outbound_control_frames",
@@ -159,12 +159,37 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("Router", Note(NOT_DONE), &["upstream_log"]),
     ("Router", Refuse(UNSUPPORTED), &["strict_check_headers", "upstream_http_filters"]),
+    ("HTTPFault", Refuse(UNSUPPORTED), &[
+        "delay", "abort", "upstream_cluster", "headers", "downstream_nodes", "response_rate_limit",
+    ]),
+    ("HTTPFault", Ignore, &[
+        "max_active_faults", "delay_percent_runtime", "abort_percent_runtime", "delay_duration_runtime",
+        "abort_http_status_runtime", "max_active_faults_runtime", "response_rate_limit_percent_runtime",
+        "abort_grpc_status_runtime", "disable_downstream_cluster_stats", "filter_metadata",
+    ]),
     ("HealthCheck", Refuse(UNSUPPORTED), &["cache_time", "cluster_min_healthy_percentages"]),
     ("HeaderMutation", Ignore, &["most_specific_header_mutations_wins"]),
     ("HeaderMutation", Refuse(UNSUPPORTED), &["remove_on_match"]),
     ("Mutations", Refuse(UNSUPPORTED), &[
         "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
     ]),
+
+    ("LocalRateLimit", Ignore, &["stage", "vh_rate_limits", "always_consume_default_token_bucket", "max_dynamic_descriptors"]),
+    ("LocalRateLimit", Refuse(UNSUPPORTED), &[
+        "descriptors", "local_rate_limit_per_downstream_connection", "rate_limits", "enable_retry_after_header",
+    ]),
+    ("LocalRateLimit", RefusePresence(UNSUPPORTED), &["local_cluster_rate_limit"]),
+
+    // Match trees.
+    ("IpInputMatcher", Ignore, &["stat_prefix"]),
+    ("MatcherTree", Refuse(UNSUPPORTED), &["custom_match"]),
+    ("OnMatch", Refuse(UNSUPPORTED), &["keep_matching"]),
+    ("CelParsedExpr", Ignore, &["source_info", "reference_map", "type_map", "expr_version"]),
+    ("CelExpr", Ignore, &["id"]),
+    ("CelExpr", RefusePresence(UNSUPPORTED), &["struct_expr", "comprehension_expr"]),
+    ("CelConstant", Refuse(UNSUPPORTED), &["bytes_value", "duration_value", "timestamp_value"]),
+    ("CelList", Ignore, &["optional_indices"]),
+    ("ExecuteFilterAction", RefusePresence(NO_XDS), &["dynamic_config"]),
 
     // envoy.config.route.v3
     ("RouteConfiguration", Ignore, &["metadata"]),

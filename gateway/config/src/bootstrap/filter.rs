@@ -9,10 +9,13 @@ use super::{
     any::{StructValue, any, unsupported},
     cors::Cors,
     header::HeaderMutation as Mutation,
+    matched::{COMPOSITE, WITH_MATCHER},
     matcher::HeaderMatcher,
+    small_filters::{BUFFER, LOCAL_RATE_LIMIT},
+    value::Whatever,
 };
 use crate::{
-    document::{Fault, Located, Reader, Subtree},
+    document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{Filter, FilterKind, HeaderChange, SetMetadata},
 };
 
@@ -22,6 +25,8 @@ const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.
 const HEALTH_CHECK: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck";
 const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const SET_METADATA: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter`.
@@ -42,6 +47,11 @@ struct Router {}
 /// `envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec`.
 #[derive(Debug, Deserialize)]
 struct UpstreamCodec {}
+
+/// `envoy.extensions.filters.http.fault.v3.HTTPFault`, which may ask for no fault.
+#[derive(Debug, Deserialize)]
+#[serde(rename = "HTTPFault")]
+struct HttpFault {}
 
 /// Whose filters a chain has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +76,19 @@ impl Owner {
         }
     }
 
+    /// Reads the configuration of the last filter, which has no field that matters.
+    fn read_last(self, reader: &Reader<'_>, node: NodeId) -> Result<(), Fault> {
+        match self {
+            Self::ConnectionManager => {
+                let Router {} = reader.read_typed(node)?;
+            }
+            Self::Cluster => {
+                let UpstreamCodec {} = reader.read_typed(node)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All types.
     fn types(self) -> &'static [&'static str] {
         match self {
@@ -75,9 +98,13 @@ impl Owner {
                 HEADER_MUTATION,
                 HEALTH_CHECK,
                 SET_METADATA,
+                BUFFER,
+                LOCAL_RATE_LIMIT,
+                WITH_MATCHER,
+                COMPOSITE,
                 ROUTER,
             ],
-            Self::Cluster => &[EXT_PROC, HEADER_MUTATION, CODEC],
+            Self::Cluster => &[EXT_PROC, HEADER_MUTATION, WITH_MATCHER, COMPOSITE, CODEC],
         }
     }
 }
@@ -122,6 +149,15 @@ struct SetMetadataEntry {
     typed_value: Option<Subtree>,
 }
 
+/// Things that a filter is made with.
+pub(super) struct Making<'a, 'd> {
+    pub(super) reader: &'a Reader<'d>,
+    pub(super) owner: Owner,
+    pub(super) graceful_close: Option<Duration>,
+    /// The filter's name.
+    pub(super) name: &'a str,
+}
+
 /// All filters before the router, or a cluster's codec, which has to be there and has to be the last.
 pub(super) fn chain(
     reader: &Reader<'_>,
@@ -130,9 +166,9 @@ pub(super) fn chain(
     graceful_close: Option<Duration>,
 ) -> Result<Vec<Filter>, Fault> {
     let mut chain: Vec<Filter> = Vec::with_capacity(filters.value.len());
-    let mut last = None;
+    let mut has_last = false;
     for filter in &filters.value {
-        if last.is_some() {
+        if has_last {
             return Err(Fault::at(
                 filter.node,
                 format!("the {} has to be the last filter", owner.last_name()),
@@ -146,37 +182,99 @@ pub(super) fn chain(
         };
         let node = tree.node;
         let found = reader.type_of(node)?;
-        let is_known = owner.types().contains(&found);
-        let kind = match found {
-            ROUTER | CODEC if found == owner.last() => {
-                match owner {
-                    Owner::ConnectionManager => {
-                        let Router {} = reader.read_typed(node)?;
-                    }
-                    Owner::Cluster => {
-                        let UpstreamCodec {} = reader.read_typed(node)?;
-                    }
-                }
-                if filter.value.disabled {
-                    return Err(Fault::at(
-                        filter.node,
-                        format!("the {} may not be disabled", owner.last_name()),
-                    ));
-                }
-                last = Some(node);
-                continue;
+        if found == owner.last() {
+            owner.read_last(reader, node)?;
+            if filter.value.disabled {
+                return Err(Fault::at(
+                    filter.node,
+                    format!("the {} may not be disabled", owner.last_name()),
+                ));
             }
-            other if !is_known && filter.value.is_optional => {
-                reader.note(
-                    node,
-                    format!("optional filter of unsupported type {other} left out"),
-                );
-                continue;
-            }
-            other if !is_known => return Err(unsupported(node, other, owner.types())),
+            has_last = true;
+            continue;
+        }
+        if has_no_effect(reader, node)? {
+            continue;
+        }
+        if filter.value.is_optional && !owner.types().contains(&found) {
+            reader.note(
+                node,
+                format!("optional filter of unsupported type {found} left out"),
+            );
+            continue;
+        }
+        let making = Making {
+            reader,
+            owner,
+            graceful_close,
+            name: &filter.value.name,
+        };
+        chain.push(Filter {
+            name: filter.value.name.clone(),
+            disabled: filter.value.disabled,
+            kind: making.kind(node)?,
+        });
+    }
+    match has_last {
+        true => Ok(chain),
+        false => Err(Fault::at(
+            filters.node,
+            format!(
+                "the last filter has to be the {} ({})",
+                owner.last_name(),
+                owner.last()
+            ),
+        )),
+    }
+}
+
+/// Filters of Envoy that stay out, by the folder of their package: what a processor in their place would do.
+const FOR_PROCESSORS: &[(&str, &str)] = &[
+    ("api_key_auth", "checks the key"),
+    ("basic_auth", "checks the password"),
+    ("dynamic_modules", "does what the module does"),
+    (
+        "ext_authz",
+        "lets a request pass, or answers it with an immediate response",
+    ),
+    ("golang", "does what the plugin does"),
+    ("jwt_authn", "verifies the token"),
+    ("lua", "does what the script does"),
+    ("oauth2", "redirects to the server that signs in"),
+    ("ratelimit", "asks the rate limit service"),
+    ("rbac", "applies the policies"),
+    ("wasm", "does what the module does"),
+];
+
+impl Making<'_, '_> {
+    /// The refusal of a filter that is not known here.
+    fn refusal(&self, node: NodeId, found: &str) -> Fault {
+        let package = found.strip_prefix("envoy.extensions.filters.http.");
+        let folder = package.and_then(|rest| rest.split('.').next());
+        let entry = FOR_PROCESSORS
+            .iter()
+            .find(|(known, _)| Some(*known) == folder);
+        match entry {
+            Some((_, does)) => Fault::at(
+                node,
+                format!(
+                    "{found} is not supported here; an ext_proc filter in its place can ask a processor that {does}"
+                ),
+            ),
+            None => unsupported(node, found, self.owner.types()),
+        }
+    }
+
+    /// The filter that the message at `node` configures.
+    pub(super) fn kind(&self, node: NodeId) -> Result<FilterKind, Fault> {
+        let reader = self.reader;
+        let found = reader.type_of(node)?;
+        let is_known = self.owner.types().contains(&found) && found != self.owner.last();
+        Ok(match found {
+            other if !is_known => return Err(self.refusal(node, other)),
             EXT_PROC => {
                 let config: FilterConfig = reader.read_typed(node)?;
-                FilterKind::ExtProc(Arc::new(config.with_graceful_close(graceful_close)))
+                FilterKind::ExtProc(Arc::new(config.with_graceful_close(self.graceful_close)))
             }
             HEADER_MUTATION => {
                 let config: HeaderMutation = reader.read_typed(node)?;
@@ -200,27 +298,31 @@ pub(super) fn chain(
                 let headers = config.headers.iter().map(Located::<HeaderMatcher>::build);
                 FilterKind::HealthCheck(headers.collect::<Result<_, _>>()?)
             }
+            BUFFER => self.buffer(node)?,
+            LOCAL_RATE_LIMIT => self.local_rate_limit(node)?,
+            WITH_MATCHER => self.with_matcher(node)?,
+            COMPOSITE => self.plain_composite(node)?,
             _ => {
                 let config: SetMetadataConfig = reader.read_typed(node)?;
                 FilterKind::SetMetadata(config.build(reader)?)
             }
-        };
-        chain.push(Filter {
-            name: filter.value.name.clone(),
-            disabled: filter.value.disabled,
-            kind,
-        });
+        })
     }
-    match last {
-        Some(_) => Ok(chain),
-        None => Err(Fault::at(
-            filters.node,
-            format!(
-                "the last filter has to be the {} ({})",
-                owner.last_name(),
-                owner.last()
-            ),
-        )),
+}
+
+/// Reads a filter that may stand in a chain without effect.
+fn has_no_effect(reader: &Reader<'_>, node: NodeId) -> Result<bool, Fault> {
+    match reader.type_of(node)? {
+        GRPC_STATS => {
+            let _: Whatever = reader.read_typed(node)?;
+            reader.note(node, "calls of gRPC are not counted");
+            Ok(true)
+        }
+        FAULT => {
+            let HttpFault {} = reader.read_typed(node)?;
+            Ok(true)
+        }
+        _ => Ok(false),
     }
 }
 

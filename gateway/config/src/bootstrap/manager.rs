@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use extproc_client::{
+    FilterConfig,
     config::{GrpcTarget, Service},
     host::{HeaderLimits, Metadata as MetadataModel},
 };
@@ -22,8 +23,8 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, Filter, FilterKind, HttpManager, Normalization, ProxyStatus,
-        ServerHeader, StripPort, Timeouts, UpstreamProtocol,
+        Codec, EscapedSlashes, Filter, HttpManager, Normalization, ProxyStatus, ServerHeader,
+        StripPort, Timeouts, UpstreamProtocol,
     },
 };
 
@@ -204,6 +205,7 @@ impl Located<HttpConnectionManager> {
             filter_chain_name,
             listener_metadata,
             node: &loaded.node,
+            graceful_close: loaded.graceful_close,
         })?;
         let common = &manager.common_http_protocol_options;
         let server_name = match manager.server_name.as_str() {
@@ -216,6 +218,7 @@ impl Located<HttpConnectionManager> {
             filters,
             routes,
             http1: manager.http_protocol_options.build()?,
+            default_host: manager.http_protocol_options.default_host()?,
             http2: manager.http2_protocol_options.build_downstream()?,
             timeouts: manager.timeouts(),
             request_headers: HeaderLimits {
@@ -283,9 +286,14 @@ impl Located<HttpConnectionManager> {
 impl Located<HttpConnectionManager> {
     /// Tells of a processor's cluster that does not say what gRPC needs.
     fn check_processor(&self, filter: &Filter, loaded: &Loaded<'_>) {
-        let FilterKind::ExtProc(config) = &filter.kind else {
-            return;
-        };
+        let mut all = Vec::new();
+        filter.kind.each_ext_proc(&mut |config| all.push(config));
+        for config in all {
+            self.check_service(&filter.name, config, loaded);
+        }
+    }
+
+    fn check_service(&self, filter: &str, config: &FilterConfig, loaded: &Loaded<'_>) {
         let Service::Grpc(service) = config.service() else {
             return;
         };
@@ -298,7 +306,7 @@ impl Located<HttpConnectionManager> {
                 format!(
                     "the cluster {name:?} of the filter {:?} has no http2_protocol_options: HTTP/2 is spoken to it all \
                      the same, where Envoy fails each request",
-                    filter.name
+                    filter
                 ),
             );
         }

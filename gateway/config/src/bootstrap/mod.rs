@@ -10,9 +10,11 @@ mod action;
 mod address;
 mod any;
 mod breakers;
+mod cel;
 mod cluster;
 mod cors;
 mod data;
+mod dump;
 mod endpoint;
 mod fields;
 mod filter;
@@ -23,6 +25,8 @@ mod health;
 mod internal_redirect;
 mod listener;
 mod manager;
+mod match_tree;
+mod matched;
 mod matcher;
 mod otlp;
 mod overload;
@@ -30,6 +34,7 @@ mod per_filter;
 mod protocol;
 mod root;
 mod route;
+mod small_filters;
 mod template;
 mod tls;
 mod tracing;
@@ -66,6 +71,10 @@ pub fn parse(name: &str, text: &str) -> Result<Snapshot, Error> {
         }
     };
     snapshot.files = reader.files();
+    if let Ok(mut source) = reader.read(root) {
+        dump::redact(&mut source);
+        snapshot.source = source;
+    }
     let (notes, ignored) = reader.into_notes();
     let told = |notes: Vec<_>| {
         notes

@@ -14,7 +14,7 @@ use crate::{
 /// The cluster that the collector becomes.
 const CLUSTER: &str = "otlp";
 
-/// Where OTLP/gRPC is by convention.
+/// Address of OTLP/gRPC by convention.
 const GRPC_PORT: u16 = 4317;
 
 /// The path of OTLP/HTTP below an endpoint.
@@ -30,7 +30,7 @@ const SYSTEM_CERTIFICATES: &[&str] = &[
 /// A collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Otlp {
-    /// Who named it, for errors.
+    /// The one that named it, for errors.
     source: &'static str,
     uri: Uri,
     protocol: TraceProtocol,
@@ -41,7 +41,7 @@ impl Otlp {
     /// The collector that the flag names, or else the environment; `None` if neither does, or the environment turns traces off.
     ///
     /// # Errors
-    /// What was given is no URL, or names a protocol that is not supported.
+    /// The text is no URL, or names a protocol that is not supported.
     pub fn from_environment(
         flag: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
@@ -169,13 +169,13 @@ impl Otlp {
         snapshot.clusters.extend(parsed.clusters);
         snapshot.files.extend(parsed.files);
         let provider = Arc::new(TraceProvider {
-            exporter: Some(TraceExporter {
+            exporter: TraceExporter {
                 cluster: CLUSTER.to_owned(),
                 protocol: self.protocol,
                 uri: self.uri.clone(),
                 headers: Vec::new(),
                 timeout: None,
-            }),
+            },
             service_name: String::new(),
             resource: Vec::new(),
             resource_from_environment: true,
@@ -184,7 +184,8 @@ impl Otlp {
         });
         let tracing = Arc::new(Tracing {
             // A name of few values, as the specification has it for spans of HTTP.
-            operation: Template::substituted("REQ", ":METHOD".to_owned()),
+            operation: Template::parse("%REQ(:METHOD)%").ok(),
+            by_request_id: false,
             ..Tracing::new(provider)
         });
         snapshot.trace_where_nothing_is(&tracing);

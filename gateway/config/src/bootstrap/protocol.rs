@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderValue, uri::Authority};
 use serde::Deserialize;
 
 use super::value::{Enum, ProtoEnum, Time};
@@ -29,6 +30,7 @@ pub(super) struct HttpProtocolOptions {
 pub(super) struct Http1ProtocolOptions {
     allow_absolute_url: Option<Located<bool>>,
     accept_http_10: bool,
+    default_host_for_http_10: Option<Located<String>>,
     enable_trailers: bool,
 }
 
@@ -140,6 +142,21 @@ impl Http1ProtocolOptions {
             enable_trailers: self.enable_trailers,
             accept_http_10: self.accept_http_10,
         })
+    }
+}
+
+impl Http1ProtocolOptions {
+    /// The host of HTTP/1.0 requests without one.
+    pub(super) fn default_host(&self) -> Result<Option<HeaderValue>, Fault> {
+        let Some(host) = &self.default_host_for_http_10 else {
+            return Ok(None);
+        };
+        let is_authority = host.value.parse::<Authority>().is_ok();
+        match HeaderValue::from_str(&host.value) {
+            Ok(value) if is_authority => Ok(Some(value)),
+            _ if host.value.is_empty() => Ok(None),
+            _ => Err(Fault::at(host.node, "is not a host")),
+        }
     }
 }
 

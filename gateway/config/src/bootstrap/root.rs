@@ -209,6 +209,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         clusters: loaded.clusters,
         cluster_filters: loaded.cluster_filters,
         files: Vec::new(),
+        source: Value::Null,
         overload: overload_manager
             .map(|manager| manager.build(reader))
             .transpose()?,

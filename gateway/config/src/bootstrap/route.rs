@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use extproc_client::host::{Metadata as MetadataModel, RouteFacts};
@@ -141,6 +142,7 @@ pub(super) struct Surroundings<'a, 'd> {
     pub(super) filter_chain_name: &'a str,
     pub(super) listener_metadata: &'a MetadataModel,
     pub(super) node: &'a serde_json::Value,
+    pub(super) graceful_close: Option<Duration>,
 }
 
 /// Where in the table a route stands.
@@ -157,14 +159,12 @@ struct Position<'a> {
 
 impl RouteConfiguration {
     pub(super) fn build(&self, surroundings: &Surroundings<'_, '_>) -> Result<RouteTable, Fault> {
-        let Surroundings {
-            reader, filters, ..
-        } = surroundings;
-        let level = Level::read(reader, *filters, &self.typed_per_filter_config)?;
+        let reader = surroundings.reader;
+        let level = Level::read(surroundings, &self.typed_per_filter_config)?;
         let mut domains = BTreeSet::new();
         let mut virtual_hosts = Vec::with_capacity(self.virtual_hosts.len());
         for host in &self.virtual_hosts {
-            let own = Level::read(reader, *filters, &host.value.typed_per_filter_config)?;
+            let own = Level::read(surroundings, &host.value.typed_per_filter_config)?;
             let position = Position {
                 surroundings,
                 levels: [&level, &own],
@@ -251,7 +251,7 @@ impl Located<Route> {
         } = position.surroundings;
         let route = &self.value;
         let [table, host] = position.levels;
-        let own = Level::read(reader, *filters, &route.typed_per_filter_config)?;
+        let own = Level::read(position.surroundings, &route.typed_per_filter_config)?;
         let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
         let action = match (
             &route.route,
@@ -393,15 +393,13 @@ impl Position<'_> {
         [table, host, route]: &[&Level; 3],
         mut facts: RouteFacts,
     ) -> Result<WeightedModel, Fault> {
-        let Surroundings {
-            reader, filters, ..
-        } = self.surroundings;
+        let filters = self.surroundings.filters;
         self.check(&target.name.value, target.name.node)?;
         self.about_cluster(&mut facts, &target.name.value);
-        let own = Level::read(reader, *filters, &target.typed_per_filter_config)?;
+        let own = Level::read(self.surroundings, &target.typed_per_filter_config)?;
         let (request_headers, response_headers): (Vec<HeaderChange>, _) = changes!(target);
         let overrides = (!target.typed_per_filter_config.is_empty())
-            .then(|| Arc::new(Level::merge(&[table, host, route, &own], *filters)));
+            .then(|| Arc::new(Level::merge(&[table, host, route, &own], filters)));
         Ok(WeightedModel {
             name: target.name.value.clone(),
             weight: target.weight,

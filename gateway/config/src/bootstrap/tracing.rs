@@ -262,7 +262,7 @@ impl Located<Tracing> {
     }
 }
 
-/// What a route says; `None` if it says nothing.
+/// Configuration by a route; `None` if there is none.
 pub(super) fn of_route(
     decorator: Option<&Decorator>,
     tracing: Option<&RouteTracing>,
@@ -295,11 +295,14 @@ pub(super) fn of_route(
     Ok(Some(Arc::new(model)))
 }
 
-fn operation(format: Option<&Located<String>>) -> Result<Template, Fault> {
-    let Some(format) = format else {
-        return Ok(Template::default());
-    };
-    template::text(&format.value).map_err(|reason| Fault::at(format.node, reason))
+/// The name of a span; `None` where there is no text.
+fn operation(format: Option<&Located<String>>) -> Result<Option<Template>, Fault> {
+    format
+        .filter(|format| !format.value.is_empty())
+        .map(|format| {
+            template::text(&format.value).map_err(|reason| Fault::at(format.node, reason))
+        })
+        .transpose()
 }
 
 fn tags(tags: &[Located<CustomTag>]) -> Result<Vec<TagModel>, Fault> {
@@ -336,7 +339,9 @@ impl Located<CustomTag> {
             found.push((metadata.build()?, metadata.default_value.as_str()));
         }
         if let Some(value) = value {
-            found.push((operation(Some(value))?, ""));
+            let template = template::text(&value.value);
+            let template = template.map_err(|reason| Fault::at(value.node, reason))?;
+            found.push((template, ""));
         }
         match (found.pop(), found.is_empty()) {
             (Some((value, default)), true) => Ok(TagModel {
@@ -392,13 +397,12 @@ impl Located<OpenTelemetryConfig> {
     fn build(&self, loaded: &Loaded<'_>) -> Result<TraceProvider, Fault> {
         let config = &self.value;
         let exporter = match (&config.grpc_service, &config.http_service) {
-            (None, None) => None,
-            (Some(grpc), None) => Some(grpc.build(loaded)?),
-            (None, Some(http)) => Some(http.build(loaded)?),
-            (Some(_), Some(_)) => {
+            (Some(grpc), None) => grpc.build(loaded)?,
+            (None, Some(http)) => http.build(loaded)?,
+            _ => {
                 return Err(Fault::at(
                     self.node,
-                    "only one of grpc_service and http_service may be set",
+                    "one and only one of grpc_service and http_service has to be set",
                 ));
             }
         };
@@ -451,25 +455,28 @@ fn sampler(reader: &Reader<'_>, config: &TypedExtensionConfig) -> Result<TraceSa
 
 /// A header that no request has a part in.
 fn fixed(option: &Located<HeaderValueOption>) -> Result<Option<(HeaderName, HeaderValue)>, Fault> {
-    let Some(HeaderChange::Set { name, value, .. }) = option.build()? else {
-        return Ok(None);
-    };
-    match value {
-        HeaderTemplate::Plain(value) => Ok(Some((name, value))),
-        HeaderTemplate::Template(_) => {
+    match option.build()? {
+        Some(HeaderChange::Set {
+            name,
+            value: HeaderTemplate::Plain(value),
+            ..
+        }) => Ok(Some((name, value))),
+        Some(HeaderChange::Set { .. }) => {
             Err(Fault::at(option.node, "operators are not supported here"))
         }
+        _ => Ok(None),
     }
 }
 
-/// Refuses a cluster that there is not, as Envoy does.
-fn check(name: &str, node: NodeId, loaded: &Loaded<'_>) -> Result<(), Fault> {
+/// Tells of a cluster that there is not: as in Envoy, spans are dropped then.
+fn check(name: &str, node: NodeId, loaded: &Loaded<'_>) {
     let known = loaded.clusters.contains_key(name)
         || loaded.refused.contains(name)
         || loaded.refused.contains("");
-    match known {
-        true => Ok(()),
-        false => Err(Fault::at(node, format!("unknown cluster {name:?}"))),
+    if !known {
+        loaded
+            .reader
+            .note(node, format!("unknown cluster {name:?}: no span is sent"));
     }
 }
 
@@ -477,7 +484,7 @@ impl Located<CollectorService> {
     fn build(&self, loaded: &Loaded<'_>) -> Result<TraceExporter, Fault> {
         let grpc = &self.value.envoy_grpc.value;
         let cluster = &grpc.cluster_name;
-        check(&cluster.value, cluster.node, loaded)?;
+        check(&cluster.value, cluster.node, loaded);
         let authority = match grpc.authority.as_str() {
             "" => cluster.value.as_str(),
             authority => authority,
@@ -508,7 +515,7 @@ impl Located<CollectorHttpService> {
             cluster,
             timeout,
         } = &self.value.http_uri;
-        check(&cluster.value, cluster.node, loaded)?;
+        check(&cluster.value, cluster.node, loaded);
         let parsed: http::Uri = uri
             .value
             .parse()

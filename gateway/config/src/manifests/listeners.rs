@@ -169,6 +169,7 @@ fn manager(
             ignore_port: true,
             ..RouteTable::default()
         },
+        default_host: None,
         http1: Http1Options {
             enable_trailers: true,
             accept_http_10: false,

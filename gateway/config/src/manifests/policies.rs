@@ -20,7 +20,7 @@ use super::{
     status::Condition,
     types::{AGENTGATEWAY, AgentgatewayPolicy, HttpRoute, Inheritance, Key, ParentRef, Phase},
 };
-use crate::snapshot::{Choice, Filter, FilterKind, RouteOverrides};
+use crate::snapshot::{Choice, Filter, FilterKind, OnRoute, RouteOverrides};
 
 /// The filter of each phase, in the order in which requests meet them.
 const FILTERS: [(Phase, &str); 2] = [
@@ -378,9 +378,8 @@ pub(super) struct Effects {
 impl Effects {
     fn add(&mut self, filter: &str, compiled: &ExtProc) {
         // Where a request decides, the filter is off until it has.
-        self.overrides
-            .filters
-            .push((filter.to_owned(), compiled.config()));
+        let config = OnRoute::Processor(compiled.config());
+        self.overrides.filters.push((filter.to_owned(), config));
         if compiled.depends() {
             self.choices.push(Choice {
                 filter: filter.to_owned(),

@@ -40,6 +40,8 @@ pub mod flag {
     pub const UPSTREAM_OVERFLOW: u64 = 1 << 7;
     /// `NR`: NoRouteFound.
     pub const NO_ROUTE_FOUND: u64 = 1 << 8;
+    /// `RL`: RateLimited.
+    pub const RATE_LIMITED: u64 = 1 << 11;
     /// `DC`: DownstreamConnectionTermination.
     pub const DOWNSTREAM_TERMINATION: u64 = 1 << 14;
     /// `URX`: UpstreamRetryLimitExceeded.

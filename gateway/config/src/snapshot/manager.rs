@@ -2,10 +2,11 @@
 
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use extproc_client::{FilterConfig, host::HeaderLimits};
+use extproc_client::host::HeaderLimits;
+use http::HeaderValue;
 
 use super::{
-    Fraction, HeaderChange, HeaderMatch, JsonTemplate, RouteTable, StripPort, Template, Tracing,
+    Filter, Fraction, HeaderMatch, JsonTemplate, RouteTable, StripPort, Template, Tracing,
 };
 
 /// `codec_type`.
@@ -45,6 +46,8 @@ pub struct HttpManager {
     pub routes: RouteTable,
     /// HTTP/1 settings.
     pub http1: Http1Options,
+    /// `default_host_for_http_10`: the authority of HTTP/1.0 requests that name none.
+    pub default_host: Option<HeaderValue>,
     /// HTTP/2 settings.
     pub http2: Http2Options,
     /// Time limits.
@@ -285,50 +288,6 @@ pub struct Timeouts {
     pub drain: Duration,
     /// `delayed_close_timeout`.
     pub delayed_close: Duration,
-}
-
-/// One HTTP filter.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    /// The name it was given, the key of per-route configuration.
-    pub name: String,
-    /// `disabled`: only active where a route's configuration says so.
-    pub disabled: bool,
-    /// What it does.
-    pub kind: FilterKind,
-}
-
-/// Filters that the gateway knows beside the router.
-#[derive(Clone, Debug)]
-pub enum FilterKind {
-    /// `envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor`.
-    ExtProc(Arc<FilterConfig>),
-    /// `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`.
-    HeaderMutation {
-        /// On requests.
-        request: Vec<HeaderChange>,
-        /// On responses.
-        response: Vec<HeaderChange>,
-    },
-    /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`](super::Route::cors).
-    Cors,
-    /// `envoy.extensions.filters.http.health_check.v3.HealthCheck`: requests with these headers are answered with 200.
-    HealthCheck(Arc<[HeaderMatch]>),
-    /// `envoy.extensions.filters.http.set_metadata.v3.Config`.
-    SetMetadata(Vec<SetMetadata>),
-}
-
-/// One entry of a `set_metadata` filter.
-#[derive(Clone, Debug)]
-pub struct SetMetadata {
-    /// The namespace.
-    pub namespace: String,
-    /// Merged or replaced content.
-    pub value: Option<prost_types::Struct>,
-    /// A typed message.
-    pub typed: Option<prost_types::Any>,
-    /// Replace what is there.
-    pub allow_overwrite: bool,
 }
 
 /// One access log.

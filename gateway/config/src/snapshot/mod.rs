@@ -5,12 +5,15 @@
 //! began with.
 
 mod cluster;
+mod filter;
 mod flags;
 mod health;
 mod listener;
 mod manager;
+mod match_tree;
 pub mod pem;
 mod policy;
+mod rate_limit;
 mod retry;
 mod route;
 mod template;
@@ -24,6 +27,7 @@ pub use self::{
         LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
+    filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
     flags::{RESPONSE_FLAGS, flag, response_flag},
     health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
@@ -31,12 +35,16 @@ pub use self::{
         Listener, TransportProtocol,
     },
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, Filter, FilterKind, Http1Options,
-        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
-        Normalization, Operator, ProxyStatus, ServerHeader, SetMetadata, Timeouts, Underscores,
-        decode_unreserved,
+        AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
+        Interval, Keepalive, LogFilter, LogFormat, LogSink, Normalization, Operator, ProxyStatus,
+        ServerHeader, Timeouts, Underscores, decode_unreserved,
+    },
+    match_tree::{
+        AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
+        ValueMatcher,
     },
     policy::{Cors, Fraction, Mirror, StripPort},
+    rate_limit::{LocalRateLimit, TokenBucket},
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
@@ -65,6 +73,8 @@ pub struct Snapshot {
     /// Files that the configuration was made from beside the one that was named: certificates and the
     /// like. They are watched with it.
     pub files: Vec<PathBuf>,
+    /// The source that it was made of, secrets left out, for whoever operates the gateway; null if that is no bootstrap.
+    pub source: serde_json::Value,
     /// `overload_manager`; unset: limits from what the system gives the process.
     pub overload: Option<OverloadLimits>,
     /// What the configuration asks for and this gateway does not do, one line each with its place;

@@ -10,7 +10,7 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, HeaderTemplate, Mirror, Priority, Retry, RouteTracing};
+use super::{Cors, Fraction, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -60,18 +60,24 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Tells whether a route switches this filter of the listener off.
-    pub fn switches_off(&self, filter: &str) -> bool {
-        let mut routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
-        routes.any(|route| {
+    /// All that routes say of this filter, of this cluster's one if there is a name, beside configurations of ext_proc.
+    pub fn said<'a>(
+        &'a self,
+        cluster: Option<&'a str>,
+        filter: &'a str,
+    ) -> impl Iterator<Item = &'a OnRoute> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let overrides = routes.flat_map(|route| {
             let clusters = match &route.action {
                 RouteAction::Forward(forward) => forward.clusters.as_slice(),
                 RouteAction::Direct { .. } | RouteAction::Redirect(_) => &[],
             };
-            let of_clusters = clusters.iter().flat_map(|cluster| &cluster.overrides);
-            let mut all = of_clusters.chain([&route.overrides]);
-            all.any(|overrides| matches!(overrides.of(filter), Some(None)))
-        })
+            let of_clusters = clusters
+                .iter()
+                .filter_map(|cluster| cluster.overrides.as_ref());
+            std::iter::once(&route.overrides).chain(of_clusters)
+        });
+        overrides.filter_map(move |overrides| overrides.said(cluster, filter))
     }
 }
 
@@ -123,25 +129,49 @@ pub struct RouteOverrides {
     pub of_clusters: Vec<(String, Overridden)>,
 }
 
-/// Names of filters with their configurations; `None` means disabled.
-pub type Overridden = Vec<(String, Option<Arc<FilterConfig>>)>;
+/// Names of filters with what is said of them; an ext_proc filter within another one may have an entry beside that.
+pub type Overridden = Vec<(String, OnRoute)>;
 
 impl RouteOverrides {
+    /// Configuration of this filter, of this cluster's one if there is a name, beside a configuration of ext_proc.
+    pub fn said(&self, cluster: Option<&str>, filter: &str) -> Option<&OnRoute> {
+        let overridden = match cluster {
+            Some(cluster) => find(&self.of_clusters, cluster)?,
+            None => &self.filters,
+        };
+        let mut all = overridden.iter().filter(|(name, _)| name == filter);
+        all.find_map(|(_, said)| match said {
+            OnRoute::Processor(_) => None,
+            said => Some(said),
+        })
+    }
+
     /// Configuration of this filter of the listener: `None` if the route says nothing of it.
     pub fn of(&self, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
-        find(&self.filters, filter).map(Option::as_ref)
+        processor(&self.filters, filter)
     }
 
     /// Configuration of this filter of a cluster: `None` if the route says nothing of it.
     pub fn of_cluster(&self, cluster: &str, filter: &str) -> Option<Option<&Arc<FilterConfig>>> {
-        let filters = find(&self.of_clusters, cluster)?;
-        find(filters, filter).map(Option::as_ref)
+        processor(find(&self.of_clusters, cluster)?, filter)
     }
 }
 
-fn find<'a, T>(named: &'a [(String, T)], name: &str) -> Option<&'a T> {
-    let found = named.iter().find(|(known, _)| known == name);
-    found.map(|(_, value)| value)
+fn processor<'a>(
+    overridden: &'a Overridden,
+    filter: &str,
+) -> Option<Option<&'a Arc<FilterConfig>>> {
+    let mut all = overridden.iter().filter(|(name, _)| name == filter);
+    all.find_map(|(_, said)| match said {
+        OnRoute::Processor(config) => Some(config.as_ref()),
+        OnRoute::Off => Some(None),
+        OnRoute::On | OnRoute::As(_) => None,
+    })
+}
+
+fn find<'a, T>(list: &'a [(String, T)], name: &str) -> Option<&'a T> {
+    let mut all = list.iter();
+    all.find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
 /// The configurations of a filter among which a request decides.

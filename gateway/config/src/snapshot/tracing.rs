@@ -1,4 +1,4 @@
-//! What is traced of a connection manager's requests, and where the spans go.
+//! Traces of a connection manager's requests, and the collector that the spans go to.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,13 @@ use super::{Fraction, Template};
 /// `HttpConnectionManager.Tracing`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tracing {
-    /// Who records the spans.
+    /// Recorder of the spans.
     pub provider: Arc<TraceProvider>,
-    /// Of requests and spans.
+    /// Requests that are traced.
     pub sampling: TraceSampling,
+    /// Requests are drawn by their `x-request-id`, which says why they are traced, and those without one are not. Otherwise all
+    /// are.
+    pub by_request_id: bool,
     /// `verbose`: spans have the moments of the exchange as events.
     pub verbose: bool,
     /// Bytes of a path that `http.url` shows.
@@ -21,10 +24,10 @@ pub struct Tracing {
     pub custom_tags: Vec<CustomTag>,
     /// A span of its own for each attempt to have a request answered.
     pub spawn_upstream_span: bool,
-    /// Name of the request's span; empty: `ingress`, or as the route's decorator says.
-    pub operation: Template,
-    /// Name of an attempt's span; empty: `router CLUSTER egress`.
-    pub upstream_operation: Template,
+    /// Name of the request's span; unset: `ingress`, or as the route's decorator says.
+    pub operation: Option<Template>,
+    /// Name of an attempt's span; unset: `router CLUSTER egress`.
+    pub upstream_operation: Option<Template>,
     /// Upstreams are not told of the trace.
     pub no_context_propagation: bool,
 }
@@ -35,12 +38,13 @@ impl Tracing {
         Self {
             provider,
             sampling: TraceSampling::default(),
+            by_request_id: true,
             verbose: false,
             max_path_tag_length: 256,
             custom_tags: Vec::new(),
             spawn_upstream_span: true,
-            operation: Template::default(),
-            upstream_operation: Template::default(),
+            operation: None,
+            upstream_operation: None,
             no_context_propagation: false,
         }
     }
@@ -49,7 +53,7 @@ impl Tracing {
 /// `client_sampling`, `random_sampling` and `overall_sampling`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceSampling {
-    /// Of requests with [`CLIENT_TRACE_ID`](extproc_client::headers::CLIENT_TRACE_ID).
+    /// Of requests with `x-client-trace-id`.
     pub client: Fraction,
     /// Of those that nobody asked to trace.
     pub random: Fraction,
@@ -67,7 +71,7 @@ impl Default for TraceSampling {
     }
 }
 
-/// What a route says of traces: `decorator` and `tracing`.
+/// A route's configuration of traces: `decorator` and `tracing`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteTracing {
     /// `decorator.operation`; empty if there is none.
@@ -76,10 +80,10 @@ pub struct RouteTracing {
     pub sampling: Option<TraceSampling>,
     /// Beside those of the connection manager, and before those of the same name.
     pub custom_tags: Vec<CustomTag>,
-    /// In place of the connection manager's, unless empty.
-    pub operation: Template,
-    /// In place of the connection manager's, unless empty.
-    pub upstream_operation: Template,
+    /// In place of the connection manager's.
+    pub operation: Option<Template>,
+    /// In place of the connection manager's.
+    pub upstream_operation: Option<Template>,
 }
 
 /// `envoy.type.tracing.v3.CustomTag`.
@@ -96,26 +100,26 @@ pub struct CustomTag {
 /// `envoy.config.trace.v3.OpenTelemetryConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceProvider {
-    /// Where spans are sent; nowhere if unset.
-    pub exporter: Option<TraceExporter>,
+    /// Collector of the spans.
+    pub exporter: TraceExporter,
     /// `service.name`; empty: as the environment says, or `unknown_service:gateway`.
     pub service_name: String,
     /// Attributes of the resource, of the detector `static_config`.
     pub resource: Vec<(String, String)>,
     /// `OTEL_RESOURCE_ATTRIBUTES` are attributes of the resource, too.
     pub resource_from_environment: bool,
-    /// Who decides which spans are recorded; unset: the caller's `traceparent`, or else the sampling of the connection manager.
+    /// Chooses the spans that are recorded; unset: the caller's `traceparent`, or else the sampling of the connection manager.
     pub sampler: Option<TraceSampler>,
     /// Most spans that wait to be sent; unset: as the environment says.
     pub max_cache_size: Option<usize>,
 }
 
-/// Where spans are sent.
+/// Collector of the spans.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceExporter {
     /// The cluster of the collector.
     pub cluster: String,
-    /// How it is spoken to.
+    /// Protocol that it speaks.
     pub protocol: TraceProtocol,
     /// `:authority` and path. Of gRPC the authority alone counts.
     pub uri: Uri,

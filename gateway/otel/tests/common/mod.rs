@@ -85,7 +85,7 @@ impl Collected {
         next.await.expect("no span came").unwrap()
     }
 
-    /// What came and was not asked for yet.
+    /// Spans that came and were not asked for yet.
     pub(crate) fn more(&mut self) -> Option<Span> {
         self.0.try_recv().ok().map(|(_, span)| span)
     }

@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     config::snapshot::Snapshot,
     control::{
+        admin::{Levels, LogLevels},
         serving::{self, Serving},
         tracers::Opener,
     },
@@ -53,6 +54,7 @@ pub struct Options {
     pub concurrency: NonZeroUsize,
     observer: Option<Watching>,
     tracing: Option<Opener>,
+    levels: Option<Levels>,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             concurrency: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             observer: None,
             tracing: None,
+            levels: None,
         }
     }
 }
@@ -77,6 +80,13 @@ impl Options {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(Watching(observer));
+        self
+    }
+
+    /// Lets the admin server set the levels of the program's log.
+    #[must_use]
+    pub fn log_levels(mut self, levels: Arc<dyn LogLevels>) -> Self {
+        self.levels = Some(Levels(levels));
         self
     }
 
@@ -114,6 +124,7 @@ impl Gateway {
             options.concurrency.get(),
             options.observer,
             options.tracing,
+            options.levels,
             &stop,
         )?;
         // Dropped, and with it stopped, if the first configuration cannot be served.

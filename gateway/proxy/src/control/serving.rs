@@ -7,14 +7,14 @@
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     config::snapshot::{ChainMatch, DownstreamTls, FilterChain, Listener, Snapshot},
     control::{
         accept,
-        admin::{self, Admin},
+        admin::{self, Admin, Levels, served::Served},
         tracers::{Opener, Tracers},
         worker::{self, Connections, Worker},
     },
@@ -45,6 +45,9 @@ pub(crate) struct Serving {
     sinks: Sinks,
     tracers: Tracers,
     admin: Option<AdminServer>,
+    /// Configuration that the admin server shows.
+    served: Arc<ArcSwapOption<Served>>,
+    levels: Option<Levels>,
     /// What was taken out of service and still finishes.
     leaving: Vec<Drainer>,
     draining: bool,
@@ -159,6 +162,7 @@ impl Serving {
         count: usize,
         observer: Option<Watching>,
         opener: Option<Opener>,
+        levels: Option<Levels>,
         stop: &watch::Sender<bool>,
     ) -> io::Result<Self> {
         let workers = (0..count)
@@ -184,6 +188,8 @@ impl Serving {
             listeners: Vec::new(),
             sinks: Sinks::default(),
             admin: None,
+            served: Arc::default(),
+            levels,
             leaving: Vec::new(),
             draining: false,
         })
@@ -251,6 +257,13 @@ impl Serving {
                 self.retire(chain.drainer, bound.drain_limit);
             }
         }
+        let clusters = self
+            .workers
+            .iter()
+            .filter_map(|worker| worker.pools.as_ref());
+        let clusters = clusters.map(|pools| pools.upstreams().clone()).collect();
+        let served = Served::new(snapshot, self.addresses(), clusters);
+        self.served.store(Some(Arc::new(served)));
         match admin {
             Some(admin) => self.admin = Some(admin),
             None if snapshot.admin.is_none() => self.admin = None,
@@ -496,6 +509,8 @@ impl Serving {
             self.overload.clone(),
             self.workers.len(),
             self.going_down.subscribe(),
+            self.served.clone(),
+            self.levels.clone(),
         );
         let thread = admin::start(socket, state, stop.subscribe())?;
         Ok(Some(AdminServer {

@@ -35,7 +35,7 @@ pub(crate) struct Tracers {
     opener: Option<Opener>,
     counts: Arc<TraceCounts>,
     open: Vec<Open>,
-    /// Where requests to collectors run, and on which connections.
+    /// Runtime of requests to collectors, and their connections.
     runtime: Option<runtime::Handle>,
     upstreams: Arc<ArcSwapOption<Upstreams>>,
 }
@@ -76,7 +76,7 @@ impl Tracers {
         self.open.retain(|open| open.used);
     }
 
-    /// What `config` asks for; nothing if this program records no traces.
+    /// The recorder that `config` asks for; none if this program records no traces.
     ///
     /// # Errors
     /// The recorder cannot be had as it is configured.
@@ -131,11 +131,7 @@ fn collector(
     runtime: Option<runtime::Handle>,
     upstreams: Arc<ArcSwapOption<Upstreams>>,
 ) -> Collector {
-    let cluster = provider
-        .exporter
-        .as_ref()
-        .map(|exporter| exporter.cluster.clone());
-    let cluster = cluster.unwrap_or_default();
+    let cluster = provider.exporter.cluster.clone();
     Collector::new(move |request, limit| {
         let (told, answer) = oneshot::channel();
         let upstream = upstreams.load();

@@ -3,13 +3,14 @@
 
 use std::{io, sync::Arc, thread};
 
+use extproc_client::FilterConfig;
 use tokio::{runtime, sync::watch};
 
 use crate::{
-    config::snapshot::{HttpManager, Snapshot},
+    config::snapshot::{Filter, HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
     exchange::chain::Chain,
-    filters::{self, ext_proc},
+    filters::{Building, ext_proc},
     forward::{ClusterFilters, HandOver, RouterHandler},
     limits::overload::Overload,
     processors::ClusterTransport,
@@ -87,18 +88,23 @@ impl Connections {
         let transport = ClusterTransport::new(&upstreams, overload, known);
         let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
         let traced = chains.into_iter().any(|chain| chain.http.tracing.is_some());
+        let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
+        let routes: Vec<_> = chains.map(|chain| &chain.http.routes).collect();
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
-            let end = Chain::new(HandOver);
-            let chain = filters::of_cluster(filters, end, |filter, config, inner| {
-                let owner = Owner::Cluster(name.clone());
-                let observer = metrics.observer(owner, config.stat_prefix());
-                let observer = match traced {
-                    true => Arc::new((observer, SideSpans)),
-                    false => observer,
-                };
-                ext_proc::filter(filter, config, &transport, observer, inner)
-            });
-            (name.clone(), chain)
+            let building = Building {
+                cluster: Some(name),
+                routes: &routes,
+                ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
+                    let owner = Owner::Cluster(name.clone());
+                    let observer = metrics.observer(owner, config.stat_prefix());
+                    let observer = match traced {
+                        true => Arc::new((observer, SideSpans)),
+                        false => observer,
+                    };
+                    ext_proc::filter(filter, config, &transport, observer, inner)
+                },
+            };
+            (name.clone(), building.chain(filters, Chain::new(HandOver)))
         });
         Ok(Self {
             filters: Arc::new(ClusterFilters::new(filters)),
@@ -125,8 +131,10 @@ impl Connections {
             upstreams: self.upstreams.clone(),
             filters: self.filters.clone(),
         });
-        Arc::new(ChainRuntime {
-            filters: filters::of_listener(http, router, |filter, config, inner| {
+        let building = Building {
+            cluster: None,
+            routes: &[&http.routes],
+            ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());
                 let observer = match &shared.recorder {
@@ -134,7 +142,10 @@ impl Connections {
                     None => observer,
                 };
                 ext_proc::filter(filter, config, &self.transport, observer, inner)
-            }),
+            },
+        };
+        Arc::new(ChainRuntime {
+            filters: building.chain(&http.filters, router),
             http: http.clone(),
             buffer_limit,
             shared: shared.clone(),

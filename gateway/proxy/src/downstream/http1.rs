@@ -1,7 +1,7 @@
 //! HTTP/1 clients, on hyper's server connections.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     io,
     pin::{Pin, pin},
     sync::{
@@ -412,6 +412,9 @@ async fn run_tunnel(
     }
 }
 
+/// Bytes that are read and dropped of what a client sends behind the last response.
+const SCRAP: usize = 1024 * 1024;
+
 /// Closes so that the client can read the last response: our direction first, then after a while
 /// the rest (RFC 9112 §9.6).
 async fn linger(mut io: Http1Io<Guarded<ClientStream>>, limit: Duration) {
@@ -420,8 +423,18 @@ async fn linger(mut io: Http1Io<Guarded<ClientStream>>, limit: Duration) {
         if io.shutdown().await.is_err() {
             return;
         }
+        // Nothing looks at it: what follows a refused message would be read without end.
+        io.open_tunnel();
         let mut scrap = vec![0; 16 * 1024];
-        while matches!(io.read(&mut scrap).await, Ok(1..)) {}
+        let mut left = SCRAP;
+        while left > 0 {
+            match io.read(&mut scrap).await {
+                Ok(read @ 1..) => left = left.saturating_sub(read),
+                _ => return,
+            }
+        }
+        // What is not read holds the client up, and it has the rest of the time for the response.
+        pending().await
     })
     .await;
 }

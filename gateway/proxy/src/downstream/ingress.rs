@@ -88,6 +88,15 @@ pub(super) fn begin(
     let extended = parts.extensions.get::<Protocol>();
     let extended = extended.map(|protocol| protocol.as_str().to_owned());
 
+    if version < Version::HTTP_11
+        && let Some(host) = &http.default_host
+        && parts.uri.authority().is_none()
+    {
+        parts
+            .headers
+            .entry(header::HOST)
+            .or_insert_with(|| host.clone());
+    }
     let tls = context.peer.tls.is_some();
     let trusted = !http.use_remote_address || http.xff_num_trusted_hops > 0;
     let target = target::absolute(&parts, tls, trusted).and_then(|uri| {
@@ -231,7 +240,7 @@ fn enter(
 ) -> Ingress {
     let exchange = watch.exchange.clone();
     let extensions = &mut parts.extensions;
-    if filters::has_ext_proc(&context.http().filters) {
+    if filters::ask_for_context(&context.http().filters) {
         let mut told = exchange.context();
         told.response_only = refusal.is_some();
         told.awaits_continue = awaits_continue;

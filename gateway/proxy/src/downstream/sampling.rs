@@ -1,4 +1,4 @@
-//! Which requests are traced. As in Envoy, `x-request-id` says so from one proxy to the next.
+//! Requests that are traced. As in Envoy, `x-request-id` says so from one proxy to the next.
 
 use extproc_client::headers::CLIENT_TRACE_ID;
 use http::{HeaderMap, HeaderValue};
@@ -29,7 +29,8 @@ pub(super) fn start(
     headers: &mut HeaderMap,
     route: Option<&Selected>,
 ) -> Option<Trace> {
-    let sampled = decide(headers, recorder.sampling(route));
+    let by_number = recorder.config.by_request_id;
+    let sampled = !by_number || decide(headers, recorder.sampling(route));
     recorder.start(headers, sampled)
 }
 

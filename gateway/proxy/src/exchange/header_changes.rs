@@ -54,7 +54,8 @@ fn remove_first<'a>(headers: &mut HeaderMap, level: &'a [HeaderChange]) -> &'a [
     rest
 }
 
-fn is_template(change: &HeaderChange) -> bool {
+/// Tells whether the value of the change depends on the exchange.
+pub(crate) fn is_template(change: &HeaderChange) -> bool {
     matches!(
         change,
         HeaderChange::Set {

@@ -46,6 +46,8 @@ impl Service<Request<Body>> for &HeaderMutation {
                 exchange.set_head(Head::of(&parts));
             }
         }
+        let needs_head = self.response.iter().any(header_changes::is_template);
+        let head = needs_head.then(|| Head::of(&parts));
         let future = self.inner.call(Request::from_parts(parts, body));
         let changes = self.response.clone();
         if changes.is_empty() {
@@ -55,7 +57,8 @@ impl Service<Request<Body>> for &HeaderMutation {
             let Ok(mut response) = future.await;
             let passes = response.extensions().get::<DirectReply>().is_some();
             if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
-                header_changes::response(&mut response, changes.chunks(1), exchange, None);
+                let changes = changes.chunks(1);
+                header_changes::response(&mut response, changes, exchange, head.as_ref());
             }
             Ok(response)
         })

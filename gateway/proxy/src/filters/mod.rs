@@ -1,101 +1,91 @@
 //! Builds the filter chain of a listener.
 
+mod buffer;
 pub(crate) mod cors;
 pub(crate) mod ext_proc;
 mod header_mutation;
 mod health_check;
+mod local_rate_limit;
+mod matched;
 mod of_cluster;
 mod set_metadata;
 pub(crate) mod show_behind;
-mod switch;
+mod switched;
 
 use std::sync::Arc;
 
-use extproc_client::{
-    FilterConfig,
-    host::{Host, RouteConfig},
-};
-use http::request::Parts;
+use extproc_client::FilterConfig;
 
 use crate::{
-    config::snapshot::{Filter, FilterKind, HttpManager, RouteTable},
-    exchange::{Exchange, answer::ResponseFuture, chain::Chain},
+    config::snapshot::{Filter, FilterKind, Matched, OnRoute, RouteTable},
+    exchange::{answer::ResponseFuture, chain::Chain},
     filters::{
+        buffer::BufferFilter,
         cors::CorsFilter,
         header_mutation::HeaderMutation,
         health_check::HealthCheck,
+        local_rate_limit::RateLimitFilter,
+        matched::MatchedFilter,
         of_cluster::OfCluster,
         set_metadata::MetadataFilter,
         show_behind::{Kept, ShownBehind},
-        switch::Switch,
+        switched::Switched,
     },
 };
 
-/// Whose filters a chain has.
-#[derive(Clone, Copy)]
-enum Owner<'a> {
-    Listener(&'a RouteTable),
-    Cluster,
+/// Things that chains are built with.
+pub(crate) struct Building<'a, F> {
+    /// The cluster whose filters they are; otherwise a listener's.
+    pub(crate) cluster: Option<&'a str>,
+    /// Tables of the routes that may say something of the filters.
+    pub(crate) routes: &'a [&'a RouteTable],
+    /// Makes an ext_proc filter around what is behind it.
+    pub(crate) ext_proc: F,
 }
 
-/// The chain of a listener's filters around `inner`, the first one outermost.
-pub(crate) fn of_listener(
-    http: &HttpManager,
-    inner: Chain,
-    ext_proc: impl Fn(&Filter, &Arc<FilterConfig>, Chain) -> Chain,
-) -> Chain {
-    chain(
-        &http.filters,
-        Owner::Listener(&http.routes),
-        inner,
-        ext_proc,
-    )
-}
+impl<F> Building<'_, F>
+where
+    F: Fn(&Filter, &Arc<FilterConfig>, Chain) -> Chain,
+{
+    /// The chain of these filters around `inner`, the first one outermost.
+    pub(crate) fn chain(&self, filters: &[Filter], inner: Chain) -> Chain {
+        self.around(filters, inner, &mut false)
+    }
 
-/// The chain of a cluster's filters around `inner`, the first one outermost.
-pub(crate) fn of_cluster(
-    filters: &[Filter],
-    inner: Chain,
-    ext_proc: impl Fn(&Filter, &Arc<FilterConfig>, Chain) -> Chain,
-) -> Chain {
-    chain(filters, Owner::Cluster, inner, ext_proc)
-}
+    /// As [`chain`](Self::chain). `responses` tells whether a filter further on has to do with responses.
+    fn around(&self, filters: &[Filter], inner: Chain, responses: &mut bool) -> Chain {
+        filters
+            .iter()
+            .rev()
+            .fold(inner, |inner, filter| self.filter(filter, inner, responses))
+    }
 
-fn chain(
-    filters: &[Filter],
-    owner: Owner<'_>,
-    inner: Chain,
-    ext_proc: impl Fn(&Filter, &Arc<FilterConfig>, Chain) -> Chain,
-) -> Chain {
-    // Whether a filter further on has to do with responses.
-    let mut responses = false;
-    filters.iter().rev().fold(inner, |inner, filter| {
+    fn filter(&self, filter: &Filter, inner: Chain, responses: &mut bool) -> Chain {
         let behind = inner.clone();
         let made = match &filter.kind {
             FilterKind::ExtProc(config) => {
-                let further_on = std::mem::replace(&mut responses, true);
-                return match owner {
-                    Owner::Cluster => Chain::new(OfCluster {
-                        filter: ext_proc(filter, config, inner),
+                let further_on = std::mem::replace(responses, true);
+                return match self.cluster {
+                    Some(_) => Chain::new(OfCluster {
+                        filter: (self.ext_proc)(filter, config, inner),
                         behind,
                     }),
-                    Owner::Listener(_) if further_on => Chain::new(ShownBehind {
-                        filter: ext_proc(filter, config, Chain::new(Kept(inner))),
+                    None if further_on => Chain::new(ShownBehind {
+                        filter: (self.ext_proc)(filter, config, Chain::new(Kept(inner))),
                         behind,
                     }),
-                    Owner::Listener(_) => ext_proc(filter, config, inner),
+                    None => (self.ext_proc)(filter, config, inner),
                 };
             }
-            // The others have no per-route form that could switch them on.
-            _ if filter.disabled => return inner,
             FilterKind::HeaderMutation { request, response } => {
-                responses |= !response.is_empty();
+                *responses |= !response.is_empty();
                 Chain::new(HeaderMutation {
                     request: request.clone().into(),
                     response: response.clone().into(),
                     inner,
                 })
             }
+            FilterKind::Cors => Chain::new(CorsFilter { inner }),
             FilterKind::HealthCheck(headers) => Chain::new(HealthCheck {
                 headers: headers.clone(),
                 inner,
@@ -104,26 +94,77 @@ fn chain(
                 entries: entries.clone(),
                 inner,
             }),
-            // It asks the route itself.
-            FilterKind::Cors => return Chain::new(CorsFilter { inner }),
+            FilterKind::Buffer(limit) => Chain::new(BufferFilter {
+                name: filter.name.clone(),
+                limit: *limit,
+                inner,
+            }),
+            FilterKind::LocalRateLimit(config) => Chain::new(RateLimitFilter {
+                name: filter.name.clone(),
+                config: config.clone(),
+                inner,
+            }),
+            FilterKind::Matched(config) => self.matched(filter, config, inner, responses),
         };
-        let says: fn(&Exchange, &str, &Parts) -> RouteConfig = match owner {
-            Owner::Listener(routes) if !routes.switches_off(&filter.name) => return made,
-            Owner::Listener(_) => <Exchange as Host>::route,
-            Owner::Cluster => |exchange, filter, _| exchange.config_of_cluster(filter),
+        let is_named = self.said(&filter.name).next().is_some();
+        match filter.disabled {
+            true if !is_named => behind,
+            false if !is_named => made,
+            disabled => Chain::new(Switched {
+                name: filter.name.clone(),
+                disabled,
+                filter: made,
+                inner: behind,
+            }),
+        }
+    }
+
+    /// All that routes say of a filter that is no ext_proc filter.
+    fn said<'f>(&'f self, filter: &'f str) -> impl Iterator<Item = &'f OnRoute> {
+        let tables = self.routes.iter();
+        tables.flat_map(move |table| table.said(self.cluster, filter))
+    }
+
+    fn matched(
+        &self,
+        filter: &Filter,
+        config: &Arc<Matched>,
+        inner: Chain,
+        responses: &mut bool,
+    ) -> Chain {
+        let mut choices: Vec<Arc<[Filter]>> = Vec::new();
+        let mut take = |matched: &Matched| {
+            matched.each_chain(&mut |filters| {
+                if !choices.iter().any(|known| Arc::ptr_eq(known, filters)) {
+                    choices.push(filters.clone());
+                }
+            });
         };
-        Chain::new(Switch {
+        take(config);
+        for said in self.said(&filter.name) {
+            if let OnRoute::As(FilterKind::Matched(matched)) = said {
+                take(matched);
+            }
+        }
+        let behind = *responses;
+        let chains = choices.into_iter().map(|filters| {
+            let mut own = behind;
+            let chain = self.around(&filters, inner.clone(), &mut own);
+            *responses |= own;
+            (filters, chain)
+        });
+        Chain::new(MatchedFilter {
             name: filter.name.clone(),
-            says,
-            filter: made,
-            behind,
+            config: config.clone(),
+            chains: chains.collect(),
+            inner: inner.clone(),
         })
-    })
+    }
 }
 
 /// Tells whether a filter of the chain asks for an `ExchangeContext`.
-pub(crate) fn has_ext_proc(filters: &[Filter]) -> bool {
+pub(crate) fn ask_for_context(filters: &[Filter]) -> bool {
     filters
         .iter()
-        .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_)))
+        .any(|filter| matches!(filter.kind, FilterKind::ExtProc(_) | FilterKind::Matched(_)))
 }

@@ -136,7 +136,7 @@ impl ExchangeHost for Settled {
     }
 }
 
-/// What comes of the filters of an attempt.
+/// Outcome of the filters of an attempt.
 struct Filtered {
     chain: ResponseFuture,
     answer: Option<oneshot::Receiver<Response<Body>>>,

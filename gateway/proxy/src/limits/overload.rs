@@ -242,7 +242,7 @@ impl Overload {
 }
 
 /// Resident memory of this process, in bytes.
-fn resident() -> Option<u64> {
+pub(crate) fn resident() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 

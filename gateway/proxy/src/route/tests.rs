@@ -7,7 +7,7 @@ use gateway_config::{
     manifests::{
         Condition, Kind, Objects, Scope, Serve, Translation, Translator, translate, types::Key,
     },
-    snapshot::{Fraction, HttpManager, Listener, RouteAction},
+    snapshot::{Fraction, HttpManager, Listener, OnRoute, RouteAction},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ fn answer(translation: &Translation, request: &str) -> String {
         }
     };
     for (filter, config) in &selected.overrides().filters {
-        if let Some(config) = config {
+        if let OnRoute::Processor(Some(config)) = config {
             let Service::Grpc(service) = config.service() else {
                 continue;
             };

@@ -28,31 +28,46 @@ pub(crate) const BOUNDS: [f64; 19] = [
     3_600_000.0,
 ];
 
-/// Times, counted in whole milliseconds as in Envoy.
+/// Microseconds of a millisecond.
+const MICROS: u64 = 1000;
+
+/// Times.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
     within: [AtomicU64; BOUNDS.len()],
     beyond: AtomicU64,
+    /// Microseconds.
     sum: AtomicU64,
 }
 
 /// What a [`Histogram`] holds at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Times {
     /// How many were at most as long as each of the [`BOUNDS`].
     pub(crate) within: Vec<u64>,
     pub(crate) count: u64,
     /// Milliseconds.
-    pub(crate) sum: u64,
+    pub(crate) sum: f64,
 }
 
 impl Histogram {
+    /// Records a time in whole milliseconds, as Envoy does.
     pub(crate) fn record(&self, time: Duration) {
-        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let at = BOUNDS.partition_point(|bound| *bound < ms as f64);
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.record_micros(millis.saturating_mul(MICROS));
+    }
+
+    /// Records a time of which less than a millisecond matters.
+    pub(crate) fn record_fine(&self, time: Duration) {
+        self.record_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn record_micros(&self, micros: u64) {
+        let millis = micros as f64 / MICROS as f64;
+        let at = BOUNDS.partition_point(|bound| *bound < millis);
         let bucket = self.within.get(at).unwrap_or(&self.beyond);
         bucket.fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(ms, Ordering::Relaxed);
+        self.sum.fetch_add(micros, Ordering::Relaxed);
     }
 
     pub(super) fn times(&self) -> Times {
@@ -65,7 +80,7 @@ impl Histogram {
         Times {
             within,
             count: count + self.beyond.load(Ordering::Relaxed),
-            sum: self.sum.load(Ordering::Relaxed),
+            sum: self.sum.load(Ordering::Relaxed) as f64 / MICROS as f64,
         }
     }
 }
@@ -83,6 +98,17 @@ mod tests {
         let times = histogram.times();
         assert_eq!(times.within[..4], [1, 3, 4, 5]);
         assert_eq!((times.within[18], times.count), (5, 6));
-        assert_eq!(times.sum, 4_000_013);
+        assert_eq!(times.sum, 4_000_013.0);
+    }
+
+    #[test]
+    fn less_than_a_millisecond() {
+        let histogram = Histogram::default();
+        for micros in [200, 700, 1500] {
+            histogram.record_fine(Duration::from_micros(micros));
+        }
+        let times = histogram.times();
+        assert_eq!(times.within[..3], [1, 2, 3]);
+        assert_eq!(times.sum, 2.4);
     }
 }

@@ -4,7 +4,6 @@ use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use extproc_client::{
     config::Service,
-    headers::CLIENT_TRACE_ID,
     host::{ExchangeContext, UpstreamInfo},
     observer::{Detail, Event, Observer, Watched},
 };
@@ -123,22 +122,18 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
 
 /// The name of an exchange's span; `None` if nothing names it.
 fn operation(config: &Config, own: Option<&RouteTracing>, scope: &Scope<'_>) -> Option<String> {
-    let format = own
-        .map(|own| &own.operation)
-        .into_iter()
-        .chain([&config.operation])
-        .find(|format| !format.is_empty());
-    match format {
-        Some(format) => Some(rendered(format, scope)),
+    let route = own.and_then(|own| own.operation.as_ref());
+    match route.or(config.operation.as_ref()) {
+        Some(template) => Some(rendered(template, scope)),
         None => own
             .map(|own| own.decorator.clone())
             .filter(|name| !name.is_empty()),
     }
 }
 
-fn rendered(format: &Template, scope: &Scope<'_>) -> String {
+fn rendered(template: &Template, scope: &Scope<'_>) -> String {
     let mut text = String::new();
-    scope.render(format, "", &mut text);
+    scope.render(template, "", &mut text);
     text
 }
 
@@ -186,15 +181,13 @@ fn of_request(span: &dyn Span, head: &Head, longest_path: usize) {
     }
     for (name, header) in [
         ("guid:x-request-id", "x-request-id"),
+        ("guid:x-client-trace-id", "x-client-trace-id"),
         ("user_agent", "user-agent"),
         ("user_agent.original", "user-agent"),
     ] {
         if let Some(value) = text(header) {
             tag(span, name, value);
         }
-    }
-    if let Some(value) = text(CLIENT_TRACE_ID) {
-        span.tag(format!("guid:{CLIENT_TRACE_ID}").into(), value.into());
     }
     let downstream = text("x-envoy-downstream-service-cluster");
     tag(
@@ -204,7 +197,7 @@ fn of_request(span: &dyn Span, head: &Head, longest_path: usize) {
     );
 }
 
-/// What came of it.
+/// Its outcome.
 fn of_answer(span: &dyn Span, status: Option<StatusCode>, flags: &str, details: Option<&str>) {
     let code = status.map_or(0, |status| status.as_u16());
     tag(span, "http.status_code", code.to_string());
@@ -314,14 +307,11 @@ impl Drop for Attempt {
 
 /// The name that the configuration gives to an attempt's span.
 fn named(exchange: &Exchange, own: Option<&RouteTracing>, config: &Config) -> Option<String> {
-    let format = own
-        .map(|own| &own.upstream_operation)
-        .into_iter()
-        .chain([&config.upstream_operation])
-        .find(|format| !format.is_empty())?;
+    let route = own.and_then(|own| own.upstream_operation.as_ref());
+    let template = route.or(config.upstream_operation.as_ref())?;
     let head = exchange.head();
     Some(rendered(
-        format,
+        template,
         &Scope {
             exchange,
             head: head.as_ref(),

@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use extproc_client::observer::{Observer, Stats};
+use extproc_client::{
+    host::ExchangeContext,
+    observer::{Detail, Event, Observer, Phase, Stats, Watched},
+};
 use http::StatusCode;
 
 use super::histogram::{Histogram, Times};
@@ -76,6 +79,7 @@ macro_rules! numbers {
 
 const MANAGER: &str = "envoy_http_conn_manager_prefix";
 const CLUSTER: &str = "envoy_cluster_name";
+const PHASE: &str = "envoy_ext_proc_phase";
 
 /// Whether a number may go down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +196,33 @@ impl fmt::Debug for Watching {
     }
 }
 
+/// Numbers of ext_proc filters, and how long their processors take.
+#[derive(Debug, Default)]
+pub(crate) struct ExtProcStats {
+    counts: Stats,
+    /// From a message to its reply, by phase.
+    times: [Histogram; Phase::ALL.len()],
+}
+
+impl Observer for ExtProcStats {
+    fn detail(&self, context: &ExchangeContext) -> Detail {
+        self.counts.detail(context)
+    }
+
+    fn event(&self, exchange: &Watched<'_>, event: &Event<'_>) {
+        if let Event::MessageReceived {
+            phase: Some(phase),
+            latency: Some(latency),
+            ..
+        } = event
+            && let Some(times) = self.times.get(phase.index())
+        {
+            times.record_fine(*latency);
+        }
+        self.counts.event(exchange, event);
+    }
+}
+
 /// All numbers of a gateway. Entries are made on demand and live as long as it does, so that a new
 /// configuration goes on counting.
 #[derive(Debug, Default)]
@@ -199,7 +230,7 @@ pub(crate) struct Metrics {
     inner: Mutex<Inner>,
     /// Sees what ext_proc filters do, beside their statistics.
     observer: Option<Watching>,
-    /// What became of spans.
+    /// Counts of spans by their fate.
     traces: Arc<TraceCounts>,
 }
 
@@ -212,12 +243,22 @@ pub(crate) enum Owner {
     Cluster(String),
 }
 
+impl Owner {
+    /// The first word of its numbers, and its label in Prometheus.
+    fn label(&self) -> (&'static str, (&'static str, &str)) {
+        match self {
+            Self::Manager(prefix) => ("http", (MANAGER, prefix)),
+            Self::Cluster(name) => ("cluster", (CLUSTER, name)),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     http: BTreeMap<String, Arc<HttpStats>>,
     clusters: BTreeMap<String, Arc<ClusterStats>>,
     breakers: BTreeMap<String, Arc<Breakers>>,
-    ext_proc: BTreeMap<(Owner, String), Arc<Stats>>,
+    ext_proc: BTreeMap<(Owner, String), Arc<ExtProcStats>>,
 }
 
 /// One number with its name.
@@ -267,13 +308,13 @@ impl Sample {
 }
 
 /// A histogram with its name.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct TimeSample {
     /// Envoy's dotted name.
     pub(crate) name: String,
     /// The name without what is a label in Prometheus.
     pub(crate) family: String,
-    pub(crate) label: (&'static str, String),
+    pub(crate) labels: Vec<(&'static str, String)>,
     pub(crate) times: Times,
 }
 
@@ -315,7 +356,7 @@ impl Metrics {
         }
     }
 
-    /// What became of spans.
+    /// Counts of spans by their fate.
     pub(crate) fn traces(&self) -> &Arc<TraceCounts> {
         &self.traces
     }
@@ -330,7 +371,7 @@ impl Metrics {
     }
 
     /// Of all ext_proc filters of this owner with this prefix of their own.
-    pub(crate) fn ext_proc(&self, owner: Owner, filter: &str) -> Arc<Stats> {
+    pub(crate) fn ext_proc(&self, owner: Owner, filter: &str) -> Arc<ExtProcStats> {
         self.lock()
             .ext_proc
             .entry((owner, filter.to_owned()))
@@ -349,12 +390,9 @@ impl Metrics {
             }
         }
         for ((owner, filter), stats) in &inner.ext_proc {
-            let (of, label) = match owner {
-                Owner::Manager(prefix) => ("http", (MANAGER, prefix.as_str())),
-                Owner::Cluster(name) => ("cluster", (CLUSTER, name.as_str())),
-            };
+            let (of, label) = owner.label();
             let dot = if filter.is_empty() { "" } else { "." };
-            for (name, value) in stats.iter() {
+            for (name, value) in stats.counts.iter() {
                 let name = format!("ext_proc{dot}{filter}.{name}");
                 samples.push(Sample::new(of, label, &name, &name, Kind::Counter, value));
             }
@@ -411,7 +449,7 @@ impl Metrics {
                 all.push(TimeSample {
                     name: format!("{of}.{}.{name}", label.1),
                     family: format!("{of}_{name}"),
-                    label: (label.0, label.1.to_owned()),
+                    labels: vec![(label.0, label.1.to_owned())],
                     times,
                 });
             }
@@ -421,6 +459,20 @@ impl Metrics {
         }
         for (cluster, stats) in &inner.clusters {
             add("cluster", (CLUSTER, cluster), stats.times());
+        }
+        for ((owner, filter), stats) in &inner.ext_proc {
+            let (of, (tag, owner)) = owner.label();
+            let dot = if filter.is_empty() { "" } else { "." };
+            for (phase, times) in Phase::ALL.iter().zip(&stats.times) {
+                let phase = phase.name();
+                let name = format!("ext_proc{dot}{filter}.message_time");
+                all.push(TimeSample {
+                    name: format!("{of}.{owner}.{name}.{phase}"),
+                    family: format!("{of}_{name}"),
+                    labels: vec![(tag, owner.to_owned()), (PHASE, phase.to_owned())],
+                    times: times.times(),
+                });
+            }
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all

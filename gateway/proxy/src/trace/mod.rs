@@ -43,7 +43,7 @@ pub trait Tracer: fmt::Debug + Send + Sync + 'static {
     fn flush(&self);
 }
 
-/// What the span of a request begins with.
+/// Data that the span of a request begins with.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Start<'a> {
@@ -120,7 +120,7 @@ impl From<bool> for Value {
     }
 }
 
-/// What became of spans.
+/// Counts of spans by their fate.
 #[derive(Debug, Default)]
 pub struct TraceCounts {
     sent: AtomicU64,

@@ -52,7 +52,7 @@ pub(crate) struct Sending {
     pub(crate) duration: Option<Duration>,
     /// The longest wait for the response's head from the beginning.
     pub(crate) head_limit: Option<Duration>,
-    /// What is recorded of it.
+    /// Its span.
     pub(crate) span: Option<Attempt>,
 }
 
@@ -105,7 +105,7 @@ pub(super) enum Keep {
 pub(crate) struct Unsent {
     pub(crate) failure: Failure,
     /// Its body, if not a byte was written.
-    pub(crate) returned: Option<Body>,
+    pub(crate) returned: Option<Box<Body>>,
 }
 
 impl From<Failure> for Unsent {
@@ -124,7 +124,7 @@ impl Unsent {
     pub(crate) fn renew(&mut self, method: &Method, empty: bool) -> Option<Body> {
         let closed = matches!(self.failure, Failure::Terminated);
         match self.returned.take() {
-            Some(body) => Some(body),
+            Some(body) => Some(*body),
             None => (closed && empty && is_idempotent(method)).then(Body::empty),
         }
     }

@@ -134,6 +134,11 @@ impl Endpoints {
         }
     }
 
+    /// Those that are known now.
+    pub(crate) fn hosts(&self) -> Arc<[Arc<Host>]> {
+        self.lock().hosts.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Lists are replaced whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -117,7 +117,13 @@ impl Health {
         self.degraded.load(Ordering::Relaxed)
     }
 
-    fn is_ejected(&self) -> bool {
+    /// Tells whether the checks left it out.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether the outcome of its requests leaves it out.
+    pub(crate) fn is_ejected(&self) -> bool {
         let until = self.ejected.load(Ordering::Relaxed);
         until > 0 && now() < until
     }

@@ -198,7 +198,8 @@ impl Lease {
                 return Err(Unsent {
                     failure: failure(error.error()),
                     returned: back
-                        .and_then(|request| request.into_body().into_inner().into_inner()),
+                        .and_then(|request| request.into_body().into_inner().into_inner())
+                        .map(Box::new),
                 });
             }
         };

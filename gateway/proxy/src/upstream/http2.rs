@@ -506,7 +506,7 @@ impl Lease {
             Err(error) => {
                 return Err(Unsent {
                     failure: failure(&error),
-                    returned: body.into_inner(),
+                    returned: body.into_inner().map(Box::new),
                 });
             }
         };

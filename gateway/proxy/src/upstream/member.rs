@@ -39,7 +39,7 @@ pub(crate) struct Host {
     pub(crate) address: Address,
     pub(crate) hostname: String,
     pub(crate) weight: u32,
-    /// What it has in credit where the turns of hosts follow their weights.
+    /// Credit where the turns of hosts follow their weights.
     pub(super) credit: AtomicI64,
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) priority: u32,

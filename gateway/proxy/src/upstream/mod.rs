@@ -122,6 +122,11 @@ impl Upstream {
         Arc::ptr_eq(&self.endpoints, &other.endpoints)
     }
 
+    /// The endpoints that are known now.
+    pub(crate) fn hosts(&self) -> Arc<[Arc<Host>]> {
+        self.endpoints.hosts()
+    }
+
     /// The endpoint for a side stream, if there is a choice now.
     pub(crate) fn choose_among_several(&self) -> Option<Arc<Host>> {
         self.endpoints.choose_among_several()

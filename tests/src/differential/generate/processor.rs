@@ -116,7 +116,8 @@ fn is_apart(plan: Plan, kind: &str) -> bool {
 
 /// The answer to one message.
 fn answer(random: &mut Random, plan: Plan, kind: &str, part: Part) -> Value {
-    let wait = json!({"sleep": *random.pick(&[20_u64, APART, 120])});
+    // Between the times at which pieces of bodies come.
+    let wait = json!({"sleep": *random.pick(&[20_u64, APART + 10, 130])});
     match random.below(100) {
         0..52 => message(random, plan, kind, part),
         52..62 => json!([wait, message(random, plan, kind, part)]),

@@ -12,6 +12,7 @@ use crate::support::upstream::{ResetAt, ResponseFraming, UpstreamScript, Wait};
 /// What the gateway does where a body has not the length that its head announces.
 const LENGTH_DIFFERS: &[&str] = &[
     "log: want *, got \"* mismatch_between_content_length_and_the_length_of_the_body *\"",
+    "client/*/end: want \"timed out\", got *",
     "client/*/end: want *, got \"cut\"",
     "client/*/end: want *, got \"reset *\"",
     "upstream/*/end: want *, got \"cut\"",
@@ -72,6 +73,20 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "empty-frames",
+        // Filters that hold a message give one before its trailers, too.
+        shows_in: |s| {
+            let trailers =
+                client(s, |c| c.trailers.is_some()) || upstream(s, |u| u.trailers.is_some());
+            !s.spec.more_filters.is_empty() && trailers
+        },
+        signs: &[],
+        places: &[
+            "processor/*/request/*: want {\"kind\":\"request_body\",\"body\":\"\",\"eos\":false*, got nothing",
+            "processor/*/response/*: want {\"kind\":\"response_body\",\"body\":\"\",\"eos\":false*, got nothing",
+        ],
+    },
+    Known {
+        anchor: "empty-frames",
         // Of a handshake that was declined, too.
         shows_in: |s| client(s, asks_for_upgrade),
         signs: &[],
@@ -92,6 +107,8 @@ pub(super) const KNOWN: &[Known] = &[
             "processor/*/response/*/eos",
             // Another filter is shown the body that goes nowhere.
             "processor/*/response/*: want {\"kind\":\"response_body\",*, got nothing",
+            // The client has its response and leaves before the upstream ends it.
+            "log: want \"* downstream_remote_disconnect DC\", got \"* via_upstream -\"",
         ],
     },
     Known {

@@ -203,6 +203,17 @@ pub(super) const KNOWN: &[Known] = &[
         places: &["processor/*: want {*, got nothing", "counters"],
     },
     Known {
+        anchor: "observed-bodies",
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty()
+                && mentions(&s.source, "observability_mode")
+                && has_mode(s, |mode| mode["request_body_mode"] == "BUFFERED")
+                && client(s, |c| c.trailers.is_some())
+        },
+        signs: &["client/*/end: want \"timed out\", got *"],
+        places: &["*"],
+    },
+    Known {
         anchor: "told-the-end",
         shows_in: |s| {
             let duplex =

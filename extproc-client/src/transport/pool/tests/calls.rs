@@ -41,6 +41,25 @@ async fn call_over_tcp() {
 }
 
 #[tokio::test]
+async fn messages_that_leave_together_share_a_frame() {
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = open(&pool);
+    stream.send_with_next(message(&[1], b""));
+    stream.send_with_next(message(&[2], b""));
+    stream.send(message(&[3], b""));
+    let received = tokio::spawn(async move { recv(&mut stream).await });
+    let mut server = server(&mut far).await;
+    let (mut request, mut respond) = server.accept().await.unwrap().unwrap();
+    tokio::spawn(async move { while server.accept().await.is_some() {} });
+    let data = request.body_mut().data().await.unwrap().unwrap();
+    assert_eq!(data, [1, 2, 3].map(|byte| framed(&[byte], 0)).concat());
+    let mut send = respond.send_response(grpc_head(), false).unwrap();
+    send.send_trailers(trailers("0")).unwrap();
+    assert!(received.await.unwrap().unwrap_err().is_ok());
+}
+
+#[tokio::test]
 async fn call_over_unix_socket() {
     let path = std::env::temp_dir().join(format!("extproc-pool-{}.sock", std::process::id()));
     let listener = tokio::net::UnixListener::bind(&path).unwrap();

@@ -295,13 +295,16 @@ fn inside_the_connection_manager() {
             "filters.http.lua.v3.Lua",
             "22:15",
             "http_filters[0].typed_config".to_owned(),
-            "unsupported \"@type\" envoy.extensions.filters.http.lua.v3.Lua, supported here: \
-             envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, \
-             envoy.extensions.filters.http.cors.v3.Cors, \
-             envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, \
-             envoy.extensions.filters.http.health_check.v3.HealthCheck, \
-             envoy.extensions.filters.http.set_metadata.v3.Config, \
-             envoy.extensions.filters.http.router.v3.Router",
+            "envoy.extensions.filters.http.lua.v3.Lua is not supported here; an ext_proc filter in its place can ask \
+             a processor that does what the script does",
+        ),
+        (
+            "filters.http.router.v3.Router",
+            "filters.http.unheard.v3.Unheard",
+            "22:15",
+            "http_filters[0].typed_config".to_owned(),
+            "unsupported \"@type\" envoy.extensions.filters.http.unheard.v3.Unheard, supported here: \
+             envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, ",
         ),
         (
             "filters.http.router.v3.Router",
@@ -353,6 +356,9 @@ fn an_unknown_type_under_a_filters_name() {
              unsupported \"@type\" a.B, supported here: \
              envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute, \
              envoy.extensions.filters.http.cors.v3.CorsPolicy, \
+             envoy.extensions.filters.http.buffer.v3.BufferPerRoute, \
+             envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, \
+             envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute, \
              envoy.config.route.v3.FilterConfig"
         )
     );

@@ -1,0 +1,24 @@
+//! When bodies are read, and what is looked for before something else is done. Envoy takes what one read of a socket gave; here
+//! frames come one by one, and these numbers stand for that.
+
+/// Bounds of each look at an exchange.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Frames of a body that are read before replies are looked at again: two pieces and the trailers. Envoy has all of one
+    /// read. There has to be an end to it, since a side stream without a limit of its own would else be given a whole body
+    /// before its first reply is heard.
+    pub(super) frames_at_once: usize,
+    /// Looks for the end of an HTTP/1 body behind a piece that was one too many: in Envoy both come out of one read. Who polls
+    /// may do so twice before it gives others their turn.
+    pub(super) end_looks: u8,
+    /// Pieces of a request's body that may still go on before the request is cancelled, each in a turn of its own: Envoy has
+    /// written what was released. Who takes nothing is not waited for.
+    pub(super) last_pieces: u8,
+}
+
+/// As far as Envoy goes.
+pub(super) const ENVOY: Pace = Pace {
+    frames_at_once: 3,
+    end_looks: 4,
+    last_pieces: 8,
+};

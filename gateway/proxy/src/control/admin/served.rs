@@ -1,0 +1,202 @@
+//! Configuration that is served now, for whoever operates the gateway: `/config_dump`, `/listeners`, `/clusters`.
+
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc, sync::atomic::Ordering};
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::snapshot::{Cluster, Snapshot, Thresholds},
+    upstream::{Host, Upstream, Upstreams},
+};
+
+/// Configuration that is served.
+#[derive(Debug)]
+pub(crate) struct Served {
+    source: Value,
+    listeners: Vec<(String, SocketAddr)>,
+    /// The clusters of each worker.
+    workers: Vec<Arc<Upstreams>>,
+}
+
+/// An endpoint of a cluster, as all workers together see it.
+struct Endpoint {
+    host: Arc<Host>,
+    active: usize,
+}
+
+impl Served {
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        listeners: Vec<(String, SocketAddr)>,
+        workers: Vec<Arc<Upstreams>>,
+    ) -> Self {
+        Self {
+            source: snapshot.source.clone(),
+            listeners,
+            workers,
+        }
+    }
+
+    pub(super) fn config_dump(&self) -> Value {
+        json!({ "configs": [{
+            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
+            "bootstrap": self.source,
+        }] })
+    }
+
+    pub(super) fn listeners(&self) -> String {
+        let mut text = String::new();
+        for (name, address) in &self.listeners {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}::{address}");
+        }
+        text
+    }
+
+    pub(super) fn listeners_json(&self) -> Value {
+        let status = |(name, address): &(String, SocketAddr)| json!({ "name": name, "local_address": socket_address(*address) });
+        json!({ "listener_statuses": self.listeners.iter().map(status).collect::<Vec<_>>() })
+    }
+
+    /// The clusters whose names `wanted` takes, by name.
+    fn clusters(&self, wanted: impl Fn(&str) -> bool) -> Vec<(&Arc<Cluster>, Vec<Endpoint>)> {
+        let Some(first) = self.workers.first() else {
+            return Vec::new();
+        };
+        let mut names: Vec<(&str, &Upstream)> = first.iter().collect();
+        names.retain(|(name, _)| wanted(name));
+        names.sort_by_key(|(name, _)| *name);
+        names
+            .into_iter()
+            .map(|(name, upstream)| (&upstream.cluster, self.endpoints(name)))
+            .collect()
+    }
+
+    fn endpoints(&self, cluster: &str) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let workers = self.workers.iter().filter_map(|worker| worker.get(cluster));
+        for host in workers.flat_map(|upstream| upstream.hosts().to_vec()) {
+            let active = host.active.load(Ordering::Relaxed);
+            let known = endpoints.iter_mut().find(|known| {
+                known.host.address == host.address && known.host.priority == host.priority
+            });
+            match known {
+                Some(known) => known.active += active,
+                None => endpoints.push(Endpoint { host, active }),
+            }
+        }
+        endpoints
+    }
+
+    pub(super) fn clusters_text(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut text = String::new();
+        for (cluster, endpoints) in self.clusters(wanted) {
+            let name = &cluster.name;
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}::observability_name::{name}");
+            for (priority, limits) in thresholds(cluster) {
+                for (what, most) in limits_of(limits) {
+                    let _ = writeln!(text, "{name}::{priority}_priority::{what}::{most}");
+                }
+            }
+            let _ = writeln!(text, "{name}::added_via_api::false");
+            for Endpoint { host, active } in endpoints {
+                let at = format!("{name}::{}", host.address);
+                for (what, value) in [
+                    ("rq_active", active.to_string()),
+                    ("hostname", host.hostname.clone()),
+                    ("health_flags", health_flags(&host)),
+                    ("weight", host.weight.to_string()),
+                    ("priority", host.priority.to_string()),
+                ] {
+                    let _ = writeln!(text, "{at}::{what}::{value}");
+                }
+            }
+        }
+        text
+    }
+
+    pub(super) fn clusters_json(&self, wanted: impl Fn(&str) -> bool) -> Value {
+        let status = |(cluster, endpoints): (&Arc<Cluster>, Vec<Endpoint>)| {
+            let hosts = endpoints.iter().map(|Endpoint { host, active }| {
+                json!({
+                    "address": match host.socket() {
+                        Some(address) => socket_address(address),
+                        None => json!({ "pipe": { "path": host.address.to_string() } }),
+                    },
+                    "stats": [{ "type": "GAUGE", "name": "rq_active", "value": active.to_string() }],
+                    "health_status": health_status(host),
+                    "weight": host.weight,
+                    "hostname": host.hostname,
+                    "priority": host.priority,
+                    "locality": {},
+                })
+            });
+            let limits = thresholds(cluster).map(|(priority, limits)| {
+                let mut shown = json!({ "priority": priority.to_uppercase() });
+                for (what, most) in limits_of(limits) {
+                    shown[what] = most.into();
+                }
+                shown
+            });
+            json!({
+                "name": cluster.name,
+                "observability_name": cluster.name,
+                "host_statuses": hosts.collect::<Vec<_>>(),
+                "circuit_breakers": { "thresholds": limits },
+            })
+        };
+        let clusters = self.clusters(wanted).into_iter();
+        json!({ "cluster_statuses": clusters.map(status).collect::<Vec<_>>() })
+    }
+}
+
+fn socket_address(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+fn thresholds(cluster: &Cluster) -> [(&'static str, &Thresholds); 2] {
+    let breakers = &cluster.circuit_breakers;
+    [("default", &breakers.default), ("high", &breakers.high)]
+}
+
+fn limits_of(limits: &Thresholds) -> [(&'static str, u32); 4] {
+    [
+        ("max_connections", limits.connections),
+        ("max_pending_requests", limits.pending),
+        ("max_requests", limits.requests),
+        ("max_retries", limits.retries),
+    ]
+}
+
+/// Envoy's words for what keeps requests from an endpoint.
+fn health_flags(host: &Host) -> String {
+    let mut flags = String::new();
+    for (set, flag) in [
+        (host.health.is_failed(), "/failed_active_hc"),
+        (host.health.is_ejected(), "/failed_outlier_check"),
+        (host.health.is_degraded(), "/degraded_active_hc"),
+    ] {
+        if set {
+            flags.push_str(flag);
+        }
+    }
+    match flags.is_empty() {
+        true => "healthy".to_owned(),
+        false => flags,
+    }
+}
+
+fn health_status(host: &Host) -> Value {
+    let mut status = json!({ "eds_health_status": "HEALTHY" });
+    for (set, name) in [
+        (host.health.is_failed(), "failed_active_health_check"),
+        (host.health.is_ejected(), "failed_outlier_check"),
+        (host.health.is_degraded(), "failed_active_degraded_check"),
+    ] {
+        if set {
+            status[name] = true.into();
+        }
+    }
+    status
+}

@@ -1,0 +1,287 @@
+//! The filters `ExtensionWithMatcher` and `Composite`: a match tree decides by the head of the request what is done.
+
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    net::IpAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use extproc_client::{config::Effort, host::ExchangeContext};
+use http::{Request, Response, StatusCode, request::Parts};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use tower::Service;
+
+use super::{Chain, ResponseFuture, show_behind::show, switched::said};
+use crate::{
+    config::snapshot::{
+        Filter, FilterKind, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Matched,
+        OnRoute, Predicate, Then, ValueMatcher,
+    },
+    exchange::{Exchange, answer::is_answered},
+    http::{body::Body, headers::request_field, local_reply},
+    route::is_drawn,
+};
+
+/// The filter with all chains that its tree, or a tree of a route, may choose.
+pub(super) struct MatchedFilter {
+    pub(super) name: String,
+    pub(super) config: Arc<Matched>,
+    pub(super) chains: Vec<(Arc<[Filter]>, Chain)>,
+    pub(super) inner: Chain,
+}
+
+/// Error of a tree that cannot be decided within the bounds of an evaluation. Whatever the tree guards stays closed.
+#[derive(Debug)]
+struct Undecided;
+
+impl MatchedFilter {
+    /// The chain that the request goes through.
+    fn choose(&self, parts: &Parts) -> Result<&Chain, Undecided> {
+        let said = said(parts, &self.name);
+        let tree = match &said {
+            Some(OnRoute::As(FilterKind::Matched(own))) => &own.tree,
+            _ => &self.config.tree,
+        };
+        let base = self.config.base.as_ref();
+        let Some(tree) = tree else {
+            return Ok(&self.inner);
+        };
+        // The tree is about requests.
+        if is_answered(&parts.extensions) {
+            return Ok(base.map_or(&self.inner, |base| self.chain(base)));
+        }
+        let mut view = View {
+            parts,
+            effort: Effort::default(),
+        };
+        let action = view.evaluate(tree)?;
+        if view.effort.is_spent() {
+            return Err(Undecided);
+        }
+        Ok(match action {
+            Some(MatchAction::Skip) => &self.inner,
+            Some(MatchAction::Execute(_, share)) if !is_drawn(*share) => &self.inner,
+            Some(MatchAction::Execute(filters, _)) => self.chain(filters),
+            Some(MatchAction::Keep) | None => base.map_or(&self.inner, |base| self.chain(base)),
+        })
+    }
+
+    fn chain(&self, filters: &Arc<[Filter]>) -> &Chain {
+        let mut chains = self.chains.iter();
+        chains
+            .find(|(known, _)| Arc::ptr_eq(known, filters))
+            .map_or(&self.inner, |(_, chain)| chain)
+    }
+}
+
+impl Service<Request<Body>> for &MatchedFilter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let (parts, body) = request.into_parts();
+        match self.choose(&parts) {
+            Ok(chain) => chain.call(Request::from_parts(parts, body)),
+            Err(Undecided) => {
+                let exchange = parts.extensions.get::<Arc<Exchange>>();
+                let grpc = exchange.is_some_and(|exchange| exchange.grpc);
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                let reply = local_reply::reply(grpc, status, "".into(), "match_undecided", 0);
+                show(&self.inner, parts, reply)
+            }
+        }
+    }
+}
+
+/// A request as a match tree sees it.
+struct View<'a> {
+    parts: &'a Parts,
+    effort: Effort,
+}
+
+impl View<'_> {
+    fn evaluate<'t>(&mut self, tree: &'t MatchTree) -> Result<Option<&'t MatchAction>, Undecided> {
+        match &tree.kind {
+            MatchKind::List(list) => {
+                for (predicate, then) in list {
+                    if self.holds(predicate)?
+                        && let Some(action) = self.follow(then)?
+                    {
+                        return Ok(Some(action));
+                    }
+                }
+            }
+            MatchKind::Exact(input, map) => {
+                let value = self.text(input);
+                if let Some(then) = value.and_then(|value| map.get(&value))
+                    && let Some(action) = self.follow(then)?
+                {
+                    return Ok(Some(action));
+                }
+            }
+            MatchKind::Prefix(input, list) => {
+                let value = self.text(input).unwrap_or_default();
+                for (prefix, then) in list {
+                    if value.starts_with(prefix)
+                        && let Some(action) = self.follow(then)?
+                    {
+                        return Ok(Some(action));
+                    }
+                }
+            }
+        }
+        match &tree.on_no_match {
+            Some(then) => self.follow(then),
+            None => Ok(None),
+        }
+    }
+
+    /// Work on a match; `None` if that is nothing, so that others are looked at.
+    fn follow<'t>(&mut self, then: &'t Then) -> Result<Option<&'t MatchAction>, Undecided> {
+        match then {
+            Then::Tree(tree) => self.evaluate(tree),
+            Then::Action(action) => Ok(Some(action)),
+        }
+    }
+
+    fn holds(&mut self, predicate: &Predicate) -> Result<bool, Undecided> {
+        match predicate {
+            Predicate::Single(input, test) => self.passes(input, test),
+            Predicate::Or(list) => {
+                for one in list {
+                    if self.holds(one)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Predicate::And(list) => {
+                for one in list {
+                    if !self.holds(one)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Predicate::Not(inner) => Ok(!self.holds(inner)?),
+        }
+    }
+
+    fn passes(&mut self, input: &MatchInput, test: &MatchTest) -> Result<bool, Undecided> {
+        Ok(match test {
+            MatchTest::Text(matcher) => match self.text(input) {
+                Some(text) => matcher
+                    .try_matches(&text, &mut self.effort)
+                    .ok_or(Undecided)?,
+                None => false,
+            },
+            MatchTest::Ip(ranges) => match self.text(input).map(|text| text.parse::<IpAddr>()) {
+                Some(Ok(address)) => ranges.iter().any(|range| range.contains(address)),
+                _ => false,
+            },
+            MatchTest::Value { matcher, invert } => {
+                let value = match input {
+                    MatchInput::Metadata(namespace, path) => self.metadata(namespace, path),
+                    _ => None,
+                };
+                is_as(matcher, value.as_ref(), &mut self.effort)? != *invert
+            }
+            MatchTest::Cel(expression) => {
+                let Some(context) = self.parts.extensions.get::<ExchangeContext>() else {
+                    return Err(Undecided);
+                };
+                let holds = expression.holds(self.parts, &context.surroundings());
+                holds.map_err(|_| Undecided)?
+            }
+        })
+    }
+
+    fn exchange(&self) -> Option<&Exchange> {
+        self.parts
+            .extensions
+            .get::<Arc<Exchange>>()
+            .map(|exchange| &**exchange)
+    }
+
+    fn metadata(&self, namespace: &str, path: &[String]) -> Option<Value> {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        self.exchange()?.metadata.json(namespace, &path)
+    }
+
+    fn text(&self, input: &MatchInput) -> Option<String> {
+        let exchange = self.exchange()?;
+        match input {
+            MatchInput::Header(name) => request_field(self.parts, name).map(Cow::into_owned),
+            MatchInput::Query(name) => {
+                let query = self.parts.uri.query().unwrap_or_default();
+                decoded_parameter(query, name)
+            }
+            MatchInput::SourceIp => Some(exchange.client.ip().to_string()),
+            MatchInput::SourcePort => Some(exchange.client.port().to_string()),
+            MatchInput::DirectSourceIp => Some(exchange.peer.remote.ip().to_string()),
+            MatchInput::DestinationIp => Some(exchange.peer.local.ip().to_string()),
+            MatchInput::DestinationPort => Some(exchange.peer.local.port().to_string()),
+            MatchInput::ServerName => {
+                let tls = exchange.peer.tls.as_ref()?;
+                Some(tls.server_name.clone()).filter(|name| !name.is_empty())
+            }
+            MatchInput::Environment(value) => value.clone(),
+            MatchInput::Metadata(..) | MatchInput::Attributes => None,
+        }
+    }
+}
+
+/// The first query parameter of that name; both are decoded.
+fn decoded_parameter(query: &str, name: &str) -> Option<String> {
+    let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(key) == name).then(|| decoded(value).into_owned())
+    })
+}
+
+/// Tells if metadata is as a matcher wants it.
+fn is_as(
+    matcher: &ValueMatcher,
+    value: Option<&Value>,
+    effort: &mut Effort,
+) -> Result<bool, Undecided> {
+    Ok(match matcher {
+        ValueMatcher::Null => value.is_some_and(Value::is_null),
+        ValueMatcher::Number(number) => value.and_then(Value::as_f64) == Some(*number),
+        ValueMatcher::Range(start, end) => value
+            .and_then(Value::as_f64)
+            .is_some_and(|number| (*start..*end).contains(&number)),
+        ValueMatcher::Text(matcher) => match value.and_then(Value::as_str) {
+            Some(text) => matcher.try_matches(text, effort).ok_or(Undecided)?,
+            None => false,
+        },
+        ValueMatcher::Bool(wanted) => value.and_then(Value::as_bool) == Some(*wanted),
+        // As in Envoy, that there is none cannot be asked for.
+        ValueMatcher::Present(wanted) => *wanted && value.is_some(),
+        ValueMatcher::OneOf(matcher) => {
+            for item in value.and_then(Value::as_array).into_iter().flatten() {
+                if is_as(matcher, Some(item), effort)? {
+                    return Ok(true);
+                }
+            }
+            false
+        }
+        ValueMatcher::Or(matchers) => {
+            for matcher in matchers {
+                if is_as(matcher, value, effort)? {
+                    return Ok(true);
+                }
+            }
+            false
+        }
+    })
+}

@@ -1,0 +1,64 @@
+//! A filter that routes switch off and on.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use extproc_client::host::ExchangeContext;
+use http::{Request, Response, request::Parts};
+use tower::Service;
+
+use super::{Chain, ResponseFuture};
+use crate::{
+    config::snapshot::OnRoute,
+    exchange::{Exchange, answer::is_answered},
+    http::body::Body,
+};
+
+/// The filter, and what is behind it.
+pub(super) struct Switched {
+    pub(super) name: String,
+    /// It does nothing unless the route says so.
+    pub(super) disabled: bool,
+    pub(super) filter: Chain,
+    pub(super) inner: Chain,
+}
+
+/// The route's configuration of a filter, beside configurations of ext_proc.
+pub(super) fn said(parts: &Parts, filter: &str) -> Option<OnRoute> {
+    let exchange = parts.extensions.get::<Arc<Exchange>>()?;
+    let context = parts.extensions.get::<ExchangeContext>();
+    // The route of an attempt is settled.
+    let of_cluster = context.is_some_and(|context| context.endpoint.is_some());
+    let route = match of_cluster || is_answered(&parts.extensions) {
+        true => exchange.route(),
+        false => exchange.current_route(parts),
+    }?;
+    let cluster = of_cluster.then(|| route.cluster_name());
+    route.overrides().said(cluster, filter).cloned()
+}
+
+impl Service<Request<Body>> for &Switched {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let (parts, body) = request.into_parts();
+        let is_on = match said(&parts, &self.name) {
+            Some(said) => !matches!(said, OnRoute::Off),
+            None => !self.disabled,
+        };
+        let next = match is_on {
+            true => &self.filter,
+            false => &self.inner,
+        };
+        next.call(Request::from_parts(parts, body))
+    }
+}

@@ -1,0 +1,199 @@
+//! The pages of the admin server.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, ChildStderr, Command, Stdio},
+};
+
+use serde_json::Value;
+
+/// Ends the program when it is dropped.
+struct Program {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    admin: String,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const CONFIG: &str = r#"
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  listeners:
+  - name: main
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: main
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              request_headers_to_add: [{header: {key: x-api-key, value: hidden-one}}]
+              routes: [{match: {prefix: /}, route: {cluster: upstream}}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+  clusters:
+  - name: upstream
+    type: STATIC
+    load_assignment:
+      cluster_name: upstream
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9}}}, load_balancing_weight: 3}]}]
+  - name: "<b>other</b>"
+    type: STATIC
+    circuit_breakers: {thresholds: [{max_requests: 7}]}
+    load_assignment: {cluster_name: other}
+"#;
+
+fn start() -> Program {
+    let folder = std::env::temp_dir().join(format!("gateway-admin-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("envoy.yaml");
+    std::fs::write(&file, CONFIG).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .args(["--concurrency=2", "--config"])
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let admin = loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+        if let Some((_, rest)) = line.split_once("admin server address=") {
+            break rest.trim().to_owned();
+        }
+    };
+    Program { child, log, admin }
+}
+
+impl Program {
+    /// Status, head and content of an answer.
+    fn ask(&self, method: &str, target: &str, more: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        write!(
+            stream,
+            "{method} {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{more}\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_owned(), body.to_owned())
+    }
+
+    fn get(&self, target: &str) -> String {
+        let (status, _, body) = self.ask("GET", target, "");
+        assert_eq!(status, 200, "{target}: {body}");
+        body
+    }
+
+    fn json(&self, target: &str) -> Value {
+        serde_json::from_str(&self.get(target)).unwrap()
+    }
+}
+
+#[test]
+fn pages() {
+    let gateway = start();
+
+    let dump = gateway.json("/config_dump");
+    let bootstrap = &dump["configs"][0]["bootstrap"];
+    assert_eq!(
+        bootstrap["static_resources"]["clusters"][0]["name"],
+        "upstream"
+    );
+    assert!(!dump.to_string().contains("hidden-one"));
+
+    let listeners = gateway.get("/listeners");
+    assert!(listeners.starts_with("main::127.0.0.1:"), "{listeners}");
+    let listeners = gateway.json("/listeners?format=json");
+    let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+    assert_eq!(address["address"], "127.0.0.1");
+
+    let clusters = gateway.get("/clusters");
+    for line in [
+        "upstream::default_priority::max_connections::1024",
+        "upstream::127.0.0.1:9::rq_active::0",
+        "upstream::127.0.0.1:9::weight::3",
+        "upstream::127.0.0.1:9::health_flags::healthy",
+        "<b>other</b>::default_priority::max_requests::7",
+    ] {
+        assert!(clusters.lines().any(|known| known == line), "{clusters}");
+    }
+    let clusters = gateway.json("/clusters?format=json&filter=^up");
+    let clusters = clusters["cluster_statuses"].as_array().unwrap();
+    assert_eq!(clusters.len(), 1);
+    let host = &clusters[0]["host_statuses"][0];
+    assert_eq!(host["address"]["socket_address"]["port_value"], 9);
+    assert_eq!(host["health_status"]["eds_health_status"], "HEALTHY");
+
+    let stats = gateway.json("/stats?format=json&filter=downstream_cx_total");
+    assert_eq!(stats["stats"][0]["name"], "http.main.downstream_cx_total");
+    assert_eq!(gateway.get("/stats?usedonly&filter=downstream_rq"), "");
+    assert_eq!(gateway.get("/ready"), "LIVE\n");
+    assert_eq!(gateway.json("/server_info")["state"], "LIVE");
+    let resident = gateway.json("/memory")["total_physical_bytes"].clone();
+    assert!(resident.as_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert!(gateway.get("/help").contains("/config_dump"));
+    let (_, head, index) = gateway.ask("GET", "/", "");
+    assert!(
+        head.contains("text/html") && head.contains("nosniff"),
+        "{head}"
+    );
+    assert!(index.contains("<a href=\"/clusters\">"));
+
+    for (method, target, status) in [
+        ("GET", "/nope", 404),
+        ("POST", "/stats", 405),
+        ("GET", "/logging", 405),
+        ("GET", "/stats?format=html", 400),
+        ("GET", "/stats?filter=(", 400),
+        ("GET", "/clusters?filter=(", 400),
+        ("HEAD", "/ready", 200),
+    ] {
+        let (got, _, body) = gateway.ask(method, target, "");
+        assert_eq!(got, status, "{method} {target}: {body}");
+    }
+}
+
+#[test]
+fn levels_of_the_log() {
+    let mut gateway = start();
+    let set = |target: &str, more: &str| {
+        let (status, _, body) = gateway.ask("POST", target, more);
+        (status, body)
+    };
+    let (status, shown) = set("/logging", "");
+    assert_eq!(status, 200);
+    assert!(shown.contains("info"), "{shown}");
+    let (status, refused) = set("/logging?level=loud", "");
+    assert_eq!(status, 400, "{refused}");
+    let (status, _) = set("/logging?level=debug", "sec-fetch-site: cross-site\r\n");
+    assert_eq!(status, 403);
+    let (status, shown) = set("/logging?gateway_proxy=debug", "");
+    assert_eq!(status, 200);
+    assert!(shown.contains("gateway_proxy=debug"), "{shown}");
+    assert!(shown.contains("info"), "{shown}");
+    // A head that nobody finishes ends with a line at debug.
+    let mut broken = TcpStream::connect(&gateway.admin).unwrap();
+    broken.write_all(b"nonsense\r\n\r\n").unwrap();
+    let mut line = String::new();
+    while !line.contains("admin connection ended") {
+        line.clear();
+        assert!(gateway.log.read_line(&mut line).unwrap() > 0);
+    }
+}
