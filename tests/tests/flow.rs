@@ -19,6 +19,8 @@ use tests::support::peers::{self, Peer};
 use tests::support::ports;
 use tests::support::process::Process;
 use tests::support::trial::flow;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::time::timeout;
 
 /// The header line of the guide.
 const INSTRUCTIONS: &str = r#"instructions: {"addHeaders":{"extproc":"true"}}"#;
@@ -512,18 +514,28 @@ async fn port_in_use() -> anyhow::Result<()> {
 }
 
 async fn sigterm() -> anyhow::Result<()> {
-    let httpbin = peers::embedded_httpbin().await?;
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let processor = peers::sample_processor().await?;
-    let mut gateway = peers::gateway(&httpbin.url(), &processor.url()).await?;
-    let url = format!("{}/delay/1", gateway.url());
+    let address = format!("http://{}", upstream.local_addr()?);
+    let mut gateway = peers::gateway(&address, &processor.url()).await?;
+    let url = format!("{}/", gateway.url());
     let slow = tokio::spawn(async move { curl(&[&url]).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The request is in flight, with the upstream.
+    let (socket, _) = timeout(Duration::from_secs(10), upstream.accept()).await??;
+    let mut socket = BufReader::new(socket);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        ensure!(socket.read_line(&mut line).await? > 0, "half a request");
+    }
     let id = gateway.process.id().context("it has ended")?.to_string();
     let kill = tokio::process::Command::new("kill")
         .args(["-TERM", &id])
         .status()
         .await?;
     ensure!(kill.success(), "kill {id}");
+    let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    socket.write_all(response).await?;
     let answer = slow.await??;
     ensure!(
         answer.status == 200,

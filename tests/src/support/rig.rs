@@ -318,6 +318,25 @@ impl Rig {
             .unwrap_or(0))
     }
 
+    /// Waits until a statistic is as `wanted`.
+    ///
+    /// # Errors
+    /// When it is not within half a minute, or the admin server does not answer.
+    pub async fn until(&self, name: &str, wanted: impl Fn(u64) -> bool) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let value = self.stat(name).await?;
+            if wanted(value) {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{name} stays at {value}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Asks like anybody else and gives the time until the whole answer was there.
     ///
     /// # Errors

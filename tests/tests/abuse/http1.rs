@@ -99,7 +99,11 @@ pub(crate) async fn slow_readers() -> anyhow::Result<()> {
             .await?;
         sockets.push(socket);
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let count = sockets.len() as u64;
+    rig.until("http.main.downstream_rq_total", |total| total >= count)
+        .await?;
+    rig.until("http.main.downstream_rq_active", |left| left == 0)
+        .await?;
     let figure = 50 * scale() as u64 * MIB;
     watch
         .check(
@@ -108,9 +112,6 @@ pub(crate) async fn slow_readers() -> anyhow::Result<()> {
             LITTLE + figure,
         )
         .await?;
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let left = rig.stat("http.main.downstream_rq_active").await?;
-    ensure!(left == 0, "{left} exchanges are still there");
     drop(sockets);
     drop(upstream);
     Ok(())

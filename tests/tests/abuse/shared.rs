@@ -14,11 +14,12 @@ use tests::support::rig::{Rig, Setup, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::MIB;
 use super::http2::http2;
 
-/// The longest wait for a frame.
+/// Longest wait for a frame, and for others to be served.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `:status: 200` (RFC 7541, appendix A).
@@ -220,41 +221,53 @@ const CONTROL: u32 = 50_000;
 const SMALL: usize = 200;
 
 /// Others, who want what is not idempotent and so is not sent again.
-struct Victims(JoinHandle<anyhow::Result<usize>>, Arc<AtomicBool>);
+struct Victims {
+    all: JoinHandle<anyhow::Result<()>>,
+    over: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+}
 
 impl Victims {
     fn start(rig: &Rig) -> Self {
         let over = Arc::<AtomicBool>::default();
-        let (address, end) = (rig.address, Arc::clone(&over));
+        let served = Arc::<AtomicUsize>::default();
+        let (address, end, count) = (rig.address, Arc::clone(&over), Arc::clone(&served));
         let victim = move || {
-            let end = Arc::clone(&end);
+            let (end, count) = (Arc::clone(&end), Arc::clone(&count));
             async move {
                 let request = b"POST /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
-                let mut served = 0;
                 while !end.load(Ordering::SeqCst) {
                     let (status, _) = exchange(address, request).await?;
-                    ensure!(status == 200, "a victim got {status} after {served}");
-                    served += 1;
+                    let before = count.fetch_add(1, Ordering::SeqCst);
+                    ensure!(status == 200, "a victim got {status} after {before}");
                 }
-                anyhow::Ok(served)
+                anyhow::Ok(())
             }
         };
         let all = tokio::spawn(async move {
             let all: [_; 4] = std::array::from_fn(|_| tokio::spawn(victim()));
-            let mut served = 0;
             for one in all {
-                served += one.await??;
+                one.await??;
             }
-            Ok(served)
+            Ok(())
         });
-        Self(all, over)
+        Self { all, over, served }
     }
 
     /// Each of them has to be served, and to be served on.
     async fn end(self, upstream: &Upstream, what: &str) -> anyhow::Result<()> {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        self.1.store(true, Ordering::SeqCst);
-        let served = self.0.await??;
+        let enough = self.served.load(Ordering::SeqCst) + 16;
+        let served_on = async {
+            while self.served.load(Ordering::SeqCst) < enough && !self.all.is_finished() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, served_on)
+            .await
+            .context("victims are not served on")?;
+        self.over.store(true, Ordering::SeqCst);
+        self.all.await??;
+        let served = self.served.load(Ordering::SeqCst);
         let ended = upstream.seen.ended.load(Ordering::SeqCst);
         eprintln!("    {what}: {served} requests of others were served, {ended} connections ended");
         ensure!(ended == 0, "{ended} connections to the upstream ended");
@@ -291,7 +304,7 @@ impl Client {
         wanted: impl Fn(u8, u8) -> bool,
     ) -> anyhow::Result<()> {
         while count > 0 {
-            let frame = tokio::time::timeout(PATIENCE, read(&mut self.0));
+            let frame = timeout(PATIENCE, read(&mut self.0));
             let (frame, flags, ..) = frame
                 .await
                 .with_context(|| format!("{count} frames are missing"))?
@@ -355,7 +368,7 @@ pub(crate) async fn small_data() -> anyhow::Result<()> {
     client.0.write_all(&out).await?;
     let mut bytes = 0;
     while bytes < SMALL * STREAMS as usize {
-        let frame = tokio::time::timeout(PATIENCE, read(&mut client.0));
+        let frame = timeout(PATIENCE, read(&mut client.0));
         let (frame, _, _, payload) = frame.await?.context("the connection is closed")?;
         bytes += payload.len() * usize::from(frame == kind::DATA);
     }
@@ -477,7 +490,7 @@ pub(crate) async fn large_heads_of_a_proxy() -> anyhow::Result<()> {
         let mut trailers = http::HeaderMap::new();
         trailers.insert("x-fill", "x".repeat(size).parse()?);
         body.send_trailers(trailers)?;
-        let answer = tokio::time::timeout(PATIENCE, answer).await?;
+        let answer = timeout(PATIENCE, answer).await?;
         ensure!(
             answer.as_ref().is_err_and(|error| error.is_reset()),
             "trailers of {size} bytes: {answer:?}"
@@ -538,7 +551,7 @@ pub(crate) async fn silent_without_limits() -> anyhow::Result<()> {
     let begun = Instant::now();
     let request =
         b"POST /good HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
-    let (status, _) = tokio::time::timeout(3 * PATIENCE, exchange(rig.address, request)).await??;
+    let (status, _) = timeout(3 * PATIENCE, exchange(rig.address, request)).await??;
     eprintln!("    answered with {status} after {:?}", begun.elapsed());
     ensure!(status == 503, "{status}");
     rig.normal_client().await.map(drop)
@@ -600,7 +613,7 @@ pub(crate) async fn unread_uploads() -> anyhow::Result<()> {
         });
     }
     let mut open = Vec::new();
-    while let Some(sent) = tokio::time::timeout(PATIENCE, uploads.join_next())
+    while let Some(sent) = timeout(PATIENCE, uploads.join_next())
         .await
         .context("an upload has no window")?
     {
@@ -608,7 +621,7 @@ pub(crate) async fn unread_uploads() -> anyhow::Result<()> {
     }
     let request = Request::get("http://a/good").body(())?;
     let (answer, _) = client.ready().await?.send_request(request, true)?;
-    let status = tokio::time::timeout(PATIENCE, answer).await??.status();
+    let status = timeout(PATIENCE, answer).await??.status();
     ensure!(status == StatusCode::OK, "{status}");
     watch
         .check(&rig, "uploads that nobody takes", 64 * MIB)

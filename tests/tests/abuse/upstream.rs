@@ -85,13 +85,8 @@ pub(crate) async fn answers_early() -> anyhow::Result<()> {
     let mut socket = taken.await.context("no request")?;
     ensure!(rig.stat("cluster.upstream.upstream_cx_active").await? == 1);
     socket.write_all(b"ok").await?;
-    let gone = async {
-        while rig.stat("cluster.upstream.upstream_cx_active").await? > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(SOON, gone).await.context("it is kept")??;
+    rig.until("cluster.upstream.upstream_cx_active", |left| left == 0)
+        .await?;
     drop((client, socket));
     rig.normal_client().await.map(drop)
 }
@@ -149,15 +144,9 @@ pub(crate) async fn interim_flood(http2: bool) -> anyhow::Result<()> {
         client.write_all(&out).await?;
         clients.push(client);
     }
-    let refused = async {
-        while rig.stat("http.main.downstream_rq_5xx").await? < clients.len() as u64 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(SOON, refused)
-        .await
-        .context("the upstream is listened to")??;
+    let count = clients.len() as u64;
+    rig.until("http.main.downstream_rq_5xx", |refused| refused >= count)
+        .await?;
     let taken = timeout(SOON, over.recv()).await?.context("no upstream")??;
     let grown = rig.peak().saturating_sub(before);
     eprintln!(

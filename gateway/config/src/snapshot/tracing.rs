@@ -53,7 +53,7 @@ impl Tracing {
 /// `client_sampling`, `random_sampling` and `overall_sampling`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceSampling {
-    /// Of requests with `x-client-trace-id`.
+    /// Of requests with [`CLIENT_TRACE_ID`](extproc_client::headers::CLIENT_TRACE_ID).
     pub client: Fraction,
     /// Of those that nobody asked to trace.
     pub random: Fraction,

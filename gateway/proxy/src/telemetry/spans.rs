@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use extproc_client::{
     config::Service,
+    headers::CLIENT_TRACE_ID,
     host::{ExchangeContext, UpstreamInfo},
     observer::{Detail, Event, Observer, Watched},
 };
@@ -181,13 +182,15 @@ fn of_request(span: &dyn Span, head: &Head, longest_path: usize) {
     }
     for (name, header) in [
         ("guid:x-request-id", "x-request-id"),
-        ("guid:x-client-trace-id", "x-client-trace-id"),
         ("user_agent", "user-agent"),
         ("user_agent.original", "user-agent"),
     ] {
         if let Some(value) = text(header) {
             tag(span, name, value);
         }
+    }
+    if let Some(value) = text(CLIENT_TRACE_ID) {
+        span.tag(format!("guid:{CLIENT_TRACE_ID}").into(), value.into());
     }
     let downstream = text("x-envoy-downstream-service-cluster");
     tag(
