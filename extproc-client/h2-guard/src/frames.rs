@@ -706,11 +706,10 @@ mod tests {
             request_size(&Method::GET, &uri, &headers.into_iter().collect())
         };
         let takes = |traffic: &Traffic, path: &str| {
-            let cx = Context::from_waker(std::task::Waker::noop());
-            traffic.poll_takes(size(path), &cx)
+            traffic.takes(|| size(path))
         };
-        assert_eq!(takes(&traffic, "/"), Poll::Ready(true));
-        assert_eq!(takes(&traffic, &"/".repeat(60_000)), Poll::Pending);
+        assert_eq!(takes(&traffic, "/"), Some(true));
+        assert_eq!(takes(&traffic, &"/".repeat(60_000)), None);
         let mut sent = Vec::new();
         frame(
             &mut sent,
@@ -732,8 +731,8 @@ mod tests {
             let traffic = Arc::<Traffic>::default();
             let mut frames = Frames::of_server(Slow(&sent, chunk), traffic.clone());
             frames.read_to_end(&mut Vec::new()).await.unwrap();
-            assert_eq!(takes(&traffic, "/123"), Poll::Ready(true), "{chunk}");
-            assert_eq!(takes(&traffic, "/1234"), Poll::Ready(false), "{chunk}");
+            assert_eq!(takes(&traffic, "/123"), Some(true), "{chunk}");
+            assert_eq!(takes(&traffic, "/1234"), Some(false), "{chunk}");
         }
     }
 
@@ -747,20 +746,39 @@ mod tests {
             let mut frames = Frames::of_server(Slow(sent, 1), traffic.clone());
             let waits = {
                 let traffic = traffic.clone();
-                tokio::spawn(std::future::poll_fn(move |cx| {
-                    traffic.poll_takes(60_000, cx)
-                }))
+                tokio::spawn(async move { traffic.will_take(|| 60_000).await })
             };
             tokio::task::yield_now().await;
             frames.read_to_end(&mut Vec::new()).await.unwrap();
-            assert!(traffic.takes(|| u64::MAX));
             if gone {
+                assert_eq!(traffic.takes(|| u64::MAX), None);
                 tokio::task::yield_now().await;
                 assert!(!waits.is_finished());
                 drop(frames);
             }
             assert!(waits.await.unwrap());
+            let unasked = || unreachable!("there is no limit");
+            assert_eq!(traffic.takes(unasked), Some(true));
         }
+    }
+
+    /// A peer that never says anything may be waited for by any number of tasks that give up.
+    #[tokio::test]
+    async fn heads_that_no_longer_wait_leave_nothing_behind() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let traffic = Arc::<Traffic>::default();
+        let task = Arc::new(Task);
+        let waker = std::task::Waker::from(task.clone());
+        let cx = &mut Context::from_waker(&waker);
+        for _ in 0..3 {
+            let waits = std::pin::pin!(traffic.will_take(|| 60_000));
+            assert!(waits.poll(cx).is_pending());
+        }
+        drop(waker);
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 
     #[tokio::test]

@@ -1,12 +1,11 @@
 //! Counters of what a connection has received.
 
-use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Waker},
+use std::sync::{
+    Mutex, MutexGuard, PoisonError, Weak,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
+
+use tokio::sync::SetOnce;
 
 use crate::receiver::Inbox;
 
@@ -42,9 +41,7 @@ pub struct Traffic {
     /// Bytes of a header list that the peer takes, plus one; 0 is not said.
     header_list: AtomicU64,
     /// The peer's first SETTINGS are read, or none will come.
-    settled: AtomicBool,
-    /// Tasks that wait for them.
-    unsettled: Mutex<Vec<Waker>>,
+    settled: SetOnce<()>,
     receivers: Mutex<Receivers>,
 }
 
@@ -86,29 +83,36 @@ impl Traffic {
         self.doubted.store(true, Ordering::Relaxed);
     }
 
-    /// Tells whether the peer takes a header list of this size, as far as it has said. One that gets a much larger one may end
-    /// the connection, with the streams of others.
-    pub fn takes(&self, size: impl FnOnce() -> u64) -> bool {
+    /// Tells whether the peer takes a header list of this size; one that gets a much larger one may end the connection, with the
+    /// streams of others. `None` for a large list before the peer's first SETTINGS: what it takes is not known yet.
+    ///
+    /// The size is asked for only if there is something to compare it with.
+    pub fn takes(&self, size: impl FnOnce() -> u64) -> Option<bool> {
+        let settled = self.settled.initialized();
         let most = self.header_list.load(Ordering::Relaxed);
-        most == 0 || size() < most
+        if settled && most == 0 {
+            return Some(true);
+        }
+        let size = size();
+        match settled || size <= UNASKED {
+            true => Some(most == 0 || size < most),
+            false => None,
+        }
     }
 
-    /// The same, but a large list waits for the peer's first SETTINGS. Ready at the latest when the connection is gone.
-    pub fn poll_takes(&self, size: u64, cx: &Context<'_>) -> Poll<bool> {
-        if size > UNASKED && !self.settled.load(Ordering::Acquire) {
-            let mut waiting = self
-                .unsettled
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // Looked at again under the lock: whoever settles takes the list after the flag is set.
-            if !self.settled.load(Ordering::Acquire) {
-                if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
-                    waiting.push(cx.waker().clone());
-                }
-                return Poll::Pending;
-            }
+    /// The same, once it is known: at the latest when the connection is gone.
+    pub async fn will_take(&self, size: impl Fn() -> u64) -> bool {
+        loop {
+            match self.takes(&size) {
+                Some(takes) => return takes,
+                None => self.settled.wait().await,
+            };
         }
-        Poll::Ready(self.takes(|| size))
+    }
+
+    /// Tells whether the peer's first SETTINGS are read, or none will come.
+    pub fn is_settled(&self) -> bool {
+        self.settled.initialized()
     }
 
     pub(crate) fn announce_header_list(&self, bytes: u32) {
@@ -118,16 +122,10 @@ impl Traffic {
 
     /// The peer's first SETTINGS are read, or none will come.
     pub(crate) fn settle(&self) {
-        if self.settled.swap(true, Ordering::AcqRel) {
-            return;
+        if !self.settled.initialized() {
+            // Whoever else did it meanwhile meant the same.
+            let _ = self.settled.set(());
         }
-        let waiting = std::mem::take(
-            &mut *self
-                .unsettled
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Allows more frames to be read. Small ones are joined if there were many, and what waits is counted if that may be much.

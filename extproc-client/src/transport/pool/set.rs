@@ -380,7 +380,7 @@ impl Set {
             let traffic = &member.connection.traffic;
             let size =
                 || h2_guard::request_size(request.method(), request.uri(), request.headers());
-            if !traffic.takes(size) {
+            if traffic.takes(size) == Some(false) {
                 return Err(failure::metadata_too_large());
             }
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose

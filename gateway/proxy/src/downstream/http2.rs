@@ -371,7 +371,9 @@ async fn exchange(
     } else if connect && status.is_success() {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    if !connection.traffic.takes(|| response_size(&parts.headers)) {
+    // A client's first SETTINGS come before its requests.
+    let takes = connection.traffic.takes(|| response_size(&parts.headers));
+    if takes == Some(false) {
         tracing::debug!("a response's head is larger than the client takes");
         respond.send_reset(Reason::INTERNAL_ERROR);
         return false;

@@ -490,8 +490,8 @@ impl Lease {
             headers,
             ..
         } = &parts;
-        let size = request_size(method, uri, headers);
-        if !poll_fn(|cx| shared.traffic.poll_takes(size, cx)).await {
+        let size = || request_size(method, uri, headers);
+        if !shared.traffic.will_take(size).await {
             return Err(Failure::HeadTooLarge.into());
         }
         let announced = announced.filter(|_| !sending.tunnel);

@@ -284,8 +284,7 @@ async fn send_frames(
                 if let Ok(mut trailers) = frame.into_trailers() {
                     strip_trailers(&mut trailers);
                     trim_values(&mut trailers);
-                    let size = trailers_size(&trailers);
-                    if !poll_fn(|cx| traffic.poll_takes(size, cx)).await {
+                    if !traffic.will_take(|| trailers_size(&trailers)).await {
                         return Err(SendError::Body(TrailersTooLarge.into()));
                     }
                     return match trailers.is_empty() {
