@@ -45,16 +45,22 @@ async fn messages_that_leave_together_share_a_frame() {
     let (builder, mut far) = pipes();
     let pool = builder.build();
     let mut stream = open(&pool);
+    let (reply, (mut request, mut send)) = tokio::join!(recv(&mut stream), async {
+        let mut server = server(&mut far).await;
+        let (request, mut respond) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let mut send = respond.send_response(grpc_head(), false).unwrap();
+        send.send_data(framed(&[], 0), false).unwrap();
+        (request, send)
+    });
+    reply.unwrap();
+    // The stream is open, so that what is sent leaves at once.
     stream.send_with_next(message(&[1], b""));
     stream.send_with_next(message(&[2], b""));
     stream.send(message(&[3], b""));
     let received = tokio::spawn(async move { recv(&mut stream).await });
-    let mut server = server(&mut far).await;
-    let (mut request, mut respond) = server.accept().await.unwrap().unwrap();
-    tokio::spawn(async move { while server.accept().await.is_some() {} });
     let data = request.body_mut().data().await.unwrap().unwrap();
     assert_eq!(data, [1, 2, 3].map(|byte| framed(&[byte], 0)).concat());
-    let mut send = respond.send_response(grpc_head(), false).unwrap();
     send.send_trailers(trailers("0")).unwrap();
     assert!(received.await.unwrap().unwrap_err().is_ok());
 }
