@@ -705,9 +705,7 @@ mod tests {
             let headers = [("x-a".parse().unwrap(), "123".parse().unwrap())];
             request_size(&Method::GET, &uri, &headers.into_iter().collect())
         };
-        let takes = |traffic: &Traffic, path: &str| {
-            traffic.takes(|| size(path))
-        };
+        let takes = |traffic: &Traffic, path: &str| traffic.takes(|| size(path));
         assert_eq!(takes(&traffic, "/"), Some(true));
         assert_eq!(takes(&traffic, &"/".repeat(60_000)), None);
         let mut sent = Vec::new();

@@ -3,8 +3,8 @@
 //! A call takes a stream on the connection with the fewest; if none has room it waits, first come
 //! first served, and is woken by whatever makes room: a stream that ends, a new connection, a
 //! raised limit. Whoever finds the connections crowded starts one attempt to make another; all who
-//! wait share it. A call that one connection refused waits for another one, and lets those pass who
-//! can use the first.
+//! wait share it. A call that one connection refused waits for another one, and one with a large head for
+//! the SETTINGS of one; both let those pass who can use the first.
 
 use std::{
     any::Any,
@@ -97,6 +97,8 @@ pub(super) struct Place {
     timer: Option<Pin<Box<Sleep>>>,
     /// A connection that refused this call.
     avoid: Option<u64>,
+    /// The call's head is too large for a connection whose peer has not said yet what it takes.
+    is_large: bool,
 }
 
 impl Place {
@@ -199,7 +201,7 @@ impl Set {
             return Ok(place);
         };
         let state = self.lock();
-        let now = state.is_first(&place) && self.choose(&state, None).is_some();
+        let now = state.is_first(&place) && self.choose(&state, &place).is_some();
         drop(state);
         let (share, held) = match now {
             true => (Share::Stream, &mut place.stream),
@@ -365,7 +367,7 @@ impl Set {
         outline: &Outline,
     ) -> Result<Option<Opened>, Close> {
         loop {
-            let Some(index) = self.choose(state, place.avoid) else {
+            let Some(index) = self.choose(state, place) else {
                 return Ok(None);
             };
             let Some(member) = state.members.get(index) else {
@@ -380,8 +382,13 @@ impl Set {
             let traffic = &member.connection.traffic;
             let size =
                 || h2_guard::request_size(request.method(), request.uri(), request.headers());
-            if traffic.takes(size) == Some(false) {
-                return Err(failure::metadata_too_large());
+            match traffic.takes(size) {
+                Some(true) => {}
+                Some(false) => return Err(failure::metadata_too_large()),
+                None => {
+                    place.is_large = true;
+                    continue;
+                }
             }
             // A handle of its own: the one that opens the last stream which the peer allows holds on to that stream, whose
             // reset would wait for the next call, and has to be asked by whoever waits for the stream to be opened.
@@ -422,20 +429,21 @@ impl Set {
 
     /// The connection with room and the fewest streams. One to be avoided is taken only if there
     /// is none beside it and none is to be had now.
-    fn choose(&self, state: &State, avoid: Option<u64>) -> Option<usize> {
+    fn choose(&self, state: &State, place: &Place) -> Option<usize> {
+        let knows = |member: &Member| !place.is_large || member.connection.traffic.is_settled();
         let best = |avoid: Option<u64>| {
             state
                 .members
                 .iter()
                 .enumerate()
                 .filter(|(_, member)| Some(member.connection.id) != avoid)
-                .filter(|(_, member)| member.live() < self.limit(member))
+                .filter(|(_, member)| member.live() < self.limit(member) && knows(member))
                 .min_by_key(|(_, member)| member.live())
                 .map(|(index, _)| index)
         };
-        match avoid {
-            Some(_) if self.may_grow(state) => best(avoid),
-            Some(_) => best(avoid).or_else(|| best(None)),
+        match place.avoid {
+            avoid @ Some(_) if self.may_grow(state) => best(avoid),
+            avoid @ Some(_) => best(avoid).or_else(|| best(None)),
             None => best(None),
         }
     }
@@ -480,7 +488,7 @@ impl Set {
         if let Some(ticket) = place.ticket {
             let waiter = Waiter {
                 waker: cx.waker().clone(),
-                picky: place.avoid.is_some(),
+                picky: place.avoid.is_some() || place.is_large,
             };
             state.waiters.insert(ticket, waiter);
             self.count(state);

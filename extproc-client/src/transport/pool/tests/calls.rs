@@ -65,6 +65,58 @@ async fn messages_that_leave_together_share_a_frame() {
     assert!(received.await.unwrap().unwrap_err().is_ok());
 }
 
+/// A peer may end the connection for a head larger than it takes: such a call waits until that is known, and no longer than
+/// for a stream.
+#[tokio::test(start_paused = true)]
+async fn a_large_head_waits_for_the_settings() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let large = |pool: &Pool| {
+        let service = Service::Grpc(GrpcService::cluster("processor"));
+        let value = HeaderValue::try_from("v".repeat(20_000)).unwrap();
+        let metadata = HeaderMap::from_iter([(http::HeaderName::from_static("x-large"), value)]);
+        let call = Call {
+            service: &service,
+            metadata,
+        };
+        let mut stream = pool.open(call).unwrap();
+        stream.send(message(&[0x12, 0x00], b""));
+        stream
+    };
+    for (takes, says) in [
+        (Some(16_384), Some("initial metadata too large")),
+        (None, Some("within 2s")),
+        (Some(65_536), None),
+    ] {
+        let (builder, mut far) = pipes();
+        let pool = builder.max_connections(1).open_timeout(LIMIT).build();
+        let mut stream = large(&pool);
+        let received = tokio::spawn(async move { recv(&mut stream).await });
+        let io = far.recv().await.unwrap();
+        settle().await;
+        assert_eq!((pool.connections(), pool.streams()), (1, 0), "{takes:?}");
+        // Others pass.
+        let mut small = call(&pool);
+        let small = tokio::spawn(async move { recv(&mut small).await });
+        settle().await;
+        assert_eq!(pool.streams(), 1, "{takes:?}");
+        let Some(takes) = takes else {
+            let close = received.await.unwrap().unwrap_err();
+            assert!(close.message.ends_with(says.unwrap()), "{close}");
+            continue;
+        };
+        let mut settings = h2::server::Builder::new();
+        settings.max_header_list_size(takes);
+        serve(settings.handshake(io).await.unwrap(), answer);
+        match (received.await.unwrap(), says) {
+            (Err(close), Some(says)) => assert!(close.message.ends_with(says), "{close}"),
+            (received, _) => assert!(received.is_ok(), "{received:?}"),
+        }
+        small.await.unwrap().unwrap();
+        recv(&mut call(&pool)).await.unwrap();
+        assert_eq!(pool.connections(), 1);
+    }
+}
+
 #[tokio::test]
 async fn call_over_unix_socket() {
     let path = std::env::temp_dir().join(format!("extproc-pool-{}.sock", std::process::id()));
