@@ -123,7 +123,6 @@ where
     /// Moves everything as far as it goes, or until a head is ready: then it is `Ready`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
-        self.side.begin_turn();
         loop {
             let mut again = self.poll_sinks(cx);
             self.flush(cx);
@@ -149,10 +148,6 @@ where
                 }
             }
             progress |= again || read > 0;
-            if self.side.turn_is_over() {
-                cx.waker().wake_by_ref();
-                break;
-            }
             if !again || !self.steps.is_empty() {
                 break;
             }
@@ -507,14 +502,12 @@ impl<T: Transport, B, R> Drop for Core<T, B, R> {
     fn drop(&mut self) {
         if self.machine.defers_close() {
             // What was not even begun to be sent.
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            self.side.flush_all(&mut self.machine, &mut cx);
+            self.side.flush_all(&mut self.machine);
             super::task::linger(&mut self.machine, &mut self.side, self.held.other());
         } else {
             self.machine.end();
             // A graceful close needs the stream.
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            self.side.flush_all(&mut self.machine, &mut cx);
+            self.side.flush_all(&mut self.machine);
         }
         self.machine.over();
     }

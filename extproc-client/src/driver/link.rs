@@ -1,14 +1,17 @@
 //! The side stream of one exchange: opening, sending, receiving, and the timer.
 
 use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
 use http::HeaderMap;
-use tokio::time::Sleep;
+use tokio::{
+    task::coop::{poll_proceed, unconstrained},
+    time::Sleep,
+};
 
 use crate::{
     config::{GrpcService, Service},
@@ -18,11 +21,11 @@ use crate::{
     wire::{Reply, fields, message::Message},
 };
 
-/// Messages and replies of one exchange in a turn; then other tasks run. A client can have thousands of small messages made
-/// at once, each of which takes more time than its bytes do.
-const TURN: u32 = 64;
-
 /// The side stream, from before it is opened until it is closed.
+///
+/// Each message and each reply is paid for from what Tokio lets a task do in one poll, whoever polls and however often within
+/// it: a client can have thousands of small messages made at once, each of which takes more time than its bytes do, and a
+/// processor in the same process may always have another reply.
 pub(crate) struct SideStream<T: Transport> {
     transport: T,
     /// Metadata with its substitutions made.
@@ -34,8 +37,6 @@ pub(crate) struct SideStream<T: Transport> {
     next: Option<Result<Reply, Close>>,
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
-    /// Messages and replies that are left of the turn.
-    turn: u32,
 }
 
 impl<T: Transport> SideStream<T> {
@@ -52,31 +53,21 @@ impl<T: Transport> SideStream<T> {
             next: None,
             timer: None,
             deadline: None,
-            turn: TURN,
         }
-    }
-
-    /// Begins a turn.
-    pub(super) fn begin_turn(&mut self) {
-        self.turn = TURN;
-    }
-
-    /// Tells whether other tasks have to run before more is sent.
-    pub(super) fn turn_is_over(&self) -> bool {
-        self.turn == 0
     }
 
     /// Takes one reply or the timer, when everything for the processor was [sent](Self::flush). `Ready` if the machine was
     /// given something.
     pub(super) fn poll(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = ready!(poll_proceed(cx));
         if let Poll::Ready(received) = self.poll_recv(cx) {
+            budget.made_progress();
             if let Some(stream) = &self.stream {
                 machine.reached(|| stream.facts());
             }
             let now = Instant::now();
             match received {
                 Ok(reply) => {
-                    self.turn = self.turn.saturating_sub(1);
                     machine.handle_reply(reply, now);
                 }
                 Err(close) => {
@@ -93,6 +84,7 @@ impl<T: Transport> SideStream<T> {
             self.flush(machine, cx);
             return Poll::Ready(());
         }
+        drop(budget);
         self.poll_timer(machine, cx)
     }
 
@@ -117,12 +109,15 @@ impl<T: Transport> SideStream<T> {
     }
 
     /// Sends all that the stream takes, for who looks at it no more.
-    pub(super) fn flush_all(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
-        self.turn = u32::MAX;
-        self.flush(machine, cx);
+    pub(super) fn flush_all(&mut self, machine: &mut Exchange) {
+        let flushed = poll_fn(|cx| {
+            self.flush(machine, cx);
+            Poll::Ready(())
+        });
+        let _ = pin!(unconstrained(flushed)).poll(&mut Context::from_waker(Waker::noop()));
     }
 
-    /// Sends until the machine has nothing more, the stream takes no more or the turn is over.
+    /// Sends until the machine has nothing more, the stream takes no more or other tasks have to run.
     pub(super) fn flush(&mut self, machine: &mut Exchange, cx: &mut Context<'_>) {
         loop {
             if machine.closes_next() {
@@ -133,10 +128,13 @@ impl<T: Transport> SideStream<T> {
             if let Some(stream) = &mut self.stream
                 && self.waiting.is_some()
             {
-                if self.turn == 0 || stream.poll_ready(cx).is_pending() {
+                let Poll::Ready(budget) = poll_proceed(cx) else {
+                    return;
+                };
+                if stream.poll_ready(cx).is_pending() {
                     return;
                 }
-                self.turn -= 1;
+                budget.made_progress();
                 if let Some((phase, message)) = self.waiting.take() {
                     machine.sent(phase, &message, true);
                     match machine.has_messages() {

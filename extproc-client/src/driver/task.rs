@@ -10,7 +10,11 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    task::coop::{cooperative, poll_proceed},
+    time::timeout,
+};
 
 use super::{Core, Receiver, SideStream, Step, pace};
 use crate::{
@@ -119,17 +123,13 @@ pub(super) fn finish(mut stream: impl Sidestream, grace: Duration) {
         return;
     };
     stream.finish();
-    runtime.spawn(tokio::time::timeout(
-        grace,
-        poll_fn(move |cx| {
-            loop {
-                // Replies to what is over.
-                if ready!(stream.poll_recv(cx)).is_err() {
-                    return Poll::Ready(());
-                }
-            }
-        }),
-    ));
+    runtime.spawn(timeout(grace, async move {
+        // Replies to what is over.
+        while cooperative(poll_fn(|cx| stream.poll_recv(cx)))
+            .await
+            .is_ok()
+        {}
+    }));
 }
 
 /// Keeps the side stream of an observed exchange open for its `deferred_close_timeout`, sending what
@@ -145,11 +145,13 @@ pub(super) fn linger<T: Transport>(
     let (Some(mut stream), Ok(runtime)) = (stream, tokio::runtime::Handle::try_current()) else {
         return rest.end(true);
     };
-    let timeout = rest.config().deferred_close_timeout;
+    let limit = rest.config().deferred_close_timeout;
     runtime.spawn(async move {
         let flushed = poll_fn(|cx| {
             loop {
+                let budget = ready!(poll_proceed(cx));
                 if !rest.is_empty() && stream.poll_ready(cx).is_ready() {
+                    budget.made_progress();
                     match rest.next() {
                         Some(message) if rest.is_empty() => stream.send(message),
                         Some(message) => stream.send_with_next(message),
@@ -161,13 +163,13 @@ pub(super) fn linger<T: Transport>(
                     held.set(0);
                 }
                 match stream.poll_recv(cx) {
-                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Ok(_)) => budget.made_progress(),
                     Poll::Ready(Err(_)) => return Poll::Ready(()),
                     Poll::Pending => return Poll::Pending,
                 }
             }
         });
-        let ended = tokio::time::timeout(timeout, flushed).await.is_ok();
+        let ended = timeout(limit, flushed).await.is_ok();
         stream.finish();
         if !ended {
             // The half-close leaves before the reset.

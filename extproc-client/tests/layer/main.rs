@@ -280,25 +280,56 @@ async fn a_body_of_many_messages_lets_others_run() {
         .body(Full::from(vec![0; 5 * MESSAGES]))
         .unwrap();
     let exchange = tokio::spawn(service.oneshot(request));
-    // A task as the other one is: the scheduler gives each its turn.
-    let watch = tokio::spawn(async move {
-        let (mut sent, mut most, mut woken) = (0, 0, 0);
-        poll_fn(|cx| {
-            let before = std::mem::replace(&mut sent, memory.seen().len());
-            most = most.max(sent - before);
-            woken += 1;
-            if sent > MESSAGES || woken > MESSAGES {
-                return Poll::Ready((sent, most));
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await
-    });
-    let (sent, most) = watch.await.unwrap();
-    assert!(sent > MESSAGES, "{sent} were sent");
-    assert!(most <= 128, "{most} were sent at once");
+    let most = most_at_once(MESSAGES, move || memory.seen().len()).await;
+    assert!(most <= AT_ONCE, "{most} were sent at once");
     exchange.abort();
+}
+
+/// So are the replies of a processor that always has another one, for whoever reads the body as long as there is some.
+#[tokio::test]
+async fn a_body_of_many_replies_lets_others_run() {
+    const REPLIES: usize = 5000;
+    let memory = Memory::new(|seen| match seen {
+        Seen::ResponseBody(_) => (1..=REPLIES)
+            .map(|n| Answer::ResponseBody(streamed(b"x".into(), n == REPLIES)))
+            .collect(),
+        other => duplex_echo(other),
+    });
+    let taken = memory.taken.clone();
+    let service = ServiceBuilder::new()
+        .layer(ExtProcLayer::new(
+            config(BodyMode::FullDuplexStreamed),
+            memory,
+        ))
+        .service(service_fn(upstream));
+    let exchange = tokio::spawn(async move {
+        let response = service.oneshot(post("hello")).await.unwrap();
+        response.collect().await.unwrap().to_bytes()
+    });
+    let most = most_at_once(REPLIES, move || taken.load(Ordering::SeqCst)).await;
+    assert!(most <= AT_ONCE, "{most} were taken at once");
+    assert_eq!(exchange.await.unwrap().len(), REPLIES);
+}
+
+/// Tokio lets a task do so much before others run.
+const AT_ONCE: usize = 128;
+
+/// The most by which `count` grew between two turns of another task, until it was at `all`.
+async fn most_at_once(all: usize, count: impl Fn() -> usize + Send + 'static) -> usize {
+    let (mut seen, mut most, mut turns) = (0, 0, 0);
+    // A task as the other one is: the scheduler gives each its turn.
+    let watch = poll_fn(move |cx| {
+        let before = std::mem::replace(&mut seen, count());
+        most = most.max(seen - before);
+        turns += 1;
+        if seen >= all {
+            return Poll::Ready(most);
+        }
+        assert!(turns < 10 * all, "{seen} of {all} in so many turns");
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    tokio::spawn(watch).await.unwrap()
 }
 
 #[tokio::test]

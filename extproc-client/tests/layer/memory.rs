@@ -37,6 +37,8 @@ pub(crate) type Handler = dyn Fn(Seen) -> Vec<Answer> + Send + Sync;
 pub(crate) struct Memory {
     handler: Arc<Handler>,
     pub(crate) open: Arc<AtomicUsize>,
+    /// Replies that were taken.
+    pub(crate) taken: Arc<AtomicUsize>,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -45,6 +47,7 @@ impl Memory {
         Self {
             handler: Arc::new(handler),
             open: Arc::default(),
+            taken: Arc::default(),
             seen: Arc::default(),
         }
     }
@@ -97,7 +100,10 @@ impl Sidestream for Stream {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
         match self.replies.pop_front() {
-            Some(reply) => Poll::Ready(Ok(reply)),
+            Some(reply) => {
+                self.memory.taken.fetch_add(1, Ordering::SeqCst);
+                Poll::Ready(Ok(reply))
+            }
             None => {
                 self.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -139,9 +145,9 @@ pub(crate) fn echo(seen: Seen) -> Vec<Answer> {
     }]
 }
 
-/// The same for full duplex bodies.
-pub(crate) fn duplex_echo(seen: Seen) -> Vec<Answer> {
-    let streamed = |body: Vec<u8>, end_of_stream| BodyResponse {
+/// A piece of a full duplex body.
+pub(crate) fn streamed(body: Vec<u8>, end_of_stream: bool) -> BodyResponse {
+    BodyResponse {
         response: Some(CommonResponse {
             body_mutation: Some(BodyMutation {
                 mutation: Some(Mutation::StreamedResponse(StreamedBodyResponse {
@@ -152,7 +158,11 @@ pub(crate) fn duplex_echo(seen: Seen) -> Vec<Answer> {
             }),
             ..CommonResponse::default()
         }),
-    };
+    }
+}
+
+/// The same for full duplex bodies.
+pub(crate) fn duplex_echo(seen: Seen) -> Vec<Answer> {
     match seen {
         Seen::RequestBody(b) => vec![Answer::RequestBody(streamed(b.body, b.end_of_stream))],
         Seen::ResponseBody(b) => vec![Answer::ResponseBody(streamed(b.body, b.end_of_stream))],
