@@ -87,7 +87,8 @@ impl Exchange {
     /// The head of a request that was answered in front while the processor has it. It goes on for the answer to come back.
     pub(crate) fn take_answered(&mut self) -> Option<request::Parts> {
         let host = self.context.host.as_ref();
-        if !host.is_some_and(|host| host.is_answered()) {
+        // A head that stays behind an answer of this very layer goes nowhere.
+        if self.response.has_head() || !host.is_some_and(|host| host.is_answered()) {
             return None;
         }
         let head = self.request.take_request()?;

@@ -1,8 +1,10 @@
 //! What each body mode sends and lets go on, in the order of `BodySendMode`.
 
+use std::sync::Arc;
+
 use super::play::*;
 use crate::{
-    host::ExchangeContext,
+    host::{ExchangeContext, Host},
     machine::Side::{Request, Response},
     types::limits::Limits,
     wire::{BodyMutation, StreamedBody},
@@ -11,16 +13,19 @@ use crate::{
 const DUPLEX: &str =
     r#"{"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"}"#;
 
-pub(super) fn limited(json: &str, request_buffer: usize) -> Play {
-    let context = ExchangeContext {
+pub(super) fn limited(json: &str, buffer: usize) -> Play {
+    Play::with(mode(json), small(buffer))
+}
+
+fn small(buffer: usize) -> ExchangeContext {
+    ExchangeContext {
         limits: Limits {
-            request_buffer,
-            response_buffer: request_buffer,
+            request_buffer: buffer,
+            response_buffer: buffer,
             ..Limits::default()
         },
         ..ExchangeContext::default()
-    };
-    Play::with(mode(json), context)
+    }
 }
 
 // === STREAMED ===
@@ -300,6 +305,26 @@ fn buffered_body_over_the_limit_is_413_that_the_processor_sees() {
         "client: 413 content-length=17 content-type=text/plain"
     );
     assert_eq!(p.details, "request_payload_too_large");
+}
+
+/// Not even if somebody in front has answered, too.
+#[test]
+fn a_held_head_behind_a_413_goes_nowhere() {
+    #[derive(Debug)]
+    struct Answered;
+    impl Host for Answered {
+        fn is_answered(&self) -> bool {
+            true
+        }
+    }
+    let context = ExchangeContext {
+        host: Some(Arc::new(Answered)),
+        ..small(4)
+    };
+    let mut p = Play::with(mode(r#"{"request_body_mode": "BUFFERED"}"#), context);
+    p.request(&[], false);
+    assert_eq!(p.data(Request, "12345", false), ["SH", "upstream: CANCEL"]);
+    assert!(p.exchange.take_answered().is_none());
 }
 
 #[test]
