@@ -488,7 +488,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use http::Method;
+    use http::Request;
 
     use super::*;
     use crate::request_size;
@@ -701,9 +701,8 @@ mod tests {
         let traffic = Arc::<Traffic>::default();
         // 203 bytes, and the path.
         let size = |path: &str| {
-            let uri = format!("http://a{path}").parse().unwrap();
-            let headers = [("x-a".parse().unwrap(), "123".parse().unwrap())];
-            request_size(&Method::GET, &uri, &headers.into_iter().collect())
+            let request = Request::get(format!("http://a{path}")).header("x-a", "123");
+            request_size(&request.body(()).unwrap())
         };
         let takes = |traffic: &Traffic, path: &str| traffic.takes(|| size(path));
         assert_eq!(takes(&traffic, "/"), Some(true));

@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use self::{
     frames::Frames,
     keepalive::{Interval, Keepalive},
-    list::{request_size, response_size, trailers_size},
+    list::{fields_size, request_size, response_size},
     receiver::{Account, Receiver},
     resets::Resets,
     traffic::Traffic,

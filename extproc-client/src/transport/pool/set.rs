@@ -25,7 +25,7 @@ use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use h2_guard::{Resets, Traffic};
+use h2_guard::{Resets, Traffic, request_size};
 use tokio::{
     sync::mpsc::{self, UnboundedSender},
     time::{Instant, Sleep, sleep},
@@ -380,9 +380,7 @@ impl Set {
             }
             let request = outline.build(member.connection.forwarded_for.as_ref());
             let traffic = &member.connection.traffic;
-            let size =
-                || h2_guard::request_size(request.method(), request.uri(), request.headers());
-            match traffic.takes(size) {
+            match traffic.takes(|| request_size(&request)) {
                 Some(true) => {}
                 Some(false) => return Err(failure::metadata_too_large()),
                 None => {

@@ -484,14 +484,8 @@ impl Lease {
             true => Some(extend(&mut parts, &sender)?),
             false => None,
         };
-        let Parts {
-            method,
-            uri,
-            headers,
-            ..
-        } = &parts;
-        let size = || request_size(method, uri, headers);
-        if !shared.traffic.will_take(size).await {
+        let head = Request::from_parts(parts, ());
+        if !shared.traffic.will_take(|| request_size(&head)).await {
             return Err(Failure::HeadTooLarge.into());
         }
         let announced = announced.filter(|_| !sending.tunnel);
@@ -500,7 +494,7 @@ impl Lease {
         }
         let body = Watched::new(body, ProgressWatch(progress.clone()));
         let end = body.is_end_stream();
-        let sent = sender.send_request(Request::from_parts(parts, ()), end);
+        let sent = sender.send_request(head, end);
         let (mut response, stream) = match sent {
             Ok(sent) => sent,
             Err(error) => {

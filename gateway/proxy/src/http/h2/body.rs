@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use extproc_client::host::HeaderLimits;
 use h2::{Reason, RecvStream, SendStream};
-use h2_guard::{Account, Receiver, Traffic, trailers_size};
+use h2_guard::{Account, Receiver, Traffic, fields_size};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -284,7 +284,7 @@ async fn send_frames(
                 if let Ok(mut trailers) = frame.into_trailers() {
                     strip_trailers(&mut trailers);
                     trim_values(&mut trailers);
-                    if !traffic.will_take(|| trailers_size(&trailers)).await {
+                    if !traffic.will_take(|| fields_size(&trailers)).await {
                         return Err(SendError::Body(TrailersTooLarge.into()));
                     }
                     return match trailers.is_empty() {
