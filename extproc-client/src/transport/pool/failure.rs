@@ -7,6 +7,32 @@ use h2::Reason;
 
 use crate::{text::failures, types::stream::Close};
 
+/// No stream was opened.
+#[derive(Debug)]
+pub(super) struct NotOpened {
+    pub(super) close: Close,
+    /// The connection is what failed, not the call: another attempt may fare better.
+    pub(super) retriable: bool,
+}
+
+impl NotOpened {
+    /// There is no connection, or none with room.
+    pub(super) fn retriable(close: Close) -> Self {
+        Self {
+            close,
+            retriable: true,
+        }
+    }
+
+    /// The call itself is not to be made.
+    pub(super) fn for_good(close: Close) -> Self {
+        Self {
+            close,
+            retriable: false,
+        }
+    }
+}
+
 /// The call failed before the response began, for this reason.
 pub(super) fn before_response(reason: &str, cause: Option<&str>) -> Close {
     Close::unavailable(failures::no_response(reason, false))

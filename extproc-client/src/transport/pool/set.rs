@@ -35,7 +35,7 @@ use super::{
     Settings,
     budget::{Held, Share},
     connection::{self, Connection, Dial, Dialed},
-    failure,
+    failure::{self, NotOpened},
     stream::Open,
 };
 use crate::{transport::request::Outline, types::stream::Close};
@@ -220,7 +220,7 @@ impl Set {
         cx: &mut Context<'_>,
         place: &mut Place,
         outline: &Outline,
-    ) -> Poll<Result<Opened, Close>> {
+    ) -> Poll<Result<Opened, NotOpened>> {
         let mut state = self.lock();
         let polled = self.poll_locked(&mut state, cx, place, outline);
         let begun = state.begun.take();
@@ -237,9 +237,8 @@ impl Set {
         let timer = place.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if timer.as_mut().poll(cx).is_ready() {
             self.leave(place);
-            return Poll::Ready(Err(Close::unavailable(format!(
-                "no stream to the processor became free within {limit:?}"
-            ))));
+            let text = format!("no stream to the processor became free within {limit:?}");
+            return Poll::Ready(Err(NotOpened::retriable(Close::unavailable(text))));
         }
         Poll::Pending
     }
@@ -250,7 +249,7 @@ impl Set {
         cx: &Context<'_>,
         place: &mut Place,
         outline: &Outline,
-    ) -> Poll<Result<Opened, Close>> {
+    ) -> Poll<Result<Opened, NotOpened>> {
         if state.is_first(place)
             && let Some(opened) = self.take(state, place, outline)?
         {
@@ -264,7 +263,7 @@ impl Set {
         {
             let close = close.clone();
             self.leave_locked(state, place);
-            return Poll::Ready(Err(close));
+            return Poll::Ready(Err(NotOpened::retriable(close)));
         }
         self.grow(state, place.avoid);
         if place.ticket.is_none() {
@@ -273,7 +272,7 @@ impl Set {
                 place.waiting = Held::take(budget, Share::Waiting);
             }
             if place.waiting.is_none() || state.waiters.len() >= self.settings.max_pending {
-                return Poll::Ready(Err(failure::overflow()));
+                return Poll::Ready(Err(NotOpened::for_good(failure::overflow())));
             }
             state.next_ticket += 1;
             place.ticket = Some(state.next_ticket);
@@ -365,7 +364,7 @@ impl Set {
         state: &mut State,
         place: &mut Place,
         outline: &Outline,
-    ) -> Result<Option<Opened>, Close> {
+    ) -> Result<Option<Opened>, NotOpened> {
         loop {
             let Some(index) = self.choose(state, place) else {
                 return Ok(None);
@@ -376,13 +375,14 @@ impl Set {
             if place.stream.is_none() {
                 let budget = self.settings.budget.as_ref();
                 let share = Held::take(budget, Share::Stream);
-                place.stream = Some(share.ok_or_else(failure::overflow)?);
+                let refused = || NotOpened::for_good(failure::overflow());
+                place.stream = Some(share.ok_or_else(refused)?);
             }
             let request = outline.build(member.connection.forwarded_for.as_ref());
             let traffic = &member.connection.traffic;
             match traffic.takes(|| request_size(&request)) {
                 Some(true) => {}
-                Some(false) => return Err(failure::metadata_too_large()),
+                Some(false) => return Err(NotOpened::for_good(failure::metadata_too_large())),
                 None => {
                     place.is_large = true;
                     continue;
@@ -416,10 +416,8 @@ impl Set {
                     state.members.swap_remove(index);
                 }
                 Err(error) => {
-                    return Err(Close::status(
-                        13,
-                        format!("the call cannot be sent: {error}"),
-                    ));
+                    let text = format!("the call cannot be sent: {error}");
+                    return Err(NotOpened::retriable(Close::status(13, text)));
                 }
             }
         }

@@ -277,11 +277,9 @@ impl Sidestream for PoolStream {
                 State::Waiting(place) => {
                     match ready!(self.set.poll_open(cx, place, &self.outline)) {
                         Ok(opened) => self.opened(opened),
-                        Err(close) => {
-                            let is_own = close == failure::overflow()
-                                || close == failure::metadata_too_large();
-                            if is_own || !self.retry(Failed::Connect) {
-                                return self.ended(close);
+                        Err(failed) => {
+                            if !failed.retriable || !self.retry(Failed::Connect) {
+                                return self.ended(failed.close);
                             }
                         }
                     }
