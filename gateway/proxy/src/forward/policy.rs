@@ -123,7 +123,7 @@ impl<'a> Policy<'a> {
         // As in Envoy, what they name comes to what the route names, and unknown names are passed over.
         let asked = |name, of: RetryOn| {
             let on = text(name).map(|list| RetryOn::parse(list).0);
-            on.unwrap_or_default().within(of)
+            on.unwrap_or_default().and(of)
         };
         let on = asked("x-envoy-retry-on", RetryOn::HTTP)
             .or(asked("x-envoy-retry-grpc-on", RetryOn::GRPC));
