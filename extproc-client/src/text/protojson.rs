@@ -144,11 +144,13 @@ impl<'de> Deserialize<'de> for ProtoDuration {
 pub fn base64(text: &str) -> Option<Vec<u8>> {
     const ANY_PADDING: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabet = match text.contains(['-', '_']) {
-        true => &alphabet::URL_SAFE,
-        false => &alphabet::STANDARD,
+    const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, ANY_PADDING);
+    const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY_PADDING);
+    let decoded = match text.contains(['-', '_']) {
+        true => URL_SAFE.decode(text),
+        false => STANDARD.decode(text),
     };
-    GeneralPurpose::new(alphabet, ANY_PADDING).decode(text).ok()
+    decoded.ok()
 }
 
 #[cfg(test)]
