@@ -24,7 +24,7 @@ use super::{Action, Callback, Closing, Direction, Exchange, Side, Stream};
 use crate::{
     headers::Rejection,
     observer::{Event, FailureRow, NotOpen, Verdict},
-    types::{pieces::Pieces, stream::Close},
+    types::stream::Close,
 };
 
 /// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
@@ -278,12 +278,12 @@ impl Exchange {
         let text = Bytes::from_static(text.as_bytes());
         if side == Side::Response || self.response.has_head() {
             let direction = self.direction_mut(side);
-            direction.held = Pieces::default();
+            direction.drop_unsent();
             direction.clear_queue();
             self.close_stream_flushed();
             return self.respond(status, text, details.into());
         }
-        self.request.held = Pieces::default();
+        self.request.drop_unsent();
         self.request.clear_queue();
         self.request.stop_timer();
         self.request.received = true;

@@ -125,8 +125,7 @@ impl Exchange {
         request.ended = true;
         request.body_replaced = true;
         request.mode.trailers &= request.trailers.is_some() && request.callback != Callback::Idle;
-        request.held = Pieces::default();
-        request.deframer.take();
+        request.drop_unsent();
         if request.callback == Callback::Idle {
             request.clear_queue();
         }

@@ -290,9 +290,14 @@ impl Direction {
         Some(chunk)
     }
 
-    /// Nothing that came is shown any more.
-    pub(super) fn clear_queue(&mut self) {
+    /// Drops what came of the body and the processor does not have as chunks.
+    pub(super) fn drop_unsent(&mut self) {
+        self.held = Pieces::default();
         self.deframer.take();
+    }
+
+    /// Drops the chunks that the processor has.
+    pub(super) fn clear_queue(&mut self) {
         self.queue.clear();
         self.queued = 0;
         self.paused = false;

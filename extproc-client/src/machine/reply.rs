@@ -92,7 +92,7 @@ impl Exchange {
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
         if direction.ended {
-            // Answered already, with 413.
+            // The end went on, or what is left of the message is for nobody.
         } else if direction.no_body {
             self.release(side);
         } else {
@@ -103,6 +103,7 @@ impl Exchange {
     /// CONTINUE_AND_REPLACE: the body becomes what the reply says, and this direction is done.
     fn replace(&mut self, side: Side, common: CommonReply, now: Instant) {
         let direction = self.direction_mut(side);
+        direction.deframer.take();
         direction.clear_queue();
         direction.mode.show_no_more();
         if let Some(message) = common.body_mutation {
