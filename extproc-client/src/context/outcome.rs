@@ -29,11 +29,15 @@ pub struct UpstreamFailure {
 
 impl UpstreamFailure {
     /// Makes a failure without a source.
-    pub fn new(status: StatusCode, details: impl Into<Cow<'static, str>>, flags: u64) -> Self {
+    pub fn new(
+        status: StatusCode,
+        details: impl Into<Cow<'static, str>>,
+        flags: ResponseFlags,
+    ) -> Self {
         Self {
             status,
             details: details.into(),
-            flags: ResponseFlags(flags),
+            flags,
             source: None,
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use extproc_client::host::UpstreamFailure;
+use extproc_client::host::{ResponseFlags, UpstreamFailure};
 use http::{Method, Request, Response, request::Parts};
 use http_body::Body as _;
 use tokio::{
@@ -403,7 +403,10 @@ impl Watch for ResponseWatch {
             Poll::Ready(failure) => {
                 count(&self.active.host.shared.stats, &failure);
                 let told = failure.told(false);
-                Err(UpstreamFailure::new(told.status, told.details, told.flags).into())
+                Err(
+                    UpstreamFailure::new(told.status, told.details, ResponseFlags::new(told.flags))
+                        .into(),
+                )
             }
             Poll::Pending => Ok(()),
         }

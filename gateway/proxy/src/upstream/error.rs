@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, io};
 
-use extproc_client::{host::UpstreamFailure, text::failures};
+use extproc_client::{
+    host::{ResponseFlags, UpstreamFailure},
+    text::failures,
+};
 use http::StatusCode;
 
 use crate::{
@@ -200,7 +203,8 @@ impl Failure {
     pub(crate) fn after_start(&self, source: Option<BoxError>) -> UpstreamFailure {
         let told = self.told(false);
         let details = failures::details_after_response(&self.to_string());
-        let mut failure = UpstreamFailure::new(told.status, details, told.flags);
+        let mut failure =
+            UpstreamFailure::new(told.status, details, ResponseFlags::new(told.flags));
         failure.source = source;
         failure
     }
