@@ -32,10 +32,6 @@ use crate::{
     transport::Transport,
 };
 
-/// Bytes kept of both bodies above which other tasks run after each look for frames. Exchanges that are ended for what they hold
-/// let go of it there, before this one reads more.
-const TURN: usize = 256 * 1024;
-
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
 pub(crate) struct Core<T: Transport, B, R> {
     pub(super) machine: Exchange,
@@ -151,7 +147,7 @@ where
             if !again || !self.steps.is_empty() {
                 break;
             }
-            if read == pace::ENVOY.frames_at_once && self.machine.kept() > TURN {
+            if read == pace::ENVOY.frames_at_once && self.machine.kept() > pace::KEPT {
                 cx.waker().wake_by_ref();
                 break;
             }

@@ -11,13 +11,6 @@ use http_body::{Body, Frame};
 use super::{Piece, Ready, pace, pipe};
 use crate::context::error::Error;
 
-/// Pieces kept for a direction before no more replies are read. The machine asks for no more body
-/// while there are any, so only a processor that sends more than it gets comes here.
-const PIECES: usize = 256;
-
-/// The same in bytes.
-const BYTES: usize = 4 * 1024 * 1024;
-
 /// One direction.
 pub(super) struct Flow<B> {
     pub(super) source: Option<Pin<Box<B>>>,
@@ -74,7 +67,7 @@ pub(super) enum State {
 impl<B> Flow<B> {
     /// Whether one more reply may add to what waits.
     pub(super) fn has_room(&self) -> bool {
-        self.out.len() < PIECES && self.waiting() < BYTES
+        self.out.len() < pace::PIECES && self.waiting() < pace::BYTES
     }
 
     /// Bytes that wait to be taken.

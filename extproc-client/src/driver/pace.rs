@@ -1,7 +1,18 @@
-//! When bodies are read, and what is looked for before something else is done. Envoy takes what one read of a socket gave; here
-//! frames come one by one, and these numbers stand for that.
+//! Bounds of each look at an exchange: when bodies and replies are read, and what is looked for before something else is done.
+//! Messages and replies have another one beside these, Tokio's for a task (see [`SideStream`](super::SideStream)).
 
-/// Bounds of each look at an exchange.
+/// Bytes kept of both bodies above which other tasks run after each look for frames. Exchanges that are ended for what they hold
+/// let go of it there, before this one reads more.
+pub(super) const KEPT: usize = 256 * 1024;
+
+/// Pieces kept for a direction before no more replies are read. The machine asks for no more body
+/// while there are any, so only a processor that sends more than it gets comes here.
+pub(super) const PIECES: usize = 256;
+
+/// The same in bytes.
+pub(super) const BYTES: usize = 4 * 1024 * 1024;
+
+/// Envoy takes what one read of a socket gave; here frames come one by one, and these numbers stand for that.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Frames of a body that are read before replies are looked at again: two pieces and the trailers. Envoy has all of one
