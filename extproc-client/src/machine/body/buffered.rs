@@ -10,7 +10,7 @@ use http::header;
 
 use super::{
     super::{Callback, Exchange, Side, failure::Failure},
-    Mode, streamed,
+    Mode,
 };
 use crate::{
     types::{mode::BodyMode, pieces::Pieces},
@@ -34,7 +34,7 @@ impl Mode for Buffered {
 
     fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         match exchange.direction(side).held.is_empty() {
-            true => super::trailers(exchange, side, now),
+            true => super::finish(exchange, side, now),
             false => send(exchange, side, false, now),
         }
     }
@@ -42,11 +42,6 @@ impl Mode for Buffered {
     /// They wait for the body.
     fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         super::send_whole(exchange, side, now);
-    }
-
-    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
-        // To what was shown before an override.
-        streamed::reply(exchange, side, common, now);
     }
 
     fn changes_length(&self, held: bool) -> bool {

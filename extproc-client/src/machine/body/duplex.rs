@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::FilterConfig,
-    types::{mode::BodyMode, phase::Effect, pieces::Pieces},
+    types::{phase::Effect, pieces::Pieces},
     wire::{BodyMutation, CommonReply, StreamedBody, encode::BodyFlags},
 };
 
@@ -22,11 +22,6 @@ pub(super) struct FullDuplexStreamed;
 impl Mode for FullDuplexStreamed {
     fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
         send(exchange, side, data, end, now);
-    }
-
-    /// Held only if the direction becomes full duplex by an override.
-    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
-        exchange.direction_mut(side).held.push(data);
     }
 
     fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
@@ -83,6 +78,10 @@ impl Mode for FullDuplexStreamed {
     fn sends_held(&self, _: bool) -> bool {
         false
     }
+
+    fn holds_whole(&self) -> bool {
+        true
+    }
 }
 
 /// Sends a chunk.
@@ -108,7 +107,7 @@ pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
 /// body and trailers, as in Envoy: until then the exchange can still be answered.
 pub(super) fn headers_answered(exchange: &mut Exchange, side: Side, now: Instant) {
     let direction = exchange.direction(side);
-    let waits = direction.mode.body == BodyMode::FullDuplexStreamed
+    let waits = super::of(direction.mode.body).holds_whole()
         && (direction.is_sent_whole() || direction.mode.trailers && direction.trailers.is_some());
     if !waits {
         exchange.release_head(side);
@@ -122,7 +121,7 @@ pub(super) fn headers_answered(exchange: &mut Exchange, side: Side, now: Instant
     if !direction.held.is_empty()
         || direction.received && direction.trailers.is_none() && !direction.has_sent_end
     {
-        flush_held(exchange, side, now);
+        super::flush_held(exchange, side, now);
     }
     if exchange.complete {
         return;
@@ -141,19 +140,17 @@ pub(super) fn trailers(exchange: &mut Exchange, side: Side, now: Instant) {
     }
 }
 
-/// Sends what was held before the direction became full duplex.
-pub(in super::super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
+/// Sends what was held as a chunk.
+pub(super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
+    let (held, end) = take_held(exchange, side);
+    send(exchange, side, held, end, now);
+}
+
+/// What was held, and whether the body ends with it.
+pub(super) fn take_held(exchange: &mut Exchange, side: Side) -> (Pieces, bool) {
     let direction = exchange.direction_mut(side);
     let end = direction.received && direction.trailers.is_none();
-    let held = std::mem::take(&mut direction.held);
-    if direction.mode.body != BodyMode::Grpc {
-        return send(exchange, side, held, end, now);
-    }
-    super::grpc::Grpc.data(exchange, side, held.join(), end, now);
-    let direction = exchange.direction(side);
-    if direction.trailers.is_some() && !direction.deframer.waits() {
-        super::grpc::ends_whole(exchange, side);
-    }
+    (std::mem::take(&mut direction.held), end)
 }
 
 /// Trailers that the processor does not want are sent on at once, as in Envoy; body replies that
@@ -225,11 +222,9 @@ pub(super) fn finish_reply(
     exchange.release_head(side);
     exchange.emit_data(side, data);
     if streamed.end_of_stream {
-        let direction = exchange.direction_mut(side);
-        let kept = side == Side::Request || direction.mode.body == BodyMode::Grpc;
-        if kept && direction.trailers.is_some() {
-            // They end the message once they are answered. Those of a response are lost, as in Envoy, which does not have
-            // GRPC: there they hold the status.
+        let direction = exchange.direction(side);
+        if direction.trailers.is_some() && super::of(direction.mode.body).keeps_trailers(side) {
+            // They end the message once they are answered.
             return;
         }
         exchange.emit_end(side);

@@ -81,11 +81,6 @@ impl Mode for Grpc {
         }
     }
 
-    /// Held only if the mode comes by an override.
-    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
-        exchange.direction_mut(side).held.push(data);
-    }
-
     fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         let waits = exchange.direction(side).deframer.waits();
         if !waits && ends_whole(exchange, side) {
@@ -112,6 +107,20 @@ impl Mode for Grpc {
 
     fn sends_held(&self, _: bool) -> bool {
         false
+    }
+
+    fn flush_held(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        let (held, end) = duplex::take_held(exchange, side);
+        self.data(exchange, side, held.join(), end, now);
+        let direction = exchange.direction(side);
+        if direction.trailers.is_some() && !direction.deframer.waits() {
+            ends_whole(exchange, side);
+        }
+    }
+
+    /// Those of a response hold its status.
+    fn keeps_trailers(&self, _: Side) -> bool {
+        true
     }
 }
 
@@ -171,7 +180,7 @@ fn send_end(exchange: &mut Exchange, side: Side, now: Instant) {
 
 /// Whether a body that has ended did so behind a whole message. One that did not was cut short, and must not look
 /// complete when the processor has put new frames around the others: the exchange ends.
-pub(super) fn ends_whole(exchange: &mut Exchange, side: Side) -> bool {
+fn ends_whole(exchange: &mut Exchange, side: Side) -> bool {
     if exchange.direction(side).deframer.buffer.is_empty() {
         return true;
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-pub(super) use self::duplex::{flush_held, start_drain};
+pub(super) use self::duplex::start_drain;
 use super::{Callback, Exchange, Side};
 use crate::{
     config::FilterConfig,
@@ -26,16 +26,22 @@ pub(super) trait Mode: Sync {
     fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant);
 
     /// Data arrived while the reply to the headers is waited for.
-    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, now: Instant);
+    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
+        exchange.direction_mut(side).held.push(data);
+    }
 
     /// Trailers arrived, which are kept already.
-    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant);
+    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        finish(exchange, side, now);
+    }
 
     /// The headers of a message with a body were answered.
     fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant);
 
-    /// A reply to a piece of the body.
-    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant);
+    /// A reply to a piece of the body. In modes without pieces it is one to what was shown before an override.
+    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
+        streamed::reply(exchange, side, common, now);
+    }
 
     /// A reply to the body as a whole, which in most modes may be here before the reply to the headers is.
     fn reply_to_whole(
@@ -71,6 +77,21 @@ pub(super) trait Mode: Sync {
     fn sends_held(&self, whole: bool) -> bool {
         whole
     }
+
+    /// Sends what was held before the direction became full duplex.
+    fn flush_held(&self, exchange: &mut Exchange, side: Side, now: Instant) {
+        duplex::flush_held(exchange, side, now);
+    }
+
+    /// Full duplex: tells whether the head of a message that the processor has whole waits for the reply to what follows it.
+    fn holds_whole(&self) -> bool {
+        false
+    }
+
+    /// Full duplex: tells whether trailers that are here outlive the end of the new body. As in Envoy, those of a response do not.
+    fn keeps_trailers(&self, side: Side) -> bool {
+        side == Side::Request
+    }
 }
 
 /// Behaviour of this mode.
@@ -83,6 +104,11 @@ pub(super) fn of(mode: BodyMode) -> &'static dyn Mode {
         BodyMode::FullDuplexStreamed => &duplex::FullDuplexStreamed,
         BodyMode::Grpc => &grpc::Grpc,
     }
+}
+
+/// Sends what was held before the direction became full duplex.
+pub(super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
+    of(exchange.direction(side).mode.body).flush_held(exchange, side, now);
 }
 
 /// A reply to a body that fits. Which message it answers goes by what is waited for, whatever the mode has become.
@@ -99,15 +125,6 @@ pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, no
 /// The trailers that are here, or the end, where the body is with nobody.
 fn finish(exchange: &mut Exchange, side: Side, now: Instant) {
     if exchange.trailers_are_due(side) {
-        exchange.send_trailers(side, now);
-    } else {
-        exchange.release(side);
-    }
-}
-
-/// Trailers of a body of which nothing is left to show.
-fn trailers(exchange: &mut Exchange, side: Side, now: Instant) {
-    if exchange.direction(side).mode.trailers {
         exchange.send_trailers(side, now);
     } else {
         exchange.release(side);

@@ -6,10 +6,8 @@ use bytes::Bytes;
 
 use super::{
     super::{Exchange, Side},
-    Mode, streamed,
+    Mode,
 };
-use crate::wire::CommonReply;
-
 pub(super) struct None;
 
 impl Mode for None {
@@ -17,21 +15,8 @@ impl Mode for None {
         exchange.pass(side, data, end);
     }
 
-    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
-        exchange.direction_mut(side).held.push(data);
-    }
-
-    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
-        super::trailers(exchange, side, now);
-    }
-
     fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         super::finish(exchange, side, now);
-    }
-
-    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
-        // To what was shown before an override.
-        streamed::reply(exchange, side, common, now);
     }
 
     fn changes_length(&self, _: bool) -> bool {

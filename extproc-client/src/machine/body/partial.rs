@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     super::{Callback, Exchange, Side},
-    Mode, streamed,
+    Mode,
 };
 use crate::{
     types::{phase::Effect, pieces::Pieces},
@@ -33,14 +33,10 @@ impl Mode for BufferedPartial {
         }
     }
 
-    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
-        exchange.direction_mut(side).held.push(data);
-    }
-
     fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         let direction = exchange.direction(side);
         match direction.partial_processed || direction.queue.is_empty() {
-            true => super::trailers(exchange, side, now),
+            true => super::finish(exchange, side, now),
             false => send(exchange, side, now),
         }
     }
@@ -59,11 +55,6 @@ impl Mode for BufferedPartial {
         if direction.queued > direction.buffer_limit {
             send(exchange, side, now);
         }
-    }
-
-    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
-        // To what was shown before an override.
-        streamed::reply(exchange, side, common, now);
     }
 
     fn changes_length(&self, _: bool) -> bool {

@@ -24,14 +24,6 @@ impl Mode for Streamed {
         send(exchange, side, data, end, now);
     }
 
-    fn keep(&self, exchange: &mut Exchange, side: Side, data: Bytes, _: Instant) {
-        exchange.direction_mut(side).held.push(data);
-    }
-
-    fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
-        super::trailers(exchange, side, now);
-    }
-
     /// They go on, and what was held is the first chunk. If the whole message is here already and chunks of it were sent, they
     /// wait for the reply to the first chunk, as in Envoy: until then the exchange can still be answered.
     fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
@@ -50,10 +42,6 @@ impl Mode for Streamed {
             let held = std::mem::take(&mut direction.held);
             send(exchange, side, held, false, now);
         }
-    }
-
-    fn reply(&self, exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
-        reply(exchange, side, common, now);
     }
 
     fn shows_early(&self, config: &FilterConfig) -> bool {
