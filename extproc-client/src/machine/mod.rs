@@ -33,6 +33,7 @@ mod immediate;
 mod local;
 mod metadata;
 mod mode;
+mod observed;
 mod reply;
 mod send;
 #[cfg(test)]

@@ -4,7 +4,6 @@ mod buffered;
 mod duplex;
 pub(super) mod grpc;
 mod none;
-mod observed;
 mod partial;
 mod streamed;
 

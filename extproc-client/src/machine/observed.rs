@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::{Callback, Exchange, Side};
+use super::{Callback, Exchange, Side};
 use crate::{
     observer::Event,
     types::{mode::BodyMode, pieces::Pieces},
@@ -17,7 +17,7 @@ use crate::{
 const COPIES: usize = 1024;
 
 impl Exchange {
-    pub(in super::super) fn observe_head(&mut self, side: Side, now: Instant) {
+    pub(super) fn observe_head(&mut self, side: Side, now: Instant) {
         if self.direction(side).mode.headers {
             let end = self.direction(side).no_body;
             self.send_head(side, end, now);
@@ -28,13 +28,7 @@ impl Exchange {
         self.release_head(side);
     }
 
-    pub(in super::super) fn observe_data(
-        &mut self,
-        side: Side,
-        data: Bytes,
-        end: bool,
-        now: Instant,
-    ) {
+    pub(super) fn observe_data(&mut self, side: Side, data: Bytes, end: bool, now: Instant) {
         if self.observes_body(side) {
             match self.copy_fits(side, data.len()) {
                 true => {
@@ -51,7 +45,7 @@ impl Exchange {
         self.pass(side, data, end);
     }
 
-    pub(in super::super) fn observe_trailers(&mut self, side: Side, now: Instant) {
+    pub(super) fn observe_trailers(&mut self, side: Side, now: Instant) {
         if self.direction(side).mode.trailers {
             self.send_trailers(side, now);
         }
@@ -71,7 +65,7 @@ impl Exchange {
     }
 
     /// Only STREAMED bodies are copied.
-    pub(in super::super) fn observes_body(&self, side: Side) -> bool {
+    pub(super) fn observes_body(&self, side: Side) -> bool {
         self.config.observability_mode && self.direction(side).mode.body == BodyMode::Streamed
     }
 }
