@@ -1,6 +1,7 @@
 //! The protocol as tables: what goes in, what comes out. Time is a number, sockets are none.
 
-mod bodies;
+mod buffered;
+mod duplex;
 mod failures;
 mod fuzz;
 mod grpc;
@@ -9,5 +10,7 @@ mod immediate;
 mod model;
 mod modes;
 mod observed;
+mod partial;
 mod play;
 mod properties;
+mod streamed;

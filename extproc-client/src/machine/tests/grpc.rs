@@ -1,6 +1,6 @@
 //! Body mode GRPC, which Envoy does not have.
 
-use super::{bodies::limited, play::*};
+use super::play::*;
 use crate::{
     machine::Side::{Request, Response},
     wire::{BodyMutation, StreamedBody},
@@ -120,4 +120,120 @@ fn grpc_body_that_ends_within_a_message() {
     let lines = p.data(Request, "\0\0\0\0\x03b", true);
     assert_eq!(lines[..2], ["close", "upstream: CANCEL"]);
     assert!(lines[2].contains("grpc-status=13"), "{lines:?}");
+}
+
+/// Empty gRPC messages, as they come in one read, are given to the processor as it takes them.
+#[test]
+fn many_grpc_messages_wait_in_their_frames() {
+    const MESSAGES: usize = 5_000;
+    let frames = bytes::Bytes::from(vec![0; 5 * MESSAGES + 3]);
+    for (trailers, sent) in [(false, 0), (true, 0), (false, 2), (true, 2)] {
+        let mut p = Play::new(mode(
+            r#"{"request_body_mode": "GRPC", "request_trailer_mode": "SEND"}"#,
+        ));
+        p.request(&[], false);
+        p.part(rh(nothing()));
+        let (exchange, now) = (&mut p.exchange, p.now);
+        // Some come before, a piece of the next one with them.
+        let (first, rest) = (frames.slice(..5 * sent + 2), frames.slice(5 * sent + 2..));
+        exchange.data(Request, first, false, now);
+        let before = std::iter::from_fn(|| exchange.poll_outbound()).count();
+        assert_eq!(before, sent);
+        exchange.data(Request, rest.slice(..rest.len() - 3), !trailers, now);
+        if trailers {
+            exchange.trailers(Request, http::HeaderMap::new(), now);
+        }
+        let mut got = sent;
+        let mut last = None;
+        while let Some(crate::machine::Outbound::Message(phase, _)) = exchange.poll_outbound() {
+            assert!(!exchange.wants_frame(Request));
+            assert!(
+                exchange.outbound.len() <= 256,
+                "{}",
+                exchange.outbound.len()
+            );
+            got += 1;
+            last = Some(phase);
+        }
+        assert_eq!(got, MESSAGES + 1);
+        assert_eq!(
+            last.unwrap() == crate::observer::Phase::RequestTrailers,
+            trailers
+        );
+    }
+}
+
+#[test]
+fn grpc_messages_that_wait_end_once() {
+    const MESSAGES: usize = 400;
+    let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));
+    p.request(&[], false);
+    let frames = bytes::Bytes::from(vec![0; 5 * MESSAGES]);
+    let (exchange, now) = (&mut p.exchange, p.now);
+    exchange.data(Request, frames, true, now);
+    // Some have left when the headers are answered, so that there is room for the rest.
+    let before = std::iter::from_fn(|| exchange.poll_outbound())
+        .take(200)
+        .count();
+    let reply = crate::wire::Reply {
+        part: Some(rh(nothing())),
+        ..crate::wire::Reply::default()
+    };
+    exchange.handle_reply(reply, now);
+    let after = std::iter::from_fn(|| exchange.poll_outbound());
+    assert_eq!(before + after.count(), MESSAGES + 1);
+}
+
+/// Of what nobody is shown any more, no end is missed either.
+#[test]
+fn half_a_grpc_message_behind_a_complete_response_is_no_error() {
+    let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    p.data(Request, "\0\0\0", false);
+    p.response(&[], true);
+    p.transcript.take();
+    p.exchange.trailers(Request, http::HeaderMap::new(), p.now);
+    let told = p.transcript.take();
+    assert!(
+        !told.iter().any(|line| line.starts_with("failed")),
+        "{told:?}"
+    );
+    let lines = p.part(sh(nothing()));
+    assert!(
+        lines.iter().any(|line| line.starts_with("client: 200")),
+        "{lines:?}"
+    );
+}
+
+/// What the processor has no need of any more passes by, with its frames.
+#[test]
+fn a_drain_lets_grpc_messages_that_wait_pass_by() {
+    let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));
+    p.request(&[], false);
+    p.part(rh(nothing()));
+    let frames = bytes::Bytes::from(vec![0; 5 * 1000]);
+    p.exchange.data(Request, frames, false, p.now);
+    p.exchange.handle_reply(
+        crate::wire::Reply {
+            request_drain_requests: true,
+            ..Default::default()
+        },
+        p.now,
+    );
+    let sent = p.outputs();
+    assert_eq!(
+        (sent.len(), sent.last().unwrap().as_str()),
+        (257, "RB \"\" drained")
+    );
+    let done = common(
+        None,
+        Some(BodyMutation::Streamed(StreamedBody {
+            drain_complete: true,
+            ..StreamedBody::default()
+        })),
+    );
+    let lines = p.part(rb(done));
+    let passed = format!("upstream: {:?}", "\0".repeat(5 * (1000 - 256)));
+    assert_eq!(lines, [passed]);
 }

@@ -16,7 +16,7 @@ use crate::{
     host::ExchangeContext,
     machine::{Action, Closing, Exchange, Outbound, Side},
     observer::{Event, HttpPart, Observer, Stats, Watched, Watcher},
-    types::stream::Close,
+    types::{limits::Limits, stream::Close},
     wire::*,
 };
 
@@ -92,6 +92,23 @@ pub(super) fn config(json: &str) -> FilterConfig {
 /// A configuration that only sets the processing mode.
 pub(super) fn mode(json: &str) -> FilterConfig {
     config(&format!(r#""processing_mode": {json}"#))
+}
+
+/// The same with buffers of so many bytes.
+pub(super) fn limited(json: &str, buffer: usize) -> Play {
+    Play::with(mode(json), small(buffer))
+}
+
+/// A host whose buffers hold so many bytes.
+pub(super) fn small(buffer: usize) -> ExchangeContext {
+    ExchangeContext {
+        limits: Limits {
+            request_buffer: buffer,
+            response_buffer: buffer,
+            ..Limits::default()
+        },
+        ..ExchangeContext::default()
+    }
 }
 
 impl Play {
