@@ -2,8 +2,11 @@
 
 mod balance;
 mod calls;
-mod connections;
+mod connecting;
 mod flush;
+mod lifetime;
+mod refusals;
+mod room;
 
 use std::{
     future::{Future, poll_fn},
