@@ -1,0 +1,402 @@
+//! The byte stream under an `h2` connection, followed frame by frame.
+
+mod kind;
+mod refunds;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Buf as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::{
+    kind::{ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, IGNORED, PADDED, SETTINGS},
+    refunds::Refunds,
+    settings::Settings,
+};
+use crate::traffic::{Tally, Traffic};
+
+/// The preface of a client (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+
+/// Length of a frame's head (RFC 9113 §4.1).
+const HEAD: usize = 9;
+
+/// Position of the type in it.
+const TYPE: usize = 3;
+
+/// DATA shorter than this takes more memory than its bytes.
+const SMALL: usize = 256;
+
+/// Empty DATA frames in a row that are hidden of a client. `h2` ends the connection of one that goes on.
+const EMPTY_IN_A_ROW: u32 = 10_000;
+
+/// Frames that are read while the peer takes nothing of what is written. Answers to them pile up.
+const UNANSWERED: u32 = 100_000;
+
+/// A byte stream that `h2` reads, whose frames are counted.
+///
+/// A DATA frame without content that does not end its stream says nothing, and `h2` ends a connection that has received 100 of them.
+/// They become frames of an unknown type here, and the window that their padding takes is given back from here.
+#[derive(Debug)]
+pub struct Frames<S> {
+    io: S,
+    traffic: Arc<Traffic>,
+    /// Whether reading is interrupted until somebody calls [`Traffic::turn`].
+    turns: bool,
+    /// Bytes of the preface or of a frame's payload that are still to come.
+    left: usize,
+    head: Head,
+    /// Most empty frames in a row that are hidden.
+    most_empty: u32,
+    empty: u32,
+    /// The last write had to wait.
+    blocked: bool,
+    unanswered: u32,
+    block: Block,
+    settings: Settings,
+    refunds: Refunds,
+}
+
+/// The header block that was read last (RFC 9113 §4.3). Until it ends, no other frame may come.
+#[derive(Debug, Default)]
+struct Block {
+    /// Its place among those of the connection, from 1 on.
+    number: u64,
+    open: bool,
+    /// The frame that is under way completes it.
+    ends: bool,
+}
+
+/// The head of a frame that was not read at once; with the first byte of its payload if it is padded.
+#[derive(Debug, Default)]
+struct Head {
+    bytes: [u8; HEAD + 1],
+    /// Bytes that are there.
+    length: usize,
+    /// Whether it is complete and waits for room.
+    ready: bool,
+}
+
+/// Outcome of a look at the bytes from the head of a frame on.
+enum Look {
+    /// Not enough bytes; so many are needed.
+    Short(usize),
+    /// The frame is so long, without its head.
+    Frame { payload: usize, hide: bool },
+}
+
+impl<S> Frames<S> {
+    /// The stream of a connection to a server.
+    pub fn of_server(io: S, traffic: Arc<Traffic>) -> Self {
+        Self::new(io, traffic, 0, u32::MAX)
+    }
+
+    /// The stream of a connection of a client, from its preface on.
+    pub fn of_client(io: S, traffic: Arc<Traffic>) -> Self {
+        Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW)
+    }
+
+    /// The same for a server that does not let its owner poll the connection: only empty DATA frames and unread answers are looked
+    /// at, since nobody calls [`Traffic::turn`].
+    pub fn unturned(io: S) -> Self {
+        let mut frames = Self::of_client(io, Arc::default());
+        frames.turns = false;
+        frames
+    }
+
+    fn new(io: S, traffic: Arc<Traffic>, left: usize, most_empty: u32) -> Self {
+        Self {
+            io,
+            traffic,
+            turns: true,
+            left,
+            head: Head::default(),
+            most_empty,
+            empty: 0,
+            blocked: false,
+            unanswered: 0,
+            block: Block::default(),
+            settings: Settings::default(),
+            refunds: Refunds::default(),
+        }
+    }
+
+    /// The stream below.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    /// The number of the header block that has begun and is not complete. `h2` says nothing of a stream before its block is.
+    pub fn open_block(&self) -> Option<u64> {
+        let open = self.block.open && !(self.block.ends && self.left == 0);
+        open.then_some(self.block.number)
+    }
+
+    /// Looks at a frame of which these bytes are there.
+    fn look(&mut self, bytes: &[u8], tally: &mut Tally) -> Look {
+        let &[a, b, c, kind, flags, d, e, f, g, ..] = bytes else {
+            return Look::Short(HEAD);
+        };
+        let payload = u32::from_be_bytes([0, a, b, c]) as usize;
+        let stream = u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff;
+        let content = match (kind, flags & PADDED != 0, bytes.get(HEAD)) {
+            (DATA, true, None) if payload > 0 && payload <= SMALL => return Look::Short(HEAD + 1),
+            // More padding than payload is an error (RFC 9113 §6.1), which `h2` is to see.
+            (DATA, true, Some(padding)) => payload.checked_sub(1 + usize::from(*padding)),
+            (DATA, true, None) => payload.checked_sub(1),
+            _ => Some(payload),
+        };
+        tally.frames += 1;
+        self.block.follow(kind, flags);
+        self.settings = Settings {
+            reading: kind == SETTINGS && flags & ACK == 0,
+            ..Settings::default()
+        };
+        let mut hide = false;
+        match kind {
+            DATA if content == Some(0) && flags & END_STREAM == 0 && stream != 0 => {
+                self.empty = self.empty.saturating_add(1);
+                hide = self.empty <= self.most_empty && self.refunds.has_room();
+                if hide && payload > 0 {
+                    self.refunds.add(stream, payload);
+                }
+            }
+            DATA => {
+                self.empty = 0;
+                tally.messages += 1;
+                tally.bytes += payload;
+                if content.is_some_and(|bytes| bytes < SMALL) && flags & END_STREAM == 0 {
+                    tally.small += 1;
+                }
+            }
+            HEADERS => {
+                self.empty = 0;
+                tally.messages += 1;
+            }
+            _ => {}
+        }
+        Look::Frame { payload, hide }
+    }
+
+    /// Follows the frames in what was read. Gives how much of it may be handed on: all but a head that is not complete.
+    fn follow(&mut self, read: &mut [u8], tally: &mut Tally) -> usize {
+        let mut at = 0;
+        loop {
+            let skipped = self.left.min(read.len() - at);
+            self.left -= skipped;
+            if self.settings.reading
+                && let Some(bytes) = read.get(at..at + skipped)
+            {
+                self.settings.read(bytes, &self.traffic);
+            }
+            self.settle();
+            at += skipped;
+            let Some(rest) = read.get_mut(at..).filter(|rest| !rest.is_empty()) else {
+                return at;
+            };
+            match self.look(rest, tally) {
+                Look::Short(_) => {
+                    for (to, from) in self.head.bytes.iter_mut().zip(rest.iter()) {
+                        *to = *from;
+                    }
+                    self.head.length = rest.len();
+                    return at;
+                }
+                Look::Frame { payload, hide } => {
+                    if let (true, Some(kind)) = (hide, rest.get_mut(TYPE)) {
+                        *kind = IGNORED;
+                    }
+                    self.settings.head = HEAD;
+                    self.left = HEAD + payload;
+                }
+            }
+        }
+    }
+
+    /// Tells of SETTINGS that are read to their end.
+    fn settle(&mut self) {
+        if self.settings.reading && self.left == 0 {
+            self.settings.reading = false;
+            self.traffic.settle();
+        }
+    }
+
+    fn note(&mut self, tally: &Tally) -> io::Result<()> {
+        self.traffic.add(tally);
+        if self.blocked {
+            self.unanswered = self.unanswered.saturating_add(tally.frames);
+            if self.unanswered > UNANSWERED {
+                return Err(io::Error::other(
+                    "the peer sends frames and reads no answers",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the outcome of a write.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.blocked = written.is_pending();
+        if !self.blocked {
+            self.unanswered = 0;
+        }
+    }
+}
+
+impl<S> Drop for Frames<S> {
+    fn drop(&mut self) {
+        self.traffic.settle();
+    }
+}
+
+impl Block {
+    /// A frame begins.
+    fn follow(&mut self, kind: u8, flags: u8) {
+        if kind == HEADERS {
+            self.number += 1;
+        }
+        self.open = matches!(kind, HEADERS | CONTINUATION);
+        self.ends = self.open && flags & END_HEADERS != 0;
+    }
+}
+
+impl<S: AsyncRead + Unpin> Frames<S> {
+    /// Completes a head of which a part was read.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.head.ready {
+            let mut tally = Tally::default();
+            let Head { bytes, length, .. } = self.head;
+            match self.look(bytes.get(..length).unwrap_or_default(), &mut tally) {
+                Look::Short(needed) => {
+                    let mut room = [0; HEAD + 1];
+                    let room = room.get_mut(..needed - length).unwrap_or_default();
+                    let mut more = ReadBuf::new(room);
+                    ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
+                    let more = more.filled();
+                    for (to, from) in self.head.bytes.iter_mut().skip(length).zip(more) {
+                        *to = *from;
+                    }
+                    self.head.length += more.len();
+                    // The end: `h2` is to see that it comes within a frame.
+                    self.head.ready = more.is_empty();
+                }
+                Look::Frame { payload, hide } => {
+                    if hide && let Some(kind) = self.head.bytes.get_mut(TYPE) {
+                        *kind = IGNORED;
+                    }
+                    // Of a padded frame, the first byte is there already.
+                    self.left = payload.saturating_sub(length - HEAD);
+                    self.head.ready = true;
+                    self.settle();
+                    self.note(&tally)?;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.turns && this.traffic.is_full() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            if this.head.length > 0 {
+                ready!(this.poll_head(cx))?;
+                let there = this.head.length.min(buf.remaining());
+                buf.put_slice(this.head.bytes.get(..there).unwrap_or_default());
+                this.head.bytes.rotate_left(there);
+                this.head.length -= there;
+                this.head.ready = this.head.length > 0;
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let read = buf.filled_mut().get_mut(before..).unwrap_or_default();
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut tally = Tally::default();
+            let whole = this.follow(read, &mut tally);
+            this.note(&tally)?;
+            buf.set_filled(before + whole);
+            if whole > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Frames<S> {
+    /// Writes what is left of frames that were begun here.
+    fn poll_refunds(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.refunds.out.is_empty() {
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.refunds.out);
+            self.wrote(&written);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.refunds.out.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_refunds(cx))?;
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_refunds(cx))?;
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // `h2` flushes when it has written whole frames, each time that it has read what there was.
+        if !this.refunds.streams.is_empty() {
+            this.refunds.fill();
+        }
+        ready!(this.poll_refunds(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
