@@ -9,8 +9,9 @@
 //!
 //! It works in every body mode. What no processor can do, it cannot do either: trailers can be changed only where the
 //! message has trailers and the proxy is configured to send them; `setBody` beside `setTrailers` needs a message that has
-//! a body; and in body mode `GRPC` there must be a gRPC message to replace. Where the proxy does not send the whole body (none of it, or `BUFFERED_PARTIAL`),
-//! `setBody` takes the place of all that follows the headers, and `setTrailers` beside it has no effect.
+//! a body; and in body mode `GRPC` there must be a gRPC message to replace. Where the proxy does not send the whole body
+//! (none of it, or `BUFFERED_PARTIAL`), `setBody` takes the place of all that follows the headers, and `setTrailers` beside it
+//! has no effect.
 
 mod instructions;
 

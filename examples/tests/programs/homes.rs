@@ -25,6 +25,14 @@ use crate::{
     upstream,
 };
 
+/// Client and SDK, which do not know each other, name the phases alike.
+pub(crate) async fn phases() -> anyhow::Result<()> {
+    let client = extproc_client::observer::Phase::ALL.map(|phase| phase.name());
+    let sdk = extproc_sdk::Phase::ALL.map(|phase| phase.name());
+    ensure!(client == sdk, "{client:?}, {sdk:?}");
+    Ok(())
+}
+
 /// What came of a request, in any home.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         trial("home/tonic", homes::tonic),
         trial("home/hyper-client", homes::hyper_client),
         trial("home/in-process", homes::in_process),
+        trial("home/phases", homes::phases),
     ];
     for kind in [Kind::Gateway, Kind::Envoy] {
         trials.extend([

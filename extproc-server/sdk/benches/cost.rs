@@ -1,6 +1,6 @@
 //! What an exchange costs on this SDK, beside the same processor written by hand on tonic.
 //!
-//! `cargo bench -p extproc-server --bench cost -- [--exchanges N] [--rounds N] [--only sdk|tonic]`
+//! `cargo bench -p extproc-sdk --bench cost -- [--exchanges N] [--rounds N] [--only sdk|tonic]`
 //!
 //! Two servers with the same settings, each on a thread of its own; a client on a third thread gives both the same work in
 //! turn. What is compared is the CPU time of the servers' threads (`/proc`, so Linux only): medians over the rounds, and

@@ -6,7 +6,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use gateway_config::snapshot::{TraceExporter, TraceProtocol};
 use gateway_proxy::trace::{Answer, Collector};
 use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::PathAndQuery,
 };
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
@@ -36,9 +37,10 @@ pub(crate) fn exporter(to: &TraceExporter, collector: Collector) -> Result<SpanE
         collector,
         protocol: to.protocol,
         headers: to.headers.clone(),
+        of_environment: to.headers_from_environment,
         limit,
     };
-    // A form of gRPC is the same request in a frame.
+    // gRPC carries the same message in a frame; `Client` adds it.
     SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -54,6 +56,8 @@ struct Client {
     collector: Collector,
     protocol: TraceProtocol,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// `OTEL_EXPORTER_OTLP_HEADERS` are for this collector. The exporter adds them to every request.
+    of_environment: bool,
     limit: Duration,
 }
 
@@ -66,7 +70,10 @@ impl fmt::Debug for Client {
 
 #[async_trait::async_trait]
 impl HttpClient for Client {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        if !self.of_environment {
+            *request.headers_mut() = own_headers(request.headers());
+        }
         let mut request = match self.protocol {
             TraceProtocol::Http => request,
             TraceProtocol::Grpc => call(request)?,
@@ -89,6 +96,18 @@ impl HttpClient for Client {
             }
         })
     }
+}
+
+/// Headers of a request without those that the exporter has from the environment.
+fn own_headers(headers: &HeaderMap) -> HeaderMap {
+    let own = [
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::USER_AGENT,
+    ];
+    own.into_iter()
+        .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())))
+        .collect()
 }
 
 /// The same message as a call of gRPC.
@@ -123,5 +142,22 @@ fn called(answer: &Answer) -> StatusCode {
         Some(OK) => StatusCode::OK,
         Some(code) if AGAIN.contains(&code) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_the_environment_are_for_its_collector_alone() {
+        let mut headers = HeaderMap::new();
+        for name in ["content-type", "authorization", "x-api-key", "user-agent"] {
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        let own = own_headers(&headers);
+        let mut own: Vec<_> = own.keys().map(HeaderName::as_str).collect();
+        own.sort_unstable();
+        assert_eq!(own, ["content-type", "user-agent"]);
     }
 }

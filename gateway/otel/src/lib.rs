@@ -148,7 +148,7 @@ impl Drop for Recorder {
     }
 }
 
-/// The context of a span that is known by what tells of it.
+/// The context whose remote parent is `span`.
 fn below(span: opentelemetry::trace::SpanContext) -> Context {
     Context::new().with_remote_span_context(span)
 }

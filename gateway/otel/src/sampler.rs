@@ -6,7 +6,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
 
-/// Decision of the connection manager on a request, in the context of its span.
+/// Tells whether the connection manager traces the request; travels in the context of its span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted(pub(crate) bool);
 

@@ -98,7 +98,8 @@ impl Span for Recorded {
     }
 
     fn child(&self, name: Cow<'static, str>) -> Arc<dyn Span> {
-        let builder = self.tracer.span_builder(name).with_kind(SpanKind::Client);
+        let builder = self.tracer.span_builder(cut(name));
+        let builder = builder.with_kind(SpanKind::Client);
         let above = crate::below(self.context.clone());
         let span = self.tracer.build_with_context(builder, &above);
         Arc::new(Self::new(span, self.tracer.clone()))
@@ -122,7 +123,7 @@ impl Span for Recorded {
     }
 
     fn rename(&self, name: String) {
-        self.span().update_name(name);
+        self.span().update_name(cut(name.into()));
     }
 
     fn tag(&self, name: Cow<'static, str>, value: Value) {
@@ -148,14 +149,22 @@ impl Span for Recorded {
 
 fn attribute(name: Cow<'static, str>, value: Value) -> KeyValue {
     let value: opentelemetry::Value = match value {
-        Value::Text(text) if text.len() > TEXT => short(&text).to_owned().into(),
-        Value::Text(Cow::Borrowed(text)) => text.into(),
-        Value::Text(Cow::Owned(text)) => text.into(),
+        Value::Text(text) => match cut(text) {
+            Cow::Borrowed(text) => text.into(),
+            Cow::Owned(text) => text.into(),
+        },
         Value::Number(number) => i64::try_from(number).unwrap_or(i64::MAX).into(),
         Value::Bool(value) => value.into(),
         _ => "".into(),
     };
     KeyValue::new(name, value)
+}
+
+fn cut(text: Cow<'static, str>) -> Cow<'static, str> {
+    match text.len() > TEXT {
+        true => Cow::Owned(short(&text).to_owned()),
+        false => text,
+    }
 }
 
 fn short(text: &str) -> &str {
@@ -195,7 +204,7 @@ mod tests {
     #[test]
     fn long_texts_are_cut_between_characters() {
         let text = "é".repeat(TEXT);
-        assert_eq!(short(&text).len(), TEXT);
-        assert_eq!(short(&text[..3 * 2]), "ééé");
+        assert_eq!(cut(text.into()).len(), TEXT);
+        assert_eq!(cut("ééé".into()), "ééé");
     }
 }

@@ -260,6 +260,20 @@ impl Cli {
 mod tests {
     use super::*;
 
+    /// Of the program as it is built unless asked otherwise.
+    #[cfg(all(feature = "otel", not(feature = "kubernetes")))]
+    #[test]
+    fn the_help_is_as_documented() {
+        use clap::CommandFactory as _;
+
+        let help = Cli::command().render_long_help().to_string();
+        let document = include_str!("../../../docs/configuration.md");
+        assert!(
+            document.contains(&format!("```text\n{help}```")),
+            "docs/configuration.md has not this:\n{help}"
+        );
+    }
+
     #[test]
     fn file_and_flags_exclude_each_other() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));

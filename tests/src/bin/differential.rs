@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tests::conformance::run::Target;
 use tests::differential::judge::Programs;
+use tests::differential::known;
 use tests::differential::search::{Range, replay, search};
 use tests::provision;
 
@@ -48,6 +49,12 @@ struct Options {
 
 fn main() -> anyhow::Result<ExitCode> {
     let options = Options::parse();
+    if let Some(anchor) = &options.known {
+        anyhow::ensure!(
+            known::has(anchor),
+            "no deliberate difference has the anchor {anchor:?}"
+        );
+    }
     let directory = provision::target_directory().join("differential");
     let stage = Programs {
         runtime: tokio::runtime::Builder::new_multi_thread()

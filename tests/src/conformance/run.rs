@@ -155,6 +155,10 @@ pub async fn run(
     let log = file("access");
     let _ = std::fs::remove_file(&log);
     let log_name = log.display().to_string();
+    anyhow::ensure!(
+        change.is_none() || scenario.spec.file.is_none(),
+        "a scenario with a file of its own cannot be changed"
+    );
     let text = match change {
         None => bootstrap::text(scenario, &ports, &log_name),
         Some(change) => {

@@ -399,9 +399,12 @@ impl Answers {
     /// Notes that a handler has failed. False if the exchange has ended with that.
     pub(crate) fn failed(&mut self, phase: Option<Phase>, failure: &Failure) -> bool {
         failure.count(&self.stats);
-        error!(phase = phase.map(Phase::label), "{failure}");
+        error!(phase = phase.map(Phase::name), "{failure}");
         if self.observe_only {
             return true;
+        }
+        if self.stage == Stage::Over {
+            return false;
         }
         match self.settings.on_failure {
             OnFailure::Status => {

@@ -291,7 +291,7 @@ pub enum ConversationError {
     /// The body mode has no such reply.
     #[error("not in this body mode: {0}")]
     Mode(&'static str),
-    /// The proxy has ended the exchange, or its function has returned.
+    /// The exchange has ended: by the proxy, by a response, by a reply that skips the rest, or since its function has returned.
     #[error("the exchange is over")]
     Over,
 }

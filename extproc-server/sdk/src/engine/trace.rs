@@ -24,7 +24,7 @@ pub(crate) fn exchange() -> Span {
 
 /// The span of a message while the handler has it.
 pub(crate) fn phase(phase: Phase) -> Span {
-    debug_span!("phase", phase = phase.label())
+    debug_span!("phase", phase = phase.name())
 }
 
 /// Records in the span of an exchange what the headers say.

@@ -34,7 +34,7 @@ const MAX_HANDSHAKES: usize = 1024;
 /// Time without accepting connections after the system refused one, as it does when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A proxy's connection. Empty DATA frames are hidden of the server's HTTP/2, which would end a connection that has received a
+/// A proxy's connection. Empty DATA frames are hidden from the server's HTTP/2, which would end a connection that has received a
 /// hundred of them in its life.
 pub(super) struct Connection(Frames<Io>);
 

@@ -1,8 +1,8 @@
 //! The server kit: a processor on a listening socket, with what a deployment expects around it.
 //!
 //! It serves the processor and stops in order; with the features `health` and `reflection` it also serves the standard gRPC
-//! health service and gRPC reflection. Put a
-//! [`ProcessorService`] into a `tonic::transport::Server` of your own where this is not enough.
+//! health service and gRPC reflection. Put a [`ProcessorService`] into a `tonic::transport::Server` of your own where this is
+//! not enough.
 
 mod incoming;
 #[cfg(feature = "tls")]
@@ -91,8 +91,8 @@ impl<P: Run> Server<P> {
         self
     }
 
-    /// Sets how long the server goes on as before, but with its health at `NOT_SERVING`, when a shutdown begins; the time
-    /// that proxies need to notice. Default zero.
+    /// Sets how long the server goes on as before, but with its health at `NOT_SERVING` (feature `health`), when a shutdown
+    /// begins; the time that proxies need to notice. Default zero.
     #[must_use]
     pub fn announce(mut self, time: Duration) -> Self {
         self.not_serving = time;
@@ -123,13 +123,13 @@ impl<P: Run> Server<P> {
         self
     }
 
-    /// Serves until `shutdown` is done, and then stops: health goes to `NOT_SERVING`, the announced time passes, the
+    /// Serves until `shutdown` is done, and then stops: health, if served, goes to `NOT_SERVING`, the announced time passes, the
     /// listener closes and connections are told to finish, and when all have, or the drain time is over, it returns.
     ///
     /// Connections that are open even then stay with the runtime.
     ///
     /// # Errors
-    /// The listener or a connection could not be set up.
+    /// The listener could not be set up, or there is something wrong with the certificate.
     pub async fn serve(
         self,
         listener: TcpListener,

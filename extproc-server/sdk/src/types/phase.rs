@@ -70,7 +70,8 @@ impl Phase {
         Self::ResponseTrailers,
     ];
 
-    pub(crate) fn label(self) -> &'static str {
+    /// Returns its name, such as `request_headers`: that of the field of `ProcessingRequest`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::RequestHeaders => "request_headers",
             Self::RequestBody => "request_body",
@@ -84,7 +85,7 @@ impl Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
+        f.write_str(self.name())
     }
 }
 

@@ -28,6 +28,17 @@ impl StreamProcessor for Leader {
                 let denied = Immediate::new(StatusCode::FORBIDDEN).body("denied");
                 Ok(exchange.respond(denied).await?)
             }
+            "/deny-and-go-on" => {
+                let denied = || Immediate::new(StatusCode::FORBIDDEN).body("denied");
+                exchange.respond(denied()).await?;
+                let event = Event::Headers(Side::Request, head);
+                for said in [exchange.pass(event).await, exchange.respond(denied()).await] {
+                    if !matches!(said, Err(ConversationError::Over)) {
+                        return Err(format!("{said:?}").into());
+                    }
+                }
+                Err("an error of the end".into())
+            }
             "/shout" => shout(exchange, head).await,
             "/count" => count(exchange).await,
             "/stream" => stream(exchange).await,
@@ -398,6 +409,17 @@ async fn responds_whole_or_in_a_stream() {
     let mut exchange = proxy().exchange();
     let got = exchange
         .request(post("/deny"))
+        .await
+        .unwrap()
+        .responded()
+        .unwrap();
+    assert_eq!((got.status(), got.text().as_str()), (403, "denied"));
+    exchange.finish().await.unwrap();
+
+    // Nothing is said behind a response, and no error either.
+    let mut exchange = proxy().exchange();
+    let got = exchange
+        .request(post("/deny-and-go-on"))
         .await
         .unwrap()
         .responded()

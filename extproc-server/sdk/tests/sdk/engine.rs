@@ -11,12 +11,7 @@ use http::StatusCode;
 use serde_json::json;
 use tonic::{Code, Status};
 
-/// Passes everything through.
-struct Idle;
-
-impl Processor for Idle {
-    type State = ();
-}
+use crate::{MODES, Pass};
 
 /// Does on request headers what the path says.
 struct Scripted;
@@ -112,14 +107,8 @@ async fn fail(service: ProcessorService<Scripted>, path: &str) -> Status {
 
 #[tokio::test]
 async fn a_processor_without_handlers_passes_everything_through() {
-    for mode in [
-        BodyMode::None,
-        BodyMode::Streamed,
-        BodyMode::Buffered,
-        BodyMode::FullDuplexStreamed,
-        BodyMode::Grpc,
-    ] {
-        let proxy = FakeProxy::new(Idle)
+    for mode in MODES {
+        let proxy = FakeProxy::new(Pass)
             .request_body(mode)
             .response_body(mode)
             .request_trailers(true)

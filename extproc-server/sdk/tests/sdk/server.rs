@@ -4,18 +4,20 @@ use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    HttpBody, HttpHeaders, ProcessingRequest, external_processor_client::ExternalProcessorClient,
-    processing_request::Request, processing_response::Response,
+    HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
+    external_processor_client::ExternalProcessorClient, processing_request::Request,
+    processing_response::Response,
 };
 use extproc_sdk::{
-    ProcessorService, ServeError, Server, TlsConfig, serve_metrics,
+    DRAIN, ProcessorService, ServeError, Server, TlsConfig, serve_metrics,
     testing::{FakeProxy, Message},
 };
 use prost::Message as _;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::{
@@ -28,14 +30,18 @@ use tokio_rustls::{
     },
 };
 use tonic::{
-    Code,
+    Code, Streaming,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::Pass;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+type Served = JoinHandle<Result<(), ServeError>>;
 
 async fn connect(listener: &TcpListener) -> Channel {
     let address = listener.local_addr().unwrap();
@@ -112,16 +118,14 @@ async fn what_it_does_not_know_it_refuses() {
     assert_eq!(status.code(), Code::Unimplemented);
 }
 
-#[tokio::test]
-async fn stops_when_open_exchanges_have_finished() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let channel = connect(&listener).await;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(Server::new(Pass).serve(listener, async {
-        let _ = stopped.await;
-    }));
-    let (requests, inbound) = tokio::sync::mpsc::channel(4);
+/// An exchange that goes on: what it is sent by, and its replies. The first one has come.
+async fn open(
+    channel: Channel,
+) -> (
+    mpsc::Sender<ProcessingRequest>,
+    Streaming<ProcessingResponse>,
+) {
+    let (requests, inbound) = mpsc::channel(4);
     requests.send(headers()).await.unwrap();
     let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
     let mut replies = ExternalProcessorClient::new(channel)
@@ -130,6 +134,25 @@ async fn stops_when_open_exchanges_have_finished() {
         .unwrap()
         .into_inner();
     replies.message().await.unwrap().unwrap();
+    (requests, replies)
+}
+
+/// A server that runs until the sender is used.
+fn serve(server: Server<Pass>, listener: TcpListener) -> (oneshot::Sender<()>, Served) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(listener, async {
+        let _ = stopped.await;
+    }));
+    (stop, serving)
+}
+
+#[tokio::test]
+async fn stops_when_open_exchanges_have_finished() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let channel = connect(&listener).await;
+    let (stop, serving) = serve(Server::new(Pass), listener);
+    let (requests, mut replies) = open(channel).await;
 
     stop.send(()).unwrap();
     while TcpStream::connect(address).await.is_ok() {
@@ -150,22 +173,34 @@ async fn stops_when_open_exchanges_have_finished() {
 async fn stops_when_the_drain_time_is_over() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let channel = connect(&listener).await;
-    let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::new(Pass).drain(Duration::from_millis(100));
-    let serving = tokio::spawn(server.serve(listener, async {
-        let _ = stopped.await;
-    }));
-    let (requests, inbound) = tokio::sync::mpsc::channel(4);
-    requests.send(headers()).await.unwrap();
-    let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
-    let mut replies = ExternalProcessorClient::new(channel)
-        .process(inbound)
+    let (stop, serving) = serve(server, listener);
+    let _open = open(channel).await;
+    stop.send(()).unwrap();
+    // The time that it would have unset is twice as long.
+    timeout(DRAIN / 2, serving).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn announces_its_end_while_it_serves() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&listener).await;
+    let fresh = connect(&listener).await;
+    let server = Server::new(Pass).announce(Duration::from_secs(3600));
+    let (stop, serving) = serve(server, listener);
+    let mut health = HealthClient::new(channel)
+        .watch(HealthCheckRequest::default())
         .await
         .unwrap()
         .into_inner();
-    replies.message().await.unwrap().unwrap();
+    let told = timeout(PATIENCE, health.message()).await.unwrap();
+    assert_eq!(told.unwrap().unwrap().status(), ServingStatus::Serving);
     stop.send(()).unwrap();
-    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+    let told = timeout(PATIENCE, health.message()).await.unwrap();
+    assert_eq!(told.unwrap().unwrap().status(), ServingStatus::NotServing);
+    // On a connection that is new.
+    open(fresh).await;
+    assert!(!serving.is_finished());
 }
 
 #[tokio::test]
@@ -197,22 +232,13 @@ async fn metrics_are_served() {
 #[tokio::test]
 async fn connections_finish_at_their_age() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let channel = connect(&listener).await;
-    let server = Server::new(Pass)
-        .max_connection_age(Duration::from_millis(50))
-        .keep_alive(Duration::from_secs(1));
+    let address = listener.local_addr().unwrap();
+    let server = Server::new(Pass).max_connection_age(Duration::from_millis(50));
     tokio::spawn(server.serve(listener, pending()));
-    let mut client = ExternalProcessorClient::new(channel);
-    for _ in 0..3 {
-        let mut replies = client
-            .process(tokio_stream::iter([headers()]))
-            .await
-            .unwrap()
-            .into_inner();
-        replies.message().await.unwrap().unwrap();
-        drop(replies);
-        tokio::time::sleep(Duration::from_millis(80)).await;
-    }
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(socket).await.unwrap();
+    timeout(PATIENCE, connection).await.unwrap().unwrap();
+    drop(client);
 }
 
 #[tokio::test]

@@ -174,6 +174,7 @@ impl Otlp {
                 protocol: self.protocol,
                 uri: self.uri.clone(),
                 headers: Vec::new(),
+                headers_from_environment: true,
                 timeout: None,
             },
             service_name: String::new(),
@@ -183,7 +184,7 @@ impl Otlp {
             max_cache_size: None,
         });
         let tracing = Arc::new(Tracing {
-            // A name of few values, as the specification has it for spans of HTTP.
+            // As the specification has it for spans of HTTP.
             operation: Template::parse("%REQ(:METHOD)%").ok(),
             by_request_id: false,
             ..Tracing::new(provider)

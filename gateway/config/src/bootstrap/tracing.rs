@@ -503,6 +503,7 @@ impl Located<CollectorService> {
             headers: metadata
                 .map(|entry| (entry.key.0.clone(), entry.value.0.clone()))
                 .collect(),
+            headers_from_environment: false,
             timeout: self.value.timeout.and_then(Time::limit),
         })
     }
@@ -531,6 +532,7 @@ impl Located<CollectorHttpService> {
             headers: headers
                 .filter_map(|option| fixed(option).transpose())
                 .collect::<Result<_, _>>()?,
+            headers_from_environment: false,
             timeout: timeout.limit(),
         })
     }

@@ -125,6 +125,8 @@ pub struct TraceExporter {
     pub uri: Uri,
     /// Headers of each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Those of the environment (`OTEL_EXPORTER_OTLP_HEADERS`) are for this collector, too.
+    pub headers_from_environment: bool,
     /// Longest time that a request may take; unset: as the environment says.
     pub timeout: Option<Duration>,
 }

@@ -41,6 +41,12 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
     ("baggage", "no `tracing` is generated"),
 ];
 
+/// Tells whether there is a difference with this anchor.
+#[must_use]
+pub fn has(anchor: &str) -> bool {
+    all().any(|known| known.anchor == anchor)
+}
+
 /// Tells whether the difference with this anchor shows in a scenario.
 #[must_use]
 pub fn shows_in(anchor: &str, scenario: &Scenario) -> bool {

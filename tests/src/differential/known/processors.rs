@@ -18,7 +18,10 @@ pub(super) const KNOWN: &[Known] = &[
         shows_in: |s| {
             !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
         },
-        signs: &["counters/ext_proc.*streams_failed"],
+        signs: &[
+            "counters/ext_proc.*streams_failed: want *, got nothing",
+            "counters/ext_proc.*streams_failed: want 2, got 1",
+        ],
         places: &["*"],
     },
     Known {

@@ -214,10 +214,13 @@ impl Shared {
     // === what the conversation does ===
 
     pub(super) fn poll_event(&mut self, cx: &Context<'_>) -> Poll<Option<Notes>> {
+        if self.answers.stage == Stage::Over {
+            return Poll::Ready(None);
+        }
         if let Some(notes) = self.inbox.pop_front() {
             return Poll::Ready(Some(notes));
         }
-        if self.ended || self.answers.stage == Stage::Over {
+        if self.ended {
             return Poll::Ready(None);
         }
         self.reader = Some(cx.waker().clone());
@@ -226,9 +229,7 @@ impl Shared {
     }
 
     pub(super) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), ConversationError>> {
-        if self.left {
-            return Poll::Ready(Err(ConversationError::Over));
-        }
+        self.must_be_heard()?;
         if self.answers.outbox.len() < ROOM {
             return Poll::Ready(Ok(()));
         }
@@ -338,9 +339,7 @@ impl Shared {
     }
 
     pub(super) fn respond(&mut self, response: Immediate) -> Result<(), ConversationError> {
-        if self.left {
-            return Err(ConversationError::Over);
-        }
+        self.must_be_heard()?;
         if self.answers.responding {
             return out_of_turn("a response has begun");
         }
@@ -404,6 +403,13 @@ impl Shared {
         }
         validate::mutation(&mutation, target, self.answers.settings.limits)?;
         Ok(mutation)
+    }
+
+    fn must_be_heard(&self) -> Result<(), ConversationError> {
+        if self.left || self.answers.stage == Stage::Over {
+            return Err(ConversationError::Over);
+        }
+        Ok(())
     }
 
     fn must_respond(&self) -> Result<(), ConversationError> {
