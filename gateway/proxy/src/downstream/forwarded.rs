@@ -116,7 +116,8 @@ pub(super) fn add(
 fn said_by(list: Option<&HeaderValue>, hops: u32) -> Option<IpAddr> {
     let skipped = usize::try_from(hops.checked_sub(1)?).ok()?;
     let entry = list?.to_str().ok()?.rsplit(',').nth(skipped)?;
-    entry.trim().parse().ok()
+    let address: IpAddr = entry.trim().parse().ok()?;
+    Some(address.to_canonical())
 }
 
 /// Adds an element to a comma-separated list of one line.
@@ -152,5 +153,8 @@ mod tests {
             assert_eq!(said_by(Some(&list), hops), said, "{hops}");
         }
         assert_eq!(said_by(None, 1), None);
+        let mapped = HeaderValue::from_static("::ffff:10.0.0.1");
+        let said = said_by(Some(&mapped), 1);
+        assert_eq!(said, Some("10.0.0.1".parse().unwrap()));
     }
 }

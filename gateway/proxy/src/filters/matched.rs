@@ -183,9 +183,9 @@ impl View<'_> {
                     .ok_or(Undecided)?,
                 None => false,
             },
-            MatchTest::Ip(ranges) => match self.text(input).map(|text| text.parse::<IpAddr>()) {
-                Some(Ok(address)) => ranges.iter().any(|range| range.contains(address)),
-                _ => false,
+            MatchTest::Ip(ranges) => match self.address(input) {
+                Some(address) => ranges.iter().any(|range| range.contains(address)),
+                None => false,
             },
             MatchTest::Value { matcher, invert } => {
                 let value = match input {
@@ -214,6 +214,15 @@ impl View<'_> {
     fn metadata(&self, namespace: &str, path: &[String]) -> Option<Value> {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         self.exchange()?.metadata.json(namespace, &path)
+    }
+
+    fn address(&self, input: &MatchInput) -> Option<IpAddr> {
+        match input {
+            MatchInput::SourceIp => Some(self.exchange()?.client.ip()),
+            MatchInput::DirectSourceIp => Some(self.exchange()?.peer.remote.ip()),
+            MatchInput::DestinationIp => Some(self.exchange()?.peer.local.ip()),
+            _ => self.text(input)?.parse().ok(),
+        }
     }
 
     fn text(&self, input: &MatchInput) -> Option<String> {
