@@ -182,8 +182,16 @@ fn levels_of_the_log() {
     assert!(shown.contains("info"), "{shown}");
     let (status, refused) = set("/logging?level=loud", "");
     assert_eq!(status, 400, "{refused}");
-    let (status, _) = set("/logging?level=debug", "sec-fetch-site: cross-site\r\n");
-    assert_eq!(status, 403);
+    for of_another_site in [
+        "sec-fetch-site: cross-site\r\n",
+        "origin: http://attacker.example\r\n",
+        "origin: null\r\n",
+        "origin: http://a\r\norigin: http://attacker.example\r\n",
+    ] {
+        let (status, _) = set("/logging?level=debug", of_another_site);
+        assert_eq!(status, 403, "{of_another_site}");
+    }
+    assert_eq!(set("/logging", "origin: http://a\r\n").0, 200);
     let (status, shown) = set("/logging?gateway_proxy=debug", "");
     assert_eq!(status, 200);
     assert!(shown.contains("gateway_proxy=debug"), "{shown}");

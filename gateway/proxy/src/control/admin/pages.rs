@@ -133,10 +133,20 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
     }
 }
 
-/// A browser says so of requests that the page of another site makes.
+/// Tells whether a browser sends the request for a page of another site. `Sec-Fetch-Site` is only sent to trustworthy URLs
+/// (W3C Fetch Metadata §2), which no address of a network is over HTTP; `Origin` comes with every POST.
 fn is_of_another_site<B>(request: &Request<B>) -> bool {
-    let site = request.headers().get("sec-fetch-site");
+    let headers = request.headers();
+    let site = headers.get("sec-fetch-site");
+    let host = headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let is_own = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok();
+        let authority = origin.and_then(|origin| origin.split_once("://"));
+        authority.is_some_and(|(_, authority)| Some(authority) == host)
+    };
     site.is_some_and(|site| site != "same-origin" && site != "none")
+        || !headers.get_all(header::ORIGIN).iter().all(is_own)
 }
 
 fn help(before: &str) -> String {
