@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
-use super::Context;
+use super::{Context, sampling};
 use crate::{
     config::snapshot::HttpManager,
     http::{headers::join_request_lines, random_id},
@@ -99,11 +99,17 @@ pub(super) fn add(
     } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
         headers.insert(PROTO, proto);
     }
-    if http.generate_request_id
-        && (edge && !http.preserve_external_request_id || !headers.contains_key(REQUEST_ID))
-        && let Ok(id) = HeaderValue::try_from(random_id())
-    {
-        headers.insert(REQUEST_ID, id);
+    if http.generate_request_id {
+        let is_kept = !edge || http.preserve_external_request_id;
+        match is_kept && headers.contains_key(REQUEST_ID) {
+            true if edge => sampling::clear(headers),
+            true => {}
+            false => {
+                if let Ok(id) = HeaderValue::try_from(random_id()) {
+                    headers.insert(REQUEST_ID, id);
+                }
+            }
+        }
     }
     if !http.via.is_empty() {
         append_to_list(headers, "via", &http.via);
