@@ -228,20 +228,11 @@ fn logging(admin: &Admin, query: &Query) -> Answer {
             "this program has no levels to set\n",
         );
     };
-    let set = |target: Option<&str>, name: &str| {
-        levels.set(target, level(name).ok_or("unknown logger level")?)
+    let changed = match changes(query) {
+        Ok(changes) if changes.is_empty() => Ok(()),
+        Ok(changes) => levels.set(&changes),
+        Err(reason) => Err(reason.to_owned()),
     };
-    let changed = query
-        .pairs
-        .iter()
-        .try_for_each(|(name, value)| match name.as_str() {
-            "level" => set(None, value),
-            "paths" => value.split(',').try_for_each(|one| {
-                let (target, name) = one.split_once(':').ok_or("expected TARGET:LEVEL")?;
-                set(Some(target), name)
-            }),
-            target => set(Some(target), value),
-        });
     match changed {
         Ok(()) => text(format!("active loggers:\n  {}\n", levels.shown())),
         Err(reason) => {
@@ -249,6 +240,26 @@ fn logging(admin: &Admin, query: &Query) -> Answer {
             reply(StatusCode::BAD_REQUEST, TEXT, said)
         }
     }
+}
+
+/// Levels that a query sets, of everything or of a target, in its order.
+fn changes(query: &Query) -> Result<Vec<(Option<&str>, &'static str)>, &'static str> {
+    let mut changes = Vec::new();
+    for (name, value) in &query.pairs {
+        let ones = match name.as_str() {
+            "level" => vec![(None, value.as_str())],
+            "paths" => {
+                let ones = value.split(',').map(|one| one.rsplit_once(':'));
+                let ones = ones.map(|one| one.map(|(target, name)| (Some(target), name)));
+                ones.collect::<Option<_>>().ok_or("expected TARGET:LEVEL")?
+            }
+            target => vec![(Some(target), value.as_str())],
+        };
+        for (target, name) in ones {
+            changes.push((target, level(name).ok_or("unknown logger level")?));
+        }
+    }
+    Ok(changes)
 }
 
 /// A level by one of Envoy's names.
