@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
+use http::{Extensions, Response, request::Parts};
 use tokio::sync::oneshot;
 
 use crate::http::body::Body;
@@ -16,14 +16,6 @@ use crate::http::body::Body;
 /// A response that always comes.
 pub(crate) type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-/// Request extension: the request is answered with this and goes nowhere.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) details: &'static str,
-    pub(crate) location: Option<HeaderValue>,
-}
 
 /// Response extension: the client's connection ends after it.
 #[derive(Clone, Copy, Debug)]
