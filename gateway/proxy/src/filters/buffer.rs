@@ -14,7 +14,11 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::said};
+use super::{
+    Chain, ResponseFuture,
+    show_behind::{show, wait},
+    switched::said,
+};
 use crate::{
     config::snapshot::{FilterKind, OnRoute},
     exchange::{Exchange, answer::is_answered},
@@ -68,7 +72,12 @@ impl Service<Request<Body>> for &BufferFilter {
                 let known = &mut context.limits.request_buffer;
                 *known = limit.max(*known);
             }
-            match gather(body, limit, Held::new(Some(exchange.clone()))).await {
+            let gathered = gather(body, limit, Held::new(Some(exchange.clone())));
+            let gathered = match wait(&exchange, gathered).await {
+                Ok(gathered) => gathered,
+                Err(reply) => return show(&inner, parts, reply).await,
+            };
+            match gathered {
                 Ok(whole) => {
                     if !parts.headers.contains_key(header::CONTENT_LENGTH) {
                         parts.headers.remove(header::TRANSFER_ENCODING);
