@@ -24,6 +24,7 @@ use crate::{
     exchange::{Exchange, answer::is_answered},
     http::{
         body::{Body, BoxError},
+        headers::size,
         local_reply,
     },
 };
@@ -122,7 +123,11 @@ async fn gather(mut body: Body, limit: usize, mut held: Held) -> Result<Whole, U
                 data.extend_from_slice(&piece);
                 held.set(data.capacity());
             }
-            Err(frame) => trailers = frame.into_trailers().ok(),
+            Err(frame) => {
+                let fields = frame.into_trailers().unwrap_or_default();
+                held.set(data.capacity() + size(&fields));
+                trailers = Some(fields);
+            }
         }
     }
     Ok(Whole {
