@@ -31,7 +31,8 @@ use crate::{
 
 /// The filter; a route may have a limit of its own.
 pub(super) struct BufferFilter {
-    pub(super) name: String,
+    /// Its name, if routes speak of it.
+    pub(super) name: Option<String>,
     /// Bytes that a request's body may have.
     pub(super) limit: usize,
     pub(super) inner: Chain,
@@ -39,7 +40,7 @@ pub(super) struct BufferFilter {
 
 impl BufferFilter {
     fn limit(&self, parts: &Parts) -> usize {
-        match said(parts, &self.name) {
+        match said(parts, self.name.as_deref()) {
             Some(OnRoute::As(FilterKind::Buffer(own))) => own,
             _ => self.limit,
         }

@@ -27,7 +27,8 @@ use crate::{
 
 /// The filter with all chains that its tree, or a tree of a route, may choose.
 pub(super) struct MatchedFilter {
-    pub(super) name: String,
+    /// Its name, if routes speak of it.
+    pub(super) name: Option<String>,
     pub(super) config: Arc<Matched>,
     pub(super) chains: Vec<(Arc<[Filter]>, Chain)>,
     pub(super) inner: Chain,
@@ -40,7 +41,7 @@ struct Undecided;
 impl MatchedFilter {
     /// The chain that the request goes through.
     fn choose(&self, parts: &Parts) -> Result<&Chain, Undecided> {
-        let said = said(parts, &self.name);
+        let said = said(parts, self.name.as_deref());
         let tree = match &said {
             Some(OnRoute::As(FilterKind::Matched(own))) => &own.tree,
             _ => &self.config.tree,
