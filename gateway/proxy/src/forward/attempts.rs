@@ -331,6 +331,9 @@ impl<'a> Attempts<'a> {
             span.reached(&self.tried);
         }
         if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
+            if let Some(span) = &sending.span {
+                span.failed(&failure.to_string());
+            }
             return (Err(failure), None);
         }
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
