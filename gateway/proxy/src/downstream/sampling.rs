@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::{
     config::snapshot::{Fraction, TraceSampling},
-    route::Selected,
+    route::{Selected, is_drawn},
     telemetry::spans::Recorder,
     trace::Trace,
 };
@@ -55,12 +55,7 @@ fn decide(headers: &mut HeaderMap, sampling: TraceSampling) -> bool {
     let before = id.get(DIGIT).copied().unwrap_or(UNTRACED);
     let reason = match before {
         SAMPLED | FORCED | CLIENT => Some(before),
-        _ if headers.contains_key(CLIENT_TRACE_ID)
-            && rand::random_range(0..sampling.client.denominator.max(1))
-                < sampling.client.numerator =>
-        {
-            Some(CLIENT)
-        }
+        _ if headers.contains_key(CLIENT_TRACE_ID) && is_drawn(sampling.client) => Some(CLIENT),
         _ => is_within(drawn, sampling.random).then_some(SAMPLED),
     };
     let reason = reason.filter(|_| is_within(drawn, sampling.overall));
