@@ -107,7 +107,9 @@ pub(super) fn redact(value: &mut Value) {
 
 /// Tells whether the input of a match tree is a header or query parameter with credentials.
 fn reads_credential(input: &Value) -> bool {
-    let config = input.get("typed_config").or(input.get("typedConfig"));
+    let config = input
+        .get("typed_config")
+        .or_else(|| input.get("typedConfig"));
     let fields = config.and_then(Value::as_object);
     let mut named = fields
         .into_iter()
