@@ -8,9 +8,10 @@ mod watch;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    collections::BTreeMap,
     io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -216,25 +217,71 @@ type Reload = dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync;
 /// The levels of the log.
 struct Levels {
     set: Box<Reload>,
-    shown: Mutex<String>,
+    chosen: Mutex<Chosen>,
+}
+
+/// Levels as the command line says, or the last one for everything, with those of targets that were set since.
+#[derive(Clone)]
+struct Chosen {
+    everything: String,
+    targets: BTreeMap<String, String>,
+}
+
+impl Chosen {
+    /// Targets with a level of their own.
+    const TARGETS: usize = 64;
+    /// Bytes of a target's name.
+    const NAME: usize = 128;
+
+    fn set(&mut self, target: Option<&str>, level: &str) -> Result<(), String> {
+        let Some(target) = target else {
+            self.everything = level.to_owned();
+            self.targets.clear();
+            return Ok(());
+        };
+        // Anything else would be read as more than one directive, or as a condition of spans.
+        let is_path = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-.".contains(&byte);
+        if target.is_empty() || target.len() > Self::NAME || !target.bytes().all(is_path) {
+            return Err("a target is a path such as gateway_proxy::upstream".into());
+        }
+        self.targets.insert(target.to_owned(), level.to_owned());
+        match self.targets.len() > Self::TARGETS {
+            true => Err(format!("more than {} targets", Self::TARGETS)),
+            false => Ok(()),
+        }
+    }
+
+    fn filter(&self) -> Result<EnvFilter, String> {
+        let mut directives = self.everything.clone();
+        for (target, level) in &self.targets {
+            directives.push_str(&format!(",{target}={level}"));
+        }
+        filter(&directives)
+    }
 }
 
 impl LogLevels for Levels {
-    fn set(&self, target: Option<&str>, level: &str) -> Result<(), String> {
-        let filter = match target {
-            None => filter(level)?,
-            Some(target) => filter(&format!("{},{target}={level}", self.shown()))?,
-        };
-        let shown = filter.to_string();
-        (self.set)(filter)?;
-        // Only assignments run under the lock.
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    fn set(&self, changes: &[(Option<&str>, &str)]) -> Result<(), String> {
+        let mut chosen = self.chosen();
+        let mut changed = chosen.clone();
+        for (target, level) in changes {
+            changed.set(*target, level)?;
+        }
+        (self.set)(changed.filter()?)?;
+        *chosen = changed;
         Ok(())
     }
 
     fn shown(&self) -> String {
-        let shown = self.shown.lock();
-        shown.unwrap_or_else(PoisonError::into_inner).clone()
+        let filter = self.chosen().filter();
+        filter.map(|filter| filter.to_string()).unwrap_or_default()
+    }
+}
+
+impl Levels {
+    fn chosen(&self) -> MutexGuard<'_, Chosen> {
+        // What is under the lock is replaced as a whole.
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,7 +293,10 @@ fn filter(directives: &str) -> Result<EnvFilter, String> {
 impl Log {
     fn start(cli: &Cli) -> Result<Self, String> {
         let filter = filter(&cli.log_level).map_err(|error| format!("--log-level: {error}"))?;
-        let shown = Mutex::new(filter.to_string());
+        let chosen = Mutex::new(Chosen {
+            everything: cli.log_level.clone(),
+            targets: BTreeMap::new(),
+        });
         let ansi = io::stderr().is_terminal();
         let (lines, _) = Lines::new("log", io::stderr()).map_err(|error| error.to_string())?;
         let builder = tracing_subscriber::fmt()
@@ -277,7 +327,7 @@ impl Log {
         }));
         Ok(Self {
             lines,
-            levels: Arc::new(Levels { set, shown }),
+            levels: Arc::new(Levels { set, chosen }),
         })
     }
 }

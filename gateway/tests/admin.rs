@@ -182,12 +182,44 @@ fn levels_of_the_log() {
     assert!(shown.contains("info"), "{shown}");
     let (status, refused) = set("/logging?level=loud", "");
     assert_eq!(status, 400, "{refused}");
-    let (status, _) = set("/logging?level=debug", "sec-fetch-site: cross-site\r\n");
-    assert_eq!(status, 403);
+    for of_another_site in [
+        "sec-fetch-site: cross-site\r\n",
+        "origin: http://attacker.example\r\n",
+        "origin: null\r\n",
+        "origin: http://a\r\norigin: http://attacker.example\r\n",
+    ] {
+        let (status, _) = set("/logging?level=debug", of_another_site);
+        assert_eq!(status, 403, "{of_another_site}");
+    }
+    assert_eq!(set("/logging", "origin: http://a\r\n").0, 200);
     let (status, shown) = set("/logging?gateway_proxy=debug", "");
     assert_eq!(status, 200);
     assert!(shown.contains("gateway_proxy=debug"), "{shown}");
     assert!(shown.contains("info"), "{shown}");
+    // Whatever is refused changes nothing, and no target holds more than one.
+    for refused in [
+        "/logging?paths=gateway_config:trace,gateway_proxy:loud",
+        "/logging?gateway_config%2Ch2=trace",
+        "/logging?=trace",
+    ] {
+        assert_eq!(set(refused, "").0, 400, "{refused}");
+    }
+    let (_, after) = set("/logging", "");
+    assert_eq!(after, shown);
+    for _ in 0..100 {
+        assert_eq!(set("/logging?paths=gateway_proxy::upstream:off", "").0, 200);
+    }
+    let (_, after) = set("/logging", "");
+    assert_eq!(
+        after.matches("gateway_proxy::upstream=off").count(),
+        1,
+        "{after}"
+    );
+    let many: Vec<String> = (0..100).map(|at| format!("t{at}:warn")).collect();
+    assert_eq!(
+        set(&format!("/logging?paths={}", many.join(",")), "").0,
+        400
+    );
     // A head that nobody finishes ends with a line at debug.
     let mut broken = TcpStream::connect(&gateway.admin).unwrap();
     broken.write_all(b"nonsense\r\n\r\n").unwrap();

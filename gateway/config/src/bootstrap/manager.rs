@@ -23,8 +23,8 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, Filter, HttpManager, Normalization, ProxyStatus, ServerHeader,
-        StripPort, Timeouts, UpstreamProtocol,
+        Codec, EscapedSlashes, Filter, HttpManager, Normalization, OnRoute, ProxyStatus,
+        RouteTable, ServerHeader, StripPort, Timeouts, UpstreamProtocol,
     },
 };
 
@@ -191,9 +191,6 @@ impl Located<HttpConnectionManager> {
             &manager.http_filters,
             loaded.graceful_close,
         )?;
-        for filter in &filters {
-            self.check_processor(filter, loaded);
-        }
         let routes = manager.route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
@@ -207,6 +204,9 @@ impl Located<HttpConnectionManager> {
             node: &loaded.node,
             graceful_close: loaded.graceful_close,
         })?;
+        for filter in &filters {
+            self.check_processor(filter, &routes, loaded);
+        }
         let common = &manager.common_http_protocol_options;
         let server_name = match manager.server_name.as_str() {
             "" => SERVER_NAME,
@@ -284,10 +284,20 @@ impl Located<HttpConnectionManager> {
 }
 
 impl Located<HttpConnectionManager> {
-    /// Tells of a processor's cluster that does not say what gRPC needs.
-    fn check_processor(&self, filter: &Filter, loaded: &Loaded<'_>) {
-        let mut all = Vec::new();
-        filter.kind.each_ext_proc(&mut |config| all.push(config));
+    /// Tells of a processor's cluster that does not say what gRPC needs, also where a route's tree alone asks the processor.
+    fn check_processor(&self, filter: &Filter, routes: &RouteTable, loaded: &Loaded<'_>) {
+        let mut all: Vec<&Arc<FilterConfig>> = Vec::new();
+        let mut take = |config| {
+            if !all.iter().any(|known| Arc::ptr_eq(known, config)) {
+                all.push(config);
+            }
+        };
+        filter.kind.each_ext_proc(&mut take);
+        for said in routes.said(None, &filter.name) {
+            if let OnRoute::As(kind) = said {
+                kind.each_ext_proc(&mut take);
+            }
+        }
         for config in all {
             self.check_service(&filter.name, config, loaded);
         }

@@ -438,10 +438,12 @@ impl Located<CidrRange> {
                 format!("a prefix_len of {prefix_len} is too long for the address"),
             ));
         }
-        Ok(AddressRange {
-            address,
-            length: *prefix_len,
-        })
+        // Peers are never given as IPv4-mapped IPv6 addresses: a range of those is one of IPv4.
+        let (address, length) = match (address.to_canonical(), prefix_len.checked_sub(96)) {
+            (mapped, Some(length)) if mapped.is_ipv4() && address.is_ipv6() => (mapped, length),
+            _ => (address, *prefix_len),
+        };
+        Ok(AddressRange { address, length })
     }
 }
 

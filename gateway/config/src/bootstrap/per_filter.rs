@@ -46,6 +46,16 @@ pub(super) struct Filters<'a> {
 }
 
 impl<'a> Filters<'a> {
+    /// Whose filters a tree under this name may execute: a cluster's only those that may stand in its chain.
+    fn owner(self, name: &str) -> Owner {
+        let mut of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
+        let decides = |filter: &Filter| matches!(filter.kind, FilterKind::Matched(_));
+        match of_clusters.any(|filter| filter.name == name && decides(filter)) {
+            true => Owner::Cluster,
+            false => Owner::ConnectionManager,
+        }
+    }
+
     fn named(self, name: &'a str) -> impl Iterator<Item = &'a FilterKind> {
         let of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
         let all = self.of_listener.iter().chain(of_clusters);
@@ -57,10 +67,13 @@ impl<'a> Filters<'a> {
 /// One level's word on each filter it names.
 #[derive(Debug, Default)]
 pub(super) struct Level {
-    filters: Vec<(String, Said)>,
+    filters: Vec<Entry>,
     /// Unset if the level does not speak of it, `Some(None)` if it switches it off.
     cors: Option<Option<Arc<CorsModel>>>,
 }
+
+/// The filter's name, where its configuration stands, and that itself.
+type Entry = (String, NodeId, Said);
 
 /// What a level says of one filter.
 #[derive(Clone, Debug)]
@@ -126,7 +139,7 @@ impl Level {
         for (name, tree) in map {
             let making = Making {
                 reader: surroundings.reader,
-                owner: Owner::ConnectionManager,
+                owner: surroundings.filters.owner(name),
                 graceful_close: surroundings.graceful_close,
                 name,
             };
@@ -140,14 +153,6 @@ impl Level {
                     "is the configuration of another filter than the one of this name",
                 ));
             }
-            if matches!(said, Said::ExtProc(PerRoute::Overrides(_)))
-                && kinds.iter().any(|kind| processors(kind).len() > 1)
-            {
-                return Err(Fault::at(
-                    tree.node,
-                    "the filter of this name has several ext_proc filters, for which a route can have no overrides",
-                ));
-            }
             match &said {
                 Said::Cors(policy) => level.cors = Some(policy.clone()),
                 Said::Off if kinds.iter().any(|kind| matches!(kind, FilterKind::Cors)) => {
@@ -155,7 +160,7 @@ impl Level {
                 }
                 _ => {}
             }
-            level.filters.push((name.clone(), said));
+            level.filters.push((name.clone(), tree.node, said));
         }
         Ok(level)
     }
@@ -166,49 +171,86 @@ impl Level {
     }
 
     /// The filters' configurations under these levels, least specific first.
-    pub(super) fn merge(levels: &[&Self], filters: Filters<'_>) -> RouteOverrides {
-        let of_clusters = filters.of_clusters.iter().filter_map(|(cluster, filters)| {
-            let merged = merge(levels, filters);
-            (!merged.is_empty()).then(|| (cluster.clone(), merged))
-        });
-        RouteOverrides {
-            filters: merge(levels, filters.of_listener),
-            of_clusters: of_clusters.collect(),
+    pub(super) fn merge(levels: &[&Self], filters: Filters<'_>) -> Result<RouteOverrides, Fault> {
+        let mut of_clusters = Vec::new();
+        for (cluster, filters) in filters.of_clusters {
+            let merged = merge(levels, filters)?;
+            if !merged.is_empty() {
+                of_clusters.push((cluster.clone(), merged));
+            }
         }
+        Ok(RouteOverrides {
+            filters: merge(levels, filters.of_listener)?,
+            of_clusters,
+        })
     }
 }
 
-fn merge(levels: &[&Level], filters: &[Filter]) -> Overridden {
+fn merge(levels: &[&Level], filters: &[Filter]) -> Result<Overridden, Fault> {
     let mut merged = Overridden::new();
     for filter in filters {
-        let all = levels.iter().flat_map(|level| &level.filters);
-        let said: Vec<&Said> = all
-            .filter(|(name, said)| *name == filter.name && said.fits(&filter.kind))
-            .map(|(_, said)| said)
-            .collect();
-        let Some(last) = said.last() else {
+        let said = said(levels, filter);
+        let Some((_, node, last)) = said.last() else {
             continue;
         };
+        let said = said.iter().map(|(_, _, said)| said);
         let configs: Vec<PerRoute> = match &filter.kind {
-            FilterKind::ExtProc(_) => said.iter().filter_map(|said| said.of_processor()).collect(),
+            FilterKind::ExtProc(_) => said.filter_map(Said::of_processor).collect(),
             _ => {
                 merged.push((filter.name.clone(), last.of_other()));
-                let configs = said.iter().filter(|said| matches!(said, Said::ExtProc(_)));
-                configs.filter_map(|said| said.of_processor()).collect()
+                let configs = said.filter(|said| matches!(said, Said::ExtProc(_)));
+                configs.filter_map(Said::of_processor).collect()
             }
         };
-        if let (Some(own), false) = (processors(&filter.kind).first(), configs.is_empty()) {
-            let config = own.for_route(&configs);
-            merged.push((filter.name.clone(), OnRoute::Processor(config)));
+        if configs.is_empty() {
+            continue;
         }
+        // A processor knows its route's configuration by the filter's name, so that one of them can have one.
+        let (config, others) = match asked(levels, filters, &filter.name).as_slice() {
+            [] => continue,
+            [own, others @ ..] => (own.for_route(&configs), !others.is_empty()),
+        };
+        if others && config.is_some() {
+            return Err(Fault::at(
+                *node,
+                "several ext_proc filters have this name, for which a route can have no overrides",
+            ));
+        }
+        merged.push((filter.name.clone(), OnRoute::Processor(config)));
     }
-    merged
+    Ok(merged)
 }
 
-/// The ext_proc filters that a filter is or may execute.
-fn processors(kind: &FilterKind) -> Vec<&Arc<extproc_client::FilterConfig>> {
-    let mut all = Vec::new();
-    kind.each_ext_proc(&mut |config| all.push(config));
+/// Entries of these levels for the filter.
+fn said<'a>(levels: &[&'a Level], filter: &Filter) -> Vec<&'a Entry> {
+    let all = levels.iter().flat_map(|level| &level.filters);
+    all.filter(|(name, _, said)| *name == filter.name && said.fits(&filter.kind))
+        .collect()
+}
+
+/// The ext_proc filters that filters of this name are, or may execute under these levels: where a route has a tree of its
+/// own, that one's.
+fn asked<'a>(
+    levels: &[&'a Level],
+    filters: &'a [Filter],
+    name: &str,
+) -> Vec<&'a Arc<extproc_client::FilterConfig>> {
+    let mut all: Vec<&Arc<extproc_client::FilterConfig>> = Vec::new();
+    let mut take = |config: &'a Arc<extproc_client::FilterConfig>| {
+        if !all.iter().any(|known| Arc::ptr_eq(known, config)) {
+            all.push(config);
+        }
+    };
+    for filter in filters.iter().filter(|filter| filter.name == name) {
+        match (&filter.kind, said(levels, filter).last()) {
+            (FilterKind::Matched(matched), Some((_, _, Said::As(own)))) => {
+                let base = matched.base.iter().flat_map(|base| base.iter());
+                base.for_each(|filter| filter.kind.each_ext_proc(&mut take));
+                own.each_ext_proc(&mut take);
+            }
+            (kind, _) => kind.each_ext_proc(&mut take),
+        }
+    }
     all
 }
 
@@ -263,9 +305,18 @@ fn plain(
         }
         LOCAL_RATE_LIMIT => Some(Said::As(making.local_rate_limit(node)?)),
         WITH_MATCHER_PER_ROUTE => {
-            let is_composite = kinds
-                .iter()
-                .any(|kind| matches!(kind, FilterKind::Matched(matched) if matched.base.is_none()));
+            let is_composite = |kind: &&FilterKind| match kind {
+                FilterKind::Matched(matched) => Some(matched.base.is_none()),
+                _ => None,
+            };
+            let mut composites = kinds.iter().filter_map(is_composite);
+            let is_composite = composites.next().unwrap_or_default();
+            if composites.any(|other| other != is_composite) {
+                return Err(Fault::at(
+                    node,
+                    "a Composite and an ExtensionWithMatcher have this name, and no tree is for both",
+                ));
+            }
             Some(Said::As(making.tree_per_route(node, is_composite)?))
         }
         _ => None,

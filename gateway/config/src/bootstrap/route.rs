@@ -292,7 +292,7 @@ impl Located<Route> {
             action,
             request_headers,
             response_headers,
-            overrides: Arc::new(Level::merge(&[table, host, &own], *filters)),
+            overrides: Arc::new(Level::merge(&[table, host, &own], *filters)?),
             facts: Arc::new(facts),
             choices: Arc::new([]),
             cors: Level::cors(&[table, host, &own]),
@@ -398,8 +398,13 @@ impl Position<'_> {
         self.about_cluster(&mut facts, &target.name.value);
         let own = Level::read(self.surroundings, &target.typed_per_filter_config)?;
         let (request_headers, response_headers): (Vec<HeaderChange>, _) = changes!(target);
-        let overrides = (!target.typed_per_filter_config.is_empty())
-            .then(|| Arc::new(Level::merge(&[table, host, route, &own], filters)));
+        let overrides = match target.typed_per_filter_config.is_empty() {
+            true => None,
+            false => {
+                let levels = [table, host, route, &own];
+                Some(Arc::new(Level::merge(&levels, filters)?))
+            }
+        };
         Ok(WeightedModel {
             name: target.name.value.clone(),
             weight: target.weight,

@@ -375,6 +375,12 @@ impl MetadataTag {
         let key = &self.metadata_key;
         let segments = key.path.iter().map(|segment| segment.key.as_str());
         let path: Vec<&str> = std::iter::once(key.key.as_str()).chain(segments).collect();
+        if path.iter().any(|key| key.contains(':')) {
+            return Err(Fault::at(
+                self.kind.node,
+                "the metadata_key of a tag may have no ':' in its keys here",
+            ));
+        }
         let argument = format!("{of}:{}", path.join(":"));
         Ok(Template::substituted("METADATA", argument))
     }

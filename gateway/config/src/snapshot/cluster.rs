@@ -165,7 +165,8 @@ impl Reach {
         if self == Self::Anywhere {
             return None;
         }
-        let (loopback, link_local, unspecified) = match embedded(ip) {
+        let ip = embedded(ip);
+        let (loopback, link_local, unspecified) = match ip {
             IpAddr::V4(ip) => (
                 ip.is_loopback(),
                 ip.is_link_local(),

@@ -141,9 +141,9 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
-    /// Returns true if the address is in the range.
+    /// Returns true if the address is in the range. An IPv4 address within an IPv6 one (`::ffff:0:0/96`) is an IPv4 address.
     pub fn contains(self, address: IpAddr) -> bool {
-        let (own, other, bits) = match (self.address, address) {
+        let (own, other, bits) = match (self.address, address.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(other)) => {
                 (u128::from(own.to_bits()), u128::from(other.to_bits()), 32)
             }
@@ -198,5 +198,7 @@ mod tests {
         assert!(range("::", 0).contains(address("2001:db8::1")));
         assert!(range("2001:db8::", 32).contains(address("2001:db8:1::1")));
         assert!(!range("2001:db8::", 128).contains(address("2001:db8::1")));
+        assert!(range("10.0.0.0", 8).contains(address("::ffff:10.0.0.1")));
+        assert!(!range("10.0.0.0", 8).contains(address("::ffff:11.0.0.1")));
     }
 }

@@ -87,9 +87,9 @@ impl Connections {
         let known = before.map(|pools| &pools.transport);
         let transport = ClusterTransport::new(&upstreams, overload, known);
         let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
-        let traced = chains.into_iter().any(|chain| chain.http.tracing.is_some());
-        let chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
-        let routes: Vec<_> = chains.map(|chain| &chain.http.routes).collect();
+        let managers: Vec<_> = chains.map(|chain| &chain.http).collect();
+        let traced = managers.iter().any(|http| http.tracing.is_some());
+        let routes: Vec<_> = managers.iter().map(|http| &http.routes).collect();
         let filters = snapshot.cluster_filters.iter().map(|(name, filters)| {
             let building = Building {
                 cluster: Some(name),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
-use super::Context;
+use super::{Context, sampling};
 use crate::{
     config::snapshot::HttpManager,
     http::{headers::join_request_lines, random_id},
@@ -99,11 +99,17 @@ pub(super) fn add(
     } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
         headers.insert(PROTO, proto);
     }
-    if http.generate_request_id
-        && (edge && !http.preserve_external_request_id || !headers.contains_key(REQUEST_ID))
-        && let Ok(id) = HeaderValue::try_from(random_id())
-    {
-        headers.insert(REQUEST_ID, id);
+    if http.generate_request_id {
+        let is_kept = !edge || http.preserve_external_request_id;
+        match is_kept && headers.contains_key(REQUEST_ID) {
+            true if edge => sampling::clear(headers),
+            true => {}
+            false => {
+                if let Ok(id) = HeaderValue::try_from(random_id()) {
+                    headers.insert(REQUEST_ID, id);
+                }
+            }
+        }
     }
     if !http.via.is_empty() {
         append_to_list(headers, "via", &http.via);
@@ -116,7 +122,8 @@ pub(super) fn add(
 fn said_by(list: Option<&HeaderValue>, hops: u32) -> Option<IpAddr> {
     let skipped = usize::try_from(hops.checked_sub(1)?).ok()?;
     let entry = list?.to_str().ok()?.rsplit(',').nth(skipped)?;
-    entry.trim().parse().ok()
+    let address: IpAddr = entry.trim().parse().ok()?;
+    Some(address.to_canonical())
 }
 
 /// Adds an element to a comma-separated list of one line.
@@ -152,5 +159,8 @@ mod tests {
             assert_eq!(said_by(Some(&list), hops), said, "{hops}");
         }
         assert_eq!(said_by(None, 1), None);
+        let mapped = HeaderValue::from_static("::ffff:10.0.0.1");
+        let said = said_by(Some(&mapped), 1);
+        assert_eq!(said, Some("10.0.0.1".parse().unwrap()));
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use extproc_client::host::Held;
 use h2::ext::Protocol;
-use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 
 use super::{Context, forwarded, normalize, sampling, target};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
-        answer::{Redirected, Refusal, Trail, Whole},
+        answer::{Answer, Closes, Redirected, Trail, Whole},
         record::Head,
     },
     filters,
@@ -23,11 +23,38 @@ use crate::{
             Nominated, grpc_timeout, has_too_many_options, is_grpc, request_fits, strip_hop_fields,
             tokens, values_are_trimmed,
         },
+        local_reply,
     },
     limits::buffers::{Budget, Buffers},
     route,
     trace::Trace,
 };
+
+/// The reason for which a request goes nowhere.
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) details: &'static str,
+    pub(super) location: Option<HeaderValue>,
+}
+
+impl Refusal {
+    /// The response, which filters see alone.
+    fn reply(self, grpc: bool) -> Response<Body> {
+        let grpc = grpc && self.location.is_none();
+        let mut response = local_reply::reply(grpc, self.status, "".into(), self.details, 0);
+        match self.location {
+            Some(location) => {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            // What follows a request that was not understood may be no request.
+            None if self.status.is_client_error() => {
+                response.extensions_mut().insert(Closes);
+            }
+            None => {}
+        }
+        response
+    }
+}
 
 /// A request on its way into the chain.
 pub(super) struct Ingress {
@@ -248,7 +275,7 @@ fn enter(
     }
     extensions.insert(exchange.clone());
     if let Some(refusal) = refusal {
-        extensions.insert(refusal);
+        extensions.insert(Answer::new(refusal.reply(exchange.grpc)));
     }
     let body = Watched::new(body, watch);
     let body = if http_body::Body::is_end_stream(&body) {

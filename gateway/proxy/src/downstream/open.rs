@@ -1,7 +1,12 @@
 //! From an accepted socket to a connection of a filter chain: which chain takes it, and its TLS
 //! handshake.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
@@ -77,9 +82,10 @@ pub(crate) async fn open(
     chains: Arc<Chains>,
     admitted: Admitted,
 ) {
+    let remote = canonical(remote);
     let local = stream
         .local_addr()
-        .unwrap_or_else(|_| (std::net::Ipv4Addr::UNSPECIFIED, 0).into());
+        .map_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into(), canonical);
     let (stream, chain, tls) = match choose(stream, &chains).await {
         Ok(Some(chosen)) => chosen,
         Ok(None) => {
@@ -97,6 +103,14 @@ pub(crate) async fn open(
     tokio::select! {
         () = serve(stream, context) => {}
         () = drain.over() => {}
+    }
+}
+
+/// The address of an IPv4 peer as one of IPv4, also on a socket of IPv6 (`ipv4_compat`), as in Envoy.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::{
     config::snapshot::{Fraction, TraceSampling},
-    route::Selected,
+    route::{Selected, is_drawn},
     telemetry::spans::Recorder,
     trace::Trace,
 };
@@ -34,9 +34,16 @@ pub(super) fn start(
     recorder.start(headers, sampled)
 }
 
+/// Takes the reason out of a number that comes from outside: a client would be traced as it likes.
+pub(super) fn clear(headers: &mut HeaderMap) {
+    if let Some(id) = number(headers) {
+        write(headers, id, UNTRACED);
+    }
+}
+
 /// Tells whether a request is to be traced, and writes the reason into its number. One without a number of the form is not.
 fn decide(headers: &mut HeaderMap, sampling: TraceSampling) -> bool {
-    let Some(mut id) = number(headers) else {
+    let Some(id) = number(headers) else {
         return false;
     };
     let drawn = id
@@ -48,25 +55,24 @@ fn decide(headers: &mut HeaderMap, sampling: TraceSampling) -> bool {
     let before = id.get(DIGIT).copied().unwrap_or(UNTRACED);
     let reason = match before {
         SAMPLED | FORCED | CLIENT => Some(before),
-        _ if headers.contains_key(CLIENT_TRACE_ID)
-            && rand::random_range(0..sampling.client.denominator.max(1))
-                < sampling.client.numerator =>
-        {
-            Some(CLIENT)
-        }
+        _ if headers.contains_key(CLIENT_TRACE_ID) && is_drawn(sampling.client) => Some(CLIENT),
         _ => is_within(drawn, sampling.random).then_some(SAMPLED),
     };
     let reason = reason.filter(|_| is_within(drawn, sampling.overall));
-    let digit = reason.unwrap_or(UNTRACED);
-    if digit != before
-        && let Some(place) = id.get_mut(DIGIT)
+    write(headers, id, reason.unwrap_or(UNTRACED));
+    reason.is_some()
+}
+
+/// Writes a reason into the request's number.
+fn write(headers: &mut HeaderMap, mut id: Vec<u8>, digit: u8) {
+    if let Some(place) = id.get_mut(DIGIT)
+        && *place != digit
     {
         *place = digit;
         if let Ok(value) = HeaderValue::from_bytes(&id) {
             headers.insert(REQUEST_ID, value);
         }
     }
-    reason.is_some()
 }
 
 /// The request's number, if it is a UUID by its form.

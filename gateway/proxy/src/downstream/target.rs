@@ -8,12 +8,11 @@ use http::{
 };
 
 use super::{
-    ingress::bad,
+    ingress::{Refusal, bad},
     normalize::{self, Path},
 };
 use crate::{
     config::snapshot::{HttpManager, Normalization, StripPort},
-    exchange::answer::Refusal,
     http::authority::valid_authority,
 };
 

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{Extensions, HeaderValue, Response, StatusCode, request::Parts};
+use http::{Extensions, Response, request::Parts};
 use tokio::sync::oneshot;
 
 use crate::http::body::Body;
@@ -17,12 +17,24 @@ use crate::http::body::Body;
 pub(crate) type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// Request extension: the request is answered with this and goes nowhere.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) details: &'static str,
-    pub(crate) location: Option<HeaderValue>,
+/// A value that one of those who share it takes.
+pub(crate) struct Once<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Clone for Once<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Once<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Arc::new(Mutex::new(Some(value))))
+    }
+
+    /// The value, the first time.
+    pub(crate) fn take(&self) -> Option<T> {
+        lock(&self.0).take()
+    }
 }
 
 /// Response extension: the client's connection ends after it.
@@ -34,7 +46,7 @@ pub(crate) struct Closes;
 pub(crate) struct Redirected {
     pub(crate) parts: Box<Parts>,
     pub(crate) trail: Trail,
-    body: Arc<Mutex<Option<Whole>>>,
+    body: Option<Once<Whole>>,
 }
 
 /// A body all of which is held.
@@ -49,13 +61,13 @@ impl Redirected {
         Self {
             parts: Box::new(parts),
             trail,
-            body: Arc::new(Mutex::new(body)),
+            body: body.map(Once::new),
         }
     }
 
     /// The body, once.
     pub(crate) fn take_body(&self) -> Option<Whole> {
-        lock(&self.body).take()
+        self.body.as_ref()?.take()
     }
 }
 
@@ -69,17 +81,16 @@ pub(crate) struct Trail {
 
 /// Request extension: the request goes nowhere, this is its response.
 #[derive(Clone)]
-pub(crate) struct Answer(Arc<Mutex<Option<Response<Body>>>>);
+pub(crate) struct Answer(Once<Response<Body>>);
 
 impl Answer {
     pub(crate) fn new(response: Response<Body>) -> Self {
-        Self(Arc::new(Mutex::new(Some(response))))
+        Self(Once::new(response))
     }
 
     /// The response, for the end of the chain.
     pub(crate) fn take(&self) -> Option<Response<Body>> {
-        // Only assignments run under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.take()
     }
 }
 
@@ -90,19 +101,18 @@ pub(crate) fn is_answered(request: &Extensions) -> bool {
 
 /// Request extension: the way of an answer that is shown to no filter.
 #[derive(Clone)]
-pub(crate) struct Shortcut(Arc<Mutex<Option<oneshot::Sender<Response<Body>>>>>);
+pub(crate) struct Shortcut(Once<oneshot::Sender<Response<Body>>>);
 
 impl Shortcut {
     /// The way, and where it leads.
     pub(crate) fn new() -> (Self, oneshot::Receiver<Response<Body>>) {
         let (sender, answer) = oneshot::channel();
-        (Self(Arc::new(Mutex::new(Some(sender)))), answer)
+        (Self(Once::new(sender)), answer)
     }
 
     /// Gives the answer. Whoever waits at the other end lets the filters go.
     pub(crate) fn answer(&self, response: Response<Body>) {
-        let sender = lock(&self.0).take();
-        if let Some(sender) = sender {
+        if let Some(sender) = self.0.take() {
             drop(sender.send(response));
         }
     }

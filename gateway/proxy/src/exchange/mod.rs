@@ -13,11 +13,14 @@ mod route_cell;
 use std::{
     any::Any,
     borrow::Cow,
+    future::poll_fn,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -428,6 +431,19 @@ impl Exchange {
             true => self.state().given.take(),
             false => None,
         }
+    }
+
+    /// Outcome of a wait, or the [`reply`](Self::reply) to the request if a limit passes meanwhile. Pinned by the caller: an
+    /// `async fn` would keep a future that it is given by value twice.
+    pub(crate) async fn or_reply<T>(
+        &self,
+        mut waiting: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Response<Body>> {
+        poll_fn(|cx| match self.take_reply() {
+            Some(reply) => Poll::Ready(Err(reply)),
+            None => waiting.as_mut().poll(cx).map(Ok),
+        })
+        .await
     }
 
     /// The trailers as they go to the client.

@@ -14,19 +14,25 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::said};
+use super::{
+    Chain, ResponseFuture,
+    show_behind::{show, wait},
+    switched::said,
+};
 use crate::{
     config::snapshot::{FilterKind, OnRoute},
     exchange::{Exchange, answer::is_answered},
     http::{
         body::{Body, BoxError},
+        headers::size,
         local_reply,
     },
 };
 
 /// The filter; a route may have a limit of its own.
 pub(super) struct BufferFilter {
-    pub(super) name: String,
+    /// Its name, if routes speak of it.
+    pub(super) name: Option<String>,
     /// Bytes that a request's body may have.
     pub(super) limit: usize,
     pub(super) inner: Chain,
@@ -34,7 +40,7 @@ pub(super) struct BufferFilter {
 
 impl BufferFilter {
     fn limit(&self, parts: &Parts) -> usize {
-        match said(parts, &self.name) {
+        match said(parts, self.name.as_deref()) {
             Some(OnRoute::As(FilterKind::Buffer(own))) => own,
             _ => self.limit,
         }
@@ -68,7 +74,12 @@ impl Service<Request<Body>> for &BufferFilter {
                 let known = &mut context.limits.request_buffer;
                 *known = limit.max(*known);
             }
-            match gather(body, limit, Held::new(Some(exchange.clone()))).await {
+            let gathered = gather(body, limit, Held::new(Some(exchange.clone())));
+            let gathered = match wait(&exchange, gathered).await {
+                Ok(gathered) => gathered,
+                Err(reply) => return show(&inner, parts, reply).await,
+            };
+            match gathered {
                 Ok(whole) => {
                     if !parts.headers.contains_key(header::CONTENT_LENGTH) {
                         parts.headers.remove(header::TRANSFER_ENCODING);
@@ -113,7 +124,11 @@ async fn gather(mut body: Body, limit: usize, mut held: Held) -> Result<Whole, U
                 data.extend_from_slice(&piece);
                 held.set(data.capacity());
             }
-            Err(frame) => trailers = frame.into_trailers().ok(),
+            Err(frame) => {
+                let fields = frame.into_trailers().unwrap_or_default();
+                held.set(data.capacity() + size(&fields));
+                trailers = Some(fields);
+            }
         }
     }
     Ok(Whole {

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -12,9 +11,14 @@ use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind};
+use super::{
+    Chain, ResponseFuture,
+    show_behind::{show, wait},
+};
 use crate::{
-    config::snapshot::HeaderMatch, exchange::answer::is_answered, http::body::Body,
+    config::snapshot::HeaderMatch,
+    exchange::{Exchange, answer::is_answered},
+    http::body::Body,
     route::headers_match,
 };
 
@@ -45,15 +49,22 @@ impl Service<Request<Body>> for &HealthCheck {
         if is_answered(&parts.extensions) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));
         }
+        let Some(exchange) = parts.extensions.get::<Arc<Exchange>>().cloned() else {
+            return self.inner.call(Request::from_parts(parts, body));
+        };
         let mut response = Response::new(Body::empty());
         let details = ResponseDetails::new("health_check_ok");
         response.extensions_mut().insert(details);
         let inner = self.inner.clone();
         Box::pin(async move {
             // As in Envoy, the answer comes after the whole request, so that the connection can go on.
-            let mut body = pin!(body);
-            while let Some(Ok(_)) = body.frame().await {}
-            show_behind::show(&inner, parts, response).await
+            let mut body = body;
+            let drained = async { while let Some(Ok(_)) = body.frame().await {} };
+            let response = match wait(&exchange, drained).await {
+                Ok(()) => response,
+                Err(reply) => reply,
+            };
+            show(&inner, parts, response).await
         })
     }
 }

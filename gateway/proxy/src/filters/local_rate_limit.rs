@@ -20,14 +20,15 @@ use crate::{
 
 /// The filter; a route may have a limit of its own.
 pub(super) struct RateLimitFilter {
-    pub(super) name: String,
+    /// Its name, if routes speak of it.
+    pub(super) name: Option<String>,
     pub(super) config: Arc<LocalRateLimit>,
     pub(super) inner: Chain,
 }
 
 impl RateLimitFilter {
     fn config(&self, parts: &Parts) -> Arc<LocalRateLimit> {
-        match said(parts, &self.name) {
+        match said(parts, self.name.as_deref()) {
             Some(OnRoute::As(FilterKind::LocalRateLimit(own))) => own,
             _ => self.config.clone(),
         }

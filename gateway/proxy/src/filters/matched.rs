@@ -27,7 +27,8 @@ use crate::{
 
 /// The filter with all chains that its tree, or a tree of a route, may choose.
 pub(super) struct MatchedFilter {
-    pub(super) name: String,
+    /// Its name, if routes speak of it.
+    pub(super) name: Option<String>,
     pub(super) config: Arc<Matched>,
     pub(super) chains: Vec<(Arc<[Filter]>, Chain)>,
     pub(super) inner: Chain,
@@ -40,7 +41,7 @@ struct Undecided;
 impl MatchedFilter {
     /// The chain that the request goes through.
     fn choose(&self, parts: &Parts) -> Result<&Chain, Undecided> {
-        let said = said(parts, &self.name);
+        let said = said(parts, self.name.as_deref());
         let tree = match &said {
             Some(OnRoute::As(FilterKind::Matched(own))) => &own.tree,
             _ => &self.config.tree,
@@ -51,7 +52,7 @@ impl MatchedFilter {
         };
         // The tree is about requests.
         if is_answered(&parts.extensions) {
-            return Ok(base.map_or(&self.inner, |base| self.chain(base)));
+            return base.map_or(Ok(&self.inner), |base| self.chain(base));
         }
         let mut view = View {
             parts,
@@ -61,19 +62,19 @@ impl MatchedFilter {
         if view.effort.is_spent() {
             return Err(Undecided);
         }
-        Ok(match action {
-            Some(MatchAction::Skip) => &self.inner,
-            Some(MatchAction::Execute(_, share)) if !is_drawn(*share) => &self.inner,
+        match action {
+            Some(MatchAction::Skip) => Ok(&self.inner),
+            Some(MatchAction::Execute(_, share)) if !is_drawn(*share) => Ok(&self.inner),
             Some(MatchAction::Execute(filters, _)) => self.chain(filters),
-            Some(MatchAction::Keep) | None => base.map_or(&self.inner, |base| self.chain(base)),
-        })
+            Some(MatchAction::Keep) | None => base.map_or(Ok(&self.inner), |base| self.chain(base)),
+        }
     }
 
-    fn chain(&self, filters: &Arc<[Filter]>) -> &Chain {
+    /// The chain of these filters. Those of routes that this filter was not built with are not passed by.
+    fn chain(&self, filters: &Arc<[Filter]>) -> Result<&Chain, Undecided> {
         let mut chains = self.chains.iter();
-        chains
-            .find(|(known, _)| Arc::ptr_eq(known, filters))
-            .map_or(&self.inner, |(_, chain)| chain)
+        let found = chains.find(|(known, _)| Arc::ptr_eq(known, filters));
+        found.map(|(_, chain)| chain).ok_or(Undecided)
     }
 }
 
@@ -107,7 +108,7 @@ struct View<'a> {
     effort: Effort,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     fn evaluate<'t>(&mut self, tree: &'t MatchTree) -> Result<Option<&'t MatchAction>, Undecided> {
         match &tree.kind {
             MatchKind::List(list) => {
@@ -120,20 +121,22 @@ impl View<'_> {
                 }
             }
             MatchKind::Exact(input, map) => {
-                let value = self.text(input);
-                if let Some(then) = value.and_then(|value| map.get(&value))
+                let value = self.text(input)?;
+                if let Some(then) = value.and_then(|value| map.get(&*value))
                     && let Some(action) = self.follow(then)?
                 {
                     return Ok(Some(action));
                 }
             }
             MatchKind::Prefix(input, list) => {
-                let value = self.text(input).unwrap_or_default();
-                for (prefix, then) in list {
-                    if value.starts_with(prefix)
-                        && let Some(action) = self.follow(then)?
-                    {
-                        return Ok(Some(action));
+                // What is not there begins with nothing, not even with the empty prefix.
+                if let Some(value) = self.text(input)? {
+                    for (prefix, then) in list {
+                        if value.starts_with(prefix)
+                            && let Some(action) = self.follow(then)?
+                        {
+                            return Ok(Some(action));
+                        }
                     }
                 }
             }
@@ -177,19 +180,19 @@ impl View<'_> {
 
     fn passes(&mut self, input: &MatchInput, test: &MatchTest) -> Result<bool, Undecided> {
         Ok(match test {
-            MatchTest::Text(matcher) => match self.text(input) {
+            MatchTest::Text(matcher) => match self.text(input)? {
                 Some(text) => matcher
                     .try_matches(&text, &mut self.effort)
                     .ok_or(Undecided)?,
                 None => false,
             },
-            MatchTest::Ip(ranges) => match self.text(input).map(|text| text.parse::<IpAddr>()) {
-                Some(Ok(address)) => ranges.iter().any(|range| range.contains(address)),
-                _ => false,
+            MatchTest::Ip(ranges) => match self.address(input)? {
+                Some(address) => ranges.iter().any(|range| range.contains(address)),
+                None => false,
             },
             MatchTest::Value { matcher, invert } => {
                 let value = match input {
-                    MatchInput::Metadata(namespace, path) => self.metadata(namespace, path),
+                    MatchInput::Metadata(namespace, path) => self.metadata(namespace, path)?,
                     _ => None,
                 };
                 is_as(matcher, value.as_ref(), &mut self.effort)? != *invert
@@ -204,47 +207,61 @@ impl View<'_> {
         })
     }
 
-    fn exchange(&self) -> Option<&Exchange> {
-        self.parts
-            .extensions
-            .get::<Arc<Exchange>>()
-            .map(|exchange| &**exchange)
-    }
-
-    fn metadata(&self, namespace: &str, path: &[String]) -> Option<Value> {
+    fn metadata(&self, namespace: &str, path: &[String]) -> Result<Option<Value>, Undecided> {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        self.exchange()?.metadata.json(namespace, &path)
+        Ok(exchange(self.parts)?.metadata.json(namespace, &path))
     }
 
-    fn text(&self, input: &MatchInput) -> Option<String> {
-        let exchange = self.exchange()?;
-        match input {
-            MatchInput::Header(name) => request_field(self.parts, name).map(Cow::into_owned),
+    fn address(&self, input: &MatchInput) -> Result<Option<IpAddr>, Undecided> {
+        let exchange = exchange(self.parts)?;
+        Ok(match input {
+            MatchInput::SourceIp => Some(exchange.client.ip()),
+            MatchInput::DirectSourceIp => Some(exchange.peer.remote.ip()),
+            MatchInput::DestinationIp => Some(exchange.peer.local.ip()),
+            _ => self.text(input)?.and_then(|text| text.parse().ok()),
+        })
+    }
+
+    fn text<'t>(&self, input: &'t MatchInput) -> Result<Option<Cow<'t, str>>, Undecided>
+    where
+        'a: 't,
+    {
+        let exchange = exchange(self.parts)?;
+        let shown = |value: &dyn ToString| Some(value.to_string().into());
+        Ok(match input {
+            MatchInput::Header(name) => request_field(self.parts, name),
             MatchInput::Query(name) => {
                 let query = self.parts.uri.query().unwrap_or_default();
                 decoded_parameter(query, name)
             }
-            MatchInput::SourceIp => Some(exchange.client.ip().to_string()),
-            MatchInput::SourcePort => Some(exchange.client.port().to_string()),
-            MatchInput::DirectSourceIp => Some(exchange.peer.remote.ip().to_string()),
-            MatchInput::DestinationIp => Some(exchange.peer.local.ip().to_string()),
-            MatchInput::DestinationPort => Some(exchange.peer.local.port().to_string()),
+            MatchInput::SourceIp => shown(&exchange.client.ip()),
+            MatchInput::SourcePort => shown(&exchange.client.port()),
+            MatchInput::DirectSourceIp => shown(&exchange.peer.remote.ip()),
+            MatchInput::DestinationIp => shown(&exchange.peer.local.ip()),
+            MatchInput::DestinationPort => shown(&exchange.peer.local.port()),
             MatchInput::ServerName => {
-                let tls = exchange.peer.tls.as_ref()?;
-                Some(tls.server_name.clone()).filter(|name| !name.is_empty())
+                let tls = exchange.peer.tls.as_ref();
+                tls.map(|tls| tls.server_name.as_str().into())
+                    .filter(|name: &Cow<'_, str>| !name.is_empty())
             }
-            MatchInput::Environment(value) => value.clone(),
+            MatchInput::Environment(value) => value.as_deref().map(Cow::Borrowed),
             MatchInput::Metadata(..) | MatchInput::Attributes => None,
-        }
+        })
     }
 }
 
+/// The exchange of a request, which every request has that a connection of a client began.
+fn exchange(parts: &Parts) -> Result<&Exchange, Undecided> {
+    let exchange = parts.extensions.get::<Arc<Exchange>>();
+    exchange.map(|exchange| &**exchange).ok_or(Undecided)
+}
+
 /// The first query parameter of that name; both are decoded.
-fn decoded_parameter(query: &str, name: &str) -> Option<String> {
-    let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+fn decoded_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let decoded = |text: &'a str| percent_decode_str(text).decode_utf8_lossy();
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(key) == name).then(|| decoded(value).into_owned())
+        (decoded(key) == name).then(|| decoded(value))
     })
 }
 

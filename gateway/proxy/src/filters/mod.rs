@@ -62,6 +62,8 @@ where
 
     fn filter(&self, filter: &Filter, inner: Chain, responses: &mut bool) -> Chain {
         let behind = inner.clone();
+        let is_named = self.said(&filter.name).next().is_some();
+        let name = is_named.then(|| filter.name.clone());
         let made = match &filter.kind {
             FilterKind::ExtProc(config) => {
                 let further_on = std::mem::replace(responses, true);
@@ -95,18 +97,17 @@ where
                 inner,
             }),
             FilterKind::Buffer(limit) => Chain::new(BufferFilter {
-                name: filter.name.clone(),
+                name,
                 limit: *limit,
                 inner,
             }),
             FilterKind::LocalRateLimit(config) => Chain::new(RateLimitFilter {
-                name: filter.name.clone(),
+                name,
                 config: config.clone(),
                 inner,
             }),
             FilterKind::Matched(config) => self.matched(filter, config, inner, responses),
         };
-        let is_named = self.said(&filter.name).next().is_some();
         match filter.disabled {
             true if !is_named => behind,
             false if !is_named => made,
@@ -153,8 +154,9 @@ where
             *responses |= own;
             (filters, chain)
         });
+        let is_named = self.said(&filter.name).next().is_some();
         Chain::new(MatchedFilter {
-            name: filter.name.clone(),
+            name: is_named.then(|| filter.name.clone()),
             config: config.clone(),
             chains: chains.collect(),
             inner: inner.clone(),

@@ -8,6 +8,7 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -35,6 +36,18 @@ pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -
     parts.extensions.remove::<LateAnswers>();
     parts.extensions.insert(Answer::new(response));
     behind.call(Request::from_parts(parts, Body::empty()))
+}
+
+/// Outcome of waiting for more of a request before it goes on; the reply, for [`show`], if a limit passes meanwhile.
+pub(crate) async fn wait<T>(
+    exchange: &Exchange,
+    waiting: impl Future<Output = T>,
+) -> Result<T, Response<Body>> {
+    let outcome = exchange.or_reply(pin!(waiting)).await;
+    outcome.map_err(|mut reply| {
+        add_route_headers(&mut reply, exchange);
+        reply
+    })
 }
 
 /// The filters behind one that may answer late: they keep the request when it does.

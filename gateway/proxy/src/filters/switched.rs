@@ -26,8 +26,10 @@ pub(super) struct Switched {
     pub(super) inner: Chain,
 }
 
-/// The route's configuration of a filter, beside configurations of ext_proc.
-pub(super) fn said(parts: &Parts, filter: &str) -> Option<OnRoute> {
+/// The route's configuration of a filter, beside configurations of ext_proc. A filter that no route speaks of has no name here:
+/// to ask for the route of each request would cost them a lock.
+pub(super) fn said(parts: &Parts, filter: Option<&str>) -> Option<OnRoute> {
+    let filter = filter?;
     let exchange = parts.extensions.get::<Arc<Exchange>>()?;
     let context = parts.extensions.get::<ExchangeContext>();
     // The route of an attempt is settled.
@@ -51,7 +53,7 @@ impl Service<Request<Body>> for &Switched {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
-        let is_on = match said(&parts, &self.name) {
+        let is_on = match said(&parts, Some(&self.name)) {
             Some(said) => !matches!(said, OnRoute::Off),
             None => !self.disabled,
         };

@@ -153,8 +153,12 @@ impl<'a> Attempts<'a> {
         outcome.inspect_err(|_| stats.upstream_rq_timeout.add())
     }
 
-    /// The request with its body, if all of that is still here.
-    pub(super) fn with_body(&self, again: Again) -> Option<Again> {
+    /// The request with its body, unless that is `empty`, if all of it is still here.
+    pub(super) fn with_body(&self, again: Option<Again>, empty: bool) -> Option<Again> {
+        let again = again?;
+        if empty {
+            return Some(again);
+        }
         let body = self.kept.as_ref()?.replay()?;
         let Outbound { parts, .. } = *again.request;
         Some(Again::new(Box::new(Outbound { parts, body })))
@@ -331,6 +335,9 @@ impl<'a> Attempts<'a> {
             span.reached(&self.tried);
         }
         if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
+            if let Some(span) = &sending.span {
+                span.failed(&failure.to_string());
+            }
             return (Err(failure), None);
         }
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
@@ -344,10 +351,7 @@ impl<'a> Attempts<'a> {
                 let mut info = std::mem::take(&mut self.tried);
                 info.status = Some(response.status());
                 response.extensions_mut().insert(info);
-                let again = match empty {
-                    true => again,
-                    false => again.and_then(|again| self.with_body(again)),
-                };
+                let again = self.with_body(again, empty);
                 (Ok(response), again)
             }
             Err(mut unsent) => {
@@ -367,10 +371,7 @@ impl<'a> Attempts<'a> {
                     failure = %unsent.failure,
                     "upstream request failed"
                 );
-                let again = match empty {
-                    true => again,
-                    false => again.and_then(|again| self.with_body(again)),
-                };
+                let again = self.with_body(again, empty);
                 (Err(unsent.failure), again)
             }
         }

@@ -11,7 +11,7 @@ use std::{
     fmt,
     future::{pending, poll_fn},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -28,7 +28,7 @@ use super::attempts::{Again, Attempts};
 use crate::{
     exchange::{
         Exchange,
-        answer::{Answer, ResponseFuture, Shortcut},
+        answer::{Answer, Once, ResponseFuture, Shortcut},
         chain::Chain,
     },
     http::{
@@ -72,7 +72,7 @@ type Met = (Request<Body>, oneshot::Sender<Response<Body>>);
 
 /// Request extension: the attempt that waits at the end.
 #[derive(Clone)]
-struct Meeting(Arc<Mutex<Option<oneshot::Sender<Met>>>>);
+struct Meeting(Once<oneshot::Sender<Met>>);
 
 impl Service<Request<Body>> for &HandOver {
     type Response = Response<Body>;
@@ -91,11 +91,7 @@ impl Service<Request<Body>> for &HandOver {
             if let Some(response) = answer.and_then(|answer| answer.take()) {
                 return Ok(response);
             }
-            let attempt = meeting.and_then(|Meeting(attempt)| {
-                // Only assignments run under the lock.
-                let mut attempt = attempt.lock().unwrap_or_else(PoisonError::into_inner);
-                attempt.take()
-            });
+            let attempt = meeting.and_then(|Meeting(attempt)| attempt.take());
             let (respond, response) = oneshot::channel();
             let handed = attempt.and_then(|attempt| attempt.send((request, respond)).ok());
             Ok(match handed {
@@ -189,9 +185,7 @@ impl Attempts<'_> {
         context.endpoint = Some(Arc::new(endpoint));
         parts.extensions.insert(context);
         parts.extensions.insert(self.exchange.clone());
-        parts
-            .extensions
-            .insert(Meeting(Arc::new(Mutex::new(Some(meeting)))));
+        parts.extensions.insert(Meeting(Once::new(meeting)));
         let (shortcut, answer) = Shortcut::new();
         parts.extensions.insert(shortcut);
         // The route's time begins when the filters have the whole request.
@@ -235,10 +229,7 @@ impl Attempts<'_> {
         let response = match sent {
             Course::Answered(response) => return (Ok(answered(response)), None),
             Course::Sent(Err(failure)) => {
-                let again = match empty {
-                    true => again,
-                    false => again.and_then(|again| self.with_body(again)),
-                };
+                let again = self.with_body(again, empty);
                 return (Err(failure), again);
             }
             Course::Sent(Ok(response)) => {
@@ -259,10 +250,7 @@ impl Attempts<'_> {
         if response.extensions().get::<LocalReply>().is_some() {
             return (Ok(answered(response)), None);
         }
-        let again = match empty {
-            true => again,
-            false => again.and_then(|again| self.with_body(again)),
-        };
+        let again = self.with_body(again, empty);
         (Ok(response), again)
     }
 

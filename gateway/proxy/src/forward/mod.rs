@@ -9,8 +9,7 @@ pub(crate) mod shadow;
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -30,7 +29,7 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
         Exchange,
-        answer::{Answer, Closes, LateAnswers, Refusal, ResponseFuture},
+        answer::{Answer, LateAnswers, ResponseFuture},
         header_changes,
         record::{Head, Reply},
     },
@@ -105,22 +104,6 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
     if let Some(response) = parts.extensions.remove::<Answer>().and_then(|a| a.take()) {
         return response;
     }
-    if let Some(refusal) = parts.extensions.remove::<Refusal>() {
-        let exchange = parts.extensions.get::<Arc<Exchange>>();
-        let grpc = exchange.is_some_and(|exchange| exchange.grpc) && refusal.location.is_none();
-        let mut response = local_reply::reply(grpc, refusal.status, "".into(), refusal.details, 0);
-        match refusal.location {
-            Some(location) => {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
-            // What follows a request that was not understood may be no request.
-            None if refusal.status.is_client_error() => {
-                response.extensions_mut().insert(Closes);
-            }
-            None => {}
-        }
-        return response;
-    }
     let Some(exchange) = parts.extensions.remove::<Arc<Exchange>>() else {
         // Only reached if a filter makes up requests, which none does.
         let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -157,7 +140,10 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                 }
             }
             let response = pin!(proxy(end, &exchange, &route, forward, &policy, request));
-            or_reply(response, &exchange).await
+            exchange
+                .or_reply(response)
+                .await
+                .unwrap_or_else(|reply| reply)
         }
         RouteAction::Direct { status, body } => {
             let mut response = direct(&exchange, *status, body.clone());
@@ -205,18 +191,6 @@ fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
     let host = request.uri.host().unwrap_or_default();
     asked.is_some_and(|asked| !asked.is_empty() && !asked.eq_ignore_ascii_case(host))
         && route::virtual_host(&exchange.http, request).is_none()
-}
-
-/// The upstream's response, or the reply to a request for which a limit passed meanwhile.
-async fn or_reply(
-    mut upstream: Pin<&mut impl Future<Output = Response<Body>>>,
-    exchange: &Exchange,
-) -> Response<Body> {
-    poll_fn(|cx| match exchange.take_reply() {
-        Some(reply) => Poll::Ready(reply),
-        None => upstream.as_mut().poll(cx),
-    })
-    .await
 }
 
 fn direct(exchange: &Exchange, status: StatusCode, body: bytes::Bytes) -> Response<Body> {

@@ -24,7 +24,10 @@ use super::{RouterHandler, attempts::Attempts, policy::Policy};
 use crate::{
     config::snapshot::{Forward, Mirror, Route},
     exchange::{Exchange, chain::Chain},
-    http::body::{Body, BoxError},
+    http::{
+        body::{Body, BoxError},
+        headers::frame_size,
+    },
     route::{Selected, is_drawn},
     upstream::{Failure, Outbound, Upstream},
 };
@@ -274,7 +277,7 @@ impl Copy {
 }
 
 fn cost(frame: &Frame<Bytes>) -> usize {
-    FRAME + frame.data_ref().map_or(0, Bytes::len)
+    FRAME + frame_size(frame)
 }
 
 impl http_body::Body for Tee {

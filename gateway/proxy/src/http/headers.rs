@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use extproc_client::{
     headers::{is_joined_request_header, is_joined_response_header},
     host::HeaderLimits,
@@ -13,6 +13,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version, header, request,
     uri::{Authority, PathAndQuery},
 };
+use http_body::Frame;
 
 /// Returns true for fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
 fn is_of_hop(name: &HeaderName) -> bool {
@@ -165,6 +166,12 @@ pub(crate) fn size(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum()
+}
+
+/// Bytes of a frame of a body: its data, or the fields of its trailers.
+pub(crate) fn frame_size(frame: &Frame<Bytes>) -> usize {
+    let trailers = frame.trailers_ref().map_or(0, size);
+    frame.data_ref().map_or(trailers, Bytes::len)
 }
 
 /// Returns true if the head of an HTTP/2 request is no longer than `max_request_headers_kb` allows. As in Envoy, names and values count, those

@@ -103,8 +103,7 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
     if let Some(code) = operators::grpc_status(scope) {
         tag(span, "grpc.status_code", code.to_string());
     }
-    let tags = config.custom_tags.iter();
-    for custom in tags.chain(own.map(|own| &*own.custom_tags).unwrap_or_default()) {
+    for custom in custom_tags(&config.custom_tags, own) {
         set_custom(span, custom, scope);
     }
     if config.verbose {
@@ -119,6 +118,18 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
         }
     }
     span.end();
+}
+
+/// The connection manager's tags but for those of a name that the route has, and the route's. A span would keep both.
+fn custom_tags<'a>(
+    tags: &'a [CustomTag],
+    own: Option<&'a RouteTracing>,
+) -> impl Iterator<Item = &'a CustomTag> {
+    let own = own.map(|own| &*own.custom_tags).unwrap_or_default();
+    let is_replaced = |custom: &&CustomTag| own.iter().any(|other| other.tag == custom.tag);
+    tags.iter()
+        .filter(move |custom| !is_replaced(custom))
+        .chain(own)
 }
 
 /// The name of an exchange's span; `None` if nothing names it.
@@ -152,6 +163,13 @@ fn tag(span: &dyn Span, name: &'static str, value: impl Into<Value>) {
     span.tag(name.into(), value.into());
 }
 
+/// The beginning of a text, no longer than so many bytes.
+fn first_bytes(text: &str, most: usize) -> &str {
+    let mut ends = (0..=most.min(text.len())).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
 fn of_request(span: &dyn Span, head: &Head, longest_path: usize) {
     let text = |name: &str| {
         let value = head.headers.get(name)?;
@@ -167,12 +185,12 @@ fn of_request(span: &dyn Span, head: &Head, longest_path: usize) {
         Some(path) => path.as_str(),
         None => head.uri.path_and_query().map_or("/", |path| path.as_str()),
     };
-    let shown: String = path.chars().take(longest_path).collect();
+    let shown = first_bytes(path, longest_path);
     tag(span, "http.url", format!("{scheme}://{authority}{shown}"));
     tag(span, "http.method", head.method.to_string());
     tag(span, "http.request.method", head.method.to_string());
     tag(span, "url.scheme", scheme.to_owned());
-    let (path, query) = shown.split_once('?').unwrap_or((&shown, ""));
+    let (path, query) = shown.split_once('?').unwrap_or((shown, ""));
     tag(span, "url.path", path.to_owned());
     if !query.is_empty() {
         tag(span, "url.query", query.to_owned());
@@ -480,4 +498,37 @@ fn fail(span: &dyn Span, reason: &str) {
 
 fn phase_name(phase: Option<extproc_client::observer::Phase>) -> &'static str {
     phase.map_or("immediate_response", extproc_client::observer::Phase::name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_of_the_route_replace_those_of_the_connection_manager() {
+        let tag = |tag: &str, default: &str| CustomTag {
+            tag: tag.to_owned(),
+            value: Template::default(),
+            default: default.to_owned(),
+        };
+        let manager = [tag("a", "manager"), tag("b", "manager")];
+        let own = RouteTracing {
+            custom_tags: vec![tag("b", "route"), tag("c", "route")],
+            ..RouteTracing::default()
+        };
+        let shown = |own| {
+            let tags = custom_tags(&manager, own);
+            tags.map(|custom| format!("{}={}", custom.tag, custom.default))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shown(None), ["a=manager", "b=manager"]);
+        assert_eq!(shown(Some(&own)), ["a=manager", "b=route", "c=route"]);
+    }
+
+    #[test]
+    fn paths_are_cut_by_bytes() {
+        for (most, shown) in [(0, ""), (1, "/"), (2, "/"), (3, "/ä"), (9, "/äb")] {
+            assert_eq!(first_bytes("/äb", most), shown);
+        }
+    }
 }

@@ -3,5 +3,6 @@
 mod bad;
 mod connections;
 mod good;
+mod per_filter;
 mod routes;
 mod tls;

@@ -37,11 +37,12 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The log of the program, whose levels the admin server shows and sets.
 pub trait LogLevels: Send + Sync + 'static {
-    /// Sets the level of a target, or of everything: `trace`, `debug`, `info`, `warn`, `error` or `off`.
+    /// Sets levels one after the other, each of a target, or of everything: `trace`, `debug`, `info`, `warn`, `error` or
+    /// `off`.
     ///
     /// # Errors
-    /// The text says what is wrong with the target.
-    fn set(&self, target: Option<&str>, level: &str) -> Result<(), String>;
+    /// The text says what is wrong with a target. None of the levels is set then.
+    fn set(&self, changes: &[(Option<&str>, &str)]) -> Result<(), String>;
 
     /// Configuration that holds now.
     fn shown(&self) -> String;

@@ -107,7 +107,7 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
         "/" => reply(StatusCode::OK, HTML, index()),
         "/clusters" => clusters(admin, &query),
         "/config_dump" => match admin.served.load().as_ref() {
-            Some(served) => shown(&served.config_dump()),
+            Some(served) => reply(StatusCode::OK, JSON, served.config_dump()),
             None => shown(&json!({ "configs": [] })),
         },
         "/help" => text(help("")),
@@ -133,10 +133,20 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
     }
 }
 
-/// A browser says so of requests that the page of another site makes.
+/// Tells whether a browser sends the request for a page of another site. `Sec-Fetch-Site` is only sent to trustworthy URLs
+/// (W3C Fetch Metadata §2), which no address of a network is over HTTP; `Origin` comes with every POST.
 fn is_of_another_site<B>(request: &Request<B>) -> bool {
-    let site = request.headers().get("sec-fetch-site");
+    let headers = request.headers();
+    let site = headers.get("sec-fetch-site");
+    let host = headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let is_own = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok();
+        let authority = origin.and_then(|origin| origin.split_once("://"));
+        authority.is_some_and(|(_, authority)| Some(authority) == host)
+    };
     site.is_some_and(|site| site != "same-origin" && site != "none")
+        || !headers.get_all(header::ORIGIN).iter().all(is_own)
 }
 
 fn help(before: &str) -> String {
@@ -218,20 +228,11 @@ fn logging(admin: &Admin, query: &Query) -> Answer {
             "this program has no levels to set\n",
         );
     };
-    let set = |target: Option<&str>, name: &str| {
-        levels.set(target, level(name).ok_or("unknown logger level")?)
+    let changed = match changes(query) {
+        Ok(changes) if changes.is_empty() => Ok(()),
+        Ok(changes) => levels.set(&changes),
+        Err(reason) => Err(reason.to_owned()),
     };
-    let changed = query
-        .pairs
-        .iter()
-        .try_for_each(|(name, value)| match name.as_str() {
-            "level" => set(None, value),
-            "paths" => value.split(',').try_for_each(|one| {
-                let (target, name) = one.split_once(':').ok_or("expected TARGET:LEVEL")?;
-                set(Some(target), name)
-            }),
-            target => set(Some(target), value),
-        });
     match changed {
         Ok(()) => text(format!("active loggers:\n  {}\n", levels.shown())),
         Err(reason) => {
@@ -239,6 +240,26 @@ fn logging(admin: &Admin, query: &Query) -> Answer {
             reply(StatusCode::BAD_REQUEST, TEXT, said)
         }
     }
+}
+
+/// Levels that a query sets, of everything or of a target, in its order.
+fn changes(query: &Query) -> Result<Vec<(Option<&str>, &'static str)>, &'static str> {
+    let mut changes = Vec::new();
+    for (name, value) in &query.pairs {
+        let ones = match name.as_str() {
+            "level" => vec![(None, value.as_str())],
+            "paths" => {
+                let ones = value.split(',').map(|one| one.rsplit_once(':'));
+                let ones = ones.map(|one| one.map(|(target, name)| (Some(target), name)));
+                ones.collect::<Option<_>>().ok_or("expected TARGET:LEVEL")?
+            }
+            target => vec![(Some(target), value.as_str())],
+        };
+        for (target, name) in ones {
+            changes.push((target, level(name).ok_or("unknown logger level")?));
+        }
+    }
+    Ok(changes)
 }
 
 /// A level by one of Envoy's names.
@@ -337,13 +358,5 @@ mod tests {
         assert!(query.has("usedonly") && !query.has("format"));
         assert_eq!(query.get("filter"), Some("ext_proc.*"));
         assert!(Query::parse("filter=(").filter().is_err());
-    }
-
-    #[test]
-    fn every_page_is_in_the_list() {
-        let (index, help) = (index(), help(""));
-        for (path, ..) in PAGES {
-            assert!(index.contains(path) && help.contains(path), "{path}");
-        }
     }
 }

@@ -1,7 +1,13 @@
 //! Configuration that is served now, for whoever operates the gateway: `/config_dump`, `/listeners`, `/clusters`.
 
-use std::{fmt::Write as _, net::SocketAddr, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,7 +18,8 @@ use crate::{
 /// Configuration that is served.
 #[derive(Debug)]
 pub(crate) struct Served {
-    source: Value,
+    /// The answer of `/config_dump`.
+    config_dump: Bytes,
     listeners: Vec<(String, SocketAddr)>,
     /// The clusters of each worker.
     workers: Vec<Arc<Upstreams>>,
@@ -31,17 +38,14 @@ impl Served {
         workers: Vec<Arc<Upstreams>>,
     ) -> Self {
         Self {
-            source: snapshot.source.clone(),
+            config_dump: config_dump(&snapshot.source),
             listeners,
             workers,
         }
     }
 
-    pub(super) fn config_dump(&self) -> Value {
-        json!({ "configs": [{
-            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
-            "bootstrap": self.source,
-        }] })
+    pub(super) fn config_dump(&self) -> Bytes {
+        self.config_dump.clone()
     }
 
     pub(super) fn listeners(&self) -> String {
@@ -73,16 +77,23 @@ impl Served {
     }
 
     fn endpoints(&self, cluster: &str) -> Vec<Endpoint> {
-        let mut endpoints: Vec<Endpoint> = Vec::new();
         let workers = self.workers.iter().filter_map(|worker| worker.get(cluster));
-        for host in workers.flat_map(|upstream| upstream.hosts().to_vec()) {
+        let hosts: Vec<Arc<Host>> = workers
+            .flat_map(|upstream| upstream.hosts().to_vec())
+            .collect();
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let mut places = HashMap::new();
+        for host in &hosts {
+            let place = *places
+                .entry((&host.address, host.priority))
+                .or_insert(endpoints.len());
             let active = host.active.load(Ordering::Relaxed);
-            let known = endpoints.iter_mut().find(|known| {
-                known.host.address == host.address && known.host.priority == host.priority
-            });
-            match known {
+            match endpoints.get_mut(place) {
                 Some(known) => known.active += active,
-                None => endpoints.push(Endpoint { host, active }),
+                None => endpoints.push(Endpoint {
+                    host: host.clone(),
+                    active,
+                }),
             }
         }
         endpoints
@@ -149,6 +160,14 @@ impl Served {
         let clusters = self.clusters(wanted).into_iter();
         json!({ "cluster_statuses": clusters.map(status).collect::<Vec<_>>() })
     }
+}
+
+fn config_dump(source: &Value) -> Bytes {
+    let bootstrap = json!({ "configs": [{
+        "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
+        "bootstrap": source,
+    }] });
+    format!("{bootstrap:#}\n").into()
 }
 
 fn socket_address(address: SocketAddr) -> Value {
