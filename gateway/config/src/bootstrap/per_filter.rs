@@ -46,7 +46,7 @@ pub(super) struct Filters<'a> {
 }
 
 impl<'a> Filters<'a> {
-    /// Whose filters a tree under this name may execute: a cluster's only those that may stand in its chain.
+    /// Returns the owner of the filters that a tree under this name may execute: a cluster has fewer than a listener.
     fn owner(self, name: &str) -> Owner {
         let mut of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
         let decides = |filter: &Filter| matches!(filter.kind, FilterKind::Matched(_));
