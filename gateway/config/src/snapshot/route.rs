@@ -316,6 +316,8 @@ pub struct Forward {
     pub host_rewrite_path_regex: Option<RegexSubstitution>,
     /// Replaces the authority by the endpoint's host name.
     pub auto_host_rewrite: bool,
+    /// Adds the authority that is replaced to `x-forwarded-host`.
+    pub append_x_forwarded_host: bool,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
     /// The answer where the cluster is not in the snapshot (`cluster_not_found_response_code`). Default 503.

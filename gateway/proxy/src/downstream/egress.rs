@@ -18,7 +18,7 @@ use crate::{
     exchange::{answer::Closes, header_changes::add_route_headers},
     http::{
         body::{Body, BoxError, Watch, Watched},
-        headers::{Nominated, strip_hop_fields, trim_values},
+        headers::{Nominated, REQUEST_ID, strip_hop_fields, trim_values},
         length, local_reply,
     },
     telemetry::{
@@ -214,6 +214,11 @@ pub(super) fn finish(
             set_server(headers, &http.server_name);
         }
         ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+    if http.request_id_in_response
+        && let Some(id) = exchange.request_header(REQUEST_ID)
+    {
+        headers.insert(REQUEST_ID, id);
     }
     if !http.via.is_empty() {
         append_to_list(headers, "via", &http.via);

@@ -7,15 +7,15 @@ use std::{
 };
 
 use extproc_client::host::UpstreamInfo;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, uri::Scheme};
 use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    config::snapshot::{Forward, RouteMatch},
+    config::snapshot::{Forward, RouteMatch, SchemeHeader},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
-    http::body::Body,
+    http::{authority::with_scheme, body::Body},
     limits::breakers::{Place, Resource},
     route::{self, TooMuchEffort},
     telemetry::spans::Attempt,
@@ -172,6 +172,13 @@ impl<'a> Attempts<'a> {
     ) -> Result<(), Failure> {
         route::rewrite(parts, self.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
+        if self.exchange.http.scheme_header == SchemeHeader::MatchUpstream {
+            let scheme = match self.upstream.shared.tls {
+                Some(_) => Scheme::HTTPS,
+                None => Scheme::HTTP,
+            };
+            parts.uri = with_scheme(std::mem::take(&mut parts.uri), &scheme);
+        }
         if self.noted {
             self.exchange.set_target(&parts.uri);
         }
