@@ -58,6 +58,9 @@ pub(crate) enum Failure {
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
+    /// A filter has made a tunnel of a message, or the other way round.
+    #[error("the method cannot be forwarded")]
+    Method,
     /// The endpoint says that it takes no head so large.
     #[error("the request's head is larger than the upstream takes")]
     HeadTooLarge,
@@ -184,6 +187,12 @@ impl Failure {
                 "path_rewrite_takes_too_long".into(),
                 0,
             ),
+            Self::Method => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                "method_not_forwardable".into(),
+                0,
+            ),
             Self::HeadTooLarge => told(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "".into(),
@@ -241,6 +250,7 @@ impl Failure {
             | Self::Overflow
             | Self::Request
             | Self::Rewrite
+            | Self::Method
             | Self::HeadTooLarge
             | Self::Length => RetryOn::default(),
         }
