@@ -17,9 +17,7 @@ use std::{
 use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
 };
-use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
-};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use tower::Service;
 
@@ -374,7 +372,7 @@ fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) ->
     tried.transport_failure_reason = transport_failure_reason;
     tried.failed = true;
     extensions.insert(tried);
-    if matches!(failure, Failure::Request) {
+    if matches!(failure, Failure::Request | Failure::Trailers) {
         // The client is gone or broke its message: there is nothing left to process.
         extensions.insert(DirectReply::default());
     }

@@ -55,6 +55,9 @@ pub(crate) enum Failure {
     /// The request's own body failed, as its client left or a filter ended it.
     #[error("the request ended early")]
     Request,
+    /// The trailers of the request are larger than a head may be.
+    #[error("the request's trailers are too large")]
+    Trailers,
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
@@ -181,6 +184,12 @@ impl Failure {
                 "request_ended_early".into(),
                 flag::DOWNSTREAM_TERMINATION,
             ),
+            Self::Trailers => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "".into(),
+                "http1.trailers_too_large".into(),
+                0,
+            ),
             Self::Rewrite => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
@@ -249,6 +258,7 @@ impl Failure {
             | Self::NoHost
             | Self::Overflow
             | Self::Request
+            | Self::Trailers
             | Self::Rewrite
             | Self::Method
             | Self::HeadTooLarge
