@@ -1,6 +1,6 @@
 //! Fitting replies: the one place that says which they are, for handling a reply and for looking ahead.
 
-use super::{Callback, Exchange, Side, half::Drain};
+use super::{Callback, Exchange, Side, half::Reading};
 use crate::wire::{Part, Reply};
 
 /// Relation of a reply to what was asked.
@@ -54,7 +54,7 @@ impl Exchange {
     /// As in Envoy, which takes a reply to trailers at any time in full duplex. It does not have drains.
     fn awaits_trailers(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        let at_any_time = direction.mode.body.is_duplex() && direction.drain != Drain::Announced;
+        let at_any_time = direction.mode.body.is_duplex() && direction.reading != Reading::Draining;
         at_any_time || direction.callback == Callback::Trailers
     }
 }

@@ -76,9 +76,9 @@ impl Exchange {
         if !self.config.observability_mode {
             self.close_stream();
         }
-        if self.response.ended {
+        if self.response.gone.is_ended() {
             // The client has its response. What is left of the request goes nowhere without the processor.
-            if !self.request.ended {
+            if !self.request.gone.is_ended() {
                 self.finish_directions();
                 self.actions.push_back(Action::CancelRequest);
             }
@@ -131,8 +131,8 @@ impl Exchange {
     fn finish_directions(&mut self) {
         for side in [Side::Request, Side::Response] {
             let direction = self.direction_mut(side);
-            direction.received = true;
-            direction.ended = true;
+            direction.came.end();
+            direction.gone.end();
             direction.head = Head::Forwarded;
         }
     }

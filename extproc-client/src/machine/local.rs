@@ -143,10 +143,12 @@ impl Exchange {
         }
         self.response.mode = DirectionMode::OFF;
         self.response.head = Head::Forwarded;
-        self.response.received = true;
-        self.response.ended = end;
+        self.response.came.end();
+        if end {
+            self.response.gone.end();
+        }
         self.request.head = Head::Forwarded;
-        self.request.ended = true;
+        self.request.gone.end();
         self.request.finish_call(Callback::Idle);
         self.committed = true;
         self.actions.push_back(Action::CancelRequest);
@@ -154,7 +156,7 @@ impl Exchange {
         self.local = if end { Local::Ended } else { Local::Begun };
         if end {
             self.count_held_body(now);
-            self.request.received = true;
+            self.request.came.end();
             return self.close_stream();
         }
         // Body bytes that came with the headers and were held are sent now or never.
@@ -172,7 +174,7 @@ impl Exchange {
     /// stream takes it back: it counts as sent.
     fn count_held_body(&mut self, now: Instant) {
         let request = &self.request;
-        let sends = body::of(request.mode.body).sends_held(request.received);
+        let sends = body::of(request.mode.body).sends_held(request.came.is_ended());
         if sends && !request.held.is_empty() {
             let whole = self.request.held.share();
             let flags = Self::flags(false);
@@ -207,7 +209,7 @@ impl Exchange {
 
     fn end_local(&mut self) {
         self.local = Local::Ended;
-        self.request.received = true;
+        self.request.came.end();
         self.close_stream();
     }
 

@@ -15,6 +15,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `half` | the life of one direction: headers, body, trailers |
+//! | `progress` | how far a message is: from its sender, at the processor, to its receiver |
+//! | `timer` | the message timeout of a direction |
 //! | `flow` | events of the HTTP side |
 //! | `reply` | replies of the processor, whatever their phase |
 //! | `fit` | which reply fits |
@@ -34,10 +36,12 @@ mod local;
 mod metadata;
 mod mode;
 mod observed;
+mod progress;
 mod reply;
 mod send;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 use std::{
     cell::Cell,
@@ -327,7 +331,7 @@ impl Exchange {
     /// complete or not wanted.
     pub(crate) fn wants_frame(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        if direction.is_received() || !direction.has_head() {
+        if direction.came.is_ended() || !direction.has_head() {
             return false;
         }
         if self.local.is_active() {
@@ -356,7 +360,7 @@ impl Exchange {
     /// Whether more was received of that side's body than may be kept, and its end was not.
     pub(crate) fn is_overfull(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        !direction.is_received() && direction.has_head() && direction.is_overfull()
+        !direction.came.is_ended() && direction.has_head() && direction.is_overfull()
     }
 
     /// Bytes of both bodies that are kept here.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, request, response};
 
 use crate::{
-    machine::{Action, Exchange, Outbound, Side, half::Head},
+    machine::{Action, Exchange, Outbound, Side, half::Head, progress::Shown},
     types::stream::Close,
     wire::Reply,
 };
@@ -226,7 +226,7 @@ impl Subject {
                 self.again.message = Some(Box::new(Outbound::Message(*phase, message.clone())));
             } else if self.has(Fault::MessageAfterEnd)
                 && is_body
-                && self.exchange.request.has_sent_end
+                && self.exchange.request.shown == Shown::Whole
             {
                 self.again.outbound = Some(Box::new(next.clone()));
             }
