@@ -7,7 +7,7 @@ use std::{
 };
 
 use extproc_client::host::UpstreamInfo;
-use http::{HeaderMap, Method, Response, uri::Scheme};
+use http::{HeaderMap, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 
 use super::policy::Policy;
@@ -275,6 +275,12 @@ impl<'a> Attempts<'a> {
         rewritten: bool,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
         let Outbound { parts, body } = &mut *request;
+        // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
+        if (parts.method == Method::CONNECT) != self.exchange.outgoing.facts.tunnel {
+            return (Err(Failure::Method), None);
+        }
+        // A filter has made HEAD of it.
+        let is_cut = parts.method == Method::HEAD && !self.exchange.outgoing.facts.bodyless;
         let cluster = &self.upstream.cluster.name;
         let span = Attempt::begin(self.exchange, cluster, self.made, parts);
         let begun = Instant::now();
@@ -358,6 +364,9 @@ impl<'a> Attempts<'a> {
                 let mut info = std::mem::take(&mut self.tried);
                 info.status = Some(response.status());
                 response.extensions_mut().insert(info);
+                if is_cut {
+                    response.headers_mut().remove(header::CONTENT_LENGTH);
+                }
                 let again = self.with_body(again, empty);
                 (Ok(response), again)
             }

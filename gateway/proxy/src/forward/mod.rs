@@ -17,9 +17,7 @@ use std::{
 use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
 };
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
-};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use tower::Service;
 
@@ -240,11 +238,6 @@ async fn proxy(
         }
         return response;
     };
-    // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
-    if (parts.method == Method::CONNECT) != exchange.outgoing.facts.tunnel {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return local_reply::reply(grpc, status, "".into(), "method_not_forwardable", 0);
-    }
     // A tunnel is no message that could be copied.
     if !forward.mirrors.is_empty() && !exchange.upgrade {
         let mut copy = parts.clone();
@@ -262,7 +255,6 @@ async fn proxy(
             );
         }
     }
-    let asks_head = parts.method == Method::HEAD;
     let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
@@ -304,10 +296,6 @@ async fn proxy(
             }
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
-            if asks_head && !exchange.outgoing.facts.bodyless {
-                // A filter made HEAD of it, and nothing is going to come.
-                headers.remove(header::CONTENT_LENGTH);
-            }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
             let named = headers
@@ -384,7 +372,7 @@ fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) ->
     tried.transport_failure_reason = transport_failure_reason;
     tried.failed = true;
     extensions.insert(tried);
-    if matches!(failure, Failure::Request) {
+    if matches!(failure, Failure::Request | Failure::Trailers) {
         // The client is gone or broke its message: there is nothing left to process.
         extensions.insert(DirectReply::default());
     }

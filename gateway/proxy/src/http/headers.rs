@@ -209,6 +209,13 @@ pub(crate) fn trailers_fit(trailers: &HeaderMap, limits: HeaderLimits) -> bool {
     trailers.len() <= limits.count && size(trailers) <= limits.bytes
 }
 
+/// Size of the largest list of trailers that may fit, as SETTINGS_MAX_HEADER_LIST_SIZE counts it.
+pub(crate) fn trailers_size(limits: HeaderLimits) -> u64 {
+    const FIELD: usize = 32;
+    let fields = limits.count.saturating_mul(FIELD);
+    limits.bytes.saturating_add(fields) as u64
+}
+
 /// SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 §6.5.2) for heads of these limits. It counts 32 bytes more for each field, and has to
 /// let pass what the limits do.
 ///

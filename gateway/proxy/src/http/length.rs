@@ -25,20 +25,6 @@ pub(crate) const LENGTH_MISMATCH: &str =
 #[error("the body does not have the length that was announced")]
 pub(crate) struct Mismatch;
 
-impl Mismatch {
-    /// Tells whether this is what is behind an error.
-    pub(crate) fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if error.is::<Self>() {
-                return true;
-            }
-            next = error.source();
-        }
-        false
-    }
-}
-
 /// The length that a head announces. Lines that are no plain number, or contradict each other, are removed,
 /// repetitions too.
 pub(crate) fn settle(headers: &mut HeaderMap) -> Option<u64> {
@@ -236,6 +222,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::http::body::is_behind;
 
     struct Pieces(VecDeque<Frame<Bytes>>);
 
@@ -264,7 +251,7 @@ mod tests {
                 Ok(Ok(data)) => out.push_str(&String::from_utf8_lossy(&data)),
                 Ok(Err(_)) => out.push('T'),
                 Err(error) => {
-                    assert!(Mismatch::is_behind(&*error));
+                    assert!(is_behind::<Mismatch>(&*error));
                     out.push('!');
                 }
             }

@@ -44,7 +44,7 @@ use super::{
 use crate::{
     config::snapshot::Cluster,
     http::{
-        body::{Body, Watched},
+        body::{Body, TrailersTooLarge, Watched, is_behind},
         h1::{Http1Io, OutgoingQueue, WithTrailers},
         length::{self, Mismatch},
     },
@@ -339,8 +339,10 @@ impl http_body::Body for DrivenBody {
 pub(super) fn failure(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         Failure::Protocol
-    } else if Mismatch::is_behind(error) {
+    } else if is_behind::<Mismatch>(error) {
         Failure::Length
+    } else if is_behind::<TrailersTooLarge>(error) {
+        Failure::Trailers
     } else if error.is_user() || error.is_body_write_aborted() {
         Failure::Request
     } else {
