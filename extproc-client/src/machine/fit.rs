@@ -16,7 +16,7 @@ pub(super) enum Fit {
 
 impl Exchange {
     /// Tells whether the stream ends with this reply.
-    pub(crate) fn ends_with(&self, reply: &Reply) -> bool {
+    pub(crate) fn is_last(&self, reply: &Reply) -> bool {
         let is_heeded = !self.config.observability_mode && reply.override_message_timeout.is_none();
         let fit = reply.part.as_ref().map(|part| self.fit(part));
         is_heeded && matches!(fit, Some(Fit::Ends | Fit::Spurious))

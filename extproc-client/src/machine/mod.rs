@@ -341,7 +341,7 @@ impl Exchange {
             return true;
         }
         let unasked = direction.callback == Callback::Headers
-            && direction.mode.ends_with_headers()
+            && direction.mode.shows_headers_alone()
             && !self.config.allow_mode_override;
         if unasked && !self.reads_ahead(side) {
             return false;

@@ -319,7 +319,7 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        if direction.came == Came::HeadAlone || direction.mode.ends_with_headers() {
+        if direction.came == Came::HeadAlone || direction.mode.shows_headers_alone() {
             self.close_after_last(side);
         }
     }

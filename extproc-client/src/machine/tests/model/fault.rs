@@ -154,7 +154,7 @@ impl Subject {
     }
 
     pub(super) fn reply(&mut self, reply: Reply, now: Instant) {
-        let ends = self.exchange.ends_with(&reply);
+        let ends = self.exchange.is_last(&reply);
         let answers = matches!(reply.part, Some(crate::wire::Part::Immediate(_)));
         if self.has(Fault::WrongReplyTaken) && ends && !answers
             || self.has(Fault::RightReplyRefused) && !ends && reply.part.is_some()
