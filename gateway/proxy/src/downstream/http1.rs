@@ -276,7 +276,9 @@ fn exchange(
         let absent = length::announced(response.headers())
             .filter(|length| *length > 0 && status == StatusCode::NOT_MODIFIED && !head_request);
         Ok(response.map(|body| {
-            WithTrailers::new(body, trailers.then_some(outgoing), announced).absent(absent)
+            WithTrailers::new(body, trailers.then_some(outgoing), announced)
+                .to_the_end()
+                .absent(absent)
         }))
     }
 }

@@ -111,20 +111,21 @@ fn number(text: &[u8]) -> Option<u64> {
 /// A body that fails where it has more or fewer bytes than announced.
 ///
 /// The last piece is given on when it is known to be the last, so that a message that is too long never looks
-/// complete to whoever counts.
+/// complete to whoever counts: the body ended, knows that no byte follows, or failed behind it.
 #[derive(Debug)]
 pub(crate) struct Exact<B> {
     body: B,
     left: Option<u64>,
     held: Option<Bytes>,
+    awaits_end: bool,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     Open,
-    /// The body ended; trailers may be left to be given.
-    Ended(Option<HeaderMap>),
+    /// The body ended; trailers or its failure may be left to be given.
+    Ended(Option<Result<Frame<Bytes>, BoxError>>),
 }
 
 impl<B> Exact<B> {
@@ -134,8 +135,14 @@ impl<B> Exact<B> {
             body,
             left: announced,
             held: None,
+            awaits_end: false,
             state: State::Open,
         }
+    }
+
+    /// Keeps the last piece until the body ended, for who lets go of a body with its last byte: trailers would be lost.
+    pub(crate) fn await_end(&mut self) {
+        self.awaits_end = true;
     }
 
     /// The body under the wrapper.
@@ -147,6 +154,14 @@ impl<B> Exact<B> {
         self.held = None;
         self.state = State::Ended(None);
         Some(Err(Mismatch.into()))
+    }
+}
+
+impl<B: http_body::Body> Exact<B> {
+    /// Tells whether no byte follows what was read.
+    fn is_at_end(&self) -> bool {
+        let knows = !self.awaits_end && self.body.size_hint().exact() == Some(0);
+        knows || self.body.is_end_stream()
     }
 }
 
@@ -163,32 +178,20 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         loop {
-            if let State::Ended(trailers) = &mut this.state {
-                return Poll::Ready(
-                    trailers
-                        .take()
-                        .map(|trailers| Ok(Frame::trailers(trailers))),
-                );
+            if let State::Ended(rest) = &mut this.state {
+                return Poll::Ready(rest.take());
             }
-            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => Some(frame),
-                Some(Err(error)) => {
-                    this.held = None;
-                    this.state = State::Ended(None);
-                    return Poll::Ready(Some(Err(error)));
-                }
-                None => None,
-            };
+            let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
             let Some(left) = this.left else {
-                return Poll::Ready(frame.map(Ok));
+                return Poll::Ready(frame);
             };
-            let rest = match frame.map(Frame::into_data) {
-                Some(Ok(data)) => {
+            let rest = match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
                     let Some(left) = left.checked_sub(data.len() as u64) else {
                         return Poll::Ready(this.mismatch());
                     };
                     this.left = Some(left);
-                    if left > 0 || this.body.is_end_stream() && this.held.is_none() {
+                    if left > 0 || this.held.is_none() && this.is_at_end() {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     if !data.is_empty() || this.held.is_none() {
@@ -196,10 +199,11 @@ where
                     }
                     continue;
                 }
-                Some(Err(frame)) => frame.into_trailers().ok(),
+                Some(Ok(Err(trailers))) => Some(Ok(trailers)),
+                Some(Err(error)) => Some(Err(error)),
                 None => None,
             };
-            if left > 0 {
+            if left > 0 && !matches!(rest, Some(Err(_))) {
                 return Poll::Ready(this.mismatch());
             }
             this.state = State::Ended(rest);
@@ -211,7 +215,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Ended(trailers) => trailers.is_none(),
+            State::Ended(rest) => rest.is_none(),
             State::Open => {
                 self.left.is_none_or(|left| left == 0)
                     && self.held.is_none()

@@ -259,6 +259,12 @@ impl<B> WithTrailers<B> {
         self
     }
 
+    /// For responses, of which hyper lets go with the last byte that is announced: filters are to see what follows it.
+    pub(crate) fn to_the_end(mut self) -> Self {
+        self.body.await_end();
+        self
+    }
+
     /// The body under the wrapper.
     pub(crate) fn into_inner(self) -> B {
         self.body.into_inner()
