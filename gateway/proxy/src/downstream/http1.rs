@@ -274,7 +274,7 @@ fn exchange(
             response.headers_mut().remove(http::header::CONTENT_LENGTH);
         }
         let absent = length::announced(response.headers())
-            .filter(|length| *length > 0 && status == StatusCode::NOT_MODIFIED && !head_request);
+            .filter(|_| status == StatusCode::NOT_MODIFIED && !head_request);
         Ok(response.map(|body| {
             WithTrailers::new(body, trailers.then_some(outgoing), announced)
                 .to_the_end()
