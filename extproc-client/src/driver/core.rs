@@ -391,9 +391,8 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                let in_filter = error.downcast_ref().is_some_and(Error::is_processor);
                 self.machine
-                    .response_failed(UpstreamFailure::of(&*error), in_filter);
+                    .response_failed(UpstreamFailure::of(&*error), Error::answer(&*error));
                 let error = Error::body(error);
                 self.drain();
                 if matches!(self.response.state, State::Failed(_)) {
@@ -459,8 +458,8 @@ where
                     self.complete(side, false);
                 }
                 Action::End(side) => self.complete(side, given != Some(side)),
-                Action::Abort { status, details } => {
-                    self.response.state = State::Failed(Error::aborted(status, details));
+                Action::Abort(answer) => {
+                    self.response.state = State::Failed(Error::aborted(answer));
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::{Action, Callback, Exchange, Side, body, half::Head};
 use crate::{
     context::{
         facts::UpstreamInfo,
-        outcome::{Aborted, DirectReply, KeepSent, LocalReply, UpstreamFailure},
+        outcome::{Aborted, Answer, DirectReply, KeepSent, LocalReply, UpstreamFailure},
     },
     headers::{self, Block},
     host::ReplyForm,
@@ -206,26 +206,36 @@ impl Exchange {
 
     /// The client's body failed: the client is gone, or broke its message.
     pub(crate) fn request_failed(&mut self) {
-        self.abort(StatusCode::BAD_REQUEST, "downstream_remote_disconnect");
+        let details = "downstream_remote_disconnect".into();
+        let (head, body) =
+            self.local_response(StatusCode::BAD_REQUEST, Bytes::new(), None, details);
+        self.abort(Answer { head, body });
     }
 
-    /// The response's body failed, because of the upstream or in a filter nearer to it. The response is cut, or answered while
-    /// its head is held: with what the failure says, or with 502.
-    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>, in_filter: bool) {
+    /// The response's body failed, because of the upstream or in a filter nearer to it, which has an answer. The response is cut,
+    /// or answered while its head is held: with that answer, with what the failure says, or with 502.
+    pub(crate) fn response_failed(
+        &mut self,
+        failure: Option<&UpstreamFailure>,
+        answer: Option<&Answer>,
+    ) {
         const DETAILS: &str = "upstream_reset_after_response_started";
         const TEXT: &str = "upstream disconnected before its response was complete";
-        let details = failure.map_or(DETAILS, |failure| &failure.details);
-        let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+        let answer = answer.cloned().unwrap_or_else(|| {
+            let details = failure.map_or(DETAILS, |failure| &failure.details);
+            let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+            let text = Bytes::from_static(TEXT.as_bytes());
+            let (mut head, body) = self.local_response(status, text, None, details.into());
+            if let Some(failure) = failure {
+                head.extensions.insert(failure.flags);
+            }
+            Answer { head, body }
+        });
         if self.committed {
-            return self.abort(status, details);
+            return self.abort(answer);
         }
         self.close_stream_flushed();
-        let text = Bytes::from_static(if in_filter { b"" } else { TEXT.as_bytes() });
-        let (mut head, body) = self.local_response(status, text, None, details.into());
-        if let Some(failure) = failure {
-            head.extensions.insert(failure.flags);
-        }
-        self.answer(head, body);
+        self.answer(answer.head, answer.body);
     }
 
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {

@@ -47,12 +47,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, request, response};
+use http::{HeaderMap, request, response};
 
 use self::half::{Callback, Direction};
 use crate::{
     config::{FilterConfig, Service},
-    context::outcome::ExchangeSummary,
+    context::outcome::{Answer, ExchangeSummary},
     host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart, Watch, Watcher},
     types::{
@@ -103,8 +103,8 @@ pub(crate) enum Action {
     Trailers(Side, HeaderMap),
     /// The side is complete.
     End(Side),
-    /// The response cannot be completed: cut it.
-    Abort { status: StatusCode, details: String },
+    /// The response cannot be completed: cut it, or send this in its place where its head has not gone out.
+    Abort(Box<Answer>),
 }
 
 /// Messages of an exchange that is over, whose stream stays open for them. As in Envoy, a stream that the processor ends
@@ -311,7 +311,9 @@ impl Exchange {
             }
             Action::End(side) => forwarded(*side, HttpPart::Data(&empty), true),
             Action::CancelRequest => Event::RequestCancelled,
-            Action::Abort { details, .. } => Event::Aborted { details },
+            Action::Abort(answer) => Event::Aborted {
+                details: answer.details(),
+            },
         });
     }
 
