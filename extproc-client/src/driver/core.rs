@@ -229,7 +229,7 @@ where
     /// Tells whether the request's body still has pieces that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
-        self.request.poll_sink(cx);
+        self.request.poll_sink(cx, false);
         let taken = |sink: &pipe::Sender| sink.poll_ready(cx).is_ready();
         self.request.sink.as_ref().is_some_and(|sink| !taken(sink))
     }
@@ -485,8 +485,9 @@ where
 
     /// Gives pieces to the pipes, as far as they take them.
     fn poll_sinks(&mut self, cx: &Context<'_>) -> bool {
-        let request = self.request.poll_sink(cx);
-        let response = self.response.poll_sink(cx);
+        let adds_nothing = self.machine.adds_nothing(Side::Request);
+        let request = self.request.poll_sink(cx, adds_nothing);
+        let response = self.response.poll_sink(cx, false);
         request | response
     }
 }

@@ -390,6 +390,11 @@ impl Exchange {
             && !self.local.is_active()
     }
 
+    /// Whether that side is given no other bytes from now on than those that still come, be it in other pieces.
+    pub(crate) fn adds_nothing(&self, side: Side) -> bool {
+        self.direction(side).adds_nothing()
+    }
+
     /// Whether nothing is left to do for the machine: the rest passes by and no reply is expected.
     pub(crate) fn is_finished(&self) -> bool {
         self.complete && self.outbound.is_empty() && self.actions.is_empty()

@@ -239,7 +239,8 @@ pub(super) fn finish(
     if closes && !http2 && !tunnel {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    finish.left = length::announced(headers);
+    // Over HTTP/2 a message is complete when its stream ends.
+    finish.left = length::announced(headers).filter(|_| !http2);
     exchange.listener.stats.status(response.status());
     if exchange.noted() {
         exchange.set_reply(Reply::of(&response));

@@ -110,15 +110,26 @@ fn number(text: &[u8]) -> Option<u64> {
 
 /// A body that fails where it has more or fewer bytes than announced.
 ///
-/// The last piece is given on when it is known to be the last, so that a message that is too long never looks
-/// complete to whoever counts: the body ended, knows that no byte follows, or failed behind it.
+/// A message that is too long never looks complete to whoever counts. So the piece with which it has its length may have to
+/// wait; where the body fails behind it, it is given on all the same.
 #[derive(Debug)]
 pub(crate) struct Exact<B> {
     body: B,
     left: Option<u64>,
     held: Option<Bytes>,
-    awaits_end: bool,
+    last: LastPiece,
     state: State,
+}
+
+/// What the piece with which a body has its length waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LastPiece {
+    /// Nothing: a message is complete when its stream ends, as over HTTP/2.
+    Passes,
+    /// That the body ended, or knows that no byte follows.
+    AwaitsKnowledge,
+    /// That the body ended: who lets go of a body with its last byte would lose what follows.
+    AwaitsEnd,
 }
 
 #[derive(Debug)]
@@ -130,19 +141,14 @@ enum State {
 
 impl<B> Exact<B> {
     /// Without an announced length, anything goes.
-    pub(crate) fn new(body: B, announced: Option<u64>) -> Self {
+    pub(crate) fn new(body: B, announced: Option<u64>, last: LastPiece) -> Self {
         Self {
             body,
             left: announced,
             held: None,
-            awaits_end: false,
+            last,
             state: State::Open,
         }
-    }
-
-    /// Keeps the last piece until the body ended, for who lets go of a body with its last byte: trailers would be lost.
-    pub(crate) fn await_end(&mut self) {
-        self.awaits_end = true;
     }
 
     /// The body under the wrapper.
@@ -158,10 +164,14 @@ impl<B> Exact<B> {
 }
 
 impl<B: http_body::Body> Exact<B> {
-    /// Tells whether no byte follows what was read.
-    fn is_at_end(&self) -> bool {
-        let knows = !self.awaits_end && self.body.size_hint().exact() == Some(0);
-        knows || self.body.is_end_stream()
+    /// Tells whether the last piece may be given on.
+    fn is_last(&self) -> bool {
+        let known = match self.last {
+            LastPiece::Passes => true,
+            LastPiece::AwaitsKnowledge => self.body.size_hint().exact() == Some(0),
+            LastPiece::AwaitsEnd => false,
+        };
+        known || self.body.is_end_stream()
     }
 }
 
@@ -191,7 +201,7 @@ where
                         return Poll::Ready(this.mismatch());
                     };
                     this.left = Some(left);
-                    if left > 0 || this.held.is_none() && this.is_at_end() {
+                    if left > 0 || this.held.is_none() && this.is_last() {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     if !data.is_empty() || this.held.is_none() {
@@ -261,7 +271,7 @@ mod tests {
             "" => Frame::trailers(HeaderMap::new()),
             piece => Frame::data(Bytes::from_static(piece.as_bytes())),
         });
-        let mut body = Exact::new(Pieces(frames.collect()), announced);
+        let mut body = Exact::new(Pieces(frames.collect()), announced, LastPiece::AwaitsEnd);
         let mut out = String::new();
         while let Some(frame) = body.frame().await {
             match frame.map(Frame::into_data) {
