@@ -14,7 +14,7 @@ use crate::{
     headers::{self, Block},
     host::ReplyForm,
     observer::{Event, HttpPart},
-    types::pieces::Pieces,
+    types::{limits::HeaderLimits, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 
@@ -73,12 +73,14 @@ impl Exchange {
                 false => self.close_stream(),
             }
         }
-        if head.extensions.get::<LocalReply>().is_some() {
-            self.drop_request();
-        }
         let upstream = head.extensions.get::<UpstreamInfo>();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
             self.response.header_limits = limits;
+        }
+        if head.extensions.get::<LocalReply>().is_some() {
+            self.drop_request();
+            // As in Envoy, the limits are those of what an upstream may send.
+            self.response.header_limits = HeaderLimits::NONE;
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
