@@ -13,12 +13,12 @@ use super::{
 use crate::{
     context::{
         facts::UpstreamInfo,
-        outcome::{Aborted, DirectReply, KeepSent, LocalReply, UpstreamFailure},
+        outcome::{Aborted, Answer, DirectReply, KeepSent, LocalReply, UpstreamFailure},
     },
     headers::{self, Block},
     host::ReplyForm,
     observer::{Event, HttpPart},
-    types::pieces::Pieces,
+    types::{limits::HeaderLimits, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 
@@ -77,12 +77,14 @@ impl Exchange {
                 false => self.close_stream(),
             }
         }
-        if head.extensions.get::<LocalReply>().is_some() {
-            self.drop_request();
-        }
         let upstream = head.extensions.get::<UpstreamInfo>();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
             self.response.header_limits = limits;
+        }
+        if head.extensions.get::<LocalReply>().is_some() {
+            self.drop_request();
+            // As in Envoy, the limits are those of what an upstream may send.
+            self.response.header_limits = HeaderLimits::NONE;
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
@@ -209,26 +211,36 @@ impl Exchange {
 
     /// The client's body failed: the client is gone, or broke its message.
     pub(crate) fn request_failed(&mut self) {
-        self.abort(StatusCode::BAD_REQUEST, "downstream_remote_disconnect");
+        let details = "downstream_remote_disconnect".into();
+        let (head, body) =
+            self.local_response(StatusCode::BAD_REQUEST, Bytes::new(), None, details);
+        self.abort(Answer { head, body });
     }
 
-    /// The response's body failed, because of the upstream or in a filter nearer to it. The response is cut, or answered while
-    /// its head is held: with what the failure says, or with 502.
-    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>, in_filter: bool) {
+    /// The response's body failed, because of the upstream or in a filter nearer to it, which has an answer. The response is cut,
+    /// or answered while its head is held: with that answer, with what the failure says, or with 502.
+    pub(crate) fn response_failed(
+        &mut self,
+        failure: Option<&UpstreamFailure>,
+        answer: Option<&Answer>,
+    ) {
         const DETAILS: &str = "upstream_reset_after_response_started";
         const TEXT: &str = "upstream disconnected before its response was complete";
-        let details = failure.map_or(DETAILS, |failure| &failure.details);
-        let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+        let answer = answer.cloned().unwrap_or_else(|| {
+            let details = failure.map_or(DETAILS, |failure| &failure.details);
+            let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+            let text = Bytes::from_static(TEXT.as_bytes());
+            let (mut head, body) = self.local_response(status, text, None, details.into());
+            if let Some(failure) = failure {
+                head.extensions.insert(failure.flags);
+            }
+            Answer { head, body }
+        });
         if self.committed {
-            return self.abort(status, details);
+            return self.abort(answer);
         }
         self.close_stream_flushed();
-        let text = Bytes::from_static(if in_filter { b"" } else { TEXT.as_bytes() });
-        let (mut head, body) = self.local_response(status, text, None, details.into());
-        if let Some(failure) = failure {
-            head.extensions.insert(failure.flags);
-        }
-        self.answer(head, body);
+        self.answer(answer.head, answer.body);
     }
 
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {

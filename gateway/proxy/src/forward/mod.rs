@@ -17,7 +17,10 @@ use std::{
 use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
 };
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header,
+    request::Parts,
+};
 use http_body::Body as _;
 use tower::Service;
 
@@ -170,12 +173,19 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         }
     };
     let head = shown.then(|| exchange.head()).flatten();
+    let declined = response.extensions_mut().remove::<Declined>();
     header_changes::response(
         &mut response,
         route.response_headers(),
         &exchange,
         head.as_ref(),
     );
+    if let Some(Declined(fields)) = declined {
+        let headers = response.headers_mut();
+        for (name, value) in &fields {
+            headers.append(name, value.clone());
+        }
+    }
     response
         .extensions_mut()
         .insert(header_changes::RouteHeadersDone);
@@ -337,17 +347,23 @@ async fn proxy(
     }
 }
 
+/// Fields with which an upstream declined a WebSocket handshake. As in Envoy, what a route does to a response's fields is done
+/// before they are there.
+#[derive(Clone, Debug)]
+struct Declined(HeaderMap);
+
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
 /// use for a body. Errors pass with theirs.
 fn not_switched(response: Response<Body>) -> Response<Body> {
     let mut response = response.map(|_| Body::empty());
     let code = response.status();
-    let headers = response.headers_mut();
-    headers.remove(header::CONTENT_LENGTH);
-    headers.remove(header::CONTENT_TYPE);
+    let mut fields = std::mem::take(response.headers_mut());
+    fields.remove(header::CONTENT_LENGTH);
+    fields.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
     extensions.insert(LocalReply::new(code));
     extensions.insert(ResponseDetails::new("websocket_handshake_unsuccessful"));
+    extensions.insert(Declined(fields));
     response
 }
 

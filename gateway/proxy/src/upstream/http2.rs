@@ -42,7 +42,7 @@ use crate::{
             cork::Corked,
         },
         headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
-        length::{self, Exact, Mismatch},
+        length::{self, Exact, LastPiece, Mismatch},
     },
     limits::breakers::Resource,
 };
@@ -506,7 +506,7 @@ impl Lease {
         };
         let mut unanswered = Unanswered(Some(&shared.resets));
         let mut pipe = (!end).then(|| {
-            let mut body = Body::new(Exact::new(body, announced));
+            let mut body = Body::new(Exact::new(body, announced, LastPiece::Passes));
             // For this stream alone: what it has waiting is no matter of others.
             let backlog = Backlog::new(SEND_BUFFER);
             let traffic = shared.traffic.clone();
