@@ -18,8 +18,7 @@ use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header,
-    request::Parts,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body::Body as _;
 use tower::Service;
