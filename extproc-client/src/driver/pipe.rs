@@ -141,7 +141,7 @@ impl Receiver {
         }
     }
 
-    /// Whether no byte comes any more, of a body that has begun.
+    /// Returns true if no more byte of a body that has begun comes.
     pub(crate) fn is_spent(&self) -> bool {
         let state = lock(&self.0);
         state.started && state.piece.is_none() && state.spent

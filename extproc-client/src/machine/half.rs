@@ -181,7 +181,7 @@ impl Direction {
             && !self.gone.drops_rest()
     }
 
-    /// Whether nothing is kept here that could go on, and the processor makes no bytes of its own.
+    /// Returns true if nothing is kept here that could go on, and the processor makes no bytes of its own.
     pub(super) fn adds_nothing(&self) -> bool {
         !self.mode.body.is_duplex() && self.held.is_empty() && self.queue.is_empty()
     }

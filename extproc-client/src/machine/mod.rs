@@ -394,7 +394,7 @@ impl Exchange {
             && !self.local.is_active()
     }
 
-    /// Whether that side is given no other bytes from now on than those that still come, be it in other pieces.
+    /// Returns true if that side is given no other bytes from now on than those that still come, be it in other pieces.
     pub(crate) fn adds_nothing(&self, side: Side) -> bool {
         self.direction(side).adds_nothing()
     }

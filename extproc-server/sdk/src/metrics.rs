@@ -26,10 +26,10 @@ const REST: Duration = Duration::from_millis(100);
 /// answered.
 const CONNECTIONS: usize = 32;
 
-/// How long a connection is used for further requests.
+/// The time for which a connection is used for further requests.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// How long a connection has for its last response.
+/// The time that a connection has for its last response.
 const LAST: Duration = Duration::from_secs(10);
 
 /// Serves `GET /metrics` until it is dropped; goes beside [`Server::serve`](crate::Server::serve).

@@ -127,7 +127,7 @@ impl Located<SchemeHeaderTransformation> {
     }
 }
 
-/// What `add_user_agent` says of the node in the file.
+/// The identity that `add_user_agent` tells, of the node in the file.
 fn node_identity(node: &serde_json::Value) -> NodeIdentity {
     let field = |name| {
         let value = node.get(name).and_then(serde_json::Value::as_str)?;

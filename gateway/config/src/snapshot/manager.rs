@@ -36,16 +36,16 @@ pub enum ServerHeader {
 /// `scheme_header_transformation`: what `:scheme` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SchemeHeader {
-    /// Whether the client's connection has TLS, or what a trusted proxy says of it.
+    /// `https` if the client's connection has TLS, or what a trusted proxy says of it.
     #[default]
     Keep,
     /// This one, also in `x-forwarded-proto`.
     Overwrite(Scheme),
-    /// Whether the connection to the upstream has TLS; what a proxy in front says does not count.
+    /// `https` if the connection to the upstream has TLS; what a proxy in front says does not count.
     MatchUpstream,
 }
 
-/// Who this node is, for `add_user_agent`.
+/// The identity of this node, for `add_user_agent`.
 #[derive(Clone, Debug)]
 pub struct NodeIdentity {
     /// `node.cluster`; may be empty.
@@ -104,7 +104,7 @@ pub struct HttpManager {
     pub user_agent: Option<NodeIdentity>,
     /// `always_set_request_id_in_response`: tell the client the `x-request-id` of its request.
     pub request_id_in_response: bool,
-    /// What `:scheme` says.
+    /// The value of `:scheme`.
     pub scheme_header: SchemeHeader,
     /// Believe their `x-request-id` all the same.
     pub preserve_external_request_id: bool,

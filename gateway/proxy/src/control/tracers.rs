@@ -35,7 +35,7 @@ pub(crate) struct Tracers {
     opener: Option<Opener>,
     counts: Arc<TraceCounts>,
     open: Vec<Open>,
-    /// So many of them were open before the configuration that is being built.
+    /// The number of them that were open before the configuration that is being built.
     before: usize,
     /// Runtime of requests to collectors, and their connections.
     runtime: Option<runtime::Handle>,

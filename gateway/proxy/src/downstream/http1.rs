@@ -147,7 +147,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     }
 }
 
-/// Whether the socket gave up.
+/// Returns true if the socket gave up.
 fn timed_out(error: &hyper::Error) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<io::Error>())
@@ -172,7 +172,7 @@ impl Shared {
             .saturating_add(1)
     }
 
-    /// Whether `max_requests_per_connection` allows no request behind this one.
+    /// Returns true if `max_requests_per_connection` allows no request behind this one.
     fn is_last(&self, number: u32) -> bool {
         let max = self.context.http().max_requests_per_connection;
         let last = max.is_some_and(|max| number >= max.get());

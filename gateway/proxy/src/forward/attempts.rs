@@ -196,7 +196,7 @@ impl<'a> Attempts<'a> {
                 .meets_response(response.status(), response.headers())
     }
 
-    /// Whether one more attempt would have followed, but for their number.
+    /// Returns true if one more attempt would have followed, but for their number.
     pub(super) fn is_exhausted_by(&self, response: &Response<Body>) -> bool {
         let (status, headers) = (response.status(), response.headers());
         !self.allows_more() && self.policy.meets_response(status, headers)

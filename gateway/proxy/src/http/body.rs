@@ -26,7 +26,7 @@ pub(crate) struct Body(Kind);
 pub(crate) struct TrailersTooLarge(#[source] hyper::Error);
 
 impl TrailersTooLarge {
-    /// What hyper's error means, of which it tells in words alone.
+    /// The meaning of hyper's error, of which it tells in words alone.
     fn or(error: hyper::Error) -> BoxError {
         let source = error.source().map(ToString::to_string).unwrap_or_default();
         match source.starts_with("chunk trailers") {

@@ -15,7 +15,7 @@ use http::{
 };
 use http_body::Frame;
 
-/// What names a request in the logs of all programs that it passes.
+/// The name of a request in the logs of all programs that it passes.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// Returns true for fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).

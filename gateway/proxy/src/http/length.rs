@@ -107,7 +107,7 @@ pub(crate) struct Exact<B> {
     state: State,
 }
 
-/// What the piece with which a body has its length waits for.
+/// The event that the piece with which a body has its length waits for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LastPiece {
     /// Nothing: a message is complete when its stream ends, as over HTTP/2.

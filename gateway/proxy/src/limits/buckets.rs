@@ -120,7 +120,7 @@ impl Buckets {
 struct Taking<'a> {
     known: &'a mut Buckets,
     chosen: Chosen,
-    /// How many there were of each key.
+    /// The number of those seen so far, by key.
     numbers: HashMap<Key, u32>,
     chain: String,
 }

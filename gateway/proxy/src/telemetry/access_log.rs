@@ -35,7 +35,7 @@ pub(crate) struct Logger {
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
     open: Vec<Open>,
-    /// So many of them were open before the configuration that is being built.
+    /// The number of them that were open before the configuration that is being built.
     before: usize,
     writers: Vec<thread::JoinHandle<()>>,
 }

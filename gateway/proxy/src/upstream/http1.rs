@@ -335,7 +335,7 @@ impl http_body::Body for DrivenBody {
     }
 }
 
-/// What hyper's error means.
+/// The meaning of hyper's error.
 pub(super) fn failure(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         Failure::Protocol
