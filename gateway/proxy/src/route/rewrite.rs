@@ -55,12 +55,11 @@ pub(crate) fn rewrite(
             parts.path_and_query = Some(path);
         }
     }
-    if let Some(authority) = authority {
-        if let Some(replaced) = parts.authority.replace(authority)
-            && forward.append_x_forwarded_host
-        {
-            append_forwarded_host(&mut request.headers, replaced.as_str());
-        }
+    if let Some(authority) = authority
+        && let Some(replaced) = parts.authority.replace(authority)
+        && forward.append_x_forwarded_host
+    {
+        append_forwarded_host(&mut request.headers, replaced.as_str());
     }
     // A target that cannot be built stays as it was.
     if let Ok(uri) = Uri::from_parts(parts) {
