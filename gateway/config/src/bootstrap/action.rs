@@ -10,6 +10,7 @@ use super::{
     any::unsupported,
     data::DataSource,
     fraction::RuntimeFraction,
+    hashing::{self, HashPolicy},
     header::HeaderValueOption,
     internal_redirect::InternalRedirectPolicy,
     matcher::HeaderMatcher,
@@ -49,6 +50,7 @@ pub(super) struct RouteAction {
     max_stream_duration: Option<MaxStreamDuration>,
     max_grpc_timeout: Option<Time>,
     grpc_timeout_offset: Option<Time>,
+    hash_policy: Vec<Located<HashPolicy>>,
     retry_policy: Option<RetryPolicy>,
     internal_redirect_policy: Option<Located<InternalRedirectPolicy>>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
@@ -323,6 +325,7 @@ impl Located<RouteAction> {
                 None => grpc_timeout(action.max_grpc_timeout, action.grpc_timeout_offset),
                 Some(_) => None,
             },
+            hash_policy: hashing::policies(&action.hash_policy)?,
             retry: match action.retry_policy.as_ref().or(inherited) {
                 Some(policy) => policy.build(reader)?,
                 None => None,

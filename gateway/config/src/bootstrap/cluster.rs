@@ -11,6 +11,7 @@ use super::{
     breakers::CircuitBreakers,
     endpoint::ClusterLoadAssignment,
     filter::{self, HttpFilter, Owner},
+    hashing::{ConsistentHashing, Maglev, RingHash},
     health::{self, CommonLbConfig, HealthCheck, OutlierDetection},
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
@@ -30,9 +31,18 @@ const ROUND_ROBIN: &str = "envoy.extensions.load_balancing_policies.round_robin.
 const LEAST_REQUEST: &str =
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest";
 const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random";
+const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
+const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
 const OVERRIDE_HOST: &str =
     "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost";
-const POLICIES: &[&str] = &[ROUND_ROBIN, LEAST_REQUEST, RANDOM, OVERRIDE_HOST];
+const POLICIES: &[&str] = &[
+    ROUND_ROBIN,
+    LEAST_REQUEST,
+    RANDOM,
+    RING_HASH,
+    MAGLEV,
+    OVERRIDE_HOST,
+];
 
 /// The header that names the endpoint where `http_header_name` does not say otherwise.
 const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
@@ -52,6 +62,8 @@ pub(super) struct Cluster {
     load_balancing_policy: Option<Located<LoadBalancingPolicy>>,
     load_assignment: Option<Located<ClusterLoadAssignment>>,
     original_dst_lb_config: Option<OriginalDstLbConfig>,
+    ring_hash_lb_config: Option<RingHash>,
+    maglev_lb_config: Option<Maglev>,
     max_requests_per_connection: Option<u32>,
     #[serde(default)]
     circuit_breakers: CircuitBreakers,
@@ -108,6 +120,8 @@ enum Policy {
     RoundRobin,
     LeastRequest,
     Random,
+    RingHash,
+    Maglev,
     ClusterProvided,
     Config,
 }
@@ -116,9 +130,9 @@ impl ProtoEnum for Policy {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
         ("ROUND_ROBIN", 0, Ok(Self::RoundRobin)),
         ("LEAST_REQUEST", 1, Ok(Self::LeastRequest)),
-        ("RING_HASH", 2, Err("hashing is not supported")),
+        ("RING_HASH", 2, Ok(Self::RingHash)),
         ("RANDOM", 3, Ok(Self::Random)),
-        ("MAGLEV", 5, Err("hashing is not supported")),
+        ("MAGLEV", 5, Ok(Self::Maglev)),
         ("CLUSTER_PROVIDED", 6, Ok(Self::ClusterProvided)),
         ("LOAD_BALANCING_POLICY_CONFIG", 7, Ok(Self::Config)),
     ];
@@ -424,6 +438,21 @@ impl Cluster {
         }
     }
 
+    /// The cluster's settings for hashing, whatever its policy.
+    fn hashing(&self, node: NodeId) -> Result<Option<&ConsistentHashing>, Fault> {
+        let common = self.common_lb_config.as_ref();
+        let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
+        if hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing)
+            && self.r#type.0 != DiscoveryType::StrictDns
+        {
+            return Err(Fault::at(
+                node,
+                "use_hostname_for_hashing needs a cluster of type STRICT_DNS",
+            ));
+        }
+        Ok(hashing)
+    }
+
     fn policy(&self, reader: &Reader<'_>, node: NodeId) -> Result<LbPolicy, Fault> {
         let provided = self.lb_policy.0 == Policy::ClusterProvided;
         let original = self.r#type.0 == DiscoveryType::OriginalDst;
@@ -439,6 +468,22 @@ impl Cluster {
             Policy::RoundRobin | Policy::ClusterProvided => Ok(LbPolicy::RoundRobin),
             Policy::LeastRequest => Ok(LbPolicy::LeastRequest),
             Policy::Random => Ok(LbPolicy::Random),
+            Policy::RingHash => {
+                let common = self.hashing(node)?;
+                let hashing = match &self.ring_hash_lb_config {
+                    Some(own) => own.build(node, common)?,
+                    None => RingHash::default().build(node, common)?,
+                };
+                Ok(LbPolicy::Hash(hashing))
+            }
+            Policy::Maglev => {
+                let common = self.hashing(node)?;
+                let hashing = match &self.maglev_lb_config {
+                    Some(own) => own.build(node, common)?,
+                    None => Maglev::default().build(node, common)?,
+                };
+                Ok(LbPolicy::Hash(hashing))
+            }
             Policy::Config => Err(Fault::at(node, "missing field \"load_balancing_policy\"")),
         }
     }
@@ -575,6 +620,14 @@ impl Located<LoadBalancingPolicy> {
                 ROUND_ROBIN => LbPolicy::RoundRobin,
                 LEAST_REQUEST => LbPolicy::LeastRequest,
                 RANDOM => LbPolicy::Random,
+                RING_HASH => {
+                    let policy: RingHash = reader.read_typed(node)?;
+                    return Ok(LbPolicy::Hash(policy.build(node, None)?));
+                }
+                MAGLEV => {
+                    let policy: Maglev = reader.read_typed(node)?;
+                    return Ok(LbPolicy::Hash(policy.build(node, None)?));
+                }
                 other => {
                     unknown.get_or_insert_with(|| unsupported(node, other, POLICIES));
                     continue;

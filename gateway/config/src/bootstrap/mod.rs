@@ -20,6 +20,7 @@ mod fields;
 mod filter;
 mod flags;
 mod fraction;
+mod hashing;
 mod header;
 mod health;
 mod internal_redirect;

@@ -248,7 +248,10 @@ pub(super) fn finish(
     finish.left = length::announced(headers).filter(|_| !http2);
     exchange.listener.stats.status(response.status());
     if exchange.noted() {
-        exchange.set_reply(Reply::of(&response));
+        let mut reply = Reply::of(&response);
+        // Written by hyper over HTTP/1.
+        reply.headers.entry(header::DATE).or_insert_with(date);
+        exchange.set_reply(reply);
     }
     *response.version_mut() = if http2 {
         Version::HTTP_2

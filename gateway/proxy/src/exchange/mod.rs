@@ -2,6 +2,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod answer;
+pub(crate) mod calls;
 pub(crate) mod chain;
 mod choice;
 pub(crate) mod facts;
@@ -37,12 +38,13 @@ use http::{HeaderMap, HeaderValue, Response, Uri, Version, request};
 use self::{
     activity::Moments,
     answer::Trail,
+    calls::Calls,
     facts::Peer,
     record::{Head, Reply},
     route_cell::RouteCell,
 };
 use crate::{
-    config::snapshot::{HttpManager, flag},
+    config::snapshot::{FilterKind, HttpManager, flag},
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
@@ -112,6 +114,8 @@ struct State {
     route: RouteCell,
     head: Option<Head>,
     reply: Reply,
+    /// Calls of processors by the names of their filters, where a log or a header shows them.
+    calls: Vec<(String, Calls)>,
     /// The reply in place of the upstream's response.
     given: Option<Response<Body>>,
 }
@@ -236,6 +240,11 @@ impl Exchange {
         context.buffers = Some(self.clone());
         context.facts = Arc::new(facts);
         context
+    }
+
+    /// The facts that its filters are told, for whoever has it borrowed; `None` when it ends.
+    fn told(&self) -> Option<ExchangeContext> {
+        Some(self.me.upgrade()?.context())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -422,6 +431,35 @@ impl Exchange {
             false => reply.flags | flag,
         };
         reply.details = Some(ResponseDetails::new(details));
+    }
+
+    /// Changes what is noted of a filter's processor.
+    pub(crate) fn with_calls(&self, filter: &str, change: impl FnOnce(&mut Calls)) {
+        let calls = &mut self.state().calls;
+        let known = calls.iter().position(|(name, _)| name == filter);
+        let at = known.unwrap_or_else(|| {
+            calls.push((filter.to_owned(), Calls::default()));
+            calls.len() - 1
+        });
+        if let Some((_, calls)) = calls.get_mut(at) {
+            change(calls);
+        }
+    }
+
+    /// A form of what is noted of a filter's processor: nothing yet for a filter that was not asked.
+    pub(crate) fn show_calls(&self, filter: &str, form: &str) -> Option<serde_json::Value> {
+        let state = self.state();
+        match state.calls.iter().find(|(name, _)| name == filter) {
+            Some((_, calls)) => calls.show(form),
+            None => {
+                let mut filters = self.http.filters.iter().filter(|f| f.name == filter);
+                let asks = |kind: &FilterKind| matches!(kind, FilterKind::ExtProc(_));
+                filters
+                    .any(|filter| asks(&filter.kind))
+                    .then(Calls::default)?
+                    .show(form)
+            }
+        }
     }
 
     /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request

@@ -224,7 +224,7 @@ mod tests {
         let mut from = request("http://a.example/a/b?q=1");
         let forward = Forward {
             prefix_rewrite: Some("/z".into()),
-            host_rewrite: Some(http::HeaderValue::from_static("b.example")),
+            host_rewrite: Some(HeaderValue::from_static("b.example")),
             ..Forward::default()
         };
         rewrite(&mut from, &prefix("/a"), &forward, None).unwrap();
