@@ -19,7 +19,6 @@ macro_rules! operators {
     ($($variant:ident $syntax:ident $($name:literal)|+,)*) => {
         /// A value of an exchange that a template shows.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[non_exhaustive]
         pub enum FormatOperator {
             $($(#[doc = concat!("`%", $name, "%`")])+ $variant,)*
             /// One of Envoy's that has no value in this gateway, by its name.

@@ -15,14 +15,14 @@ use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailur
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Frame;
 
-use super::{forwarded::append_to_list, proxy_status, timers::Running};
+use super::{proxy_status, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
     exchange::{Exchange, record::Reply},
     exchange::{answer::Closes, header_changes::add_route_headers},
     http::{
         body::{Body, BoxError, Watch, Watched},
-        headers::{Nominated, REQUEST_ID, strip_hop_fields, trim_values},
+        headers::{Nominated, REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
         length, local_reply,
     },
     telemetry::{
@@ -225,7 +225,7 @@ pub(super) fn finish(
         headers.insert(REQUEST_ID, id);
     }
     if !http.via.is_empty() {
-        append_to_list(headers, "via", &http.via);
+        append_to_list(headers, "via", ", ", &http.via);
     }
     if http2 {
         trim_values(headers);

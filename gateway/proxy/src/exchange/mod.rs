@@ -140,7 +140,6 @@ pub(crate) struct Begin {
     pub(crate) grpc: bool,
     pub(crate) grpc_timeout: Option<Duration>,
     pub(crate) route: Option<Selected>,
-    pub(crate) head: Option<Head>,
     pub(crate) trail: Trail,
     pub(crate) trace: Option<Trace>,
 }
@@ -182,7 +181,7 @@ impl Exchange {
             number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),
-                head: begin.head,
+                head: None,
                 ..State::default()
             }),
         })
@@ -203,7 +202,6 @@ impl Exchange {
             grpc: self.grpc,
             grpc_timeout: None,
             route: None,
-            head: None,
             trail: Trail::default(),
             trace: None,
         })
@@ -359,7 +357,14 @@ impl Exchange {
         self.state().head.as_ref()?.headers.get(name).cloned()
     }
 
-    /// The request head as it stands now.
+    /// The request head as it stands now, if heads are kept.
+    pub(crate) fn note_head(&self, head: &request::Parts) {
+        if self.noted() {
+            self.set_head(Head::of(head));
+        }
+    }
+
+    /// The request head as it stands now, whether heads are kept or not.
     pub(crate) fn set_head(&self, head: Head) {
         self.state().head = Some(head);
     }

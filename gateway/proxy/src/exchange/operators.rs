@@ -271,7 +271,7 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution) -> Value<'a> {
         Operator::TypedCel => {
             expression_value(scope, expression.as_deref()).map_or(Value::None, Value::Json)
         }
-        _ => Value::None,
+        Operator::Absent(_) => Value::None,
     }
 }
 

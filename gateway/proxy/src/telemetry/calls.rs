@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use crate::exchange::{Exchange, calls::Calls};
 use extproc_client::{
     config::{BodyMode, GrpcTarget, Service},
     host::ExchangeContext,
     observer::{Detail, Event, FailureRow, Observer, Phase, Watched},
 };
+
+use crate::exchange::{Exchange, calls::Calls};
 
 /// An observer beside the statistics.
 #[derive(Debug)]
