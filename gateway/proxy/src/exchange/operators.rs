@@ -1,24 +1,32 @@
 //! Envoy's `%OPERATOR(..):length%` substitutions, for access logs and for headers that routes add.
 
+mod sizes;
+mod status;
+mod times;
+
 use std::{
     borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::Ordering,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use chrono::{DateTime, Utc, format::StrftimeItems};
 use extproc_client::{
     attributes::{Expression, Seen},
     host::{Metadata, RouteFacts},
     metadata::{json_at, value_to_json},
-    text::grpc::grpc_code,
 };
-use http::{HeaderMap, StatusCode, Version, header::CONTENT_LENGTH};
+use http::{HeaderMap, StatusCode, Version};
 use serde_json::Value as Json;
 
+pub(crate) use self::status::{grpc_status, short_flags};
+use self::{
+    sizes::{fields_bytes, request_bytes, sent_bytes},
+    status::{flags, grpc_name},
+    times::{between, common_duration, millis, start_time},
+};
 use crate::{
-    config::snapshot::{FormatOperator as Operator, Piece, RESPONSE_FLAGS, Substitution, Template},
+    config::snapshot::{FormatOperator as Operator, Piece, Substitution, Template},
     exchange::{Exchange, record::Head, record::Reply},
     http::{headers::head_field, random_id},
 };
@@ -290,10 +298,6 @@ fn optional<'a>(value: Option<String>) -> Value<'a> {
     }
 }
 
-fn millis<'a>(duration: Duration) -> Value<'a> {
-    Value::Number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// `first?second`: the first that there is.
 fn two_names<'a>(argument: &str, lookup: impl Fn(&str) -> Option<Cow<'a, str>>) -> Value<'a> {
     argument
@@ -389,44 +393,6 @@ fn port<'a>(address: Option<SocketAddr>) -> Value<'a> {
     address.map_or(Value::None, |address| Value::Number(address.port().into()))
 }
 
-/// A point in time of the exchange, from its start, under the name that `COMMON_DURATION` has for it.
-fn moment(scope: &Scope<'_>, name: &str) -> Option<Duration> {
-    let exchange = scope.exchange;
-    let upstream = scope.reply.upstream.as_ref();
-    match name {
-        "DS_RX_BEG" => Some(Duration::ZERO),
-        "DS_RX_END" => exchange.moments.request_end(),
-        "US_TX_BEG" => upstream?.begun?.checked_duration_since(exchange.start),
-        // What was received is on its way at once.
-        "US_TX_END" => moment(scope, "US_TX_BEG").max(moment(scope, "DS_RX_END")),
-        "US_RX_BEG" => exchange.moments.response_begin(),
-        "US_RX_END" | "DS_TX_END" => Some(exchange.start.elapsed()),
-        "DS_TX_BEG" => exchange.moments.response_begin(),
-        _ => None,
-    }
-}
-
-fn between(scope: &Scope<'_>, from: &str, to: &str) -> Option<Duration> {
-    moment(scope, to)?.checked_sub(moment(scope, from)?)
-}
-
-/// `FROM:TO:precision`.
-fn common_duration<'a>(scope: &Scope<'a>, argument: &str) -> Value<'a> {
-    let mut parts = argument.split(':');
-    let (Some(from), Some(to)) = (parts.next(), parts.next()) else {
-        return Value::None;
-    };
-    let Some(duration) = between(scope, from, to) else {
-        return Value::None;
-    };
-    let number = match parts.next() {
-        Some("us") => duration.as_micros(),
-        Some("ns") => duration.as_nanos(),
-        _ => duration.as_millis(),
-    };
-    Value::Number(u64::try_from(number).unwrap_or(u64::MAX))
-}
-
 /// `WQ` or `NQ`, with query or not, and which path: the one that came (`ORIG`), the one that goes on (`PATH`), or the first that
 /// there is.
 fn path(head: &Head, argument: &str) -> Option<String> {
@@ -455,96 +421,6 @@ fn query(head: &Head, name: &str) -> Option<String> {
     })
 }
 
-/// Bytes of names and values.
-fn fields_bytes(headers: &HeaderMap) -> u64 {
-    let fields = headers.iter();
-    fields
-        .map(|(name, value)| (name.as_str().len() + value.len()) as u64)
-        .sum()
-}
-
-fn request_bytes(head: &Head) -> u64 {
-    let pseudo = [":authority", ":method", ":path", ":scheme"]
-        .iter()
-        .filter_map(|name| {
-            let value = head_field(&head.method, &head.uri, &head.headers, name)?;
-            Some((name.len() + value.len()) as u64)
-        });
-    pseudo.sum::<u64>() + fields_bytes(&head.headers)
-}
-
-/// Bytes of the response's fields, and of the whole response, as HTTP/1 writes them but for the framing of chunks.
-fn sent_bytes(scope: &Scope<'_>) -> (u64, u64) {
-    let reply = scope.reply;
-    let Some(status) = reply.status else {
-        return (0, 0);
-    };
-    let body = scope.exchange.response_bytes.load(Ordering::Relaxed);
-    let lines = |headers: &HeaderMap| fields_bytes(headers) + 4 * headers.len() as u64;
-    let framing = match reply.headers.contains_key(CONTENT_LENGTH) {
-        _ if scope.exchange.version == Version::HTTP_2 || has_no_length(scope, status) => 0,
-        true => 0,
-        false if body == 0 => "content-length: 0\r\n".len() as u64,
-        false => "transfer-encoding: chunked\r\n".len() as u64,
-    };
-    let trailers = reply.trailers.as_ref().map_or(0, lines);
-    let fields = lines(&reply.headers) + framing + trailers;
-    let reason = status.canonical_reason().unwrap_or_default();
-    let status_line = "HTTP/1.1 200 \r\n".len() + reason.len();
-    (
-        fields,
-        fields + status_line as u64 + "\r\n".len() as u64 + body,
-    )
-}
-
-/// Tells whether a response has no body for what it is, so that none is framed.
-fn has_no_length(scope: &Scope<'_>, status: StatusCode) -> bool {
-    scope.exchange.outgoing.facts.bodyless
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
-}
-
-/// The gRPC status of the response to a request of gRPC: its own, or else what its HTTP status means.
-pub(crate) fn grpc_status(scope: &Scope<'_>) -> Option<u64> {
-    if !scope.exchange.grpc {
-        return None;
-    }
-    let reply = scope.reply;
-    let of = |headers: &HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
-    let own = reply.trailers.as_ref().and_then(of);
-    own.or_else(|| of(&reply.headers))
-        .or_else(|| Some(u16::from(grpc_code(reply.status?)).into()))
-}
-
-/// The names of gRPC's status codes.
-const GRPC: [(&str, &str); 17] = [
-    ("OK", "OK"),
-    ("Canceled", "CANCELLED"),
-    ("Unknown", "UNKNOWN"),
-    ("InvalidArgument", "INVALID_ARGUMENT"),
-    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
-    ("NotFound", "NOT_FOUND"),
-    ("AlreadyExists", "ALREADY_EXISTS"),
-    ("PermissionDenied", "PERMISSION_DENIED"),
-    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
-    ("FailedPrecondition", "FAILED_PRECONDITION"),
-    ("Aborted", "ABORTED"),
-    ("OutOfRange", "OUT_OF_RANGE"),
-    ("Unimplemented", "UNIMPLEMENTED"),
-    ("Internal", "INTERNAL"),
-    ("Unavailable", "UNAVAILABLE"),
-    ("DataLoss", "DATA_LOSS"),
-    ("Unauthenticated", "UNAUTHENTICATED"),
-];
-
-fn grpc_name<'a>(code: u64, snake: bool) -> Value<'a> {
-    let names = usize::try_from(code).ok().and_then(|code| GRPC.get(code));
-    match names {
-        Some((camel, snake_name)) => Value::Text(if snake { *snake_name } else { *camel }.into()),
-        None => text(code.to_string()),
-    }
-}
-
 /// The name of a protocol as Envoy writes it.
 fn protocol(version: Version) -> &'static str {
     match version {
@@ -555,65 +431,9 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// Response flags by their short names.
-pub(crate) fn short_flags(bits: u64) -> String {
-    flags(bits, |(short, _)| short)
-}
-
-fn flags(bits: u64, name: impl Fn(&(&'static str, &'static str)) -> &'static str) -> String {
-    let named = RESPONSE_FLAGS.iter().enumerate();
-    let mut names: Vec<_> = named
-        .filter(|(bit, _)| bits & (1 << bit) != 0)
-        .map(|(_, names)| names)
-        .collect();
-    // As in Envoy, in the order in which they were noted: what ended the retries before that of the last attempt, and
-    // what the client did last.
-    names.sort_by_key(|(short, _)| match *short {
-        "URX" | "UO" => 0,
-        "DC" | "DR" => 2,
-        _ => 1,
-    });
-    let names: Vec<&str> = names.into_iter().map(name).collect();
-    names.join(",")
-}
-
-/// Returns a time in UTC. What of the pattern is no conversion of `strftime` stays as it is.
-fn start_time(time: SystemTime, pattern: &str) -> String {
-    let pattern = match pattern {
-        "" => "%Y-%m-%dT%H:%M:%S%.3fZ",
-        pattern => pattern,
-    };
-    DateTime::<Utc>::from(time)
-        .format_with_items(StrftimeItems::new_lenient(pattern))
-        .to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use super::*;
-
-    #[test]
-    fn times() {
-        let time = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
-        assert_eq!(start_time(time, ""), "2024-02-29T12:34:56.789Z");
-        assert_eq!(start_time(time, "%Y/%m/%d %s"), "2024/02/29 1709210096");
-        assert_eq!(start_time(UNIX_EPOCH, ""), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            start_time(time, "%3f %6f %f%.3f"),
-            "789 789000 789000000.789"
-        );
-        assert_eq!(start_time(time, "%e %b %Q 5%"), "29 Feb %Q 5%");
-    }
-
-    #[test]
-    fn flag_names() {
-        let short = short_flags;
-        assert_eq!(short(0), "");
-        assert_eq!(short(0x100), "NR");
-        assert_eq!(short(0x20 | 0x8000), "URX,UF");
-    }
 
     #[test]
     fn cutting_keeps_characters_whole() {
