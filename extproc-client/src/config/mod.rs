@@ -34,6 +34,7 @@ use std::{sync::Arc, time::Duration};
 pub use self::{
     builder::FilterConfigBuilder,
     matcher::{PatternError, RegexMatcher, RegexSubstitution, StringMatcher},
+    raw::StatusNumber,
     retry::RetryPolicy,
     route::{MetadataOverrides, Namespaces, Overrides, PerRoute},
     service::{GrpcService, GrpcTarget, HttpService, MetadataEntry, Service},

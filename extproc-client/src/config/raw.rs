@@ -240,9 +240,9 @@ pub(super) struct RawHttpStatus {
     pub(super) code: StatusNumber,
 }
 
-/// A status given by number, or by the enum's name (`InternalServerError`).
+/// A value of `envoy.type.v3.StatusCode`: a number, or a name (`InternalServerError`).
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct StatusNumber(pub(super) u16);
+pub struct StatusNumber(pub u16);
 
 impl<'de> Deserialize<'de> for StatusNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

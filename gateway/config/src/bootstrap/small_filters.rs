@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use extproc_client::config::StatusNumber;
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -61,7 +62,7 @@ struct LocalRateLimit {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct HttpStatus {
-    code: u16,
+    code: StatusNumber,
 }
 
 /// `envoy.type.v3.TokenBucket`.
@@ -131,7 +132,7 @@ impl Making<'_, '_> {
             let changes = Changes { add, remove: &[] };
             changes.build()
         };
-        let status = StatusCode::from_u16(config.status.code).ok();
+        let status = StatusCode::from_u16(config.status.code.0).ok();
         Ok(FilterKind::LocalRateLimit(Arc::new(RateLimitModel {
             place: self.place.to_string(),
             bucket: config
