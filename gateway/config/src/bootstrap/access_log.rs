@@ -41,7 +41,6 @@ struct AccessLogFilter {
     status_code_filter: Option<ComparisonOf>,
     duration_filter: Option<ComparisonOf>,
     not_health_check_filter: Option<Whatever>,
-    traceable_filter: Option<Whatever>,
     runtime_filter: Option<RuntimeFilter>,
     and_filter: Option<FilterList>,
     or_filter: Option<FilterList>,
@@ -145,7 +144,6 @@ impl Located<AccessLogFilter> {
             status_code_filter,
             duration_filter,
             not_health_check_filter,
-            traceable_filter,
             runtime_filter,
             and_filter,
             or_filter,
@@ -165,9 +163,6 @@ impl Located<AccessLogFilter> {
                 .map(|by| LogFilter::Duration(by.build())),
         );
         found.extend(not_health_check_filter.as_ref().map(|_| LogFilter::Any));
-        if traceable_filter.is_some() {
-            return Err(Fault::at(self.node, "traceable_filter is not supported"));
-        }
         found.extend(runtime_filter.as_ref().map(|filter| {
             let share = filter.percent_sampled.as_ref();
             LogFilter::Fraction(share.map_or(Fraction::NONE, FractionalPercent::build))

@@ -28,7 +28,7 @@ pub(super) fn treatment(message: &str, field: &str) -> Option<Treatment> {
 
 /// Message, treatment, fields.
 #[rustfmt::skip]
-const FIELDS: &[(&str, Treatment, &[&str])] = &[
+pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     // envoy.config.bootstrap.v3
     ("Bootstrap", Ignore, &[
         "node_context_params", "flags_path", "stats_config", "stats_flush_interval",
@@ -123,7 +123,6 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "prefix_ranges", "address_suffix", "suffix_len", "source_type",
         "source_prefix_ranges", "direct_source_prefix_ranges", "source_ports",
     ]),
-    ("NetworkFilter", Ignore, &["name"]),
     ("NetworkFilter", Refuse(NO_XDS), &["config_discovery"]),
     ("ListenerFilter", Ignore, &["name", "filter_disabled"]),
     ("ListenerFilter", Refuse(NO_XDS), &["config_discovery"]),
@@ -255,7 +254,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
 
     // envoy.config.accesslog.v3
     ("AccessLog", Ignore, &["name"]),
-    ("AccessLogFilter", Refuse(UNSUPPORTED), &["extension_filter", "metadata_filter", "log_type_filter"]),
+    ("AccessLogFilter", RefusePresence(UNSUPPORTED), &[
+        "extension_filter", "metadata_filter", "log_type_filter", "traceable_filter",
+    ]),
     ("RuntimeUInt32", Ignore, &["runtime_key"]),
     ("RuntimeFilter", Ignore, &["runtime_key", "use_independent_randomness"]),
 

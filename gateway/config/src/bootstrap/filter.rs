@@ -232,7 +232,7 @@ pub(super) fn chain(
 }
 
 /// Filters of Envoy that stay out, by the folder of their package: what a processor in their place would do.
-const FOR_PROCESSORS: &[(&str, &str)] = &[
+pub(super) const FOR_PROCESSORS: &[(&str, &str)] = &[
     ("api_key_auth", "checks the key"),
     ("basic_auth", "checks the password"),
     ("dynamic_modules", "does what the module does"),

@@ -192,6 +192,8 @@ impl<'de, 'd: 'de> Deserializer<'de> for NodeDeserializer<'_, 'd> {
                 state: LocatedState::Node,
             })
         } else {
+            #[cfg(test)]
+            super::seen::note(name, fields);
             visitor.visit_map(Fields {
                 entries: self.entries()?,
                 name,

@@ -15,6 +15,8 @@ mod located;
 mod parse;
 mod reader;
 mod scalar;
+#[cfg(test)]
+pub(crate) mod seen;
 
 use std::{fmt::Write, sync::Arc};
 

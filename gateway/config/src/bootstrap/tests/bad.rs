@@ -35,7 +35,7 @@ const HOST: &str = "route_config.virtual_hosts[0]";
 const ROUTE: &str = "route_config.virtual_hosts[0].routes[0]";
 
 /// What [`BASE`] says once something in it is replaced: the error without the file's name.
-fn error(from: &str, to: &str) -> String {
+pub(super) fn error(from: &str, to: &str) -> String {
     assert_eq!(BASE.matches(from).count(), 1, "{from:?} once in the file");
     let text = BASE.replace(from, to);
     let error = match parse_envoy("envoy.yaml", &text) {

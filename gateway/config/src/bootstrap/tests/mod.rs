@@ -3,6 +3,7 @@
 mod bad;
 mod connections;
 mod good;
+mod page;
 mod per_filter;
 mod routes;
 mod tls;
