@@ -175,6 +175,23 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("LocalRateLimit", RefusePresence(UNSUPPORTED), &["local_cluster_rate_limit"]),
 
+    ("Compressor", Refuse("say it in response_direction_config"), &[
+        "content_length", "content_type", "disable_on_etag_header", "remove_accept_encoding_header",
+        "runtime_enabled",
+    ]),
+    ("CompressorResponseDirection", Note(NOT_DONE), &["status_header_enabled"]),
+    ("CompressorPerRoute", RefusePresence(UNSUPPORTED), &["overrides"]),
+    ("RuntimeFeatureFlag", Ignore, &["runtime_key"]),
+    ("GzipCompressor", Ignore, &[
+        "memory_level", "compression_strategy", "window_bits", "chunk_size",
+    ]),
+    ("BrotliCompressor", Ignore, &[
+        "encoder_mode", "input_block_bits", "chunk_size", "disable_literal_context_modeling",
+    ]),
+    ("DecompressionLibrary", Ignore, &[
+        "window_bits", "chunk_size", "disable_ring_buffer_reallocation",
+    ]),
+
     // Match trees.
     ("IpInputMatcher", Ignore, &["stat_prefix"]),
     ("MatcherTree", Refuse(UNSUPPORTED), &["custom_match"]),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{
     any::{StructValue, any, unsupported},
+    compression::{COMPRESSOR, DECOMPRESSOR},
     cors::Cors,
     header::HeaderMutation as Mutation,
     matched::{COMPOSITE, WITH_MATCHER},
@@ -101,6 +102,8 @@ impl Owner {
                 SET_METADATA,
                 BUFFER,
                 LOCAL_RATE_LIMIT,
+                COMPRESSOR,
+                DECOMPRESSOR,
                 WITH_MATCHER,
                 COMPOSITE,
                 ROUTER,
@@ -303,6 +306,8 @@ impl Making<'_, '_> {
             }
             BUFFER => self.buffer(node)?,
             LOCAL_RATE_LIMIT => self.local_rate_limit(node)?,
+            COMPRESSOR => self.compressor(node)?,
+            DECOMPRESSOR => self.decompressor(node)?,
             WITH_MATCHER => self.with_matcher(node)?,
             COMPOSITE => self.plain_composite(node)?,
             _ => {

@@ -13,6 +13,7 @@ mod any;
 mod breakers;
 mod cel;
 mod cluster;
+mod compression;
 mod cors;
 mod data;
 mod dump;

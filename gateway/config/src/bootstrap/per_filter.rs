@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{
     any::unsupported,
+    compression::COMPRESSOR_PER_ROUTE,
     cors::CorsPolicy,
     filter::{Making, Owner},
     matched::WITH_MATCHER_PER_ROUTE,
@@ -32,6 +33,7 @@ const TYPES: &[&str] = &[
     CORS,
     BUFFER_PER_ROUTE,
     LOCAL_RATE_LIMIT,
+    COMPRESSOR_PER_ROUTE,
     WITH_MATCHER_PER_ROUTE,
 ];
 /// The wrapper that can switch a filter off and on.
@@ -338,6 +340,10 @@ fn plain(
             Some(own.map_or(Said::Off, Said::As))
         }
         LOCAL_RATE_LIMIT => Some(Said::As(making.local_rate_limit(node)?)),
+        COMPRESSOR_PER_ROUTE => {
+            making.compressor_per_route(node)?;
+            Some(Said::Off)
+        }
         WITH_MATCHER_PER_ROUTE => {
             let is_composite = |kind: &&FilterKind| match kind {
                 FilterKind::Matched(matched) => Some(matched.base.is_none()),

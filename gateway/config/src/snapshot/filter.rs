@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use extproc_client::FilterConfig;
 
-use super::{HeaderChange, HeaderMatch, LocalRateLimit, MatchTree};
+use super::{Compressor, Decompressor, HeaderChange, HeaderMatch, LocalRateLimit, MatchTree};
 
 /// One HTTP filter.
 #[derive(Clone, Debug)]
@@ -39,6 +39,10 @@ pub enum FilterKind {
     Buffer(usize),
     /// `envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit`.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// `envoy.extensions.filters.http.compressor.v3.Compressor`.
+    Compressor(Arc<Compressor>),
+    /// `envoy.extensions.filters.http.decompressor.v3.Decompressor`.
+    Decompressor(Arc<Decompressor>),
     /// `envoy.extensions.common.matching.v3.ExtensionWithMatcher`, and `Composite`.
     Matched(Arc<Matched>),
 }

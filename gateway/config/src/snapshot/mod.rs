@@ -5,6 +5,7 @@
 //! began with.
 
 mod cluster;
+mod compression;
 mod filter;
 mod flags;
 mod hashing;
@@ -29,6 +30,7 @@ pub use self::{
         LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
+    compression::{Coding, Compressible, Compressor, Decoding, Decompressible, Decompressor, Etag},
     filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
     flags::{RESPONSE_FLAGS, flag, response_flag},
     hashing::{HashBy, HashCookie, HashPolicy, HashTable, Hashing},

@@ -1,6 +1,7 @@
 //! Builds the filter chain of a listener.
 
 mod buffer;
+mod compression;
 pub(crate) mod cors;
 pub(crate) mod ext_proc;
 mod header_mutation;
@@ -17,10 +18,11 @@ use std::sync::Arc;
 use extproc_client::FilterConfig;
 
 use crate::{
-    config::snapshot::{Filter, FilterKind, Matched, OnRoute, RouteTable},
+    config::snapshot::{Compressor, Filter, FilterKind, Matched, OnRoute, RouteTable},
     exchange::{answer::ResponseFuture, chain::Chain},
     filters::{
         buffer::BufferFilter,
+        compression::{CompressorFilter, DecompressorFilter, Inflating},
         cors::CorsFilter,
         header_mutation::HeaderMutation,
         health_check::HealthCheck,
@@ -57,13 +59,19 @@ where
 
     /// As [`chain`](Self::chain). `responses` tells whether a filter further on has to do with responses.
     fn around(&self, filters: &[Filter], inner: Chain, responses: &mut bool) -> Chain {
-        filters
-            .iter()
-            .rev()
-            .fold(inner, |inner, filter| self.filter(filter, inner, responses))
+        let compressors: Arc<[_]> = filters.iter().filter_map(compressor).cloned().collect();
+        filters.iter().rev().fold(inner, |inner, filter| {
+            self.filter(filter, &compressors, inner, responses)
+        })
     }
 
-    fn filter(&self, filter: &Filter, inner: Chain, responses: &mut bool) -> Chain {
+    fn filter(
+        &self,
+        filter: &Filter,
+        compressors: &Arc<[Arc<Compressor>]>,
+        inner: Chain,
+        responses: &mut bool,
+    ) -> Chain {
         let behind = inner.clone();
         let is_named = self.said(&filter.name).next().is_some();
         let name = is_named.then(|| filter.name.clone());
@@ -110,6 +118,21 @@ where
                 buckets: self.buckets.clone(),
                 inner,
             }),
+            FilterKind::Compressor(config) => {
+                *responses = true;
+                Chain::new(CompressorFilter {
+                    config: config.clone(),
+                    beside: compressors.clone(),
+                    inner,
+                })
+            }
+            FilterKind::Decompressor(config) => {
+                *responses = true;
+                Chain::new(DecompressorFilter {
+                    inflating: Arc::new(Inflating::new(config)),
+                    inner,
+                })
+            }
             FilterKind::Matched(config) => self.matched(filter, config, inner, responses),
         };
         match filter.disabled {
@@ -165,6 +188,13 @@ where
             chains: chains.collect(),
             inner: inner.clone(),
         })
+    }
+}
+
+fn compressor(filter: &Filter) -> Option<&Arc<Compressor>> {
+    match &filter.kind {
+        FilterKind::Compressor(config) => Some(config),
+        _ => None,
     }
 }
 

@@ -33,6 +33,34 @@ const NAMES: &[(&str, &str)] = &[
     ("CollectorService", "GrpcService of a collector of spans"),
     ("CollectorUri", "HttpUri of a collector of spans"),
     ("ComparisonOf", "StatusCodeFilter, DurationFilter"),
+    ("BrotliCompressor", "Brotli of a compressor"),
+    (
+        "CompressionLibrary",
+        "compressor_library, decompressor_library",
+    ),
+    ("CompressorDirection", "Compressor.CommonDirectionConfig"),
+    (
+        "CompressorRequestDirection",
+        "Compressor.RequestDirectionConfig",
+    ),
+    (
+        "CompressorResponseDirection",
+        "Compressor.ResponseDirectionConfig",
+    ),
+    ("DecompressionLibrary", "Gzip, Brotli of a decompressor"),
+    (
+        "DecompressorDirection",
+        "Decompressor.CommonDirectionConfig",
+    ),
+    (
+        "DecompressorRequestDirection",
+        "Decompressor.RequestDirectionConfig",
+    ),
+    (
+        "DecompressorResponseDirection",
+        "Decompressor.ResponseDirectionConfig",
+    ),
+    ("GzipCompressor", "Gzip of a compressor"),
     ("EnvironmentVariableInput", "environment_variable Config"),
     ("FilterList", "AndFilter, OrFilter"),
     ("HashCookie", "HashPolicy.Cookie"),

@@ -1,0 +1,299 @@
+//! The filters `envoy.filters.http.compressor` and `envoy.filters.http.decompressor`: a message in another content coding.
+
+mod accept;
+mod bodies;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use extproc_client::{config::Effort, host::DirectReply};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use tower::Service;
+
+use self::bodies::{Compressed, Decompressed};
+use super::{Chain, ResponseFuture};
+use crate::{
+    config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
+    exchange::{Exchange, answer::is_answered},
+    http::{body::Body, length},
+};
+
+/// The compressor; `beside` are all of the chain, itself among them.
+pub(super) struct CompressorFilter {
+    pub(super) config: Arc<Compressor>,
+    pub(super) beside: Arc<[Arc<Compressor>]>,
+    pub(super) inner: Chain,
+}
+
+/// The decompressor.
+pub(super) struct DecompressorFilter {
+    pub(super) inflating: Arc<Inflating>,
+    pub(super) inner: Chain,
+}
+
+/// What a decompressor does to messages.
+pub(super) struct Inflating {
+    config: Arc<Decompressor>,
+    /// Names of the trailers that tell the lengths.
+    trailers: Option<(HeaderName, HeaderName)>,
+}
+
+impl Inflating {
+    pub(super) fn new(config: &Arc<Decompressor>) -> Self {
+        let name = |what: &str| {
+            let name = format!("x-envoy-decompressor-{}-{what}-bytes", config.library);
+            HeaderName::from_bytes(name.as_bytes()).ok()
+        };
+        Self {
+            config: config.clone(),
+            trailers: name("compressed").zip(name("uncompressed")),
+        }
+    }
+
+    /// Tells whether the outermost coding of a message is the one that is undone.
+    fn applies(&self, settings: Decompressible, headers: &HeaderMap) -> bool {
+        let coding = list(headers, &header::CONTENT_ENCODING).unwrap_or_default();
+        let first = coding.split(',').next().unwrap_or_default().trim();
+        let may = settings.ignore_no_transform
+            || !has_token(headers, &header::CACHE_CONTROL, "no-transform");
+        may && first.eq_ignore_ascii_case(self.config.coding.name())
+    }
+
+    fn decompress(&self, headers: &mut HeaderMap, body: Body, exchange: &Arc<Exchange>) -> Body {
+        headers.remove(header::CONTENT_LENGTH);
+        let codings = list(headers, &header::CONTENT_ENCODING).unwrap_or_default();
+        let rest = codings.split_once(',').map(|(_, rest)| rest.trim());
+        match rest.and_then(|rest| HeaderValue::from_str(rest).ok()) {
+            Some(rest) => headers.insert(header::CONTENT_ENCODING, rest),
+            None => headers.remove(header::CONTENT_ENCODING),
+        };
+        let Decompressor {
+            coding, max_ratio, ..
+        } = *self.config;
+        let trailers = self.trailers.clone();
+        Body::new(Decompressed::new(
+            body,
+            coding,
+            max_ratio,
+            trailers,
+            exchange.clone(),
+        ))
+    }
+}
+
+impl Service<Request<Body>> for &CompressorFilter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let (mut parts, mut body) = request.into_parts();
+        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
+        let Some(exchange) = exchange.filter(|exchange| !exchange.upgrade) else {
+            return self.inner.call(Request::from_parts(parts, body));
+        };
+        let config = self.config.clone();
+        let accepted = list(&parts.headers, &header::ACCEPT_ENCODING);
+        if !is_answered(&parts.extensions) {
+            if config.responses.is_some() && config.remove_accept_encoding {
+                parts.headers.remove(header::ACCEPT_ENCODING);
+            }
+            if let Some(settings) = &config.requests
+                && !body.is_end_stream()
+                && is_large(settings, &parts.headers)
+                && is_of_type(settings, &parts.headers)
+                && !parts.headers.contains_key(header::CONTENT_ENCODING)
+            {
+                body = compress(&config, &mut parts.headers, body, &exchange);
+            }
+            exchange.note_head(&parts);
+        }
+        let future = self.inner.call(Request::from_parts(parts, body));
+        let beside = self.beside.clone();
+        Box::pin(async move {
+            let Ok(mut response) = future.await;
+            let passes = response.extensions().get::<DirectReply>().is_some();
+            if let Some(settings) = config.responses.as_ref().filter(|_| !passes)
+                && is_large(settings, response.headers())
+                && may_be_compressed(&config, settings, &response)
+            {
+                if !response.body().is_end_stream()
+                    && accept::allows(accepted.as_deref(), &config, &beside, response.headers())
+                {
+                    let body = std::mem::take(response.body_mut());
+                    let headers = response.headers_mut();
+                    change_etag(config.etag, headers);
+                    *response.body_mut() = compress(&config, headers, body, &exchange);
+                }
+                // Also where this client takes no coding, another one may.
+                add_vary(response.headers_mut());
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// Values of a list in one, as Envoy has them; `None` without the field.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut lines = headers.get_all(name).iter();
+    let first = String::from_utf8_lossy(lines.next()?.as_bytes()).into_owned();
+    Some(lines.fold(first, |list, line| {
+        format!("{list},{}", String::from_utf8_lossy(line.as_bytes()))
+    }))
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    let tokens = list(headers, name).unwrap_or_default();
+    let mut tokens = tokens.split(',').map(str::trim);
+    tokens.any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+/// Tells whether a message is large enough, which one is that does not tell its length.
+fn is_large(settings: &Compressible, headers: &HeaderMap) -> bool {
+    match headers.contains_key(header::CONTENT_LENGTH) {
+        true => length::announced(headers).is_some_and(|length| length >= settings.min_length),
+        false => true,
+    }
+}
+
+fn is_of_type(settings: &Compressible, headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let Some(essence) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split(';').next())
+    else {
+        return false;
+    };
+    let mut effort = Effort::default();
+    let mut all = settings.content_types.iter();
+    all.any(|matcher| matcher.try_matches(essence.trim(), &mut effort) == Some(true))
+}
+
+/// Tells whether a response is one that is compressed for clients that take the coding.
+fn may_be_compressed(
+    config: &Compressor,
+    settings: &Compressible,
+    response: &Response<Body>,
+) -> bool {
+    let headers = response.headers();
+    response.status() != StatusCode::SWITCHING_PROTOCOLS
+        && !config.uncompressible.contains(&response.status())
+        && is_of_type(settings, headers)
+        && !has_token(headers, &header::CACHE_CONTROL, "no-transform")
+        && (config.etag != Etag::Prevents || !headers.contains_key(header::ETAG))
+        && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+fn compress(
+    config: &Compressor,
+    headers: &mut HeaderMap,
+    body: Body,
+    exchange: &Arc<Exchange>,
+) -> Body {
+    headers.remove(header::CONTENT_LENGTH);
+    let name = HeaderValue::from_static(config.coding.name());
+    headers.insert(header::CONTENT_ENCODING, name);
+    Body::new(Compressed::new(body, config.coding, exchange.clone()))
+}
+
+fn change_etag(fate: Etag, headers: &mut HeaderMap) {
+    let Some(tag) = headers.get(header::ETAG) else {
+        return;
+    };
+    if matches!(tag.as_bytes(), [b'W' | b'w', b'/', ..]) {
+        return;
+    }
+    let weak = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat());
+    match (fate, weak) {
+        (Etag::Weakened, Ok(weak)) => headers.insert(header::ETAG, weak),
+        _ => headers.remove(header::ETAG),
+    };
+}
+
+fn add_vary(headers: &mut HeaderMap) {
+    if has_token(headers, &header::VARY, "accept-encoding") {
+        return;
+    }
+    let line = match list(headers, &header::VARY) {
+        Some(line) => format!("{line}, Accept-Encoding"),
+        None => "Accept-Encoding".to_owned(),
+    };
+    if let Ok(line) = HeaderValue::try_from(line) {
+        headers.insert(header::VARY, line);
+    }
+}
+
+/// Puts a coding into `accept-encoding`, once, at its end and without a weight.
+fn advertise(headers: &mut HeaderMap, coding: &'static str) {
+    let before = list(headers, &header::ACCEPT_ENCODING).unwrap_or_default();
+    let others = before.split(',').map(str::trim).filter(|entry| {
+        let name = entry.split(';').next().unwrap_or_default().trim();
+        !name.is_empty() && name != coding
+    });
+    let all: Vec<&str> = others.chain([coding]).collect();
+    if let Ok(value) = HeaderValue::try_from(all.join(",")) {
+        headers.insert(header::ACCEPT_ENCODING, value);
+    }
+}
+
+impl Service<Request<Body>> for &DecompressorFilter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let (mut parts, mut body) = request.into_parts();
+        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
+        let Some(exchange) = exchange.filter(|exchange| !exchange.upgrade) else {
+            return self.inner.call(Request::from_parts(parts, body));
+        };
+        let config = &self.inflating.config;
+        if !is_answered(&parts.extensions) {
+            if config.responses.is_some() && config.advertise {
+                advertise(&mut parts.headers, config.coding.name());
+            }
+            if let Some(settings) = config.requests
+                && !body.is_end_stream()
+                && self.inflating.applies(settings, &parts.headers)
+            {
+                let headers = &mut parts.headers;
+                body = self.inflating.decompress(headers, body, &exchange);
+            }
+            exchange.note_head(&parts);
+        }
+        let future = self.inner.call(Request::from_parts(parts, body));
+        let Some(settings) = config.responses else {
+            return future;
+        };
+        let inflating = self.inflating.clone();
+        Box::pin(async move {
+            let Ok(mut response) = future.await;
+            let passes = response.extensions().get::<DirectReply>().is_some();
+            if !passes
+                && !response.body().is_end_stream()
+                && response.status() != StatusCode::SWITCHING_PROTOCOLS
+                && inflating.applies(settings, response.headers())
+            {
+                let body = std::mem::take(response.body_mut());
+                let body = inflating.decompress(response.headers_mut(), body, &exchange);
+                *response.body_mut() = body;
+            }
+            Ok(response)
+        })
+    }
+}
