@@ -7,6 +7,7 @@ pub(crate) mod chain;
 mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
+pub(crate) mod log_filter;
 pub(crate) mod operators;
 pub(crate) mod record;
 mod route_cell;

@@ -26,7 +26,7 @@ use self::{
     times::{between, common_duration, millis, start_time},
 };
 use crate::{
-    config::snapshot::{FormatOperator as Operator, Piece, Substitution, Template},
+    config::snapshot::{FormatOperator as Operator, JsonTemplate, Piece, Substitution, Template},
     exchange::{Exchange, record::Head, record::Reply},
     http::{headers::head_field, random_id},
 };
@@ -81,6 +81,25 @@ impl Scope<'_> {
         let mut text = String::new();
         self.render(template, "-", &mut text);
         text.into()
+    }
+
+    /// Returns an object or a list of templates as JSON; `omit_empty` leaves members without a value out.
+    pub(crate) fn json_of(&self, template: &JsonTemplate, omit_empty: bool) -> serde_json::Value {
+        match template {
+            JsonTemplate::Text(template) => self.json(template),
+            JsonTemplate::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| (name.clone(), self.json_of(value, omit_empty)))
+                .filter(|(_, value)| !(omit_empty && value.is_null()))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+            JsonTemplate::List(items) => items
+                .iter()
+                .map(|item| self.json_of(item, omit_empty))
+                .collect::<Vec<_>>()
+                .into(),
+            JsonTemplate::Value(value) => value.clone(),
+        }
     }
 }
 

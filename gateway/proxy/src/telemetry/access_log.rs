@@ -13,11 +13,8 @@ use std::{
 use extproc_client::config::Effort;
 
 use crate::{
-    config::snapshot::{AccessLog, JsonTemplate, LogFilter, LogFormat, LogSink},
-    exchange::operators::{self, Scope},
-    http::headers::head_field,
-    route,
-    route::is_drawn,
+    config::snapshot::{AccessLog, LogFilter, LogFormat, LogSink},
+    exchange::{log_filter::passes, operators::Scope},
     telemetry::writer::Lines,
 };
 
@@ -135,37 +132,6 @@ pub(super) fn log(scope: &Scope<'_>) {
     }
 }
 
-/// Tells whether an exchange is to be logged.
-fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort) -> bool {
-    let reply = scope.reply;
-    match filter {
-        LogFilter::And(all) => all.iter().all(|filter| passes(filter, scope, effort)),
-        LogFilter::Or(some) => some.iter().any(|filter| passes(filter, scope, effort)),
-        LogFilter::Status(wanted) => {
-            wanted.holds(reply.status.map_or(0, |status| status.as_u16().into()))
-        }
-        LogFilter::Duration(wanted) => {
-            let took = scope.exchange.start.elapsed().as_millis();
-            wanted.holds(u64::try_from(took).unwrap_or(u64::MAX))
-        }
-        LogFilter::Fraction(share) => is_drawn(*share),
-        LogFilter::Header(matcher) => {
-            let value = scope
-                .head
-                .and_then(|head| head_field(&head.method, &head.uri, &head.headers, &matcher.name));
-            route::field_matches(matcher, value, effort)
-        }
-        LogFilter::Flags(0) => reply.flags != 0,
-        LogFilter::Flags(bits) => reply.flags & bits != 0,
-        LogFilter::Grpc { statuses, exclude } => {
-            let status = operators::grpc_status(scope);
-            let named = status.is_some_and(|status| statuses.contains(&status));
-            named != *exclude
-        }
-        LogFilter::Any => true,
-    }
-}
-
 impl Logger {
     fn line(&self, scope: &Scope<'_>) -> String {
         match &self.format {
@@ -175,28 +141,10 @@ impl Logger {
                 line
             }
             LogFormat::Json(template) => {
-                let mut line = json(template, scope, self.omit_empty).to_string();
+                let mut line = scope.json_of(template, self.omit_empty).to_string();
                 line.push('\n');
                 line
             }
         }
-    }
-}
-
-fn json(template: &JsonTemplate, scope: &Scope<'_>, omit_empty: bool) -> serde_json::Value {
-    match template {
-        JsonTemplate::Text(template) => scope.json(template),
-        JsonTemplate::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| (name.clone(), json(value, scope, omit_empty)))
-            .filter(|(_, value)| !(omit_empty && value.is_null()))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        JsonTemplate::List(items) => items
-            .iter()
-            .map(|item| json(item, scope, omit_empty))
-            .collect::<Vec<_>>()
-            .into(),
-        JsonTemplate::Value(value) => value.clone(),
     }
 }

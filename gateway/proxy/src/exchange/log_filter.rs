@@ -1,0 +1,41 @@
+//! Filters of exchanges, for logs and for local replies.
+
+use extproc_client::config::Effort;
+
+use super::operators::{self, Scope};
+use crate::{
+    config::snapshot::LogFilter,
+    http::headers::head_field,
+    route::{self, is_drawn},
+};
+
+/// Tells whether a filter takes an exchange.
+pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort) -> bool {
+    let reply = scope.reply;
+    match filter {
+        LogFilter::And(all) => all.iter().all(|filter| passes(filter, scope, effort)),
+        LogFilter::Or(some) => some.iter().any(|filter| passes(filter, scope, effort)),
+        LogFilter::Status(wanted) => {
+            wanted.holds(reply.status.map_or(0, |status| status.as_u16().into()))
+        }
+        LogFilter::Duration(wanted) => {
+            let took = scope.exchange.start.elapsed().as_millis();
+            wanted.holds(u64::try_from(took).unwrap_or(u64::MAX))
+        }
+        LogFilter::Fraction(share) => is_drawn(*share),
+        LogFilter::Header(matcher) => {
+            let value = scope
+                .head
+                .and_then(|head| head_field(&head.method, &head.uri, &head.headers, &matcher.name));
+            route::field_matches(matcher, value, effort)
+        }
+        LogFilter::Flags(0) => reply.flags != 0,
+        LogFilter::Flags(bits) => reply.flags & bits != 0,
+        LogFilter::Grpc { statuses, exclude } => {
+            let status = operators::grpc_status(scope);
+            let named = status.is_some_and(|status| statuses.contains(&status));
+            named != *exclude
+        }
+        LogFilter::Any => true,
+    }
+}
