@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use super::{
     fraction::FractionalPercent,
     matcher::HeaderMatcher,
     template,
-    value::{Enum, ProtoEnum, Whatever},
+    value::{Enum, FieldValue, ProtoEnum, Whatever},
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
@@ -37,7 +38,7 @@ pub(super) struct AccessLog {
 /// `envoy.config.accesslog.v3.AccessLogFilter`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct AccessLogFilter {
+pub(super) struct AccessLogFilter {
     status_code_filter: Option<ComparisonOf>,
     duration_filter: Option<ComparisonOf>,
     not_health_check_filter: Option<Whatever>,
@@ -139,7 +140,7 @@ impl ProtoEnum for GrpcStatus {
 }
 
 impl Located<AccessLogFilter> {
-    fn build(&self) -> Result<LogFilter, Fault> {
+    pub(super) fn build(&self) -> Result<LogFilter, Fault> {
         let AccessLogFilter {
             status_code_filter,
             duration_filter,
@@ -237,11 +238,12 @@ struct StreamAccessLog {
 /// `envoy.config.core.v3.SubstitutionFormatString`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct SubstitutionFormatString {
+pub(super) struct SubstitutionFormatString {
     text_format: Option<String>,
     text_format_source: Option<Located<DataSource>>,
     json_format: Option<Map<String, Value>>,
-    omit_empty_values: bool,
+    pub(super) omit_empty_values: bool,
+    content_type: Option<FieldValue>,
     formatters: Vec<TypedExtensionConfig>,
 }
 
@@ -343,14 +345,28 @@ fn text_format(text: &str, node: NodeId) -> Result<LogFormat, Fault> {
 }
 
 fn json_format(map: &Map<String, Value>, node: NodeId) -> Result<LogFormat, Fault> {
-    let template = template::json(&map.clone().into());
+    // As in Envoy, members come in the order of their names.
+    let mut sorted = Value::from(map.clone());
+    sorted.sort_all_objects();
+    let template = template::json(&sorted);
     let template = template.map_err(|reason| Fault::at(node, reason))?;
     Ok(LogFormat::Json(template))
 }
 
+impl SubstitutionFormatString {
+    /// The type of a body of this form.
+    pub(super) fn content_type(&self) -> HeaderValue {
+        match &self.content_type {
+            Some(FieldValue(value)) if !value.is_empty() => value.clone(),
+            _ if self.json_format.is_some() => HeaderValue::from_static("application/json"),
+            _ => HeaderValue::from_static("text/plain"),
+        }
+    }
+}
+
 impl Located<SubstitutionFormatString> {
     /// `log` is where operators that are not known are told of.
-    fn build(&self, reader: &Reader<'_>, log: NodeId) -> Result<LogFormat, Fault> {
+    pub(super) fn build(&self, reader: &Reader<'_>, log: NodeId) -> Result<LogFormat, Fault> {
         let format = &self.value;
         for formatter in &format.formatters {
             let node = formatter.typed_config.node;

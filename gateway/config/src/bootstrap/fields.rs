@@ -73,7 +73,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Pipe", Ignore, &["mode"]),
     ("Address", Refuse(UNSUPPORTED), &["envoy_internal_address"]),
     ("DataSource", Ignore, &["watched_directory"]),
-    ("SubstitutionFormatString", Ignore, &["content_type"]),
     ("SubstitutionFormatString", Ignore, &["json_format_options"]),
     ("TransportSocket", Ignore, &["name"]),
     ("TypedExtensionConfig", Ignore, &["name"]),
@@ -139,7 +138,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
         "original_ip_detection_extensions",
-        "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
+        "early_header_mutation_extensions", "path_normalization_options",
         "forward_client_cert_matcher",
     ]),
     ("ProxyStatusConfig", Ignore, &["remove_connection_termination_details"]),

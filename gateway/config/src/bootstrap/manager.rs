@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::{
     access_log::AccessLog,
     filter::{self, HttpFilter},
+    local_reply::LocalReplyConfig,
     per_filter::Filters,
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
     root::Loaded,
@@ -62,6 +63,7 @@ pub(super) struct HttpConnectionManager {
     delayed_close_timeout: Option<Time>,
     #[serde(default)]
     access_log: Vec<Located<AccessLog>>,
+    local_reply_config: Option<LocalReplyConfig>,
     tracing: Option<Located<Tracing>>,
     use_remote_address: Option<bool>,
     #[serde(default)]
@@ -314,6 +316,11 @@ impl Located<HttpConnectionManager> {
                 .iter()
                 .map(|log| log.build(loaded.reader))
                 .collect::<Result<_, _>>()?,
+            local_reply: manager
+                .local_reply_config
+                .as_ref()
+                .map(|config| config.build(loaded.reader))
+                .transpose()?,
             tracing: match &manager.tracing {
                 Some(tracing) => tracing.build(loaded)?.map(Arc::new),
                 None => None,

@@ -27,6 +27,7 @@ mod header;
 mod health;
 mod internal_redirect;
 mod listener;
+mod local_reply;
 mod manager;
 mod match_tree;
 mod matched;

@@ -205,6 +205,7 @@ fn manager(
         preserve_external_request_id: false,
         upgrades: vec!["websocket".into()],
         proxy_100_continue: false,
+        local_reply: None,
         access_log: vec![AccessLog {
             sink: LogSink::Stdout,
             format: LogFormat::default(),

@@ -7,7 +7,7 @@ use http::{HeaderValue, uri::Scheme};
 
 use super::{
     Filter, FilterKind, Fraction, HeaderChange, HeaderMatch, HeaderTemplate, JsonTemplate,
-    RouteTable, StripPort, Substitution, Template, Tracing,
+    LocalReplies, RouteTable, StripPort, Substitution, Template, Tracing,
 };
 
 /// `codec_type`.
@@ -115,6 +115,8 @@ pub struct HttpManager {
     pub proxy_100_continue: bool,
     /// Access logs.
     pub access_log: Vec<AccessLog>,
+    /// `local_reply_config`.
+    pub local_reply: Option<LocalReplies>,
     /// `tracing`; nothing is traced if unset.
     pub tracing: Option<Arc<Tracing>>,
     /// `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`, `headers_with_underscores_action`.
@@ -451,7 +453,9 @@ impl HttpManager {
             .access_log
             .iter()
             .flat_map(|log| log.format.templates());
+        let replies = self.local_reply.iter().flat_map(LocalReplies::templates);
         logs.into_iter().any(shown)
+            || replies.into_iter().any(shown)
             || tags.map(|tag| &tag.value).any(shown)
             || self.header_changes().any(|change| match change {
                 HeaderChange::Set {
@@ -468,6 +472,8 @@ impl HttpManager {
             FilterKind::HeaderMutation { request, response } => request.iter().chain(response),
             _ => [].iter().chain(&[]),
         });
-        self.routes.header_changes().chain(filters)
+        let replies = self.local_reply.iter();
+        let replies = replies.flat_map(LocalReplies::header_changes);
+        self.routes.header_changes().chain(filters).chain(replies)
     }
 }

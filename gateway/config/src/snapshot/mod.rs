@@ -11,6 +11,7 @@ mod flags;
 mod hashing;
 mod health;
 mod listener;
+mod local_reply;
 mod manager;
 mod match_tree;
 mod operator;
@@ -39,6 +40,7 @@ pub use self::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
         Listener, TransportProtocol,
     },
+    local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
         AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
         Interval, Keepalive, LogFilter, LogFormat, LogSink, NodeIdentity, Normalization, Operator,

@@ -4,7 +4,9 @@ use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{
     config::snapshot::{AppendAction, HeaderChange, HeaderTemplate, RouteAction},
-    exchange::{Exchange, Head, Reply, operators::Scope},
+    exchange::{Exchange, Head, Reply, local_reply, operators::Scope},
+    http::body::Body,
+    route::Selected,
 };
 
 /// Applies changes in order. `scope` is what `%..%` operators in values see.
@@ -119,20 +121,25 @@ pub(crate) fn response<'a, B>(
 
 /// Response extension: the route's response headers are in place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RouteHeadersDone;
+struct RouteHeadersDone;
 
-/// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request. A response
-/// that came from the end of the chain has them.
-pub(crate) fn add_route_headers<B>(response: &mut Response<B>, exchange: &Exchange) {
+/// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request, and gives it
+/// the form of a local reply. A response that came from the end of the chain has both.
+pub(crate) fn add_route_headers(response: &mut Response<Body>, exchange: &Exchange) {
     if response.extensions().get::<RouteHeadersDone>().is_some() {
         return;
     }
-    let Some(route) = exchange.route() else {
-        return;
-    };
-    if matches!(route.route.action, RouteAction::Forward(_)) {
+    let route = exchange.route();
+    let forwards = |route: &Selected| matches!(route.route.action, RouteAction::Forward(_));
+    if let Some(route) = route.filter(forwards) {
         let head = exchange.head();
         self::response(response, route.response_headers(), exchange, head.as_ref());
-        response.extensions_mut().insert(RouteHeadersDone);
     }
+    finish(response, exchange);
+}
+
+/// Says that a response has what the route adds to it; a local reply gets its form.
+pub(crate) fn finish(response: &mut Response<Body>, exchange: &Exchange) {
+    local_reply::rewrite(response, exchange);
+    response.extensions_mut().insert(RouteHeadersDone);
 }

@@ -32,7 +32,7 @@ pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort)
         LogFilter::Flags(0) => reply.flags != 0,
         LogFilter::Flags(bits) => reply.flags & bits != 0,
         LogFilter::Grpc { statuses, exclude } => {
-            let status = operators::grpc_status(scope);
+            let status = operators::grpc_code_of(reply);
             let named = status.is_some_and(|status| statuses.contains(&status));
             named != *exclude
         }

@@ -7,6 +7,7 @@ pub(crate) mod chain;
 mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
+pub(crate) mod local_reply;
 pub(crate) mod log_filter;
 pub(crate) mod operators;
 pub(crate) mod record;
@@ -351,6 +352,7 @@ impl Exchange {
         !self.listener.logs.is_empty()
             || self.trace.as_ref().is_some_and(|trace| trace.recording)
             || self.http.request_id_in_response
+            || self.http.local_reply.is_some()
     }
 
     /// A header of the request as it stands now, if heads are kept.

@@ -19,14 +19,16 @@ use extproc_client::{
 use http::{HeaderMap, StatusCode, Version};
 use serde_json::Value as Json;
 
-pub(crate) use self::status::{grpc_status, short_flags};
+pub(crate) use self::status::{grpc_code_of, grpc_status, short_flags};
 use self::{
     sizes::{fields_bytes, request_bytes, sent_bytes},
     status::{flags, grpc_name},
     times::{between, common_duration, millis, start_time},
 };
 use crate::{
-    config::snapshot::{FormatOperator as Operator, JsonTemplate, Piece, Substitution, Template},
+    config::snapshot::{
+        FormatOperator as Operator, JsonTemplate, LogFormat, Piece, Substitution, Template,
+    },
     exchange::{Exchange, record::Head, record::Reply},
     http::{headers::head_field, random_id},
 };
@@ -83,6 +85,22 @@ impl Scope<'_> {
         text.into()
     }
 
+    /// Returns a line of a log, or the body of a local reply.
+    pub(crate) fn formatted(&self, format: &LogFormat, omit_empty: bool) -> String {
+        match format {
+            LogFormat::Text(template) => {
+                let mut line = String::with_capacity(256);
+                self.render(template, if omit_empty { "" } else { "-" }, &mut line);
+                line
+            }
+            LogFormat::Json(template) => {
+                let mut line = self.json_of(template, omit_empty).to_string();
+                line.push('\n');
+                line
+            }
+        }
+    }
+
     /// Returns an object or a list of templates as JSON; `omit_empty` leaves members without a value out.
     pub(crate) fn json_of(&self, template: &JsonTemplate, omit_empty: bool) -> serde_json::Value {
         match template {
@@ -96,6 +114,7 @@ impl Scope<'_> {
             JsonTemplate::List(items) => items
                 .iter()
                 .map(|item| self.json_of(item, omit_empty))
+                .filter(|value| !(omit_empty && value.is_null()))
                 .collect::<Vec<_>>()
                 .into(),
             JsonTemplate::Value(value) => value.clone(),
@@ -298,6 +317,7 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution) -> Value<'a> {
         Operator::TypedCel => {
             expression_value(scope, expression.as_deref()).map_or(Value::None, Value::Json)
         }
+        Operator::LocalReplyBody => Value::Text(scope.reply.local_body.as_str().into()),
         Operator::Absent(_) => Value::None,
     }
 }

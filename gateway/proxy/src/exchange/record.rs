@@ -42,6 +42,8 @@ pub(crate) struct Reply {
     pub(crate) upstream: Option<UpstreamInfo>,
     /// What an upstream responded in.
     pub(crate) upstream_version: Option<Version>,
+    /// The text of a local reply that is being formatted.
+    pub(crate) local_body: String,
 }
 
 impl Reply {
@@ -81,6 +83,7 @@ impl Reply {
             processor: extensions.get().copied(),
             upstream_version: of_upstream.then(|| response.version()),
             upstream,
+            local_body: String::new(),
         }
     }
 }

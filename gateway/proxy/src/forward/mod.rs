@@ -129,6 +129,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         let mut response =
             local_reply::reply(exchange.grpc, status, "".into(), "route_not_found", flags);
         keep_sent(parts, &mut response);
+        header_changes::finish(&mut response, &exchange);
         return response;
     };
     let mut response = match &route.route.action {
@@ -186,9 +187,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
             headers.append(name, value.clone());
         }
     }
-    response
-        .extensions_mut()
-        .insert(header_changes::RouteHeadersDone);
+    header_changes::finish(&mut response, &exchange);
     response
 }
 

@@ -3,10 +3,10 @@
 use std::{
     error::Error,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -84,6 +84,20 @@ impl Body {
         B::Error: Into<BoxError>,
     {
         Self(Kind::Boxed(Box::pin(Erased { body })))
+    }
+
+    /// Takes the data that is here without waiting, and leaves nothing.
+    pub(crate) fn take_ready(&mut self) -> Bytes {
+        let mut body = std::mem::take(self);
+        if let Kind::Full(bytes) = body.0 {
+            return bytes;
+        }
+        let mut data = BytesMut::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) {
+            data.extend_from_slice(&frame.into_data().unwrap_or_default());
+        }
+        data.freeze()
     }
 
     /// Without `trailers`, those that come are dropped, as by a codec that does not know them.

@@ -38,31 +38,11 @@ pub(crate) fn reply_with(
     details: impl Into<Cow<'static, str>>,
     flags: u64,
 ) -> Response<Body> {
-    let mut response = if grpc {
-        let mut response = Response::new(Body::empty());
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/grpc"),
-        );
-        headers.insert("grpc-status", u16::from(grpc_code(status)).into());
-        if !body.is_empty()
-            && let Ok(message) = HeaderValue::try_from(percent_encode(&body, MESSAGE).to_string())
-        {
-            headers.insert("grpc-message", message);
-        }
-        response
-    } else {
-        let length = body.len();
-        let mut response = Response::new(Body::full(body));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        if length > 0 {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
-        response
-    };
+    let mut response = Response::new(Body::empty());
+    match grpc {
+        true => put_grpc(&mut response, status, &body),
+        false => put(&mut response, status, body),
+    }
     let extensions = response.extensions_mut();
     extensions.insert(LocalReply::new(status));
     extensions.insert(ResponseDetails::new(details));
@@ -70,4 +50,32 @@ pub(crate) fn reply_with(
         extensions.insert(ResponseFlags::new(flags));
     }
     response
+}
+
+/// Gives a response this status and body.
+pub(crate) fn put(response: &mut Response<Body>, status: StatusCode, body: Bytes) {
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if !body.is_empty() {
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    *response.body_mut() = Body::full(body);
+}
+
+/// Makes of a response the trailers-only one that says the same.
+pub(crate) fn put_grpc(response: &mut Response<Body>, status: StatusCode, body: &[u8]) {
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert("grpc-status", u16::from(grpc_code(status)).into());
+    if !body.is_empty()
+        && let Ok(message) = HeaderValue::try_from(percent_encode(body, MESSAGE).to_string())
+    {
+        headers.insert("grpc-message", message);
+    }
+    *response.body_mut() = Body::empty();
 }

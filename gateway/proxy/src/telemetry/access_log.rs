@@ -126,25 +126,9 @@ pub(super) fn log(scope: &Scope<'_>) {
             .filter
             .as_ref()
             .is_none_or(|filter| passes(filter, scope, &mut effort));
-        if wanted && !logger.sink.send(logger.line(scope).into_bytes()) {
+        let line = || scope.formatted(&logger.format, logger.omit_empty);
+        if wanted && !logger.sink.send(line().into_bytes()) {
             exchange.listener.stats.access_log_dropped.add();
-        }
-    }
-}
-
-impl Logger {
-    fn line(&self, scope: &Scope<'_>) -> String {
-        match &self.format {
-            LogFormat::Text(template) => {
-                let mut line = String::with_capacity(256);
-                scope.render(template, if self.omit_empty { "" } else { "-" }, &mut line);
-                line
-            }
-            LogFormat::Json(template) => {
-                let mut line = scope.json_of(template, self.omit_empty).to_string();
-                line.push('\n');
-                line
-            }
         }
     }
 }

@@ -37,6 +37,10 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
     ("server-names", "the scenario format has no certificates"),
     ("chains-of-a-composite", "no match trees are generated"),
     ("buffer-limit", "no filter `buffer` is generated"),
+    (
+        "flags-of-a-local-reply",
+        "no `local_reply_config` is generated",
+    ),
     ("damaged-codings", "no filter `decompressor` is generated"),
     ("spans-of-a-trace", "no `tracing` is generated"),
     ("baggage", "no `tracing` is generated"),

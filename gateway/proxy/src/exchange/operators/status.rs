@@ -4,14 +4,15 @@ use extproc_client::text::grpc::grpc_code;
 use http::HeaderMap;
 
 use super::{Scope, Value, text};
-use crate::config::snapshot::RESPONSE_FLAGS;
+use crate::{config::snapshot::RESPONSE_FLAGS, exchange::record::Reply};
 
-/// The gRPC status of the response to a request of gRPC: its own, or else what its HTTP status means.
+/// The gRPC status of the response to a request of gRPC.
 pub(crate) fn grpc_status(scope: &Scope<'_>) -> Option<u64> {
-    if !scope.exchange.grpc {
-        return None;
-    }
-    let reply = scope.reply;
+    grpc_code_of(scope.reply).filter(|_| scope.exchange.grpc)
+}
+
+/// The gRPC status of a response: its own, or else what its HTTP status means.
+pub(crate) fn grpc_code_of(reply: &Reply) -> Option<u64> {
     let of = |headers: &HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
     let own = reply.trailers.as_ref().and_then(of);
     own.or_else(|| of(&reply.headers))
