@@ -213,14 +213,12 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),
     ("VirtualHost", Note(NOT_DONE), &[
         "include_request_attempt_count", "include_attempt_count_in_response",
-        "include_is_timeout_retry_header", "per_request_buffer_limit_bytes",
-        "request_body_buffer_limit", "hedge_policy",
+        "include_is_timeout_retry_header", "hedge_policy",
     ]),
     ("VirtualHost", Refuse(UNSUPPORTED), &["cors", "retry_policy_typed_config"]),
     ("VirtualHost", RefusePresence(UNSUPPORTED), &["matcher"]),
     ("Route", Ignore, &["stat_prefix"]),
     ("Decorator", Ignore, &["propagate"]),
-    ("Route", Note(NOT_DONE), &["per_request_buffer_limit_bytes", "request_body_buffer_limit"]),
     ("Route", RefusePresence(UNSUPPORTED), &["filter_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
         "path_match_policy", "tls_context", "dynamic_metadata",

@@ -73,6 +73,8 @@ struct VirtualHost {
     typed_per_filter_config: PerFilterConfig,
     #[serde(default)]
     metadata: Metadata,
+    per_request_buffer_limit_bytes: Option<u32>,
+    request_body_buffer_limit: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,6 +112,8 @@ struct Route {
     response_headers_to_add: Vec<Located<HeaderValueOption>>,
     #[serde(default)]
     response_headers_to_remove: Vec<Located<Name>>,
+    per_request_buffer_limit_bytes: Option<u32>,
+    request_body_buffer_limit: Option<u64>,
 }
 
 /// `envoy.config.route.v3.NonForwardingAction`: requests that a filter answers. What none does is for no cluster.
@@ -130,6 +134,14 @@ macro_rules! changes {
             remove: &level.response_headers_to_remove,
         };
         (request.build()?, response.build()?)
+    }};
+}
+
+/// The limit of request bodies that a virtual host or a route sets, by its new name or by its old one.
+macro_rules! body_limit {
+    ($level:expr) => {{
+        let old = $level.per_request_buffer_limit_bytes.map(u64::from);
+        $level.request_body_buffer_limit.or(old)
     }};
 }
 
@@ -155,6 +167,7 @@ struct Position<'a> {
     mirrors: &'a [Located<RequestMirrorPolicy>],
     validate: bool,
     direct_limit: usize,
+    body_limit: Option<u64>,
 }
 
 impl RouteConfiguration {
@@ -178,6 +191,7 @@ impl RouteConfiguration {
                     own => own,
                 },
                 validate: self.validate_clusters.unwrap_or(true),
+                body_limit: body_limit!(host.value),
                 direct_limit: self
                     .max_direct_response_body_size_bytes
                     .unwrap_or(DEFAULT_DIRECT_BODY) as usize,
@@ -301,6 +315,9 @@ impl Located<Route> {
             choices: Arc::new([]),
             cors: Level::cors(&[table, host, &own]),
             tracing: tracing::of_route(route.decorator.as_ref(), route.tracing.as_ref())?,
+            request_buffer: body_limit!(route)
+                .or(position.body_limit)
+                .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         })
     }
 }

@@ -372,6 +372,7 @@ impl RulePlan<'_> {
             choices: effects.choices.into(),
             cors,
             tracing: None,
+            request_buffer: None,
         })
     }
 }
@@ -388,6 +389,7 @@ pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
         choices: effects.choices.into(),
         cors: None,
         tracing: None,
+        request_buffer: None,
     })
 }
 

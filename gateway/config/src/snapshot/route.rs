@@ -151,6 +151,9 @@ pub struct Route {
     pub cors: Option<Arc<Cors>>,
     /// `decorator` and `tracing`.
     pub tracing: Option<Arc<RouteTracing>>,
+    /// `request_body_buffer_limit`: bytes of a request that are kept for further attempts, in place of what the listener
+    /// allows, and that filters may gather if it is more than that.
+    pub request_buffer: Option<usize>,
 }
 
 /// Configurations of a route that differ from the filters' own. A name that a filter of the listener shares with filters of

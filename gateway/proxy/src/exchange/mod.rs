@@ -70,6 +70,8 @@ pub(crate) struct Exchange {
     pub(crate) outgoing: Arc<Outgoing>,
     /// Bytes of a body that may be held.
     pub(crate) buffer: usize,
+    /// The same for its request, for which its first route may allow more.
+    request_buffer: usize,
     /// Bytes of both bodies that are held.
     pub(crate) buffers: Buffers,
     me: Weak<Self>,
@@ -159,6 +161,11 @@ impl Exchange {
             metadata: DynamicMetadata::default(),
             outgoing: begin.outgoing,
             buffer: begin.buffer,
+            request_buffer: begin
+                .route
+                .as_ref()
+                .and_then(|route| route.route.request_buffer)
+                .map_or(begin.buffer, |own| own.max(begin.buffer)),
             buffers: begin.buffers,
             me: me.clone(),
             upgrade: begin.upgrade,
@@ -229,7 +236,7 @@ impl Exchange {
         // The exchange holds no context, so that this is no circle.
         context.host = Some(self.clone());
         context.limits = Limits {
-            request_buffer: self.buffer,
+            request_buffer: self.request_buffer,
             response_buffer: self.buffer,
             request_headers: self.http.request_headers,
             ..Limits::default()

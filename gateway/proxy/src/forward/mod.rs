@@ -272,7 +272,8 @@ async fn proxy(
     let again = policy.count > 0 || candidate.is_some();
     let kept = (again && !body.is_end_stream() && !exchange.upgrade).then(|| {
         let held = Held::new(Some(exchange.clone()));
-        Kept::new(std::mem::take(body), exchange.buffer, held)
+        let limit = route.route.request_buffer.unwrap_or(exchange.buffer);
+        Kept::new(std::mem::take(body), limit, held)
     });
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
