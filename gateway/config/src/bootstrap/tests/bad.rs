@@ -358,6 +358,7 @@ fn an_unknown_type_under_a_filters_name() {
              envoy.extensions.filters.http.cors.v3.CorsPolicy, \
              envoy.extensions.filters.http.buffer.v3.BufferPerRoute, \
              envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, \
+             envoy.extensions.filters.http.compressor.v3.CompressorPerRoute, \
              envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute, \
              envoy.config.route.v3.FilterConfig"
         )
