@@ -40,6 +40,9 @@ pub(super) enum Item<'a> {
     Null,
     /// A map whose content does not matter.
     Map,
+    /// A list, a map or null that is kept.
+    #[cfg(feature = "cel")]
+    Data(prost_types::Value),
 }
 
 impl<'a> Item<'a> {
@@ -57,6 +60,8 @@ impl<'a> Item<'a> {
             Self::Node(node) => text::node(node).into(),
             Self::Null => Cow::Borrowed("NULL"),
             Self::Headers(_) | Self::Map => Cow::Borrowed(print::MAP),
+            #[cfg(feature = "cel")]
+            Self::Data(value) => return Encoded::Data(value),
         })
     }
 }

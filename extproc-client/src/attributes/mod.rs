@@ -42,6 +42,16 @@ pub struct ExpressionError(String);
 #[derive(Clone, Debug)]
 pub struct Expression {
     form: Form,
+    shape: Shape,
+}
+
+/// How lists, maps and null are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// As Envoy's attributes: in words that say what they are.
+    Printed,
+    /// As what they are.
+    Kept,
 }
 
 #[derive(Clone, Debug)]
@@ -98,14 +108,35 @@ impl Expression {
     /// # Errors
     /// As [`compile`](Self::compile).
     pub fn compile_with(text: &str, vocabulary: Vocabulary) -> Result<Self, ExpressionError> {
+        let shape = match vocabulary {
+            Vocabulary::Envoy => Shape::Printed,
+            Vocabulary::Agentgateway => Shape::Kept,
+        };
+        Self::compile_as(text, vocabulary, shape)
+    }
+
+    /// Compiles `text` with Envoy's names, and keeps lists, maps and null, which are words otherwise.
+    ///
+    /// # Errors
+    /// As [`compile`](Self::compile).
+    pub fn compile_kept(text: &str) -> Result<Self, ExpressionError> {
+        Self::compile_as(text, Vocabulary::Envoy, Shape::Kept)
+    }
+
+    fn compile_as(
+        text: &str,
+        vocabulary: Vocabulary,
+        shape: Shape,
+    ) -> Result<Self, ExpressionError> {
         #[cfg(feature = "cel")]
-        let form = cel::compile(text, vocabulary);
+        let form = cel::compile(text, vocabulary, shape);
         #[cfg(not(feature = "cel"))]
         let form = name::parse(text, vocabulary).ok_or_else(|| {
             "is more than the name of an attribute or a header, which needs the cargo feature `cel`".to_owned()
         });
         Ok(Self {
             form: form.map_err(ExpressionError)?,
+            shape,
         })
     }
 
@@ -125,7 +156,8 @@ impl Expression {
     }
 
     /// The expression's value for a request, before it goes anywhere: a boolean, a number, or text as a
-    /// processor would get it. One that takes too many steps has none.
+    /// processor would get it, and in agentgateway's vocabulary a list, a map or null as well. One that takes too many steps has
+    /// none.
     pub fn value(
         &self,
         request: &http::request::Parts,
@@ -147,11 +179,13 @@ impl Expression {
         use prost_types::value::Kind;
         let view = View::of(seen, around);
         let kind = match self.evaluate(&view)? {
-            Item::Null => return None,
+            Item::Null if self.shape == Shape::Kept => Kind::NullValue(0),
             item => match item.encoded() {
                 Encoded::Bool(value) => Kind::BoolValue(value),
                 Encoded::Number(value) => Kind::NumberValue(value),
                 Encoded::Text(text) => Kind::StringValue(text.into_owned()),
+                #[cfg(feature = "cel")]
+                Encoded::Data(value) => return Some(value),
             },
         };
         Some(prost_types::Value { kind: Some(kind) })
@@ -285,12 +319,14 @@ pub(crate) fn evaluate(set: &AttributeSet, view: &View<'_>) -> Vec<u8> {
     out
 }
 
-/// The three kinds that Envoy encodes a value as.
+/// The three kinds that Envoy encodes a value as, and data that is kept.
 #[derive(Debug, PartialEq)]
 enum Encoded<'a> {
     Bool(bool),
     Number(f64),
     Text(std::borrow::Cow<'a, str>),
+    #[cfg(feature = "cel")]
+    Data(prost_types::Value),
 }
 
 /// One entry of `Struct.fields`, a `map<string, Value>`.
@@ -304,6 +340,8 @@ fn put_field(out: &mut Vec<u8>, name: &str, value: &Encoded<'_>) {
         Encoded::Bool(_) => 2,
         Encoded::Number(_) => 9,
         Encoded::Text(text) => length(text.len()),
+        #[cfg(feature = "cel")]
+        Encoded::Data(value) => prost::Message::encoded_len(value),
     };
     encode_key(1, LengthDelimited, out);
     encode_varint((length(name.len()) + length(value_length)) as u64, out);
@@ -326,6 +364,8 @@ fn put_field(out: &mut Vec<u8>, name: &str, value: &Encoded<'_>) {
             encode_varint(text.len() as u64, out);
             out.extend_from_slice(text.as_bytes());
         }
+        #[cfg(feature = "cel")]
+        Encoded::Data(value) => prost::Message::encode_raw(value, out),
     }
 }
 

@@ -120,7 +120,8 @@ mod tests {
         for vocabulary in [Vocabulary::Envoy, Vocabulary::Agentgateway] {
             for text in PLAIN {
                 let ours = format!("{:?}", parse(text, vocabulary).unwrap());
-                let cel = super::super::cel::compile(text, vocabulary);
+                let cel =
+                    super::super::cel::compile(text, vocabulary, super::super::Shape::Printed);
                 assert_eq!(format!("{:?}", cel.expect(text)), ours, "{text}");
             }
         }

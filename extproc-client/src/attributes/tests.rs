@@ -383,6 +383,52 @@ fn larger_than_may_be() {
 }
 
 #[test]
+fn lists_maps_and_null_that_are_kept() {
+    let exchange = exchange();
+    let context = crate::host::ExchangeContext::default();
+    let mut around = context.surroundings();
+    around.metadata = &exchange.metadata;
+    around.route = exchange.route.clone();
+    let kept = |text: &str| {
+        let expression = Expression::compile_with(text, Vocabulary::Agentgateway).unwrap();
+        let value = expression.value(&exchange.request, &around)?;
+        Some(crate::metadata::value_to_json(&value))
+    };
+    for (text, value) in [
+        ("[1, 'a', null, [true]]", json!([1, "a", null, [true]])),
+        (
+            "{'a': {'b': 1.5}, 2: 'c'}",
+            json!({"a": {"b": 1.5}, "2": "c"}),
+        ),
+        ("null", Json::Null),
+        (
+            "request.headers",
+            json!({
+                ":authority": "test.local", ":method": "POST", ":path": "/p?a=1", ":scheme": "http",
+                "x-a": "1", "x-multi": "a,b",
+            }),
+        ),
+        ("request.headers.filter(n, n == 'x-a')", json!(["x-a"])),
+        (
+            "metadata.filter_metadata['my.ns']",
+            json!({"k": "v", "n": 7, "f": 2.5, "b": true, "z": null, "l": ["a", 1], "o": {"x": "y"}}),
+        ),
+        (
+            "xds.route_metadata.filter_metadata['my.ns'].l",
+            json!([1, "a"]),
+        ),
+        ("request.path", json!("/p")),
+        ("duration('1s')", json!("1s")),
+    ] {
+        assert_eq!(kept(text).as_ref(), Some(&value), "{text}");
+    }
+    // What is there many times costs as often.
+    let list = format!("[{}]", "'x',".repeat(100));
+    assert_eq!(kept(&format!("{list}.map(a, {list}.map(b, {list}))")), None);
+    assert_eq!(kept("nothing.at.all"), None);
+}
+
+#[test]
 fn too_many_steps() {
     let exchange = exchange();
     let context = crate::host::ExchangeContext::default();

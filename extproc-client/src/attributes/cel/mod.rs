@@ -14,7 +14,7 @@ use cel::{
 };
 
 use self::budget::Meter;
-use super::{Form, Headers, Item, OverBudget, View, Vocabulary, lookup::ROOTS};
+use super::{Form, Headers, Item, OverBudget, Shape, View, Vocabulary, lookup::ROOTS};
 
 /// An expression over maps that are built for it.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(super) struct Compiled {
     adds: Option<Joins>,
     /// Regular expressions.
     regexes: regex::Library,
+    shape: Shape,
 }
 
 /// Tells if `+` joins texts, bytes and lists.
@@ -78,12 +79,12 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub(super) fn compile(text: &str, vocabulary: Vocabulary) -> Result<Form, String> {
+pub(super) fn compile(text: &str, vocabulary: Vocabulary, shape: Shape) -> Result<Form, String> {
     budget::check_text(text)?;
-    budget::with_room(|| parse(text, vocabulary)).flatten()
+    budget::with_room(|| parse(text, vocabulary, shape)).flatten()
 }
 
-fn parse(text: &str, vocabulary: Vocabulary) -> Result<Form, String> {
+fn parse(text: &str, vocabulary: Vocabulary, shape: Shape) -> Result<Form, String> {
     let program = ENV.compile(text).map_err(|errors| {
         let text = errors.to_string();
         let line = text.lines().next().unwrap_or_default();
@@ -101,7 +102,7 @@ fn parse(text: &str, vocabulary: Vocabulary) -> Result<Form, String> {
     });
     calls?;
     let adds = calls::translate(vocabulary, &mut expression);
-    if let Some(form) = plain(&expression) {
+    if let Some(form) = plain(&expression).filter(|form| shape == Shape::Printed || is_flat(form)) {
         return Ok(form);
     }
     let roots: Vec<&str> = ROOTS
@@ -125,6 +126,7 @@ fn parse(text: &str, vocabulary: Vocabulary) -> Result<Form, String> {
         roots,
         adds,
         regexes: patterns.finish(),
+        shape,
     })))
 }
 
@@ -165,6 +167,7 @@ impl Compiled {
         let value = Value::resolve(&self.expression, &context).ok()?;
         match &self.expression.expr {
             Expr::Call(call) if call.func_name == "type" => Some(print::a_type()),
+            _ if self.shape == Shape::Kept => value::kept(value, meter),
             _ => Some(print::item(value)),
         }
     }
@@ -207,6 +210,17 @@ fn plain(expression: &IdedExpr) -> Option<Form> {
             Some(Form::Header(headers, name.to_ascii_lowercase().into()))
         }
         _ => None,
+    }
+}
+
+/// Tells whether the value has no parts that would have to be kept.
+fn is_flat(form: &Form) -> bool {
+    match form {
+        Form::Name(_, Some(field)) => {
+            !matches!(&**field, "headers" | "trailers" | "node") && !field.ends_with("metadata")
+        }
+        Form::Name(_, None) => false,
+        Form::Header(..) | Form::Cel(_) => true,
     }
 }
 

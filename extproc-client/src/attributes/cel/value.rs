@@ -3,14 +3,15 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use cel::{ExecutionError, Value, objects::Key};
-use prost_types::{Any, Struct, value::Kind};
+use prost_types::{Any, ListValue, Struct, value::Kind};
 
 use super::{
     Headers, Joins, View,
     budget::{Meter, size},
+    print,
 };
 use crate::{
-    attributes::{lookup::Item, vocabulary},
+    attributes::{Encoded, lookup::Item, vocabulary},
     metadata::Metadata,
 };
 
@@ -112,6 +113,7 @@ fn of_item(view: &View<'_>, item: Item<'_>) -> Value {
         Item::Node(node) => of_node(node),
         Item::Null => Value::Null,
         Item::Map => map([]),
+        Item::Data(value) => of_kind(value.kind.as_ref()),
     }
 }
 
@@ -227,6 +229,50 @@ pub(super) fn add(
         }
         _ => left + right,
     }
+}
+
+/// Result of an expression as data, if it is a list, a map or null; otherwise as it is printed. Costs a step for each part, and
+/// for every 64 bytes of text: parts may be there many times.
+pub(super) fn kept<'a>(value: Value, meter: &Meter) -> Option<Item<'a>> {
+    match value {
+        Value::List(_) | Value::Map(_) | Value::Null => Some(Item::Data(data(&value, meter)?)),
+        value => Some(print::item(value)),
+    }
+}
+
+fn data(value: &Value, meter: &Meter) -> Option<prost_types::Value> {
+    meter.pay(1).ok()?;
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Float(number) => Kind::NumberValue(*number),
+        Value::List(list) => {
+            let values = list.iter().map(|part| data(part, meter));
+            Kind::ListValue(ListValue {
+                values: values.collect::<Option<_>>()?,
+            })
+        }
+        Value::Map(map) => {
+            let entries = map.map.iter().map(|(key, part)| {
+                let key = key.to_string();
+                meter.pay(key.len() as i64 / 64).ok()?;
+                Some((key, data(part, meter)?))
+            });
+            Kind::StructValue(Struct {
+                fields: entries.collect::<Option<_>>()?,
+            })
+        }
+        Value::String(text) => {
+            meter.pay(text.len() as i64 / 64).ok()?;
+            Kind::StringValue(text.to_string())
+        }
+        other => match print::item(other.clone()).encoded() {
+            Encoded::Bool(value) => Kind::BoolValue(value),
+            Encoded::Number(value) => Kind::NumberValue(value),
+            Encoded::Text(text) => Kind::StringValue(text.into_owned()),
+            Encoded::Data(value) => return Some(value),
+        },
+    };
+    Some(prost_types::Value { kind: Some(kind) })
 }
 
 pub(super) fn text_value(text: Cow<'_, str>) -> Value {

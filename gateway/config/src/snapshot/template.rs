@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use extproc_client::attributes::Expression;
+use extproc_client::attributes::{Expression, ExpressionError};
 use http::HeaderValue;
 use serde_json::Value;
 
@@ -32,6 +32,8 @@ pub struct Substitution {
     pub limit: Option<usize>,
     /// The argument of `%CEL(..)%`.
     pub expression: Option<Arc<Expression>>,
+    /// The argument of `%TYPED_CEL(..)%` where lists, maps and null stay what they are.
+    pub kept: Option<Arc<Expression>>,
 }
 
 impl PartialEq for Substitution {
@@ -48,20 +50,25 @@ impl Substitution {
     fn new(name: &str, argument: &str, limit: Option<usize>) -> Result<Self, TemplateError> {
         let operator =
             FormatOperator::read(name, argument, limit.is_some()).map_err(TemplateError)?;
-        let expression = match operator {
-            FormatOperator::Cel | FormatOperator::TypedCel => {
-                let compiled = Expression::compile(argument);
-                let compiled =
-                    compiled.map_err(|error| TemplateError(format!("%{name}%: {error}")))?;
-                Some(Arc::new(compiled))
-            }
-            _ => None,
+        type Compile = fn(&str) -> Result<Expression, ExpressionError>;
+        let compiled = |compile: Compile| {
+            let compiled = compile(argument).map(|compiled| Some(Arc::new(compiled)));
+            compiled.map_err(|error| TemplateError(format!("%{name}%: {error}")))
+        };
+        let (expression, kept) = match operator {
+            FormatOperator::Cel => (compiled(Expression::compile)?, None),
+            FormatOperator::TypedCel => (
+                compiled(Expression::compile)?,
+                compiled(Expression::compile_kept)?,
+            ),
+            _ => (None, None),
         };
         Ok(Self {
             operator,
             argument: argument.to_owned(),
             limit,
             expression,
+            kept,
         })
     }
 }
@@ -129,6 +136,7 @@ impl Template {
             argument,
             limit: None,
             expression: None,
+            kept: None,
         })])
     }
 

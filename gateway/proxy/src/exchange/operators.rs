@@ -57,7 +57,7 @@ impl Scope<'_> {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Substitution(substitution) => {
                     let limit = substitution.limit;
-                    match evaluate(self, substitution) {
+                    match evaluate(self, substitution, Form::Text) {
                         Value::None => out.push_str(missing),
                         Value::Number(number) => out.push_str(&number.to_string()),
                         Value::Text(text) => out.push_str(cut(&text, limit)),
@@ -72,7 +72,7 @@ impl Scope<'_> {
     pub(crate) fn json(&self, template: &Template) -> serde_json::Value {
         if let [Piece::Substitution(substitution)] = template.pieces() {
             let limit = substitution.limit;
-            return match evaluate(self, substitution) {
+            return match evaluate(self, substitution, Form::Json) {
                 Value::None => serde_json::Value::Null,
                 Value::Number(number) => number.into(),
                 Value::Text(text) => cut(&text, limit).into(),
@@ -140,11 +140,19 @@ fn cut(text: &str, limit: Option<usize>) -> &str {
     }
 }
 
-fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution) -> Value<'a> {
+/// What a value becomes a part of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> Value<'a> {
     let Substitution {
         operator,
         argument,
         expression,
+        kept,
         ..
     } = substitution;
     let argument = argument.as_str();
@@ -315,6 +323,10 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution) -> Value<'a> {
             None => Value::None,
         },
         Operator::TypedCel => {
+            let expression = match form {
+                Form::Text => expression,
+                Form::Json => kept,
+            };
             expression_value(scope, expression.as_deref()).map_or(Value::None, Value::Json)
         }
         Operator::LocalReplyBody => Value::Text(scope.reply.local_body.as_str().into()),
