@@ -110,7 +110,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "access_log", "socket_options", "enable_mptcp", "tcp_keepalive",
     ]),
     ("Listener", Refuse(UNSUPPORTED), &[
-        "use_original_dst", "transparent", "freebind", "fcds_config",
+        "transparent", "freebind", "fcds_config",
     ]),
     ("Listener", RefusePresence(UNSUPPORTED), &[
         "udp_listener_config", "api_listener", "internal_listener", "filter_chain_matcher",
@@ -327,7 +327,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "cluster_type", "upstream_bind_config", "lb_subset_config", "transport_socket_matches", "filters",
     ]),
     ("Cluster", RefusePresence(UNSUPPORTED), &["transport_socket_matcher", "upstream_config"]),
-    ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["upstream_port_override", "metadata_key"]),
+    ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["metadata_key"]),
     ("HashPolicy", RefusePresence("there is no filter state of others"), &["filter_state"]),
     ("HashHeader", RefusePresence(UNSUPPORTED), &["regex_rewrite"]),
     ("RingHash", Ignore, &["locality_weighted_lb_config"]),

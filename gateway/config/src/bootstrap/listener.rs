@@ -29,6 +29,9 @@ const INSPECTORS: &[&str] = &[
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
 ];
 
+/// The filter that finds out where a redirected connection was to go.
+const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+
 /// `per_connection_buffer_limit_bytes`.
 pub(super) const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 
@@ -49,6 +52,8 @@ pub(super) struct Listener {
     #[serde(default)]
     listener_filters: Vec<ListenerFilter>,
     bind_to_port: Option<Located<bool>>,
+    #[serde(default)]
+    use_original_dst: bool,
 }
 
 /// `envoy.config.listener.v3.AdditionalAddress`.
@@ -111,11 +116,17 @@ impl Located<Listener> {
                 "a listener without a port is not supported",
             ));
         }
+        let mut original_dst = listener.use_original_dst;
         for filter in &listener.listener_filters {
             if let Some(tree) = &filter.typed_config {
                 let name = reader.type_of(tree.node)?;
-                if !INSPECTORS.contains(&name) {
-                    return Err(unsupported(tree.node, name, INSPECTORS));
+                match name {
+                    ORIGINAL_DST => original_dst = true,
+                    name if INSPECTORS.contains(&name) => {}
+                    name => {
+                        let known = [INSPECTORS, &[ORIGINAL_DST]].concat();
+                        return Err(unsupported(tree.node, name, &known));
+                    }
                 }
                 let _: Whatever = reader.read_typed(tree.node)?;
             }
@@ -156,6 +167,7 @@ impl Located<Listener> {
                     },
                     address,
                     ipv4_compat,
+                    original_dst,
                     buffer_limit: listener
                         .per_connection_buffer_limit_bytes
                         .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,

@@ -351,7 +351,7 @@ impl Position<'_> {
                 Discovery::Static(list)
                 | Discovery::StrictDns(list)
                 | Discovery::LogicalDns(list) => list.len() as u64,
-                Discovery::Header(_) => 0,
+                Discovery::OriginalDst(_) => 0,
             };
         }
     }

@@ -66,6 +66,7 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
                 name: format!("port-{port}"),
                 address: SocketAddr::new(scope.address, bound_port),
                 ipv4_compat: true,
+                original_dst: false,
                 buffer_limit: listeners
                     .iter()
                     .find_map(|listener| policies.buffer_limit(listener.gateway))

@@ -236,8 +236,17 @@ pub enum Discovery {
     StrictDns(Vec<Endpoint>),
     /// The first address of the one name.
     LogicalDns(Vec<Endpoint>),
-    /// `ORIGINAL_DST` with the address in a request header (default `x-envoy-original-dst-host`).
+    /// `ORIGINAL_DST`: wherever the request says.
+    OriginalDst(OriginalDst),
+}
+
+/// The source of an endpoint's address in a cluster of type `ORIGINAL_DST`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OriginalDst {
+    /// A request header (default `x-envoy-original-dst-host`).
     Header(HeaderName),
+    /// The address that the client's connection was redirected from, at this port if one is given.
+    Socket(Option<u16>),
 }
 
 /// `dns_lookup_family`.

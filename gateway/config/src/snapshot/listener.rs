@@ -21,6 +21,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// `ipv4_compat`: `::` takes IPv4 connections, too.
     pub ipv4_compat: bool,
+    /// `original_dst`: a connection that was redirected here counts as one to where it was to go.
+    pub original_dst: bool,
     /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
     pub buffer_limit: usize,
     /// `filter_chains`; no two have the same match.

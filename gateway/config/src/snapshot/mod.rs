@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 pub use self::{
     cluster::{
         CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
-        LbPolicy, MetadataKey, OverrideHost, Priority, Reach, RetryBudget, Standing,
+        LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     compression::{Coding, Compressible, Compressor, Decoding, Decompressible, Decompressor, Etag},

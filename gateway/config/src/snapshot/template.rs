@@ -233,6 +233,7 @@ mod tests {
                 argument: argument.into(),
                 limit,
                 expression: None,
+                kept: None,
             })
         };
         assert_eq!(

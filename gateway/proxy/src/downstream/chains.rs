@@ -75,6 +75,8 @@ pub(crate) struct Hello<'a> {
 #[derive(Debug)]
 pub(crate) struct Chains {
     pub(crate) listener: String,
+    /// Connections that were redirected here count as ones to where they were to go.
+    pub(crate) original_dst: bool,
     /// In the order of the configuration, the default one last.
     pub(crate) chains: Vec<Chain>,
 }

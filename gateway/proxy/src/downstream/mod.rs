@@ -73,7 +73,7 @@ impl Context {
     fn new(
         chain: Chain,
         remote: SocketAddr,
-        local: SocketAddr,
+        (local, redirected): (SocketAddr, bool),
         tls: Option<TlsFacts>,
         admitted: Admitted,
     ) -> Self {
@@ -88,6 +88,7 @@ impl Context {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 remote,
                 local,
+                redirected,
                 tls,
             }),
             _active: Arc::new((

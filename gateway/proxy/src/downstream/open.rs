@@ -86,7 +86,10 @@ pub(crate) async fn open(
     let local = stream
         .local_addr()
         .map_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into(), canonical);
-    let (stream, chain, tls) = match choose(stream, &chains).await {
+    let original = chains.original_dst.then(|| original(&stream, local));
+    let original = original.flatten();
+    let to = (original.unwrap_or(local), original.is_some());
+    let (stream, chain, tls) = match choose(stream, to.0.port(), &chains).await {
         Ok(Some(chosen)) => chosen,
         Ok(None) => {
             tracing::debug!(peer = %remote, listener = %chains.listener, "no filter chain matches");
@@ -99,7 +102,7 @@ pub(crate) async fn open(
     };
     drop(chains);
     let mut drain = chain.drainer.drain();
-    let context = Context::new(chain, remote, local, tls, admitted);
+    let context = Context::new(chain, remote, to, tls, admitted);
     tokio::select! {
         () = serve(stream, context) => {}
         () = drain.over() => {}
@@ -114,15 +117,26 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// Where a connection was to go before the kernel redirected it to the address that it has come to; `None` if it was not. To
+/// go there would be to come here again.
+fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let found = match local {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    let original = found.ok()?.as_socket().map(canonical)?;
+    (original != local).then_some(original)
+}
+
 type Chosen = (ClientStream, Chain, Option<TlsFacts>);
 
 /// Looks at the first bytes as far as that is needed to choose a chain, and completes its handshake.
-async fn choose(stream: TcpStream, chains: &Chains) -> io::Result<Option<Chosen>> {
+async fn choose(stream: TcpStream, port: u16, chains: &Chains) -> io::Result<Option<Chosen>> {
     if let Some(chain) = chains.without_looking() {
         return Ok(Some((ClientStream::Plain(stream), chain.clone(), None)));
     }
     let deadline = Instant::now() + HELLO;
-    let port = stream.local_addr()?.port();
     if !timeout_at(deadline, begins_tls(&stream)).await?? {
         let hello = Hello {
             port,

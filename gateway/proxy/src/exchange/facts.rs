@@ -8,6 +8,8 @@ pub(crate) struct Peer {
     pub(crate) id: u64,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// `local` is where the connection was to go before it was redirected here.
+    pub(crate) redirected: bool,
     pub(crate) tls: Option<TlsFacts>,
 }
 

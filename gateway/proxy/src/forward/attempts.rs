@@ -228,6 +228,7 @@ impl<'a> Attempts<'a> {
         let mut wanted = Wanted {
             headers,
             metadata: Some(&exchange.metadata),
+            redirected_from: exchange.peer.redirected.then_some(exchange.peer.local),
             before: self.made.saturating_sub(1) as usize,
             passed: &passed,
             hash: self.hash,

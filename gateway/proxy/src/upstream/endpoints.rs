@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     config::snapshot::{
-        Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, MetadataKey, OverrideHost,
-        Standing,
+        Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, MetadataKey, OriginalDst,
+        OverrideHost, Standing,
     },
     http::hash::Hashed,
     limits::throttle::Throttle,
@@ -46,6 +46,8 @@ const MOST_DYNAMIC: usize = 1024;
 pub(crate) struct Wanted<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) metadata: Option<&'a DynamicMetadata>,
+    /// Where the client's connection was to go before it was redirected.
+    pub(crate) redirected_from: Option<SocketAddr>,
     /// Attempts that went before.
     pub(crate) before: usize,
     /// Priorities to leave out.
@@ -62,10 +64,26 @@ impl<'a> Wanted<'a> {
         Self {
             headers,
             metadata: None,
+            redirected_from: None,
             before: 0,
             passed: &[],
             hash: None,
             again: 0,
+        }
+    }
+
+    /// The endpoint's address, in a cluster of type `ORIGINAL_DST`.
+    fn original(&self, source: &OriginalDst) -> Option<SocketAddr> {
+        match source {
+            OriginalDst::Header(name) => {
+                let text = self.headers.get(name)?.to_str().ok()?;
+                text.trim().parse().ok()
+            }
+            OriginalDst::Socket(port) => {
+                let mut address = self.redirected_from?;
+                address.set_port(port.unwrap_or(address.port()));
+                Some(address)
+            }
         }
     }
 }
@@ -115,7 +133,7 @@ impl Endpoints {
                 })
                 .collect(),
             // Kept until the names are looked up, which the first request does.
-            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Header(_) => {
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::OriginalDst(_) => {
                 known.iter().cloned().collect()
             }
         };
@@ -127,7 +145,7 @@ impl Endpoints {
             Discovery::Static(all) | Discovery::StrictDns(all) | Discovery::LogicalDns(all) => {
                 !all.iter().all(alike)
             }
-            Discovery::Header(_) => false,
+            Discovery::OriginalDst(_) => false,
         };
         Self {
             differ,
@@ -156,16 +174,8 @@ impl Endpoints {
 
     /// The endpoint for a request. Resolves names the first time.
     pub(crate) async fn choose(self: &Arc<Self>, wanted: &Wanted<'_>) -> Option<Arc<Host>> {
-        if let Discovery::Header(name) = &self.shared.cluster.discovery {
-            let address = wanted
-                .headers
-                .get(name)?
-                .to_str()
-                .ok()?
-                .trim()
-                .parse()
-                .ok()?;
-            return Some(self.dynamic(address));
+        if let Discovery::OriginalDst(source) = &self.shared.cluster.discovery {
+            return wanted.original(source).map(|address| self.dynamic(address));
         }
         self.resolve().await;
         self.watch().await;
@@ -184,7 +194,7 @@ impl Endpoints {
 
     /// The endpoint for a side stream with these headers, if several are known now.
     pub(crate) fn choose_among_several(self: &Arc<Self>, headers: &HeaderMap) -> Option<Arc<Host>> {
-        if matches!(self.shared.cluster.discovery, Discovery::Header(_)) || !self.refresh() {
+        if matches!(self.shared.cluster.discovery, Discovery::OriginalDst(_)) || !self.refresh() {
             return None;
         }
         let several = self.lock().hosts.len() > 1;
@@ -327,7 +337,7 @@ impl Endpoints {
         match &self.shared.cluster.discovery {
             Discovery::StrictDns(endpoints) => Some((endpoints, false)),
             Discovery::LogicalDns(endpoints) => Some((endpoints, true)),
-            Discovery::Static(_) | Discovery::Header(_) => None,
+            Discovery::Static(_) | Discovery::OriginalDst(_) => None,
         }
     }
 

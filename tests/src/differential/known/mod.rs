@@ -38,6 +38,10 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
     ("chains-of-a-composite", "no match trees are generated"),
     ("buffer-limit", "no filter `buffer` is generated"),
     (
+        "original-destinations",
+        "no cluster of type `ORIGINAL_DST` is generated",
+    ),
+    (
         "flags-of-a-local-reply",
         "no `local_reply_config` is generated",
     ),

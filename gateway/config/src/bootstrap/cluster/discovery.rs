@@ -7,7 +7,7 @@ use super::Cluster;
 use crate::{
     bootstrap::value::{Name, ProtoEnum},
     document::{Fault, NodeId, Reader},
-    snapshot::{Discovery, DnsFamily},
+    snapshot::{Discovery, DnsFamily, OriginalDst},
 };
 
 /// The header that names the endpoint where `http_header_name` does not say otherwise.
@@ -48,6 +48,7 @@ impl ProtoEnum for DnsFamily {
 pub(super) struct OriginalDstLbConfig {
     use_http_header: bool,
     http_header_name: Option<Name>,
+    upstream_port_override: Option<u16>,
 }
 
 impl Cluster {
@@ -60,18 +61,23 @@ impl Cluster {
                     "may not be set for a cluster of type ORIGINAL_DST",
                 ));
             }
-            return match &self.original_dst_lb_config {
-                Some(config) if config.use_http_header => {
-                    Ok(Discovery::Header(config.http_header_name.as_ref().map_or(
-                        HeaderName::from_static(ORIGINAL_DST_HEADER),
-                        |name| name.0.clone(),
-                    )))
+            let default = OriginalDstLbConfig::default();
+            let config = self.original_dst_lb_config.as_ref().unwrap_or(&default);
+            let name = config.http_header_name.as_ref();
+            return Ok(Discovery::OriginalDst(match config.use_http_header {
+                true if config.upstream_port_override.is_some() => {
+                    return Err(Fault::at(
+                        node,
+                        "upstream_port_override is not supported with use_http_header",
+                    ));
                 }
-                _ => Err(Fault::at(
-                    node,
-                    "type ORIGINAL_DST needs original_dst_lb_config with use_http_header: true",
-                )),
-            };
+                true => OriginalDst::Header(
+                    name.map_or(HeaderName::from_static(ORIGINAL_DST_HEADER), |name| {
+                        name.0.clone()
+                    }),
+                ),
+                false => OriginalDst::Socket(config.upstream_port_override),
+            }));
         }
         let endpoints = match &self.load_assignment {
             Some(assignment) => assignment

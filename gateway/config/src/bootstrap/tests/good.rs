@@ -416,7 +416,7 @@ fn clusters() {
     ));
     assert!(matches!(
         &snapshot.clusters["by_header"].discovery,
-        Discovery::Header(name) if name == "x-gateway-destination-endpoint"
+        Discovery::OriginalDst(OriginalDst::Header(name)) if name == "x-gateway-destination-endpoint"
     ));
     assert!(
         matches!(&snapshot.clusters["picked"].lb, LbPolicy::OverrideHost(policy) if policy.sources.len() == 1)

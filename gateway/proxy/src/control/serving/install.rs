@@ -145,7 +145,7 @@ impl Serving {
                 },
             });
         }
-        let of_worker = |index: usize| Arc::new(offered(&next.config.name, &chains, index));
+        let of_worker = |index: usize| Arc::new(offered(&next.config, &chains, index));
         let bound = match (known, next.sockets) {
             (Some(bound), _) => {
                 for (index, served) in bound.served.iter().enumerate() {
@@ -203,9 +203,10 @@ fn drain_limit(listener: &Listener) -> Duration {
 }
 
 /// What a worker's new connections get.
-fn offered(listener: &str, chains: &[BoundChain], worker: usize) -> Chains {
+fn offered(listener: &Listener, chains: &[BoundChain], worker: usize) -> Chains {
     Chains {
-        listener: listener.to_owned(),
+        listener: listener.name.clone(),
+        original_dst: listener.original_dst,
         chains: chains
             .iter()
             .filter_map(|chain| {
