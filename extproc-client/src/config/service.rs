@@ -148,6 +148,14 @@ impl MetadataEntry {
         }
     }
 
+    /// Names of the operators in the value that have none here.
+    pub fn operators_without_value(&self) -> impl Iterator<Item = &str> {
+        self.value.0.iter().filter_map(|piece| match piece {
+            Piece::Nothing(operator) => operator.split(['(', ':']).next(),
+            Piece::Text(_) | Piece::Request { .. } => None,
+        })
+    }
+
     pub(super) fn check(&self, field: &'static str) -> Result<(), ConfigError> {
         if http::HeaderName::from_bytes(self.key.as_bytes()).is_err() {
             let message = format!("{:?} is not a header name", self.key);
@@ -175,8 +183,8 @@ enum Piece {
         otherwise: Option<String>,
         limit: usize,
     },
-    /// An operator without a value here.
-    Nothing,
+    /// An operator without a value here, as it was written.
+    Nothing(String),
 }
 
 impl Template {
@@ -202,7 +210,9 @@ impl Template {
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
             }
-            pieces.push(operator_piece(operator).unwrap_or(Piece::Nothing));
+            pieces.push(
+                operator_piece(operator).unwrap_or_else(|| Piece::Nothing(operator.to_owned())),
+            );
             rest = after;
         }
         plain.push_str(rest);
@@ -216,7 +226,7 @@ impl Template {
     pub(crate) fn without_request(&self) -> String {
         let piece = |piece: &Piece| match piece {
             Piece::Text(text) => text.clone(),
-            Piece::Request { .. } | Piece::Nothing => "-".to_owned(),
+            Piece::Request { .. } | Piece::Nothing(_) => "-".to_owned(),
         };
         self.0.iter().map(piece).collect()
     }
@@ -226,7 +236,7 @@ impl Template {
         let mut out = Vec::new();
         for piece in &self.0 {
             match piece {
-                Piece::Nothing => {}
+                Piece::Nothing(_) => {}
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
                 Piece::Request {
                     name,

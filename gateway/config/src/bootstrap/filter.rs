@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use extproc_client::FilterConfig;
+use extproc_client::{
+    FilterConfig,
+    config::{MetadataEntry, Service},
+};
 use serde::Deserialize;
 
 use super::{
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{Filter, FilterKind, HeaderChange, SetMetadata},
+    snapshot::{Filter, FilterKind, FormatOperator, HeaderChange, SetMetadata},
 };
 
 const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
@@ -280,6 +283,9 @@ impl Making<'_, '_> {
             other if !is_known => return Err(self.refusal(node, other)),
             EXT_PROC => {
                 let config: FilterConfig = reader.read_typed(node)?;
+                if let Service::Grpc(service) = config.service() {
+                    check_metadata(reader, node, &service.initial_metadata)?;
+                }
                 FilterKind::ExtProc(Arc::new(config.with_graceful_close(self.graceful_close)))
             }
             HEADER_MUTATION => {
@@ -316,6 +322,24 @@ impl Making<'_, '_> {
             }
         })
     }
+}
+
+/// Refuses operators in the metadata of calls that Envoy does not have, and tells of others without a value there.
+pub(super) fn check_metadata(
+    reader: &Reader<'_>,
+    node: NodeId,
+    entries: &[MetadataEntry],
+) -> Result<(), Fault> {
+    for entry in entries {
+        for name in entry.operators_without_value() {
+            let of = format!("initial_metadata {:?}: %{name}%", entry.key);
+            match FormatOperator::exists(name) {
+                true => reader.note(node, format!("{of} has no value there in this gateway")),
+                false => return Err(Fault::at(node, format!("{of} is an unknown operator"))),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads a filter that may stand in a chain without effect.

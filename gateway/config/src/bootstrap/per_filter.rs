@@ -10,7 +10,7 @@ use super::{
     any::unsupported,
     compression::COMPRESSOR_PER_ROUTE,
     cors::CorsPolicy,
-    filter::{Making, Owner},
+    filter::{Making, Owner, check_metadata},
     matched::WITH_MATCHER_PER_ROUTE,
     route::Surroundings,
     small_filters::{BUFFER_PER_ROUTE, LOCAL_RATE_LIMIT},
@@ -330,7 +330,16 @@ fn plain(
 ) -> Result<Option<Said>, Fault> {
     let reader = making.reader;
     Ok(match reader.type_of(node)? {
-        EXT_PROC => Some(Said::ExtProc(reader.read_typed(node)?)),
+        EXT_PROC => {
+            let said: PerRoute = reader.read_typed(node)?;
+            if let PerRoute::Overrides(overrides) = &said {
+                check_metadata(reader, node, &overrides.grpc_initial_metadata)?;
+                if let Some(service) = &overrides.grpc_service {
+                    check_metadata(reader, node, &service.initial_metadata)?;
+                }
+            }
+            Some(Said::ExtProc(said))
+        }
         CORS => {
             let policy: CorsPolicy = reader.read_typed(node)?;
             Some(Said::Cors(policy.build().map(Arc::new)))

@@ -220,6 +220,12 @@ impl FormatOperator {
         Ok(operator)
     }
 
+    /// Tells whether Envoy has an operator of this name.
+    pub fn exists(name: &str) -> bool {
+        let absent = || ABSENT.iter().any(|(_, names)| names.contains(&name));
+        TABLE.iter().any(|(known, ..)| *known == name) || absent()
+    }
+
     /// Tells whether the value is one of the request's head.
     pub fn is_of_request(self) -> bool {
         matches!(

@@ -343,6 +343,33 @@ fn inside_the_connection_manager() {
 }
 
 #[test]
+fn operators_in_the_metadata_of_calls() {
+    const ROUTER: &str = "          - name: router";
+    let with = |value: &str| {
+        format!(
+            "          - name: p\n            typed_config: {{\"@type\": a/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, \
+             grpc_service: {{envoy_grpc: {{cluster_name: upstream}}, initial_metadata: [{{key: x-a, value: \"{value}\"}}]}}}}\n{ROUTER}"
+        )
+    };
+    let unknown = error(ROUTER, &with("a %NOBODY(x)% %REQ(a)%"));
+    assert!(
+        unknown.ends_with("initial_metadata \"x-a\": %NOBODY% is an unknown operator"),
+        "{unknown}"
+    );
+    let snapshot = parse_envoy(
+        "envoy.yaml",
+        &BASE.replace(ROUTER, &with("%START_TIME% 100%")),
+    )
+    .unwrap();
+    let told = |warning: &String| warning.contains("%START_TIME% has no value there");
+    assert!(
+        snapshot.warnings.iter().any(told),
+        "{:?}",
+        snapshot.warnings
+    );
+}
+
+#[test]
 fn an_unknown_type_under_a_filters_name() {
     let error = error(
         "                route: {cluster: upstream}\n",
