@@ -1,7 +1,7 @@
 //! What the program around the layer knows of an exchange, given through request and response extensions.
 //!
 //! All of it is optional: a bare `ExtProcLayer` in a tower stack works without. A gateway puts an
-//! [`ExchangeContext`] into the request's extensions and an [`UpstreamInfo`] into the response's.
+//! [`ExchangeContext`] into the request's extensions and an [`Outcome`] into the response's.
 
 #![warn(clippy::exhaustive_structs)]
 
@@ -14,10 +14,7 @@ pub use crate::{
     context::{
         buffers::{BufferAccount, Held},
         facts::{HostFacts, Received, RouteFacts, UpstreamInfo},
-        outcome::{
-            Aborted, AnsweredEarly, AnsweredLate, DirectReply, ExchangeSummary, KeepSent,
-            LocalReply, ResponseDetails, ResponseFlags, UpstreamFailure,
-        },
+        outcome::{ExchangeSummary, KeepSent, Origin, Outcome, ResponseFlags, UpstreamFailure},
     },
     metadata::Metadata,
     types::limits::{HeaderLimits, Limits},
@@ -37,7 +34,7 @@ pub struct ExchangeContext {
     /// Facts about connection, route and node, for attributes.
     pub facts: Arc<HostFacts>,
     /// The endpoint that the request goes to, where that is known when a layer sees the request: attributes may ask for it
-    /// then. Otherwise it is known with the response, by its [`UpstreamInfo`].
+    /// then. Otherwise it is known with the response, by its [`Outcome`].
     pub endpoint: Option<Arc<UpstreamInfo>>,
     /// Told how many bytes of bodies filters hold.
     pub buffers: Option<Arc<dyn BufferAccount>>,

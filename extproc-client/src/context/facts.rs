@@ -73,8 +73,7 @@ impl RouteFacts {
     }
 }
 
-/// Response extension: how the response came about. Absent, or without a [response](Self::responded) of an endpoint: made
-/// locally.
+/// The endpoint that a request was sent to, and the attempts to get a response.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct UpstreamInfo {

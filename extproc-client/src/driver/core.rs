@@ -25,8 +25,7 @@ use crate::{
     context::{
         buffers::Held,
         error::{BoxError, Error},
-        facts::UpstreamInfo,
-        outcome::UpstreamFailure,
+        outcome::{Outcome, UpstreamFailure},
     },
     machine::{Action, Exchange, Side},
     transport::Transport,
@@ -46,7 +45,7 @@ pub(crate) struct Core<T: Transport, B, R> {
     passed: Option<Arc<AtomicU64>>,
 }
 
-/// Message extension, set by a filter: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
+/// Request extension, set by a filter: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Remade;
 
@@ -108,10 +107,9 @@ where
         if !end {
             self.response.source = Some(Box::pin(body));
         }
-        let upstream = head.extensions.get::<UpstreamInfo>();
-        self.response.ends_apart = head.version < Version::HTTP_2
-            && upstream.is_some_and(UpstreamInfo::responded)
-            && head.extensions.get::<Remade>().is_none();
+        let outcome = Outcome::of_head(&head);
+        self.response.ends_apart =
+            head.version < Version::HTTP_2 && outcome.is_upstream() && !outcome.remade;
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }

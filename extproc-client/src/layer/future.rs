@@ -13,7 +13,10 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    context::error::{BoxError, Error},
+    context::{
+        error::{BoxError, Error},
+        outcome::Outcome,
+    },
     driver::{self, Core, Handle, Piece, Remade, Step},
     layer::body::{Drive, RequestBody, ResponseBody},
     transport::Transport,
@@ -226,7 +229,7 @@ where
                     this.upstream.set(Upstream::Idle);
                     return Poll::Ready(Ok(match received {
                         Ok((mut head, Some(body))) => {
-                            head.extensions.insert(Remade);
+                            Outcome::of_head_mut(&mut head).remade = true;
                             Response::from_parts(head, ResponseBody::piped(body))
                         }
                         Ok((head, None)) => Response::from_parts(head, ResponseBody::empty()),
@@ -288,7 +291,7 @@ where
         if let Some((before, body)) = core.take_passing_response() {
             ResponseBody::pass(before, body, sized)
         } else {
-            head.extensions.insert(Remade);
+            Outcome::of_head_mut(&mut head).remade = true;
             match core.take_complete_response() {
                 Some(whole) => ResponseBody::whole(whole, sized),
                 None => ResponseBody::inline(core),

@@ -11,10 +11,7 @@ use super::{
     progress::{Came, Gone},
 };
 use crate::{
-    context::{
-        facts::UpstreamInfo,
-        outcome::{Aborted, DirectReply, KeepSent, LocalReply, UpstreamFailure},
-    },
+    context::outcome::{KeepSent, Origin, Outcome, UpstreamFailure},
     headers::{self, Block},
     host::ReplyForm,
     observer::{Event, HttpPart},
@@ -69,18 +66,18 @@ impl Exchange {
             part: HttpPart::Response(&head),
             end,
         });
-        let extensions = &head.extensions;
-        if extensions.get::<DirectReply>().is_some() || extensions.get::<Aborted>().is_some() {
+        let outcome = Outcome::of_head(&head);
+        if matches!(outcome.origin, Origin::Final | Origin::Lost) {
             match self.config.observability_mode {
                 // The stream of an observed exchange is closed some time after it.
                 true => self.complete = true,
                 false => self.close_stream(),
             }
         }
-        if head.extensions.get::<LocalReply>().is_some() {
+        if outcome.local.is_some() {
             self.drop_request();
         }
-        let upstream = head.extensions.get::<UpstreamInfo>();
+        let upstream = outcome.upstream.as_ref();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
             self.response.header_limits = limits;
         }
@@ -226,7 +223,7 @@ impl Exchange {
         let text = Bytes::from_static(if in_filter { b"" } else { TEXT.as_bytes() });
         let (mut head, body) = self.local_response(status, text, None, details.into());
         if let Some(failure) = failure {
-            head.extensions.insert(failure.flags);
+            Outcome::of_head_mut(&mut head).flags = failure.flags;
         }
         self.answer(head, body);
     }
@@ -308,7 +305,7 @@ impl Exchange {
                 if self.guards_framing && end && !bodyless {
                     headers::remove_unkept_length(&mut head.headers);
                 }
-                head.extensions.insert(self.summary.get());
+                Outcome::of_head_mut(&mut head).processor = Some(self.summary.get());
                 self.actions
                     .push_back(Action::ResponseHead { head: *head, end });
             }

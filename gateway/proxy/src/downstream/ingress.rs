@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::Held;
+use extproc_client::host::{Held, Outcome};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 
@@ -12,7 +12,7 @@ use crate::{
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
-        answer::{Answer, Closes, Redirected, Trail, Whole},
+        answer::{Answer, Redirected, Trail, Whole},
         record::Head,
     },
     filters,
@@ -48,7 +48,7 @@ impl Refusal {
             }
             // What follows a request that was not understood may be no request.
             None if self.status.is_client_error() => {
-                response.extensions_mut().insert(Closes);
+                Outcome::of_mut(&mut response).closes = true;
             }
             None => {}
         }

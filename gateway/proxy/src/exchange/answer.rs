@@ -37,11 +37,7 @@ impl<T> Once<T> {
     }
 }
 
-/// Response extension: the client's connection ends after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Closes;
-
-/// Response extension: this request takes the place of the response.
+/// A request that takes the place of the response which it was left with.
 #[derive(Clone)]
 pub(crate) struct Redirected {
     pub(crate) parts: Box<Parts>,

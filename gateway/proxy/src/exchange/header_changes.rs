@@ -1,5 +1,6 @@
 //! Header changes that the configuration asks for.
 
+use extproc_client::host::Outcome;
 use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{
@@ -117,14 +118,10 @@ pub(crate) fn response<'a, B>(
     }
 }
 
-/// Response extension: the route's response headers are in place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RouteHeadersDone;
-
 /// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request. A response
 /// that came from the end of the chain has them.
 pub(crate) fn add_route_headers<B>(response: &mut Response<B>, exchange: &Exchange) {
-    if response.extensions().get::<RouteHeadersDone>().is_some() {
+    if Outcome::of(response).route_applied {
         return;
     }
     let Some(route) = exchange.route() else {
@@ -133,6 +130,6 @@ pub(crate) fn add_route_headers<B>(response: &mut Response<B>, exchange: &Exchan
     if matches!(route.route.action, RouteAction::Forward(_)) {
         let head = exchange.head();
         self::response(response, route.response_headers(), exchange, head.as_ref());
-        response.extensions_mut().insert(RouteHeadersDone);
+        Outcome::of_mut(response).route_applied = true;
     }
 }

@@ -27,7 +27,7 @@ use std::{
 use extproc_client::{
     host::{
         BufferAccount, ExchangeContext, Host, HostFacts, Limits, Received, ReplyForm,
-        ResponseDetails, ResponseFlags, RouteConfig, RouteFacts, UpstreamInfo,
+        ResponseFlags, RouteConfig, RouteFacts, UpstreamInfo,
     },
     metadata::DynamicMetadata,
     observer,
@@ -378,7 +378,7 @@ impl Exchange {
         self.cut.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.reply.flags |= flags.0;
-        state.reply.details = Some(ResponseDetails::new(details));
+        state.reply.details = Some(details.into());
     }
 
     /// Tells whether the response was [`cut`](Self::cut).
@@ -414,7 +414,7 @@ impl Exchange {
             true => flag,
             false => reply.flags | flag,
         };
-        reply.details = Some(ResponseDetails::new(details));
+        reply.details = Some(details.into());
     }
 
     /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request

@@ -175,7 +175,7 @@ fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
         ),
         // Empty if a processor gave none, which is not the same as having no details.
         "RESPONSE_CODE_DETAILS" => match &scope.reply.details {
-            Some(details) => text(details.0.clone().into_owned()),
+            Some(details) => text(details.clone().into_owned()),
             None => Value::None,
         },
         // Not Envoy's: what the processor nearest to the client did.

@@ -1,6 +1,8 @@
 //! What the access log will show of an exchange.
 
-use extproc_client::host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo};
+use std::borrow::Cow;
+
+use extproc_client::host::{ExchangeSummary, Outcome, UpstreamInfo};
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request};
 
 /// A request head as the access log shows it.
@@ -27,7 +29,7 @@ pub(crate) struct Reply {
     pub(crate) status: Option<StatusCode>,
     pub(crate) headers: HeaderMap,
     pub(crate) trailers: Option<HeaderMap>,
-    pub(crate) details: Option<ResponseDetails>,
+    pub(crate) details: Option<Cow<'static, str>>,
     pub(crate) flags: u64,
     pub(crate) processor: Option<ExchangeSummary>,
     pub(crate) upstream: Option<UpstreamInfo>,
@@ -36,29 +38,17 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// `%RESPONSE_CODE_DETAILS%` of a response.
-    pub(crate) fn details_of<B>(response: &Response<B>) -> Option<ResponseDetails> {
-        let extensions = response.extensions();
-        let upstream = extensions.get().is_some_and(UpstreamInfo::responded);
-        extensions
-            .get()
-            .cloned()
-            .or_else(|| upstream.then(|| ResponseDetails::new("via_upstream")))
-    }
-
     pub(crate) fn of<B>(response: &Response<B>) -> Self {
-        let extensions = response.extensions();
-        let upstream: Option<UpstreamInfo> = extensions.get().cloned();
-        let of_upstream = upstream.as_ref().is_some_and(UpstreamInfo::responded);
+        let outcome = Outcome::of(response);
         Self {
             status: Some(response.status()),
             headers: response.headers().clone(),
             trailers: None,
-            details: Self::details_of(response),
-            flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
-            processor: extensions.get().copied(),
-            upstream_version: of_upstream.then(|| response.version()),
-            upstream,
+            details: outcome.code_details(),
+            flags: outcome.flags.0,
+            processor: outcome.processor,
+            upstream_version: outcome.is_upstream().then(|| response.version()),
+            upstream: outcome.upstream.clone(),
         }
     }
 }

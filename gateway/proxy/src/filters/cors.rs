@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::{config::Effort, host::ResponseDetails};
+use extproc_client::{config::Effort, host::Outcome};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use tower::Service;
 
@@ -83,8 +83,7 @@ fn preflight(policy: &Cors, origin: Option<HeaderValue>, request: &HeaderMap) ->
     const REQUESTED: &str = "access-control-request-private-network";
     const ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
     let mut response = Response::new(Body::empty());
-    let details = ResponseDetails::new("cors_response");
-    response.extensions_mut().insert(details);
+    Outcome::of_mut(&mut response).details = Some("cors_response".into());
     let Some(origin) = origin else {
         return response;
     };

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::DirectReply;
+use extproc_client::host::{Origin, Outcome};
 use http::{Request, Response};
 use tower::Service;
 
@@ -55,7 +55,7 @@ impl Service<Request<Body>> for &HeaderMutation {
         }
         Box::pin(async move {
             let Ok(mut response) = future.await;
-            let passes = response.extensions().get::<DirectReply>().is_some();
+            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
             if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
                 let changes = changes.chunks(1);
                 header_changes::response(&mut response, changes, exchange, head.as_ref());

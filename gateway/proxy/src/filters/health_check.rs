@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::{config::Effort, host::ResponseDetails};
+use extproc_client::{config::Effort, host::Outcome};
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use tower::Service;
@@ -53,8 +53,7 @@ impl Service<Request<Body>> for &HealthCheck {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let mut response = Response::new(Body::empty());
-        let details = ResponseDetails::new("health_check_ok");
-        response.extensions_mut().insert(details);
+        Outcome::of_mut(&mut response).details = Some("health_check_ok".into());
         let inner = self.inner.clone();
         Box::pin(async move {
             // As in Envoy, the answer comes after the whole request, so that the connection can go on.

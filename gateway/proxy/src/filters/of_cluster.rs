@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, ExchangeSummary, LocalReply};
+use extproc_client::host::{Origin, Outcome};
 use http::{Request, Response};
 use tower::Service;
 
@@ -37,21 +37,25 @@ impl Service<Request<Body>> for &OfCluster {
         let behind = self.behind.clone();
         Box::pin(async move {
             let Ok(mut response) = response.await;
-            let extensions = response.extensions_mut();
+            let outcome = Outcome::of_mut(&mut response);
             if let Some(shortcut) = shortcut
-                && extensions.get::<LocalReply>().is_some()
+                && outcome.local.is_some()
             {
                 shortcut.answer(response);
                 return pending().await;
             }
-            let Some(AnsweredEarly { request, .. }) = extensions.remove() else {
-                return Ok(response);
+            let request = match std::mem::take(&mut outcome.origin) {
+                Origin::Early { request, .. } => request,
+                other => {
+                    outcome.origin = other;
+                    return Ok(response);
+                }
             };
-            let summary = extensions.get::<ExchangeSummary>().copied();
+            let summary = outcome.processor;
             let Ok(mut response) = show_behind::show(&behind, *request, response).await;
             // The log tells of the filter that answered.
-            if let Some(summary) = summary {
-                response.extensions_mut().insert(summary);
+            if summary.is_some() {
+                Outcome::of_mut(&mut response).processor = summary;
             }
             Ok(response)
         })

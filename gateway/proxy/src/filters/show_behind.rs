@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, AnsweredLate, ExchangeContext, ExchangeSummary};
+use extproc_client::host::{ExchangeContext, Origin, Outcome};
 use http::{Request, Response, request::Parts};
 use tower::Service;
 
@@ -111,22 +111,26 @@ impl Service<Request<Body>> for &ShownBehind {
         let behind = self.behind.clone();
         Box::pin(async move {
             let Ok(mut response) = response.await;
-            let extensions = response.extensions_mut();
-            let early = extensions.remove::<AnsweredEarly>();
-            if early.is_none() && extensions.remove::<AnsweredLate>().is_none() {
-                return Ok(response);
-            }
-            let summary = extensions.get::<ExchangeSummary>().copied();
+            let outcome = Outcome::of_mut(&mut response);
+            let early = match std::mem::take(&mut outcome.origin) {
+                Origin::Early { request, .. } => Some(request),
+                Origin::Late => None,
+                other => {
+                    outcome.origin = other;
+                    return Ok(response);
+                }
+            };
+            let summary = outcome.processor;
             if let Some(exchange) = exchange {
                 exchange.set_answered();
                 // Filters behind see the reply with the headers of the route.
-                if let Some(AnsweredEarly { request, .. }) = &early {
+                if let Some(request) = &early {
                     exchange.current_route(request);
                 }
                 add_route_headers(&mut response, &exchange);
             }
             let shown = match early {
-                Some(AnsweredEarly { request, .. }) => show(&behind, *request, response),
+                Some(request) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {
                     Ok(shown) => shown,
                     Err(response) => return Ok(*response),
@@ -134,8 +138,8 @@ impl Service<Request<Body>> for &ShownBehind {
             };
             let Ok(mut response) = shown.await;
             // The log tells of the filter that answered.
-            if let Some(summary) = summary {
-                response.extensions_mut().insert(summary);
+            if summary.is_some() {
+                Outcome::of_mut(&mut response).processor = summary;
             }
             Ok(response)
         })

@@ -15,10 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{
-    AnsweredEarly, AnsweredLate, DirectReply, Host as ExchangeHost, LocalReply, ResponseDetails,
-    RouteConfig, RouteFacts, UpstreamInfo,
-};
+use extproc_client::host::{Host as ExchangeHost, Origin, Outcome, RouteConfig, RouteFacts};
 use http::{Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use tokio::sync::oneshot;
@@ -234,7 +231,7 @@ impl Attempts<'_> {
             }
             Course::Sent(Ok(response)) => {
                 // The filters wait for it, unless they are about to answer.
-                let tried = response.extensions().get::<UpstreamInfo>().cloned();
+                let tried = Outcome::of(&response).upstream.clone();
                 drop(respond.send(response));
                 let shown = pin!(poll_fn(|cx| filtered.poll(cx)));
                 match self.within_request(Some(&received), shown).await {
@@ -247,7 +244,7 @@ impl Attempts<'_> {
                 }
             }
         };
-        if response.extensions().get::<LocalReply>().is_some() {
+        if Outcome::of(&response).local.is_some() {
             return (Ok(answered(response)), None);
         }
         let again = self.with_body(again, empty);
@@ -277,14 +274,13 @@ impl Attempts<'_> {
 
 /// The answer of a filter: as in Envoy it is final, and the filters of the listener see it as the upstream's.
 fn answered(mut response: Response<Body>) -> Response<Body> {
-    let extensions = response.extensions_mut();
-    extensions.remove::<DirectReply>();
-    extensions.remove::<AnsweredEarly>();
-    extensions.remove::<AnsweredLate>();
-    let details = match extensions.get::<LocalReply>() {
-        Some(_) => "",
-        None => "via_upstream",
-    };
-    extensions.insert(ResponseDetails::new(details));
+    let outcome = Outcome::of_mut(&mut response);
+    if !matches!(outcome.origin, Origin::Lost) {
+        outcome.origin = Origin::Service;
+    }
+    outcome.details = Some(match outcome.local {
+        Some(_) => "".into(),
+        None => "via_upstream".into(),
+    });
     response
 }

@@ -14,9 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{
-    DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
-};
+use extproc_client::host::{Held, KeepSent, Origin, Outcome, ResponseFlags, UpstreamInfo};
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
@@ -82,14 +80,11 @@ impl Service<Request<Body>> for &RouterHandler {
             };
             // For clients that leave before the filters have seen it.
             if let Some(exchange) = logged
-                && response.extensions().get::<DirectReply>().is_none()
+                && !matches!(Outcome::of(&response).origin, Origin::Final)
             {
                 exchange.set_reply(Reply::of(&response));
             }
-            let is_local = response
-                .extensions()
-                .get::<UpstreamInfo>()
-                .is_none_or(|info| !info.responded());
+            let is_local = !Outcome::of(&response).is_upstream();
             // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
             Ok(match head && is_local {
                 true => response.map(|_| Body::empty()),
@@ -178,9 +173,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         &exchange,
         head.as_ref(),
     );
-    response
-        .extensions_mut()
-        .insert(header_changes::RouteHeadersDone);
+    Outcome::of_mut(&mut response).route_applied = true;
     response
 }
 
@@ -208,7 +201,7 @@ fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
     if parts.extensions.get::<KeepSent>().is_some() {
         let mut sent = parts.clone();
         sent.extensions.clear();
-        let info: &mut UpstreamInfo = response.extensions_mut().get_or_insert_default();
+        let info = Outcome::of_mut(response).upstream.get_or_insert_default();
         info.sent = Some(Arc::new(sent));
     }
 }
@@ -314,7 +307,7 @@ async fn proxy(
                 .contains_key(header::CONNECTION)
                 .then(|| Nominated::by(headers));
             if let Some(named) = named {
-                response.extensions_mut().insert(named);
+                Outcome::of_mut(&mut response).own = Some(Arc::new(named));
             }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
@@ -322,7 +315,7 @@ async fn proxy(
                 false => 0,
             };
             if flags != 0 {
-                response.extensions_mut().insert(ResponseFlags::new(flags));
+                Outcome::of_mut(&mut response).flags = ResponseFlags::new(flags);
             }
             let status = response.status();
             match websocket && (status.is_success() || status.is_redirection()) {
@@ -357,9 +350,9 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::CONTENT_TYPE);
-    let extensions = response.extensions_mut();
-    extensions.insert(LocalReply::new(code));
-    extensions.insert(ResponseDetails::new("websocket_handshake_unsuccessful"));
+    let outcome = Outcome::of_mut(&mut response);
+    outcome.local = Some(code);
+    outcome.details = Some("websocket_handshake_unsuccessful".into());
     response
 }
 
@@ -380,13 +373,13 @@ fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) ->
         Failure::Connect(_) => failure.to_string(),
         _ => String::new(),
     };
-    let extensions = response.extensions_mut();
+    let outcome = Outcome::of_mut(&mut response);
     tried.transport_failure_reason = transport_failure_reason;
     tried.failed = true;
-    extensions.insert(tried);
+    outcome.upstream = Some(tried);
     if matches!(failure, Failure::Request) {
         // The client is gone or broke its message: there is nothing left to process.
-        extensions.insert(DirectReply::default());
+        outcome.origin = Origin::Final;
     }
     response
 }
