@@ -14,7 +14,7 @@ pub use crate::{
     context::{
         buffers::{BufferAccount, Held},
         facts::{HostFacts, Received, RouteFacts, UpstreamInfo},
-        outcome::{ExchangeSummary, KeepSent, Origin, Outcome, ResponseFlags, UpstreamFailure},
+        outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
     },
     metadata::Metadata,
     types::limits::{HeaderLimits, Limits},
@@ -49,9 +49,41 @@ pub struct ExchangeContext {
     /// The client waits for `100 Continue` before it sends its body: nothing is read of that before the request goes on,
     /// so that a refusal comes first. An `expect` header that is still there says the same.
     pub awaits_continue: bool,
+    /// Set by a layer: response attributes are configured, so the head that goes to the upstream is to be kept for them in
+    /// [`UpstreamInfo::sent`].
+    pub keep_sent: bool,
+    /// Set by a layer: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
+    pub(crate) remade: bool,
 }
 
 impl ExchangeContext {
+    /// Returns the surroundings of a request, by its head.
+    pub fn of_head(head: &request::Parts) -> Option<&Self> {
+        head.extensions.get()
+    }
+
+    /// Returns the surroundings of a request to be changed for layers further on.
+    pub fn of_head_mut(head: &mut request::Parts) -> Option<&mut Self> {
+        head.extensions.get_mut()
+    }
+
+    /// Gives a request these surroundings.
+    pub fn attach(self, head: &mut request::Parts) {
+        head.extensions.insert(self);
+    }
+
+    /// Asks whoever sends a request to keep its head.
+    pub(crate) fn ask_for_head(head: &mut request::Parts) {
+        head.extensions.get_or_insert_default::<Self>().keep_sent = true;
+    }
+
+    /// Tells layers further on that the body is made anew.
+    pub(crate) fn note_remade(head: &mut request::Parts) {
+        if let Some(context) = Self::of_head_mut(head) {
+            context.remade = true;
+        }
+    }
+
     /// Returns what [expressions](crate::attributes::Expression) may ask for.
     pub fn surroundings(&self) -> Surroundings<'_> {
         Surroundings {

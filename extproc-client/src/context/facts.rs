@@ -97,7 +97,7 @@ pub struct UpstreamInfo {
     pub host_metadata: Option<Arc<Metadata>>,
     /// Limits of this endpoint's response headers; those of [`Limits`](crate::types::limits::Limits) if unset.
     pub response_headers: Option<HeaderLimits>,
-    /// The head of the request as it was sent, where [`KeepSent`](super::outcome::KeepSent) asked for it: response attributes
+    /// The head of the request as it was sent, where [`keep_sent`](crate::host::ExchangeContext::keep_sent) asked for it: response attributes
     /// speak of it.
     pub sent: Option<Arc<request::Parts>>,
 }

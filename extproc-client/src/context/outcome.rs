@@ -6,12 +6,6 @@ use http::{Extensions, Response, StatusCode, request, response};
 
 use crate::context::{error::BoxError, facts::UpstreamInfo};
 
-/// Request extension, set by a layer: response attributes are configured, so the head that goes to
-/// the upstream is to be kept for them in [`UpstreamInfo::sent`](super::facts::UpstreamInfo::sent).
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct KeepSent;
-
 /// Error of an upstream's body, or a source of it: which answer fits as long as the head of the
 /// response has not gone on. Without it that is 502.
 #[derive(Debug)]

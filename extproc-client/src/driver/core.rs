@@ -45,10 +45,6 @@ pub(crate) struct Core<T: Transport, B, R> {
     passed: Option<Arc<AtomicU64>>,
 }
 
-/// Request extension, set by a filter: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Remade;
-
 /// A head that is ready, or its cancellation.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -84,9 +80,10 @@ where
         if !end {
             self.request.source = Some(Box::pin(body));
         }
-        let version = self.machine.context().facts.version;
-        self.request.ends_apart = version.is_some_and(|version| version < Version::HTTP_2)
-            && head.extensions.get::<Remade>().is_none();
+        let context = self.machine.context();
+        let version = context.facts.version;
+        self.request.ends_apart =
+            version.is_some_and(|version| version < Version::HTTP_2) && !context.remade;
         self.machine.request_head(head, end, Instant::now());
         self.drain();
     }

@@ -17,7 +17,8 @@ use crate::{
         error::{BoxError, Error},
         outcome::Outcome,
     },
-    driver::{self, Core, Handle, Piece, Remade, Step},
+    driver::{self, Core, Handle, Piece, Step},
+    host::ExchangeContext,
     layer::body::{Drive, RequestBody, ResponseBody},
     transport::Transport,
 };
@@ -260,7 +261,7 @@ where
         return (RequestBody::empty(), false);
     }
     if let Some(whole) = core.take_complete_request() {
-        head.extensions.insert(Remade);
+        ExchangeContext::note_remade(head);
         return (RequestBody::whole(whole), false);
     }
     let sized = head.headers.contains_key(header::CONTENT_LENGTH);
@@ -268,7 +269,7 @@ where
         let counter = core.counter();
         return (RequestBody::pass(before, body, counter, sized), false);
     }
-    head.extensions.insert(Remade);
+    ExchangeContext::note_remade(head);
     (RequestBody::piped(core.pipe_request()), true)
 }
 

@@ -11,9 +11,9 @@ use super::{
     progress::{Came, Gone},
 };
 use crate::{
-    context::outcome::{KeepSent, Origin, Outcome, UpstreamFailure},
+    context::outcome::{Origin, Outcome, UpstreamFailure},
     headers::{self, Block},
-    host::ReplyForm,
+    host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart},
     types::pieces::Pieces,
     wire::encode::BodyFlags,
@@ -294,7 +294,7 @@ impl Exchange {
                 }
                 self.remember_request(&head);
                 if !self.config.response_attributes.entries.is_empty() {
-                    head.extensions.insert(KeepSent);
+                    ExchangeContext::ask_for_head(&mut head);
                 }
                 self.actions
                     .push_back(Action::RequestHead { head: *head, end });

@@ -13,6 +13,7 @@ use crate::{
         Begin, Exchange,
         activity::RequestWatch,
         answer::{Answer, Redirected, Trail, Whole},
+        host::Passage,
         record::Head,
     },
     filters,
@@ -266,17 +267,15 @@ fn enter(
     refusal: Option<Refusal>,
 ) -> Ingress {
     let exchange = watch.exchange.clone();
-    let extensions = &mut parts.extensions;
     if filters::ask_for_context(&context.http().filters) {
         let mut told = exchange.context();
         told.response_only = refusal.is_some();
         told.awaits_continue = awaits_continue;
-        extensions.insert(told);
+        told.attach(&mut parts);
     }
-    extensions.insert(exchange.clone());
-    if let Some(refusal) = refusal {
-        extensions.insert(Answer::new(refusal.reply(exchange.grpc)));
-    }
+    let mut passage = Passage::new(exchange.clone());
+    passage.answer = refusal.map(|refusal| Answer::new(refusal.reply(exchange.grpc)));
+    passage.attach(&mut parts);
     let body = Watched::new(body, watch);
     let body = if http_body::Body::is_end_stream(&body) {
         Body::empty()

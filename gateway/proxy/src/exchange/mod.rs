@@ -6,12 +6,12 @@ pub(crate) mod chain;
 mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
+pub(crate) mod host;
 pub(crate) mod operators;
 pub(crate) mod record;
 mod route_cell;
 
 use std::{
-    any::Any,
     borrow::Cow,
     future::poll_fn,
     net::SocketAddr,
@@ -26,11 +26,10 @@ use std::{
 
 use extproc_client::{
     host::{
-        BufferAccount, ExchangeContext, Host, HostFacts, Limits, Received, ReplyForm,
-        ResponseFlags, RouteConfig, RouteFacts, UpstreamInfo,
+        BufferAccount, ExchangeContext, HostFacts, Limits, Received, ReplyForm, ResponseFlags,
+        RouteConfig, UpstreamInfo,
     },
     metadata::DynamicMetadata,
-    observer,
 };
 use http::{HeaderMap, Response, Uri, Version, request};
 
@@ -50,7 +49,7 @@ use crate::{
     trace::Trace,
 };
 
-/// One request with its response. A request extension, so that the innermost service finds it.
+/// One request with its response. The innermost service finds it by the request's [`Passage`](host::Passage).
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) http: Arc<HttpManager>,
@@ -462,55 +461,6 @@ impl Exchange {
     pub(crate) fn take_log(&self) -> (Option<Head>, Reply) {
         let mut state = self.state();
         (state.head.take(), std::mem::take(&mut state.reply))
-    }
-}
-
-impl Host for Exchange {
-    fn exchange_id(&self) -> u64 {
-        *self.number.get_or_init(observer::next_id)
-    }
-
-    fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {
-        let Some(route) = self.current_route(head) else {
-            return RouteConfig::Inherit;
-        };
-        let choice = route.route.choices.iter().find(|c| c.filter == filter);
-        match (choice, head.extensions.get()) {
-            (Some(choice), Some(context)) => choice::choose(choice, head, context)
-                .map_or(RouteConfig::Disabled, RouteConfig::Use),
-            _ => route.config(filter),
-        }
-    }
-
-    fn route_facts(&self) -> Arc<RouteFacts> {
-        self.route().map(|route| route.facts()).unwrap_or_default()
-    }
-
-    fn clear_route(&self) {
-        let mut state = self.state();
-        state.route = match std::mem::take(&mut state.route) {
-            RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
-        };
-    }
-
-    fn end_request(&self) {
-        self.request_over.store(true, Ordering::Relaxed);
-    }
-
-    fn is_request_over(&self) -> bool {
-        self.request_over.load(Ordering::Relaxed)
-    }
-
-    fn own(&self) -> Option<&dyn Any> {
-        Some(self)
-    }
-
-    fn attempts(&self) -> u64 {
-        self.attempts.load(Ordering::Relaxed).into()
-    }
-
-    fn is_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,7 +14,7 @@ use tower::Service;
 
 use crate::{
     config::snapshot::{Cors, RouteAction},
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     filters::{Chain, ResponseFuture, show_behind::show},
     http::body::Body,
 };
@@ -36,9 +35,8 @@ impl Service<Request<Body>> for &CorsFilter {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
-        let policy = parts
-            .extensions
-            .get::<Arc<Exchange>>()
+        let answered = is_answered(&parts);
+        let policy = Exchange::of_head(&parts)
             .and_then(|exchange| exchange.current_route(&parts))
             // What is answered here is nothing that a policy is about.
             .filter(|route| matches!(route.route.action, RouteAction::Forward(_)))
@@ -48,7 +46,7 @@ impl Service<Request<Body>> for &CorsFilter {
         let (Some(policy), Some(origin)) = (policy, origin) else {
             return self.inner.call(request);
         };
-        if origin.is_empty() || is_answered(request.extensions()) {
+        if origin.is_empty() || answered {
             return self.inner.call(request);
         }
         let origin = origin.clone();

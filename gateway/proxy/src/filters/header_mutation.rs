@@ -13,7 +13,7 @@ use tower::Service;
 use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::HeaderChange,
-    exchange::{Exchange, answer::is_answered, header_changes, record::Head},
+    exchange::{Exchange, header_changes, host::is_answered, record::Head},
     http::body::Body,
 };
 
@@ -34,9 +34,9 @@ impl Service<Request<Body>> for &HeaderMutation {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
-        let is_answered = is_answered(request.extensions());
         let (mut parts, body) = request.into_parts();
+        let exchange = Exchange::of_head(&parts).cloned();
+        let is_answered = is_answered(&parts);
         if let Some(exchange) = &exchange
             && !is_answered
         {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::snapshot::HeaderMatch,
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     http::body::Body,
     route::headers_match,
 };
@@ -46,10 +46,10 @@ impl Service<Request<Body>> for &HealthCheck {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
-        if is_answered(&parts.extensions) || !self.is_asked(&parts) {
+        if is_answered(&parts) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));
         }
-        let Some(exchange) = parts.extensions.get::<Arc<Exchange>>().cloned() else {
+        let Some(exchange) = Exchange::of_head(&parts).cloned() else {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let mut response = Response::new(Body::empty());

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{Chain, ResponseFuture, show_behind};
-use crate::{exchange::answer::Shortcut, http::body::Body};
+use crate::{exchange::host::Passage, http::body::Body};
 
 /// A processor's filter with those `behind` it.
 pub(super) struct OfCluster {
@@ -32,7 +32,8 @@ impl Service<Request<Body>> for &OfCluster {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let shortcut = request.extensions().get::<Shortcut>().cloned();
+        let shortcut =
+            Passage::of(&request).and_then(|passage| Some(passage.attempt.as_ref()?.1.clone()));
         let response = self.filter.call(request);
         let behind = self.behind.clone();
         Box::pin(async move {

@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{Held, KeepSent, Origin, Outcome, ResponseFlags, UpstreamInfo};
+use extproc_client::host::{ExchangeContext, Held, Origin, Outcome, ResponseFlags, UpstreamInfo};
 use http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
 };
@@ -27,8 +27,9 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
         Exchange,
-        answer::{Answer, LateAnswers, ResponseFuture},
+        answer::ResponseFuture,
         header_changes,
+        host::{self, Passage},
         record::{Head, Reply},
     },
     forward::replay::Kept,
@@ -66,8 +67,10 @@ impl Service<Request<Body>> for &RouterHandler {
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let this = (*self).clone();
         let mut request = Box::new(Outbound::from(request));
-        let late = request.parts.extensions.remove::<LateAnswers>();
-        let exchange = request.parts.extensions.get::<Arc<Exchange>>();
+        let passage = Passage::of_head_mut(&mut request.parts);
+        let late = passage.map(|passage| std::mem::take(&mut passage.late));
+        let late = late.filter(|late| !late.0.is_empty());
+        let exchange = Exchange::of_head(&request.parts);
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
         let logged = exchange.filter(|exchange| exchange.noted()).cloned();
         Box::pin(async move {
@@ -96,14 +99,17 @@ impl Service<Request<Body>> for &RouterHandler {
 
 async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Body> {
     let parts = &mut request.parts;
-    if let Some(response) = parts.extensions.remove::<Answer>().and_then(|a| a.take()) {
-        return response;
-    }
-    let Some(exchange) = parts.extensions.remove::<Arc<Exchange>>() else {
+    let Some(Passage {
+        exchange, answer, ..
+    }) = Passage::take(parts)
+    else {
         // Only reached if a filter makes up requests, which none does.
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         return local_reply::reply(false, status, "".into(), "no_exchange", 0);
     };
+    if let Some(response) = answer.and_then(|answer| answer.take()) {
+        return response;
+    }
     // A filter must not set what belongs to a hop either.
     strip_hop_fields(&mut parts.headers, exchange.upgrade);
     parts.headers.remove(header::HOST);
@@ -196,9 +202,14 @@ fn set_location(response: &mut Response<Body>, location: &str) {
     }
 }
 
+/// Tells whether response attributes may speak of the head of the request.
+fn is_kept(parts: &Parts) -> bool {
+    ExchangeContext::of_head(parts).is_some_and(|context| context.keep_sent)
+}
+
 /// Keeps the head of a request that is answered here, as that of one which is sent, for response attributes.
 fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
-    if parts.extensions.get::<KeepSent>().is_some() {
+    if is_kept(parts) {
         let mut sent = parts.clone();
         sent.extensions.clear();
         let info = Outcome::of_mut(response).upstream.get_or_insert_default();
@@ -257,9 +268,9 @@ async fn proxy(
     }
     let asks_head = parts.method == Method::HEAD;
     let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);
-    let keep_sent = parts.extensions.get::<KeepSent>().is_some();
+    let keep_sent = is_kept(parts);
     // They end here, and an attempt that may have to be repeated copies what is left.
-    parts.extensions = http::Extensions::new();
+    host::strip(parts);
     let candidate = Candidate::of(forward, parts, exchange);
     let again = policy.count > 0 || candidate.is_some();
     let kept = (again && !body.is_end_stream() && !exchange.upgrade).then(|| {
