@@ -2,6 +2,7 @@
 
 use std::{any::Any, borrow::Cow, error::Error as StdError, fmt, sync::Arc};
 
+use bytes::Bytes;
 use http::{Extensions, Response, StatusCode, request, response};
 
 use crate::context::{error::BoxError, facts::UpstreamInfo};
@@ -58,6 +59,20 @@ impl fmt::Display for UpstreamFailure {
 impl StdError for UpstreamFailure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|error| error as _)
+    }
+}
+
+/// A complete response in place of one that cannot be completed, for who has not sent the head of that.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: response::Parts,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn details(&self) -> &str {
+        let details = Outcome::of_head(&self.head).details.as_deref();
+        details.unwrap_or_default()
     }
 }
 

@@ -83,7 +83,7 @@ impl Exchange {
                 "ext_proc_local_response_not_completed",
             );
             self.show_refusal(FailureRow::Unfinished, status, details, NotOpen::NotCovered);
-            return self.abort(status, details);
+            return self.respond(status, Bytes::new(), details.into());
         }
         if [&self.request, &self.response]
             .into_iter()

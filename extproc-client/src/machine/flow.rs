@@ -11,11 +11,11 @@ use super::{
     progress::{Came, Gone},
 };
 use crate::{
-    context::outcome::{Origin, Outcome, UpstreamFailure},
+    context::outcome::{Answer, Origin, Outcome, UpstreamFailure},
     headers::{self, Block},
     host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart},
-    types::pieces::Pieces,
+    types::{limits::HeaderLimits, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 
@@ -74,12 +74,14 @@ impl Exchange {
                 false => self.close_stream(),
             }
         }
-        if outcome.local.is_some() {
-            self.drop_request();
-        }
         let upstream = outcome.upstream.as_ref();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
             self.response.header_limits = limits;
+        }
+        if outcome.local.is_some() {
+            self.drop_request();
+            // As in Envoy, the limits are those of what an upstream may send.
+            self.response.header_limits = HeaderLimits::NONE;
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
@@ -206,26 +208,36 @@ impl Exchange {
 
     /// The client's body failed: the client is gone, or broke its message.
     pub(crate) fn request_failed(&mut self) {
-        self.abort(StatusCode::BAD_REQUEST, "downstream_remote_disconnect");
+        let details = "downstream_remote_disconnect".into();
+        let (head, body) =
+            self.local_response(StatusCode::BAD_REQUEST, Bytes::new(), None, details);
+        self.abort(Answer { head, body });
     }
 
-    /// The response's body failed, because of the upstream or in a filter nearer to it. The response is cut, or answered while
-    /// its head is held: with what the failure says, or with 502.
-    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>, in_filter: bool) {
+    /// The response's body failed, because of the upstream or in a filter nearer to it, which has an answer. The response is cut,
+    /// or answered while its head is held: with that answer, with what the failure says, or with 502.
+    pub(crate) fn response_failed(
+        &mut self,
+        failure: Option<&UpstreamFailure>,
+        answer: Option<&Answer>,
+    ) {
         const DETAILS: &str = "upstream_reset_after_response_started";
         const TEXT: &str = "upstream disconnected before its response was complete";
-        let details = failure.map_or(DETAILS, |failure| &failure.details);
-        let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+        let answer = answer.cloned().unwrap_or_else(|| {
+            let details = failure.map_or(DETAILS, |failure| &failure.details);
+            let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+            let text = Bytes::from_static(TEXT.as_bytes());
+            let (mut head, body) = self.local_response(status, text, None, details.into());
+            if let Some(failure) = failure {
+                Outcome::of_head_mut(&mut head).flags = failure.flags;
+            }
+            Answer { head, body }
+        });
         if self.committed {
-            return self.abort(status, details);
+            return self.abort(answer);
         }
         self.close_stream_flushed();
-        let text = Bytes::from_static(if in_filter { b"" } else { TEXT.as_bytes() });
-        let (mut head, body) = self.local_response(status, text, None, details.into());
-        if let Some(failure) = failure {
-            Outcome::of_head_mut(&mut head).flags = failure.flags;
-        }
-        self.answer(head, body);
+        self.answer(answer.head, answer.body);
     }
 
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {

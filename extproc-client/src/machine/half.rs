@@ -181,6 +181,11 @@ impl Direction {
             && !self.gone.drops_rest()
     }
 
+    /// Returns true if nothing is kept here that could go on, and the processor makes no bytes of its own.
+    pub(super) fn adds_nothing(&self) -> bool {
+        !self.mode.body.is_duplex() && self.held.is_empty() && self.queue.is_empty()
+    }
+
     /// Whether the processor has nothing to say of this direction any more.
     pub(super) fn is_done(&self) -> bool {
         self.answered || self.mode.is_off()

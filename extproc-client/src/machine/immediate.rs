@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
 use super::{Action, Exchange, Side, failure::Failure, half::Head};
 use crate::{
-    context::outcome::{Origin, Outcome},
+    context::outcome::{Answer, Origin, Outcome},
     headers::{Block, Mutation},
     observer::Event,
     text::grpc::grpc_code,
@@ -37,9 +37,6 @@ impl Exchange {
             details: &details,
         });
         self.close_stream();
-        if self.committed {
-            return self.abort(status, details);
-        }
         let grpc_status = reply.grpc_status.map(|grpc| grpc.status);
         let headers = reply
             .headers
@@ -48,7 +45,10 @@ impl Exchange {
         if let Some(headers) = headers {
             merge(&mut head.headers, headers, self.form.grpc);
         }
-        self.answer(head, body);
+        match self.committed {
+            true => self.abort(Answer { head, body }),
+            false => self.answer(head, body),
+        }
     }
 
     /// An answer to a failure, without a body.
@@ -62,15 +62,15 @@ impl Exchange {
 
     /// An answer of our own, or a cut if one was begun.
     pub(super) fn respond(&mut self, status: StatusCode, body: Bytes, details: String) {
-        if self.committed {
-            return self.abort(status, details);
-        }
         let (head, body) = self.local_response(status, body, None, details);
-        self.answer(head, body);
+        match self.committed {
+            true => self.abort(Answer { head, body }),
+            false => self.answer(head, body),
+        }
     }
 
-    /// The response cannot be completed. Nothing is sent on any more. `status` is for whoever still holds its head.
-    pub(super) fn abort(&mut self, status: StatusCode, details: impl Into<String>) {
+    /// The response cannot be completed. Nothing is sent on any more. The answer is for whoever still holds its head.
+    pub(super) fn abort(&mut self, answer: Answer) {
         if !self.config.observability_mode {
             self.close_stream();
         }
@@ -83,7 +83,6 @@ impl Exchange {
             return;
         }
         self.finish_directions();
-        let details = details.into();
         self.actions
             .retain(|action| !matches!(action, Action::RequestHead { .. }));
         self.actions.push_back(Action::CancelRequest);
@@ -93,14 +92,14 @@ impl Exchange {
                 StatusCode::BAD_GATEWAY,
                 Bytes::new(),
                 None,
-                without_spaces(&details),
+                without_spaces(answer.details()),
             );
             head.headers.remove(header::CONTENT_LENGTH);
             Outcome::of_head_mut(&mut head).origin = Origin::Lost;
             self.actions
                 .push_back(Action::ResponseHead { head, end: false });
         }
-        self.actions.push_back(Action::Abort { status, details });
+        self.actions.push_back(Action::Abort(Box::new(answer)));
     }
 
     /// Sends a complete response and nothing else from now on.
@@ -193,7 +192,9 @@ impl Exchange {
             tell: self.is_watched().then_some(&tell),
         }
         .apply(&mut Block::Response(&mut head));
-        for _ in 0..outcome.rejected {
+        // Where a response has begun, nobody may need the headers.
+        let rejected = if self.committed { 0 } else { outcome.rejected };
+        for _ in 0..rejected {
             self.event(&Event::RejectedHeaderMutation);
         }
         head.headers

@@ -105,9 +105,7 @@ impl Exchange {
         match (rejected, parsed) {
             (None, Some(Some(status))) => head.status = status,
             (None, None) => {
-                if end_of_stream {
-                    self.count_held_body(now);
-                }
+                self.count_held(end_of_stream, now);
                 self.reset_stream();
                 return self.respond(
                     StatusCode::BAD_GATEWAY,
@@ -155,7 +153,7 @@ impl Exchange {
         self.actions.push_back(Action::ResponseHead { head, end });
         self.local = if end { Local::Ended } else { Local::Begun };
         if end {
-            self.count_held_body(now);
+            self.count_held(true, now);
             self.request.came.end();
             return self.close_stream();
         }
@@ -170,15 +168,17 @@ impl Exchange {
         }
     }
 
-    /// As in Envoy, where what is here of the body goes to the processor behind such a reply to headers, too, and the end of the
-    /// stream takes it back: it counts as sent.
-    fn count_held_body(&mut self, now: Instant) {
+    /// As in Envoy, where what is here of the request goes to the processor behind such a reply to headers, too, and the end of
+    /// the stream takes it back: it counts as sent. Of a body that holds with a response that is complete.
+    fn count_held(&mut self, complete: bool, now: Instant) {
         let request = &self.request;
-        let sends = body::of(request.mode.body).sends_held(request.came.is_ended());
+        let sends = complete && body::of(request.mode.body).sends_held(request.came.is_ended());
         if sends && !request.held.is_empty() {
             let whole = self.request.held.share();
             let flags = Self::flags(false);
             self.send_body(Side::Request, whole, flags, Callback::BufferedBody, now);
+        } else if self.trailers_are_due(Side::Request) {
+            self.send_trailers(Side::Request, now);
         }
     }
 

@@ -51,12 +51,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, request, response};
+use http::{HeaderMap, request, response};
 
 use self::half::{Callback, Direction};
 use crate::{
     config::{FilterConfig, Service},
-    context::outcome::ExchangeSummary,
+    context::outcome::{Answer, ExchangeSummary},
     host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart, Watch, Watcher},
     types::{
@@ -107,8 +107,8 @@ pub(crate) enum Action {
     Trailers(Side, HeaderMap),
     /// The side is complete.
     End(Side),
-    /// The response cannot be completed: cut it.
-    Abort { status: StatusCode, details: String },
+    /// The response cannot be completed: cut it, or send this in its place where its head has not gone out.
+    Abort(Box<Answer>),
 }
 
 /// Messages of an exchange that is over, whose stream stays open for them. As in Envoy, a stream that the processor ends
@@ -315,7 +315,9 @@ impl Exchange {
             }
             Action::End(side) => forwarded(*side, HttpPart::Data(&empty), true),
             Action::CancelRequest => Event::RequestCancelled,
-            Action::Abort { details, .. } => Event::Aborted { details },
+            Action::Abort(answer) => Event::Aborted {
+                details: answer.details(),
+            },
         });
     }
 
@@ -390,6 +392,11 @@ impl Exchange {
         unseen
             && (self.complete || !direction.mode.trailers && !self.observes_body(side))
             && !self.local.is_active()
+    }
+
+    /// Returns true if that side is given no other bytes from now on than those that still come, be it in other pieces.
+    pub(crate) fn adds_nothing(&self, side: Side) -> bool {
+        self.direction(side).adds_nothing()
     }
 
     /// Whether nothing is left to do for the machine: the rest passes by and no reply is expected.

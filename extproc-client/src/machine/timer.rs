@@ -31,7 +31,9 @@ impl Timer {
     /// A message goes out. Without a timeout what runs goes on running.
     pub(super) fn start(&mut self, now: Instant, timeout: Option<Duration>) {
         self.sent.get_or_insert(now);
-        let deadline = timeout.map(|timeout| now + timeout).or(self.deadline());
+        let deadline = timeout
+            .map(|timeout| now + timeout)
+            .or_else(|| self.deadline());
         self.due = deadline.map_or(Due::Never, Due::At);
     }
 

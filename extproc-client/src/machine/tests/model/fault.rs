@@ -149,7 +149,7 @@ impl Subject {
     pub(super) fn failed(&mut self, side: Side) {
         match side {
             Side::Request => self.exchange.request_failed(),
-            Side::Response => self.exchange.response_failed(None, false),
+            Side::Response => self.exchange.response_failed(None, None),
         }
     }
 
