@@ -15,13 +15,13 @@ use extproc_client::host::{Origin, Outcome, ResponseFlags, UpstreamFailure};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Frame;
 
-use super::{forwarded::append_to_list, proxy_status, timers::Running};
+use super::{proxy_status, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
     exchange::{Exchange, header_changes::add_route_headers, record::Reply},
     http::{
         body::{Body, BoxError, Watch, Watched},
-        headers::{Nominated, REQUEST_ID, strip_hop_fields, trim_values},
+        headers::{Nominated, REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
         length, local_reply,
     },
     telemetry::{
@@ -222,7 +222,7 @@ pub(super) fn finish(
         headers.insert(REQUEST_ID, id);
     }
     if !http.via.is_empty() {
-        append_to_list(headers, "via", &http.via);
+        append_to_list(headers, "via", ", ", &http.via);
     }
     if http2 {
         trim_values(headers);
@@ -245,7 +245,10 @@ pub(super) fn finish(
     finish.left = length::announced(headers).filter(|_| !http2);
     exchange.listener.stats.status(response.status());
     if exchange.noted() {
-        exchange.set_reply(Reply::of(&response));
+        let mut reply = Reply::of(&response);
+        // Written by hyper over HTTP/1.
+        reply.headers.entry(header::DATE).or_insert_with(date);
+        exchange.set_reply(reply);
     }
     *response.version_mut() = if http2 {
         Version::HTTP_2

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use extproc_client::host::{ExchangeSummary, Outcome, UpstreamInfo};
-use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request};
+use extproc_client::host::{ExchangeSummary, Outcome, ResponseFlags, UpstreamInfo};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request, response};
 
 /// A request head as the access log shows it.
 #[derive(Clone, Debug)]
@@ -20,6 +20,15 @@ impl Head {
             uri: request.uri.clone(),
             headers: request.headers.clone(),
         }
+    }
+
+    /// The head as an expression sees it.
+    pub(super) fn parts(&self) -> request::Parts {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request.into_parts().0
     }
 }
 
@@ -38,6 +47,17 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// The head as an expression sees it.
+    pub(super) fn parts(&self) -> Option<response::Parts> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.status?;
+        *response.headers_mut() = self.headers.clone();
+        let outcome = Outcome::of_mut(&mut response);
+        outcome.flags = ResponseFlags::new(self.flags);
+        outcome.details = self.details.clone();
+        Some(response.into_parts().0)
+    }
+
     pub(crate) fn of<B>(response: &Response<B>) -> Self {
         let outcome = Outcome::of(response);
         Self {

@@ -14,7 +14,7 @@ use http::{
 use super::replay::Kept;
 use crate::{
     config::snapshot::{Forward, InternalRedirect, RedirectPredicate, RouteAction},
-    exchange::{Exchange, answer::Redirected, record::Head},
+    exchange::{Exchange, answer::Redirected},
     http::{authority::valid_authority, body::Body},
     route::{self, Selected},
 };
@@ -62,9 +62,7 @@ impl<'a> Candidate<'a> {
         };
         // The log shows where it leads.
         exchange.set_route(Some(selected));
-        if exchange.noted() {
-            exchange.set_head(Head::of(&next.parts));
-        }
+        exchange.note_head(&next.parts);
         let mut response = response.map(|_| Body::empty());
         let outcome = Outcome::of_mut(&mut response);
         outcome.details = Some("internal_redirect".into());
