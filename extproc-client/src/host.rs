@@ -1,7 +1,7 @@
 //! What the program around the layer knows of an exchange, given through request and response extensions.
 //!
 //! All of it is optional: a bare `ExtProcLayer` in a tower stack works without. A gateway puts an
-//! [`ExchangeContext`] into the request's extensions and an [`UpstreamInfo`] into the response's.
+//! [`ExchangeContext`] into the request's extensions and an [`Outcome`] into the response's.
 
 #![warn(clippy::exhaustive_structs)]
 
@@ -14,10 +14,7 @@ pub use crate::{
     context::{
         buffers::{BufferAccount, Held},
         facts::{HostFacts, Received, RouteFacts, UpstreamInfo},
-        outcome::{
-            Aborted, AnsweredEarly, AnsweredLate, DirectReply, ExchangeSummary, KeepSent,
-            LocalReply, ResponseDetails, ResponseFlags, UpstreamFailure,
-        },
+        outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
     },
     metadata::Metadata,
     types::limits::{HeaderLimits, Limits},
@@ -37,7 +34,7 @@ pub struct ExchangeContext {
     /// Facts about connection, route and node, for attributes.
     pub facts: Arc<HostFacts>,
     /// The endpoint that the request goes to, where that is known when a layer sees the request: attributes may ask for it
-    /// then. Otherwise it is known with the response, by its [`UpstreamInfo`].
+    /// then. Otherwise it is known with the response, by its [`Outcome`].
     pub endpoint: Option<Arc<UpstreamInfo>>,
     /// Told how many bytes of bodies filters hold.
     pub buffers: Option<Arc<dyn BufferAccount>>,
@@ -52,9 +49,41 @@ pub struct ExchangeContext {
     /// The client waits for `100 Continue` before it sends its body: nothing is read of that before the request goes on,
     /// so that a refusal comes first. An `expect` header that is still there says the same.
     pub awaits_continue: bool,
+    /// Set by a layer: response attributes are configured, so the head that goes to the upstream is to be kept for them in
+    /// [`UpstreamInfo::sent`].
+    pub keep_sent: bool,
+    /// Set by a layer: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
+    pub(crate) remade: bool,
 }
 
 impl ExchangeContext {
+    /// Returns the surroundings of a request, by its head.
+    pub fn of_head(head: &request::Parts) -> Option<&Self> {
+        head.extensions.get()
+    }
+
+    /// Returns the surroundings of a request to be changed for layers further on.
+    pub fn of_head_mut(head: &mut request::Parts) -> Option<&mut Self> {
+        head.extensions.get_mut()
+    }
+
+    /// Gives a request these surroundings.
+    pub fn attach(self, head: &mut request::Parts) {
+        head.extensions.insert(self);
+    }
+
+    /// Asks whoever sends a request to keep its head.
+    pub(crate) fn ask_for_head(head: &mut request::Parts) {
+        head.extensions.get_or_insert_default::<Self>().keep_sent = true;
+    }
+
+    /// Tells layers further on that the body is made anew.
+    pub(crate) fn note_remade(head: &mut request::Parts) {
+        if let Some(context) = Self::of_head_mut(head) {
+            context.remade = true;
+        }
+    }
+
     /// Returns what [expressions](crate::attributes::Expression) may ask for.
     pub fn surroundings(&self) -> Surroundings<'_> {
         Surroundings {

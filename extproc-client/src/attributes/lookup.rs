@@ -10,10 +10,7 @@ use http::{HeaderMap, StatusCode, Version, header};
 
 use super::{Encoded, Headers, View, print, text, vocabulary};
 use crate::{
-    context::{
-        facts::UpstreamInfo,
-        outcome::{LocalReply, ResponseDetails, ResponseFlags},
-    },
+    context::{facts::UpstreamInfo, outcome::Outcome},
     metadata::Metadata,
     wire::{
         encode::Fields,
@@ -218,8 +215,8 @@ impl<'a> View<'a> {
             "code" => count(self.code()?.as_u16().into()),
             "code_details" => {
                 let response = self.response?;
-                match response.extensions.get::<ResponseDetails>() {
-                    Some(details) => Item::Text(details.0.as_ref().into()),
+                match Outcome::of_head(response).details.as_deref() {
+                    Some(details) => Item::Text(details.into()),
                     None => {
                         self.upstream.filter(|upstream| upstream.responded())?;
                         Item::Text("via_upstream".into())
@@ -228,8 +225,7 @@ impl<'a> View<'a> {
             }
             "flags" => count(
                 self.response
-                    .and_then(|response| response.extensions.get::<ResponseFlags>())
-                    .map_or(0, |flags| flags.0),
+                    .map_or(0, |response| Outcome::of_head(response).flags.0),
             ),
             "grpc_status" => Item::Number(self.grpc_status()?),
             "headers" => Item::Headers(Headers::Response),
@@ -264,9 +260,8 @@ impl<'a> View<'a> {
     /// The code that the response came with, whatever filters have made of it.
     fn code(&self) -> Option<StatusCode> {
         let response = self.response?;
-        let local = response.extensions.get::<LocalReply>();
-        let first = local.map(|reply| reply.code);
-        let first = first.or_else(|| self.upstream.and_then(|upstream| upstream.status));
+        let local = Outcome::of_head(response).local;
+        let first = local.or_else(|| self.upstream.and_then(|upstream| upstream.status));
         Some(first.unwrap_or(response.status))
     }
 

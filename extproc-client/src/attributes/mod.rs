@@ -234,8 +234,7 @@ pub struct Surroundings<'a> {
 pub struct Seen<'a> {
     /// Head of the request.
     pub request: Option<&'a http::request::Parts>,
-    /// Head of the response. Its extensions say how it came about: [`ResponseDetails`](crate::host::ResponseDetails) and
-    /// [`ResponseFlags`](crate::host::ResponseFlags).
+    /// Head of the response. Its [`Outcome`](crate::host::Outcome) says how it came about.
     pub response: Option<&'a http::response::Parts>,
     /// Trailers of the response.
     pub response_trailers: Option<&'a http::HeaderMap>,

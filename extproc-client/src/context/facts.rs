@@ -73,8 +73,7 @@ impl RouteFacts {
     }
 }
 
-/// Response extension: how the response came about. Absent, or without a [response](Self::responded) of an endpoint: made
-/// locally.
+/// The endpoint that a request was sent to, and the attempts to get a response.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct UpstreamInfo {
@@ -98,7 +97,7 @@ pub struct UpstreamInfo {
     pub host_metadata: Option<Arc<Metadata>>,
     /// Limits of this endpoint's response headers; those of [`Limits`](crate::types::limits::Limits) if unset.
     pub response_headers: Option<HeaderLimits>,
-    /// The head of the request as it was sent, where [`KeepSent`](super::outcome::KeepSent) asked for it: response attributes
+    /// The head of the request as it was sent, where [`keep_sent`](crate::host::ExchangeContext::keep_sent) asked for it: response attributes
     /// speak of it.
     pub sent: Option<Arc<request::Parts>>,
 }

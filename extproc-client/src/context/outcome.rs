@@ -1,17 +1,11 @@
-//! How a response came about: what layers and hosts tell each other beside it.
+//! Origin of a response: facts that layers and hosts tell each other beside it.
 
-use std::{borrow::Cow, error::Error as StdError, fmt};
+use std::{any::Any, borrow::Cow, error::Error as StdError, fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{StatusCode, request, response};
+use http::{Extensions, Response, StatusCode, request, response};
 
-use crate::context::error::BoxError;
-
-/// Request extension, set by a layer: response attributes are configured, so the head that goes to
-/// the upstream is to be kept for them in [`UpstreamInfo::sent`](super::facts::UpstreamInfo::sent).
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct KeepSent;
+use crate::context::{error::BoxError, facts::UpstreamInfo};
 
 /// Error of an upstream's body, or a source of it: which answer fits as long as the head of the
 /// response has not gone on. Without it that is 502.
@@ -77,26 +71,122 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn details(&self) -> &str {
-        let details = self.head.extensions.get::<ResponseDetails>();
-        details.map_or("", |details| &details.0)
+        let details = Outcome::of_head(&self.head).details.as_deref();
+        details.unwrap_or_default()
     }
 }
 
-/// Response extension: `%RESPONSE_CODE_DETAILS%`, why the response is what it is, such as
-/// `via_upstream`. Set by whoever makes a response; white space is already replaced by `_`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Response extension, written by hosts and layers: how the response came about.
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct ResponseDetails(pub Cow<'static, str>);
+pub struct Outcome {
+    /// Who made the response.
+    pub origin: Origin,
+    /// `%RESPONSE_CODE_DETAILS%`, why the response is what it is, such as `via_upstream`. Holds no white space. Without it, a
+    /// response of an endpoint is `via_upstream`.
+    pub details: Option<Cow<'static, str>>,
+    /// `%RESPONSE_FLAGS%`.
+    pub flags: ResponseFlags,
+    /// The endpoint and the attempts. Without it, or without a [response](UpstreamInfo::responded) of the endpoint, the response
+    /// was made locally.
+    pub upstream: Option<UpstreamInfo>,
+    /// The code of a local reply, for attributes: a reply to a gRPC request has another status, and filters may change that. A
+    /// local reply takes the place of an upstream's response, and what is left of the request goes nowhere, so that filters do
+    /// not show it to processors either.
+    pub local: Option<StatusCode>,
+    /// The part of the layer that the response passed last, until its head went on.
+    pub processor: Option<ExchangeSummary>,
+    /// What the route says of responses was done to it, by a host that does so once.
+    pub route_applied: bool,
+    /// The client's connection ends after it.
+    pub closes: bool,
+    /// Anything else that the host wants to find with the response.
+    pub own: Option<Arc<dyn Any + Send + Sync>>,
+    /// The body is not as it came, and ends where it says so. HTTP/1 has no part in that.
+    pub(crate) remade: bool,
+}
 
-impl ResponseDetails {
-    /// Makes the details of a text without white space.
-    pub fn new(details: impl Into<Cow<'static, str>>) -> Self {
-        Self(details.into())
+/// Origin of a response.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The service around which the layers are: an endpoint's, or one in place of that.
+    #[default]
+    Service,
+    /// A filter made it before the request went on. Envoy shows it to the filters that lie behind as well, which never saw the
+    /// request; a host with a chain of them may call them for it, with
+    /// [`ExchangeContext::response_only`](crate::host::ExchangeContext::response_only).
+    Early {
+        /// Head of the request, as the filter has left it.
+        request: Box<request::Parts>,
+    },
+    /// A filter made it after the request had gone on, and before a response came back. Envoy shows it to the filters that lie
+    /// behind as the response to the request that they have.
+    Late,
+    /// A filter made it while another response was already on its way back. As in Envoy, filters nearer to the client do not
+    /// see it.
+    Final,
+    /// None can be given, since the upstream's was lost after it had begun and before its head went out. The host should cut
+    /// the connection (HTTP/1) or reset the stream (HTTP/2), as Envoy does; one that does not sends the 502 that carries this.
+    Lost,
+}
+
+impl Outcome {
+    /// Returns the outcome of a response, an empty one if nobody has written it.
+    pub fn of<B>(response: &Response<B>) -> &Self {
+        Self::within(response.extensions())
+    }
+
+    /// As [`of`](Self::of), by the response's head.
+    pub fn of_head(head: &response::Parts) -> &Self {
+        Self::within(&head.extensions)
+    }
+
+    /// Returns the outcome of a response to be written.
+    pub fn of_mut<B>(response: &mut Response<B>) -> &mut Self {
+        response.extensions_mut().get_or_insert_default()
+    }
+
+    /// As [`of_mut`](Self::of_mut), by the response's head.
+    pub fn of_head_mut(head: &mut response::Parts) -> &mut Self {
+        head.extensions.get_or_insert_default()
+    }
+
+    fn within(extensions: &Extensions) -> &Self {
+        static UNKNOWN: Outcome = Outcome {
+            origin: Origin::Service,
+            details: None,
+            flags: ResponseFlags(0),
+            upstream: None,
+            local: None,
+            processor: None,
+            route_applied: false,
+            closes: false,
+            own: None,
+            remade: false,
+        };
+        extensions.get().unwrap_or(&UNKNOWN)
+    }
+
+    /// Returns what the host left with the response, if it is of this type.
+    pub fn own<T: Any>(&self) -> Option<&T> {
+        self.own.as_deref()?.downcast_ref()
+    }
+
+    /// Tells whether the response is an endpoint's.
+    pub fn is_upstream(&self) -> bool {
+        self.upstream.as_ref().is_some_and(UpstreamInfo::responded)
+    }
+
+    /// Returns the response code details, also those of an endpoint's response that nobody has written.
+    pub fn code_details(&self) -> Option<Cow<'static, str>> {
+        let upstream = || self.is_upstream().then_some(Cow::Borrowed("via_upstream"));
+        self.details.clone().or_else(upstream)
     }
 }
 
-/// Response extension: `%RESPONSE_FLAGS%` as Envoy's bit set, 0 if absent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `%RESPONSE_FLAGS%` as Envoy's bit set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseFlags(pub u64);
 
@@ -107,52 +197,7 @@ impl ResponseFlags {
     }
 }
 
-/// Response extension: no response can be given, since the upstream's was lost after it had begun and
-/// before its head went out. The host should cut the connection (HTTP/1) or reset the stream
-/// (HTTP/2), as Envoy does; one that does not sends the 502 that carries this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Aborted;
-
-/// Response extension: a filter made this response while another one was already on its way back.
-/// As in Envoy, filters nearer to the client do not see it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DirectReply;
-
-/// Response extension: a filter made this response before the request went on. Envoy shows it to the
-/// filters that lie behind as well, which never saw the request; a host with a chain of them may call
-/// them for it, with [`ExchangeContext::response_only`](crate::host::ExchangeContext::response_only).
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct AnsweredEarly {
-    /// Head of the request, as the filter has left it.
-    pub request: Box<request::Parts>,
-}
-
-/// Response extension: a filter made this response after the request had gone on, and before a response came back. Envoy
-/// shows it to the filters that lie behind as the response to the request that they have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AnsweredLate;
-
-/// Response extension: a local reply. It takes the place of an upstream's response, and what is left of the request goes
-/// nowhere, so that filters do not show it to processors either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LocalReply {
-    /// Its code, for attributes: a reply to a gRPC request has another status, and filters may change that.
-    pub code: StatusCode,
-}
-
-impl LocalReply {
-    /// Makes the mark of a local reply with this code.
-    pub fn new(code: StatusCode) -> Self {
-        Self { code }
-    }
-}
-
-/// Response extension, set by the layer: what the processor did until the response's head went on.
+/// Count of what a processor did until the response's head went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExchangeSummary {

@@ -25,8 +25,7 @@ use crate::{
     context::{
         buffers::Held,
         error::{BoxError, Error},
-        facts::UpstreamInfo,
-        outcome::UpstreamFailure,
+        outcome::{Outcome, UpstreamFailure},
     },
     machine::{Action, Exchange, Side},
     transport::Transport,
@@ -45,10 +44,6 @@ pub(crate) struct Core<T: Transport, B, R> {
     /// Bytes of a request body that passes by.
     passed: Option<Arc<AtomicU64>>,
 }
-
-/// Message extension, set by a filter: the body is not as it came, and ends where it says so. HTTP/1 has no part in that.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Remade;
 
 /// A head that is ready, or its cancellation.
 #[derive(Debug)]
@@ -85,9 +80,10 @@ where
         if !end {
             self.request.source = Some(Box::pin(body));
         }
-        let version = self.machine.context().facts.version;
-        self.request.ends_apart = version.is_some_and(|version| version < Version::HTTP_2)
-            && head.extensions.get::<Remade>().is_none();
+        let context = self.machine.context();
+        let version = context.facts.version;
+        self.request.ends_apart =
+            version.is_some_and(|version| version < Version::HTTP_2) && !context.remade;
         self.machine.request_head(head, end, Instant::now());
         self.drain();
     }
@@ -108,10 +104,9 @@ where
         if !end {
             self.response.source = Some(Box::pin(body));
         }
-        let upstream = head.extensions.get::<UpstreamInfo>();
-        self.response.ends_apart = head.version < Version::HTTP_2
-            && upstream.is_some_and(UpstreamInfo::responded)
-            && head.extensions.get::<Remade>().is_none();
+        let outcome = Outcome::of_head(&head);
+        self.response.ends_apart =
+            head.version < Version::HTTP_2 && outcome.is_upstream() && !outcome.remade;
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }

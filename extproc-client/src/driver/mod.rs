@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 pub(crate) use self::{
-    core::{Core, Remade, Step},
+    core::{Core, Step},
     flow::Whole,
     held::Ready,
     link::SideStream,

@@ -13,8 +13,12 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    context::error::{BoxError, Error},
-    driver::{self, Core, Handle, Piece, Remade, Step},
+    context::{
+        error::{BoxError, Error},
+        outcome::Outcome,
+    },
+    driver::{self, Core, Handle, Piece, Step},
+    host::ExchangeContext,
     layer::body::{Drive, RequestBody, ResponseBody},
     transport::Transport,
 };
@@ -226,7 +230,7 @@ where
                     this.upstream.set(Upstream::Idle);
                     return Poll::Ready(Ok(match received {
                         Ok((mut head, Some(body))) => {
-                            head.extensions.insert(Remade);
+                            Outcome::of_head_mut(&mut head).remade = true;
                             Response::from_parts(head, ResponseBody::piped(body))
                         }
                         Ok((head, None)) => Response::from_parts(head, ResponseBody::empty()),
@@ -257,7 +261,7 @@ where
         return (RequestBody::empty(), false);
     }
     if let Some(whole) = core.take_complete_request() {
-        head.extensions.insert(Remade);
+        ExchangeContext::note_remade(head);
         return (RequestBody::whole(whole), false);
     }
     let sized = head.headers.contains_key(header::CONTENT_LENGTH);
@@ -265,7 +269,7 @@ where
         let counter = core.counter();
         return (RequestBody::pass(before, body, counter, sized), false);
     }
-    head.extensions.insert(Remade);
+    ExchangeContext::note_remade(head);
     (RequestBody::piped(core.pipe_request()), true)
 }
 
@@ -288,7 +292,7 @@ where
         if let Some((before, body)) = core.take_passing_response() {
             ResponseBody::pass(before, body, sized)
         } else {
-            head.extensions.insert(Remade);
+            Outcome::of_head_mut(&mut head).remade = true;
             match core.take_complete_response() {
                 Some(whole) => ResponseBody::whole(whole, sized),
                 None => ResponseBody::inline(core),

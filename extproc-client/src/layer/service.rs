@@ -70,11 +70,7 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (head, body) = request.into_parts();
-        let context = head
-            .extensions
-            .get::<ExchangeContext>()
-            .cloned()
-            .unwrap_or_default();
+        let context = ExchangeContext::of_head(&head).cloned().unwrap_or_default();
         let Some(config) = self.layer.shared.effective(&context, &head) else {
             let end = body.is_end_stream();
             let body = match end {

@@ -11,12 +11,9 @@ use super::{
     progress::{Came, Gone},
 };
 use crate::{
-    context::{
-        facts::UpstreamInfo,
-        outcome::{Aborted, Answer, DirectReply, KeepSent, LocalReply, UpstreamFailure},
-    },
+    context::outcome::{Answer, Origin, Outcome, UpstreamFailure},
     headers::{self, Block},
-    host::ReplyForm,
+    host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart},
     types::{limits::HeaderLimits, pieces::Pieces},
     wire::encode::BodyFlags,
@@ -69,19 +66,19 @@ impl Exchange {
             part: HttpPart::Response(&head),
             end,
         });
-        let extensions = &head.extensions;
-        if extensions.get::<DirectReply>().is_some() || extensions.get::<Aborted>().is_some() {
+        let outcome = Outcome::of_head(&head);
+        if matches!(outcome.origin, Origin::Final | Origin::Lost) {
             match self.config.observability_mode {
                 // The stream of an observed exchange is closed some time after it.
                 true => self.complete = true,
                 false => self.close_stream(),
             }
         }
-        let upstream = head.extensions.get::<UpstreamInfo>();
+        let upstream = outcome.upstream.as_ref();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
             self.response.header_limits = limits;
         }
-        if head.extensions.get::<LocalReply>().is_some() {
+        if outcome.local.is_some() {
             self.drop_request();
             // As in Envoy, the limits are those of what an upstream may send.
             self.response.header_limits = HeaderLimits::NONE;
@@ -232,7 +229,7 @@ impl Exchange {
             let text = Bytes::from_static(TEXT.as_bytes());
             let (mut head, body) = self.local_response(status, text, None, details.into());
             if let Some(failure) = failure {
-                head.extensions.insert(failure.flags);
+                Outcome::of_head_mut(&mut head).flags = failure.flags;
             }
             Answer { head, body }
         });
@@ -309,7 +306,7 @@ impl Exchange {
                 }
                 self.remember_request(&head);
                 if !self.config.response_attributes.entries.is_empty() {
-                    head.extensions.insert(KeepSent);
+                    ExchangeContext::ask_for_head(&mut head);
                 }
                 self.actions
                     .push_back(Action::RequestHead { head: *head, end });
@@ -320,7 +317,7 @@ impl Exchange {
                 if self.guards_framing && end && !bodyless {
                     headers::remove_unkept_length(&mut head.headers);
                 }
-                head.extensions.insert(self.summary.get());
+                Outcome::of_head_mut(&mut head).processor = Some(self.summary.get());
                 self.actions
                     .push_back(Action::ResponseHead { head: *head, end });
             }

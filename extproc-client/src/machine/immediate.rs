@@ -5,9 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
 use super::{Action, Exchange, Side, failure::Failure, half::Head};
 use crate::{
-    context::outcome::{
-        Aborted, Answer, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails,
-    },
+    context::outcome::{Answer, Origin, Outcome},
     headers::{Block, Mutation},
     observer::Event,
     text::grpc::grpc_code,
@@ -97,7 +95,7 @@ impl Exchange {
                 without_spaces(answer.details()),
             );
             head.headers.remove(header::CONTENT_LENGTH);
-            head.extensions.insert(Aborted);
+            Outcome::of_head_mut(&mut head).origin = Origin::Lost;
             self.actions
                 .push_back(Action::ResponseHead { head, end: false });
         }
@@ -106,14 +104,15 @@ impl Exchange {
 
     /// Sends a complete response and nothing else from now on.
     pub(super) fn answer(&mut self, mut head: response::Parts, body: Bytes) {
-        if self.response.has_head() {
-            head.extensions.insert(DirectReply);
-        } else if let Some(request) = self.request.take_request() {
-            head.extensions.insert(AnsweredEarly { request });
-        } else {
-            head.extensions.insert(AnsweredLate);
-        }
-        head.extensions.insert(self.summary.get());
+        let outcome = Outcome::of_head_mut(&mut head);
+        outcome.origin = match self.response.has_head() {
+            true => Origin::Final,
+            false => match self.request.take_request() {
+                Some(request) => Origin::Early { request },
+                None => Origin::Late,
+            },
+        };
+        outcome.processor = Some(self.summary.get());
         self.actions.clear();
         self.actions.push_back(Action::CancelRequest);
         self.finish_directions();
@@ -146,8 +145,9 @@ impl Exchange {
         details: String,
     ) -> (response::Parts, Bytes) {
         let mut head = http::Response::new(()).into_parts().0;
-        head.extensions.insert(ResponseDetails(details.into()));
-        head.extensions.insert(LocalReply { code: status });
+        let outcome = Outcome::of_head_mut(&mut head);
+        outcome.details = Some(details.into());
+        outcome.local = Some(status);
         if self.form.grpc {
             let code = grpc_status.unwrap_or_else(|| grpc_code(status).into());
             head.headers.insert(

@@ -12,8 +12,8 @@ use http::{HeaderMap, StatusCode};
 use super::{Action, Callback, Exchange, Side, body, failure::Failure, half::Head};
 use crate::{
     config::MutationRules,
-    context::outcome::{AnsweredEarly, ResponseDetails},
-    headers::{self, Block, Mutation, Outcome},
+    context::outcome::{Origin, Outcome},
+    headers::{self, Block, Mutation},
     observer::Event,
     types::{header_change::HeaderChange, mode::DirectionMode, phase::Effect, pieces::Pieces},
     wire::{
@@ -127,10 +127,10 @@ impl Exchange {
                 );
             }
         }
-        head.extensions
-            .insert(ResponseDetails("ext_proc_local_response".into()));
+        let outcome = Outcome::of_head_mut(&mut head);
+        outcome.details = Some("ext_proc_local_response".into());
         if let Some(request) = self.request.take_request() {
-            head.extensions.insert(AnsweredEarly { request });
+            outcome.origin = Origin::Early { request };
         }
         self.begin_local(head, end_of_stream, now);
     }
@@ -234,7 +234,7 @@ impl Exchange {
     }
 
     /// Each entry is a set: of duplicates the last one stays.
-    fn apply_local(&self, list: &HeaderList, block: &mut Block<'_>) -> Outcome {
+    fn apply_local(&self, list: &HeaderList, block: &mut Block<'_>) -> headers::Outcome {
         let message = HeaderMutation {
             set_headers: list
                 .headers

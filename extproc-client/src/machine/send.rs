@@ -7,7 +7,7 @@ use http::{HeaderMap, request, response};
 use super::{Callback, Exchange, Outbound, Side, Stream, metadata, progress::Shown};
 use crate::{
     attributes::{self, View},
-    context::facts::UpstreamInfo,
+    context::outcome::Outcome,
     headers::Forwarded,
     metadata::Metadata,
     types::{phase::Phase, pieces::Pieces},
@@ -139,7 +139,7 @@ impl Exchange {
             .seen
             .response
             .as_ref()
-            .and_then(|parts| parts.extensions.get::<UpstreamInfo>());
+            .and_then(|parts| Outcome::of_head(parts).upstream.as_ref());
         let begun = upstream.and_then(|info| info.begun);
         let encoded = attributes::evaluate(
             set,

@@ -2,7 +2,7 @@
 
 use super::play::*;
 use crate::{
-    context::outcome::{LocalReply, ResponseFlags, UpstreamFailure},
+    context::outcome::{Outcome, ResponseFlags, UpstreamFailure},
     machine::Side::{self, Request, Response},
     types::stream::Close,
     wire::Reply,
@@ -329,7 +329,7 @@ fn what_follows_a_local_reply_is_shown_to_nobody() {
     p.request(&[], false);
     p.part(rh(nothing()));
     let mut head = http::Response::new(()).into_parts().0;
-    head.extensions.insert(LocalReply { code: head.status });
+    Outcome::of_head_mut(&mut head).local = Some(http::StatusCode::OK);
     p.exchange.response_head(head, true, p.now);
     assert_eq!(p.outputs(), ["SH end"]);
     assert!(p.exchange.wants_frame(Request), "it is read all the same");

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use crate::{
     FilterConfig,
-    context::outcome::ResponseDetails,
+    context::outcome::Outcome,
     host::ExchangeContext,
     machine::{Action, Closing, Exchange, Outbound, Side},
     observer::{Event, HttpPart, Observer, Stats, Watched, Watcher},
@@ -255,7 +255,7 @@ impl Play {
                 if end { " END" } else { "" }
             ),
             Action::ResponseHead { head, end } => {
-                if let Some(ResponseDetails(details)) = head.extensions.get() {
+                if let Some(details) = &Outcome::of_head(&head).details {
                     self.details = details.to_string();
                 }
                 format!(

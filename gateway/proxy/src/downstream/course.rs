@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use extproc_client::host::Outcome;
 use http::{Request, Response};
 
 use super::{
@@ -43,8 +44,8 @@ impl Course {
             let Self {
                 exchange, timers, ..
             } = self;
-            let mut response = timers::call(context, request, exchange, timers).await;
-            let Some(redirected) = response.extensions_mut().remove::<Redirected>() else {
+            let response = timers::call(context, request, exchange, timers).await;
+            let Some(redirected) = Outcome::of(&response).own::<Redirected>().cloned() else {
                 return response;
             };
             self.end.redirected(&response);

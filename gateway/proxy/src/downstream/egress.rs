@@ -11,15 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailure, UpstreamInfo};
+use extproc_client::host::{Origin, Outcome, ResponseFlags, UpstreamFailure};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Frame;
 
 use super::{proxy_status, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
-    exchange::{Exchange, record::Reply},
-    exchange::{answer::Closes, header_changes::add_route_headers},
+    exchange::{Exchange, header_changes::add_route_headers, record::Reply},
     http::{
         body::{Body, BoxError, Watch, Watched},
         headers::{Nominated, REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
@@ -187,8 +186,8 @@ pub(super) fn finish(
     bodyless: bool,
 ) -> Response<FinalBody> {
     let http = &exchange.http;
-    if let Some(AnsweredEarly { request, .. }) = response.extensions_mut().remove() {
-        exchange.current_route(&request);
+    if let Origin::Early { request, .. } = &Outcome::of(&response).origin {
+        exchange.current_route(request);
     }
     add_route_headers(&mut response, exchange);
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -201,12 +200,10 @@ pub(super) fn finish(
         proxy_status::add(config, &mut response);
     }
     let status = response.status();
-    let own = response
-        .extensions()
-        .get::<UpstreamInfo>()
-        .is_none_or(|info| !info.responded());
-    let closing = response.extensions().get::<Closes>().is_some();
-    finish.nominated = response.extensions_mut().remove().unwrap_or_default();
+    let outcome = Outcome::of(&response);
+    let own = !outcome.is_upstream();
+    let closing = outcome.closes;
+    finish.nominated = outcome.own().cloned().unwrap_or_default();
     let headers = response.headers_mut();
     finish.nominated.strip(headers);
     strip_hop_fields(headers, upgraded && !http2);
@@ -299,7 +296,8 @@ impl http_body::Body for Contentless {
 /// Tells whether no response can be given: the upstream's was lost after it had begun, or the client left while it still sent
 /// its request.
 pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
-    let cut = response.extensions().get::<Aborted>().is_some() || exchange.has_left();
+    let lost = matches!(Outcome::of(response).origin, Origin::Lost);
+    let cut = lost || exchange.has_left();
     if cut && exchange.noted() && !exchange.is_broken() {
         exchange.set_reply(Reply::of(response));
     }

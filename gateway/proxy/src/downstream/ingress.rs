@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use extproc_client::host::Held;
+use extproc_client::host::{Held, Outcome};
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 
@@ -12,7 +12,8 @@ use crate::{
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
-        answer::{Answer, Closes, Redirected, Trail, Whole},
+        answer::{Answer, Redirected, Trail, Whole},
+        host::Passage,
     },
     filters,
     http::{
@@ -48,7 +49,7 @@ impl Refusal {
             }
             // What follows a request that was not understood may be no request.
             None if self.status.is_client_error() => {
-                response.extensions_mut().insert(Closes);
+                Outcome::of_mut(&mut response).closes = true;
             }
             None => {}
         }
@@ -263,17 +264,15 @@ fn enter(
     refusal: Option<Refusal>,
 ) -> Ingress {
     let exchange = watch.exchange.clone();
-    let extensions = &mut parts.extensions;
     if filters::ask_for_context(&context.http().filters) {
         let mut told = exchange.context();
         told.response_only = refusal.is_some();
         told.awaits_continue = awaits_continue;
-        extensions.insert(told);
+        told.attach(&mut parts);
     }
-    extensions.insert(exchange.clone());
-    if let Some(refusal) = refusal {
-        extensions.insert(Answer::new(refusal.reply(exchange.grpc)));
-    }
+    let mut passage = Passage::new(exchange.clone());
+    passage.answer = refusal.map(|refusal| Answer::new(refusal.reply(exchange.grpc)));
+    passage.attach(&mut parts);
     let body = Watched::new(body, watch);
     let body = if http_body::Body::is_end_stream(&body) {
         Body::empty()

@@ -1,11 +1,11 @@
 //! `proxy-status` (RFC 9209): what went wrong, for a client.
 
-use extproc_client::host::ResponseFlags;
+use extproc_client::host::Outcome;
 use http::{Response, StatusCode};
 
 use crate::{
     config::snapshot::{ProxyStatus, response_flag},
-    exchange::{operators, record::Reply},
+    exchange::operators,
     http::{body::Body, headers::append_to_list},
 };
 
@@ -34,17 +34,17 @@ const ERRORS: &[(&[&str], &str, Option<StatusCode>)] = &[
 
 /// Adds the field to a response with which something went wrong here.
 pub(super) fn add(config: &ProxyStatus, response: &mut Response<Body>) {
-    let flags = response.extensions().get::<ResponseFlags>();
-    let flags = flags.map_or(0, |flags| flags.0);
+    let outcome = Outcome::of(response);
+    let flags = outcome.flags.0;
     let is_set = |short: &&str| response_flag(short).is_some_and(|bit| flags & bit != 0);
     let found = ERRORS.iter().find(|(names, ..)| names.iter().any(is_set));
     let Some((_, error, recommended)) = found else {
         return;
     };
     let mut member = format!("{}; error={error}", config.name);
-    if let Some(details) = Reply::details_of(response).filter(|_| config.details) {
+    if let Some(details) = outcome.code_details().filter(|_| config.details) {
         member.push_str("; details=\"");
-        member.push_str(&details.0);
+        member.push_str(&details);
         if config.flags {
             member.push_str("; ");
             member.push_str(&operators::short_flags(flags));

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use http::{Extensions, Response, request::Parts};
+use http::{Request, Response, request::Parts};
 use tokio::sync::oneshot;
 
 use crate::http::body::Body;
@@ -37,11 +37,7 @@ impl<T> Once<T> {
     }
 }
 
-/// Response extension: the client's connection ends after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Closes;
-
-/// Response extension: this request takes the place of the response.
+/// A request that takes the place of the response which it was left with.
 #[derive(Clone)]
 pub(crate) struct Redirected {
     pub(crate) parts: Box<Parts>,
@@ -79,7 +75,7 @@ pub(crate) struct Trail {
     pub(crate) steps: Vec<(String, String)>,
 }
 
-/// Request extension: the request goes nowhere, this is its response.
+/// Response of a request that goes nowhere.
 #[derive(Clone)]
 pub(crate) struct Answer(Once<Response<Body>>);
 
@@ -94,12 +90,13 @@ impl Answer {
     }
 }
 
-/// Tells whether filters have nothing to do with the request, only with its response.
-pub(crate) fn is_answered(request: &Extensions) -> bool {
-    request.get::<Answer>().is_some()
-}
+/// A request that came to the end of the filters of a cluster, and where its response goes.
+pub(crate) type Met = (Request<Body>, oneshot::Sender<Response<Body>>);
 
-/// Request extension: the way of an answer that is shown to no filter.
+/// The attempt that waits at the end of the filters of a cluster.
+pub(crate) type Meeting = Once<oneshot::Sender<Met>>;
+
+/// The way of an answer that is shown to no filter.
 #[derive(Clone)]
 pub(crate) struct Shortcut(Once<oneshot::Sender<Response<Body>>>);
 
@@ -118,11 +115,11 @@ impl Shortcut {
     }
 }
 
-/// Request extension: where answers that come late may come from, the filter nearest to the client first.
+/// Places where answers that come late may come from, the filter nearest to the client first.
 #[derive(Clone, Default)]
 pub(crate) struct LateAnswers(pub(crate) Vec<Late>);
 
-/// The filter's end of it. What has the request knows the way to where it is kept, so that it has to be let go.
+/// The filter's half. The kept future holds the request, which refers to this slot; dropping this half breaks that cycle.
 pub(crate) struct Answering(pub(crate) Late);
 
 impl Drop for Answering {

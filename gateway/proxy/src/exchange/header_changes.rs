@@ -1,5 +1,6 @@
 //! Header changes that the configuration asks for.
 
+use extproc_client::host::Outcome;
 use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{
@@ -119,14 +120,10 @@ pub(crate) fn response<'a, B>(
     }
 }
 
-/// Response extension: the route's response headers are in place.
-#[derive(Clone, Copy, Debug)]
-struct RouteHeadersDone;
-
 /// Adds the headers of the route to a reply that a filter made, where the route would have forwarded the request, and gives it
 /// the form of a local reply. A response that came from the end of the chain has both.
 pub(crate) fn add_route_headers(response: &mut Response<Body>, exchange: &Exchange) {
-    if response.extensions().get::<RouteHeadersDone>().is_some() {
+    if Outcome::of(response).route_applied {
         return;
     }
     let route = exchange.route();
@@ -141,5 +138,5 @@ pub(crate) fn add_route_headers(response: &mut Response<Body>, exchange: &Exchan
 /// Says that a response has what the route adds to it; a local reply gets its form.
 pub(crate) fn finish(response: &mut Response<Body>, exchange: &Exchange) {
     local_reply::rewrite(response, exchange);
-    response.extensions_mut().insert(RouteHeadersDone);
+    Outcome::of_mut(response).route_applied = true;
 }

@@ -1,7 +1,7 @@
 //! Responses that the gateway made itself, in the form that the configuration gives them (`local_reply_config`).
 
 use bytes::Bytes;
-use extproc_client::{config::Effort, host::LocalReply, text::grpc::grpc_code};
+use extproc_client::{config::Effort, host::Outcome, text::grpc::grpc_code};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode;
 
@@ -20,7 +20,7 @@ pub(super) fn rewrite(response: &mut Response<Body>, exchange: &Exchange) {
     let Some(config) = &exchange.http.local_reply else {
         return;
     };
-    let Some(LocalReply { code: before, .. }) = response.extensions().get().copied() else {
+    let Some(before) = Outcome::of(response).local else {
         return;
     };
     let (original, grpc_status) = bare(response, before, exchange.grpc);
@@ -71,7 +71,7 @@ pub(super) fn rewrite(response: &mut Response<Body>, exchange: &Exchange) {
             headers.insert(header::CONTENT_TYPE, kept.unwrap_or(form));
         }
     }
-    response.extensions_mut().insert(LocalReply::new(code));
+    Outcome::of_mut(response).local = Some(code);
 }
 
 /// Takes off a reply what depends on its text. Gives the text, and the gRPC status if it is not the one of the code.

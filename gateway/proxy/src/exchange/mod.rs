@@ -7,6 +7,7 @@ pub(crate) mod chain;
 mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
+pub(crate) mod host;
 pub(crate) mod local_reply;
 pub(crate) mod log_filter;
 pub(crate) mod operators;
@@ -14,7 +15,6 @@ pub(crate) mod record;
 mod route_cell;
 
 use std::{
-    any::Any,
     borrow::Cow,
     future::poll_fn,
     net::SocketAddr,
@@ -29,11 +29,10 @@ use std::{
 
 use extproc_client::{
     host::{
-        BufferAccount, ExchangeContext, Host, HostFacts, Limits, Received, ReplyForm,
-        ResponseDetails, ResponseFlags, RouteConfig, RouteFacts, UpstreamInfo,
+        BufferAccount, ExchangeContext, HostFacts, Limits, Received, ReplyForm, ResponseFlags,
+        RouteConfig, UpstreamInfo,
     },
     metadata::DynamicMetadata,
-    observer,
 };
 use http::{HeaderMap, HeaderValue, Response, Uri, Version, request};
 
@@ -54,7 +53,7 @@ use crate::{
     trace::Trace,
 };
 
-/// One request with its response. A request extension, so that the innermost service finds it.
+/// One request with its response. The innermost service finds it by the request's [`Passage`](host::Passage).
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) http: Arc<HttpManager>,
@@ -409,7 +408,7 @@ impl Exchange {
         self.cut.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.reply.flags |= flags.0;
-        state.reply.details = Some(ResponseDetails::new(details));
+        state.reply.details = Some(details.into());
     }
 
     /// Tells whether the response was [`cut`](Self::cut).
@@ -445,7 +444,7 @@ impl Exchange {
             true => flag,
             false => reply.flags | flag,
         };
-        reply.details = Some(ResponseDetails::new(details));
+        reply.details = Some(details.into());
     }
 
     /// Changes what is noted of a filter's processor.
@@ -522,55 +521,6 @@ impl Exchange {
     pub(crate) fn take_log(&self) -> (Option<Head>, Reply) {
         let mut state = self.state();
         (state.head.take(), std::mem::take(&mut state.reply))
-    }
-}
-
-impl Host for Exchange {
-    fn exchange_id(&self) -> u64 {
-        *self.number.get_or_init(observer::next_id)
-    }
-
-    fn route(&self, filter: &str, head: &request::Parts) -> RouteConfig {
-        let Some(route) = self.current_route(head) else {
-            return RouteConfig::Inherit;
-        };
-        let choice = route.route.choices.iter().find(|c| c.filter == filter);
-        match (choice, head.extensions.get()) {
-            (Some(choice), Some(context)) => choice::choose(choice, head, context)
-                .map_or(RouteConfig::Disabled, RouteConfig::Use),
-            _ => route.config(filter),
-        }
-    }
-
-    fn route_facts(&self) -> Arc<RouteFacts> {
-        self.route().map(|route| route.facts()).unwrap_or_default()
-    }
-
-    fn clear_route(&self) {
-        let mut state = self.state();
-        state.route = match std::mem::take(&mut state.route) {
-            RouteCell::Selected(last) | RouteCell::Cleared(last) => RouteCell::Cleared(last),
-        };
-    }
-
-    fn end_request(&self) {
-        self.request_over.store(true, Ordering::Relaxed);
-    }
-
-    fn is_request_over(&self) -> bool {
-        self.request_over.load(Ordering::Relaxed)
-    }
-
-    fn own(&self) -> Option<&dyn Any> {
-        Some(self)
-    }
-
-    fn attempts(&self) -> u64 {
-        self.attempts.load(Ordering::Relaxed).into()
-    }
-
-    fn is_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
     }
 }
 

@@ -235,7 +235,7 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         ),
         // Empty if a processor gave none, which is not the same as having no details.
         Operator::ResponseCodeDetails => match &scope.reply.details {
-            Some(details) => text(details.0.clone().into_owned()),
+            Some(details) => text(details.clone().into_owned()),
             None => Value::None,
         },
         // Not Envoy's: what the processor nearest to the client did.

@@ -1,6 +1,8 @@
 //! What the access log will show of an exchange.
 
-use extproc_client::host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo};
+use std::borrow::Cow;
+
+use extproc_client::host::{ExchangeSummary, Outcome, ResponseFlags, UpstreamInfo};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request, response};
 
 /// A request head as the access log shows it.
@@ -36,7 +38,7 @@ pub(crate) struct Reply {
     pub(crate) status: Option<StatusCode>,
     pub(crate) headers: HeaderMap,
     pub(crate) trailers: Option<HeaderMap>,
-    pub(crate) details: Option<ResponseDetails>,
+    pub(crate) details: Option<Cow<'static, str>>,
     pub(crate) flags: u64,
     pub(crate) processor: Option<ExchangeSummary>,
     pub(crate) upstream: Option<UpstreamInfo>,
@@ -47,42 +49,28 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// `%RESPONSE_CODE_DETAILS%` of a response.
-    pub(crate) fn details_of<B>(response: &Response<B>) -> Option<ResponseDetails> {
-        let extensions = response.extensions();
-        let upstream = extensions.get().is_some_and(UpstreamInfo::responded);
-        extensions
-            .get()
-            .cloned()
-            .or_else(|| upstream.then(|| ResponseDetails::new("via_upstream")))
-    }
-
     /// The head as an expression sees it.
     pub(super) fn parts(&self) -> Option<response::Parts> {
         let mut response = Response::new(());
         *response.status_mut() = self.status?;
         *response.headers_mut() = self.headers.clone();
-        let extensions = response.extensions_mut();
-        extensions.insert(ResponseFlags::new(self.flags));
-        if let Some(details) = &self.details {
-            extensions.insert(details.clone());
-        }
+        let outcome = Outcome::of_mut(&mut response);
+        outcome.flags = ResponseFlags::new(self.flags);
+        outcome.details = self.details.clone();
         Some(response.into_parts().0)
     }
 
     pub(crate) fn of<B>(response: &Response<B>) -> Self {
-        let extensions = response.extensions();
-        let upstream: Option<UpstreamInfo> = extensions.get().cloned();
-        let of_upstream = upstream.as_ref().is_some_and(UpstreamInfo::responded);
+        let outcome = Outcome::of(response);
         Self {
             status: Some(response.status()),
             headers: response.headers().clone(),
             trailers: None,
-            details: Self::details_of(response),
-            flags: extensions.get().map_or(0, |flags: &ResponseFlags| flags.0),
-            processor: extensions.get().copied(),
-            upstream_version: of_upstream.then(|| response.version()),
-            upstream,
+            details: outcome.code_details(),
+            flags: outcome.flags.0,
+            processor: outcome.processor,
+            upstream_version: outcome.is_upstream().then(|| response.version()),
+            upstream: outcome.upstream.clone(),
             local_body: String::new(),
         }
     }

@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     config::snapshot::{FilterKind, OnRoute},
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     http::{
         body::{Body, BoxError},
         headers::size,
@@ -58,19 +57,19 @@ impl Service<Request<Body>> for &BufferFilter {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
-        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
+        let exchange = Exchange::of_head(&parts).cloned();
         let exchange = exchange.filter(|exchange| !exchange.upgrade);
         let Some(exchange) = exchange else {
             return self.inner.call(Request::from_parts(parts, body));
         };
-        if is_answered(&parts.extensions) || body.is_end_stream() {
+        if is_answered(&parts) || body.is_end_stream() {
             return self.inner.call(Request::from_parts(parts, body));
         }
         let limit = self.limit(&parts);
         let inner = self.inner.clone();
         Box::pin(async move {
             // As in Envoy, what is gathered here may be gathered behind, too.
-            if let Some(context) = parts.extensions.get_mut::<ExchangeContext>() {
+            if let Some(context) = ExchangeContext::of_head_mut(&mut parts) {
                 let known = &mut context.limits.request_buffer;
                 *known = limit.max(*known);
             }

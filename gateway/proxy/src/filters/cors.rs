@@ -5,17 +5,16 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use extproc_client::{config::Effort, host::ResponseDetails};
+use extproc_client::{config::Effort, host::Outcome};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use tower::Service;
 
 use crate::{
     config::snapshot::{Cors, RouteAction},
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     filters::{Chain, ResponseFuture, show_behind::show},
     http::body::Body,
 };
@@ -36,9 +35,8 @@ impl Service<Request<Body>> for &CorsFilter {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
-        let policy = parts
-            .extensions
-            .get::<Arc<Exchange>>()
+        let answered = is_answered(&parts);
+        let policy = Exchange::of_head(&parts)
             .and_then(|exchange| exchange.current_route(&parts))
             // What is answered here is nothing that a policy is about.
             .filter(|route| matches!(route.route.action, RouteAction::Forward(_)))
@@ -48,7 +46,7 @@ impl Service<Request<Body>> for &CorsFilter {
         let (Some(policy), Some(origin)) = (policy, origin) else {
             return self.inner.call(request);
         };
-        if origin.is_empty() || is_answered(request.extensions()) {
+        if origin.is_empty() || answered {
             return self.inner.call(request);
         }
         let origin = origin.clone();
@@ -83,8 +81,7 @@ fn preflight(policy: &Cors, origin: Option<HeaderValue>, request: &HeaderMap) ->
     const REQUESTED: &str = "access-control-request-private-network";
     const ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
     let mut response = Response::new(Body::empty());
-    let details = ResponseDetails::new("cors_response");
-    response.extensions_mut().insert(details);
+    Outcome::of_mut(&mut response).details = Some("cors_response".into());
     let Some(origin) = origin else {
         return response;
     };

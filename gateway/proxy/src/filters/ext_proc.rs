@@ -8,7 +8,7 @@ use std::{
 
 use extproc_client::{
     ExtProcLayer, FilterConfig,
-    host::{AnsweredEarly, AnsweredLate},
+    host::{Origin, Outcome},
     observer::Observer,
 };
 use http::{Request, Response};
@@ -66,9 +66,11 @@ where
         Box::pin(async move {
             let Ok(mut response) = response.await;
             // What was answered behind this filter went on from here.
-            let extensions = response.extensions_mut();
-            extensions.remove::<AnsweredEarly>();
-            extensions.remove::<AnsweredLate>();
+            if let origin @ (Origin::Early { .. } | Origin::Late) =
+                &mut Outcome::of_mut(&mut response).origin
+            {
+                *origin = Origin::Service;
+            }
             Ok(response)
         })
     }

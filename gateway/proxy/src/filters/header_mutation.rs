@@ -6,14 +6,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::DirectReply;
+use extproc_client::host::{Origin, Outcome};
 use http::{Request, Response};
 use tower::Service;
 
 use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::HeaderChange,
-    exchange::{Exchange, answer::is_answered, header_changes, record::Head},
+    exchange::{Exchange, header_changes, host::is_answered, record::Head},
     http::body::Body,
 };
 
@@ -34,9 +34,9 @@ impl Service<Request<Body>> for &HeaderMutation {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
-        let is_answered = is_answered(request.extensions());
         let (mut parts, body) = request.into_parts();
+        let exchange = Exchange::of_head(&parts).cloned();
+        let is_answered = is_answered(&parts);
         if let Some(exchange) = &exchange
             && !is_answered
         {
@@ -55,7 +55,7 @@ impl Service<Request<Body>> for &HeaderMutation {
         }
         Box::pin(async move {
             let Ok(mut response) = future.await;
-            let passes = response.extensions().get::<DirectReply>().is_some();
+            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
             if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
                 let changes = changes.chunks(1);
                 header_changes::response(&mut response, changes, exchange, head.as_ref());

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::{config::Effort, host::ResponseDetails};
+use extproc_client::{config::Effort, host::Outcome};
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use tower::Service;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::snapshot::HeaderMatch,
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     http::body::Body,
     route::headers_match,
 };
@@ -46,15 +46,14 @@ impl Service<Request<Body>> for &HealthCheck {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
-        if is_answered(&parts.extensions) || !self.is_asked(&parts) {
+        if is_answered(&parts) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));
         }
-        let Some(exchange) = parts.extensions.get::<Arc<Exchange>>().cloned() else {
+        let Some(exchange) = Exchange::of_head(&parts).cloned() else {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let mut response = Response::new(Body::empty());
-        let details = ResponseDetails::new("health_check_ok");
-        response.extensions_mut().insert(details);
+        Outcome::of_mut(&mut response).details = Some("health_check_ok".into());
         let inner = self.inner.clone();
         Box::pin(async move {
             // As in Envoy, the answer comes after the whole request, so that the connection can go on.

@@ -13,7 +13,7 @@ use tower::Service;
 use super::{Chain, ResponseFuture, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{FilterKind, LocalRateLimit, OnRoute, flag},
-    exchange::{Exchange, answer::is_answered, header_changes, record::Head},
+    exchange::{Exchange, header_changes, host::is_answered, record::Head},
     http::{body::Body, local_reply},
     limits::buckets::Chosen,
     route::is_drawn,
@@ -55,8 +55,8 @@ impl Service<Request<Body>> for &RateLimitFilter {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
-        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
-        let exchange = exchange.filter(|_| !is_answered(&parts.extensions));
+        let exchange = Exchange::of_head(&parts).cloned();
+        let exchange = exchange.filter(|_| !is_answered(&parts));
         let Some(exchange) = exchange else {
             return self.inner.call(Request::from_parts(parts, body));
         };

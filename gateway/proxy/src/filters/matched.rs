@@ -20,7 +20,7 @@ use crate::{
         Filter, FilterKind, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Matched,
         OnRoute, Predicate, Then, ValueMatcher,
     },
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     http::{body::Body, headers::request_field, local_reply},
     route::is_drawn,
 };
@@ -51,7 +51,7 @@ impl MatchedFilter {
             return Ok(&self.inner);
         };
         // The tree is about requests.
-        if is_answered(&parts.extensions) {
+        if is_answered(parts) {
             return base.map_or(Ok(&self.inner), |base| self.chain(base));
         }
         let mut view = View {
@@ -92,7 +92,7 @@ impl Service<Request<Body>> for &MatchedFilter {
         match self.choose(&parts) {
             Ok(chain) => chain.call(Request::from_parts(parts, body)),
             Err(Undecided) => {
-                let exchange = parts.extensions.get::<Arc<Exchange>>();
+                let exchange = Exchange::of_head(&parts);
                 let grpc = exchange.is_some_and(|exchange| exchange.grpc);
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 let reply = local_reply::reply(grpc, status, "".into(), "match_undecided", 0);
@@ -198,7 +198,7 @@ impl<'a> View<'a> {
                 is_as(matcher, value.as_ref(), &mut self.effort)? != *invert
             }
             MatchTest::Cel(expression) => {
-                let Some(context) = self.parts.extensions.get::<ExchangeContext>() else {
+                let Some(context) = ExchangeContext::of_head(self.parts) else {
                     return Err(Undecided);
                 };
                 let holds = expression.holds(self.parts, &context.surroundings());
@@ -252,7 +252,7 @@ impl<'a> View<'a> {
 
 /// The exchange of a request, which every request has that a connection of a client began.
 fn exchange(parts: &Parts) -> Result<&Exchange, Undecided> {
-    let exchange = parts.extensions.get::<Arc<Exchange>>();
+    let exchange = Exchange::of_head(parts);
     exchange.map(|exchange| &**exchange).ok_or(Undecided)
 }
 

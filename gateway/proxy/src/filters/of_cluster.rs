@@ -9,12 +9,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, ExchangeSummary, LocalReply};
+use extproc_client::host::{Origin, Outcome};
 use http::{Request, Response};
 use tower::Service;
 
 use super::{Chain, ResponseFuture, show_behind};
-use crate::{exchange::answer::Shortcut, http::body::Body};
+use crate::{exchange::host::Passage, http::body::Body};
 
 /// A processor's filter with those `behind` it.
 pub(super) struct OfCluster {
@@ -32,26 +32,31 @@ impl Service<Request<Body>> for &OfCluster {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let shortcut = request.extensions().get::<Shortcut>().cloned();
+        let shortcut =
+            Passage::of(&request).and_then(|passage| Some(passage.attempt.as_ref()?.1.clone()));
         let response = self.filter.call(request);
         let behind = self.behind.clone();
         Box::pin(async move {
             let Ok(mut response) = response.await;
-            let extensions = response.extensions_mut();
+            let outcome = Outcome::of_mut(&mut response);
             if let Some(shortcut) = shortcut
-                && extensions.get::<LocalReply>().is_some()
+                && outcome.local.is_some()
             {
                 shortcut.answer(response);
                 return pending().await;
             }
-            let Some(AnsweredEarly { request, .. }) = extensions.remove() else {
-                return Ok(response);
+            let request = match std::mem::take(&mut outcome.origin) {
+                Origin::Early { request, .. } => request,
+                other => {
+                    outcome.origin = other;
+                    return Ok(response);
+                }
             };
-            let summary = extensions.get::<ExchangeSummary>().copied();
+            let summary = outcome.processor;
             let Ok(mut response) = show_behind::show(&behind, *request, response).await;
             // The log tells of the filter that answered.
-            if let Some(summary) = summary {
-                response.extensions_mut().insert(summary);
+            if summary.is_some() {
+                Outcome::of_mut(&mut response).processor = summary;
             }
             Ok(response)
         })

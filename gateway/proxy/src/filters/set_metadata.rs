@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,11 +11,7 @@ use prost_types::{Struct, value::Kind};
 use tower::Service;
 
 use super::{Chain, ResponseFuture};
-use crate::{
-    config::snapshot::SetMetadata,
-    exchange::{Exchange, answer::is_answered},
-    http::body::Body,
-};
+use crate::{config::snapshot::SetMetadata, exchange::host::Passage, http::body::Body};
 
 /// `set_metadata`.
 pub(super) struct MetadataFilter {
@@ -34,11 +29,11 @@ impl Service<Request<Body>> for &MetadataFilter {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
-            && !is_answered(request.extensions())
+        if let Some(passage) = Passage::of(&request)
+            && passage.answer.is_none()
         {
             for entry in &self.entries {
-                set(&exchange.metadata, entry);
+                set(&passage.exchange.metadata, entry);
             }
         }
         self.inner.call(request)

@@ -7,21 +7,21 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
+    future::{poll_fn, ready},
     pin::pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use extproc_client::host::{AnsweredEarly, AnsweredLate, ExchangeContext, ExchangeSummary};
+use extproc_client::host::{ExchangeContext, Origin, Outcome};
 use http::{Request, Response, request::Parts};
 use tower::Service;
 
 use crate::{
     exchange::{
         Exchange,
-        answer::{Answer, Answering, Late, LateAnswers, is_answered, lock},
+        answer::{Answer, Answering, Late, LateAnswers, lock},
         header_changes::add_route_headers,
+        host::Passage,
     },
     filters::{Chain, ResponseFuture},
     http::body::Body,
@@ -29,12 +29,16 @@ use crate::{
 
 /// Lets the filters `behind` see the answer to a request that did not come to them.
 pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -> ResponseFuture {
-    if let Some(context) = parts.extensions.get_mut::<ExchangeContext>() {
+    let Some(passage) = Passage::of_head_mut(&mut parts) else {
+        // Only reached if a filter makes up requests, which none does.
+        return Box::pin(ready(Ok(response)));
+    };
+    passage.answer = Some(Answer::new(response));
+    // It is answered already.
+    passage.late = LateAnswers::default();
+    if let Some(context) = ExchangeContext::of_head_mut(&mut parts) {
         context.response_only = true;
     }
-    // It is answered already.
-    parts.extensions.remove::<LateAnswers>();
-    parts.extensions.insert(Answer::new(response));
     behind.call(Request::from_parts(parts, Body::empty()))
 }
 
@@ -63,21 +67,22 @@ impl Service<Request<Body>> for &Kept {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let Some(answers) = request.extensions().get::<LateAnswers>() else {
+        let Some(passage) = Passage::of(&request) else {
+            return self.0.call(request);
+        };
+        let answers = &passage.late;
+        let Some(nearest) = answers.0.last() else {
             return self.0.call(request);
         };
         if let Some(response) = answers.0.iter().find_map(Late::take) {
             return show(&self.0, request.into_parts().0, response);
         }
-        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
-            && let Some(mut response) = exchange.take_reply()
-        {
+        let exchange = &passage.exchange;
+        if let Some(mut response) = exchange.take_reply() {
             add_route_headers(&mut response, exchange);
             return show(&self.0, request.into_parts().0, response);
         }
-        let Some(late) = answers.0.last().cloned() else {
-            return self.0.call(request);
-        };
+        let late = nearest.clone();
         *lock(&late.0.behind) = Some(self.0.call(request));
         Box::pin(poll_fn(move |cx| late.poll_behind(cx)))
     }
@@ -99,34 +104,36 @@ impl Service<Request<Body>> for &ShownBehind {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        if is_answered(request.extensions()) {
-            return self.filter.call(request);
-        }
         let (mut parts, body) = request.into_parts();
+        let open = Passage::of_head_mut(&mut parts).filter(|passage| passage.answer.is_none());
+        let Some(passage) = open else {
+            return self.filter.call(Request::from_parts(parts, body));
+        };
         let late = Answering(Late::default());
-        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
-        let answers: &mut LateAnswers = parts.extensions.get_or_insert_default();
-        answers.0.push(late.0.clone());
+        let exchange = passage.exchange.clone();
+        passage.late.0.push(late.0.clone());
         let response = self.filter.call(Request::from_parts(parts, body));
         let behind = self.behind.clone();
         Box::pin(async move {
             let Ok(mut response) = response.await;
-            let extensions = response.extensions_mut();
-            let early = extensions.remove::<AnsweredEarly>();
-            if early.is_none() && extensions.remove::<AnsweredLate>().is_none() {
-                return Ok(response);
-            }
-            let summary = extensions.get::<ExchangeSummary>().copied();
-            if let Some(exchange) = exchange {
-                exchange.set_answered();
-                // Filters behind see the reply with the headers of the route.
-                if let Some(AnsweredEarly { request, .. }) = &early {
-                    exchange.current_route(request);
+            let outcome = Outcome::of_mut(&mut response);
+            let early = match std::mem::take(&mut outcome.origin) {
+                Origin::Early { request, .. } => Some(request),
+                Origin::Late => None,
+                other => {
+                    outcome.origin = other;
+                    return Ok(response);
                 }
-                add_route_headers(&mut response, &exchange);
+            };
+            let summary = outcome.processor;
+            exchange.set_answered();
+            // Filters behind see the reply with the headers of the route.
+            if let Some(request) = &early {
+                exchange.current_route(request);
             }
+            add_route_headers(&mut response, &exchange);
             let shown = match early {
-                Some(AnsweredEarly { request, .. }) => show(&behind, *request, response),
+                Some(request) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {
                     Ok(shown) => shown,
                     Err(response) => return Ok(*response),
@@ -134,8 +141,8 @@ impl Service<Request<Body>> for &ShownBehind {
             };
             let Ok(mut response) = shown.await;
             // The log tells of the filter that answered.
-            if let Some(summary) = summary {
-                response.extensions_mut().insert(summary);
+            if summary.is_some() {
+                Outcome::of_mut(&mut response).processor = summary;
             }
             Ok(response)
         })

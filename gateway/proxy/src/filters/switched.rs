@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,7 +12,7 @@ use tower::Service;
 use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::OnRoute,
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     http::body::Body,
 };
 
@@ -30,11 +29,11 @@ pub(super) struct Switched {
 /// to ask for the route of each request would cost them a lock.
 pub(super) fn said(parts: &Parts, filter: Option<&str>) -> Option<OnRoute> {
     let filter = filter?;
-    let exchange = parts.extensions.get::<Arc<Exchange>>()?;
-    let context = parts.extensions.get::<ExchangeContext>();
+    let exchange = Exchange::of_head(parts)?;
+    let context = ExchangeContext::of_head(parts);
     // The route of an attempt is settled.
     let of_cluster = context.is_some_and(|context| context.endpoint.is_some());
-    let route = match of_cluster || is_answered(&parts.extensions) {
+    let route = match of_cluster || is_answered(parts) {
         true => exchange.route(),
         false => exchange.current_route(parts),
     }?;

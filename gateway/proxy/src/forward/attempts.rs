@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use extproc_client::host::UpstreamInfo;
+use extproc_client::host::{Outcome, UpstreamInfo};
 use http::{HeaderMap, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 
@@ -370,7 +370,7 @@ impl<'a> Attempts<'a> {
                 self.exchange.note_response();
                 let mut info = std::mem::take(&mut self.tried);
                 info.status = Some(response.status());
-                response.extensions_mut().insert(info);
+                Outcome::of_mut(&mut response).upstream = Some(info);
                 if is_cut {
                     response.headers_mut().remove(header::CONTENT_LENGTH);
                 }

@@ -15,10 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::host::{
-    AnsweredEarly, AnsweredLate, DirectReply, Host as ExchangeHost, LocalReply, ResponseDetails,
-    RouteConfig, RouteFacts, UpstreamInfo,
-};
+use extproc_client::host::{Host as ExchangeHost, Origin, Outcome, RouteConfig, RouteFacts};
 use http::{Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use tokio::sync::oneshot;
@@ -28,8 +25,9 @@ use super::attempts::{Again, Attempts};
 use crate::{
     exchange::{
         Exchange,
-        answer::{Answer, Once, ResponseFuture, Shortcut},
+        answer::{Once, ResponseFuture, Shortcut},
         chain::Chain,
+        host::{Passage, strip},
     },
     http::{
         body::{Body, Watched},
@@ -67,13 +65,6 @@ impl ClusterFilters {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandOver;
 
-/// A request that came to the end, and where its response goes.
-type Met = (Request<Body>, oneshot::Sender<Response<Body>>);
-
-/// Request extension: the attempt that waits at the end.
-#[derive(Clone)]
-struct Meeting(Once<oneshot::Sender<Met>>);
-
 impl Service<Request<Body>> for &HandOver {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -83,15 +74,16 @@ impl Service<Request<Body>> for &HandOver {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
-        let extensions = request.extensions_mut();
-        let answer = extensions.remove::<Answer>();
-        let meeting = extensions.remove::<Meeting>();
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let (mut parts, body) = request.into_parts();
+        let passage = Passage::take(&mut parts);
+        let request = Request::from_parts(parts, body);
         Box::pin(async move {
+            let (answer, attempt) = passage.map_or((None, None), |p| (p.answer, p.attempt));
             if let Some(response) = answer.and_then(|answer| answer.take()) {
                 return Ok(response);
             }
-            let attempt = meeting.and_then(|Meeting(attempt)| attempt.take());
+            let attempt = attempt.and_then(|(meeting, _)| meeting.take());
             let (respond, response) = oneshot::channel();
             let handed = attempt.and_then(|attempt| attempt.send((request, respond)).ok());
             Ok(match handed {
@@ -183,11 +175,11 @@ impl Attempts<'_> {
         let mut context = self.exchange.context();
         context.host = Some(Arc::new(Settled(self.exchange.clone())));
         context.endpoint = Some(Arc::new(endpoint));
-        parts.extensions.insert(context);
-        parts.extensions.insert(self.exchange.clone());
-        parts.extensions.insert(Meeting(Once::new(meeting)));
+        context.attach(&mut parts);
         let (shortcut, answer) = Shortcut::new();
-        parts.extensions.insert(shortcut);
+        let mut passage = Passage::new(self.exchange.clone());
+        passage.attempt = Some((Once::new(meeting), shortcut));
+        passage.attach(&mut parts);
         // The route's time begins when the filters have the whole request.
         let received = Arc::<Progress>::default();
         let body = match empty {
@@ -234,7 +226,7 @@ impl Attempts<'_> {
             }
             Course::Sent(Ok(response)) => {
                 // The filters wait for it, unless they are about to answer.
-                let tried = response.extensions().get::<UpstreamInfo>().cloned();
+                let tried = Outcome::of(&response).upstream.clone();
                 drop(respond.send(response));
                 let shown = pin!(poll_fn(|cx| filtered.poll(cx)));
                 match self.within_request(Some(&received), shown).await {
@@ -247,7 +239,7 @@ impl Attempts<'_> {
                 }
             }
         };
-        if response.extensions().get::<LocalReply>().is_some() {
+        if Outcome::of(&response).local.is_some() {
             return (Ok(answered(response)), None);
         }
         let again = self.with_body(again, empty);
@@ -262,7 +254,7 @@ impl Attempts<'_> {
     ) -> Result<Response<Body>, Failure> {
         let mut request = Box::new(Outbound::from(request));
         let parts = &mut request.parts;
-        parts.extensions = http::Extensions::new();
+        strip(parts);
         strip_hop_fields(&mut parts.headers, self.exchange.upgrade);
         parts.headers.remove(header::HOST);
         loop {
@@ -277,14 +269,13 @@ impl Attempts<'_> {
 
 /// The answer of a filter: as in Envoy it is final, and the filters of the listener see it as the upstream's.
 fn answered(mut response: Response<Body>) -> Response<Body> {
-    let extensions = response.extensions_mut();
-    extensions.remove::<DirectReply>();
-    extensions.remove::<AnsweredEarly>();
-    extensions.remove::<AnsweredLate>();
-    let details = match extensions.get::<LocalReply>() {
-        Some(_) => "",
-        None => "via_upstream",
-    };
-    extensions.insert(ResponseDetails::new(details));
+    let outcome = Outcome::of_mut(&mut response);
+    if !matches!(outcome.origin, Origin::Lost) {
+        outcome.origin = Origin::Service;
+    }
+    outcome.details = Some(match outcome.local {
+        Some(_) => "".into(),
+        None => "via_upstream".into(),
+    });
     response
 }

@@ -8,15 +8,14 @@ pub(crate) mod replay;
 pub(crate) mod shadow;
 
 use std::{
+    any::Any,
     convert::Infallible,
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use extproc_client::host::{
-    DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
-};
+use extproc_client::host::{ExchangeContext, Held, Origin, Outcome, ResponseFlags, UpstreamInfo};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
 };
@@ -29,8 +28,9 @@ use crate::{
     config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
         Exchange,
-        answer::{Answer, LateAnswers, ResponseFuture},
+        answer::ResponseFuture,
         header_changes,
+        host::{self, Passage},
         record::{Head, Reply},
     },
     forward::replay::Kept,
@@ -69,8 +69,10 @@ impl Service<Request<Body>> for &RouterHandler {
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let this = (*self).clone();
         let mut request = Box::new(Outbound::from(request));
-        let late = request.parts.extensions.remove::<LateAnswers>();
-        let exchange = request.parts.extensions.get::<Arc<Exchange>>();
+        let passage = Passage::of_head_mut(&mut request.parts);
+        let late = passage.map(|passage| std::mem::take(&mut passage.late));
+        let late = late.filter(|late| !late.0.is_empty());
+        let exchange = Exchange::of_head(&request.parts);
         let head = exchange.is_some_and(|exchange| exchange.outgoing.facts.bodyless);
         let logged = exchange.filter(|exchange| exchange.noted()).cloned();
         Box::pin(async move {
@@ -83,14 +85,11 @@ impl Service<Request<Body>> for &RouterHandler {
             };
             // For clients that leave before the filters have seen it.
             if let Some(exchange) = logged
-                && response.extensions().get::<DirectReply>().is_none()
+                && !matches!(Outcome::of(&response).origin, Origin::Final)
             {
                 exchange.set_reply(Reply::of(&response));
             }
-            let is_local = response
-                .extensions()
-                .get::<UpstreamInfo>()
-                .is_none_or(|info| !info.responded());
+            let is_local = !Outcome::of(&response).is_upstream();
             // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
             Ok(match head && is_local {
                 true => response.map(|_| Body::empty()),
@@ -102,14 +101,17 @@ impl Service<Request<Body>> for &RouterHandler {
 
 async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Body> {
     let parts = &mut request.parts;
-    if let Some(response) = parts.extensions.remove::<Answer>().and_then(|a| a.take()) {
-        return response;
-    }
-    let Some(exchange) = parts.extensions.remove::<Arc<Exchange>>() else {
+    let Some(Passage {
+        exchange, answer, ..
+    }) = Passage::take(parts)
+    else {
         // Only reached if a filter makes up requests, which none does.
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         return local_reply::reply(false, status, "".into(), "no_exchange", 0);
     };
+    if let Some(response) = answer.and_then(|answer| answer.take()) {
+        return response;
+    }
     // A filter must not set what belongs to a hop either.
     strip_hop_fields(&mut parts.headers, exchange.upgrade);
     parts.headers.remove(header::HOST);
@@ -174,16 +176,20 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         }
     };
     let head = shown.then(|| exchange.head()).flatten();
-    let declined = response.extensions_mut().remove::<Declined>();
+    let outcome = Outcome::of_mut(&mut response);
+    let declined = outcome.own::<Declined>().cloned();
+    if let Some(declined) = &declined {
+        outcome.own = declined.before.clone();
+    }
     header_changes::response(
         &mut response,
         route.response_headers(),
         &exchange,
         head.as_ref(),
     );
-    if let Some(Declined(fields)) = declined {
+    if let Some(declined) = declined {
         let headers = response.headers_mut();
-        for (name, value) in &fields {
+        for (name, value) in &declined.fields {
             headers.append(name, value.clone());
         }
     }
@@ -210,12 +216,17 @@ fn set_location(response: &mut Response<Body>, location: &str) {
     }
 }
 
+/// Tells whether response attributes may speak of the head of the request.
+fn is_kept(parts: &Parts) -> bool {
+    ExchangeContext::of_head(parts).is_some_and(|context| context.keep_sent)
+}
+
 /// Keeps the head of a request that is answered here, as that of one which is sent, for response attributes.
 fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
-    if parts.extensions.get::<KeepSent>().is_some() {
+    if is_kept(parts) {
         let mut sent = parts.clone();
         sent.extensions.clear();
-        let info: &mut UpstreamInfo = response.extensions_mut().get_or_insert_default();
+        let info = Outcome::of_mut(response).upstream.get_or_insert_default();
         info.sent = Some(Arc::new(sent));
     }
 }
@@ -265,9 +276,9 @@ async fn proxy(
         }
     }
     let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);
-    let keep_sent = parts.extensions.get::<KeepSent>().is_some();
+    let keep_sent = is_kept(parts);
     // They end here, and an attempt that may have to be repeated copies what is left.
-    parts.extensions = http::Extensions::new();
+    host::strip(parts);
     let candidate = Candidate::of(forward, parts, exchange);
     let again = policy.count > 0 || candidate.is_some();
     let kept = (again && !body.is_end_stream() && !exchange.upgrade).then(|| {
@@ -323,7 +334,7 @@ async fn proxy(
                 .contains_key(header::CONNECTION)
                 .then(|| Nominated::by(headers));
             if let Some(named) = named {
-                response.extensions_mut().insert(named);
+                Outcome::of_mut(&mut response).own = Some(Arc::new(named));
             }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
@@ -331,7 +342,7 @@ async fn proxy(
                 false => 0,
             };
             if flags != 0 {
-                response.extensions_mut().insert(ResponseFlags::new(flags));
+                Outcome::of_mut(&mut response).flags = ResponseFlags::new(flags);
             }
             let status = response.status();
             match websocket && (status.is_success() || status.is_redirection()) {
@@ -361,7 +372,11 @@ async fn proxy(
 /// Fields with which an upstream declined a WebSocket handshake. As in Envoy, what a route does to a response's fields is done
 /// before they are there.
 #[derive(Clone, Debug)]
-struct Declined(HeaderMap);
+struct Declined {
+    fields: HeaderMap,
+    /// The note that was with the response before this one.
+    before: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
 /// use for a body. Errors pass with theirs.
@@ -371,10 +386,11 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
     let mut fields = std::mem::take(response.headers_mut());
     fields.remove(header::CONTENT_LENGTH);
     fields.remove(header::CONTENT_TYPE);
-    let extensions = response.extensions_mut();
-    extensions.insert(LocalReply::new(code));
-    extensions.insert(ResponseDetails::new("websocket_handshake_unsuccessful"));
-    extensions.insert(Declined(fields));
+    let outcome = Outcome::of_mut(&mut response);
+    outcome.local = Some(code);
+    outcome.details = Some("websocket_handshake_unsuccessful".into());
+    let before = outcome.own.take();
+    outcome.own = Some(Arc::new(Declined { fields, before }));
     response
 }
 
@@ -395,13 +411,13 @@ fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) ->
         Failure::Connect(_) => failure.to_string(),
         _ => String::new(),
     };
-    let extensions = response.extensions_mut();
+    let outcome = Outcome::of_mut(&mut response);
     tried.transport_failure_reason = transport_failure_reason;
     tried.failed = true;
-    extensions.insert(tried);
+    outcome.upstream = Some(tried);
     if matches!(failure, Failure::Request | Failure::Trailers) {
         // The client is gone or broke its message: there is nothing left to process.
-        extensions.insert(DirectReply::default());
+        outcome.origin = Origin::Final;
     }
     response
 }

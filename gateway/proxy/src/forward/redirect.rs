@@ -3,7 +3,9 @@
 //! As in Envoy, the request then goes through all filters once more, as one of its own with its own line in the log. The
 //! filters that had it before never see the redirect.
 
-use extproc_client::host::{DirectReply, ResponseDetails};
+use std::sync::Arc;
+
+use extproc_client::host::{Origin, Outcome};
 use http::{
     HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts,
     uri::PathAndQuery,
@@ -62,10 +64,10 @@ impl<'a> Candidate<'a> {
         exchange.set_route(Some(selected));
         exchange.note_head(&next.parts);
         let mut response = response.map(|_| Body::empty());
-        let extensions = response.extensions_mut();
-        extensions.insert(ResponseDetails::new("internal_redirect"));
-        extensions.insert(DirectReply::default());
-        extensions.insert(next);
+        let outcome = Outcome::of_mut(&mut response);
+        outcome.details = Some("internal_redirect".into());
+        outcome.origin = Origin::Final;
+        outcome.own = Some(Arc::new(next));
         Ok(response)
     }
 

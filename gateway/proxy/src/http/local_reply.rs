@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use extproc_client::{
-    host::{LocalReply, ResponseDetails, ResponseFlags},
+    host::{Outcome, ResponseFlags},
     text::grpc::grpc_code,
 };
 use http::{HeaderValue, Response, StatusCode, header};
@@ -43,12 +43,10 @@ pub(crate) fn reply_with(
         true => put_grpc(&mut response, status, &body),
         false => put(&mut response, status, body),
     }
-    let extensions = response.extensions_mut();
-    extensions.insert(LocalReply::new(status));
-    extensions.insert(ResponseDetails::new(details));
-    if flags != 0 {
-        extensions.insert(ResponseFlags::new(flags));
-    }
+    let outcome = Outcome::of_mut(&mut response);
+    outcome.local = Some(status);
+    outcome.details = Some(details.into());
+    outcome.flags = ResponseFlags::new(flags);
     response
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
         tag(span, "upstream_address", address.to_string());
     }
     let flags = operators::short_flags(reply.flags);
-    let details = reply.details.as_ref().map(|details| &*details.0);
+    let details = reply.details.as_deref();
     of_answer(span, reply.status, &flags, details);
     if let Some(code) = operators::grpc_status(scope) {
         tag(span, "grpc.status_code", code.to_string());

@@ -22,7 +22,7 @@ use super::{
     spec::{Broken, Local, Spec, Stream},
 };
 use crate::{
-    context::outcome::LocalReply,
+    context::outcome::Outcome,
     host::ExchangeContext,
     machine::{
         Exchange,
@@ -349,7 +349,7 @@ impl World {
                 self.arrives(Response, "", end);
                 let mut head = http::Response::new(()).into_parts().0;
                 if self.class.answered_elsewhere {
-                    head.extensions.insert(LocalReply { code: head.status });
+                    Outcome::of_head_mut(&mut head).local = Some(http::StatusCode::OK);
                     self.spec.request.drop_rest();
                 }
                 self.subject.response_head(head, end, now);

@@ -9,7 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use extproc_client::{config::Effort, host::DirectReply};
+use extproc_client::{
+    config::Effort,
+    host::{Origin, Outcome},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use tower::Service;
@@ -18,7 +21,7 @@ use self::bodies::{Compressed, Decompressed};
 use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
-    exchange::{Exchange, answer::is_answered},
+    exchange::{Exchange, host::is_answered},
     http::{body::Body, length},
 };
 
@@ -96,13 +99,13 @@ impl Service<Request<Body>> for &CompressorFilter {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, mut body) = request.into_parts();
-        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
+        let exchange = Exchange::of_head(&parts).cloned();
         let Some(exchange) = exchange.filter(|exchange| !exchange.upgrade) else {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let config = self.config.clone();
         let accepted = list(&parts.headers, &header::ACCEPT_ENCODING);
-        if !is_answered(&parts.extensions) {
+        if !is_answered(&parts) {
             if config.responses.is_some() && config.remove_accept_encoding {
                 parts.headers.remove(header::ACCEPT_ENCODING);
             }
@@ -120,7 +123,7 @@ impl Service<Request<Body>> for &CompressorFilter {
         let beside = self.beside.clone();
         Box::pin(async move {
             let Ok(mut response) = future.await;
-            let passes = response.extensions().get::<DirectReply>().is_some();
+            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
             if let Some(settings) = config.responses.as_ref().filter(|_| !passes)
                 && is_large(settings, response.headers())
                 && may_be_compressed(&config, settings, &response)
@@ -258,12 +261,12 @@ impl Service<Request<Body>> for &DecompressorFilter {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, mut body) = request.into_parts();
-        let exchange = parts.extensions.get::<Arc<Exchange>>().cloned();
+        let exchange = Exchange::of_head(&parts).cloned();
         let Some(exchange) = exchange.filter(|exchange| !exchange.upgrade) else {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let config = &self.inflating.config;
-        if !is_answered(&parts.extensions) {
+        if !is_answered(&parts) {
             if config.responses.is_some() && config.advertise {
                 advertise(&mut parts.headers, config.coding.name());
             }
@@ -283,7 +286,7 @@ impl Service<Request<Body>> for &DecompressorFilter {
         let inflating = self.inflating.clone();
         Box::pin(async move {
             let Ok(mut response) = future.await;
-            let passes = response.extensions().get::<DirectReply>().is_some();
+            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
             if !passes
                 && !response.body().is_end_stream()
                 && response.status() != StatusCode::SWITCHING_PROTOCOLS
