@@ -1,6 +1,9 @@
 //! Header changes that the configuration asks for.
 
-use http::{HeaderMap, HeaderValue, Response};
+use std::sync::Arc;
+
+use extproc_client::host::ExchangeContext;
+use http::{Extensions, HeaderMap, HeaderValue, Response};
 
 use crate::{
     config::snapshot::{AppendAction, HeaderChange, HeaderTemplate, RouteAction},
@@ -136,6 +139,15 @@ pub(crate) fn add_route_headers(response: &mut Response<Body>, exchange: &Exchan
         self::response(response, route.response_headers(), exchange, head.as_ref());
     }
     finish(response, exchange);
+}
+
+/// The exchange of a request whose local replies get a form of their own, which filters further out have to see; `None` around
+/// an attempt, whose response the route has not seen.
+pub(crate) fn forming(request: &Extensions) -> Option<&Arc<Exchange>> {
+    let exchange = request.get::<Arc<Exchange>>()?;
+    let context = request.get::<ExchangeContext>();
+    let of_attempt = context.is_some_and(|context| context.endpoint.is_some());
+    (exchange.http.local_reply.is_some() && !of_attempt).then_some(exchange)
 }
 
 /// Says that a response has what the route adds to it; a local reply gets its form.

@@ -21,14 +21,21 @@ use crate::{
     exchange::{
         Exchange,
         answer::{Answer, Answering, Late, LateAnswers, is_answered, lock},
-        header_changes::add_route_headers,
+        header_changes::{add_route_headers, forming},
     },
     filters::{Chain, ResponseFuture},
     http::body::Body,
 };
 
 /// Lets the filters `behind` see the answer to a request that did not come to them.
-pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -> ResponseFuture {
+pub(crate) fn show(
+    behind: &Chain,
+    mut parts: Parts,
+    mut response: Response<Body>,
+) -> ResponseFuture {
+    if let Some(exchange) = forming(&parts.extensions) {
+        add_route_headers(&mut response, exchange);
+    }
     if let Some(context) = parts.extensions.get_mut::<ExchangeContext>() {
         context.response_only = true;
     }

@@ -18,7 +18,11 @@ use self::bodies::{Compressed, Decompressed};
 use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
-    exchange::{Exchange, answer::is_answered},
+    exchange::{
+        Exchange,
+        answer::is_answered,
+        header_changes::{add_route_headers, forming},
+    },
     http::{body::Body, length},
 };
 
@@ -116,11 +120,15 @@ impl Service<Request<Body>> for &CompressorFilter {
             }
             exchange.note_head(&parts);
         }
+        let forms = forming(&parts.extensions).is_some();
         let future = self.inner.call(Request::from_parts(parts, body));
         let beside = self.beside.clone();
         Box::pin(async move {
             let Ok(mut response) = future.await;
             let passes = response.extensions().get::<DirectReply>().is_some();
+            if forms {
+                add_route_headers(&mut response, &exchange);
+            }
             if let Some(settings) = config.responses.as_ref().filter(|_| !passes)
                 && is_large(settings, response.headers())
                 && may_be_compressed(&config, settings, &response)
@@ -276,6 +284,7 @@ impl Service<Request<Body>> for &DecompressorFilter {
             }
             exchange.note_head(&parts);
         }
+        let forms = forming(&parts.extensions).is_some();
         let future = self.inner.call(Request::from_parts(parts, body));
         let Some(settings) = config.responses else {
             return future;
@@ -284,6 +293,9 @@ impl Service<Request<Body>> for &DecompressorFilter {
         Box::pin(async move {
             let Ok(mut response) = future.await;
             let passes = response.extensions().get::<DirectReply>().is_some();
+            if forms {
+                add_route_headers(&mut response, &exchange);
+            }
             if !passes
                 && !response.body().is_end_stream()
                 && response.status() != StatusCode::SWITCHING_PROTOCOLS
