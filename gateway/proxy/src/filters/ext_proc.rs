@@ -16,7 +16,11 @@ use tower::{Layer, Service};
 
 use crate::{
     config::snapshot::Filter,
-    exchange::{answer::ResponseFuture, chain::Chain},
+    exchange::{
+        answer::ResponseFuture,
+        chain::Chain,
+        header_changes::{add_route_headers, forming},
+    },
     http::body::{Body, BoxError},
     processors::ClusterTransport,
 };
@@ -56,6 +60,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let forming = forming(request.extensions()).cloned();
         let response = self.0.call(request.map(|body| {
             if body.is_end_stream() {
                 Body::empty()
@@ -65,6 +70,9 @@ where
         }));
         Box::pin(async move {
             let Ok(mut response) = response.await;
+            if let Some(exchange) = forming {
+                add_route_headers(&mut response, &exchange);
+            }
             // What was answered behind this filter went on from here.
             if let origin @ (Origin::Early { .. } | Origin::Late) =
                 &mut Outcome::of_mut(&mut response).origin

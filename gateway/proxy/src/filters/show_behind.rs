@@ -20,7 +20,7 @@ use crate::{
     exchange::{
         Exchange,
         answer::{Answer, Answering, Late, LateAnswers, lock},
-        header_changes::add_route_headers,
+        header_changes::{add_route_headers, forming},
         host::Passage,
     },
     filters::{Chain, ResponseFuture},
@@ -28,7 +28,14 @@ use crate::{
 };
 
 /// Lets the filters `behind` see the answer to a request that did not come to them.
-pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -> ResponseFuture {
+pub(crate) fn show(
+    behind: &Chain,
+    mut parts: Parts,
+    mut response: Response<Body>,
+) -> ResponseFuture {
+    if let Some(exchange) = forming(&parts.extensions) {
+        add_route_headers(&mut response, exchange);
+    }
     let Some(passage) = Passage::of_head_mut(&mut parts) else {
         // Only reached if a filter makes up requests, which none does.
         return Box::pin(ready(Ok(response)));

@@ -89,7 +89,7 @@ fn every_exchange_is_logged() {
     }
     let _ = std::fs::remove_file(&path);
     let wanted = format!(
-        r#"{{"path":"/a","code":200,"why":"via_upstream","cluster":"upstream","host":"{address}","none":null}}"#
+        r#"{{"cluster":"upstream","code":200,"host":"{address}","none":null,"path":"/a","why":"via_upstream"}}"#
     );
     let mut lines = log.lines();
     assert_eq!(lines.next(), Some(wanted.as_str()), "{log}");
