@@ -45,7 +45,7 @@ pub struct Expression {
     shape: Shape,
 }
 
-/// How lists, maps and null are given.
+/// Form of lists, maps and null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     /// As Envoy's attributes: in words that say what they are.

@@ -6,7 +6,7 @@ use http::StatusCode;
 /// `envoy.extensions.filters.http.compressor.v3.Compressor`.
 #[derive(Clone, Debug)]
 pub struct Compressor {
-    /// What it makes.
+    /// The coding that it makes.
     pub coding: Coding,
     /// Requests that it compresses; `None` for no requests.
     pub requests: Option<Compressible>,
@@ -31,7 +31,7 @@ pub struct Compressible {
     pub content_types: Vec<StringMatcher>,
 }
 
-/// What becomes of the `etag` of a response that could be compressed.
+/// Fate of the `etag` of a response that could be compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Etag {
     /// A strong one is taken off.
@@ -92,7 +92,7 @@ impl Decoding {
 /// `envoy.extensions.filters.http.decompressor.v3.Decompressor`.
 #[derive(Clone, Debug)]
 pub struct Decompressor {
-    /// What it undoes.
+    /// The coding that it undoes.
     pub coding: Decoding,
     /// The name of its library, which is in the trailers that tell the lengths.
     pub library: String,

@@ -1,4 +1,4 @@
-//! What becomes of responses that the gateway makes itself.
+//! Form of responses that the gateway makes itself.
 
 use std::sync::Arc;
 

@@ -117,7 +117,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Where a connection was to go before the kernel redirected it to the address that it has come to; `None` if it was not. To
+/// Destination of a connection before the kernel redirected it to the address that it has come to; `None` if it was not. To
 /// go there would be to come here again.
 fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);

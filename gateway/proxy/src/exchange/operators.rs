@@ -140,7 +140,7 @@ fn cut(text: &str, limit: Option<usize>) -> &str {
     }
 }
 
-/// What a value becomes a part of.
+/// Context that a value becomes a part of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Text,

@@ -46,7 +46,7 @@ const MOST_DYNAMIC: usize = 1024;
 pub(crate) struct Wanted<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) metadata: Option<&'a DynamicMetadata>,
-    /// Where the client's connection was to go before it was redirected.
+    /// Destination of the client's connection before it was redirected.
     pub(crate) redirected_from: Option<SocketAddr>,
     /// Attempts that went before.
     pub(crate) before: usize,

@@ -279,7 +279,7 @@ impl Decompressed {
         }
     }
 
-    /// What became of the bytes that are here; `None` if more are needed.
+    /// Outcome of the bytes that are here; `None` if more are needed.
     fn step(&mut self) -> Result<Option<Bytes>, BoxError> {
         let Some(decoder) = &mut self.decoder else {
             return Ok(None);

@@ -42,7 +42,7 @@ pub(super) struct DecompressorFilter {
     pub(super) inner: Chain,
 }
 
-/// What a decompressor does to messages.
+/// Work of a decompressor on messages.
 pub(super) struct Inflating {
     config: Arc<Decompressor>,
     /// Names of the trailers that tell the lengths.
