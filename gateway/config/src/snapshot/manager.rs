@@ -83,7 +83,7 @@ pub struct HttpManager {
     /// Add `x-forwarded-proto` where the client sent none. Only the flags leave it out, so that an upstream
     /// sees what the client and the processor wrote and nothing else.
     pub add_forwarded_proto: bool,
-    /// What becomes of the `server` response header.
+    /// Fate of the `server` response header.
     pub server_header: ServerHeader,
     /// The server name to write.
     pub server_name: String,
@@ -328,11 +328,11 @@ pub struct Timeouts {
 /// One access log.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    /// Where lines go.
+    /// Sink of the lines.
     pub sink: LogSink,
-    /// What a line holds; Envoy's default format if unset.
+    /// Content of a line; Envoy's default format if unset.
     pub format: LogFormat,
-    /// Which exchanges are logged; `None` is all of them.
+    /// Exchanges that are logged; `None` is all of them.
     pub filter: Option<LogFilter>,
     /// `omit_empty_values`: what has no value is left out, and not `-` or null.
     pub omit_empty: bool,
