@@ -1,0 +1,105 @@
+//! Replies of processors and what came of them.
+
+use std::time::Duration;
+
+use extproc_client::observer::{Effect, HeaderChange, Operation, Phase};
+use serde_json::Value;
+
+use super::{micros, parts::PIECES, scribe::Scribe, short};
+use crate::record::{Kind, State};
+
+impl Scribe<'_> {
+    pub(super) fn accepted(
+        &mut self,
+        phase: Option<Phase>,
+        latency: Option<Duration>,
+        effect: Effect,
+    ) {
+        self.processor.received += 1;
+        let mut entries = self.processor.entries.iter_mut().rev();
+        let reply = entries.find(|entry| entry.kind == Kind::Reply);
+        let message = reply.as_ref().and_then(|reply| reply.message.as_ref());
+        let state = match (phase, effect) {
+            (None, _) => State::Answered,
+            (_, Effect::Applied) => State::Changed,
+            (_, Effect::Invalid | Effect::TooLarge | Effect::Refused) => State::Refused,
+            // As in Envoy, a body that is replaced as a whole has no effect of its own.
+            (Some(phase), _) if message.is_some_and(|json| replaces_body(json, phase)) => {
+                State::Changed
+            }
+            _ => State::Unchanged,
+        };
+        let latency = latency.map(micros);
+        if let Some(reply) = reply {
+            reply.phase = phase.map(Phase::name);
+            reply.latency_us = latency;
+            reply.text.push_str(match state {
+                State::Changed => ": changed something",
+                State::Refused => ": asked for what is refused",
+                State::Answered => "",
+                _ => ": nothing changed",
+            });
+        }
+        let Some(phase) = phase else {
+            self.processor.flag("answered");
+            return self.settle(state);
+        };
+        let shown = &mut self.processor.phases[phase.index()];
+        if !matches!(*shown, State::Changed | State::Refused) {
+            *shown = state;
+        }
+        if let Some(latency) = latency {
+            self.processor.wait_us += latency;
+            if self.processor.latencies_us.len() < PIECES {
+                self.processor.latencies_us.push((phase.index(), latency));
+            }
+        }
+    }
+
+    pub(super) fn header(&mut self, phase: Option<Phase>, change: &HeaderChange<'_>) {
+        let redaction = &self.settings.redaction;
+        let header = short(change.name);
+        let value = short(&redaction.value(change.name, change.value));
+        let asked = match change.operation {
+            Operation::Set => format!("set {header}: {value}"),
+            Operation::Append => format!("append to {header}: {value}"),
+            Operation::Remove => format!("remove {header}"),
+        };
+        match change.refused {
+            Some(reason) => self.refused(phase, &format!("{asked}: refused, {reason}")),
+            None => self.entry(Kind::Header, phase, asked),
+        }
+    }
+}
+
+pub(super) const NAMES: [&str; 6] = [
+    "an answer to request_headers",
+    "an answer to request_body",
+    "an answer to request_trailers",
+    "an answer to response_headers",
+    "an answer to response_body",
+    "an answer to response_trailers",
+];
+
+/// The member of a reply that says what it answers.
+pub(super) fn answered(json: &Value) -> Option<&'static str> {
+    [
+        "request_headers",
+        "request_body",
+        "request_trailers",
+        "response_headers",
+        "response_body",
+        "response_trailers",
+        "immediate_response",
+        "streamed_immediate_response",
+        "override_message_timeout",
+        "mode_override",
+    ]
+    .into_iter()
+    .find(|name| json.get(name).is_some())
+}
+
+fn replaces_body(reply: &Value, phase: Phase) -> bool {
+    let mutation = &reply[phase.name()]["response"]["body_mutation"];
+    mutation.get("body").is_some() || mutation.get("clear_body").is_some()
+}
