@@ -1,0 +1,2 @@
+use extproc_sdk::Processor;
+async fn exchange_1(_: impl Processor) -> Result<(), Box<dyn std::error::Error>> { Ok(()) }
