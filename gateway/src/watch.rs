@@ -14,6 +14,10 @@ use std::{
 /// still being written.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Looks after which a change counts although files go on changing: whoever writes one all the time keeps nobody else's changes
+/// back.
+const LOOKS: u32 = 10;
+
 /// Folders inside folders that are looked at.
 const DEPTH: usize = 8;
 
@@ -61,17 +65,20 @@ impl Watcher {
     }
 
     /// Waits until something is different from what it was when this was called last, and has stayed that way for
-    /// a moment.
+    /// a moment, or has been different for long.
     pub(crate) async fn changed(&mut self) {
         let mut last = None;
+        let mut looks = 0;
         loop {
             tokio::time::sleep(LOOK).await;
             let now = look(&self.paths);
             if now == self.seen {
                 last = None;
+                looks = 0;
                 continue;
             }
-            if last.as_ref() == Some(&now) {
+            looks += 1;
+            if last.as_ref() == Some(&now) || looks >= LOOKS {
                 self.seen = now;
                 return;
             }
@@ -171,6 +178,26 @@ mod tests {
         assert!(notices(&mut watcher).await);
         folder.write("envoy.yaml", "back");
         assert!(notices(&mut watcher).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_always_changes_keeps_no_other_back() {
+        let folder = Folder::new("restless");
+        let restless = folder.write("a.yaml", "");
+        let mut watcher = Watcher::new([&folder.0]);
+        let write = async {
+            for size in 1.. {
+                fs::write(&restless, "x".repeat(size)).unwrap();
+                tokio::time::sleep(LOOK / 2).await;
+            }
+        };
+        tokio::select! {
+            () = write => {}
+            noticed = async {
+                folder.write("b.yaml", "changed");
+                notices(&mut watcher).await
+            } => assert!(noticed),
+        }
     }
 
     #[tokio::test(start_paused = true)]

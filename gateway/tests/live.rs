@@ -279,6 +279,150 @@ fn what_cannot_be_had_changes_nothing() {
     assert_eq!(running.local_addrs(), before);
 }
 
+/// Text with this filter in front of the router, of which the only route says `of_route`.
+fn limited(text: &str, filter: &str, of_route: &str) -> String {
+    const LIMIT: &str =
+        "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    let limit = |bucket: &str| {
+        format!(
+            "{{\"@type\": {LIMIT}, stat_prefix: limit, filter_enabled: {{default_value: {{numerator: 100}}}}, \
+             filter_enforced: {{default_value: {{numerator: 100}}}}, token_bucket: {bucket}}}"
+        )
+    };
+    let filter = format!(
+        "http_filters:\n          - {{name: limit, typed_config: {}}}",
+        limit(filter)
+    );
+    let text = text.replace("http_filters:", &filter);
+    match of_route {
+        "" => text,
+        of_route => text.replace(
+            "match: {prefix: /}, ",
+            &format!(
+                "match: {{prefix: /}}, typed_per_filter_config: {{limit: {}}}, ",
+                limit(of_route)
+            ),
+        ),
+    }
+}
+
+/// The status of an answer.
+fn status(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let (head, _) = ask(&mut stream).unwrap();
+    head.split(' ').nth(1).unwrap().to_owned()
+}
+
+/// Whoever has used up what he may have has no more of it because somebody else changes something.
+#[test]
+fn a_new_configuration_refills_no_bucket() {
+    const TWO: &str = "{max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s}";
+    const THREE: &str = "{max_tokens: 3, tokens_per_fill: 1, fill_interval: 3600s}";
+    let first = upstream("first");
+    let clusters = [("a", first.address)];
+    for of_route in ["", TWO] {
+        let of_filter = if of_route.is_empty() { TWO } else { THREE };
+        let text = bootstrap(&[("main", "a")], &clusters);
+        let parse = |text: &str| config::parse_envoy("test.yaml", text).unwrap();
+        let options = Options::default().concurrency(2);
+        let running = Gateway::start(parse(&limited(&text, of_filter, of_route)), options).unwrap();
+        let at = running.local_addr("main").unwrap();
+        assert_eq!([status(at), status(at), status(at)], ["200", "200", "429"]);
+        // Somebody has one more listener, and one more route in front of this one.
+        let others = bootstrap(&[("other", "a"), ("main", "a")], &clusters);
+        let others = limited(&others, of_filter, of_route).replace(
+            "routes:\n",
+            "routes:\n              - {match: {path: /other}, direct_response: {status: 204}}\n",
+        );
+        for _ in 0..3 {
+            running.update(parse(&others)).unwrap();
+            assert_eq!(status(at), "429");
+            running
+                .update(parse(&limited(&text, of_filter, of_route)))
+                .unwrap();
+            assert_eq!(status(at), "429");
+        }
+        // What the other listener has is its own.
+        running.update(parse(&others)).unwrap();
+        assert_eq!(status(running.local_addr("other").unwrap()), "200");
+        // Another limit begins anew.
+        let changed = others.replace("3600s", "3601s");
+        running.update(parse(&changed)).unwrap();
+        assert_eq!([status(at), status(at), status(at)], ["200", "200", "429"]);
+    }
+}
+
+/// Tells whether this process has a file open.
+fn has_open(path: &std::path::Path) -> bool {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.flatten()
+        .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|known| known == path))
+}
+
+#[test]
+fn what_was_opened_for_a_refused_configuration_is_closed() {
+    let first = upstream("first");
+    let clusters = [("a", first.address)];
+    let (running, at) = start("a", &clusters);
+    let log = std::env::temp_dir().join(format!("live-{}.log", std::process::id()));
+    // The second listener cannot be had.
+    let logged = format!(
+        "access_log: [{{name: l, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}}}}}]\n          drain_timeout",
+        log.display()
+    );
+    let taken = format!("port_value: {}}}}}\n    filter", first.address.port());
+    let text = bootstrap(&[("main", "a"), ("more", "a")], &clusters);
+    let (start, end) = text.rsplit_once("port_value: 0}}\n    filter").unwrap();
+    let refused = format!("{start}{taken}{end}").replace("drain_timeout", &logged);
+    let refused = config::parse_envoy("test.yaml", &refused).unwrap();
+    running.update(refused).unwrap_err();
+    assert!(log.exists());
+    let begun = Instant::now();
+    // Its writer ends on a thread of its own.
+    while has_open(&log) {
+        assert!(begun.elapsed() < WAIT, "the log is still open");
+        thread::yield_now();
+    }
+    std::fs::remove_file(&log).unwrap();
+    assert_eq!(get(at).unwrap(), "first");
+}
+
+/// Names that come and go take no memory for ever.
+#[test]
+fn numbers_go_with_what_they_are_of() {
+    let first = upstream("first");
+    let with = |name: &str| {
+        let text = bootstrap(&[("main", name)], &[(name, first.address)]);
+        let text = text.replace("stat_prefix: ingress", &format!("stat_prefix: of-{name}"));
+        let admin = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
+        config::parse_envoy("test.yaml", &format!("{admin}{text}")).unwrap()
+    };
+    let running = Gateway::start(with("a"), Options::default().concurrency(2)).unwrap();
+    let at = running.local_addr("main").unwrap();
+    let lines = || {
+        let mut admin = TcpStream::connect(running.admin_addr().unwrap()).unwrap();
+        admin
+            .write_all(b"GET /stats HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        admin.read_to_string(&mut text).unwrap();
+        text
+    };
+    for name in ["b", "c", "d", "a"] {
+        running.update(with(name)).unwrap();
+        assert_eq!(get(at).unwrap(), "first");
+    }
+    // Connections of clients let go of the configuration before with their next request, or their end.
+    running.update(with("a")).unwrap();
+    let shown = lines();
+    assert!(shown.contains("cluster.a.") && shown.contains("http.of-a."));
+    for name in ["b", "c"] {
+        let left = format!("cluster.{name}.");
+        assert!(!shown.contains(&left), "{shown}");
+        assert!(!shown.contains(&format!("http.of-{name}.")), "{shown}");
+    }
+}
+
 #[test]
 fn no_connection_is_lost_while_snapshots_change() {
     let (first, second) = (upstream("first"), upstream("second"));

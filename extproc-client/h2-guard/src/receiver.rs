@@ -3,14 +3,14 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
 
-use crate::Traffic;
+use crate::{Traffic, fields_size};
 
 /// Most bytes of joined frames that are handed out as one piece.
 const PIECE: usize = 64 * 1024;
@@ -35,17 +35,33 @@ pub(crate) struct Inbox {
     joined: BytesMut,
     /// Bytes handed out last, whose window is not given back.
     owed: usize,
+    /// Bytes of a list of fields that trailers may have.
+    most_trailers: u64,
+    /// Trailers taken from `h2` that nobody has asked for, or that there are none.
+    trailers: Option<Result<Option<HeaderMap>, h2::Error>>,
+    /// Whoever waits for more.
+    reader: Option<Waker>,
 }
 
 impl Receiver {
     /// The receiving half of a stream of the connection that `traffic` belongs to. `account` is told what waits in it.
-    pub fn new(stream: RecvStream, traffic: &Traffic, account: Option<Arc<dyn Account>>) -> Self {
+    ///
+    /// Trailers whose list is larger than `most_trailers`, as [`fields_size`] counts, may be given as an error.
+    pub fn new(
+        stream: RecvStream,
+        traffic: &Traffic,
+        account: Option<Arc<dyn Account>>,
+        most_trailers: u64,
+    ) -> Self {
         let inbox = Arc::new(Mutex::new(Inbox {
             stream,
             account,
             told: 0,
             joined: BytesMut::new(),
             owed: 0,
+            most_trailers,
+            trailers: None,
+            reader: None,
         }));
         traffic.register(Arc::downgrade(&inbox));
         Self(inbox)
@@ -61,9 +77,13 @@ impl Receiver {
             let _ = inbox.stream.flow_control().release_capacity(owed);
         }
         let data = if inbox.joined.is_empty() {
-            match ready!(inbox.stream.poll_data(cx)) {
-                Some(Ok(data)) => data,
-                end => return Poll::Ready(end),
+            match inbox.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => data,
+                Poll::Ready(end) => return Poll::Ready(end),
+                Poll::Pending => {
+                    inbox.note_reader(cx);
+                    return Poll::Pending;
+                }
             }
         } else {
             let length = inbox.joined.len().min(PIECE);
@@ -82,13 +102,20 @@ impl Receiver {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
         let mut inbox = self.lock();
-        Poll::Ready(ready!(inbox.stream.poll_trailers(cx)))
+        if let Some(trailers) = inbox.trailers.take() {
+            return Poll::Ready(trailers);
+        }
+        let polled = inbox.stream.poll_trailers(cx);
+        if polled.is_pending() {
+            inbox.note_reader(cx);
+        }
+        polled
     }
 
     /// Whether everything has been handed out.
     pub fn is_end_stream(&self) -> bool {
         let inbox = self.lock();
-        inbox.joined.is_empty() && inbox.stream.is_end_stream()
+        inbox.joined.is_empty() && inbox.trailers.is_none() && inbox.stream.is_end_stream()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -127,6 +154,40 @@ impl Inbox {
                 Poll::Ready(Some(Ok(data))) => self.joined.extend_from_slice(&data),
                 _ => return,
             }
+        }
+    }
+}
+
+impl Inbox {
+    /// Takes trailers that `h2` has, and all data before them. It would keep them, however large, as long as nobody reads.
+    pub(crate) fn take_trailers(&mut self) {
+        if self.trailers.is_some() {
+            return;
+        }
+        let reader = self.reader.clone();
+        let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
+        loop {
+            match self.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => self.joined.extend_from_slice(&data),
+                Poll::Ready(None) => break,
+                // An error is there for whoever asks next.
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return,
+            }
+        }
+        if let Poll::Ready(trailers) = self.stream.poll_trailers(cx) {
+            self.trailers = Some(match trailers {
+                Ok(Some(trailers)) if fields_size(&trailers) > self.most_trailers => {
+                    Err(h2::Reason::ENHANCE_YOUR_CALM.into())
+                }
+                taken => taken,
+            });
+        }
+    }
+
+    fn note_reader(&mut self, cx: &Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            reader => *reader = Some(cx.waker().clone()),
         }
     }
 }
@@ -205,7 +266,7 @@ mod tests {
 
         async fn receiver(&mut self) -> Receiver {
             let response = self.send().await.unwrap();
-            Receiver::new(response.into_body(), &self.traffic, None)
+            Receiver::new(response.into_body(), &self.traffic, None, 1024)
         }
     }
 
@@ -225,6 +286,41 @@ mod tests {
             while receiver.lock().stream.flow_control().used_capacity() < 10_000 {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// A client that reads nothing does not keep trailers that nobody would take.
+    #[tokio::test]
+    async fn large_trailers_are_not_kept() {
+        for (size, fit) in [(900, true), (400_000, false)] {
+            let mut client = connect(move |mut stream| async move {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x", "v".repeat(size).parse().unwrap());
+                stream
+                    .send_data(Bytes::from_static(b"data"), false)
+                    .unwrap();
+                stream.send_trailers(trailers).unwrap();
+            })
+            .await;
+            let mut receivers = Vec::new();
+            for _ in 0..4 {
+                receivers.push(client.receiver().await);
+            }
+            if !fit {
+                for receiver in &receivers[..2] {
+                    while receiver.lock().trailers.is_none() {
+                        tokio::task::yield_now().await;
+                    }
+                    assert!(!receiver.is_end_stream());
+                }
+            }
+            let mut receiver = receivers.swap_remove(0);
+            let data = poll_fn(|cx| receiver.poll_data(cx)).await;
+            assert_eq!(data.unwrap().unwrap(), "data");
+            assert!(poll_fn(|cx| receiver.poll_data(cx)).await.is_none());
+            let trailers = poll_fn(|cx| receiver.poll_trailers(cx)).await;
+            assert_eq!(trailers.is_ok_and(|it| it.is_some()), fit);
+            assert!(receiver.is_end_stream());
         }
     }
 

@@ -18,6 +18,12 @@ const SMALL_FRAMES: u32 = 4096;
 /// Bytes of DATA after which accounts are told what waits.
 const BYTES: usize = 256 * 1024;
 
+/// Bytes of CONTINUATION after which trailers that nobody has asked for are taken from `h2`, and refused where they are too large.
+const CONTINUED: usize = 256 * 1024;
+
+/// Such bytes after which reading is interrupted.
+const MOST_CONTINUED: usize = 4 * CONTINUED;
+
 /// Receivers in the list before those that are gone are looked for.
 const FEW_RECEIVERS: usize = 32;
 
@@ -37,6 +43,8 @@ pub struct Traffic {
     small: AtomicU32,
     /// Bytes of DATA since accounts were told last.
     bytes: AtomicUsize,
+    /// Bytes of header blocks beyond their first frames, since trailers were looked at last.
+    continued: AtomicUsize,
     doubted: AtomicBool,
     /// Bytes of a header list that the peer takes, plus one; 0 is not said.
     header_list: AtomicU64,
@@ -60,6 +68,8 @@ pub(crate) struct Tally {
     pub(crate) small: u32,
     /// Of DATA, padding included.
     pub(crate) bytes: usize,
+    /// Of CONTINUATION.
+    pub(crate) continued: usize,
 }
 
 impl Traffic {
@@ -142,6 +152,10 @@ impl Traffic {
             self.bytes.store(0, Ordering::Relaxed);
             self.each(Inbox::tell);
         }
+        if self.continued.load(Ordering::Relaxed) >= CONTINUED {
+            self.continued.store(0, Ordering::Relaxed);
+            self.each(Inbox::take_trailers);
+        }
     }
 
     fn each(&self, look: impl Fn(&mut Inbox)) {
@@ -153,6 +167,7 @@ impl Traffic {
     /// Whether no more may be read before the next turn.
     pub(crate) fn is_full(&self) -> bool {
         self.frames.load(Ordering::Relaxed) >= FRAMES_A_TURN
+            || self.continued.load(Ordering::Relaxed) >= MOST_CONTINUED
     }
 
     pub(crate) fn add(&self, tally: &Tally) {
@@ -172,6 +187,9 @@ impl Traffic {
         }
         if tally.bytes > 0 {
             self.bytes.fetch_add(tally.bytes, Ordering::Relaxed);
+        }
+        if tally.continued > 0 {
+            self.continued.fetch_add(tally.continued, Ordering::Relaxed);
         }
     }
 

@@ -2,9 +2,7 @@
 
 use std::{error::Error as StdError, fmt};
 
-use http::StatusCode;
-
-use crate::context::outcome::{ResponseFlags, UpstreamFailure};
+use crate::context::outcome::Answer;
 
 /// Any error of a body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -18,7 +16,7 @@ pub struct Error {
 #[derive(Debug)]
 enum Kind {
     /// The exchange was aborted by the filter, which would have answered so.
-    Aborted(UpstreamFailure),
+    Aborted(Box<Answer>),
     /// The exchange ended before the body did.
     Cancelled,
     /// The body that was read failed.
@@ -26,15 +24,25 @@ enum Kind {
 }
 
 impl Error {
-    pub(crate) fn aborted(status: StatusCode, details: String) -> Self {
+    pub(crate) fn aborted(answer: Box<Answer>) -> Self {
         Self {
-            kind: Kind::Aborted(UpstreamFailure {
-                status,
-                details: details.into(),
-                flags: ResponseFlags(0),
-                source: None,
-            }),
+            kind: Kind::Aborted(answer),
         }
+    }
+
+    /// The answer of the filter that cut a message, whoever passed the error on.
+    pub(crate) fn answer<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Answer> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(Self {
+                kind: Kind::Aborted(answer),
+            }) = error.downcast_ref()
+            {
+                return Some(answer);
+            }
+            next = error.source();
+        }
+        None
     }
 
     pub(crate) fn cancelled() -> Self {
@@ -62,7 +70,7 @@ impl Error {
     /// Response code details, if the filter cut the message.
     pub fn details(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Aborted(failure) => Some(&failure.details),
+            Kind::Aborted(answer) => Some(answer.details()),
             Kind::Cancelled | Kind::Body(_) => None,
         }
     }
@@ -71,7 +79,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Aborted(failure) => write!(f, "exchange aborted: {failure}"),
+            Kind::Aborted(answer) => write!(f, "exchange aborted: {}", answer.details()),
             Kind::Cancelled => f.write_str("exchange ended before the message was complete"),
             Kind::Body(_) => f.write_str("error reading the message"),
         }
@@ -82,8 +90,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.kind {
             Kind::Body(error) => Some(&**error),
-            Kind::Aborted(failure) => Some(failure),
-            Kind::Cancelled => None,
+            Kind::Aborted(_) | Kind::Cancelled => None,
         }
     }
 }

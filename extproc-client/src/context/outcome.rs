@@ -2,7 +2,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt};
 
-use http::{StatusCode, request};
+use bytes::Bytes;
+use http::{StatusCode, request, response};
 
 use crate::context::error::BoxError;
 
@@ -64,6 +65,20 @@ impl fmt::Display for UpstreamFailure {
 impl StdError for UpstreamFailure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|error| error as _)
+    }
+}
+
+/// A complete response in place of one that cannot be completed, for who has not sent the head of that.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: response::Parts,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn details(&self) -> &str {
+        let details = self.head.extensions.get::<ResponseDetails>();
+        details.map_or("", |details| &details.0)
     }
 }
 

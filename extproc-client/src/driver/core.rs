@@ -229,7 +229,7 @@ where
     /// Tells whether the request's body still has pieces that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
-        self.request.poll_sink(cx);
+        self.request.poll_sink(cx, false);
         let taken = |sink: &pipe::Sender| sink.poll_ready(cx).is_ready();
         self.request.sink.as_ref().is_some_and(|sink| !taken(sink))
     }
@@ -391,9 +391,8 @@ where
             }
             Err(error) => {
                 let error = error.into();
-                let in_filter = error.downcast_ref().is_some_and(Error::is_processor);
                 self.machine
-                    .response_failed(UpstreamFailure::of(&*error), in_filter);
+                    .response_failed(UpstreamFailure::of(&*error), Error::answer(&*error));
                 let error = Error::body(error);
                 self.drain();
                 if matches!(self.response.state, State::Failed(_)) {
@@ -459,8 +458,8 @@ where
                     self.complete(side, false);
                 }
                 Action::End(side) => self.complete(side, given != Some(side)),
-                Action::Abort { status, details } => {
-                    self.response.state = State::Failed(Error::aborted(status, details));
+                Action::Abort(answer) => {
+                    self.response.state = State::Failed(Error::aborted(answer));
                 }
             }
         }
@@ -486,8 +485,9 @@ where
 
     /// Gives pieces to the pipes, as far as they take them.
     fn poll_sinks(&mut self, cx: &Context<'_>) -> bool {
-        let request = self.request.poll_sink(cx);
-        let response = self.response.poll_sink(cx);
+        let adds_nothing = self.machine.adds_nothing(Side::Request);
+        let request = self.request.poll_sink(cx, adds_nothing);
+        let response = self.response.poll_sink(cx, false);
         request | response
     }
 }

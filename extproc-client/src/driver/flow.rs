@@ -150,7 +150,12 @@ impl<B> Flow<B> {
     }
 
     /// Gives pieces to the pipe, as far as it takes them.
-    pub(super) fn poll_sink(&mut self, cx: &Context<'_>) -> bool {
+    ///
+    /// `adds_nothing` if no byte is given but those of the source.
+    pub(super) fn poll_sink(&mut self, cx: &Context<'_>, adds_nothing: bool) -> bool
+    where
+        B: Body,
+    {
         let Some(sink) = &self.sink else {
             return false;
         };
@@ -167,7 +172,11 @@ impl<B> Flow<B> {
                 Poll::Ready(true) => {}
             }
             if let Some(piece) = self.out.pop_front() {
-                sink.send(piece);
+                let source = self.source.as_ref();
+                let spent = adds_nothing
+                    && self.out.is_empty()
+                    && source.is_some_and(|body| body.size_hint().exact() == Some(0));
+                sink.send(piece, spent);
                 moved = true;
                 if !self.out.is_empty() || !self.ends_with_piece() {
                     continue;

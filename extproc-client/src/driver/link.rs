@@ -102,7 +102,7 @@ impl<T: Transport> SideStream<T> {
     /// said is heard before something is written.
     fn is_over(&self, machine: &Exchange) -> bool {
         match &self.next {
-            Some(Ok(reply)) => machine.ends_with(reply),
+            Some(Ok(reply)) => machine.is_last(reply),
             Some(Err(_)) => true,
             None => false,
         }

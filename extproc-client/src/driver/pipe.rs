@@ -19,6 +19,8 @@ pub(crate) struct Receiver(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     piece: Option<Piece>,
+    /// No byte follows what was sent.
+    spent: bool,
     end: End,
     /// Something was read: a body that turns out empty is framed as a body all the same.
     started: bool,
@@ -77,11 +79,12 @@ impl Sender {
         }
     }
 
-    /// Sends a piece; only after `poll_ready` said so.
-    pub(crate) fn send(&self, piece: Piece) {
+    /// Sends a piece; only after `poll_ready` said so. `spent` if no byte follows it.
+    pub(crate) fn send(&self, piece: Piece, spent: bool) {
         let waker = {
             let mut state = lock(&self.0);
             state.piece = Some(piece);
+            state.spent = spent;
             state.receiver.take()
         };
         wake(waker);
@@ -136,6 +139,12 @@ impl Receiver {
             End::Complete | End::Told => Poll::Ready(None),
             End::Failed(error) => Poll::Ready(Some(Err(error))),
         }
+    }
+
+    /// Returns true if no more byte of a body that has begun comes.
+    pub(crate) fn is_spent(&self) -> bool {
+        let state = lock(&self.0);
+        state.started && state.piece.is_none() && state.spent
     }
 
     /// Whether nothing more comes.

@@ -83,7 +83,7 @@ impl Exchange {
                 "ext_proc_local_response_not_completed",
             );
             self.show_refusal(FailureRow::Unfinished, status, details, NotOpen::NotCovered);
-            return self.abort(status, details);
+            return self.respond(status, Bytes::new(), details.into());
         }
         if [&self.request, &self.response]
             .into_iter()
@@ -195,7 +195,7 @@ impl Exchange {
         because: NotOpen,
     ) {
         let verdict = match self.committed {
-            true if self.response.ended => Verdict::RequestCut { because },
+            true if self.response.gone.is_ended() => Verdict::RequestCut { because },
             true => Verdict::Cut { because },
             false => Verdict::LocalReply {
                 status: status.as_u16(),
@@ -223,7 +223,7 @@ impl Exchange {
     fn can_fail_open(&self) -> bool {
         let lost = [&self.request, &self.response]
             .iter()
-            .any(|direction| direction.mode.body.is_duplex() && direction.has_data);
+            .any(|direction| direction.mode.body.is_duplex() && direction.came.has_data());
         !lost && !self.local.is_active()
     }
 
@@ -232,7 +232,7 @@ impl Exchange {
         for side in [Side::Request, Side::Response] {
             let direction = self.direction_mut(side);
             direction.finish_call(Callback::Idle);
-            if !direction.has_head() || direction.ended {
+            if !direction.has_head() || direction.gone.is_ended() {
                 continue;
             }
             let queued = direction.join_queue();
@@ -286,9 +286,9 @@ impl Exchange {
         self.request.drop_unsent();
         self.request.clear_queue();
         self.request.stop_timer();
-        self.request.received = true;
+        self.request.came.end();
         // The head stays for the reply that may be awaited: what that may not change counts.
-        self.request.ended = true;
+        self.request.gone.end();
         self.actions.push_back(Action::CancelRequest);
         let (head, body) = self.local_response(status, text, None, details.into());
         self.response_head(head, body.is_empty(), now);

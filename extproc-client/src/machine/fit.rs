@@ -1,6 +1,6 @@
 //! Fitting replies: the one place that says which they are, for handling a reply and for looking ahead.
 
-use super::{Callback, Exchange, Side, half::Drain};
+use super::{Callback, Exchange, Side, half::Reading};
 use crate::wire::{Part, Reply};
 
 /// Relation of a reply to what was asked.
@@ -16,7 +16,7 @@ pub(super) enum Fit {
 
 impl Exchange {
     /// Tells whether the stream ends with this reply.
-    pub(crate) fn ends_with(&self, reply: &Reply) -> bool {
+    pub(crate) fn is_last(&self, reply: &Reply) -> bool {
         let is_heeded = !self.config.observability_mode && reply.override_message_timeout.is_none();
         let fit = reply.part.as_ref().map(|part| self.fit(part));
         is_heeded && matches!(fit, Some(Fit::Ends | Fit::Spurious))
@@ -54,7 +54,7 @@ impl Exchange {
     /// As in Envoy, which takes a reply to trailers at any time in full duplex. It does not have drains.
     fn awaits_trailers(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        let at_any_time = direction.mode.body.is_duplex() && direction.drain != Drain::Announced;
+        let at_any_time = direction.mode.body.is_duplex() && direction.reading != Reading::Draining;
         at_any_time || direction.callback == Callback::Trailers
     }
 }

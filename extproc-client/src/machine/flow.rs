@@ -5,16 +5,20 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header, request, response};
 
-use super::{Action, Callback, Exchange, Side, body, half::Head};
+use super::{
+    Action, Callback, Exchange, Side, body,
+    half::Head,
+    progress::{Came, Gone},
+};
 use crate::{
     context::{
         facts::UpstreamInfo,
-        outcome::{Aborted, DirectReply, KeepSent, LocalReply, UpstreamFailure},
+        outcome::{Aborted, Answer, DirectReply, KeepSent, LocalReply, UpstreamFailure},
     },
     headers::{self, Block},
     host::ReplyForm,
     observer::{Event, HttpPart},
-    types::pieces::Pieces,
+    types::{limits::HeaderLimits, pieces::Pieces},
     wire::encode::BodyFlags,
 };
 
@@ -35,8 +39,8 @@ impl Exchange {
         self.settle_form(head);
         self.remember_request(head);
         self.request.head = Head::Forwarded;
-        self.request.received = true;
-        self.request.ended = true;
+        self.request.came.end();
+        self.request.gone.end();
     }
 
     fn show_request(&self, head: &request::Parts, end: bool) {
@@ -73,12 +77,14 @@ impl Exchange {
                 false => self.close_stream(),
             }
         }
-        if head.extensions.get::<LocalReply>().is_some() {
-            self.drop_request();
-        }
         let upstream = head.extensions.get::<UpstreamInfo>();
         if let Some(limits) = upstream.and_then(|info| info.response_headers) {
             self.response.header_limits = limits;
+        }
+        if head.extensions.get::<LocalReply>().is_some() {
+            self.drop_request();
+            // As in Envoy, the limits are those of what an upstream may send.
+            self.response.header_limits = HeaderLimits::NONE;
         }
         self.remember_response(&head);
         self.head(Side::Response, Head::Response(Box::new(head)), end, now);
@@ -98,8 +104,8 @@ impl Exchange {
 
     /// Everything of that side is here. What still comes of a request whose response is complete is for nobody, as in Envoy.
     fn receive_end(&mut self, side: Side) {
-        self.direction_mut(side).received = true;
-        if side == Side::Response && !self.request.received && !self.complete {
+        self.direction_mut(side).came.end();
+        if side == Side::Response && !self.request.came.is_ended() && !self.complete {
             if let Some(host) = &self.context.host {
                 host.end_request();
             }
@@ -122,8 +128,7 @@ impl Exchange {
     /// awaited as before, and trailers that are here follow the body that it has.
     fn drop_request(&mut self) {
         let request = &mut self.request;
-        request.ended = true;
-        request.body_replaced = true;
+        request.gone = Gone::Dropped;
         request.mode.trailers &= request.trailers.is_some() && request.callback != Callback::Idle;
         request.drop_unsent();
         if request.callback == Callback::Idle {
@@ -135,9 +140,10 @@ impl Exchange {
     /// end alone.
     pub(crate) fn data(&mut self, side: Side, data: Bytes, end: bool, now: Instant) {
         let direction = self.direction_mut(side);
-        if direction.received {
+        if direction.came.is_ended() {
             return;
         }
+        direction.came.piece();
         self.heed_end(side);
         if end {
             self.receive_end(side);
@@ -149,12 +155,11 @@ impl Exchange {
         });
         let direction = self.direction_mut(side);
         direction.size += data.len() as u64;
-        direction.has_data = true;
         if self.local.is_active() {
             return self.local_request_data(data, end, now);
         }
         let direction = self.direction_mut(side);
-        if direction.body_replaced {
+        if direction.gone.drops_rest() {
             if end {
                 self.emit_end(side);
             }
@@ -177,7 +182,7 @@ impl Exchange {
     /// The trailers of that side arrived, the last that comes.
     pub(crate) fn trailers(&mut self, side: Side, trailers: HeaderMap, now: Instant) {
         let direction = self.direction_mut(side);
-        if direction.received {
+        if direction.came.is_ended() {
             return;
         }
         self.heed_end(side);
@@ -206,33 +211,43 @@ impl Exchange {
 
     /// The client's body failed: the client is gone, or broke its message.
     pub(crate) fn request_failed(&mut self) {
-        self.abort(StatusCode::BAD_REQUEST, "downstream_remote_disconnect");
+        let details = "downstream_remote_disconnect".into();
+        let (head, body) =
+            self.local_response(StatusCode::BAD_REQUEST, Bytes::new(), None, details);
+        self.abort(Answer { head, body });
     }
 
-    /// The response's body failed, because of the upstream or in a filter nearer to it. The response is cut, or answered while
-    /// its head is held: with what the failure says, or with 502.
-    pub(crate) fn response_failed(&mut self, failure: Option<&UpstreamFailure>, in_filter: bool) {
+    /// The response's body failed, because of the upstream or in a filter nearer to it, which has an answer. The response is cut,
+    /// or answered while its head is held: with that answer, with what the failure says, or with 502.
+    pub(crate) fn response_failed(
+        &mut self,
+        failure: Option<&UpstreamFailure>,
+        answer: Option<&Answer>,
+    ) {
         const DETAILS: &str = "upstream_reset_after_response_started";
         const TEXT: &str = "upstream disconnected before its response was complete";
-        let details = failure.map_or(DETAILS, |failure| &failure.details);
-        let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+        let answer = answer.cloned().unwrap_or_else(|| {
+            let details = failure.map_or(DETAILS, |failure| &failure.details);
+            let status = failure.map_or(StatusCode::BAD_GATEWAY, |failure| failure.status);
+            let text = Bytes::from_static(TEXT.as_bytes());
+            let (mut head, body) = self.local_response(status, text, None, details.into());
+            if let Some(failure) = failure {
+                head.extensions.insert(failure.flags);
+            }
+            Answer { head, body }
+        });
         if self.committed {
-            return self.abort(status, details);
+            return self.abort(answer);
         }
         self.close_stream_flushed();
-        let text = Bytes::from_static(if in_filter { b"" } else { TEXT.as_bytes() });
-        let (mut head, body) = self.local_response(status, text, None, details.into());
-        if let Some(failure) = failure {
-            head.extensions.insert(failure.flags);
-        }
-        self.answer(head, body);
+        self.answer(answer.head, answer.body);
     }
 
     fn head(&mut self, side: Side, head: Head, end: bool, now: Instant) {
         let direction = self.direction_mut(side);
-        direction.no_body = end;
         direction.head = head;
         if end {
+            direction.came = Came::HeadAlone;
             self.receive_end(side);
         }
         if self.complete {
@@ -280,11 +295,13 @@ impl Exchange {
     /// Sends the head on, if it was held.
     pub(super) fn release_head(&mut self, side: Side) {
         let direction = self.direction_mut(side);
-        if !direction.is_held() || direction.ended {
+        if !direction.is_held() || direction.gone.is_ended() {
             return;
         }
-        let end = direction.no_body && !direction.body_replaced;
-        direction.ended = end;
+        let end = direction.came == Came::HeadAlone && direction.gone == Gone::Open;
+        if end {
+            direction.gone.end();
+        }
         match std::mem::replace(&mut direction.head, Head::Forwarded) {
             Head::Request(mut head) => {
                 if self.guards_framing && end {
@@ -316,7 +333,7 @@ impl Exchange {
         self.release_head(side);
         let held = std::mem::take(&mut self.direction_mut(side).held);
         self.emit_pieces(side, held);
-        if self.direction(side).received {
+        if self.direction(side).came.is_ended() {
             match self.direction_mut(side).trailers.take() {
                 Some(trailers) => self.emit_trailers(side, trailers),
                 None => self.emit_end(side),
@@ -333,7 +350,7 @@ impl Exchange {
     }
 
     pub(super) fn emit_data(&mut self, side: Side, data: Bytes) {
-        if !data.is_empty() && !self.direction(side).ended {
+        if !data.is_empty() && !self.direction(side).gone.is_ended() {
             self.actions.push_back(Action::Data(side, data));
         }
     }
@@ -352,8 +369,8 @@ impl Exchange {
 
     pub(super) fn emit_end(&mut self, side: Side) {
         let direction = self.direction_mut(side);
-        if !direction.ended {
-            direction.ended = true;
+        if !direction.gone.is_ended() {
+            direction.gone.end();
             self.actions.push_back(Action::End(side));
             self.ended(side);
         }
@@ -362,15 +379,16 @@ impl Exchange {
     /// With the end of the response the exchange is over, however long a client takes to read it: what the processor
     /// still says has nothing to be about. So it is in Envoy.
     fn ended(&mut self, side: Side) {
-        if side == Side::Response && self.request.ended && !self.config.observability_mode {
+        if side == Side::Response && self.request.gone.is_ended() && !self.config.observability_mode
+        {
             self.close_stream();
         }
     }
 
     pub(super) fn emit_trailers(&mut self, side: Side, trailers: HeaderMap) {
         let direction = self.direction_mut(side);
-        if !direction.ended {
-            direction.ended = true;
+        if !direction.gone.is_ended() {
+            direction.gone.end();
             self.actions.push_back(Action::Trailers(side, trailers));
             self.ended(side);
         }

@@ -7,7 +7,11 @@ use std::{
 
 use http::{HeaderMap, request, response};
 
-use super::body;
+use super::{
+    body,
+    progress::{Came, Gone, Shown},
+    timer::Timer,
+};
 use crate::{
     headers::Block,
     types::{limits::HeaderLimits, mode::DirectionMode, pieces::Pieces},
@@ -65,14 +69,22 @@ pub(super) struct Chunk {
     pub(super) end: bool,
 }
 
-/// A drain that the processor asked for in a full duplex direction.
+/// Reading of a body: paused while the processor has more than it may have, or until it has answered what it has of a full
+/// duplex body of which it asked for no more.
+///
+/// ```text
+/// Open ──too many chunks──▶ Full ──half of them answered──▶ Open
+///  └──drain asked for──▶ Draining ──drain complete──▶ Drained
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drain {
-    None,
-    /// The processor was told that nothing more comes; reading is paused.
-    Announced,
+pub(super) enum Reading {
+    Open,
+    /// Chunks are kept in modes that are not full duplex alone, and drains are of those that are.
+    Full,
+    /// The processor was told that nothing more comes.
+    Draining,
     /// The rest passes by.
-    Done,
+    Drained,
 }
 
 /// One direction.
@@ -82,14 +94,12 @@ pub(super) struct Direction {
     pub(super) mode: DirectionMode,
     pub(super) callback: Callback,
     pub(super) head: Head,
-    /// The head said that nothing follows.
-    pub(super) no_body: bool,
-    /// Everything of the body was received.
-    pub(super) received: bool,
-    /// The end was sent on.
-    pub(super) ended: bool,
-    /// Something of the body was received, be it an empty frame.
-    pub(super) has_data: bool,
+    /// From the sender.
+    pub(super) came: Came,
+    /// To the processor.
+    pub(super) shown: Shown,
+    /// To the receiver.
+    pub(super) gone: Gone,
     /// Body bytes received so far.
     pub(super) size: u64,
     /// Body bytes kept and not sent to the processor, or sent as a whole.
@@ -99,37 +109,16 @@ pub(super) struct Direction {
     pub(super) queued: usize,
     /// Trailers that were received and not sent on.
     pub(super) trailers: Option<HeaderMap>,
-    /// The processor has the trailers.
-    pub(super) trailers_sent: bool,
-    /// CONTINUE_AND_REPLACE gave another body: what still comes is dropped.
-    pub(super) body_replaced: bool,
-    /// BUFFERED_PARTIAL: the one message was answered.
-    pub(super) partial_processed: bool,
-    pub(super) drain: Drain,
-    /// The processor has some of the body.
-    pub(super) body_sent: bool,
-    /// The processor was told the end of the body.
-    pub(super) has_sent_end: bool,
+    pub(super) reading: Reading,
     /// The last message of this direction was answered. As in Envoy, nobody looks for the last one of a gathered body.
     pub(super) answered: bool,
-    /// Attributes were sent.
-    pub(super) attributes_sent: bool,
     /// `mode_override` took a stand-alone form here.
     pub(super) standalone_override: bool,
     /// GRPC: bytes that are no whole message yet.
     pub(super) deframer: body::grpc::Deframer,
     pub(super) buffer_limit: usize,
     pub(super) header_limits: HeaderLimits,
-    paused: bool,
     timer: Timer,
-}
-
-/// The message timeout of one direction.
-#[derive(Clone, Copy, Debug, Default)]
-struct Timer {
-    deadline: Option<Instant>,
-    sent: Option<Instant>,
-    overridden: bool,
 }
 
 impl Direction {
@@ -142,28 +131,20 @@ impl Direction {
             mode,
             callback: Callback::Idle,
             head: Head::Awaited,
-            no_body: false,
-            received: false,
-            ended: false,
-            has_data: false,
+            came: Came::Nothing,
+            shown: Shown::Nothing,
+            gone: Gone::Open,
             size: 0,
             held: Pieces::default(),
             queue: VecDeque::new(),
             queued: 0,
             trailers: None,
-            trailers_sent: false,
-            body_replaced: false,
-            partial_processed: false,
-            drain: Drain::None,
-            body_sent: false,
-            has_sent_end: false,
+            reading: Reading::Open,
             answered: false,
-            attributes_sent: false,
             standalone_override: false,
             deframer: body::grpc::Deframer::default(),
             buffer_limit,
             header_limits,
-            paused: false,
             timer: Timer::default(),
         }
     }
@@ -191,18 +172,18 @@ impl Direction {
         matches!(self.head, Head::Forwarded)
     }
 
-    /// Whether the last frame was received.
-    pub(super) fn is_received(&self) -> bool {
-        self.received
-    }
-
     /// Whether data would be sent on as it comes, now and later.
     pub(super) fn is_pass_by(&self) -> bool {
         !self.mode.shows_body()
             && self.callback == Callback::Idle
             && self.held.is_empty()
             && self.queue.is_empty()
-            && !self.body_replaced
+            && !self.gone.drops_rest()
+    }
+
+    /// Returns true if nothing is kept here that could go on, and the processor makes no bytes of its own.
+    pub(super) fn adds_nothing(&self) -> bool {
+        !self.mode.body.is_duplex() && self.held.is_empty() && self.queue.is_empty()
     }
 
     /// Whether the processor has nothing to say of this direction any more.
@@ -212,21 +193,22 @@ impl Direction {
 
     /// Whether the whole body was sent to the processor, and no trailers follow it.
     pub(super) fn is_sent_whole(&self) -> bool {
-        self.has_sent_end && self.trailers.is_none()
+        self.shown == Shown::Whole && self.trailers.is_none()
     }
 
     /// Tells if the processor was given all of a full duplex body, and a new one has begun that nobody else can end. As in
     /// Envoy, one that has not begun is empty, and one whose trailers are here ends with them.
     pub(super) fn is_left_unfinished(&self) -> bool {
-        let given = self.received && self.body_sent && self.held.is_empty() && self.size > 0;
-        let begun = self.is_forwarded() && !self.ended && self.trailers.is_none();
+        let shown = self.came.is_ended() && self.shown.has_body();
+        let given = shown && self.held.is_empty() && self.size > 0;
+        let begun = self.is_forwarded() && !self.gone.is_ended() && self.trailers.is_none();
         self.mode.body.is_duplex() && given && begun
     }
 
     /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of its limits first.
     pub(super) fn has_room(&self) -> bool {
-        self.drain != Drain::Announced && !self.is_overfull()
+        self.reading != Reading::Draining && !self.is_overfull()
     }
 
     /// Whether more is here than the buffer limit. BUFFERED bodies fail then.
@@ -234,7 +216,7 @@ impl Direction {
         match self.callback {
             Callback::PartialBody => self.queued > self.buffer_limit,
             _ if body::of(self.mode.body).fails_beyond_limit() => false,
-            _ => self.held.len() > self.buffer_limit || self.paused,
+            _ => self.held.len() > self.buffer_limit || self.reading == Reading::Full,
         }
     }
 
@@ -262,7 +244,7 @@ impl Direction {
         self.queued += data.len();
         self.queue.push_back(Chunk { data, end });
         if self.queued > self.buffer_limit || self.queue.len() >= MOST_CHUNKS {
-            self.paused = true;
+            self.reading = Reading::Full;
         }
     }
 
@@ -285,7 +267,7 @@ impl Direction {
         let chunk = self.queue.pop_front()?;
         self.queued -= chunk.data.len();
         if self.queued <= self.buffer_limit / 2 && self.queue.len() <= MOST_CHUNKS / 2 {
-            self.paused = false;
+            self.resume();
         }
         Some(chunk)
     }
@@ -300,7 +282,13 @@ impl Direction {
     pub(super) fn clear_queue(&mut self) {
         self.queue.clear();
         self.queued = 0;
-        self.paused = false;
+        self.resume();
+    }
+
+    fn resume(&mut self) {
+        if self.reading == Reading::Full {
+            self.reading = Reading::Open;
+        }
     }
 
     /// All chunks of the queue as one.
@@ -323,37 +311,28 @@ impl Direction {
     // === timer ===
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.timer.deadline
+        self.timer.deadline()
     }
 
     /// A message goes out. The timer runs unless the direction is full duplex.
     pub(super) fn start_call(&mut self, callback: Callback, now: Instant, timeout: Duration) {
         self.callback = callback;
-        self.timer.overridden = false;
-        self.timer.sent.get_or_insert(now);
-        if !self.mode.body.is_duplex() {
-            self.timer.deadline = Some(now + timeout);
-        }
+        let runs = !self.mode.body.is_duplex();
+        self.timer.start(now, runs.then_some(timeout));
     }
 
     /// A reply was accepted; `next` is what is waited for now. Gives the time that the call took.
     pub(super) fn finish_call(&mut self, next: Callback) -> Option<Instant> {
         self.callback = next;
-        self.timer.deadline = None;
-        self.timer.sent.take()
+        self.timer.finish()
     }
 
     pub(super) fn stop_timer(&mut self) {
-        self.timer.deadline = None;
+        self.timer.stop();
     }
 
     /// Restarts a running timer with another timeout, once per call.
     pub(super) fn override_timeout(&mut self, now: Instant, timeout: Duration) -> bool {
-        if self.timer.deadline.is_none() || self.timer.overridden {
-            return false;
-        }
-        self.timer.overridden = true;
-        self.timer.deadline = Some(now + timeout);
-        true
+        self.timer.extend(now, timeout)
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use super::{Action, Exchange, Side, failure::Failure, half::Head};
 use crate::{
     context::outcome::{
-        Aborted, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails,
+        Aborted, Answer, AnsweredEarly, AnsweredLate, DirectReply, LocalReply, ResponseDetails,
     },
     headers::{Block, Mutation},
     observer::Event,
@@ -39,9 +39,6 @@ impl Exchange {
             details: &details,
         });
         self.close_stream();
-        if self.committed {
-            return self.abort(status, details);
-        }
         let grpc_status = reply.grpc_status.map(|grpc| grpc.status);
         let headers = reply
             .headers
@@ -50,7 +47,10 @@ impl Exchange {
         if let Some(headers) = headers {
             merge(&mut head.headers, headers, self.form.grpc);
         }
-        self.answer(head, body);
+        match self.committed {
+            true => self.abort(Answer { head, body }),
+            false => self.answer(head, body),
+        }
     }
 
     /// An answer to a failure, without a body.
@@ -64,28 +64,27 @@ impl Exchange {
 
     /// An answer of our own, or a cut if one was begun.
     pub(super) fn respond(&mut self, status: StatusCode, body: Bytes, details: String) {
-        if self.committed {
-            return self.abort(status, details);
-        }
         let (head, body) = self.local_response(status, body, None, details);
-        self.answer(head, body);
+        match self.committed {
+            true => self.abort(Answer { head, body }),
+            false => self.answer(head, body),
+        }
     }
 
-    /// The response cannot be completed. Nothing is sent on any more. `status` is for whoever still holds its head.
-    pub(super) fn abort(&mut self, status: StatusCode, details: impl Into<String>) {
+    /// The response cannot be completed. Nothing is sent on any more. The answer is for whoever still holds its head.
+    pub(super) fn abort(&mut self, answer: Answer) {
         if !self.config.observability_mode {
             self.close_stream();
         }
-        if self.response.ended {
+        if self.response.gone.is_ended() {
             // The client has its response. What is left of the request goes nowhere without the processor.
-            if !self.request.ended {
+            if !self.request.gone.is_ended() {
                 self.finish_directions();
                 self.actions.push_back(Action::CancelRequest);
             }
             return;
         }
         self.finish_directions();
-        let details = details.into();
         self.actions
             .retain(|action| !matches!(action, Action::RequestHead { .. }));
         self.actions.push_back(Action::CancelRequest);
@@ -95,14 +94,14 @@ impl Exchange {
                 StatusCode::BAD_GATEWAY,
                 Bytes::new(),
                 None,
-                without_spaces(&details),
+                without_spaces(answer.details()),
             );
             head.headers.remove(header::CONTENT_LENGTH);
             head.extensions.insert(Aborted);
             self.actions
                 .push_back(Action::ResponseHead { head, end: false });
         }
-        self.actions.push_back(Action::Abort { status, details });
+        self.actions.push_back(Action::Abort(Box::new(answer)));
     }
 
     /// Sends a complete response and nothing else from now on.
@@ -131,8 +130,8 @@ impl Exchange {
     fn finish_directions(&mut self) {
         for side in [Side::Request, Side::Response] {
             let direction = self.direction_mut(side);
-            direction.received = true;
-            direction.ended = true;
+            direction.came.end();
+            direction.gone.end();
             direction.head = Head::Forwarded;
         }
     }
@@ -193,7 +192,9 @@ impl Exchange {
             tell: self.is_watched().then_some(&tell),
         }
         .apply(&mut Block::Response(&mut head));
-        for _ in 0..outcome.rejected {
+        // Where a response has begun, nobody may need the headers.
+        let rejected = if self.committed { 0 } else { outcome.rejected };
+        for _ in 0..rejected {
             self.event(&Event::RejectedHeaderMutation);
         }
         head.headers

@@ -105,9 +105,7 @@ impl Exchange {
         match (rejected, parsed) {
             (None, Some(Some(status))) => head.status = status,
             (None, None) => {
-                if end_of_stream {
-                    self.count_held_body(now);
-                }
+                self.count_held(end_of_stream, now);
                 self.reset_stream();
                 return self.respond(
                     StatusCode::BAD_GATEWAY,
@@ -143,18 +141,20 @@ impl Exchange {
         }
         self.response.mode = DirectionMode::OFF;
         self.response.head = Head::Forwarded;
-        self.response.received = true;
-        self.response.ended = end;
+        self.response.came.end();
+        if end {
+            self.response.gone.end();
+        }
         self.request.head = Head::Forwarded;
-        self.request.ended = true;
+        self.request.gone.end();
         self.request.finish_call(Callback::Idle);
         self.committed = true;
         self.actions.push_back(Action::CancelRequest);
         self.actions.push_back(Action::ResponseHead { head, end });
         self.local = if end { Local::Ended } else { Local::Begun };
         if end {
-            self.count_held_body(now);
-            self.request.received = true;
+            self.count_held(true, now);
+            self.request.came.end();
             return self.close_stream();
         }
         // Body bytes that came with the headers and were held are sent now or never.
@@ -168,15 +168,17 @@ impl Exchange {
         }
     }
 
-    /// As in Envoy, where what is here of the body goes to the processor behind such a reply to headers, too, and the end of the
-    /// stream takes it back: it counts as sent.
-    fn count_held_body(&mut self, now: Instant) {
+    /// As in Envoy, where what is here of the request goes to the processor behind such a reply to headers, too, and the end of
+    /// the stream takes it back: it counts as sent. Of a body that holds with a response that is complete.
+    fn count_held(&mut self, complete: bool, now: Instant) {
         let request = &self.request;
-        let sends = body::of(request.mode.body).sends_held(request.received);
+        let sends = complete && body::of(request.mode.body).sends_held(request.came.is_ended());
         if sends && !request.held.is_empty() {
             let whole = self.request.held.share();
             let flags = Self::flags(false);
             self.send_body(Side::Request, whole, flags, Callback::BufferedBody, now);
+        } else if self.trailers_are_due(Side::Request) {
+            self.send_trailers(Side::Request, now);
         }
     }
 
@@ -207,7 +209,7 @@ impl Exchange {
 
     fn end_local(&mut self) {
         self.local = Local::Ended;
-        self.request.received = true;
+        self.request.came.end();
         self.close_stream();
     }
 

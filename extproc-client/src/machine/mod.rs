@@ -15,6 +15,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `half` | the life of one direction: headers, body, trailers |
+//! | `progress` | how far a message is: from its sender, at the processor, to its receiver |
+//! | `timer` | the message timeout of a direction |
 //! | `flow` | events of the HTTP side |
 //! | `reply` | replies of the processor, whatever their phase |
 //! | `fit` | which reply fits |
@@ -34,10 +36,12 @@ mod local;
 mod metadata;
 mod mode;
 mod observed;
+mod progress;
 mod reply;
 mod send;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 use std::{
     cell::Cell,
@@ -47,12 +51,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, request, response};
+use http::{HeaderMap, request, response};
 
 use self::half::{Callback, Direction};
 use crate::{
     config::{FilterConfig, Service},
-    context::outcome::ExchangeSummary,
+    context::outcome::{Answer, ExchangeSummary},
     host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart, Watch, Watcher},
     types::{
@@ -103,8 +107,8 @@ pub(crate) enum Action {
     Trailers(Side, HeaderMap),
     /// The side is complete.
     End(Side),
-    /// The response cannot be completed: cut it.
-    Abort { status: StatusCode, details: String },
+    /// The response cannot be completed: cut it, or send this in its place where its head has not gone out.
+    Abort(Box<Answer>),
 }
 
 /// Messages of an exchange that is over, whose stream stays open for them. As in Envoy, a stream that the processor ends
@@ -311,7 +315,9 @@ impl Exchange {
             }
             Action::End(side) => forwarded(*side, HttpPart::Data(&empty), true),
             Action::CancelRequest => Event::RequestCancelled,
-            Action::Abort { details, .. } => Event::Aborted { details },
+            Action::Abort(answer) => Event::Aborted {
+                details: answer.details(),
+            },
         });
     }
 
@@ -327,7 +333,7 @@ impl Exchange {
     /// complete or not wanted.
     pub(crate) fn wants_frame(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        if direction.is_received() || !direction.has_head() {
+        if direction.came.is_ended() || !direction.has_head() {
             return false;
         }
         if self.local.is_active() {
@@ -337,7 +343,7 @@ impl Exchange {
             return true;
         }
         let unasked = direction.callback == Callback::Headers
-            && direction.mode.ends_with_headers()
+            && direction.mode.shows_headers_alone()
             && !self.config.allow_mode_override;
         if unasked && !self.reads_ahead(side) {
             return false;
@@ -356,7 +362,7 @@ impl Exchange {
     /// Whether more was received of that side's body than may be kept, and its end was not.
     pub(crate) fn is_overfull(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        !direction.is_received() && direction.has_head() && direction.is_overfull()
+        !direction.came.is_ended() && direction.has_head() && direction.is_overfull()
     }
 
     /// Bytes of both bodies that are kept here.
@@ -386,6 +392,11 @@ impl Exchange {
         unseen
             && (self.complete || !direction.mode.trailers && !self.observes_body(side))
             && !self.local.is_active()
+    }
+
+    /// Returns true if that side is given no other bytes from now on than those that still come, be it in other pieces.
+    pub(crate) fn adds_nothing(&self, side: Side) -> bool {
+        self.direction(side).adds_nothing()
     }
 
     /// Whether nothing is left to do for the machine: the rest passes by and no reply is expected.

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Callback, Exchange, Side, body};
+use super::{
+    Callback, Exchange, Side, body,
+    progress::{Came, Shown},
+};
 use crate::{
     observer::{Event, ModeIgnored, ModeOrigin},
     types::mode::{BodyMode, ProcessingMode, SendMode},
@@ -48,7 +51,8 @@ impl Exchange {
         let direction = &mut self.request;
         direction.standalone_override = true;
         direction.stop_timer();
-        let ended = direction.received && !direction.no_body && direction.trailers.is_none();
+        let ended =
+            matches!(direction.came, Came::Whole | Came::Empty) && direction.trailers.is_none();
         if !direction.held.is_empty() || ended {
             body::flush_held(self, Side::Request, now);
         }
@@ -108,8 +112,7 @@ impl Exchange {
             (&mut self.response, mode.response()),
         ] {
             let waits = direction.callback == Callback::Headers
-                && !direction.body_sent
-                && !direction.trailers_sent;
+                && matches!(direction.shown, Shown::Nothing | Shown::Head);
             if !direction.has_head() || waits {
                 direction.mode = mode;
             }

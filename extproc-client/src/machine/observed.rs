@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Callback, Exchange, Side};
+use super::{Callback, Exchange, Side, progress::Came};
 use crate::{
     observer::Event,
     types::{mode::BodyMode, pieces::Pieces},
@@ -19,7 +19,7 @@ const COPIES: usize = 1024;
 impl Exchange {
     pub(super) fn observe_head(&mut self, side: Side, now: Instant) {
         if self.direction(side).mode.headers {
-            let end = self.direction(side).no_body;
+            let end = self.direction(side).came == Came::HeadAlone;
             self.send_head(side, end, now);
         } else {
             // As in Envoy, where only a head that is copied keeps it.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Callback, Exchange, Side, body, failure::Failure, fit::Fit, metadata};
+use super::{Callback, Exchange, Side, body, failure::Failure, fit::Fit, metadata, progress::Came};
 use crate::{
     config::RouteCacheAction,
     headers::{self, Mutation, Outcome},
@@ -91,9 +91,9 @@ impl Exchange {
 
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
-        if direction.ended {
+        if direction.gone.is_ended() {
             // The end went on, or what is left of the message is for nobody.
-        } else if direction.no_body {
+        } else if direction.came == Came::HeadAlone {
             self.release(side);
         } else {
             body::of(direction.mode.body).headers_answered(self, side, now);
@@ -107,7 +107,7 @@ impl Exchange {
         direction.clear_queue();
         direction.mode.show_no_more();
         if let Some(message) = common.body_mutation {
-            direction.body_replaced = true;
+            direction.gone.replace();
             match message.mutation {
                 Some(BodyMutation::Body(body)) => direction.held = body.into(),
                 Some(BodyMutation::Clear(true)) => direction.held = Pieces::default(),
@@ -118,7 +118,7 @@ impl Exchange {
                 headers::remove_content_length(&mut block);
             }
             // As in Envoy, where a body that takes the place of another one goes on without being buffered.
-            if direction.no_body && !self.check_buffer(side, now) {
+            if direction.came == Came::HeadAlone && !self.check_buffer(side, now) {
                 return;
             }
         }
@@ -127,7 +127,7 @@ impl Exchange {
 
     fn trailers_reply(&mut self, side: Side, part: TrailersReply, now: Instant) {
         let direction = self.direction_mut(side);
-        if !direction.trailers_sent {
+        if !direction.shown.has_trailers() {
             // Full duplex: there is nothing to change yet, and the processor is done with this direction. What it was told the
             // end of is complete.
             self.accept(side, side.trailers(), Effect::None, Callback::Idle, now);
@@ -264,7 +264,7 @@ impl Exchange {
     /// Whether trailers are here, wanted, and not with the processor yet.
     pub(super) fn trailers_are_due(&self, side: Side) -> bool {
         let direction = self.direction(side);
-        direction.mode.trailers && direction.trailers.is_some() && !direction.trailers_sent
+        direction.mode.trailers && direction.trailers.is_some() && !direction.shown.has_trailers()
     }
 
     /// Clears the selected route if reply and configuration say so; needs a header mutation, which may be
@@ -319,7 +319,7 @@ impl Exchange {
 
     fn close_after_headers(&mut self, side: Side) {
         let direction = self.direction(side);
-        if direction.no_body || direction.mode.ends_with_headers() {
+        if direction.came == Came::HeadAlone || direction.mode.shows_headers_alone() {
             self.close_after_last(side);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, request, response};
 
-use super::{Callback, Exchange, Outbound, Side, Stream, metadata};
+use super::{Callback, Exchange, Outbound, Side, Stream, metadata, progress::Shown};
 use crate::{
     attributes::{self, View},
     context::facts::UpstreamInfo,
@@ -39,6 +39,7 @@ impl Exchange {
             let fields = Forwarded::new(fields, &exchange.config.forward_rules);
             encode::headers(phase, envelope, &fields, end)
         });
+        self.direction_mut(side).shown.head();
         self.call(side, phase, message, Callback::Headers, now);
     }
 
@@ -52,13 +53,12 @@ impl Exchange {
         now: Instant,
     ) {
         let phase = side.body();
-        let direction = self.direction_mut(side);
-        direction.body_sent = true;
-        direction.answered = false;
-        direction.has_sent_end |= flags.end_of_stream;
         let message = self.envelope(side, phase, now, |_, envelope| {
             encode::body(phase, envelope, data.into(), flags)
         });
+        let direction = self.direction_mut(side);
+        direction.shown.body(flags.end_of_stream);
+        direction.answered = false;
         self.call(side, phase, message, callback, now);
     }
 
@@ -76,7 +76,7 @@ impl Exchange {
             encode::trailers(phase, envelope, &fields)
         });
         let direction = self.direction_mut(side);
-        direction.trailers_sent = true;
+        direction.shown.trailers();
         direction.answered = false;
         let callback = match (direction.mode.body.is_duplex(), direction.callback) {
             (true, waiting @ (Callback::Headers | Callback::StreamedBody)) => waiting,
@@ -127,12 +127,12 @@ impl Exchange {
     }
 
     /// The attributes of a direction, in its first message only.
-    fn attributes(&mut self, side: Side, phase: Phase, now: Instant) -> Option<Vec<u8>> {
+    fn attributes(&self, side: Side, phase: Phase, now: Instant) -> Option<Vec<u8>> {
         let set = match side {
             Side::Request => &self.config.request_attributes,
             Side::Response => &self.config.response_attributes,
         };
-        if set.entries.is_empty() || self.direction(side).attributes_sent {
+        if set.entries.is_empty() || self.direction(side).shown != Shown::Nothing {
             return None;
         }
         let upstream = self
@@ -161,7 +161,7 @@ impl Exchange {
                     _ => self.response.size,
                 },
                 backend_latency: begun
-                    .filter(|_| self.response.received)
+                    .filter(|_| self.response.came.is_ended())
                     .map(|begun| now.saturating_duration_since(begun)),
                 facts: &self.context.facts,
                 route: self.context.route_facts(),
@@ -171,7 +171,6 @@ impl Exchange {
                 metadata: &self.context.metadata,
             },
         );
-        self.direction_mut(side).attributes_sent = true;
         Some(encoded)
     }
 

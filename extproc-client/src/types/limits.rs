@@ -23,6 +23,14 @@ pub struct HeaderLimits {
     pub bytes: usize,
 }
 
+impl HeaderLimits {
+    /// No limits.
+    pub const NONE: Self = Self {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

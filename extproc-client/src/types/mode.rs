@@ -84,7 +84,7 @@ impl DirectionMode {
     }
 
     /// Tells whether nothing behind the headers is sent.
-    pub(crate) fn ends_with_headers(self) -> bool {
+    pub(crate) fn shows_headers_alone(self) -> bool {
         !self.shows_body() && !self.trailers
     }
 

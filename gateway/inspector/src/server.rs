@@ -1,6 +1,7 @@
 //! The server of the page, of transcripts and of their stream.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -37,7 +38,8 @@ use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::{Semaphore, broadcast},
+    sync::broadcast,
+    task::{JoinSet, yield_now},
     time::sleep,
 };
 
@@ -50,11 +52,12 @@ use crate::{
     takeaway,
 };
 
-/// Connections at a time; more wait to be accepted.
-const CONNECTIONS: usize = 256;
+/// Connections at a time; one more takes the place of the oldest. They are fewer than the descriptors that the gateway leaves
+/// for what it does not count.
+const CONNECTIONS: usize = 24;
 
 /// Streams at a time; more are refused.
-const STREAMS: usize = 64;
+const STREAMS: usize = 16;
 
 /// Longest wait for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -155,11 +158,10 @@ impl Server {
         /// Waiting time after an error such as "too many open files".
         const PAUSE: Duration = Duration::from_millis(50);
         let router = router(self.shared);
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        let mut open = VecDeque::new();
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return Ok(());
-            };
+            while connections.try_join_next().is_some() {}
             let (socket, _) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -169,7 +171,7 @@ impl Server {
                 }
             };
             let service = TowerToHyperService::new(router.clone());
-            tokio::spawn(async move {
+            open.push_back(connections.spawn(async move {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
@@ -177,8 +179,15 @@ impl Server {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "connection to the inspector ended");
                 }
-                drop(permit);
-            });
+            }));
+            open.retain(|connection| !connection.is_finished());
+            if open.len() > CONNECTIONS
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
+            // What it has sent already is answered before another one can take its place.
+            yield_now().await;
         }
     }
 }

@@ -243,7 +243,7 @@ async fn one_page_too_many_says_so() {
         .unwrap();
     send(&inspector, config(""), obliging(), get("/there")).await;
     let mut pages = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..16 {
         let mut socket = asked(address, "GET /exchanges/stream", &[]).await;
         tokio::io::AsyncReadExt::read_u8(&mut socket).await.unwrap();
         pages.push(socket);

@@ -28,6 +28,13 @@ struct Seen {
 
 /// An upstream over HTTP/2 that allows so many streams of a connection and answers 200.
 fn upstream(streams: u32) -> (SocketAddr, Arc<Seen>) {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(streams);
+    upstream_like(builder)
+}
+
+/// An upstream over HTTP/2 that answers a GET with 200, and nothing else.
+fn upstream_like(builder: h2::server::Builder) -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::<Seen>::default();
     let shared = seen.clone();
     let (address, bound) = mpsc::channel();
@@ -42,14 +49,18 @@ fn upstream(streams: u32) -> (SocketAddr, Arc<Seen>) {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 let seen = shared.clone();
+                let builder = builder.clone();
                 tokio::spawn(async move {
                     seen.accepted.fetch_add(1, Ordering::SeqCst);
                     seen.open.fetch_add(1, Ordering::SeqCst);
-                    let mut builder = h2::server::Builder::new();
-                    builder.max_concurrent_streams(streams);
+                    let mut unanswered = Vec::new();
                     if let Ok(mut connection) = builder.handshake::<_, Bytes>(socket).await {
-                        while let Some(Ok((_, mut respond))) = connection.accept().await {
-                            let _ = respond.send_response(Response::new(()), true);
+                        while let Some(Ok((request, mut respond))) = connection.accept().await {
+                            if request.method() == http::Method::GET {
+                                let _ = respond.send_response(Response::new(()), true);
+                            } else {
+                                unanswered.push((request, respond));
+                            }
                         }
                     }
                     seen.open.fetch_sub(1, Ordering::SeqCst);
@@ -183,6 +194,26 @@ fn a_connection_is_waited_for_as_long_as_the_route_allows() {
 }
 
 /// An access log that nobody reads does not keep the gateway from ending.
+/// The gateway does not read on as long as the upstream takes nothing, and so cannot see the request's end.
+#[test]
+fn an_upstream_that_takes_nothing_is_given_up() {
+    let mut builder = h2::server::Builder::new();
+    builder.initial_window_size(0);
+    let (address, _) = upstream_like(builder);
+    let (_running, gateway) = gateway(address, "", "");
+    // What the upstream takes is known from then on.
+    assert!(get(gateway, "/").starts_with("HTTP/1.1 200 "));
+    let mut stream = TcpStream::connect(gateway).unwrap();
+    let head =
+        "POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    // The next piece comes when this one is under way, or not at all: its end is not needed.
+    stream.write_all(b"5\r\nhello\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+}
+
 #[test]
 fn a_log_that_nobody_reads_is_left_behind() {
     let path = std::env::temp_dir().join(format!("gateway-fifo-{}", std::process::id()));

@@ -304,6 +304,16 @@ impl<'a> Normaliser<'a> {
             if lower == "traceparent" {
                 value = self.mask_ids(&value);
             }
+            if lower == "x-forwarded-port"
+                && let Ok(port) = value.parse()
+                && !self
+                    .scenario
+                    .source
+                    .to_string()
+                    .contains(&format!("{lower}: {value}"))
+            {
+                value = self.port_name(port);
+            }
             if value.len() > LONG {
                 value = body(&value).to_string();
             }

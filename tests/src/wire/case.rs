@@ -75,6 +75,9 @@ pub struct Case {
     /// An ext_proc filter with this configuration is in the chain.
     #[serde(default)]
     pub filter: Option<Map<String, Value>>,
+    /// Whose chain that is.
+    #[serde(default)]
+    pub filter_of: FilterOf,
     /// What its processor does.
     #[serde(default)]
     pub processor: ProcessorScript,
@@ -102,6 +105,17 @@ impl Case {
             && self.filter.is_none()
             && configured.iter().all(|value| value.is_null())
     }
+}
+
+/// The owner of a filter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterOf {
+    /// The connection manager.
+    #[default]
+    Listener,
+    /// The cluster: the filter sees each attempt.
+    Cluster,
 }
 
 /// What a peer does, in order.

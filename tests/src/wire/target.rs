@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::case::Case;
+use super::case::{Case, FilterOf};
 use crate::conformance::bootstrap::{EXTENSIONS, address, cluster, ext_proc, to_yaml};
 use crate::conformance::run::Target;
 use crate::conformance::scenario::merge;
@@ -111,8 +111,6 @@ fn bootstrap(cases: &[Prepared], admin: u16) -> anyhow::Result<Value> {
         let name = format!("case-{index}");
         let port = prepared.upstream.local_addr()?.port();
         let mut own = cluster(&name, port, case.to == Protocol::Http2);
-        merge_some(&mut own, &case.cluster);
-        clusters.push(own);
         let mut filters = Vec::new();
         if let (Some(filter), Some(socket)) = (&case.filter, &prepared.processor) {
             let processor = format!("processor-{index}");
@@ -120,8 +118,14 @@ fn bootstrap(cases: &[Prepared], admin: u16) -> anyhow::Result<Value> {
             let mut config = filter.clone();
             let service = json!({"envoy_grpc": {"cluster_name": processor}});
             config.insert("grpc_service".into(), service);
-            filters.push(ext_proc("envoy.filters.http.ext_proc", &config, false));
+            let filter = ext_proc("envoy.filters.http.ext_proc", &config, false);
+            match case.filter_of {
+                FilterOf::Listener => filters.push(filter),
+                FilterOf::Cluster => merge(&mut own, of_cluster(filter)),
+            }
         }
+        merge_some(&mut own, &case.cluster);
+        clusters.push(own);
         filters.push(json!({
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -135,6 +139,17 @@ fn bootstrap(cases: &[Prepared], admin: u16) -> anyhow::Result<Value> {
         "admin": {"address": address(admin)},
         "static_resources": {"listeners": listeners, "clusters": clusters},
     }))
+}
+
+/// The part of a cluster that has this filter in front of its codec.
+fn of_cluster(filter: Value) -> Value {
+    let codec = json!({
+        "name": "envoy.filters.http.upstream_codec",
+        "typed_config": {"@type": format!("{EXTENSIONS}.filters.http.upstream_codec.v3.UpstreamCodec")},
+    });
+    json!({"typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"http_filters": [filter, codec]},
+    }})
 }
 
 fn listener(name: &str, prepared: &Prepared, filters: &[Value]) -> Value {

@@ -127,6 +127,7 @@ fn main() -> ExitCode {
         trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
+        trial("shared/unread-trailers", || go(shared::unread_trailers())),
         trial("shared/control-frames", || go(shared::control_floods())),
         trial("shared/large-request-head", || {
             go(shared::large_request_head())

@@ -177,6 +177,16 @@ fn answer(out: &mut BytesMut, path: &str, stream: u32) {
                 data(out, 0, &[b'x'; 16 * 1024]);
             }
         }
+        "/trailers" => {
+            head(out, 0);
+            data(out, 0, b"x");
+            frames::frame(out, kind::HEADERS, END_STREAM, stream, &[]);
+            let field = frames::block(&[("x-large", &"a".repeat(15_000))]);
+            for number in 0..60 {
+                let flags = if number == 59 { END_HEADERS } else { 0 };
+                frames::frame(out, kind::CONTINUATION, flags, stream, &field);
+            }
+        }
         "/fields" => {
             // A head in many frames, larger than any limit.
             frames::frame(out, kind::HEADERS, 0, stream, OK);
@@ -373,6 +383,21 @@ pub(crate) async fn small_data() -> anyhow::Result<()> {
         bytes += payload.len() * usize::from(frame == kind::DATA);
     }
     Ok(())
+}
+
+/// Trailers of 900 KB behind a byte that a client leaves unread.
+pub(crate) async fn unread_trailers() -> anyhow::Result<()> {
+    const STREAMS: u32 = 100;
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("timeout: 0s").await?;
+    let watch = rig.watch();
+    let victims = Victims::start(&rig);
+    let mut client = Client::new(&rig, 0).await?;
+    client.ask("/trailers", STREAMS).await?;
+    let heads = |frame, _: u8| frame == kind::HEADERS;
+    client.wait(STREAMS as usize, heads).await?;
+    victims.end(&upstream, "90 MB of trailers").await?;
+    watch.check(&rig, "trailers", 24 * MIB).await
 }
 
 /// Clients that read nothing of long responses.

@@ -181,6 +181,7 @@ impl<S> Frames<S> {
                 self.empty = 0;
                 tally.messages += 1;
             }
+            CONTINUATION => tally.continued += payload,
             _ => {}
         }
         Look::Frame { payload, hide }

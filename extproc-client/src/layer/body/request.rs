@@ -138,6 +138,7 @@ where
                 sized: true,
                 ..
             } if before.is_empty() => body.size_hint(),
+            Inner::Piped(receiver) if receiver.is_spent() => SizeHint::with_exact(0),
             Inner::Pass { .. } | Inner::Whole(_) | Inner::Piped(_) => SizeHint::default(),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{
-    super::{Callback, Exchange, Side, failure::Failure, half::Drain},
+    super::{Callback, Exchange, Side, failure::Failure, half::Reading, progress::Shown},
     Mode,
 };
 use crate::{
@@ -31,9 +31,9 @@ impl Mode for FullDuplexStreamed {
     fn headers_answered(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         let direction = exchange.direction(side);
         // Full duplex by an override in this very reply, of a message that is here as a whole.
-        let is_whole = direction.received
+        let is_whole = direction.came.is_ended()
             && (direction.trailers.is_none() || !direction.held.is_empty())
-            && !direction.body_sent;
+            && !direction.shown.has_body();
         match is_whole {
             true => send_whole(exchange, side, now),
             false => headers_answered(exchange, side, now),
@@ -53,7 +53,7 @@ impl Mode for FullDuplexStreamed {
         now: Instant,
     ) {
         reply(exchange, side, common, now);
-        if exchange.complete || exchange.direction(side).ended {
+        if exchange.complete || exchange.direction(side).gone.is_ended() {
             return;
         }
         if exchange.trailers_are_due(side) {
@@ -114,12 +114,14 @@ pub(super) fn headers_answered(exchange: &mut Exchange, side: Side, now: Instant
     }
     let direction = exchange.direction_mut(side);
     // A reply to a body fits once a body message was sent.
-    if direction.body_sent {
+    if direction.shown.has_body() {
         direction.callback = Callback::StreamedBody;
     }
     // Held only if the direction became full duplex by an override in this very reply.
     if !direction.held.is_empty()
-        || direction.received && direction.trailers.is_none() && !direction.has_sent_end
+        || direction.came.is_ended()
+            && direction.trailers.is_none()
+            && direction.shown != Shown::Whole
     {
         super::flush_held(exchange, side, now);
     }
@@ -127,7 +129,10 @@ pub(super) fn headers_answered(exchange: &mut Exchange, side: Side, now: Instant
         return;
     }
     let direction = exchange.direction(side);
-    if direction.trailers.is_some() && !direction.trailers_sent && !direction.deframer.waits() {
+    if direction.trailers.is_some()
+        && !direction.shown.has_trailers()
+        && !direction.deframer.waits()
+    {
         trailers(exchange, side, now);
     }
 }
@@ -149,7 +154,7 @@ pub(super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
 /// What was held, and whether the body ends with it.
 pub(super) fn take_held(exchange: &mut Exchange, side: Side) -> (Pieces, bool) {
     let direction = exchange.direction_mut(side);
-    let end = direction.received && direction.trailers.is_none();
+    let end = direction.came.is_ended() && direction.trailers.is_none();
     (std::mem::take(&mut direction.held), end)
 }
 
@@ -198,7 +203,7 @@ pub(super) fn streamed(
         return None;
     };
     let direction = exchange.direction(side);
-    if streamed.drain_complete && direction.drain != Drain::Announced {
+    if streamed.drain_complete && direction.reading != Reading::Draining {
         exchange.fail(Failure::UnaskedDrain);
         return None;
     }
@@ -231,7 +236,7 @@ pub(super) fn finish_reply(
         exchange.close_after_last(side);
     } else if drained {
         let direction = exchange.direction_mut(side);
-        direction.drain = Drain::Done;
+        direction.reading = Reading::Drained;
         direction.mode.show_no_more();
         let partial = direction.deframer.take();
         exchange.emit_data(side, partial);
@@ -246,14 +251,10 @@ pub(in super::super) fn start_drain(exchange: &mut Exchange, side: Side, now: In
     if !direction.mode.body.is_duplex() {
         return false;
     }
-    if direction.received
-        || direction.no_body
-        || direction.drain != Drain::None
-        || !direction.has_head()
-    {
+    if direction.came.is_ended() || direction.reading != Reading::Open || !direction.has_head() {
         return true;
     }
-    direction.drain = Drain::Announced;
+    direction.reading = Reading::Draining;
     let flags = BodyFlags {
         drain_complete: true,
         ..BodyFlags::default()

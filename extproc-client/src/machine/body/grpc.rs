@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::StatusCode;
 
 use super::{
-    super::{Exchange, Side, failure::Failure, half::Drain},
+    super::{Exchange, Side, failure::Failure, half::Reading},
     Mode, duplex,
 };
 use crate::{
@@ -127,14 +127,14 @@ impl Mode for Grpc {
 /// Sends more of what waits, now that there is room, and then what follows the body.
 pub(in super::super) fn resume(exchange: &mut Exchange, side: Side) {
     let direction = exchange.direction_mut(side);
-    if direction.drain != Drain::None {
+    if matches!(direction.reading, Reading::Draining | Reading::Drained) {
         // The processor needs no more of them.
         return;
     }
     let Some(now) = direction.deframer.waits.take() else {
         return;
     };
-    if !unpack(exchange, side, now) || !exchange.direction(side).received {
+    if !unpack(exchange, side, now) || !exchange.direction(side).came.is_ended() {
         return;
     }
     match exchange.direction(side).trailers.is_some() {

@@ -134,11 +134,11 @@ fn finish(exchange: &mut Exchange, side: Side, now: Instant) {
 /// that, whatever the mode. Gives whether it was.
 fn send_whole(exchange: &mut Exchange, side: Side, now: Instant) -> bool {
     let direction = exchange.direction(side);
-    if !direction.received {
+    if !direction.came.is_ended() {
         return false;
     }
     let ends_with_body = direction.trailers.is_none();
-    if direction.has_data || ends_with_body {
+    if direction.came.has_data() || ends_with_body {
         buffered::send(exchange, side, ends_with_body, now);
     } else {
         finish(exchange, side, now);

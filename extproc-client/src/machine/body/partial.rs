@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{
-    super::{Callback, Exchange, Side},
+    super::{Callback, Direction, Exchange, Side},
     Mode,
 };
 use crate::{
@@ -19,7 +19,7 @@ impl Mode for BufferedPartial {
     /// Keeps data until the end or until there is more than the limit, then sends what is there.
     fn data(&self, exchange: &mut Exchange, side: Side, data: Bytes, end: bool, now: Instant) {
         let direction = exchange.direction_mut(side);
-        if direction.partial_processed {
+        if is_answered(direction) {
             return exchange.pass(side, data, end);
         }
         if !data.is_empty() || end {
@@ -35,7 +35,7 @@ impl Mode for BufferedPartial {
 
     fn trailers(&self, exchange: &mut Exchange, side: Side, now: Instant) {
         let direction = exchange.direction(side);
-        match direction.partial_processed || direction.queue.is_empty() {
+        match is_answered(direction) || direction.queue.is_empty() {
             true => super::finish(exchange, side, now),
             false => send(exchange, side, now),
         }
@@ -60,6 +60,11 @@ impl Mode for BufferedPartial {
     fn changes_length(&self, _: bool) -> bool {
         true
     }
+}
+
+/// Tells whether the one message was answered.
+fn is_answered(direction: &Direction) -> bool {
+    direction.shown.has_body() && direction.callback == Callback::Idle
 }
 
 /// Sends what is there, joined, and keeps it until the reply.
@@ -89,7 +94,6 @@ pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, no
     exchange.clear_route_cache(side, &common);
     exchange.release_head(side);
     let direction = exchange.direction_mut(side);
-    direction.partial_processed = true;
     let Some(first) = direction.dequeue() else {
         return;
     };

@@ -32,7 +32,7 @@ impl Mode for Streamed {
         if !is_sent && super::send_whole(exchange, side, now) {
             return;
         }
-        if !is_sent || !exchange.direction(side).received {
+        if !is_sent || !exchange.direction(side).came.is_ended() {
             exchange.release_head(side);
         }
         let direction = exchange.direction_mut(side);

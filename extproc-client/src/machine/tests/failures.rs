@@ -275,7 +275,7 @@ fn an_upstream_that_fails_midway_cuts_the_response() {
     p.response(&[], false);
     p.part(sh(nothing()));
     p.data(side, "abc", false);
-    p.exchange.response_failed(None, false);
+    p.exchange.response_failed(None, None);
     assert_eq!(p.outputs().last().unwrap(), "client: ABORT");
 }
 
@@ -303,7 +303,7 @@ fn an_upstream_that_fails_while_its_head_is_held_is_answered_for() {
         p.response(&[], false);
         p.part(sh(nothing()));
         p.data(Response, "abc", false);
-        p.exchange.response_failed(failure, false);
+        p.exchange.response_failed(failure, None);
         assert!(p.outputs().iter().any(|found| found == line), "{line}");
     }
 }

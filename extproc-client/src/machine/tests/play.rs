@@ -271,8 +271,8 @@ impl Play {
             }
             Action::Trailers(at, map) => format!("{}: TRAILERS{}", side(at), fields(&map)),
             Action::End(at) => format!("{}: END", side(at)),
-            Action::Abort { details, .. } => {
-                self.details = details;
+            Action::Abort(answer) => {
+                self.details = answer.details().to_owned();
                 "client: ABORT".into()
             }
         }

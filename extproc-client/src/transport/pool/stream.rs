@@ -232,7 +232,8 @@ impl PoolStream {
         self.outbox.forget();
         if let State::Open(open) = &mut self.state {
             open.receive = Receive::Body {
-                stream: Receiver::new(stream, open.slot.traffic(), None),
+                // What comes is read without waiting for anybody.
+                stream: Receiver::new(stream, open.slot.traffic(), None, u64::MAX),
                 decoder: Decoder::new(limit),
             };
         }

@@ -229,6 +229,32 @@ async fn metrics_are_served() {
     }
 }
 
+/// Connections that nobody uses take no descriptors from the exchanges, and nobody's place.
+#[tokio::test]
+async fn metrics_have_few_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_metrics(listener, ProcessorService::new(Pass).stats()));
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\n")
+            .await
+            .unwrap();
+        silent.push(stream);
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let mut first = silent.remove(0);
+    let closed = timeout(PATIENCE, first.read(&mut [0])).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+}
+
 #[tokio::test]
 async fn connections_finish_at_their_age() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

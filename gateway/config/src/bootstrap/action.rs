@@ -40,6 +40,7 @@ pub(super) struct RouteAction {
     auto_host_rewrite: Option<bool>,
     host_rewrite_header: Option<Name>,
     host_rewrite_path_regex: Option<RegexMatchAndSubstitute>,
+    append_x_forwarded_host: bool,
     request_mirror_policies: Vec<Located<RequestMirrorPolicy>>,
     cluster_not_found_response_code: Option<Enum<MissingCluster>>,
     timeout: Option<Time>,
@@ -354,6 +355,7 @@ impl Located<RouteAction> {
                 .map(RegexMatchAndSubstitute::build)
                 .transpose()?,
             auto_host_rewrite,
+            append_x_forwarded_host: action.append_x_forwarded_host,
             // The caller's, which knows the clusters and what holds above.
             mirrors: Vec::new(),
             missing_cluster: action.cluster_not_found_response_code.map(|code| code.0.0),

@@ -137,13 +137,9 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "stream_error_on_invalid_http_message", "typed_header_validation_config",
         "add_proxy_protocol_connection_state", "append_local_overload", "request_id_extension",
     ]),
-    ("HttpConnectionManager", Note(NOT_DONE), &[
-        "add_user_agent", "skip_xff_append",
-        "always_set_request_id_in_response", "append_x_forwarded_port",
-    ]),
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
-        "scheme_header_transformation", "original_ip_detection_extensions",
+        "original_ip_detection_extensions",
         "early_header_mutation_extensions", "local_reply_config", "path_normalization_options",
         "forward_client_cert_matcher",
     ]),
@@ -219,7 +215,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "rate_limits", "include_vh_rate_limits", "hash_policy", "early_data_policy",
         "flush_timeout",
     ]),
-    ("RouteAction", Note(NOT_DONE), &["append_x_forwarded_host", "hedge_policy"]),
+    ("RouteAction", Note(NOT_DONE), &["hedge_policy"]),
     ("RouteAction", Refuse(UNSUPPORTED), &[
         "cluster_specifier_plugin", "inline_cluster_specifier_plugin",
         "metadata_match", "path_rewrite_policy", "path_rewrite", "host_rewrite",

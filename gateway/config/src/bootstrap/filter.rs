@@ -11,6 +11,7 @@ use super::{
     header::HeaderMutation as Mutation,
     matched::{COMPOSITE, WITH_MATCHER},
     matcher::HeaderMatcher,
+    per_filter::Place,
     small_filters::{BUFFER, LOCAL_RATE_LIMIT},
     value::Whatever,
 };
@@ -156,6 +157,7 @@ pub(super) struct Making<'a, 'd> {
     pub(super) graceful_close: Option<Duration>,
     /// The filter's name.
     pub(super) name: &'a str,
+    pub(super) place: Place<'a>,
 }
 
 /// All filters before the router, or a cluster's codec, which has to be there and has to be the last.
@@ -208,6 +210,7 @@ pub(super) fn chain(
             owner,
             graceful_close,
             name: &filter.value.name,
+            place: Place::Chain,
         };
         chain.push(Filter {
             name: filter.value.name.clone(),

@@ -7,6 +7,7 @@ use extproc_client::{
     config::{GrpcTarget, Service},
     host::{HeaderLimits, Metadata as MetadataModel},
 };
+use http::{HeaderValue, uri::Scheme};
 use serde::Deserialize;
 
 use super::{
@@ -23,8 +24,8 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, Filter, HttpManager, Normalization, OnRoute, ProxyStatus,
-        RouteTable, ServerHeader, StripPort, Timeouts, UpstreamProtocol,
+        Codec, EscapedSlashes, Filter, HttpManager, NodeIdentity, Normalization, OnRoute,
+        ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts, UpstreamProtocol,
     },
 };
 
@@ -88,6 +89,54 @@ pub(super) struct HttpConnectionManager {
     strip_trailing_host_dot: bool,
     #[serde(default)]
     xff_num_trusted_hops: u32,
+    #[serde(default)]
+    skip_xff_append: bool,
+    #[serde(default)]
+    append_x_forwarded_port: bool,
+    #[serde(default)]
+    add_user_agent: Option<bool>,
+    #[serde(default)]
+    always_set_request_id_in_response: bool,
+    scheme_header_transformation: Option<Located<SchemeHeaderTransformation>>,
+}
+
+/// `envoy.config.core.v3.SchemeHeaderTransformation`.
+#[derive(Debug, Deserialize)]
+struct SchemeHeaderTransformation {
+    scheme_to_overwrite: Option<String>,
+    #[serde(default)]
+    match_upstream: bool,
+}
+
+impl Located<SchemeHeaderTransformation> {
+    fn build(&self) -> Result<SchemeHeader, Fault> {
+        let Some(scheme) = &self.value.scheme_to_overwrite else {
+            return Ok(match self.value.match_upstream {
+                true => SchemeHeader::MatchUpstream,
+                false => SchemeHeader::Keep,
+            });
+        };
+        match scheme.as_str() {
+            "http" => Ok(SchemeHeader::Overwrite(Scheme::HTTP)),
+            "https" => Ok(SchemeHeader::Overwrite(Scheme::HTTPS)),
+            _ => Err(Fault::at(
+                self.node,
+                format!("scheme_to_overwrite: {scheme:?} is neither \"http\" nor \"https\""),
+            )),
+        }
+    }
+}
+
+/// The identity that `add_user_agent` tells, of the node in the file.
+fn node_identity(node: &serde_json::Value) -> NodeIdentity {
+    let field = |name| {
+        let value = node.get(name).and_then(serde_json::Value::as_str)?;
+        HeaderValue::from_str(value).ok()
+    };
+    NodeIdentity {
+        cluster: field("cluster").unwrap_or(HeaderValue::from_static("")),
+        id: field("id").filter(|id| !id.is_empty()),
+    }
 }
 
 /// `HttpConnectionManager.ProxyStatusConfig`.
@@ -243,6 +292,17 @@ impl Located<HttpConnectionManager> {
             via: manager.via.clone(),
             use_remote_address,
             xff_num_trusted_hops: manager.xff_num_trusted_hops,
+            skip_xff_append: manager.skip_xff_append,
+            append_x_forwarded_port: manager.append_x_forwarded_port,
+            user_agent: manager
+                .add_user_agent
+                .unwrap_or_default()
+                .then(|| node_identity(&loaded.node)),
+            request_id_in_response: manager.always_set_request_id_in_response,
+            scheme_header: match &manager.scheme_header_transformation {
+                Some(transformation) => transformation.build()?,
+                None => SchemeHeader::Keep,
+            },
             preserve_external_request_id: manager.preserve_external_request_id,
             upgrades: upgrades(&manager.upgrade_configs)?
                 .into_iter()

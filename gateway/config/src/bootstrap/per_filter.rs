@@ -1,7 +1,7 @@
 //! `typed_per_filter_config`: what a route configuration, virtual host, route or weighted cluster
 //! says of the filters.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use extproc_client::{PerRoute, config::Overrides};
 use serde::Deserialize;
@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     document::{Fault, NodeId, Subtree},
-    snapshot::{Cors as CorsModel, Filter, FilterKind, OnRoute, Overridden, RouteOverrides},
+    snapshot::{
+        Cors as CorsModel, Filter, FilterKind, OnRoute, Overridden, RouteMatch, RouteOverrides,
+    },
 };
 
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute`
@@ -61,6 +63,36 @@ impl<'a> Filters<'a> {
         let all = self.of_listener.iter().chain(of_clusters);
         all.filter(move |filter| filter.name == name)
             .map(|filter| &filter.kind)
+    }
+}
+
+/// Place of a filter's configuration.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// The chain of filters.
+    Chain,
+    /// The route configuration.
+    Table,
+    /// A virtual host.
+    VirtualHost(&'a str),
+    /// A route of a virtual host, by its name if it has one.
+    Route(&'a str, &'a str, &'a RouteMatch),
+    /// A weighted cluster of such a route.
+    Cluster(&'a str, &'a str, &'a str),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain => Ok(()),
+            Self::Table => f.write_str("route configuration"),
+            Self::VirtualHost(host) => write!(f, "virtual host {host}"),
+            Self::Route(host, "", matches) => write!(f, "virtual host {host}, route {matches:?}"),
+            Self::Route(host, route, _) => write!(f, "virtual host {host}, route {route}"),
+            Self::Cluster(host, route, cluster) => {
+                write!(f, "virtual host {host}, route {route}, cluster {cluster}")
+            }
+        }
     }
 }
 
@@ -129,11 +161,12 @@ struct FilterConfig {
 }
 
 impl Level {
-    /// Reads one level. Names that no filter bears have no effect, as in Envoy, but have to be
+    /// Reads one level, which is at this place among the routes. Names that no filter bears have no effect, as in Envoy, but have to be
     /// readable.
     pub(super) fn read(
         surroundings: &Surroundings<'_, '_>,
         map: &PerFilterConfig,
+        place: Place<'_>,
     ) -> Result<Self, Fault> {
         let mut level = Self::default();
         for (name, tree) in map {
@@ -142,6 +175,7 @@ impl Level {
                 owner: surroundings.filters.owner(name),
                 graceful_close: surroundings.graceful_close,
                 name,
+                place,
             };
             let kinds: Vec<&FilterKind> = surroundings.filters.named(name).collect();
             let Some(said) = entry(&making, tree.node, &kinds)? else {

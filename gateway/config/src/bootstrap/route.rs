@@ -17,7 +17,7 @@ use super::{
     any::Metadata,
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
-    per_filter::{Filters, Level, PerFilterConfig},
+    per_filter::{Filters, Level, PerFilterConfig, Place},
     tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
@@ -160,11 +160,13 @@ struct Position<'a> {
 impl RouteConfiguration {
     pub(super) fn build(&self, surroundings: &Surroundings<'_, '_>) -> Result<RouteTable, Fault> {
         let reader = surroundings.reader;
-        let level = Level::read(surroundings, &self.typed_per_filter_config)?;
+        let place = Place::Table;
+        let level = Level::read(surroundings, &self.typed_per_filter_config, place)?;
         let mut domains = BTreeSet::new();
         let mut virtual_hosts = Vec::with_capacity(self.virtual_hosts.len());
         for host in &self.virtual_hosts {
-            let own = Level::read(surroundings, &host.value.typed_per_filter_config)?;
+            let place = Place::VirtualHost(&host.value.name);
+            let own = Level::read(surroundings, &host.value.typed_per_filter_config, place)?;
             let position = Position {
                 surroundings,
                 levels: [&level, &own],
@@ -251,7 +253,9 @@ impl Located<Route> {
         } = position.surroundings;
         let route = &self.value;
         let [table, host] = position.levels;
-        let own = Level::read(position.surroundings, &route.typed_per_filter_config)?;
+        let matches = route.r#match.build()?;
+        let place = Place::Route(position.host_name, &route.name, &matches);
+        let own = Level::read(position.surroundings, &route.typed_per_filter_config, place)?;
         let mut facts = position.facts(&route.name, route.metadata.build(reader)?);
         let action = match (
             &route.route,
@@ -288,7 +292,7 @@ impl Located<Route> {
         };
         let (request_headers, response_headers) = changes!(route);
         Ok(RouteModel {
-            matches: route.r#match.build()?,
+            matches,
             action,
             request_headers,
             response_headers,
@@ -396,7 +400,8 @@ impl Position<'_> {
         let filters = self.surroundings.filters;
         self.check(&target.name.value, target.name.node)?;
         self.about_cluster(&mut facts, &target.name.value);
-        let own = Level::read(self.surroundings, &target.typed_per_filter_config)?;
+        let place = Place::Cluster(self.host_name, &facts.route_name, &target.name.value);
+        let own = Level::read(self.surroundings, &target.typed_per_filter_config, place)?;
         let (request_headers, response_headers): (Vec<HeaderChange>, _) = changes!(target);
         let overrides = match target.typed_per_filter_config.is_empty() {
             true => None,

@@ -133,6 +133,7 @@ impl Making<'_, '_> {
         };
         let status = StatusCode::from_u16(config.status.code).ok();
         Ok(FilterKind::LocalRateLimit(Arc::new(RateLimitModel {
+            place: self.place.to_string(),
             bucket: config
                 .token_bucket
                 .as_ref()
@@ -164,10 +165,10 @@ impl Located<TokenBucket> {
         if interval.value.0 < SHORTEST {
             return Err(Fault::at(interval.node, "has to be 50 ms or longer"));
         }
-        Ok(BucketModel::new(
-            bucket.max_tokens,
+        Ok(BucketModel {
+            max: bucket.max_tokens,
             per_fill,
-            interval.value.0,
-        ))
+            interval: interval.value.0,
+        })
     }
 }

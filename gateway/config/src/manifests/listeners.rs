@@ -17,7 +17,7 @@ use super::{
 use crate::snapshot::{
     AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain,
     HANDSHAKE_TIMEOUT, Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink,
-    Normalization, Route, RouteTable, ServerHeader, Timeouts, VirtualHost,
+    Normalization, Route, RouteTable, SchemeHeader, ServerHeader, Timeouts, VirtualHost,
 };
 
 /// `maxBufferSize` unless a policy says otherwise, in bytes.
@@ -197,6 +197,11 @@ fn manager(
         via: String::new(),
         use_remote_address: true,
         xff_num_trusted_hops: trusted_hops.unwrap_or_default(),
+        skip_xff_append: false,
+        append_x_forwarded_port: false,
+        user_agent: None,
+        request_id_in_response: false,
+        scheme_header: SchemeHeader::Keep,
         preserve_external_request_id: false,
         upgrades: vec!["websocket".into()],
         proxy_100_continue: false,

@@ -46,16 +46,20 @@ pub enum FilterKind {
 impl FilterKind {
     /// Calls `seen` with the configuration of each ext_proc filter that it is or may execute.
     pub fn each_ext_proc<'a>(&'a self, seen: &mut dyn FnMut(&'a Arc<FilterConfig>)) {
-        match self {
-            Self::ExtProc(config) => seen(config),
-            Self::Matched(matched) => {
-                matched.each_chain(&mut |filters| {
-                    filters
-                        .iter()
-                        .for_each(|filter| filter.kind.each_ext_proc(seen));
-                });
+        self.each(&mut |kind| {
+            if let Self::ExtProc(config) = kind {
+                seen(config);
             }
-            _ => {}
+        });
+    }
+
+    /// Calls `seen` with it, or with each filter that it may execute.
+    pub fn each<'a>(&'a self, seen: &mut dyn FnMut(&'a Self)) {
+        match self {
+            Self::Matched(matched) => matched.each_chain(&mut |filters| {
+                filters.iter().for_each(|filter| filter.kind.each(seen));
+            }),
+            kind => seen(kind),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use extproc_client::host::HeaderLimits;
-use http::HeaderValue;
+use http::{HeaderValue, uri::Scheme};
 
 use super::{
     Filter, Fraction, HeaderMatch, JsonTemplate, RouteTable, StripPort, Template, Tracing,
@@ -31,6 +31,27 @@ pub enum ServerHeader {
     AppendIfAbsent,
     /// Leave as it is.
     PassThrough,
+}
+
+/// `scheme_header_transformation`: what `:scheme` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SchemeHeader {
+    /// `https` if the client's connection has TLS, or what a trusted proxy says of it.
+    #[default]
+    Keep,
+    /// This one, also in `x-forwarded-proto`.
+    Overwrite(Scheme),
+    /// `https` if the connection to the upstream has TLS; what a proxy in front says does not count.
+    MatchUpstream,
+}
+
+/// The identity of this node, for `add_user_agent`.
+#[derive(Clone, Debug)]
+pub struct NodeIdentity {
+    /// `node.cluster`; may be empty.
+    pub cluster: HeaderValue,
+    /// `node.id`, if it is not empty.
+    pub id: Option<HeaderValue>,
 }
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
@@ -74,6 +95,17 @@ pub struct HttpManager {
     /// Proxies in front whose entries of `x-forwarded-for`, and whose `x-forwarded-proto`, are taken for true; with
     /// `use_remote_address`.
     pub xff_num_trusted_hops: u32,
+    /// With `use_remote_address`: leave `x-forwarded-for` as it came.
+    pub skip_xff_append: bool,
+    /// Tell the port on which a request came in `x-forwarded-port`, unless a trusted proxy in front did.
+    pub append_x_forwarded_port: bool,
+    /// `add_user_agent`: tell of this node in `user-agent`, where the client says nothing of itself, and in
+    /// `x-envoy-downstream-service-cluster` and `-node`.
+    pub user_agent: Option<NodeIdentity>,
+    /// `always_set_request_id_in_response`: tell the client the `x-request-id` of its request.
+    pub request_id_in_response: bool,
+    /// The value of `:scheme`.
+    pub scheme_header: SchemeHeader,
     /// Believe their `x-request-id` all the same.
     pub preserve_external_request_id: bool,
     /// Upgrade types that may pass, lower case (`websocket`, `CONNECT`).

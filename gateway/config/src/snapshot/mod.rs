@@ -36,8 +36,8 @@ pub use self::{
     },
     manager::{
         AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
-        Interval, Keepalive, LogFilter, LogFormat, LogSink, Normalization, Operator, ProxyStatus,
-        ServerHeader, Timeouts, Underscores, decode_unreserved,
+        Interval, Keepalive, LogFilter, LogFormat, LogSink, NodeIdentity, Normalization, Operator,
+        ProxyStatus, SchemeHeader, ServerHeader, Timeouts, Underscores, decode_unreserved,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,

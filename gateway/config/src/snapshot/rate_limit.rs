@@ -1,9 +1,6 @@
 //! The filter `local_ratelimit`.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -12,6 +9,8 @@ use super::{Fraction, HeaderChange};
 /// `envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit`.
 #[derive(Debug)]
 pub struct LocalRateLimit {
+    /// Place among the routes, empty for a filter's own: the tokens that are left belong to it, from one snapshot to the next.
+    pub place: String,
     /// Tokens, one for each request; without them every request passes.
     pub bucket: Option<TokenBucket>,
     /// `filter_enabled`: requests that take a token.
@@ -28,62 +27,13 @@ pub struct LocalRateLimit {
     pub request_headers: Vec<HeaderChange>,
 }
 
-/// Tokens that come back at a steady rate.
-#[derive(Debug)]
+/// Tokens that come back at a steady rate. Those that are left belong to whoever serves the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenBucket {
-    max: f64,
-    per_second: f64,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    tokens: f64,
-    at: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket that gets `per_fill` tokens each `interval`.
-    pub fn new(max: u32, per_fill: u32, interval: Duration) -> Self {
-        Self {
-            max: f64::from(max),
-            per_second: f64::from(per_fill) / interval.as_secs_f64().max(f64::MIN_POSITIVE),
-            state: Mutex::new(State {
-                tokens: f64::from(max),
-                at: Instant::now(),
-            }),
-        }
-    }
-
-    /// Takes a token; false if there is none at this time.
-    pub fn take(&self, now: Instant) -> bool {
-        // Only assignments run under the lock.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.saturating_duration_since(state.at);
-        state.tokens = (state.tokens + passed.as_secs_f64() * self.per_second).min(self.max);
-        state.at = state.at.max(now);
-        let has_one = state.tokens >= 1.0;
-        if has_one {
-            state.tokens -= 1.0;
-        }
-        has_one
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_come_back() {
-        let bucket = TokenBucket::new(2, 1, Duration::from_secs(1));
-        let start = Instant::now();
-        assert!(bucket.take(start) && bucket.take(start));
-        assert!(!bucket.take(start + Duration::from_millis(900)));
-        assert!(bucket.take(start + Duration::from_millis(1100)));
-        // Never more than there is room for, and time does not go back.
-        let later = start + Duration::from_secs(60);
-        assert!(bucket.take(later) && bucket.take(later) && !bucket.take(later));
-        assert!(!bucket.take(start));
-    }
+    /// `max_tokens`, of which it has all in the beginning.
+    pub max: u32,
+    /// `tokens_per_fill`.
+    pub per_fill: u32,
+    /// `fill_interval`.
+    pub interval: Duration,
 }

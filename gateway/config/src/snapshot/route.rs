@@ -66,8 +66,14 @@ impl RouteTable {
         cluster: Option<&'a str>,
         filter: &'a str,
     ) -> impl Iterator<Item = &'a OnRoute> {
+        self.overrides()
+            .filter_map(move |overrides| overrides.said(cluster, filter))
+    }
+
+    /// All that routes say of filters.
+    pub fn overrides(&self) -> impl Iterator<Item = &RouteOverrides> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
-        let overrides = routes.flat_map(|route| {
+        routes.flat_map(|route| {
             let clusters = match &route.action {
                 RouteAction::Forward(forward) => forward.clusters.as_slice(),
                 RouteAction::Direct { .. } | RouteAction::Redirect(_) => &[],
@@ -75,9 +81,10 @@ impl RouteTable {
             let of_clusters = clusters
                 .iter()
                 .filter_map(|cluster| cluster.overrides.as_ref());
-            std::iter::once(&route.overrides).chain(of_clusters)
-        });
-        overrides.filter_map(move |overrides| overrides.said(cluster, filter))
+            std::iter::once(&route.overrides)
+                .chain(of_clusters)
+                .map(|overrides| &**overrides)
+        })
     }
 }
 
@@ -133,6 +140,13 @@ pub struct RouteOverrides {
 pub type Overridden = Vec<(String, OnRoute)>;
 
 impl RouteOverrides {
+    /// All that is said, with the names of the filters.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &OnRoute)> {
+        let of_clusters = self.of_clusters.iter().map(|(_, overridden)| overridden);
+        let all = std::iter::once(&self.filters).chain(of_clusters);
+        all.flatten().map(|(filter, said)| (filter.as_str(), said))
+    }
+
     /// Configuration of this filter, of this cluster's one if there is a name, beside a configuration of ext_proc.
     pub fn said(&self, cluster: Option<&str>, filter: &str) -> Option<&OnRoute> {
         let overridden = match cluster {
@@ -316,6 +330,8 @@ pub struct Forward {
     pub host_rewrite_path_regex: Option<RegexSubstitution>,
     /// Replaces the authority by the endpoint's host name.
     pub auto_host_rewrite: bool,
+    /// Adds the authority that is replaced to `x-forwarded-host`.
+    pub append_x_forwarded_host: bool,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
     /// The answer where the cluster is not in the snapshot (`cluster_not_found_response_code`). Default 503.

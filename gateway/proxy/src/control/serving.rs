@@ -23,7 +23,7 @@ use crate::{
         drain::Drainer,
         tls::Acceptor,
     },
-    limits::overload::Overload,
+    limits::{buckets::Buckets, overload::Overload},
     telemetry::{
         access_log::Sinks,
         stats::{Metrics, Watching},
@@ -37,6 +37,7 @@ use crate::{
 pub(crate) struct Serving {
     metrics: Arc<Metrics>,
     health: HealthByCluster,
+    buckets: Buckets,
     overload: Arc<Overload>,
     /// Whether the gateway goes down, for the admin server to tell.
     going_down: watch::Sender<bool>,
@@ -136,6 +137,15 @@ impl Drop for AdminServer {
     }
 }
 
+/// All that a new snapshot needs beside what is there.
+struct Prepared {
+    /// For each worker.
+    pools: Vec<Connections>,
+    listeners: Vec<Next>,
+    /// An admin server, if its address is new.
+    admin: Option<AdminServer>,
+}
+
 /// A listener of the new snapshot, ready to be put in place.
 struct Next {
     key: Key,
@@ -182,6 +192,7 @@ impl Serving {
             ),
             metrics,
             health: HealthByCluster::default(),
+            buckets: Buckets::default(),
             overload,
             going_down: watch::Sender::new(false),
             workers,
@@ -203,7 +214,29 @@ impl Serving {
         if self.draining {
             return Err(io::Error::other("the gateway is shutting down"));
         }
+        self.sinks.begin();
+        self.tracers.begin();
+        let prepared = self.prepare(snapshot);
+        let replaced = match prepared {
+            Ok(prepared) => {
+                self.put_in_place(snapshot, prepared);
+                Ok(())
+            }
+            Err(error) => {
+                self.sinks.abandon();
+                self.tracers.abandon();
+                Err(error)
+            }
+        };
+        self.metrics.sweep();
+        self.health.sweep();
+        replaced
+    }
+
+    /// Builds all that `snapshot` needs beside what is there.
+    fn prepare(&mut self, snapshot: &Snapshot) -> io::Result<Prepared> {
         distinct(&snapshot.listeners)?;
+        let buckets = Arc::new(self.buckets.of(snapshot));
         let pools = self
             .workers
             .iter()
@@ -214,21 +247,32 @@ impl Serving {
                     &self.metrics,
                     &self.health,
                     &self.overload,
+                    &buckets,
                     before,
                 )
             })
             .collect::<io::Result<Vec<_>>>()?;
-        self.sinks.begin();
-        self.tracers.begin();
         self.tracers.warn(snapshot);
         let mut listeners: Vec<Next> = Vec::with_capacity(snapshot.listeners.len());
         for config in &snapshot.listeners {
-            let next = self.prepare(Key::of(config), config, &pools, &listeners)?;
+            let next = self.prepare_listener(Key::of(config), config, &pools, &listeners)?;
             listeners.push(next);
         }
         let admin = self.prepare_admin(snapshot.admin)?;
+        Ok(Prepared {
+            pools,
+            listeners,
+            admin,
+        })
+    }
 
-        // From here on nothing fails.
+    /// Nothing here fails.
+    fn put_in_place(&mut self, snapshot: &Snapshot, prepared: Prepared) {
+        let Prepared {
+            pools,
+            listeners,
+            admin,
+        } = prepared;
         self.overload.set(snapshot.overload);
         for (name, cluster) in &snapshot.clusters {
             self.metrics.breakers(name).set(&cluster.circuit_breakers);
@@ -269,11 +313,10 @@ impl Serving {
             None if snapshot.admin.is_none() => self.admin = None,
             None => {}
         }
-        Ok(())
     }
 
     /// Builds a listener, and binds it if it is new.
-    fn prepare(
+    fn prepare_listener(
         &mut self,
         key: Key,
         config: &Arc<Listener>,

@@ -35,6 +35,8 @@ pub(crate) struct Tracers {
     opener: Option<Opener>,
     counts: Arc<TraceCounts>,
     open: Vec<Open>,
+    /// The number of them that were open before the configuration that is being built.
+    before: usize,
     /// Runtime of requests to collectors, and their connections.
     runtime: Option<runtime::Handle>,
     upstreams: Arc<ArcSwapOption<Upstreams>>,
@@ -58,6 +60,7 @@ impl Tracers {
             opener,
             counts,
             open: Vec::new(),
+            before: 0,
             runtime,
             upstreams: Arc::default(),
         }
@@ -68,6 +71,12 @@ impl Tracers {
         for open in &mut self.open {
             open.used = false;
         }
+        self.before = self.open.len();
+    }
+
+    /// Lets go of what was opened since: nothing becomes of the configuration.
+    pub(crate) fn abandon(&mut self) {
+        self.open.truncate(self.before);
     }
 
     /// Lets go of what the configuration did not ask for. A recorder ends with its last exchange.

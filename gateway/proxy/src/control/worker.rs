@@ -12,7 +12,7 @@ use crate::{
     exchange::chain::Chain,
     filters::{Building, ext_proc},
     forward::{ClusterFilters, HandOver, RouterHandler},
-    limits::overload::Overload,
+    limits::{buckets::Chosen, overload::Overload},
     processors::ClusterTransport,
     telemetry::{
         spans::SideSpans,
@@ -37,6 +37,7 @@ pub(crate) struct Connections {
     upstreams: Arc<Upstreams>,
     transport: ClusterTransport,
     filters: Arc<ClusterFilters>,
+    buckets: Arc<Chosen>,
 }
 
 /// Bytes of a worker's stack, of which only what is used is taken. Expressions that are nested as deep as they may be need 4 MiB in a
@@ -78,6 +79,7 @@ impl Connections {
         metrics: &Metrics,
         health: &HealthByCluster,
         overload: &Arc<Overload>,
+        buckets: &Arc<Chosen>,
         before: Option<&Self>,
     ) -> io::Result<Self> {
         let known = before.map(|pools| &*pools.upstreams);
@@ -94,6 +96,7 @@ impl Connections {
             let building = Building {
                 cluster: Some(name),
                 routes: &routes,
+                buckets,
                 ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
                     let owner = Owner::Cluster(name.clone());
                     let observer = metrics.observer(owner, config.stat_prefix());
@@ -108,6 +111,7 @@ impl Connections {
         });
         Ok(Self {
             filters: Arc::new(ClusterFilters::new(filters)),
+            buckets: buckets.clone(),
             transport,
             upstreams,
         })
@@ -134,6 +138,7 @@ impl Connections {
         let building = Building {
             cluster: None,
             routes: &[&http.routes],
+            buckets: &self.buckets,
             ext_proc: |filter: &Filter, config: &Arc<FilterConfig>, inner| {
                 let owner = Owner::Manager(http.stat_prefix.clone());
                 let observer = metrics.observer(owner, config.stat_prefix());

@@ -72,7 +72,7 @@ impl Drainer {
         });
     }
 
-    /// Whether nothing is left.
+    /// Returns true if nothing is left.
     pub(crate) fn is_done(&self) -> bool {
         Arc::strong_count(&self.0.alive) == 1
     }
@@ -88,7 +88,7 @@ pub(crate) async fn wait(drainers: &[Drainer], limit: Duration) {
 }
 
 impl Drain {
-    /// Whether the signal was given.
+    /// Returns true if the signal was given.
     pub(crate) fn draining(&self) -> bool {
         *self.phase.borrow() >= Phase::Draining
     }

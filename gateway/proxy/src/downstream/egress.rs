@@ -4,12 +4,16 @@ use std::{
     borrow::Cow,
     cell::RefCell,
     error::Error,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailure, UpstreamInfo};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http_body::Frame;
 
 use super::{forwarded::append_to_list, proxy_status, timers::Running};
 use crate::{
@@ -18,7 +22,7 @@ use crate::{
     exchange::{answer::Closes, header_changes::add_route_headers},
     http::{
         body::{Body, BoxError, Watch, Watched},
-        headers::{Nominated, strip_hop_fields, trim_values},
+        headers::{Nominated, REQUEST_ID, strip_hop_fields, trim_values},
         length, local_reply,
     },
     telemetry::{
@@ -218,6 +222,11 @@ pub(super) fn finish(
         }
         ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
     }
+    if http.request_id_in_response
+        && let Some(id) = exchange.request_header(REQUEST_ID)
+    {
+        headers.insert(REQUEST_ID, id);
+    }
     if !http.via.is_empty() {
         append_to_list(headers, "via", &http.via);
     }
@@ -238,7 +247,8 @@ pub(super) fn finish(
     if closes && !http2 && !tunnel {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    finish.left = length::announced(headers);
+    // Over HTTP/2 a message is complete when its stream ends.
+    finish.left = length::announced(headers).filter(|_| !http2);
     exchange.listener.stats.status(response.status());
     if exchange.noted() {
         exchange.set_reply(Reply::of(&response));
@@ -249,9 +259,41 @@ pub(super) fn finish(
         Version::HTTP_11
     };
     response.map(|body| {
-        let body = if bodyless { Body::empty() } else { body };
+        let body = match bodyless {
+            false => body,
+            true if own || !http2 => Body::empty(),
+            // Over HTTP/2 its stream may bring trailers, or end with a reset.
+            true => Body::new(Contentless(body)),
+        };
         Watched::new(body, Some(finish))
     })
+}
+
+/// The body of a response that has none: its bytes go nowhere.
+struct Contentless(Body);
+
+impl http_body::Body for Contentless {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+            if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+                return Poll::Ready(frame);
+            }
+            if self.0.is_end_stream() {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 /// Tells whether no response can be given: the upstream's was lost after it had begun, or the client left while it still sent

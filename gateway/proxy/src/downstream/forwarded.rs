@@ -6,8 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
 use super::{Context, sampling};
 use crate::{
-    config::snapshot::HttpManager,
-    http::{headers::join_request_lines, random_id},
+    config::snapshot::{HttpManager, NodeIdentity, SchemeHeader},
+    http::{
+        headers::{REQUEST_ID, join_request_lines},
+        random_id,
+    },
 };
 
 /// The address from which a request came to the first gateway of one's own.
@@ -68,8 +71,8 @@ pub(super) fn add(
     version: Version,
 ) -> SocketAddr {
     const FOR: &str = "x-forwarded-for";
+    const PORT: &str = "x-forwarded-port";
     const PROTO: &str = "x-forwarded-proto";
-    const REQUEST_ID: &str = "x-request-id";
     let edge = http.use_remote_address;
     let proto = match context.peer.tls {
         Some(_) => HeaderValue::from_static("https"),
@@ -89,7 +92,9 @@ pub(super) fn add(
         if let Some(said) = said_by(headers.get(FOR), hops) {
             client = SocketAddr::new(said, 0);
         }
-        append_to_list(headers, FOR, &remote.ip().to_string());
+        if !http.skip_xff_append {
+            append_to_list(headers, FOR, &remote.ip().to_string());
+        }
         if let Ok(address) = HeaderValue::try_from(client.ip().to_string()) {
             headers.insert(EXTERNAL, address);
         }
@@ -98,6 +103,18 @@ pub(super) fn add(
         }
     } else if http.add_forwarded_proto && !headers.contains_key(PROTO) {
         headers.insert(PROTO, proto);
+    }
+    let is_told = (!edge || http.xff_num_trusted_hops > 0) && headers.contains_key(PORT);
+    if http.append_x_forwarded_port && !is_told {
+        headers.insert(PORT, context.peer.local.port().into());
+    }
+    if let SchemeHeader::Overwrite(scheme) = &http.scheme_header
+        && let Ok(said) = HeaderValue::from_str(scheme.as_str())
+    {
+        headers.insert(PROTO, said);
+    }
+    if let Some(node) = &http.user_agent {
+        tell_node(headers, node);
     }
     if http.generate_request_id {
         let is_kept = !edge || http.preserve_external_request_id;
@@ -115,6 +132,20 @@ pub(super) fn add(
         append_to_list(headers, "via", &http.via);
     }
     client
+}
+
+/// `add_user_agent`.
+fn tell_node(headers: &mut HeaderMap, node: &NodeIdentity) {
+    headers.insert("x-envoy-downstream-service-cluster", node.cluster.clone());
+    if headers
+        .get(header::USER_AGENT)
+        .is_none_or(HeaderValue::is_empty)
+    {
+        headers.insert(header::USER_AGENT, node.cluster.clone());
+    }
+    if let Some(id) = &node.id {
+        headers.insert("x-envoy-downstream-service-node", id.clone());
+    }
 }
 
 /// The address that the farthest of this many trusted proxies adds to `x-forwarded-for`, counted from the right; `None` if

@@ -37,7 +37,7 @@ use crate::http::{
         Behind, Http1Io, MessageFacts, Outgoing, OutgoingQueue, WithTrailers,
         waiting::{Phase, Waiting},
     },
-    length,
+    length::{self, LastPiece},
 };
 
 /// What a connection becomes after a successful upgrade.
@@ -147,7 +147,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     }
 }
 
-/// Whether the socket gave up.
+/// Returns true if the socket gave up.
 fn timed_out(error: &hyper::Error) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<io::Error>())
@@ -172,7 +172,7 @@ impl Shared {
             .saturating_add(1)
     }
 
-    /// Whether `max_requests_per_connection` allows no request behind this one.
+    /// Returns true if `max_requests_per_connection` allows no request behind this one.
     fn is_last(&self, number: u32) -> bool {
         let max = self.context.http().max_requests_per_connection;
         let last = max.is_some_and(|max| number >= max.get());
@@ -259,7 +259,7 @@ fn exchange(
             });
             return Ok(Response::from_parts(
                 parts,
-                WithTrailers::new(egress::nothing(), None, None),
+                WithTrailers::new(egress::nothing(), None, None, LastPiece::AwaitsEnd),
             ));
         }
         if context.drain.draining() || last || abandoned {
@@ -274,9 +274,11 @@ fn exchange(
             response.headers_mut().remove(http::header::CONTENT_LENGTH);
         }
         let absent = length::announced(response.headers())
-            .filter(|length| *length > 0 && status == StatusCode::NOT_MODIFIED && !head_request);
+            .filter(|_| status == StatusCode::NOT_MODIFIED && !head_request);
         Ok(response.map(|body| {
-            WithTrailers::new(body, trailers.then_some(outgoing), announced).absent(absent)
+            // hyper lets go of a body with its last byte, and filters are to see what follows.
+            let last = LastPiece::AwaitsEnd;
+            WithTrailers::new(body, trailers.then_some(outgoing), announced, last).absent(absent)
         }))
     }
 }

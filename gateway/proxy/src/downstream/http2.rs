@@ -40,7 +40,7 @@ use crate::{
         headers::header_list_size,
         io::forward_io,
         lazy_timer::LazyTimer,
-        length::{self, Exact},
+        length::{self, Exact, LastPiece},
     },
     limits::buffers::Budget,
 };
@@ -391,7 +391,7 @@ async fn exchange(
     if ended {
         return false;
     }
-    let mut body = Body::new(Exact::new(body, announced));
+    let mut body = Body::new(Exact::new(body, announced, LastPiece::Passes));
     let mut sent = pin!(send_body(
         stream,
         &mut body,

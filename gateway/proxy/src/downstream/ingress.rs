@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, 
 
 use super::{Context, forwarded, normalize, sampling, target};
 use crate::{
-    config::snapshot::HttpManager,
+    config::snapshot::{HttpManager, SchemeHeader},
     exchange::{
         Begin, Exchange,
         activity::RequestWatch,
@@ -17,6 +17,7 @@ use crate::{
     },
     filters,
     http::{
+        authority::with_scheme,
         body::{Body, Watched},
         h1::Outgoing,
         headers::{
@@ -125,9 +126,13 @@ pub(super) fn begin(
             .or_insert_with(|| host.clone());
     }
     let tls = context.peer.tls.is_some();
-    let trusted = !http.use_remote_address || http.xff_num_trusted_hops > 0;
+    let trusted = (!http.use_remote_address || http.xff_num_trusted_hops > 0)
+        && http.scheme_header != SchemeHeader::MatchUpstream;
     let target = target::absolute(&parts, tls, trusted).and_then(|uri| {
-        parts.uri = uri;
+        parts.uri = match &http.scheme_header {
+            SchemeHeader::Overwrite(scheme) => with_scheme(uri, scheme),
+            SchemeHeader::Keep | SchemeHeader::MatchUpstream => uri,
+        };
         let own = context.peer.local.port();
         target::normalize_host(&http.normalization, own, &mut parts)
     });
@@ -243,7 +248,7 @@ pub(super) fn begin(
     enter(context, parts, body, watch, awaits_continue, refusal)
 }
 
-/// The trace of a request that begins, and whether its head is kept for that or a log.
+/// The trace of a request that begins, and whether its head is kept for that, a log or the response.
 fn watched(
     context: &Context,
     parts: &mut Parts,
@@ -253,7 +258,8 @@ fn watched(
     let recorder = shared.recorder.as_ref();
     let trace = recorder.and_then(|recorder| sampling::start(recorder, &mut parts.headers, route));
     let recording = trace.as_ref().is_some_and(|trace| trace.recording);
-    (trace, recording || !shared.logs.is_empty())
+    let answers = context.http().request_id_in_response;
+    (trace, recording || answers || !shared.logs.is_empty())
 }
 
 /// Gives a request what filters and router look for.

@@ -5,12 +5,11 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::{
     config::snapshot::{Fraction, TraceSampling},
+    http::headers::REQUEST_ID,
     route::{Selected, is_drawn},
     telemetry::spans::Recorder,
     trace::Trace,
 };
-
-const REQUEST_ID: &str = "x-request-id";
 
 /// The digit of a UUID that tells its version, and here why the request is traced.
 const DIGIT: usize = 14;

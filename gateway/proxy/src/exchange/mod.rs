@@ -32,7 +32,7 @@ use extproc_client::{
     metadata::DynamicMetadata,
     observer,
 };
-use http::{HeaderMap, Response, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Response, Uri, Version, request};
 
 use self::{
     activity::Moments,
@@ -338,9 +338,16 @@ impl Exchange {
         self.touch();
     }
 
-    /// Tells whether heads have to be kept for a log or a span.
+    /// Tells whether heads have to be kept for a log, a span or the response.
     pub(crate) fn noted(&self) -> bool {
-        !self.listener.logs.is_empty() || self.trace.as_ref().is_some_and(|trace| trace.recording)
+        !self.listener.logs.is_empty()
+            || self.trace.as_ref().is_some_and(|trace| trace.recording)
+            || self.http.request_id_in_response
+    }
+
+    /// A header of the request as it stands now, if heads are kept.
+    pub(crate) fn request_header(&self, name: &str) -> Option<HeaderValue> {
+        self.state().head.as_ref()?.headers.get(name).cloned()
     }
 
     /// The request head as it stands now.

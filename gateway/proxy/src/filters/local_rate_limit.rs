@@ -15,6 +15,7 @@ use crate::{
     config::snapshot::{FilterKind, LocalRateLimit, OnRoute, flag},
     exchange::{Exchange, answer::is_answered, header_changes, record::Head},
     http::{body::Body, local_reply},
+    limits::buckets::Chosen,
     route::is_drawn,
 };
 
@@ -23,6 +24,7 @@ pub(super) struct RateLimitFilter {
     /// Its name, if routes speak of it.
     pub(super) name: Option<String>,
     pub(super) config: Arc<LocalRateLimit>,
+    pub(super) buckets: Arc<Chosen>,
     pub(super) inner: Chain,
 }
 
@@ -33,14 +35,13 @@ impl RateLimitFilter {
             _ => self.config.clone(),
         }
     }
-}
 
-/// Tells whether the request finds no token that it needs.
-fn is_limited(config: &LocalRateLimit) -> bool {
-    let Some(bucket) = &config.bucket else {
-        return false;
-    };
-    is_drawn(config.enabled) && !bucket.take(Instant::now())
+    /// Tells whether the request finds no token that it needs.
+    fn is_limited(&self, config: &Arc<LocalRateLimit>) -> bool {
+        // Without a bucket every request passes.
+        let bucket = self.buckets.of(config);
+        bucket.is_some_and(|bucket| is_drawn(config.enabled) && !bucket.take(Instant::now()))
+    }
 }
 
 impl Service<Request<Body>> for &RateLimitFilter {
@@ -60,7 +61,7 @@ impl Service<Request<Body>> for &RateLimitFilter {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let config = self.config(&parts);
-        if !is_limited(&config) {
+        if !self.is_limited(&config) {
             return self.inner.call(Request::from_parts(parts, body));
         }
         if !is_drawn(config.enforced) {

@@ -31,6 +31,7 @@ use crate::{
         show_behind::{Kept, ShownBehind},
         switched::Switched,
     },
+    limits::buckets::Chosen,
 };
 
 /// Things that chains are built with.
@@ -39,6 +40,8 @@ pub(crate) struct Building<'a, F> {
     pub(crate) cluster: Option<&'a str>,
     /// Tables of the routes that may say something of the filters.
     pub(crate) routes: &'a [&'a RouteTable],
+    /// Tokens of the filters that limit requests.
+    pub(crate) buckets: &'a Arc<Chosen>,
     /// Makes an ext_proc filter around what is behind it.
     pub(crate) ext_proc: F,
 }
@@ -104,6 +107,7 @@ where
             FilterKind::LocalRateLimit(config) => Chain::new(RateLimitFilter {
                 name,
                 config: config.clone(),
+                buckets: self.buckets.clone(),
                 inner,
             }),
             FilterKind::Matched(config) => self.matched(filter, config, inner, responses),

@@ -7,15 +7,15 @@ use std::{
 };
 
 use extproc_client::host::{EarlierAttempt, UpstreamInfo};
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 
 use super::policy::Policy;
 use crate::{
-    config::snapshot::{Forward, RouteMatch},
+    config::snapshot::{Forward, RouteMatch, SchemeHeader},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
-    http::body::Body,
+    http::{authority::with_scheme, body::Body},
     limits::breakers::{Place, Resource},
     route::{self, TooMuchEffort},
     telemetry::spans::Attempt,
@@ -206,6 +206,13 @@ impl<'a> Attempts<'a> {
     ) -> Result<(), Failure> {
         route::rewrite(parts, self.matches, self.forward, Some(hostname))
             .map_err(|TooMuchEffort| Failure::Rewrite)?;
+        if self.exchange.http.scheme_header == SchemeHeader::MatchUpstream {
+            let scheme = match self.upstream.shared.tls {
+                Some(_) => Scheme::HTTPS,
+                None => Scheme::HTTP,
+            };
+            parts.uri = with_scheme(std::mem::take(&mut parts.uri), &scheme);
+        }
         if self.noted {
             self.exchange.set_target(&parts.uri);
         }
@@ -223,7 +230,7 @@ impl<'a> Attempts<'a> {
                 .meets_response(response.status(), response.headers())
     }
 
-    /// Whether one more attempt would have followed, but for their number.
+    /// Returns true if one more attempt would have followed, but for their number.
     pub(super) fn is_exhausted_by(&self, response: &Response<Body>) -> bool {
         let (status, headers) = (response.status(), response.headers());
         !self.allows_more() && self.policy.meets_response(status, headers)
@@ -302,6 +309,12 @@ impl<'a> Attempts<'a> {
         rewritten: bool,
     ) -> (Result<Response<Body>, Failure>, Option<Again>) {
         let Outbound { parts, body } = &mut *request;
+        // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
+        if (parts.method == Method::CONNECT) != self.exchange.outgoing.facts.tunnel {
+            return (Err(Failure::Method), None);
+        }
+        // A filter has made HEAD of it.
+        let is_cut = parts.method == Method::HEAD && !self.exchange.outgoing.facts.bodyless;
         let cluster = &self.upstream.cluster.name;
         let span = Attempt::begin(self.exchange, cluster, self.made, parts);
         let begun = Instant::now();
@@ -385,6 +398,9 @@ impl<'a> Attempts<'a> {
                 let mut info = std::mem::take(&mut self.tried);
                 info.status = Some(response.status());
                 response.extensions_mut().insert(info);
+                if is_cut {
+                    response.headers_mut().remove(header::CONTENT_LENGTH);
+                }
                 let again = self.with_body(again, empty);
                 (Ok(response), again)
             }

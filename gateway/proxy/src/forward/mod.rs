@@ -18,7 +18,7 @@ use extproc_client::host::{
     DirectReply, Held, KeepSent, LocalReply, ResponseDetails, ResponseFlags, UpstreamInfo,
 };
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body::Body as _;
 use tower::Service;
@@ -172,12 +172,19 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         }
     };
     let head = shown.then(|| exchange.head()).flatten();
+    let declined = response.extensions_mut().remove::<Declined>();
     header_changes::response(
         &mut response,
         route.response_headers(),
         &exchange,
         head.as_ref(),
     );
+    if let Some(Declined(fields)) = declined {
+        let headers = response.headers_mut();
+        for (name, value) in &fields {
+            headers.append(name, value.clone());
+        }
+    }
     response
         .extensions_mut()
         .insert(header_changes::RouteHeadersDone);
@@ -240,11 +247,6 @@ async fn proxy(
         }
         return response;
     };
-    // RFC 9110 §9.3.6: a filter cannot make a tunnel of a message, or a message of a tunnel.
-    if (parts.method == Method::CONNECT) != exchange.outgoing.facts.tunnel {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return local_reply::reply(grpc, status, "".into(), "method_not_forwardable", 0);
-    }
     // A tunnel is no message that could be copied.
     if !forward.mirrors.is_empty() && !exchange.upgrade {
         let mut copy = parts.clone();
@@ -262,7 +264,6 @@ async fn proxy(
             );
         }
     }
-    let asks_head = parts.method == Method::HEAD;
     let websocket = exchange.upgrade && upstream::is_websocket(&parts.headers);
     let keep_sent = parts.extensions.get::<KeepSent>().is_some();
     // They end here, and an attempt that may have to be repeated copies what is left.
@@ -304,10 +305,6 @@ async fn proxy(
             }
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
-            if asks_head && !exchange.outgoing.facts.bodyless {
-                // A filter made HEAD of it, and nothing is going to come.
-                headers.remove(header::CONTENT_LENGTH);
-            }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
             let named = headers
@@ -349,17 +346,23 @@ async fn proxy(
     }
 }
 
+/// Fields with which an upstream declined a WebSocket handshake. As in Envoy, what a route does to a response's fields is done
+/// before they are there.
+#[derive(Clone, Debug)]
+struct Declined(HeaderMap);
+
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
 /// use for a body. Errors pass with theirs.
 fn not_switched(response: Response<Body>) -> Response<Body> {
     let mut response = response.map(|_| Body::empty());
     let code = response.status();
-    let headers = response.headers_mut();
-    headers.remove(header::CONTENT_LENGTH);
-    headers.remove(header::CONTENT_TYPE);
+    let mut fields = std::mem::take(response.headers_mut());
+    fields.remove(header::CONTENT_LENGTH);
+    fields.remove(header::CONTENT_TYPE);
     let extensions = response.extensions_mut();
     extensions.insert(LocalReply::new(code));
     extensions.insert(ResponseDetails::new("websocket_handshake_unsuccessful"));
+    extensions.insert(Declined(fields));
     response
 }
 
@@ -384,7 +387,7 @@ fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) ->
     tried.transport_failure_reason = transport_failure_reason;
     tried.failed = true;
     extensions.insert(tried);
-    if matches!(failure, Failure::Request) {
+    if matches!(failure, Failure::Request | Failure::Trailers) {
         // The client is gone or broke its message: there is nothing left to process.
         extensions.insert(DirectReply::default());
     }

@@ -143,12 +143,12 @@ impl<'a> Policy<'a> {
             .extend(names.filter_map(|name| name.parse::<HeaderName>().ok()));
     }
 
-    /// Whether this failure is met with one more attempt.
+    /// Returns true if this failure is met with one more attempt.
     pub(super) fn meets(&self, failure: &Failure) -> bool {
         self.on.any(failure.retried_on())
     }
 
-    /// Whether this response is met with one more attempt.
+    /// Returns true if this response is met with one more attempt.
     pub(super) fn meets_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         if self.on.is_empty() {
             return false;

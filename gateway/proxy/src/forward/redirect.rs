@@ -36,7 +36,7 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    /// Whether a response with this status is a redirect to follow.
+    /// Returns true if a response with this status is a redirect to follow.
     pub(super) fn is_met_by(&self, status: StatusCode) -> bool {
         self.policy.codes.contains(&status)
     }

@@ -81,7 +81,7 @@ impl Kept {
         })
     }
 
-    /// Whether all of it is here.
+    /// Returns true if all of it is here.
     pub(crate) fn is_whole(&self) -> bool {
         let state = self.state();
         !state.lost && (state.ended || state.source.is_end_stream())

@@ -2,6 +2,8 @@
 
 use std::net::Ipv6Addr;
 
+use http::{Uri, uri::Scheme};
+
 /// Whether the authority is one that a `host` header may hold: a name or an address and perhaps a port,
 /// no user information, no list, no white space (RFC 9110 §4.2.4, §7.2; RFC 3986 §3.2.2).
 pub(crate) fn valid_authority(authority: &str) -> bool {
@@ -34,6 +36,16 @@ pub(crate) fn valid_authority(authority: &str) -> bool {
     };
     let number = port.bytes().all(|byte| byte.is_ascii_digit());
     !name.is_empty() && number && (port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+/// A target with another scheme. One that has none (CONNECT) stays as it is.
+pub(crate) fn with_scheme(target: Uri, scheme: &Scheme) -> Uri {
+    if target.scheme().is_none_or(|now| now == scheme) {
+        return target;
+    }
+    let mut parts = target.clone().into_parts();
+    parts.scheme = Some(scheme.clone());
+    Uri::from_parts(parts).unwrap_or(target)
 }
 
 /// What a registered name is made of. A comma is allowed in one, and is what a list of hosts looks like.

@@ -20,6 +20,34 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Body(Kind);
 
+/// Trailers of a message of HTTP/1 are larger than hyper takes.
+#[derive(Debug, thiserror::Error)]
+#[error("trailers are too large")]
+pub(crate) struct TrailersTooLarge(#[source] hyper::Error);
+
+impl TrailersTooLarge {
+    /// The meaning of hyper's error, of which it tells in words alone.
+    fn or(error: hyper::Error) -> BoxError {
+        let source = error.source().map(ToString::to_string).unwrap_or_default();
+        match source.starts_with("chunk trailers") {
+            true => Self(error).into(),
+            false => error.into(),
+        }
+    }
+}
+
+/// Tells whether an error of this type is behind another one.
+pub(crate) fn is_behind<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<E>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 #[derive(Default)]
 enum Kind {
     #[default]
@@ -108,7 +136,7 @@ impl http_body::Body for Body {
                 let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(match frame {
                     Some(Ok(frame)) if frame.is_trailers() && !*trailers => None,
-                    frame => frame.map(|frame| frame.map_err(Into::into)),
+                    frame => frame.map(|frame| frame.map_err(TrailersTooLarge::or)),
                 })
             }
             Kind::Http2(body) => Pin::new(body).poll_frame(cx),

@@ -15,6 +15,9 @@ use http::{
 };
 use http_body::Frame;
 
+/// The name of a request in the logs of all programs that it passes.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
 /// Returns true for fields that never leave the hop they were sent on (RFC 9110 §7.6.1, RFC 9113 §3.1).
 fn is_of_hop(name: &HeaderName) -> bool {
     matches!(
@@ -204,6 +207,13 @@ pub(crate) fn response_fits<B>(head: &Response<B>, limits: HeaderLimits) -> bool
 /// Returns true if trailers of HTTP/2 are within these limits.
 pub(crate) fn trailers_fit(trailers: &HeaderMap, limits: HeaderLimits) -> bool {
     trailers.len() <= limits.count && size(trailers) <= limits.bytes
+}
+
+/// Size of the largest list of trailers that may fit, as SETTINGS_MAX_HEADER_LIST_SIZE counts it.
+pub(crate) fn trailers_size(limits: HeaderLimits) -> u64 {
+    const FIELD: usize = 32;
+    let fields = limits.count.saturating_mul(FIELD);
+    limits.bytes.saturating_add(fields) as u64
 }
 
 /// SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 §6.5.2) for heads of these limits. It counts 32 bytes more for each field, and has to

@@ -25,20 +25,6 @@ pub(crate) const LENGTH_MISMATCH: &str =
 #[error("the body does not have the length that was announced")]
 pub(crate) struct Mismatch;
 
-impl Mismatch {
-    /// Tells whether this is what is behind an error.
-    pub(crate) fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if error.is::<Self>() {
-                return true;
-            }
-            next = error.source();
-        }
-        false
-    }
-}
-
 /// The length that a head announces. Lines that are no plain number, or contradict each other, are removed,
 /// repetitions too.
 pub(crate) fn settle(headers: &mut HeaderMap) -> Option<u64> {
@@ -110,30 +96,43 @@ fn number(text: &[u8]) -> Option<u64> {
 
 /// A body that fails where it has more or fewer bytes than announced.
 ///
-/// The last piece is given on when it is known to be the last, so that a message that is too long never looks
-/// complete to whoever counts.
+/// A message that is too long never looks complete to whoever counts. So the piece with which it has its length may have to
+/// wait; where the body fails behind it, it is given on all the same.
 #[derive(Debug)]
 pub(crate) struct Exact<B> {
     body: B,
     left: Option<u64>,
     held: Option<Bytes>,
+    last: LastPiece,
     state: State,
+}
+
+/// The event that the piece with which a body has its length waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LastPiece {
+    /// Nothing: a message is complete when its stream ends, as over HTTP/2.
+    Passes,
+    /// That the body ended, or knows that no byte follows.
+    AwaitsKnowledge,
+    /// That the body ended: who lets go of a body with its last byte would lose what follows.
+    AwaitsEnd,
 }
 
 #[derive(Debug)]
 enum State {
     Open,
-    /// The body ended; trailers may be left to be given.
-    Ended(Option<HeaderMap>),
+    /// The body ended; trailers or its failure may be left to be given.
+    Ended(Option<Result<Frame<Bytes>, BoxError>>),
 }
 
 impl<B> Exact<B> {
     /// Without an announced length, anything goes.
-    pub(crate) fn new(body: B, announced: Option<u64>) -> Self {
+    pub(crate) fn new(body: B, announced: Option<u64>, last: LastPiece) -> Self {
         Self {
             body,
             left: announced,
             held: None,
+            last,
             state: State::Open,
         }
     }
@@ -150,6 +149,18 @@ impl<B> Exact<B> {
     }
 }
 
+impl<B: http_body::Body> Exact<B> {
+    /// Tells whether the last piece may be given on.
+    fn is_last(&self) -> bool {
+        let known = match self.last {
+            LastPiece::Passes => true,
+            LastPiece::AwaitsKnowledge => self.body.size_hint().exact() == Some(0),
+            LastPiece::AwaitsEnd => false,
+        };
+        known || self.body.is_end_stream()
+    }
+}
+
 impl<B> http_body::Body for Exact<B>
 where
     B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin,
@@ -163,32 +174,20 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         loop {
-            if let State::Ended(trailers) = &mut this.state {
-                return Poll::Ready(
-                    trailers
-                        .take()
-                        .map(|trailers| Ok(Frame::trailers(trailers))),
-                );
+            if let State::Ended(rest) = &mut this.state {
+                return Poll::Ready(rest.take());
             }
-            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => Some(frame),
-                Some(Err(error)) => {
-                    this.held = None;
-                    this.state = State::Ended(None);
-                    return Poll::Ready(Some(Err(error)));
-                }
-                None => None,
-            };
+            let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
             let Some(left) = this.left else {
-                return Poll::Ready(frame.map(Ok));
+                return Poll::Ready(frame);
             };
-            let rest = match frame.map(Frame::into_data) {
-                Some(Ok(data)) => {
+            let rest = match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
                     let Some(left) = left.checked_sub(data.len() as u64) else {
                         return Poll::Ready(this.mismatch());
                     };
                     this.left = Some(left);
-                    if left > 0 || this.body.is_end_stream() && this.held.is_none() {
+                    if left > 0 || this.held.is_none() && this.is_last() {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     if !data.is_empty() || this.held.is_none() {
@@ -196,10 +195,11 @@ where
                     }
                     continue;
                 }
-                Some(Err(frame)) => frame.into_trailers().ok(),
+                Some(Ok(Err(trailers))) => Some(Ok(trailers)),
+                Some(Err(error)) => Some(Err(error)),
                 None => None,
             };
-            if left > 0 {
+            if left > 0 && !matches!(rest, Some(Err(_))) {
                 return Poll::Ready(this.mismatch());
             }
             this.state = State::Ended(rest);
@@ -211,7 +211,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Ended(trailers) => trailers.is_none(),
+            State::Ended(rest) => rest.is_none(),
             State::Open => {
                 self.left.is_none_or(|left| left == 0)
                     && self.held.is_none()
@@ -236,6 +236,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::http::body::is_behind;
 
     struct Pieces(VecDeque<Frame<Bytes>>);
 
@@ -257,14 +258,14 @@ mod tests {
             "" => Frame::trailers(HeaderMap::new()),
             piece => Frame::data(Bytes::from_static(piece.as_bytes())),
         });
-        let mut body = Exact::new(Pieces(frames.collect()), announced);
+        let mut body = Exact::new(Pieces(frames.collect()), announced, LastPiece::AwaitsEnd);
         let mut out = String::new();
         while let Some(frame) = body.frame().await {
             match frame.map(Frame::into_data) {
                 Ok(Ok(data)) => out.push_str(&String::from_utf8_lossy(&data)),
                 Ok(Err(_)) => out.push('T'),
                 Err(error) => {
-                    assert!(Mismatch::is_behind(&*error));
+                    assert!(is_behind::<Mismatch>(&*error));
                     out.push('!');
                 }
             }

@@ -1,7 +1,7 @@
 //! What a route changes in a request's target, and where a redirect points to.
 
 use extproc_client::config::RegexSubstitution;
-use http::{Uri, request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderValue, Uri, request::Parts, uri::Authority};
 
 use crate::config::snapshot::{Forward, PathMatch, Redirect, RouteMatch};
 
@@ -55,14 +55,36 @@ pub(crate) fn rewrite(
             parts.path_and_query = Some(path);
         }
     }
-    if authority.is_some() {
-        parts.authority = authority;
+    if let Some(authority) = authority {
+        if let Some(replaced) = parts.authority.replace(authority)
+            && forward.append_x_forwarded_host
+        {
+            append_forwarded_host(&mut request.headers, replaced.as_str());
+        }
     }
     // A target that cannot be built stays as it was.
     if let Ok(uri) = Uri::from_parts(parts) {
         request.uri = uri;
     }
     Ok(())
+}
+
+/// Adds an authority to `x-forwarded-host`, unless it is the last one there.
+fn append_forwarded_host(headers: &mut HeaderMap, authority: &str) {
+    const NAME: &str = "x-forwarded-host";
+    let mut list = headers
+        .get(NAME)
+        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
+    if list.rsplit(|byte| *byte == b',').next() == Some(authority.as_bytes()) {
+        return;
+    }
+    if !list.is_empty() {
+        list.push(b',');
+    }
+    list.extend_from_slice(authority.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(NAME, value);
+    }
 }
 
 /// The path after a substitution, if there is one.

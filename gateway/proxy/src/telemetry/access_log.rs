@@ -35,6 +35,8 @@ pub(crate) struct Logger {
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
     open: Vec<Open>,
+    /// The number of them that were open before the configuration that is being built.
+    before: usize,
     writers: Vec<thread::JoinHandle<()>>,
 }
 
@@ -57,6 +59,12 @@ impl Sinks {
         for open in &mut self.open {
             open.used = false;
         }
+        self.before = self.open.len();
+    }
+
+    /// Lets go of what was opened since: nothing becomes of the configuration.
+    pub(crate) fn abandon(&mut self) {
+        self.open.truncate(self.before);
     }
 
     /// Lets go of what the configuration did not ask for. A sink closes with its last logger.

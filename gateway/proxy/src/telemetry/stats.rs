@@ -229,8 +229,8 @@ impl Observer for ExtProcStats {
     }
 }
 
-/// All numbers of a gateway. Entries are made on demand and live as long as it does, so that a new
-/// configuration goes on counting.
+/// All numbers of a gateway. Entries are made on demand and live as long as a configuration has their owner, so that a new
+/// one goes on counting.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     inner: Mutex<Inner>,
@@ -325,8 +325,25 @@ pub(crate) struct TimeSample {
 }
 
 impl Metrics {
+    /// Forgets the numbers that nobody can change any more.
+    pub(crate) fn sweep(&self) {
+        fn is_held<K, T>(_: &K, numbers: &mut Arc<T>) -> bool {
+            Arc::strong_count(numbers) > 1
+        }
+        let Inner {
+            http,
+            clusters,
+            breakers,
+            ext_proc,
+        } = &mut *self.lock();
+        http.retain(is_held);
+        clusters.retain(is_held);
+        breakers.retain(is_held);
+        ext_proc.retain(is_held);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Entries are only ever added.
+        // Entries are added and taken out as a whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,7 +12,7 @@ use http::{Method, Request, Response, request::Parts};
 use http_body::Body as _;
 use tokio::{
     task::AbortHandle,
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
@@ -284,13 +284,19 @@ fn count(stats: &ClusterStats, failure: &Failure) {
 }
 
 /// The time that a response may take, counted from the end of the request, and the time that both may.
+///
+/// An upstream that takes nothing of a request for so long, and does not respond, is given up as well. Envoy has room for nearly all of any request, and
+/// begins to count when it has read that; here it is not read before the upstream takes it.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
     limit: Option<Duration>,
     /// When the limit passes, once the request has ended. It holds for all attempts together.
     end: Option<Instant>,
+    /// Until the end, or until the next look at a request that has not ended.
     sleep: Option<Pin<Box<Sleep>>>,
     whole: Option<Pin<Box<Sleep>>>,
+    /// The response has begun.
+    responded: bool,
 }
 
 impl Deadline {
@@ -344,6 +350,7 @@ impl Deadline {
             end: self.end,
             sleep: self.sleep.take(),
             whole: self.whole.take(),
+            responded: true,
         }
     }
 
@@ -353,25 +360,54 @@ impl Deadline {
         {
             return Poll::Ready(Failure::Duration);
         }
-        if self.limit.is_none() {
+        let Some(limit) = self.limit else {
             return Poll::Pending;
-        }
+        };
         if self.end.is_none() {
-            ready!(progress.poll_done(cx));
+            if progress.poll_done(cx).is_pending() {
+                return match self.responded {
+                    true => Poll::Pending,
+                    false => self.poll_stall(limit, cx, progress),
+                };
+            }
             self.begin();
         }
         self.poll_end(cx)
+    }
+
+    /// Ready when the upstream has taken nothing for as long as `limit`.
+    fn poll_stall(
+        &mut self,
+        limit: Duration,
+        cx: &mut Context<'_>,
+        progress: &Progress,
+    ) -> Poll<Failure> {
+        loop {
+            let since = progress.stalled_since();
+            let look = since.unwrap_or_else(Instant::now).checked_add(limit);
+            let Some(look) = look else {
+                return Poll::Pending;
+            };
+            let sleep = self
+                .sleep
+                .get_or_insert_with(|| Box::pin(sleep_until(look)));
+            ready!(sleep.as_mut().poll(cx));
+            if since.is_some() && look <= Instant::now() {
+                return Poll::Ready(Failure::Timeout);
+            }
+            sleep.as_mut().reset(look);
+        }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         let Some(end) = self.end else {
             return Poll::Pending;
         };
-        self.sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)))
-            .as_mut()
-            .poll(cx)
-            .map(|()| Failure::Timeout)
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        sleep.as_mut().poll(cx).map(|()| Failure::Timeout)
     }
 }
 

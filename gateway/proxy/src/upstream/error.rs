@@ -55,9 +55,15 @@ pub(crate) enum Failure {
     /// The request's own body failed, as its client left or a filter ended it.
     #[error("the request ended early")]
     Request,
+    /// The trailers of the request are larger than a head may be.
+    #[error("the request's trailers are too large")]
+    Trailers,
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
+    /// A filter has made a tunnel of a message, or the other way round.
+    #[error("the method cannot be forwarded")]
+    Method,
     /// The endpoint says that it takes no head so large.
     #[error("the request's head is larger than the upstream takes")]
     HeadTooLarge,
@@ -178,10 +184,22 @@ impl Failure {
                 "request_ended_early".into(),
                 flag::DOWNSTREAM_TERMINATION,
             ),
+            Self::Trailers => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "".into(),
+                "http1.trailers_too_large".into(),
+                0,
+            ),
             Self::Rewrite => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
                 "path_rewrite_takes_too_long".into(),
+                0,
+            ),
+            Self::Method => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                "method_not_forwardable".into(),
                 0,
             ),
             Self::HeadTooLarge => told(
@@ -240,7 +258,9 @@ impl Failure {
             | Self::NoHost
             | Self::Overflow
             | Self::Request
+            | Self::Trailers
             | Self::Rewrite
+            | Self::Method
             | Self::HeadTooLarge
             | Self::Length => RetryOn::default(),
         }

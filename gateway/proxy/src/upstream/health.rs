@@ -38,6 +38,12 @@ impl HealthByCluster {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.entry(cluster.to_owned()).or_default().clone()
     }
+
+    /// Forgets the clusters that are gone.
+    pub(crate) fn sweep(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, health| Arc::strong_count(health) > 1);
+    }
 }
 
 /// The endpoints of one cluster, whose health all workers share.

@@ -44,7 +44,7 @@ use super::{
 use crate::{
     config::snapshot::Cluster,
     http::{
-        body::{Body, Watched},
+        body::{Body, TrailersTooLarge, Watched, is_behind},
         h1::{Http1Io, OutgoingQueue, WithTrailers},
         length::{self, Mismatch},
     },
@@ -335,12 +335,14 @@ impl http_body::Body for DrivenBody {
     }
 }
 
-/// What hyper's error means.
+/// The meaning of hyper's error.
 pub(super) fn failure(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         Failure::Protocol
-    } else if Mismatch::is_behind(error) {
+    } else if is_behind::<Mismatch>(error) {
         Failure::Length
+    } else if is_behind::<TrailersTooLarge>(error) {
+        Failure::Trailers
     } else if error.is_user() || error.is_body_write_aborted() {
         Failure::Request
     } else {

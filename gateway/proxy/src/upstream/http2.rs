@@ -34,7 +34,7 @@ use super::{
 use crate::{
     config::snapshot::Cluster,
     http::{
-        body::{Body, BoxError, Watched},
+        body::{self, Body, BoxError, Watched, is_behind},
         h1::MOST_INTERIM,
         h2::{
             backlog::{Backlog, Queued},
@@ -42,7 +42,7 @@ use crate::{
             cork::Corked,
         },
         headers::{header_list_size, strip_hop_by_hop, trim_values, values_are_trimmed},
-        length::{self, Exact, Mismatch},
+        length::{self, Exact, LastPiece, Mismatch},
     },
     limits::breakers::Resource,
 };
@@ -506,7 +506,7 @@ impl Lease {
         };
         let mut unanswered = Unanswered(Some(&shared.resets));
         let mut pipe = (!end).then(|| {
-            let mut body = Body::new(Exact::new(body, announced));
+            let mut body = Body::new(Exact::new(body, announced, LastPiece::Passes));
             // For this stream alone: what it has waiting is no matter of others.
             let backlog = Backlog::new(SEND_BUFFER);
             let traffic = shared.traffic.clone();
@@ -528,10 +528,14 @@ impl Lease {
             {
                 pipe = None;
                 if let Err(SendError::Body(error)) = result {
-                    return Poll::Ready(Err(match Mismatch::is_behind(&*error) {
-                        true => Failure::Length,
-                        false if error.is::<TrailersTooLarge>() => Failure::HeadTooLarge,
-                        false => Failure::Request,
+                    return Poll::Ready(Err(if is_behind::<Mismatch>(&*error) {
+                        Failure::Length
+                    } else if error.is::<TrailersTooLarge>() {
+                        Failure::HeadTooLarge
+                    } else if is_behind::<body::TrailersTooLarge>(&*error) {
+                        Failure::Trailers
+                    } else {
+                        Failure::Request
                     }));
                 }
             }
@@ -549,7 +553,10 @@ impl Lease {
         })
         .await;
         // Otherwise the stream is over, unless it is reset for want of its request.
-        if !matches!(response, Err(Failure::Request | Failure::HeadTooLarge)) {
+        if !matches!(
+            response,
+            Err(Failure::Request | Failure::Trailers | Failure::HeadTooLarge)
+        ) {
             unanswered.0 = None;
         }
         drop(unanswered);

@@ -3,8 +3,10 @@
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::http::body::{BoxError, Watch};
 
@@ -16,6 +18,8 @@ pub(crate) struct Progress(Mutex<State>);
 struct State {
     /// When the whole body was handed to the connection.
     done: Option<Instant>,
+    /// When the connection got the piece that it has; unset if it asks for the next.
+    given: Option<Instant>,
     cancelled: bool,
     reader: Option<Waker>,
     waiter: Option<Waker>,
@@ -47,6 +51,11 @@ impl Progress {
         Poll::Pending
     }
 
+    /// Since when the connection has a piece and has not asked for more: the upstream does not take it.
+    pub(crate) fn stalled_since(&self) -> Option<Instant> {
+        self.lock().given
+    }
+
     /// The response is over: what is left of the body is not wanted.
     pub(crate) fn cancel(&self) {
         let reader = {
@@ -69,11 +78,16 @@ impl Watch for ProgressWatch {
         if state.cancelled {
             return Err("the response ended before the request".into());
         }
+        state.given = None;
         match &mut state.reader {
             Some(waker) => waker.clone_from(cx.waker()),
             reader => *reader = Some(cx.waker().clone()),
         }
         Ok(())
+    }
+
+    fn data(&mut self, _len: usize) {
+        self.0.lock().given = Some(Instant::now());
     }
 
     fn end(&mut self, result: Result<(), &BoxError>) {

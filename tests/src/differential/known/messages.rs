@@ -1,21 +1,25 @@
 //! Differences in messages on the wire.
 
+use serde_json::Value;
+
 use super::Known;
 use super::scenario::{
     NOT_IN_TRAILERS, Side, action, asks_for_upgrade, client, empties_a_body, ends_with_pause,
-    has_content, has_field, heads_set, makes_bodyless, mentions, sets, upstream,
+    has_content, has_field, has_mode, heads_set, makes_bodyless, mentions, sets, upstream,
 };
-use crate::support::client::ClientScript;
+use crate::support::processor::Action;
 use crate::support::script::{Field, Protocol};
-use crate::support::upstream::{ResetAt, ResponseFraming, UpstreamScript, Wait};
+use crate::support::upstream::{ResetAt, UpstreamScript, Wait};
 
 /// What the gateway does where a body has not the length that its head announces.
 const LENGTH_DIFFERS: &[&str] = &[
     "log: want *, got \"* mismatch_between_content_length_and_the_length_of_the_body *\"",
     "client/*/end: want \"timed out\", got *",
-    "client/*/end: want *, got \"cut\"",
+    "client/*/end: want \"complete\", got \"cut\"",
     "client/*/end: want *, got \"reset *\"",
-    "upstream/*/end: want *, got \"cut\"",
+    // Who looks refuses what Envoy sends.
+    "client/*/end: want \"reset PROTOCOL_ERROR\", got *",
+    "upstream/*/end: want \"complete\", got \"cut\"",
     "upstream/*/end: want *, got \"reset *\"",
 ];
 
@@ -109,6 +113,32 @@ pub(super) const KNOWN: &[Known] = &[
             "processor/*/response/*: want {\"kind\":\"response_body\",*, got nothing",
             // The client has its response and leaves before the upstream ends it.
             "log: want \"* downstream_remote_disconnect DC\", got \"* via_upstream -\"",
+        ],
+    },
+    Known {
+        anchor: "no-content",
+        // A processor gives such a response a body.
+        shows_in: |s| {
+            let replaces = |a: &Action| {
+                let head = [&a.reply, &a.response_headers];
+                head.into_iter().flatten().any(|common| common.replace)
+            };
+            upstream(s, |u| u.status == 204 || u.status == 304)
+                && client(s, |c| c.protocol == Protocol::Http2)
+                && action(s, replaces)
+        },
+        signs: &[],
+        places: &["client/*/body: want *, got \"\""],
+    },
+    Known {
+        anchor: "no-content",
+        // Of another filter's immediate response all is seen that goes nowhere.
+        shows_in: |s| !s.spec.more_filters.is_empty() && action(s, makes_bodyless),
+        signs: &["processor/*: want {*\"kind\":\"response_body\"*, got nothing"],
+        places: &[
+            "processor/*: want {*\"kind\":\"response_body\"*, got nothing",
+            "counters",
+            "log",
         ],
     },
     Known {
@@ -272,33 +302,11 @@ pub(super) const KNOWN: &[Known] = &[
                 headers.is_some_and(|headers| has_field(headers, "content-length"))
             })
         },
-        signs: &["client/*/head/content-length: want *, got *"],
+        signs: &[
+            "client/*/head/content-length: want *, got *",
+            "client/*/end: want \"reset PROTOCOL_ERROR\", got *",
+        ],
         places: &["client", "log", "counters"],
-    },
-    Known {
-        anchor: "last-piece",
-        shows_in: |s| {
-            let ends_apart = |c: &ClientScript| c.separate_end || ends_with_pause(&c.body);
-            client(s, |c| {
-                c.protocol == Protocol::Http2
-                    && has_field(&c.headers, "content-length")
-                    && (c.half_open || c.cancel.is_some() || c.trailers.is_some() || ends_apart(c))
-            })
-        },
-        signs: &[],
-        places: &["*"],
-    },
-    Known {
-        anchor: "last-piece",
-        shows_in: |s| {
-            upstream(s, |u| {
-                let cut = u.reset == Some(ResetAt::AfterBody);
-                cut && (has_field(&u.headers, "content-length")
-                    || u.framing == ResponseFraming::Length)
-            })
-        },
-        signs: &[],
-        places: &["client", "log", "processor/*/response", "counters"],
     },
     Known {
         anchor: "last-piece",
@@ -307,14 +315,18 @@ pub(super) const KNOWN: &[Known] = &[
                 && upstream(s, |u| {
                     u.protocol == Protocol::Http2
                         && has_field(&u.headers, "content-length")
-                        && (u.separate_end || u.trailers.is_some() || ends_with_pause(&u.body))
+                        && (u.separate_end
+                            || u.reset == Some(ResetAt::AfterBody)
+                            || u.trailers.is_some()
+                            || ends_with_pause(&u.body))
                 })
         },
         // The client has its response and leaves before the upstream ends it.
         signs: &[],
         places: &[
-            "log: want \"* downstream_remote_disconnect DC\", got \"* via_upstream -\"",
+            "log: want \"* downstream_remote_disconnect DC\", got *",
             "processor/*/response/*: want nothing, *",
+            "processor/*/response/*/eos: want false, got true",
             "counters",
         ],
     },
@@ -326,21 +338,20 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "reset-no-content",
+        // The client leaves with the head, which an upstream's stream outlives.
         shows_in: |s| {
-            upstream(s, |u| {
-                u.reset.is_some() && (u.status == 204 || u.status == 304)
-            })
+            let bodyless = client(s, |c| c.method == "HEAD")
+                || upstream(s, |u| u.status == 204 || u.status == 304);
+            bodyless
+                && client(s, |c| c.protocol == Protocol::Http1)
+                && upstream(s, |u| u.protocol == Protocol::Http2)
         },
         signs: &[],
-        places: &["client/*/end", "log"],
-    },
-    Known {
-        anchor: "reset-no-content",
-        shows_in: |s| {
-            client(s, |c| c.method == "HEAD") && upstream(s, |u| u.protocol == Protocol::Http2)
-        },
-        signs: &[],
-        places: &["log: want \"* downstream_remote_disconnect DC\", got \"* via_upstream -\""],
+        places: &[
+            "client/*/end: want \"cut\", got \"complete\"",
+            "log: want \"* downstream_remote_disconnect DC\", got \"* via_upstream -\"",
+            "log: want \"* UR\", got \"* via_upstream -\"",
+        ],
     },
     Known {
         anchor: "retried-bodies",
@@ -350,7 +361,16 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "tunnel-end",
-        shows_in: |s| upstream(s, |u| u.status == 101) && s.source.to_string().contains("STREAMED"),
+        shows_in: |s| {
+            let shown = |mode: &Value, side: Side| {
+                let body = mode[side.body_mode()].as_str().unwrap_or("NONE");
+                body != "NONE"
+            };
+            upstream(s, |u| u.status == 101)
+                && has_mode(s, |mode| {
+                    shown(mode, Side::Request) || shown(mode, Side::Response)
+                })
+        },
         signs: &[],
         places: &["processor", "counters"],
     },
@@ -362,7 +382,25 @@ pub(super) const KNOWN: &[Known] = &[
                 || heads_set(&s.spec.processor, Side::Response, &of_a_hop)
         },
         signs: &[],
+        places: &[
+            "*/*/head/connection",
+            "*/*/head/keep-alive",
+            "processor/*/*/*/headers/connection",
+            "processor/*/*/*/headers/keep-alive",
+        ],
+    },
+    Known {
+        anchor: "hop-by-hop-fields-set",
+        shows_in: |s| {
+            let of_a_hop = |name: &str, _: &[u8]| name == "connection" || name == "keep-alive";
+            heads_set(&s.spec.processor, Side::Request, &of_a_hop)
+                || heads_set(&s.spec.processor, Side::Response, &of_a_hop)
+        },
         // Over HTTP/2 they make a message malformed.
+        signs: &[
+            "upstream/*: want nothing, got {*",
+            "client/*/end: want \"reset PROTOCOL_ERROR\", got *",
+        ],
         places: &["*"],
     },
     Known {

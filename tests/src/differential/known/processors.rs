@@ -33,7 +33,11 @@ pub(super) const KNOWN: &[Known] = &[
     Known {
         anchor: "shared-buffers",
         shows_in: |s| gathers_beside_a_held_head(s, Side::Response),
-        signs: &["client/*/body", "processor/*/response/*/body"],
+        signs: &[
+            "client/*/body",
+            "processor/*/response/*/body",
+            "client/*/end: want \"timed out\", got *",
+        ],
         places: &["processor/*/response", "client", "counters", "log"],
     },
     Known {
@@ -52,6 +56,17 @@ pub(super) const KNOWN: &[Known] = &[
             "client/*/end: want \"timed out\", got *",
         ],
         places: &["*"],
+    },
+    Known {
+        anchor: "shared-buffers",
+        // Nobody looks whether the body that a filter behind gave fits the limit of this one.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| mode["response_body_mode"] == "BUFFERED")
+                && action(s, |a| a.reply.as_ref().is_some_and(|common| common.replace))
+        },
+        signs: &["log: want \"* via_upstream -\", got \"500 response_payload_too_large -\""],
+        places: &["client", "processor/*/response", "counters", "log"],
     },
     Known {
         anchor: "shared-buffers",
@@ -75,7 +90,8 @@ pub(super) const KNOWN: &[Known] = &[
                     .any(|side| mode[side.body_mode()] == "FULL_DUPLEX_STREAMED")
             }) && scripts(&s.spec.processor).any(closes_behind_a_body)
         },
-        signs: &[],
+        // Envoy waits for ever.
+        signs: &["client/*/end: want \"timed out\", got *"],
         places: &["client", "upstream", "processor", "counters", "log"],
     },
     Known {
@@ -95,14 +111,40 @@ pub(super) const KNOWN: &[Known] = &[
         places: &["client", "upstream", "counters", "log"],
     },
     Known {
+        anchor: "http-service-failures",
+        // A body of the route's own answer.
+        shows_in: |s| mentions(&s.source, "http_service") && mentions(&s.source, "direct_response"),
+        signs: &["client/*/end: want \"timed out\", got \"complete\""],
+        places: &["client", "counters", "log"],
+    },
+    Known {
         anchor: "replies-at-once",
         shows_in: |s| {
             let script = &s.source["processor"];
             // What is said when the stream opens comes together with the reply to the first message.
             !s.spec.more_filters.is_empty() && (acts_at_once(script) || mentions(script, "open"))
         },
-        signs: &[],
+        // Another filter's processor is told more, or less, or the exchange fails in one of the two alone.
+        signs: &[
+            "processor/*: want nothing, got {*",
+            "processor/*: want {*, got nothing",
+            "processor/*/response/*: want nothing, got {*",
+            "counters/ext_proc.*streams_failed",
+        ],
         places: &["processor", "counters", "client", "log"],
+    },
+    Known {
+        anchor: "replies-at-once",
+        // The reply to the headers and that to the first piece of a full duplex body, both of which the processor has.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| {
+                    mode["response_body_mode"] == "FULL_DUPLEX_STREAMED"
+                })
+                && action(s, |a| a.immediate.is_some())
+        },
+        signs: &[],
+        places: &["processor/*/response/*: want nothing, got {\"kind\":\"response_headers\"*"],
     },
     Known {
         anchor: "code-of-a-streamed-response",
@@ -127,8 +169,9 @@ pub(super) const KNOWN: &[Known] = &[
     Known {
         anchor: "malformed-messages",
         shows_in: |s| mentions_word(&s.source["processor"], WRONG_WIRE_TYPE),
-        signs: &[],
-        places: &["*"],
+        // Both fail, and count it elsewhere.
+        signs: &["counters/ext_proc.*spurious_msgs_received: want *, got nothing"],
+        places: &["counters", "log"],
     },
     Known {
         anchor: "after-the-end",
@@ -203,7 +246,12 @@ pub(super) const KNOWN: &[Known] = &[
             answers && mentions(&s.source, "failure_mode_allow")
         },
         signs: &["counters/ext_proc.*streams_started: want *, got *"],
-        places: &["processor/*: want {*, got nothing", "counters"],
+        places: &[
+            "processor/*: want {*, got nothing",
+            "counters/ext_proc.*streams_started",
+            "counters/ext_proc.*streams_closed",
+            "counters/ext_proc.*stream_msgs_*",
+        ],
     },
     Known {
         anchor: "observed-bodies",
@@ -246,7 +294,11 @@ pub(super) const KNOWN: &[Known] = &[
             let duplex = |part: &&Value| mentions_word(part, "FULL_DUPLEX_STREAMED");
             overridden && client(s, has_content) && routes.iter().any(duplex)
         },
-        signs: &["counters/ext_proc.*spurious_msgs_received: want *, got nothing"],
+        signs: &[
+            "counters/ext_proc.*spurious_msgs_received: want *, got nothing",
+            // Envoy loses the body.
+            "upstream/*: want {*\"body\":\"\"*, got nothing",
+        ],
         places: &["*"],
     },
 ];

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, request, response};
 
 use crate::{
-    machine::{Action, Exchange, Outbound, Side, half::Head},
+    machine::{Action, Exchange, Outbound, Side, half::Head, progress::Shown},
     types::stream::Close,
     wire::Reply,
 };
@@ -149,12 +149,12 @@ impl Subject {
     pub(super) fn failed(&mut self, side: Side) {
         match side {
             Side::Request => self.exchange.request_failed(),
-            Side::Response => self.exchange.response_failed(None, false),
+            Side::Response => self.exchange.response_failed(None, None),
         }
     }
 
     pub(super) fn reply(&mut self, reply: Reply, now: Instant) {
-        let ends = self.exchange.ends_with(&reply);
+        let ends = self.exchange.is_last(&reply);
         let answers = matches!(reply.part, Some(crate::wire::Part::Immediate(_)));
         if self.has(Fault::WrongReplyTaken) && ends && !answers
             || self.has(Fault::RightReplyRefused) && !ends && reply.part.is_some()
@@ -226,7 +226,7 @@ impl Subject {
                 self.again.message = Some(Box::new(Outbound::Message(*phase, message.clone())));
             } else if self.has(Fault::MessageAfterEnd)
                 && is_body
-                && self.exchange.request.has_sent_end
+                && self.exchange.request.shown == Shown::Whole
             {
                 self.again.outbound = Some(Box::new(next.clone()));
             }

@@ -105,7 +105,7 @@ impl World {
                 self.note(|| format!("    -> {}: end", peer(side)));
                 self.spec.end_sent(side)
             }
-            Action::Abort { .. } => {
+            Action::Abort(_) => {
                 self.note(|| "    -> client: cut".into());
                 self.spec.aborted()
             }

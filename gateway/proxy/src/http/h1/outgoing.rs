@@ -15,7 +15,7 @@ use super::framing::MessageFacts;
 use crate::http::{
     body::BoxError,
     headers::{size, strip_trailers},
-    length::Exact,
+    length::{Exact, LastPiece},
 };
 
 /// Interim heads and trailers of one outgoing message.
@@ -243,9 +243,14 @@ pub(crate) struct WithTrailers<B> {
 impl<B> WithTrailers<B> {
     /// Without an `outgoing`, trailers are dropped. `announced` is what a `content-length` header says; the
     /// body fails if it is something else.
-    pub(crate) fn new(body: B, outgoing: Option<Arc<Outgoing>>, announced: Option<u64>) -> Self {
+    pub(crate) fn new(
+        body: B,
+        outgoing: Option<Arc<Outgoing>>,
+        announced: Option<u64>,
+        last: LastPiece,
+    ) -> Self {
         Self {
-            body: Exact::new(body, announced),
+            body: Exact::new(body, announced, last),
             outgoing,
             failed: None,
             absent: None,

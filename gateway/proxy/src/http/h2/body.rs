@@ -22,7 +22,7 @@ use crate::{
     http::{
         body::{Body, BoxError},
         h2::backlog::{Backlog, Queued},
-        headers::{strip_trailers, trailers_fit, trim_values},
+        headers::{strip_trailers, trailers_fit, trailers_size, trim_values},
     },
 };
 
@@ -88,7 +88,7 @@ impl Http2Body {
     ) -> Self {
         Self {
             stream: (!stream.is_end_stream()).then(|| Data {
-                stream: Receiver::new(stream, traffic, account),
+                stream: Receiver::new(stream, traffic, account, trailers_size(limits)),
                 at_once: 0,
                 ended: false,
                 behind: None,

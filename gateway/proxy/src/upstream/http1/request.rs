@@ -10,7 +10,7 @@ use crate::{
         body::{Body, Watched},
         h1::{MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
         headers::{strip_hop_by_hop, tokens},
-        length,
+        length::{self, LastPiece},
     },
     upstream::{
         attempt::{Outbound, Sending},
@@ -80,7 +80,8 @@ pub(super) fn prepare(
         (body, None)
     };
     let body = Watched::new(body, ProgressWatch(progress.clone()));
-    let body = WithTrailers::new(body, trailers.then_some(outgoing), announced);
+    let last = LastPiece::AwaitsKnowledge;
+    let body = WithTrailers::new(body, trailers.then_some(outgoing), announced, last);
     let mut request = Request::from_parts(parts, Box::new(body));
     if let Some(interim) = sending.interim.clone() {
         let continues = sending.continues;
