@@ -2,12 +2,8 @@
 //!
 //! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
-#[path = "flow/inspector.rs"]
-mod inspector;
 #[path = "flow/processors/mod.rs"]
 mod processors;
-#[path = "flow/traces.rs"]
-mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,14 +45,6 @@ fn main() -> ExitCode {
         ),
         flow("processors/endpoint-picker", processors::endpoint_picker()),
         flow("processors/datadog-callout", processors::datadog_callout()),
-        flow("inspector/wrong-phase", inspector::wrong_phase()),
-        flow("inspector/mutation-refused", inspector::mutation_refused()),
-        flow("inspector/timeout", inspector::no_answer_in_time()),
-        flow("inspector/bad-tls", inspector::bad_tls()),
-        flow("inspector/chain", inspector::chain()),
-        flow("inspector/taken-away", inspector::taken_away()),
-        flow("inspector/wrong-mode", inspector::wrong_mode()),
-        flow("traces/python-processor", traces::python_processor()),
         flow("httpbin-parity", httpbin_parity()),
         flow("first-hour/processor-down", processor_down()),
         flow("first-hour/upstream-down", upstream_down()),

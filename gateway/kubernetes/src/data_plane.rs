@@ -11,7 +11,6 @@ use std::{
 };
 
 use gateway_config::{
-    bootstrap::Otlp,
     manifests::{Objects, Scope, Serve, Translator, types},
     snapshot::Snapshot,
 };
@@ -51,8 +50,6 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// Worker threads and the like.
     pub options: Options,
-    /// The collector of traces.
-    pub otlp: Option<Otlp>,
 }
 
 /// Serves until a signal, then lets everything under way finish.
@@ -198,11 +195,6 @@ impl State {
         let translation = self.translator.translate(&objects, &self.scope);
         let mut snapshot = translation.snapshot;
         snapshot.admin = Some(self.settings.admin);
-        if let Some(otlp) = &self.settings.otlp
-            && let Err(error) = otlp.add_to(&mut snapshot)
-        {
-            tracing::warn!(%error, "no traces are recorded");
-        }
         (snapshot, whole)
     }
 
@@ -291,7 +283,6 @@ mod tests {
                 admin: ([127, 0, 0, 1], 15000).into(),
                 drain_delay: Duration::ZERO,
                 options: Options::default(),
-                otlp: Otlp::from_environment(Some("http://127.0.0.1:4317"), |_| None).unwrap(),
             },
             mirror,
         };
@@ -300,8 +291,6 @@ mod tests {
         let (snapshot, whole) = state.snapshot();
         assert!(whole);
         assert_eq!(chain(&snapshot).as_deref(), Some(A[0].as_bytes()));
-        let mut chains = snapshot.listeners.iter().flat_map(|l| l.all_chains());
-        assert!(chains.all(|chain| chain.http.tracing.is_some()));
         (state, [classes, gateways])
     }
 

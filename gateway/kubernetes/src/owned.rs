@@ -45,8 +45,6 @@ pub struct Settings {
     pub memory: String,
     /// Seconds from SIGTERM until connections are told to finish.
     pub drain_delay: u64,
-    /// Collector of traces, for `OTEL_EXPORTER_OTLP_ENDPOINT`.
-    pub otlp_endpoint: Option<String>,
 }
 
 /// Everything that should be there for one Gateway, in the order in which it is needed.
@@ -196,13 +194,6 @@ impl<'a> Gateway<'a> {
         if annotations.is_object() {
             pod["annotations"] = annotations.clone();
         }
-        let environment = match &settings.otlp_endpoint {
-            None => json!([]),
-            Some(endpoint) => json!([
-                {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint},
-                {"name": "OTEL_SERVICE_NAME", "value": format!("{}/{}", self.namespace, self.name)},
-            ]),
-        };
         json!({"spec": {
             "selector": {"matchLabels": self.selector()},
             // A new pod serves before an old one goes.
@@ -229,7 +220,6 @@ impl<'a> Gateway<'a> {
                         format!("--admin=0.0.0.0:{ADMIN_PORT}"),
                         format!("--drain-delay={}", settings.drain_delay),
                     ],
-                    "env": environment,
                     "ports": [{"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
                     "readinessProbe": {"httpGet": {"path": "/ready", "port": ADMIN_PORT}, "periodSeconds": 2},
                     "securityContext": {
@@ -256,7 +246,6 @@ mod tests {
             pull_policy: "IfNotPresent".into(),
             memory: "1Gi".into(),
             drain_delay: 5,
-            otlp_endpoint: Some("http://collector:4317".into()),
         }
     }
 
@@ -294,11 +283,6 @@ mod tests {
         let container = &pod["spec"]["containers"][0];
         assert_eq!(container["args"][0], "--kubernetes=n/g");
         assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
-        let collector = json!([
-            {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4317"},
-            {"name": "OTEL_SERVICE_NAME", "value": "n/g"},
-        ]);
-        assert_eq!(container["env"], collector);
         // Time for the delay, for what is under way, and to end.
         assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 5 + 30 + 5);
         // Scaling is left to others.

@@ -6,11 +6,12 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use gateway_config::{Error, manifests::types::Key};
+use gateway_config::manifests::types::Key;
 use gateway_kubernetes::{
     ADMIN_PORT, ControllerSettings, DataPlaneSettings, WorkloadSettings, control, definitions,
     serve,
 };
+use gateway_proxy::Options;
 
 use super::Cli;
 
@@ -53,10 +54,6 @@ pub(crate) struct ControllerArgs {
     /// Seconds for which a data plane that ends still takes connections.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     drain_delay: u64,
-
-    /// Have data planes send traces to this collector of OpenTelemetry.
-    #[arg(long, value_name = "URL")]
-    otlp_endpoint: Option<String>,
 }
 
 /// Settings of a data plane.
@@ -100,8 +97,7 @@ pub(crate) fn run(cli: &Cli) -> Option<Result<(), String>> {
         Some(Role::Controller(args)) => Some(control(args.settings())),
         None => {
             let gateway = cli.data_plane.kubernetes.clone()?;
-            let settings = cli.data_plane.settings(gateway, cli);
-            Some(settings.map_err(|error| error.to_string()).and_then(serve))
+            Some(serve(cli.data_plane.settings(gateway, cli)))
         }
     }
 }
@@ -117,24 +113,22 @@ impl ControllerArgs {
                 pull_policy: self.image_pull_policy.clone(),
                 memory: self.data_plane_memory.clone(),
                 drain_delay: self.drain_delay,
-                otlp_endpoint: self.otlp_endpoint.clone(),
             },
         }
     }
 }
 
 impl DataPlaneArgs {
-    fn settings(&self, gateway: Key, cli: &Cli) -> Result<DataPlaneSettings, Error> {
+    fn settings(&self, gateway: Key, cli: &Cli) -> DataPlaneSettings {
         const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ADMIN_PORT);
         const DELAY: u64 = 5;
-        Ok(DataPlaneSettings {
+        DataPlaneSettings {
             gateway,
             listen: self.address.unwrap_or(ADMIN.ip()),
             admin: self.admin.unwrap_or(ADMIN),
             drain_delay: Duration::from_secs(self.drain_delay.unwrap_or(DELAY)),
-            options: cli.options(),
-            otlp: cli.otlp()?,
-        })
+            options: Options::default().concurrency(cli.workers().get()),
+        }
     }
 }
 

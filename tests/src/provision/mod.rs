@@ -19,7 +19,7 @@ pub use go::{
     has_kubernetes, inference_extension, kubernetes,
 };
 pub use lock::program;
-pub use python::{PythonPart, envoy, httpbin, third_party_processor, traced_processor};
+pub use python::{PythonPart, envoy, httpbin, third_party_processor};
 
 /// A part that cannot be had, and why.
 #[derive(Debug, Clone)]

@@ -21,13 +21,8 @@ impl PythonPart {
     }
 
     fn provision(name: &str, packages: &[&str]) -> Result<Self, Missing> {
-        Self::provision_in_steps(name, &[packages])
-    }
-
-    /// Installs packages one step after the other, where a later one has to replace files of an earlier one.
-    fn provision_in_steps(name: &str, steps: &[&[&str]]) -> Result<Self, Missing> {
         let directory = peers_directory().join(name);
-        once(&directory, &steps.concat().join("\n"), |directory| {
+        once(&directory, &packages.join("\n"), |directory| {
             let python = program("python3")?;
             execute(
                 &format!("virtual environment {name}"),
@@ -35,20 +30,18 @@ impl PythonPart {
                     .args(["-m", "venv", "--clear"])
                     .arg(directory),
             )?;
-            steps.iter().try_for_each(|packages| {
-                execute(
-                    &format!("pip install {}", packages.join(" ")),
-                    Command::new(directory.join("bin/python"))
-                        .args([
-                            "-m",
-                            "pip",
-                            "install",
-                            "--quiet",
-                            "--disable-pip-version-check",
-                        ])
-                        .args(*packages),
-                )
-            })
+            execute(
+                &format!("pip install {}", packages.join(" ")),
+                Command::new(directory.join("bin/python"))
+                    .args([
+                        "-m",
+                        "pip",
+                        "install",
+                        "--quiet",
+                        "--disable-pip-version-check",
+                    ])
+                    .args(packages),
+            )
         })?;
         Ok(Self { directory })
     }
@@ -104,29 +97,5 @@ const PROCESSOR: &[&str] = &[
 pub fn third_party_processor() -> Result<PythonPart, Missing> {
     static SDK: OnceLock<Result<PythonPart, Missing>> = OnceLock::new();
     SDK.get_or_init(|| PythonPart::provision("processor", PROCESSOR))
-        .clone()
-}
-
-/// gRPC with OpenTelemetry's own instrumentation of it.
-///
-/// # Errors
-/// When it cannot be provisioned.
-pub fn traced_processor() -> Result<PythonPart, Missing> {
-    static TRACED: OnceLock<Result<PythonPart, Missing>> = OnceLock::new();
-    let packages = [
-        "xds-protos==1.85.0",
-        "grpcio==1.85.3",
-        "opentelemetry-sdk==1.45.2",
-        "opentelemetry-exporter-otlp-proto-grpc==1.45.2",
-        "opentelemetry-instrumentation-grpc==0.66b2",
-    ];
-    // The first one has older files of this one.
-    let again = [
-        "--force-reinstall",
-        "--no-deps",
-        "opentelemetry-proto==1.45.2",
-    ];
-    TRACED
-        .get_or_init(|| PythonPart::provision_in_steps("traced", &[&packages, &again]))
         .clone()
 }

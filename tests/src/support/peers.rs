@@ -123,23 +123,6 @@ pub async fn third_party_processor(part: &provision::PythonPart) -> anyhow::Resu
     start("third-party-processor", part.python(), arguments, &env).await
 }
 
-/// The processor with OpenTelemetry's instrumentation, whose spans go to this OTLP endpoint.
-///
-/// # Errors
-/// When it does not come up.
-pub async fn traced_processor(
-    part: &provision::PythonPart,
-    endpoint: &str,
-) -> anyhow::Result<Peer> {
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/traced_processor.py");
-    let arguments = |at: SocketAddr| vec![program.to_owned(), at.port().to_string()];
-    let env = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
-        ("OTEL_SERVICE_NAME", "processor"),
-    ];
-    start("traced-processor", part.python(), arguments, &env).await
-}
-
 /// go-httpbin.
 ///
 /// # Errors

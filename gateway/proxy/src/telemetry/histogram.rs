@@ -141,7 +141,7 @@ mod tests {
         let times = histogram.times();
         assert_eq!(times.within[..3], [1, 2, 3]);
         assert_eq!(times.sum, 2.4);
-        assert_eq!(times.exemplars, []);
+        assert!(times.exemplars.is_empty());
     }
 
     #[test]

@@ -1,2 +1,0 @@
-use extproc_sdk::Processor;
-async fn exchange_3(_: impl Processor) -> Result<(), Box<dyn std::error::Error>> { Ok(()) }

@@ -1,2 +1,0 @@
-use extproc_sdk::Processor;
-async fn exchange_1(_: impl Processor) -> Result<(), Box<dyn std::error::Error>> { Ok(()) }
