@@ -143,7 +143,8 @@ pub fn struct_from_object(members: &serde_json::Map<String, serde_json::Value>) 
     }
 }
 
-fn value_to_json(value: &Value) -> serde_json::Value {
+/// A [`Value`] as JSON, as [`struct_to_json`].
+pub fn value_to_json(value: &Value) -> serde_json::Value {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(value)) => (*value).into(),

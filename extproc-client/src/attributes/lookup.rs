@@ -178,6 +178,7 @@ impl<'a> View<'a> {
             "id" => header("x-request-id")?,
             "protocol" => self.protocol()?.into(),
             "time" => return self.facts.start.map(Item::Time),
+            "duration" => return self.duration.map(Item::Duration),
             "headers" => return Some(Item::Headers(Headers::Request)),
             "headers_bytes" => return Some(count(self.bytes(Headers::Request))),
             "size" => {

@@ -131,8 +131,21 @@ impl Expression {
         request: &http::request::Parts,
         around: &Surroundings<'_>,
     ) -> Option<prost_types::Value> {
+        let seen = Seen {
+            request: Some(request),
+            ..Seen::default()
+        };
+        self.value_of(&seen, around)
+    }
+
+    /// The expression's value for what there is of an exchange, as [`value`](Self::value).
+    pub fn value_of(
+        &self,
+        seen: &Seen<'_>,
+        around: &Surroundings<'_>,
+    ) -> Option<prost_types::Value> {
         use prost_types::value::Kind;
-        let view = View::of_request(request, around);
+        let view = View::of(seen, around);
         let kind = match self.evaluate(&view)? {
             Item::Null => return None,
             item => match item.encoded() {
@@ -181,6 +194,27 @@ pub struct Surroundings<'a> {
     pub attempts: u64,
 }
 
+/// The part of an exchange that there is, for [`Expression::value_of`].
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Seen<'a> {
+    /// Head of the request.
+    pub request: Option<&'a http::request::Parts>,
+    /// Head of the response. Its extensions say how it came about: [`ResponseDetails`](crate::host::ResponseDetails) and
+    /// [`ResponseFlags`](crate::host::ResponseFlags).
+    pub response: Option<&'a http::response::Parts>,
+    /// Trailers of the response.
+    pub response_trailers: Option<&'a http::HeaderMap>,
+    /// The upstream that responded, or that was asked last.
+    pub upstream: Option<&'a UpstreamInfo>,
+    /// Bytes of the request's body.
+    pub request_size: u64,
+    /// Bytes of the response's body.
+    pub response_size: u64,
+    /// Time from the beginning of the exchange to its end.
+    pub duration: Option<std::time::Duration>,
+}
+
 /// Expressions sent to the processor, each under its name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AttributeSet {
@@ -199,6 +233,8 @@ pub(crate) struct View<'a> {
     pub(crate) response_size: u64,
     /// From the request's way to the upstream to the end of the response, once that is here.
     pub(crate) backend_latency: Option<std::time::Duration>,
+    /// From the beginning of the exchange to its end.
+    pub(crate) duration: Option<std::time::Duration>,
     pub(crate) facts: &'a HostFacts,
     pub(crate) route: Arc<RouteFacts>,
     pub(crate) upstream: Option<&'a UpstreamInfo>,
@@ -211,17 +247,26 @@ pub(crate) struct View<'a> {
 
 impl<'a> View<'a> {
     fn of_request(request: &'a http::request::Parts, around: &'a Surroundings<'_>) -> Self {
-        Self {
+        let seen = Seen {
             request: Some(request),
-            response: None,
-            response_head_sent: false,
-            response_trailers: None,
-            request_size: 0,
-            response_size: 0,
+            ..Seen::default()
+        };
+        Self::of(&seen, around)
+    }
+
+    fn of(seen: &Seen<'a>, around: &'a Surroundings<'_>) -> Self {
+        Self {
+            request: seen.request,
+            response: seen.response,
+            response_head_sent: true,
+            response_trailers: seen.response_trailers,
+            request_size: seen.request_size,
+            response_size: seen.response_size,
             backend_latency: None,
+            duration: seen.duration,
             facts: around.facts,
             route: around.route.clone(),
-            upstream: None,
+            upstream: seen.upstream,
             attempts: around.attempts,
             endpoint: None,
             metadata: around.metadata,

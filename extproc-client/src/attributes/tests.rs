@@ -81,6 +81,7 @@ impl Exchange {
             request_size: 5,
             response_size: 0,
             backend_latency: None,
+            duration: None,
             facts: &self.facts,
             route: self.route.clone(),
             upstream: self.upstream.as_ref(),

@@ -163,6 +163,7 @@ impl Exchange {
                 backend_latency: begun
                     .filter(|_| self.response.came.is_ended())
                     .map(|begun| now.saturating_duration_since(begun)),
+                duration: None,
                 facts: &self.context.facts,
                 route: self.context.route_facts(),
                 upstream,

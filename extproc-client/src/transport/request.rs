@@ -32,7 +32,7 @@ const RESERVED: [HeaderName; 6] = [
 #[derive(Clone, Debug)]
 pub(super) struct Outline {
     uri: Uri,
-    metadata: HeaderMap,
+    pub(super) metadata: HeaderMap,
     dress: Dress,
     /// Largest reply accepted, in bytes; the transport's own limit if unset.
     pub(super) limit: Option<usize>,

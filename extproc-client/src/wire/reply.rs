@@ -29,6 +29,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Its length in bytes, gRPC length prefix included.
+    pub fn framed_len(&self) -> usize {
+        super::GRPC_PREFIX + prost::Message::encoded_len(self)
+    }
+
     /// Decodes one message, without gRPC framing. Body bytes share `message`'s memory, and so do header values unless it is
     /// large: they may stay as long as the exchange.
     ///

@@ -13,7 +13,7 @@ use super::{
     Mode,
 };
 use crate::{
-    types::{mode::BodyMode, pieces::Pieces},
+    types::{mode::BodyMode, phase::Effect, pieces::Pieces},
     wire::{BodyMutation, CommonReply},
 };
 
@@ -67,7 +67,7 @@ pub(in super::super) fn send(exchange: &mut Exchange, side: Side, end: bool, now
 
 /// The reply to the whole body.
 pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, now: Instant) {
-    let Some(effect) = exchange.mutate_head(side, &common) else {
+    let Some(head_effect) = exchange.mutate_head(side, &common) else {
         return;
     };
     let mutation = common.body_mutation.clone().map(|message| message.mutation);
@@ -77,13 +77,18 @@ pub(super) fn reply(exchange: &mut Exchange, side: Side, common: CommonReply, no
             _ => 0,
         };
         if announced_length(exchange, side).is_some_and(|announced| announced != size as u64) {
-            exchange.received(side.body(), None, effect);
+            exchange.received(side.body(), None, head_effect);
             return exchange.fail(Failure::LengthMismatch);
         }
     }
+    let mutation = mutation.flatten();
+    let effect = match super::effect(&mutation) {
+        Effect::None => head_effect,
+        effect => effect,
+    };
     exchange.accept(side, side.body(), effect, Callback::Idle, now);
     let held = &mut exchange.direction_mut(side).held;
-    match mutation.flatten() {
+    match mutation {
         Some(BodyMutation::Body(body)) => {
             *held = body.into();
             let buffered = exchange.direction(side).mode.body == BodyMode::Buffered;

@@ -31,7 +31,7 @@ fn messages_heads_and_bodies_both_ways() {
     has(&lines, "Request out: POST http://test.local/p false");
     has(&lines, "Request out: b\"new\" false");
     p.exchange.over();
-    assert_eq!(p.transcript.take(), ["ended: 2/2"]);
+    assert_eq!(p.transcript.take(), ["ended: 2/2 changed=1"]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use http::HeaderMap;
+
 use super::{Pool, PoolStream};
 use crate::{
     transport::{Call, Transport},
@@ -10,9 +12,9 @@ use crate::{
 
 /// Says which of several pools a call goes to: a load balancer.
 pub trait Balance: fmt::Debug + Send + Sync + 'static {
-    /// The pool of the next call. Asked once for each, and once more for each repetition of one: a call that
-    /// an endpoint refused or lost may go on with another.
-    fn choose(&self) -> Pool;
+    /// The pool of the next call, which has this metadata. Asked once for each, and once more for each repetition of one: a
+    /// call that an endpoint refused or lost may go on with another.
+    fn choose(&self, metadata: &HeaderMap) -> Pool;
 }
 
 /// A transport whose calls go to the pools that a [`Balance`] chooses. A handle: clones share it.
@@ -30,7 +32,7 @@ impl Transport for Balanced {
     type Sidestream = PoolStream;
 
     fn open(&self, call: Call<'_>) -> Result<PoolStream, Close> {
-        let pool = self.0.choose();
+        let pool = self.0.choose(&call.metadata);
         pool.open_balanced(call, Some(self.0.clone()))
     }
 }

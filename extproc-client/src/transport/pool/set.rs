@@ -6,18 +6,19 @@
 //! wait share it. A call that one connection refused waits for another one, and one with a large head for
 //! the SETTINGS of one; both let those pass who can use the first.
 
+mod growth;
+mod slot;
+mod waiting;
+
 use std::{
     any::Any,
     collections::BTreeMap,
     future::Future,
-    net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -25,26 +26,21 @@ use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use h2_guard::{Resets, Traffic, request_size};
-use tokio::{
-    sync::mpsc::{self, UnboundedSender},
-    time::{Instant, Sleep, sleep},
-};
+use h2_guard::request_size;
+use tokio::time::{Instant, sleep};
 
+use self::{growth::Attempt, waiting::Waiter};
+pub(super) use self::{slot::Slot, waiting::Place};
 use super::{
     Settings,
     budget::{Held, Share},
-    connection::{self, Connection, Dial, Dialed},
+    connection::{Connection, Dial},
     failure::{self, NotOpened},
-    stream::Open,
 };
 use crate::{transport::request::Outline, types::stream::Close};
 
 /// A connection is retired before its stream ids end (2^30 for a client).
 const MAX_STREAMS_EVER: u32 = (1 << 30) - 4096;
-
-/// How long no further connection is tried after a failure while others serve.
-const GROWTH_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Set {
     pub(super) settings: Settings,
@@ -71,12 +67,6 @@ struct State {
     next_ticket: u64,
 }
 
-struct Waiter {
-    waker: Waker,
-    /// It does not take whatever comes first, so it neither holds up others nor takes their turn.
-    picky: bool,
-}
-
 struct Member {
     connection: Arc<Connection>,
     sender: SendRequest<Bytes>,
@@ -84,95 +74,11 @@ struct Member {
     _serving: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// A call's place among those that wait.
-#[derive(Debug, Default)]
-pub(super) struct Place {
-    ticket: Option<u64>,
-    /// The share of the budget for those that wait.
-    waiting: Option<Held>,
-    /// The share of the stream that the call was promised.
-    stream: Option<Held>,
-    /// The attempt whose failure is this call's failure.
-    attempt: u64,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// A connection that refused this call.
-    avoid: Option<u64>,
-    /// The call's head is too large for a connection whose peer has not said yet what it takes.
-    is_large: bool,
-}
-
-impl Place {
-    /// A new call's place; `avoid` is a connection that refused it.
-    pub(super) fn avoiding(avoid: Option<u64>) -> Self {
-        Self {
-            avoid,
-            ..Self::default()
-        }
-    }
-}
-
 /// A stream just opened.
 pub(super) struct Opened {
     pub(super) slot: Slot,
     pub(super) response: ResponseFuture,
     pub(super) send: SendStream<Bytes>,
-}
-
-/// One stream's share of a connection, given back when dropped.
-pub(super) struct Slot {
-    connection: Arc<Connection>,
-    set: Arc<Set>,
-    /// Whether no stream was opened on the connection before.
-    first: bool,
-    /// Its share of the budget.
-    share: Option<Held>,
-}
-
-impl Slot {
-    pub(super) fn connection(&self) -> u64 {
-        self.connection.id
-    }
-
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.connection.peer
-    }
-
-    pub(super) fn is_first(&self) -> bool {
-        self.first
-    }
-
-    pub(super) fn traffic(&self) -> &Arc<Traffic> {
-        &self.connection.traffic
-    }
-
-    /// Gives the connection no more streams. It ends with the last that it has.
-    pub(super) fn retire(&self) {
-        self.set.remove(self.connection.id);
-    }
-
-    /// The stream was reset before its response had begun.
-    pub(super) fn note_reset(&self) {
-        self.connection.resets.note();
-        let opened = self.connection.opened.load(Ordering::SeqCst);
-        if self.connection.resets.are_many(opened) {
-            self.retire();
-        }
-    }
-
-    /// Where to leave a stream that is to be reset after what is queued.
-    pub(super) fn leaving(&self) -> UnboundedSender<Box<Open>> {
-        self.connection.leaving.clone()
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.share = None;
-        self.connection.live.fetch_sub(1, Ordering::SeqCst);
-        if self.set.waiting.load(Ordering::SeqCst) > 0 {
-            self.set.wake(1);
-        }
-    }
 }
 
 impl Set {
@@ -289,21 +195,6 @@ impl Set {
         Poll::Pending
     }
 
-    /// Gives up waiting. If this call had been chosen to be next, another takes its turn.
-    pub(super) fn leave(&self, place: &mut Place) {
-        if let Some(ticket) = place.ticket.take() {
-            let mut state = self.lock();
-            if state.waiters.remove(&ticket).is_none() {
-                drop(state);
-                self.wake(1);
-            } else {
-                self.count(&mut state);
-            }
-        }
-        place.waiting = None;
-        place.timer = None;
-    }
-
     /// Takes a connection out: no new streams on it.
     pub(super) fn remove(&self, id: u64) {
         let mut state = self.lock();
@@ -325,14 +216,6 @@ impl Set {
         let removed = found.map(|index| state.members.swap_remove(index));
         drop(state);
         removed.is_some()
-    }
-
-    /// Wakes as many as there is room for.
-    pub(super) fn wake_for_room(&self) {
-        let room = self.room(&self.lock());
-        if room > 0 {
-            self.wake(room);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -442,197 +325,6 @@ impl Set {
             avoid @ Some(_) => best(avoid).or_else(|| best(None)),
             None => best(None),
         }
-    }
-
-    /// Begins another connection if it is needed and allowed and none is being made.
-    fn grow(self: &Arc<Self>, state: &mut State, avoid: Option<u64>) {
-        if state.dialing || !self.may_grow(state) {
-            return;
-        }
-        let count = state.members.len();
-        let crowded = state.members.iter().all(|member| {
-            let (live, limit) = (member.live(), self.limit(member));
-            live.saturating_mul(5) > limit.saturating_mul(4)
-                || live >= limit
-                || Some(member.connection.id) == avoid
-        });
-        let spread = count < self.spread() && state.members.iter().all(|m| m.live() > 1);
-        if !(crowded || spread) {
-            return;
-        }
-        state.dialing = true;
-        state.attempts += 1;
-        state.begun = Some(state.attempts);
-    }
-
-    /// Whether another connection is allowed: below the limit, and not right after a failure
-    /// while others serve.
-    fn may_grow(&self, state: &State) -> bool {
-        let paused = || state.no_growth_before.is_some_and(|at| Instant::now() < at);
-        state.members.len() < self.settings.max_connections
-            && (state.members.is_empty() || !paused())
-    }
-
-    fn spread(&self) -> usize {
-        self.settings.connections.unwrap_or_else(|| {
-            tokio::runtime::Handle::try_current()
-                .map_or(1, |runtime| runtime.metrics().num_workers().min(4))
-        })
-    }
-
-    fn wait(&self, state: &mut State, cx: &Context<'_>, place: &Place) {
-        if let Some(ticket) = place.ticket {
-            let waiter = Waiter {
-                waker: cx.waker().clone(),
-                picky: place.avoid.is_some() || place.is_large,
-            };
-            state.waiters.insert(ticket, waiter);
-            self.count(state);
-        }
-    }
-
-    fn leave_locked(&self, state: &mut State, place: &mut Place) {
-        if let Some(ticket) = place.ticket.take() {
-            state.waiters.remove(&ticket);
-            self.count(state);
-        }
-        place.waiting = None;
-        place.timer = None;
-    }
-
-    fn count(&self, state: &mut State) {
-        self.waiting.store(state.waiters.len(), Ordering::SeqCst);
-    }
-
-    /// Wakes the `count` that have waited longest, and whoever may have to leave what there is to
-    /// them.
-    fn wake(&self, count: usize) {
-        let mut state = self.lock();
-        let mut left = count;
-        let woken: Vec<_> = state
-            .waiters
-            .extract_if(.., |_, waiter| {
-                let next = left > 0 || waiter.picky;
-                left = left.saturating_sub(usize::from(!waiter.picky));
-                next
-            })
-            .collect();
-        self.count(&mut state);
-        drop(state);
-        for (_, waiter) in woken {
-            waiter.waker.wake();
-        }
-    }
-}
-
-impl State {
-    /// Whether nobody has waited longer who would take what this call takes.
-    fn is_first(&self, place: &Place) -> bool {
-        let first = self.waiters.iter().find(|(_, waiter)| !waiter.picky);
-        match (first, place.ticket) {
-            (None, _) => true,
-            (Some((first, _)), Some(own)) => own <= *first,
-            (Some(_), None) => false,
-        }
-    }
-
-    fn fail(&mut self, attempt: u64, close: Close) {
-        self.failure = Some((attempt, close));
-        self.no_growth_before = Some(Instant::now() + GROWTH_PAUSE);
-    }
-}
-
-/// An attempt to connect. One that ends without a result, because its runtime ended or the connector panicked, has failed:
-/// those who wait for it must not wait for ever.
-struct Attempt {
-    set: Arc<Set>,
-    number: u64,
-    is_over: bool,
-}
-
-impl Attempt {
-    fn new(set: Arc<Set>, number: u64) -> Self {
-        Self {
-            set,
-            number,
-            is_over: false,
-        }
-    }
-
-    /// Connects, and puts what comes of it into the set.
-    async fn run(mut self) {
-        let set = self.set.clone();
-        let result = set.dialer.dial(&set.settings).await;
-        self.is_over = true;
-        let mut state = set.lock();
-        state.dialing = false;
-        match result {
-            Ok(Dialed {
-                sender,
-                local,
-                peer,
-                serving,
-                traffic,
-                served,
-                ping,
-            }) => {
-                tracing::debug!(connection = self.number, "connected");
-                let (leaving, leave) = mpsc::unbounded_channel();
-                let connection = Arc::new(Connection {
-                    id: self.number,
-                    live: AtomicUsize::new(0),
-                    opened: AtomicU32::new(0),
-                    resets: Resets::default(),
-                    traffic,
-                    peer,
-                    forwarded_for: set
-                        .settings
-                        .own_address
-                        .clone()
-                        .or_else(|| local.and_then(connection::forwarded_for)),
-                    leaving,
-                });
-                state.failure = None;
-                state.no_growth_before = None;
-                state.members.push(Member {
-                    connection: connection.clone(),
-                    sender,
-                    _serving: serving,
-                });
-                let room = set.room(&state);
-                drop(state);
-                tokio::spawn(connection::serve(
-                    Arc::downgrade(&set),
-                    connection,
-                    served,
-                    ping,
-                    set.settings.clone(),
-                    set.waiting.clone(),
-                    leave,
-                ));
-                set.wake(room);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "cannot connect");
-                state.fail(self.number, failure::of_connect(&error));
-                drop(state);
-                set.wake(usize::MAX);
-            }
-        }
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        let mut state = self.set.lock();
-        state.dialing = false;
-        let close = failure::before_response("the attempt to connect was given up", None);
-        state.fail(self.number, close);
-        drop(state);
-        self.set.wake(usize::MAX);
     }
 }
 

@@ -195,7 +195,8 @@ impl PoolStream {
     /// Waits for another stream, on another connection than `avoid` of this set.
     fn again(&mut self, avoid: Option<u64>) {
         let mut place = Place::avoiding(avoid);
-        let chosen = self.balance.as_ref().map(|balance| balance.choose().set);
+        let balance = self.balance.as_ref();
+        let chosen = balance.map(|balance| balance.choose(&self.outline.metadata).set);
         if let Some(set) = chosen.filter(|set| !Arc::ptr_eq(set, &self.set)) {
             self.set = set;
             place = Place::avoiding(None);

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        AccessLog as Model, Comparison, Fraction, LogFilter, LogFormat, LogSink, Operator,
-        response_flag,
+        AccessLog as Model, Comparison, FormatOperator, Fraction, LogFilter, LogFormat, LogSink,
+        Operator, Template, response_flag,
     },
 };
 
@@ -289,6 +289,16 @@ impl Located<AccessLog> {
         };
         if let Some(filter) = &self.value.filter {
             log.filter = Some(filter.build()?);
+        }
+        let shown = log
+            .format
+            .templates()
+            .into_iter()
+            .flat_map(Template::substitutions);
+        for substitution in shown {
+            if let FormatOperator::Absent(name) = substitution.operator {
+                reader.note(node, format!("%{name}% has no value in this gateway"));
+            }
         }
         Ok(log)
     }

@@ -1,27 +1,24 @@
-//! `RouteAction`, `RedirectAction` and `DirectResponseAction`: what a route does.
+//! `RouteAction`: the forwarding of requests to clusters.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::time::Duration;
 
-use extproc_client::config::RegexSubstitution;
 use http::StatusCode;
 use serde::Deserialize;
 
 use super::{
-    any::unsupported,
-    data::DataSource,
-    fraction::RuntimeFraction,
+    hashing::{self, HashPolicy},
     header::HeaderValueOption,
     internal_redirect::InternalRedirectPolicy,
-    matcher::HeaderMatcher,
+    mirror::RequestMirrorPolicy,
     per_filter::PerFilterConfig,
-    value::{Enum, FieldValue, Name, ProtoEnum, RegexText, Status, Time, Whatever, regex_reason},
+    retry::RetryPolicy,
+    rewrite::RegexMatchAndSubstitute,
+    upgrade::{UpgradeConfig, upgrades},
+    value::{Enum, FieldValue, Name, ProtoEnum, Time},
 };
 use crate::{
-    document::{Fault, Located, NodeId, Reader, Subtree},
-    snapshot::{
-        Forward, Fraction, GrpcTimeout, HeaderMatch, Mirror, Priority, Redirect, Retry, RetryOn,
-        RouteAction as Model,
-    },
+    document::{Fault, Located, Reader},
+    snapshot::{Forward, GrpcTimeout, Priority},
 };
 
 /// Envoy's default for the time from the end of a request to the end of its response.
@@ -49,6 +46,7 @@ pub(super) struct RouteAction {
     max_stream_duration: Option<MaxStreamDuration>,
     max_grpc_timeout: Option<Time>,
     grpc_timeout_offset: Option<Time>,
+    hash_policy: Vec<Located<HashPolicy>>,
     retry_policy: Option<RetryPolicy>,
     internal_redirect_policy: Option<Located<InternalRedirectPolicy>>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
@@ -61,15 +59,6 @@ struct MaxStreamDuration {
     max_stream_duration: Option<Time>,
     grpc_timeout_header_max: Option<Time>,
     grpc_timeout_header_offset: Option<Time>,
-}
-
-/// `envoy.config.route.v3.RouteAction.RequestMirrorPolicy`.
-#[derive(Debug, Deserialize)]
-pub(super) struct RequestMirrorPolicy {
-    cluster: Located<String>,
-    runtime_fraction: Option<RuntimeFraction>,
-    #[serde(default)]
-    disable_shadow_host_suffix_append: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,144 +110,6 @@ pub(super) struct ClusterWeight {
     pub(super) response_headers_to_remove: Vec<Located<Name>>,
     #[serde(default)]
     pub(super) typed_per_filter_config: PerFilterConfig,
-}
-
-/// `envoy.type.matcher.v3.RegexMatchAndSubstitute`.
-#[derive(Debug, Deserialize)]
-struct RegexMatchAndSubstitute {
-    pattern: RegexText,
-    #[serde(default)]
-    substitution: String,
-}
-
-/// `envoy.config.route.v3.RouteAction.UpgradeConfig`, and that of `HttpConnectionManager`, which has
-/// `filters` in place of `connect_config`.
-#[derive(Debug, Deserialize)]
-pub(super) struct UpgradeConfig {
-    upgrade_type: String,
-    enabled: Option<bool>,
-    #[serde(default)]
-    connect_config: Option<Located<Whatever>>,
-}
-
-/// `envoy.config.route.v3.RetryPolicy`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct RetryPolicy {
-    retry_on: Option<Located<String>>,
-    num_retries: Option<u32>,
-    per_try_timeout: Option<Time>,
-    retriable_status_codes: Vec<u16>,
-    retriable_headers: Vec<Located<HeaderMatcher>>,
-    retriable_request_headers: Vec<Located<HeaderMatcher>>,
-    retry_host_predicate: Vec<Located<RetryHostPredicate>>,
-    host_selection_retry_max_attempts: Option<u32>,
-    retry_priority: Option<Located<RetryPriority>>,
-    retry_back_off: Option<Located<RetryBackOff>>,
-}
-
-/// `envoy.config.route.v3.RetryPolicy.RetryHostPredicate`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RetryHostPredicate {
-    typed_config: Option<Subtree>,
-}
-
-/// `envoy.config.route.v3.RetryPolicy.RetryPriority`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RetryPriority {
-    typed_config: Option<Subtree>,
-}
-
-/// `envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct PreviousPrioritiesConfig {
-    update_frequency: usize,
-}
-
-impl Located<RetryPriority> {
-    fn build(&self, reader: &Reader<'_>) -> Result<NonZeroUsize, Fault> {
-        let Some(config) = &self.value.typed_config else {
-            return Err(Fault::at(self.node, "missing field \"typed_config\""));
-        };
-        match reader.type_of(config.node)? {
-            PREVIOUS_PRIORITIES => {
-                let config: Located<PreviousPrioritiesConfig> = reader.read_typed(config.node)?;
-                NonZeroUsize::new(config.value.update_frequency)
-                    .ok_or_else(|| Fault::at(config.node, "update_frequency has to be 1 or more"))
-            }
-            other => Err(unsupported(config.node, other, &[PREVIOUS_PRIORITIES])),
-        }
-    }
-}
-
-/// `envoy.config.route.v3.RetryPolicy.RetryBackOff`.
-#[derive(Debug, Deserialize)]
-struct RetryBackOff {
-    base_interval: Time,
-    max_interval: Option<Time>,
-}
-
-const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
-const PREVIOUS_PRIORITIES: &str =
-    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
-/// No endpoint is a canary here.
-const OMIT_CANARY_HOSTS: &str =
-    "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate";
-
-/// `envoy.config.route.v3.RedirectAction`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct RedirectAction {
-    https_redirect: Option<bool>,
-    scheme_redirect: Option<String>,
-    host_redirect: Option<FieldValue>,
-    port_redirect: Option<u16>,
-    path_redirect: Option<FieldValue>,
-    prefix_rewrite: Option<FieldValue>,
-    regex_rewrite: Option<RegexMatchAndSubstitute>,
-    response_code: Enum<RedirectCode>,
-    strip_query: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct RedirectCode(StatusCode);
-
-impl Default for RedirectCode {
-    fn default() -> Self {
-        Self(StatusCode::MOVED_PERMANENTLY)
-    }
-}
-
-impl ProtoEnum for RedirectCode {
-    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        (
-            "MOVED_PERMANENTLY",
-            0,
-            Ok(Self(StatusCode::MOVED_PERMANENTLY)),
-        ),
-        ("FOUND", 1, Ok(Self(StatusCode::FOUND))),
-        ("SEE_OTHER", 2, Ok(Self(StatusCode::SEE_OTHER))),
-        (
-            "TEMPORARY_REDIRECT",
-            3,
-            Ok(Self(StatusCode::TEMPORARY_REDIRECT)),
-        ),
-        (
-            "PERMANENT_REDIRECT",
-            4,
-            Ok(Self(StatusCode::PERMANENT_REDIRECT)),
-        ),
-    ];
-}
-
-/// `envoy.config.route.v3.DirectResponseAction`.
-#[derive(Debug, Deserialize)]
-pub(super) struct DirectResponseAction {
-    status: Status,
-    body: Option<Located<DataSource>>,
 }
 
 impl Located<RouteAction> {
@@ -323,6 +174,7 @@ impl Located<RouteAction> {
                 None => grpc_timeout(action.max_grpc_timeout, action.grpc_timeout_offset),
                 Some(_) => None,
             },
+            hash_policy: hashing::policies(&action.hash_policy)?,
             retry: match action.retry_policy.as_ref().or(inherited) {
                 Some(policy) => policy.build(reader)?,
                 None => None,
@@ -364,13 +216,6 @@ impl Located<RouteAction> {
     }
 }
 
-impl RegexMatchAndSubstitute {
-    fn build(&self) -> Result<RegexSubstitution, Fault> {
-        RegexSubstitution::new(&self.pattern.0, substitution(&self.substitution))
-            .map_err(|error| Fault::new(regex_reason(&error)))
-    }
-}
-
 impl RouteAction {
     /// The mirrors of this action, otherwise the inherited ones.
     pub(super) fn mirrors<'a>(
@@ -384,232 +229,10 @@ impl RouteAction {
     }
 }
 
-impl Located<RequestMirrorPolicy> {
-    /// The mirror; `check` looks at the cluster's name.
-    pub(super) fn build(
-        &self,
-        check: impl Fn(&str, NodeId) -> Result<(), Fault>,
-    ) -> Result<Mirror, Fault> {
-        let policy = &self.value;
-        check(&policy.cluster.value, policy.cluster.node)?;
-        let fraction = policy.runtime_fraction.as_ref();
-        Ok(Mirror {
-            cluster: policy.cluster.value.clone(),
-            fraction: fraction.map_or(Fraction::ALL, RuntimeFraction::build),
-            shadow_suffix: !policy.disable_shadow_host_suffix_append,
-        })
-    }
-}
-
-/// From `\1` to `${1}`; a dollar sign stands for itself.
-fn substitution(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match (c, chars.peek().copied()) {
-            ('\\', Some(digit)) if digit.is_ascii_digit() => {
-                out.push_str("${");
-                out.push(digit);
-                out.push('}');
-                chars.next();
-            }
-            ('\\', Some('\\')) => {
-                out.push('\\');
-                chars.next();
-            }
-            ('$', _) => out.push_str("$$"),
-            _ => out.push(c),
-        }
-    }
-    out
-}
-
-/// Upgrade types and whether they may pass. They are compared without regard to case; the name of
-/// the method CONNECT keeps its own.
-pub(super) fn upgrades(configs: &[Located<UpgradeConfig>]) -> Result<Vec<(String, bool)>, Fault> {
-    let mut upgrades: Vec<(String, bool)> = Vec::with_capacity(configs.len());
-    for config in configs {
-        let UpgradeConfig {
-            upgrade_type,
-            enabled,
-            connect_config,
-        } = &config.value;
-        if let Some(connect) = connect_config {
-            // Our end of a CONNECT would be a bare TCP connection to the endpoint.
-            return Err(Fault::at(
-                connect.node,
-                "ending CONNECT here is not supported, it can only be forwarded",
-            ));
-        }
-        let name = match upgrade_type.eq_ignore_ascii_case("CONNECT") {
-            true => "CONNECT".into(),
-            false => upgrade_type.to_ascii_lowercase(),
-        };
-        if upgrades.iter().any(|(known, _)| *known == name) {
-            return Err(Fault::at(
-                config.node,
-                format!("the upgrade {upgrade_type:?} is given twice"),
-            ));
-        }
-        upgrades.push((name, enabled.unwrap_or(true)));
-    }
-    Ok(upgrades)
-}
-
-impl RetryPolicy {
-    /// The policy; `None` if it never applies.
-    fn build(&self, reader: &Reader<'_>) -> Result<Option<Retry>, Fault> {
-        let mut retry = Retry {
-            count: self.num_retries.unwrap_or(1),
-            per_try_timeout: self.per_try_timeout.and_then(Time::limit),
-            status_codes: self.retriable_status_codes.clone(),
-            headers: matches(&self.retriable_headers)?,
-            request_headers: matches(&self.retriable_request_headers)?,
-            ..Retry::default()
-        };
-        if let Some(list) = &self.retry_on {
-            let (on, unknown) = RetryOn::parse(&list.value);
-            if let Some(unknown) = unknown.first() {
-                return Err(Fault::at(
-                    list.node,
-                    format!("{unknown:?} is no condition of Envoy's"),
-                ));
-            }
-            retry.on = on;
-        }
-        for predicate in &self.retry_host_predicate {
-            let Some(config) = &predicate.value.typed_config else {
-                return Err(Fault::at(predicate.node, "missing field \"typed_config\""));
-            };
-            match reader.type_of(config.node)? {
-                PREVIOUS_HOSTS => {
-                    retry.other_host = self.host_selection_retry_max_attempts.unwrap_or(1);
-                }
-                OMIT_CANARY_HOSTS => {}
-                other => {
-                    let known = [PREVIOUS_HOSTS, OMIT_CANARY_HOSTS];
-                    return Err(unsupported(config.node, other, &known));
-                }
-            }
-        }
-        if let Some(priority) = &self.retry_priority {
-            retry.other_priority = Some(priority.build(reader)?);
-        }
-        if let Some(Located {
-            node,
-            value: back_off,
-        }) = &self.retry_back_off
-        {
-            retry.base_interval = back_off.base_interval.0;
-            retry.max_interval = match back_off.max_interval {
-                Some(interval) => interval.0,
-                None => retry.base_interval.saturating_mul(10),
-            };
-            if retry.base_interval.is_zero() || retry.max_interval < retry.base_interval {
-                return Err(Fault::at(
-                    *node,
-                    "0 < base_interval <= max_interval has to hold",
-                ));
-            }
-        }
-        if retry.on.is_empty() {
-            retry.count = 0;
-        }
-        // Its limit holds for the only attempt, too.
-        let applies = !retry.on.is_empty() || retry.per_try_timeout.is_some();
-        Ok(applies.then_some(retry))
-    }
-}
-
-fn matches(matchers: &[Located<HeaderMatcher>]) -> Result<Vec<HeaderMatch>, Fault> {
-    matchers
-        .iter()
-        .map(Located::<HeaderMatcher>::build)
-        .collect()
-}
-
 /// Of the maximum and the offset for what `grpc-timeout` asks; zero is no maximum.
 fn grpc_timeout(max: Option<Time>, offset: Option<Time>) -> Option<GrpcTimeout> {
     max.map(|max| GrpcTimeout {
         max: max.limit(),
         offset: offset.map(|offset| offset.0).unwrap_or_default(),
     })
-}
-
-impl Located<RedirectAction> {
-    pub(super) fn build(&self) -> Result<Model, Fault> {
-        let action = &self.value;
-        let text = |value: &FieldValue| String::from_utf8_lossy(value.0.as_bytes()).into_owned();
-        let https = action.https_redirect.unwrap_or_default();
-        if https && action.scheme_redirect.is_some() {
-            return Err(Fault::at(
-                self.node,
-                "only one of https_redirect and scheme_redirect may be set",
-            ));
-        }
-        let paths = [
-            action.path_redirect.is_some(),
-            action.prefix_rewrite.is_some(),
-            action.regex_rewrite.is_some(),
-        ];
-        if paths.iter().filter(|set| **set).count() > 1 {
-            return Err(Fault::at(
-                self.node,
-                "only one of path_redirect, prefix_rewrite and regex_rewrite may be set",
-            ));
-        }
-        Ok(Model::Redirect(Redirect {
-            https,
-            scheme: action.scheme_redirect.clone(),
-            host: action.host_redirect.as_ref().map(text),
-            port: action.port_redirect.filter(|port| *port != 0),
-            path: action.path_redirect.as_ref().map(text),
-            prefix_rewrite: action.prefix_rewrite.as_ref().map(text),
-            regex_rewrite: action
-                .regex_rewrite
-                .as_ref()
-                .map(RegexMatchAndSubstitute::build)
-                .transpose()?,
-            status: action.response_code.0.0,
-            strip_query: action.strip_query,
-            strip_port: false,
-        }))
-    }
-}
-
-impl DirectResponseAction {
-    /// The action; a body longer than `limit` bytes is refused.
-    pub(super) fn build(&self, limit: usize, reader: &Reader<'_>) -> Result<Model, Fault> {
-        let body = match &self.body {
-            None => Vec::new(),
-            Some(source) => {
-                let body = source.load(reader)?;
-                if body.len() > limit {
-                    return Err(Fault::at(
-                        source.node,
-                        format!(
-                            "the body has {} bytes, more than max_direct_response_body_size_bytes ({limit})",
-                            body.len()
-                        ),
-                    ));
-                }
-                body
-            }
-        };
-        Ok(Model::Direct {
-            status: self.status.0,
-            body: body.into(),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn substitutions() {
-        assert_eq!(substitution(r"\1/$\2\\n"), r"${1}/$$${2}\n");
-        assert_eq!(substitution("plain"), "plain");
-    }
 }

@@ -212,7 +212,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "filter_state", "cookies",
     ]),
     ("RouteAction", Ignore, &[
-        "rate_limits", "include_vh_rate_limits", "hash_policy", "early_data_policy",
+        "rate_limits", "include_vh_rate_limits", "early_data_policy",
         "flush_timeout",
     ]),
     ("RouteAction", Note(NOT_DONE), &["hedge_policy"]),
@@ -301,8 +301,7 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "update_merge_window", "close_connections_on_host_set_change", "zone_aware_lb_config",
     ]),
     ("CommonLbConfig", Note(NOT_DONE), &[
-        "ignore_new_hosts_until_first_hc",
-        "consistent_hashing_lb_config", "override_host_status",
+        "ignore_new_hosts_until_first_hc", "override_host_status",
     ]),
     ("CircuitBreakers", Refuse("limits of single endpoints are not supported"), &[
         "per_host_thresholds",
@@ -310,11 +309,16 @@ const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
-        "cluster_type", "upstream_bind_config", "lb_subset_config", "ring_hash_lb_config",
-        "maglev_lb_config", "transport_socket_matches", "filters",
+        "cluster_type", "upstream_bind_config", "lb_subset_config", "transport_socket_matches", "filters",
     ]),
     ("Cluster", RefusePresence(UNSUPPORTED), &["transport_socket_matcher", "upstream_config"]),
     ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["upstream_port_override", "metadata_key"]),
+    ("HashPolicy", RefusePresence("there is no filter state of others"), &["filter_state"]),
+    ("HashHeader", RefusePresence(UNSUPPORTED), &["regex_rewrite"]),
+    ("RingHash", Ignore, &["locality_weighted_lb_config"]),
+    ("RingHash", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
+    ("Maglev", Ignore, &["locality_weighted_lb_config"]),
+    ("ConsistentHashing", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
     ("PlainLbPolicy", Ignore, &[
         "slow_start_config", "locality_lb_config", "choice_count", "active_request_bias",
         "enable_full_scan", "selection_method",

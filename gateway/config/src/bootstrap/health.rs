@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::value::Time;
+use super::{hashing::ConsistentHashing, value::Time};
 use crate::{
     document::{Fault, Located, NodeId},
     snapshot::{CheckKind, Health, HealthCheck as CheckModel, Outliers},
@@ -72,6 +72,7 @@ pub(super) struct OutlierDetection {
 #[serde(default)]
 pub(super) struct CommonLbConfig {
     healthy_panic_threshold: Option<Percent>,
+    pub(super) consistent_hashing_lb_config: Option<ConsistentHashing>,
     pub(super) locality_weighted_lb_config: Option<Located<LocalityWeightedLbConfig>>,
 }
 

@@ -12,13 +12,13 @@ use serde::Deserialize;
 
 use super::{
     access_log::AccessLog,
-    action::{UpgradeConfig, upgrades},
     filter::{self, HttpFilter},
     per_filter::Filters,
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
     root::Loaded,
     route::{RouteConfiguration, Surroundings},
     tracing::Tracing,
+    upgrade::{UpgradeConfig, upgrades},
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{

@@ -8,6 +8,7 @@
 mod access_log;
 mod action;
 mod address;
+mod answer;
 mod any;
 mod breakers;
 mod cel;
@@ -20,6 +21,7 @@ mod fields;
 mod filter;
 mod flags;
 mod fraction;
+mod hashing;
 mod header;
 mod health;
 mod internal_redirect;
@@ -28,16 +30,20 @@ mod manager;
 mod match_tree;
 mod matched;
 mod matcher;
+mod mirror;
 mod otlp;
 mod overload;
 mod per_filter;
 mod protocol;
+mod retry;
+mod rewrite;
 mod root;
 mod route;
 mod small_filters;
 mod template;
 mod tls;
 mod tracing;
+mod upgrade;
 mod value;
 
 pub use self::{

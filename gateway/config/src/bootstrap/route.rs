@@ -10,14 +10,14 @@ use extproc_client::host::{Metadata as MetadataModel, RouteFacts};
 use serde::Deserialize;
 
 use super::{
-    action::{
-        ClusterWeight, DirectResponseAction, RedirectAction, RequestMirrorPolicy, RetryPolicy,
-        RouteAction,
-    },
+    action::{ClusterWeight, RouteAction},
+    answer::{DirectResponseAction, RedirectAction},
     any::Metadata,
     header::{Changes, HeaderValueOption},
     matcher::RouteMatch,
+    mirror::RequestMirrorPolicy,
     per_filter::{Filters, Level, PerFilterConfig, Place},
+    retry::RetryPolicy,
     tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };

@@ -17,9 +17,9 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        CustomTag as TagModel, Fraction, HeaderChange, HeaderTemplate, RouteTracing as RouteModel,
-        Template, TraceExporter, TraceProtocol, TraceProvider, TraceSampler, TraceSampling,
-        Tracing as Model,
+        CustomTag as TagModel, FormatOperator, Fraction, HeaderChange, HeaderTemplate,
+        RouteTracing as RouteModel, Template, TraceExporter, TraceProtocol, TraceProvider,
+        TraceSampler, TraceSampling, Tracing as Model,
     },
 };
 
@@ -332,7 +332,7 @@ impl Located<CustomTag> {
             (Template::literal(&value), variable.default_value.as_str())
         }));
         found.extend(request_header.as_ref().map(|header| {
-            let value = Template::substituted("REQ", header.name.clone());
+            let value = Template::substituted(FormatOperator::RequestHeader, header.name.clone());
             (value, header.default_value.as_str())
         }));
         if let Some(metadata) = metadata {
@@ -382,7 +382,7 @@ impl MetadataTag {
             ));
         }
         let argument = format!("{of}:{}", path.join(":"));
-        Ok(Template::substituted("METADATA", argument))
+        Ok(Template::substituted(FormatOperator::Metadata, argument))
     }
 }
 

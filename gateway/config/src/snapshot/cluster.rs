@@ -12,7 +12,7 @@ use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
 use rustls::pki_types::ServerName;
 
-use super::{Health, Http1Options, Http2Options};
+use super::{Hashing, Health, Http1Options, Http2Options};
 
 /// `envoy.config.cluster.v3.Cluster`.
 #[derive(Clone, Debug, PartialEq)]
@@ -335,6 +335,8 @@ pub enum LbPolicy {
     LeastRequest,
     /// Any.
     Random,
+    /// `RING_HASH` and `MAGLEV`.
+    Hash(Hashing),
     /// The addresses that others choose first.
     OverrideHost(OverrideHost),
 }

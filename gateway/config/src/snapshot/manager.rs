@@ -6,7 +6,8 @@ use extproc_client::host::HeaderLimits;
 use http::{HeaderValue, uri::Scheme};
 
 use super::{
-    Filter, Fraction, HeaderMatch, JsonTemplate, RouteTable, StripPort, Template, Tracing,
+    Filter, FilterKind, Fraction, HeaderChange, HeaderMatch, HeaderTemplate, JsonTemplate,
+    RouteTable, StripPort, Substitution, Template, Tracing,
 };
 
 /// `codec_type`.
@@ -426,5 +427,47 @@ impl Default for LogFormat {
             %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
             \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
         Self::Text(Template::parse(LINE).unwrap_or_default())
+    }
+}
+
+impl LogFormat {
+    /// All texts of it.
+    pub fn templates(&self) -> Vec<&Template> {
+        let mut all = Vec::new();
+        match self {
+            Self::Text(template) => all.push(template),
+            Self::Json(template) => template.templates(&mut all),
+        }
+        all
+    }
+}
+
+impl HttpManager {
+    /// Tells whether a log, a header or a tag of a span shows such a value.
+    pub fn shows(&self, wanted: impl Fn(&Substitution) -> bool) -> bool {
+        let shown = |template: &Template| template.substitutions().any(&wanted);
+        let tags = self.tracing.iter().flat_map(|tracing| &tracing.custom_tags);
+        let logs = self
+            .access_log
+            .iter()
+            .flat_map(|log| log.format.templates());
+        logs.into_iter().any(shown)
+            || tags.map(|tag| &tag.value).any(shown)
+            || self.header_changes().any(|change| match change {
+                HeaderChange::Set {
+                    value: HeaderTemplate::Template(template),
+                    ..
+                } => shown(template),
+                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
+            })
+    }
+
+    /// All changes of headers that routes and filters make.
+    fn header_changes(&self) -> impl Iterator<Item = &HeaderChange> {
+        let filters = self.filters.iter().flat_map(|filter| match &filter.kind {
+            FilterKind::HeaderMutation { request, response } => request.iter().chain(response),
+            _ => [].iter().chain(&[]),
+        });
+        self.routes.header_changes().chain(filters)
     }
 }

@@ -7,10 +7,12 @@
 mod cluster;
 mod filter;
 mod flags;
+mod hashing;
 mod health;
 mod listener;
 mod manager;
 mod match_tree;
+mod operator;
 pub mod pem;
 mod policy;
 mod rate_limit;
@@ -29,6 +31,7 @@ pub use self::{
     },
     filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
     flags::{RESPONSE_FLAGS, flag, response_flag},
+    hashing::{HashBy, HashCookie, HashPolicy, HashTable, Hashing},
     health::{CheckKind, Health, HealthCheck, Outliers},
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
@@ -43,6 +46,7 @@ pub use self::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
         ValueMatcher,
     },
+    operator::FormatOperator,
     policy::{Cors, Fraction, Mirror, StripPort},
     rate_limit::{LocalRateLimit, TokenBucket},
     retry::{Retry, RetryOn},
@@ -52,7 +56,7 @@ pub use self::{
         RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
         WeightedCluster,
     },
-    template::{HeaderTemplate, JsonTemplate, NoSubstitution, Piece, Substitution, Template},
+    template::{HeaderTemplate, JsonTemplate, Piece, Substitution, Template, TemplateError},
     tracing::{
         CustomTag, RouteTracing, TraceExporter, TraceProtocol, TraceProvider, TraceSampler,
         TraceSampling, Tracing,

@@ -10,7 +10,9 @@ use extproc_client::{
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Cors, Fraction, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing};
+use super::{
+    Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing,
+};
 
 /// One change of a header map.
 #[derive(Clone, Debug)]
@@ -60,6 +62,31 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
+    /// All changes of headers, of all levels.
+    pub fn header_changes(&self) -> impl Iterator<Item = &HeaderChange> {
+        let hosts = self.virtual_hosts.iter();
+        let of_hosts = hosts
+            .clone()
+            .flat_map(|host| [&host.request_headers, &host.response_headers]);
+        let routes = hosts.flat_map(|host| &host.routes);
+        let of_routes = routes
+            .clone()
+            .flat_map(|route| [&route.request_headers, &route.response_headers]);
+        let of_clusters = routes
+            .filter_map(|route| match &route.action {
+                RouteAction::Forward(forward) => Some(&forward.clusters),
+                _ => None,
+            })
+            .flatten()
+            .flat_map(|cluster| [&cluster.request_headers, &cluster.response_headers]);
+        [&self.request_headers, &self.response_headers]
+            .into_iter()
+            .chain(of_hosts)
+            .chain(of_routes)
+            .chain(of_clusters)
+            .flatten()
+    }
+
     /// All that routes say of this filter, of this cluster's one if there is a name, beside configurations of ext_proc.
     pub fn said<'a>(
         &'a self,
@@ -314,6 +341,8 @@ pub struct Forward {
     pub grpc_duration: Option<GrpcTimeout>,
     /// `grpc-timeout` in place of `timeout`, where `max_stream_duration` is unset.
     pub grpc_timeout: Option<GrpcTimeout>,
+    /// `hash_policy`, for clusters that choose endpoints by a hash.
+    pub hash_policy: Vec<HashPolicy>,
     /// How often to try again.
     pub retry: Option<Retry>,
     /// Redirects of the upstream that are followed here.

@@ -1,9 +1,12 @@
 //! Texts with substitutions such as `%REQ(name):10%`, read when the configuration is.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+use extproc_client::attributes::Expression;
 use http::HeaderValue;
 use serde_json::Value;
+
+use super::FormatOperator;
 
 /// A text with substitutions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,38 +22,68 @@ pub enum Piece {
 }
 
 /// `%NAME(argument):limit%`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Substitution {
-    /// Name of the operator.
-    pub name: String,
+    /// Value that is shown.
+    pub operator: FormatOperator,
     /// Text between the parentheses; empty without them.
     pub argument: String,
     /// Largest number of bytes of the value.
     pub limit: Option<usize>,
+    /// The argument of `%CEL(..)%`.
+    pub expression: Option<Arc<Expression>>,
 }
 
-/// Error of a text with a `%` that begins no substitution; shows the beginning of what follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoSubstitution(String);
-
-impl fmt::Display for NoSubstitution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = &self.0;
-        write!(
-            f,
-            "%{shown} is no operator such as %REQ(name)%; a percent sign is written as %%"
-        )
+impl PartialEq for Substitution {
+    /// The expression is that of the argument.
+    fn eq(&self, other: &Self) -> bool {
+        (self.operator, &self.argument, self.limit)
+            == (other.operator, &other.argument, other.limit)
     }
 }
 
-impl std::error::Error for NoSubstitution {}
+impl Eq for Substitution {}
+
+impl Substitution {
+    fn new(name: &str, argument: &str, limit: Option<usize>) -> Result<Self, TemplateError> {
+        let operator =
+            FormatOperator::read(name, argument, limit.is_some()).map_err(TemplateError)?;
+        let expression = match operator {
+            FormatOperator::Cel | FormatOperator::TypedCel => {
+                let compiled = Expression::compile(argument);
+                let compiled =
+                    compiled.map_err(|error| TemplateError(format!("%{name}%: {error}")))?;
+                Some(Arc::new(compiled))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            operator,
+            argument: argument.to_owned(),
+            limit,
+            expression,
+        })
+    }
+}
+
+/// Error of a text with a `%` that begins no substitution, or with a substitution that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError(String);
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TemplateError {}
 
 impl Template {
     /// Reads a text.
     ///
     /// # Errors
-    /// A `%` neither begins a substitution nor is doubled.
-    pub fn parse(text: &str) -> Result<Self, NoSubstitution> {
+    /// A `%` neither begins a substitution nor is doubled, or the operator is unknown or has another form.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -61,8 +94,13 @@ impl Template {
                 rest = after;
                 continue;
             }
-            let (substitution, after) = substitution(after)
-                .ok_or_else(|| NoSubstitution(after.chars().take(20).collect()))?;
+            let (name, argument, limit, after) = split(after).ok_or_else(|| {
+                let shown: String = after.chars().take(20).collect();
+                TemplateError(format!(
+                    "%{shown} is no operator such as %REQ(name)%; a percent sign is written as %%"
+                ))
+            })?;
+            let substitution = Substitution::new(name, argument, limit)?;
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
             }
@@ -84,12 +122,13 @@ impl Template {
         }
     }
 
-    /// Makes a substitution alone.
-    pub fn substituted(name: &str, argument: String) -> Self {
+    /// Makes a substitution alone, of an operator that shows what its argument names.
+    pub fn substituted(operator: FormatOperator, argument: String) -> Self {
         Self(vec![Piece::Substitution(Substitution {
-            name: name.to_owned(),
+            operator,
             argument,
             limit: None,
+            expression: None,
         })])
     }
 
@@ -112,8 +151,8 @@ impl Template {
     }
 }
 
-/// Reads `NAME`, `NAME(argument)`, each with `:limit` or not, and the closing `%`; returns it with what follows.
-fn substitution(text: &str) -> Option<(Substitution, &str)> {
+/// Reads `NAME`, `NAME(argument)`, each with `:limit` or not, and the closing `%`; returns the parts and what follows.
+fn split(text: &str) -> Option<(&str, &str, Option<usize>, &str)> {
     let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let rest = text.trim_start_matches(is_name);
     let name = text.strip_suffix(rest).filter(|name| !name.is_empty())?;
@@ -136,12 +175,7 @@ fn substitution(text: &str) -> Option<(Substitution, &str)> {
         }
         None => (None, rest.strip_prefix('%')?),
     };
-    let substitution = Substitution {
-        name: name.to_owned(),
-        argument: argument.to_owned(),
-        limit,
-    };
-    Some((substitution, rest))
+    Some((name, argument, limit, rest))
 }
 
 /// A header value that may hold substitutions.
@@ -166,6 +200,18 @@ pub enum JsonTemplate {
     Value(Value),
 }
 
+impl JsonTemplate {
+    /// Adds all texts within to `all`.
+    pub(super) fn templates<'a>(&'a self, all: &mut Vec<&'a Template>) {
+        match self {
+            Self::Text(template) => all.push(template),
+            Self::Object(fields) => fields.iter().for_each(|(_, value)| value.templates(all)),
+            Self::List(items) => items.iter().for_each(|item| item.templates(all)),
+            Self::Value(_) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,20 +219,21 @@ mod tests {
     #[test]
     fn pieces() {
         let parsed = Template::parse("a %REQ(x-a?Y):3% 100%% %START_TIME(%Y-%m)%").unwrap();
-        let substitution = |name: &str, argument: &str, limit| {
+        let substitution = |operator, argument: &str, limit| {
             Piece::Substitution(Substitution {
-                name: name.into(),
+                operator,
                 argument: argument.into(),
                 limit,
+                expression: None,
             })
         };
         assert_eq!(
             parsed.pieces(),
             [
                 Piece::Text("a ".into()),
-                substitution("REQ", "x-a?Y", Some(3)),
+                substitution(FormatOperator::RequestHeader, "x-a?Y", Some(3)),
                 Piece::Text(" 100% ".into()),
-                substitution("START_TIME", "%Y-%m", None),
+                substitution(FormatOperator::StartTime, "%Y-%m", None),
             ]
         );
     }
@@ -201,6 +248,12 @@ mod tests {
             "%REQ(x)% %REQ(x?y):10%",
             "%START_TIME(%H:%M:%S%.3f)% next",
             "%DYNAMIC_METADATA(my.ns:k)%",
+            "%PATH%%PATH(NQ:ORIG):5%",
+            "%COMMON_DURATION(DS_RX_BEG:DS_TX_END)%",
+            "%FILTER_STATE(f)%%FILTER_STATE(f:FIELD:bytes_sent):3%",
+            "%CEL(request.path)%",
+            "%EXT_PROC%",
+            "%DOWNSTREAM_PEER_CERT%",
             "%RESPONSE_CODE%%RESPONSE_FLAGS%",
         ] {
             assert!(Template::parse(good).is_ok(), "{good:?}");
@@ -214,6 +267,19 @@ mod tests {
             "%NAME",
             "a %b% c",
             "%()%",
+            "%NOPE%",
+            "%REQ%",
+            "%REQ()%",
+            "%PROTOCOL(x)%",
+            "%PROTOCOL:3%",
+            "%PATH(X)%",
+            "%COMMON_DURATION(DS_RX_BEG)%",
+            "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:s)%",
+            "%FILTER_STATE(f:ANY)%",
+            "%FILTER_STATE(f:FIELD)%",
+            "%CEL(1 +)%",
+            "%GRPC_STATUS(x)%",
+            "%METADATA(x)%",
         ] {
             assert!(Template::parse(bad).is_err(), "{bad:?}");
         }

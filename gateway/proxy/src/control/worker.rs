@@ -7,7 +7,7 @@ use extproc_client::FilterConfig;
 use tokio::{runtime, sync::watch};
 
 use crate::{
-    config::snapshot::{Filter, HttpManager, Snapshot},
+    config::snapshot::{Filter, FormatOperator, HttpManager, Snapshot},
     downstream::chains::{ChainRuntime, ListenerShared},
     exchange::chain::Chain,
     filters::{Building, ext_proc},
@@ -15,6 +15,7 @@ use crate::{
     limits::{buckets::Chosen, overload::Overload},
     processors::ClusterTransport,
     telemetry::{
+        calls::CallNotes,
         spans::SideSpans,
         stats::{Metrics, Owner},
     },
@@ -135,6 +136,8 @@ impl Connections {
             upstreams: self.upstreams.clone(),
             filters: self.filters.clone(),
         });
+        let shows_calls =
+            http.shows(|substitution| substitution.operator == FormatOperator::FilterState);
         let building = Building {
             cluster: None,
             routes: &[&http.routes],
@@ -145,6 +148,10 @@ impl Connections {
                 let observer = match &shared.recorder {
                     Some(_) => Arc::new((observer, SideSpans)),
                     None => observer,
+                };
+                let observer = match shows_calls {
+                    true => Arc::new((observer, CallNotes)),
+                    false => observer,
                 };
                 ext_proc::filter(filter, config, &self.transport, observer, inner)
             },

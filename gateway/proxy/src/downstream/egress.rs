@@ -15,14 +15,14 @@ use extproc_client::host::{Aborted, AnsweredEarly, ResponseFlags, UpstreamFailur
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Frame;
 
-use super::{forwarded::append_to_list, proxy_status, timers::Running};
+use super::{proxy_status, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
     exchange::{Exchange, record::Reply},
     exchange::{answer::Closes, header_changes::add_route_headers},
     http::{
         body::{Body, BoxError, Watch, Watched},
-        headers::{Nominated, REQUEST_ID, strip_hop_fields, trim_values},
+        headers::{Nominated, REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
         length, local_reply,
     },
     telemetry::{
@@ -228,7 +228,7 @@ pub(super) fn finish(
         headers.insert(REQUEST_ID, id);
     }
     if !http.via.is_empty() {
-        append_to_list(headers, "via", &http.via);
+        append_to_list(headers, "via", ", ", &http.via);
     }
     if http2 {
         trim_values(headers);
@@ -251,7 +251,10 @@ pub(super) fn finish(
     finish.left = length::announced(headers).filter(|_| !http2);
     exchange.listener.stats.status(response.status());
     if exchange.noted() {
-        exchange.set_reply(Reply::of(&response));
+        let mut reply = Reply::of(&response);
+        // Written by hyper over HTTP/1.
+        reply.headers.entry(header::DATE).or_insert_with(date);
+        exchange.set_reply(reply);
     }
     *response.version_mut() = if http2 {
         Version::HTTP_2

@@ -8,7 +8,7 @@ use super::{Context, sampling};
 use crate::{
     config::snapshot::{HttpManager, NodeIdentity, SchemeHeader},
     http::{
-        headers::{REQUEST_ID, join_request_lines},
+        headers::{REQUEST_ID, append_to_list, join_request_lines},
         random_id,
     },
 };
@@ -93,7 +93,7 @@ pub(super) fn add(
             client = SocketAddr::new(said, 0);
         }
         if !http.skip_xff_append {
-            append_to_list(headers, FOR, &remote.ip().to_string());
+            append_to_list(headers, FOR, ", ", &remote.ip().to_string());
         }
         if let Ok(address) = HeaderValue::try_from(client.ip().to_string()) {
             headers.insert(EXTERNAL, address);
@@ -129,7 +129,7 @@ pub(super) fn add(
         }
     }
     if !http.via.is_empty() {
-        append_to_list(headers, "via", &http.via);
+        append_to_list(headers, "via", ", ", &http.via);
     }
     client
 }
@@ -155,20 +155,6 @@ fn said_by(list: Option<&HeaderValue>, hops: u32) -> Option<IpAddr> {
     let entry = list?.to_str().ok()?.rsplit(',').nth(skipped)?;
     let address: IpAddr = entry.trim().parse().ok()?;
     Some(address.to_canonical())
-}
-
-/// Adds an element to a comma-separated list of one line.
-pub(super) fn append_to_list(headers: &mut HeaderMap, name: &'static str, element: &str) {
-    let mut line = headers
-        .get(name)
-        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
-    if !line.is_empty() {
-        line.extend_from_slice(b", ");
-    }
-    line.extend_from_slice(element.as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, value);
-    }
 }
 
 #[cfg(test)]

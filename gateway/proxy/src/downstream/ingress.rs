@@ -13,7 +13,6 @@ use crate::{
         Begin, Exchange,
         activity::RequestWatch,
         answer::{Answer, Closes, Redirected, Trail, Whole},
-        record::Head,
     },
     filters,
     http::{
@@ -216,7 +215,7 @@ pub(super) fn begin(
         }
         _ => false,
     };
-    let (trace, noted) = watched(context, &mut parts, route.as_ref());
+    let trace = trace(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
@@ -233,11 +232,11 @@ pub(super) fn begin(
         upgrade,
         grpc,
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
-        head: noted.then(|| Head::of(&parts)),
         route,
         trace,
         trail: Trail::default(),
     });
+    exchange.note_head(&parts);
     let body = body(&mut parts, &exchange, upgrade);
     parts.extensions.clear();
     let watch = RequestWatch {
@@ -248,18 +247,10 @@ pub(super) fn begin(
     enter(context, parts, body, watch, awaits_continue, refusal)
 }
 
-/// The trace of a request that begins, and whether its head is kept for that, a log or the response.
-fn watched(
-    context: &Context,
-    parts: &mut Parts,
-    route: Option<&route::Selected>,
-) -> (Option<Trace>, bool) {
-    let shared = &context.chain.shared;
-    let recorder = shared.recorder.as_ref();
-    let trace = recorder.and_then(|recorder| sampling::start(recorder, &mut parts.headers, route));
-    let recording = trace.as_ref().is_some_and(|trace| trace.recording);
-    let answers = context.http().request_id_in_response;
-    (trace, recording || answers || !shared.logs.is_empty())
+/// The trace of a request that begins.
+fn trace(context: &Context, parts: &mut Parts, route: Option<&route::Selected>) -> Option<Trace> {
+    let recorder = context.chain.shared.recorder.as_ref()?;
+    sampling::start(recorder, &mut parts.headers, route)
 }
 
 /// Gives a request what filters and router look for.
@@ -318,7 +309,7 @@ pub(super) fn again(
         None => route::select(http, &parts),
         Some(_) => None,
     };
-    let (trace, noted) = watched(context, &mut parts, route.as_ref());
+    let trace = trace(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
         listener: context.chain.shared.clone(),
@@ -335,11 +326,11 @@ pub(super) fn again(
         upgrade: false,
         grpc,
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
-        head: noted.then(|| Head::of(&parts)),
         route,
         trace,
         trail,
     });
+    exchange.note_head(&parts);
     exchange.note_request_done();
     let mut held = Held::new(Some(exchange.clone()));
     held.set(cost);

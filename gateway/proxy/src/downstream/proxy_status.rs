@@ -3,11 +3,10 @@
 use extproc_client::host::ResponseFlags;
 use http::{Response, StatusCode};
 
-use super::forwarded::append_to_list;
 use crate::{
     config::snapshot::{ProxyStatus, response_flag},
     exchange::{operators, record::Reply},
-    http::body::Body,
+    http::{body::Body, headers::append_to_list},
 };
 
 /// Errors of RFC 9209 §2.3 by short names of response flags, in the order in which Envoy looks for them, with the status
@@ -52,7 +51,7 @@ pub(super) fn add(config: &ProxyStatus, response: &mut Response<Body>) {
         }
         member.push('"');
     }
-    append_to_list(response.headers_mut(), "proxy-status", &member);
+    append_to_list(response.headers_mut(), "proxy-status", ", ", &member);
     if let Some(status) = recommended.filter(|_| config.recommended_status) {
         *response.status_mut() = status;
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod answer;
+pub(crate) mod calls;
 pub(crate) mod chain;
 mod choice;
 pub(crate) mod facts;
@@ -37,12 +38,13 @@ use http::{HeaderMap, HeaderValue, Response, Uri, Version, request};
 use self::{
     activity::Moments,
     answer::Trail,
+    calls::Calls,
     facts::Peer,
     record::{Head, Reply},
     route_cell::RouteCell,
 };
 use crate::{
-    config::snapshot::{HttpManager, flag},
+    config::snapshot::{FilterKind, HttpManager, flag},
     downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
@@ -112,6 +114,8 @@ struct State {
     route: RouteCell,
     head: Option<Head>,
     reply: Reply,
+    /// Calls of processors by the names of their filters, where a log or a header shows them.
+    calls: Vec<(String, Calls)>,
     /// The reply in place of the upstream's response.
     given: Option<Response<Body>>,
 }
@@ -136,7 +140,6 @@ pub(crate) struct Begin {
     pub(crate) grpc: bool,
     pub(crate) grpc_timeout: Option<Duration>,
     pub(crate) route: Option<Selected>,
-    pub(crate) head: Option<Head>,
     pub(crate) trail: Trail,
     pub(crate) trace: Option<Trace>,
 }
@@ -178,7 +181,7 @@ impl Exchange {
             number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),
-                head: begin.head,
+                head: None,
                 ..State::default()
             }),
         })
@@ -199,7 +202,6 @@ impl Exchange {
             grpc: self.grpc,
             grpc_timeout: None,
             route: None,
-            head: None,
             trail: Trail::default(),
             trace: None,
         })
@@ -236,6 +238,11 @@ impl Exchange {
         context.buffers = Some(self.clone());
         context.facts = Arc::new(facts);
         context
+    }
+
+    /// The facts that its filters are told, for whoever has it borrowed; `None` when it ends.
+    fn told(&self) -> Option<ExchangeContext> {
+        Some(self.me.upgrade()?.context())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -350,7 +357,14 @@ impl Exchange {
         self.state().head.as_ref()?.headers.get(name).cloned()
     }
 
-    /// The request head as it stands now.
+    /// The request head as it stands now, if heads are kept.
+    pub(crate) fn note_head(&self, head: &request::Parts) {
+        if self.noted() {
+            self.set_head(Head::of(head));
+        }
+    }
+
+    /// The request head as it stands now, whether heads are kept or not.
     pub(crate) fn set_head(&self, head: Head) {
         self.state().head = Some(head);
     }
@@ -422,6 +436,35 @@ impl Exchange {
             false => reply.flags | flag,
         };
         reply.details = Some(ResponseDetails::new(details));
+    }
+
+    /// Changes what is noted of a filter's processor.
+    pub(crate) fn with_calls(&self, filter: &str, change: impl FnOnce(&mut Calls)) {
+        let calls = &mut self.state().calls;
+        let known = calls.iter().position(|(name, _)| name == filter);
+        let at = known.unwrap_or_else(|| {
+            calls.push((filter.to_owned(), Calls::default()));
+            calls.len() - 1
+        });
+        if let Some((_, calls)) = calls.get_mut(at) {
+            change(calls);
+        }
+    }
+
+    /// A form of what is noted of a filter's processor: nothing yet for a filter that was not asked.
+    pub(crate) fn show_calls(&self, filter: &str, form: &str) -> Option<serde_json::Value> {
+        let state = self.state();
+        match state.calls.iter().find(|(name, _)| name == filter) {
+            Some((_, calls)) => calls.show(form),
+            None => {
+                let mut filters = self.http.filters.iter().filter(|f| f.name == filter);
+                let asks = |kind: &FilterKind| matches!(kind, FilterKind::ExtProc(_));
+                filters
+                    .any(|filter| asks(&filter.kind))
+                    .then(Calls::default)?
+                    .show(form)
+            }
+        }
     }
 
     /// Offers a reply in place of the upstream's response, as if that had come, so that filters see it. Whoever has the request

@@ -1,22 +1,32 @@
 //! Envoy's `%OPERATOR(..):length%` substitutions, for access logs and for headers that routes add.
 
+mod sizes;
+mod status;
+mod times;
+
 use std::{
     borrow::Cow,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::Ordering,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use chrono::{DateTime, Utc, format::StrftimeItems};
 use extproc_client::{
+    attributes::{Expression, Seen},
     host::{Metadata, RouteFacts},
-    metadata::json_at,
-    text::grpc::grpc_code,
+    metadata::{json_at, value_to_json},
 };
 use http::{HeaderMap, StatusCode, Version};
+use serde_json::Value as Json;
 
+pub(crate) use self::status::{grpc_status, short_flags};
+use self::{
+    sizes::{fields_bytes, request_bytes, sent_bytes},
+    status::{flags, grpc_name},
+    times::{between, common_duration, millis, start_time},
+};
 use crate::{
-    config::snapshot::{Piece, RESPONSE_FLAGS, Substitution, Template},
+    config::snapshot::{FormatOperator as Operator, Piece, Substitution, Template},
     exchange::{Exchange, record::Head, record::Reply},
     http::{headers::head_field, random_id},
 };
@@ -43,36 +53,29 @@ impl Scope<'_> {
         for piece in template.pieces() {
             match piece {
                 Piece::Text(text) => out.push_str(text),
-                Piece::Substitution(Substitution {
-                    name,
-                    argument,
-                    limit,
-                }) => match evaluate(self, name, argument) {
-                    Value::None => out.push_str(missing),
-                    Value::Number(number) => out.push_str(&number.to_string()),
-                    Value::Text(text) => out.push_str(cut(&text, *limit)),
-                    Value::Json(value) => out.push_str(cut(&shown(value), *limit)),
-                },
+                Piece::Substitution(substitution) => {
+                    let limit = substitution.limit;
+                    match evaluate(self, substitution) {
+                        Value::None => out.push_str(missing),
+                        Value::Number(number) => out.push_str(&number.to_string()),
+                        Value::Text(text) => out.push_str(cut(&text, limit)),
+                        Value::Json(value) => out.push_str(cut(&shown(value), limit)),
+                    }
+                }
             }
         }
     }
 
     /// Returns the value of a template as JSON: numbers stay numbers, a lone substitution without a value is null.
     pub(crate) fn json(&self, template: &Template) -> serde_json::Value {
-        if let [
-            Piece::Substitution(Substitution {
-                name,
-                argument,
-                limit,
-            }),
-        ] = template.pieces()
-        {
-            return match evaluate(self, name, argument) {
+        if let [Piece::Substitution(substitution)] = template.pieces() {
+            let limit = substitution.limit;
+            return match evaluate(self, substitution) {
                 Value::None => serde_json::Value::Null,
                 Value::Number(number) => number.into(),
-                Value::Text(text) => cut(&text, *limit).into(),
+                Value::Text(text) => cut(&text, limit).into(),
                 Value::Json(value) if limit.is_none() => value,
-                Value::Json(value) => cut(&shown(value), *limit).into(),
+                Value::Json(value) => cut(&shown(value), limit).into(),
             };
         }
         let mut text = String::new();
@@ -99,155 +102,184 @@ fn cut(text: &str, limit: Option<usize>) -> &str {
     }
 }
 
-fn evaluate<'a>(scope: &Scope<'a>, name: &str, argument: &str) -> Value<'a> {
+fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution) -> Value<'a> {
+    let Substitution {
+        operator,
+        argument,
+        expression,
+        ..
+    } = substitution;
+    let argument = argument.as_str();
     let exchange = scope.exchange;
     let upstream = scope.reply.upstream.as_ref();
     let peer = &exchange.peer;
-    match name {
-        "REQ" | "REQUEST_HEADER" => two_names(argument, |name| {
+    match *operator {
+        Operator::RequestHeader => two_names(argument, |name| {
             let head = scope.head?;
             match name.starts_with(':') || name == "host" {
                 true => head_field(&head.method, &head.uri, &head.headers, name),
                 false => first(&head.headers, name),
             }
         }),
-        "RESP" | "RESPONSE_HEADER" => two_names(argument, |name| response_field(scope.reply, name)),
-        "TRAILER" | "RESPONSE_TRAILER" => {
+        Operator::ResponseHeader => two_names(argument, |name| response_field(scope.reply, name)),
+        Operator::ResponseTrailer => {
             two_names(argument, |name| first(scope.reply.trailers.as_ref()?, name))
         }
-        "START_TIME" => text(start_time(exchange.time, argument)),
-        "EMIT_TIME" => text(start_time(SystemTime::now(), argument)),
-        "START_TIME_LOCAL" => text(start_time(exchange.time, argument)),
-        "DURATION" => millis(exchange.start.elapsed()),
-        "REQUEST_DURATION" => between(scope, "DS_RX_BEG", "DS_RX_END").map_or(Value::None, millis),
-        "REQUEST_TX_DURATION" => {
+        Operator::StartTime => text(start_time(exchange.time, argument)),
+        Operator::EmitTime => text(start_time(SystemTime::now(), argument)),
+        Operator::Duration => millis(exchange.start.elapsed()),
+        Operator::RequestDuration => {
+            between(scope, "DS_RX_BEG", "DS_RX_END").map_or(Value::None, millis)
+        }
+        Operator::RequestTxDuration => {
             between(scope, "DS_RX_BEG", "US_TX_END").map_or(Value::None, millis)
         }
-        "RESPONSE_DURATION" => between(scope, "DS_RX_BEG", "US_RX_BEG").map_or(Value::None, millis),
-        "RESPONSE_TX_DURATION" => {
+        Operator::ResponseDuration => {
+            between(scope, "DS_RX_BEG", "US_RX_BEG").map_or(Value::None, millis)
+        }
+        Operator::ResponseTxDuration => {
             between(scope, "US_RX_BEG", "DS_TX_END").map_or(Value::None, millis)
         }
-        "COMMON_DURATION" => common_duration(scope, argument),
-        "ACCESS_LOG_TYPE" => Value::Text("DownstreamEnd".into()),
-        "UNIQUE_ID" => text(random_id()),
-        "HOSTNAME" => optional(Some(
+        Operator::CommonDuration => common_duration(scope, argument),
+        Operator::AccessLogType => Value::Text("DownstreamEnd".into()),
+        Operator::UniqueId => text(random_id()),
+        Operator::Hostname => optional(Some(
             rustix::system::uname()
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
         )),
-        "ENVIRONMENT" => optional(std::env::var(argument).ok()),
-        "PATH" => optional(scope.head.and_then(|head| path(head, argument))),
-        "QUERY_PARAM" => optional(scope.head.and_then(|head| query(head, argument))),
-        "QUERY_PARAMS" => optional(
-            scope
-                .head
-                .and_then(|head| head.uri.query().map(str::to_owned)),
-        ),
-        "REQ_WITHOUT_QUERY" => match two_names(argument, |name| {
+        Operator::Environment => optional(std::env::var(argument).ok()),
+        Operator::Path => optional(scope.head.and_then(|head| path(head, argument))),
+        Operator::QueryParam => optional(scope.head.and_then(|head| query(head, argument))),
+        Operator::QueryParams => {
+            let query = scope.head.and_then(|head| head.uri.query());
+            optional(query.map(str::to_owned))
+        }
+        Operator::RequestHeaderWithoutQuery => match two_names(argument, |name| {
             let head = scope.head?;
             head_field(&head.method, &head.uri, &head.headers, name)
         }) {
             Value::Text(value) => text(without_query(&value).to_owned()),
             other => other,
         },
-        "REQUEST_HEADERS_BYTES" => Value::Number(scope.head.map_or(0, request_bytes)),
-        "RESPONSE_HEADERS_BYTES" => Value::Number(match scope.reply.status {
+        Operator::RequestHeadersBytes => Value::Number(scope.head.map_or(0, request_bytes)),
+        Operator::ResponseHeadersBytes => Value::Number(match scope.reply.status {
             Some(_) => fields_bytes(&scope.reply.headers) + ":status200".len() as u64,
             None => 0,
         }),
-        "RESPONSE_TRAILERS_BYTES" => {
+        Operator::DownstreamHeaderBytesSent => Value::Number(sent_bytes(scope).0),
+        Operator::DownstreamWireBytesSent => Value::Number(sent_bytes(scope).1),
+        Operator::ResponseTrailersBytes => {
             Value::Number(scope.reply.trailers.as_ref().map_or(0, fields_bytes))
         }
-        "GRPC_STATUS" => grpc_status(scope).map_or(Value::None, |code| match argument {
+        Operator::GrpcStatus => grpc_status(scope).map_or(Value::None, |code| match argument {
             "NUMBER" => Value::Number(code),
             form => grpc_name(code, form == "SNAKE_STRING"),
         }),
-        "GRPC_STATUS_NUMBER" => grpc_status(scope).map_or(Value::None, Value::Number),
-        "BYTES_RECEIVED" => Value::Number(exchange.request_bytes.load(Ordering::Relaxed)),
-        "BYTES_SENT" => Value::Number(exchange.response_bytes.load(Ordering::Relaxed)),
-        "PROTOCOL" => Value::Text(protocol(exchange.version).into()),
-        "RESPONSE_CODE" => Value::Number(
+        Operator::GrpcStatusNumber => grpc_status(scope).map_or(Value::None, Value::Number),
+        Operator::BytesReceived => Value::Number(exchange.request_bytes.load(Ordering::Relaxed)),
+        Operator::BytesSent => Value::Number(exchange.response_bytes.load(Ordering::Relaxed)),
+        Operator::Protocol => Value::Text(protocol(exchange.version).into()),
+        Operator::ResponseCode => Value::Number(
             scope
                 .reply
                 .status
                 .map_or(0, |status| u64::from(status.as_u16())),
         ),
         // Empty if a processor gave none, which is not the same as having no details.
-        "RESPONSE_CODE_DETAILS" => match &scope.reply.details {
+        Operator::ResponseCodeDetails => match &scope.reply.details {
             Some(details) => text(details.0.clone().into_owned()),
             None => Value::None,
         },
         // Not Envoy's: what the processor nearest to the client did.
-        "EXT_PROC" => optional(scope.reply.processor.map(|summary| summary.to_string())),
-        "RESPONSE_FLAGS" => optional(Some(short_flags(scope.reply.flags))),
-        "RESPONSE_FLAGS_LONG" => optional(Some(flags(scope.reply.flags, |(_, long)| long))),
-        "FILTER_CHAIN_NAME" => optional(
+        Operator::Processor => optional(scope.reply.processor.map(|summary| summary.to_string())),
+        Operator::ResponseFlags => optional(Some(short_flags(scope.reply.flags))),
+        Operator::ResponseFlagsLong => optional(Some(flags(scope.reply.flags, |(_, long)| long))),
+        Operator::FilterChainName => optional(
             exchange
                 .route()
                 .map(|route| route.facts().filter_chain_name.clone()),
         ),
-        "ROUTE_NAME" => optional(
+        Operator::RouteName => optional(
             exchange
                 .route()
                 .map(|route| route.facts().route_name.clone()),
         ),
-        "VIRTUAL_HOST_NAME" => optional(
+        Operator::VirtualHostName => optional(
             exchange
                 .route()
                 .map(|route| route.facts().virtual_host_name.clone()),
         ),
-        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => optional(
+        Operator::UpstreamCluster => optional(
             exchange
                 .route()
                 .map(|route| route.facts().cluster_name.clone()),
         ),
-        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => {
-            optional(upstream.and_then(|info| info.address).map(show))
-        }
-        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => {
-            optional(upstream.and_then(|info| info.address).map(ip))
-        }
-        "UPSTREAM_REMOTE_PORT" => port(upstream.and_then(|info| info.address)),
-        "UPSTREAM_LOCAL_ADDRESS" => {
+        Operator::UpstreamHost => optional(upstream.and_then(|info| info.address).map(show)),
+        Operator::UpstreamIp => optional(
+            upstream
+                .and_then(|info| info.address)
+                .map(|address| ip(address, argument)),
+        ),
+        Operator::UpstreamPort => port(upstream.and_then(|info| info.address)),
+        Operator::UpstreamLocalAddress => {
             optional(upstream.and_then(|info| info.local_address).map(show))
         }
-        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => {
-            optional(upstream.and_then(|info| info.local_address).map(ip))
-        }
-        "UPSTREAM_LOCAL_PORT" => port(upstream.and_then(|info| info.local_address)),
-        "UPSTREAM_PROTOCOL" => match scope.reply.upstream_version {
+        Operator::UpstreamLocalIp => optional(
+            upstream
+                .and_then(|info| info.local_address)
+                .map(|address| ip(address, argument)),
+        ),
+        Operator::UpstreamLocalPort => port(upstream.and_then(|info| info.local_address)),
+        Operator::UpstreamProtocol => match scope.reply.upstream_version {
             Some(version) => Value::Text(protocol(version).into()),
             None => Value::None,
         },
-        "UPSTREAM_CONNECTION_POOL_READY_DURATION" => upstream
+        Operator::UpstreamPoolReadyDuration => upstream
             .and_then(|info| info.pool_ready)
             .map_or(Value::None, millis),
-        "UPSTREAM_TRANSPORT_FAILURE_REASON" => {
+        Operator::UpstreamTransportFailureReason => {
             optional(upstream.map(|info| info.transport_failure_reason.replace(' ', "_")))
         }
-        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Value::Number(upstream.map_or(0, |info| info.attempts)),
-        "DOWNSTREAM_REMOTE_ADDRESS" => text(show(exchange.client)),
-        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => text(exchange.client.ip().to_string()),
-        "DOWNSTREAM_REMOTE_PORT" => Value::Number(exchange.client.port().into()),
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => text(show(peer.remote)),
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => text(peer.remote.ip().to_string()),
-        "DOWNSTREAM_LOCAL_ADDRESS" => text(show(peer.local)),
-        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => text(peer.local.ip().to_string()),
-        "DOWNSTREAM_LOCAL_PORT" => Value::Number(peer.local.port().into()),
-        "CONNECTION_ID" => Value::Number(peer.id),
-        "REQUESTED_SERVER_NAME" => optional(peer.tls.as_ref().map(|tls| tls.server_name.clone())),
-        "DOWNSTREAM_TLS_VERSION" => optional(peer.tls.as_ref().map(|tls| tls.version.to_owned())),
-        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS" => text(show(peer.local)),
-        "DOWNSTREAM_DIRECT_REMOTE_PORT" => Value::Number(peer.remote.port().into()),
-        "DYNAMIC_METADATA" => metadata(scope, "DYNAMIC", argument),
-        "CLUSTER_METADATA" => metadata(scope, "CLUSTER", argument),
-        "UPSTREAM_METADATA" => metadata(scope, "UPSTREAM_HOST", argument),
-        "METADATA" => match argument.split_once(':') {
+        Operator::UpstreamRequestAttemptCount => {
+            Value::Number(upstream.map_or(0, |info| info.attempts))
+        }
+        Operator::RemoteAddress => text(show(exchange.client)),
+        Operator::RemoteIp => text(ip(exchange.client, argument)),
+        Operator::RemotePort => Value::Number(exchange.client.port().into()),
+        Operator::DirectRemoteAddress => text(show(peer.remote)),
+        Operator::DirectRemoteIp => text(ip(peer.remote, argument)),
+        Operator::LocalAddress => text(show(peer.local)),
+        Operator::LocalIp => text(ip(peer.local, argument)),
+        Operator::LocalPort => Value::Number(peer.local.port().into()),
+        Operator::ConnectionId => Value::Number(peer.id),
+        Operator::RequestedServerName => {
+            optional(peer.tls.as_ref().map(|tls| tls.server_name.clone()))
+        }
+        Operator::TlsVersion => optional(peer.tls.as_ref().map(|tls| tls.version.to_owned())),
+        Operator::DirectRemotePort => Value::Number(peer.remote.port().into()),
+        Operator::DynamicMetadata => metadata(scope, "DYNAMIC", argument),
+        Operator::ClusterMetadata => metadata(scope, "CLUSTER", argument),
+        Operator::UpstreamMetadata => metadata(scope, "UPSTREAM_HOST", argument),
+        Operator::Metadata => match argument.split_once(':') {
             Some((of, rest)) => metadata(scope, of, rest),
             None => metadata(scope, argument, ""),
         },
-        _ => Value::None,
+        Operator::FilterState => {
+            let (key, form) = argument.split_once(':').unwrap_or((argument, ""));
+            let shown = exchange.show_calls(key, form);
+            shown.map_or(Value::None, Value::Json)
+        }
+        Operator::Cel => match expression_value(scope, expression.as_deref()) {
+            Some(Json::String(value)) => text(value),
+            Some(value) => text(value.to_string()),
+            None => Value::None,
+        },
+        Operator::TypedCel => {
+            expression_value(scope, expression.as_deref()).map_or(Value::None, Value::Json)
+        }
+        Operator::Absent(_) => Value::None,
     }
 }
 
@@ -264,10 +296,6 @@ fn optional<'a>(value: Option<String>) -> Value<'a> {
         Some(value) if !value.is_empty() => text(value),
         _ => Value::None,
     }
-}
-
-fn millis<'a>(duration: Duration) -> Value<'a> {
-    Value::Number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// `first?second`: the first that there is.
@@ -319,50 +347,50 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
     json.map_or(Value::None, Value::Json)
 }
 
-fn ip(address: SocketAddr) -> String {
-    address.ip().to_string()
+/// The value of `%CEL(..)%`: of the request as it is, and of the response if there is one.
+fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
+    let exchange = scope.exchange;
+    let reply = scope.reply;
+    let request = scope.head.map(Head::parts);
+    let response = reply.parts();
+    let mut seen = Seen::default();
+    seen.request = request.as_ref();
+    seen.response = response.as_ref();
+    seen.response_trailers = reply.trailers.as_ref();
+    seen.upstream = reply.upstream.as_ref();
+    seen.request_size = exchange.request_bytes.load(Ordering::Relaxed);
+    seen.response_size = exchange.response_bytes.load(Ordering::Relaxed);
+    seen.duration = Some(exchange.start.elapsed());
+    let context = exchange.told()?;
+    let value = expression?.value_of(&seen, &context.surroundings())?;
+    Some(value_to_json(&value))
+}
+
+/// The address without its port, or its network of so many bits.
+fn ip(address: SocketAddr, bits: &str) -> String {
+    let ip = address.ip();
+    let Ok(bits) = bits.parse::<u32>() else {
+        return ip.to_string();
+    };
+    let network: IpAddr = match ip {
+        IpAddr::V4(ip) => {
+            let kept = u32::MAX
+                .checked_shl(32_u32.saturating_sub(bits))
+                .unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & kept).into()
+        }
+        IpAddr::V6(ip) => {
+            let kept = u128::MAX
+                .checked_shl(128_u32.saturating_sub(bits))
+                .unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & kept).into()
+        }
+    };
+    format!("{network}/{bits}")
 }
 
 fn port<'a>(address: Option<SocketAddr>) -> Value<'a> {
     address.map_or(Value::None, |address| Value::Number(address.port().into()))
-}
-
-/// A point in time of the exchange, from its start, under the name that `COMMON_DURATION` has for it.
-fn moment(scope: &Scope<'_>, name: &str) -> Option<Duration> {
-    let exchange = scope.exchange;
-    let upstream = scope.reply.upstream.as_ref();
-    match name {
-        "DS_RX_BEG" => Some(Duration::ZERO),
-        "DS_RX_END" => exchange.moments.request_end(),
-        "US_TX_BEG" => upstream?.begun?.checked_duration_since(exchange.start),
-        // What was received is on its way at once.
-        "US_TX_END" => moment(scope, "US_TX_BEG").max(moment(scope, "DS_RX_END")),
-        "US_RX_BEG" => exchange.moments.response_begin(),
-        "US_RX_END" | "DS_TX_END" => Some(exchange.start.elapsed()),
-        "DS_TX_BEG" => exchange.moments.response_begin(),
-        _ => None,
-    }
-}
-
-fn between(scope: &Scope<'_>, from: &str, to: &str) -> Option<Duration> {
-    moment(scope, to)?.checked_sub(moment(scope, from)?)
-}
-
-/// `FROM:TO:precision`.
-fn common_duration<'a>(scope: &Scope<'a>, argument: &str) -> Value<'a> {
-    let mut parts = argument.split(':');
-    let (Some(from), Some(to)) = (parts.next(), parts.next()) else {
-        return Value::None;
-    };
-    let Some(duration) = between(scope, from, to) else {
-        return Value::None;
-    };
-    let number = match parts.next() {
-        Some("us") => duration.as_micros(),
-        Some("ns") => duration.as_nanos(),
-        _ => duration.as_millis(),
-    };
-    Value::Number(u64::try_from(number).unwrap_or(u64::MAX))
 }
 
 /// `WQ` or `NQ`, with query or not, and which path: the one that came (`ORIG`), the one that goes on (`PATH`), or the first that
@@ -393,65 +421,6 @@ fn query(head: &Head, name: &str) -> Option<String> {
     })
 }
 
-/// Bytes of names and values.
-fn fields_bytes(headers: &HeaderMap) -> u64 {
-    let fields = headers.iter();
-    fields
-        .map(|(name, value)| (name.as_str().len() + value.len()) as u64)
-        .sum()
-}
-
-fn request_bytes(head: &Head) -> u64 {
-    let pseudo = [":authority", ":method", ":path", ":scheme"]
-        .iter()
-        .filter_map(|name| {
-            let value = head_field(&head.method, &head.uri, &head.headers, name)?;
-            Some((name.len() + value.len()) as u64)
-        });
-    pseudo.sum::<u64>() + fields_bytes(&head.headers)
-}
-
-/// The gRPC status of the response to a request of gRPC: its own, or else what its HTTP status means.
-pub(crate) fn grpc_status(scope: &Scope<'_>) -> Option<u64> {
-    if !scope.exchange.grpc {
-        return None;
-    }
-    let reply = scope.reply;
-    let of = |headers: &HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
-    let own = reply.trailers.as_ref().and_then(of);
-    own.or_else(|| of(&reply.headers))
-        .or_else(|| Some(u16::from(grpc_code(reply.status?)).into()))
-}
-
-/// The names of gRPC's status codes.
-const GRPC: [(&str, &str); 17] = [
-    ("OK", "OK"),
-    ("Canceled", "CANCELLED"),
-    ("Unknown", "UNKNOWN"),
-    ("InvalidArgument", "INVALID_ARGUMENT"),
-    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
-    ("NotFound", "NOT_FOUND"),
-    ("AlreadyExists", "ALREADY_EXISTS"),
-    ("PermissionDenied", "PERMISSION_DENIED"),
-    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
-    ("FailedPrecondition", "FAILED_PRECONDITION"),
-    ("Aborted", "ABORTED"),
-    ("OutOfRange", "OUT_OF_RANGE"),
-    ("Unimplemented", "UNIMPLEMENTED"),
-    ("Internal", "INTERNAL"),
-    ("Unavailable", "UNAVAILABLE"),
-    ("DataLoss", "DATA_LOSS"),
-    ("Unauthenticated", "UNAUTHENTICATED"),
-];
-
-fn grpc_name<'a>(code: u64, snake: bool) -> Value<'a> {
-    let names = usize::try_from(code).ok().and_then(|code| GRPC.get(code));
-    match names {
-        Some((camel, snake_name)) => Value::Text(if snake { *snake_name } else { *camel }.into()),
-        None => text(code.to_string()),
-    }
-}
-
 /// The name of a protocol as Envoy writes it.
 fn protocol(version: Version) -> &'static str {
     match version {
@@ -462,65 +431,9 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// Response flags by their short names.
-pub(crate) fn short_flags(bits: u64) -> String {
-    flags(bits, |(short, _)| short)
-}
-
-fn flags(bits: u64, name: impl Fn(&(&'static str, &'static str)) -> &'static str) -> String {
-    let named = RESPONSE_FLAGS.iter().enumerate();
-    let mut names: Vec<_> = named
-        .filter(|(bit, _)| bits & (1 << bit) != 0)
-        .map(|(_, names)| names)
-        .collect();
-    // As in Envoy, in the order in which they were noted: what ended the retries before that of the last attempt, and
-    // what the client did last.
-    names.sort_by_key(|(short, _)| match *short {
-        "URX" | "UO" => 0,
-        "DC" | "DR" => 2,
-        _ => 1,
-    });
-    let names: Vec<&str> = names.into_iter().map(name).collect();
-    names.join(",")
-}
-
-/// Returns a time in UTC. What of the pattern is no conversion of `strftime` stays as it is.
-fn start_time(time: SystemTime, pattern: &str) -> String {
-    let pattern = match pattern {
-        "" => "%Y-%m-%dT%H:%M:%S%.3fZ",
-        pattern => pattern,
-    };
-    DateTime::<Utc>::from(time)
-        .format_with_items(StrftimeItems::new_lenient(pattern))
-        .to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use super::*;
-
-    #[test]
-    fn times() {
-        let time = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
-        assert_eq!(start_time(time, ""), "2024-02-29T12:34:56.789Z");
-        assert_eq!(start_time(time, "%Y/%m/%d %s"), "2024/02/29 1709210096");
-        assert_eq!(start_time(UNIX_EPOCH, ""), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            start_time(time, "%3f %6f %f%.3f"),
-            "789 789000 789000000.789"
-        );
-        assert_eq!(start_time(time, "%e %b %Q 5%"), "29 Feb %Q 5%");
-    }
-
-    #[test]
-    fn flag_names() {
-        let short = short_flags;
-        assert_eq!(short(0), "");
-        assert_eq!(short(0x100), "NR");
-        assert_eq!(short(0x20 | 0x8000), "URX,UF");
-    }
 
     #[test]
     fn cutting_keeps_characters_whole() {

@@ -1,7 +1,7 @@
 //! What the access log will show of an exchange.
 
 use extproc_client::host::{ExchangeSummary, ResponseDetails, ResponseFlags, UpstreamInfo};
-use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request, response};
 
 /// A request head as the access log shows it.
 #[derive(Clone, Debug)]
@@ -18,6 +18,15 @@ impl Head {
             uri: request.uri.clone(),
             headers: request.headers.clone(),
         }
+    }
+
+    /// The head as an expression sees it.
+    pub(super) fn parts(&self) -> request::Parts {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request.into_parts().0
     }
 }
 
@@ -44,6 +53,19 @@ impl Reply {
             .get()
             .cloned()
             .or_else(|| upstream.then(|| ResponseDetails::new("via_upstream")))
+    }
+
+    /// The head as an expression sees it.
+    pub(super) fn parts(&self) -> Option<response::Parts> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.status?;
+        *response.headers_mut() = self.headers.clone();
+        let extensions = response.extensions_mut();
+        extensions.insert(ResponseFlags::new(self.flags));
+        if let Some(details) = &self.details {
+            extensions.insert(details.clone());
+        }
+        Some(response.into_parts().0)
     }
 
     pub(crate) fn of<B>(response: &Response<B>) -> Self {

@@ -42,8 +42,8 @@ impl Service<Request<Body>> for &HeaderMutation {
         {
             // Each sees what the one before it did.
             header_changes::request(&mut parts, self.request.chunks(1), exchange);
-            if exchange.noted() && !self.request.is_empty() {
-                exchange.set_head(Head::of(&parts));
+            if !self.request.is_empty() {
+                exchange.note_head(&parts);
             }
         }
         let needs_head = self.response.iter().any(header_changes::is_template);

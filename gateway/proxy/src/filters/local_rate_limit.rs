@@ -67,8 +67,8 @@ impl Service<Request<Body>> for &RateLimitFilter {
         if !is_drawn(config.enforced) {
             let changes = config.request_headers.as_slice();
             header_changes::request(&mut parts, std::iter::once(changes), &exchange);
-            if exchange.noted() && !changes.is_empty() {
-                exchange.set_head(Head::of(&parts));
+            if !changes.is_empty() {
+                exchange.note_head(&parts);
             }
             return self.inner.call(Request::from_parts(parts, body));
         }

@@ -52,6 +52,8 @@ pub(super) struct Attempts<'a> {
     pub(super) avoided: Vec<Arc<Host>>,
     /// What came of those before the last one.
     pub(super) earlier: Vec<EarlierAttempt>,
+    /// The request's hash, if the route asks for one.
+    pub(super) hash: Option<u64>,
     /// The priorities of the attempts, if the policy avoids them.
     pub(super) priorities: Vec<u32>,
     /// Those of them that are left out.
@@ -87,6 +89,7 @@ impl<'a> Attempts<'a> {
             retrying: None,
             avoided: Vec::new(),
             earlier: Vec::new(),
+            hash: None,
             priorities: Vec::new(),
             passed: Vec::new(),
             overflown: false,
@@ -256,11 +259,13 @@ impl<'a> Attempts<'a> {
         self.pass_priorities();
         let (exchange, upstream) = (self.exchange, self.upstream);
         let passed = std::mem::take(&mut self.passed);
-        let wanted = Wanted {
+        let mut wanted = Wanted {
             headers,
             metadata: Some(&exchange.metadata),
             before: self.made.saturating_sub(1) as usize,
             passed: &passed,
+            hash: self.hash,
+            again: 0,
         };
         let mut host = self.within(pin!(upstream.choose(&wanted))).await??;
         if self.policy.other_priority().is_some() {
@@ -272,6 +277,7 @@ impl<'a> Attempts<'a> {
                 if !self.avoided.iter().any(|tried| Arc::ptr_eq(tried, &host)) {
                     break;
                 }
+                wanted.again += 1;
                 host = self.within(pin!(upstream.choose(&wanted))).await??;
             }
             self.avoided.push(host.clone());

@@ -36,6 +36,7 @@ use crate::{
     forward::replay::Kept,
     http::{
         body::Body,
+        hash::Hashed,
         headers::{Nominated, join_response_lines, strip_hop_fields},
         local_reply,
     },
@@ -277,10 +278,18 @@ async fn proxy(
     if let Some(first) = kept.as_ref().and_then(Kept::replay) {
         *body = first;
     }
+    let mut cookies = Vec::new();
+    let hash = Hashed {
+        line: Some((&request.parts.method, &request.parts.uri)),
+        headers: &request.parts.headers,
+        addresses: Some((exchange.client, exchange.peer.local)),
+    }
+    .hash(&forward.hash_policy, &mut cookies);
     let filters = end.filters.of(name);
     let matches = &route.route.matches;
     let mut attempts = Attempts {
         keep_sent,
+        hash,
         noted: exchange.noted() || route.shows_request(),
         kept,
         ..Attempts::new(exchange, matches, forward, policy, upstream, filters)
@@ -305,6 +314,9 @@ async fn proxy(
             }
             // Fields of the hop stay for the filters to see, and go when the response does.
             let headers = response.headers_mut();
+            for cookie in cookies {
+                headers.append(header::SET_COOKIE, cookie);
+            }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
             let named = headers

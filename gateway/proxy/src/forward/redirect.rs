@@ -12,7 +12,7 @@ use http::{
 use super::replay::Kept;
 use crate::{
     config::snapshot::{Forward, InternalRedirect, RedirectPredicate, RouteAction},
-    exchange::{Exchange, answer::Redirected, record::Head},
+    exchange::{Exchange, answer::Redirected},
     http::{authority::valid_authority, body::Body},
     route::{self, Selected},
 };
@@ -60,9 +60,7 @@ impl<'a> Candidate<'a> {
         };
         // The log shows where it leads.
         exchange.set_route(Some(selected));
-        if exchange.noted() {
-            exchange.set_head(Head::of(&next.parts));
-        }
+        exchange.note_head(&next.parts);
         let mut response = response.map(|_| Body::empty());
         let extensions = response.extensions_mut();
         extensions.insert(ResponseDetails::new("internal_redirect"));

@@ -171,6 +171,25 @@ pub(crate) fn size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
+/// Adds an element to a list of one line.
+pub(crate) fn append_to_list(
+    headers: &mut HeaderMap,
+    name: &'static str,
+    separator: &str,
+    element: &str,
+) {
+    let mut line = headers
+        .get(name)
+        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
+    if !line.is_empty() {
+        line.extend_from_slice(separator.as_bytes());
+    }
+    line.extend_from_slice(element.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, value);
+    }
+}
+
 /// Bytes of a frame of a body: its data, or the fields of its trailers.
 pub(crate) fn frame_size(frame: &Frame<Bytes>) -> usize {
     let trailers = frame.trailers_ref().map_or(0, size);

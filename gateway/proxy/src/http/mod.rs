@@ -4,6 +4,7 @@ pub(crate) mod authority;
 pub(crate) mod body;
 pub(crate) mod h1;
 pub(crate) mod h2;
+pub(crate) mod hash;
 pub(crate) mod headers;
 pub(crate) mod io;
 pub(crate) mod lazy_timer;

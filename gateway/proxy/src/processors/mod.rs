@@ -148,8 +148,8 @@ struct GrpcPools {
 }
 
 impl Balance for GrpcPools {
-    fn choose(&self) -> Pool {
-        match self.upstream.choose_among_several() {
+    fn choose(&self, metadata: &HeaderMap) -> Pool {
+        match self.upstream.choose_among_several(metadata) {
             Some(host) => host
                 .side_streams(|| {
                     pool(&self.upstream.shared, |queue| HostConnector {

@@ -209,7 +209,7 @@ impl Selected {
                     ..
                 } => template
                     .substitutions()
-                    .any(|substitution| substitution.name.starts_with("REQ")),
+                    .any(|substitution| substitution.operator.is_of_request()),
                 HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
             })
     }

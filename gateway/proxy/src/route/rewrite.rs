@@ -3,7 +3,10 @@
 use extproc_client::config::RegexSubstitution;
 use http::{HeaderMap, HeaderValue, Uri, request::Parts, uri::Authority};
 
-use crate::config::snapshot::{Forward, PathMatch, Redirect, RouteMatch};
+use crate::{
+    config::snapshot::{Forward, PathMatch, Redirect, RouteMatch},
+    http::headers::append_to_list,
+};
 
 /// A regular expression would take too long for a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +58,11 @@ pub(crate) fn rewrite(
             parts.path_and_query = Some(path);
         }
     }
-    if let Some(authority) = authority {
-        if let Some(replaced) = parts.authority.replace(authority)
-            && forward.append_x_forwarded_host
-        {
-            append_forwarded_host(&mut request.headers, replaced.as_str());
-        }
+    if let Some(authority) = authority
+        && let Some(replaced) = parts.authority.replace(authority)
+        && forward.append_x_forwarded_host
+    {
+        append_forwarded_host(&mut request.headers, replaced.as_str());
     }
     // A target that cannot be built stays as it was.
     if let Ok(uri) = Uri::from_parts(parts) {
@@ -72,18 +74,9 @@ pub(crate) fn rewrite(
 /// Adds an authority to `x-forwarded-host`, unless it is the last one there.
 fn append_forwarded_host(headers: &mut HeaderMap, authority: &str) {
     const NAME: &str = "x-forwarded-host";
-    let mut list = headers
-        .get(NAME)
-        .map_or_else(Vec::new, |value| value.as_bytes().to_vec());
-    if list.rsplit(|byte| *byte == b',').next() == Some(authority.as_bytes()) {
-        return;
-    }
-    if !list.is_empty() {
-        list.push(b',');
-    }
-    list.extend_from_slice(authority.as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(&list) {
-        headers.insert(NAME, value);
+    let list = headers.get(NAME).map_or(&b""[..], HeaderValue::as_bytes);
+    if list.rsplit(|byte| *byte == b',').next() != Some(authority.as_bytes()) {
+        append_to_list(headers, NAME, ",", authority);
     }
 }
 
@@ -225,7 +218,7 @@ mod tests {
         let mut from = request("http://a.example/a/b?q=1");
         let forward = Forward {
             prefix_rewrite: Some("/z".into()),
-            host_rewrite: Some(http::HeaderValue::from_static("b.example")),
+            host_rewrite: Some(HeaderValue::from_static("b.example")),
             ..Forward::default()
         };
         rewrite(&mut from, &prefix("/a"), &forward, None).unwrap();

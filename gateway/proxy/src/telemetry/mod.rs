@@ -1,6 +1,7 @@
 //! Counters, access logs and spans.
 
 pub(crate) mod access_log;
+pub(crate) mod calls;
 pub(crate) mod histogram;
 pub(crate) mod spans;
 pub(crate) mod stats;

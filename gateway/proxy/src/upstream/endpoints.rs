@@ -19,6 +19,7 @@ use tokio::{net::lookup_host, sync::Notify, time::timeout};
 
 use super::{
     connect::Address,
+    hashing::Hashes,
     levels,
     member::{Host, HostShared},
 };
@@ -27,6 +28,7 @@ use crate::{
         Discovery, Endpoint, EndpointAddress, HostSource, LbPolicy, MetadataKey, OverrideHost,
         Standing,
     },
+    http::hash::Hashed,
     limits::throttle::Throttle,
 };
 
@@ -48,6 +50,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) before: usize,
     /// Priorities to leave out.
     pub(crate) passed: &'a [u32],
+    /// The request's hash, if its route asks for one.
+    pub(crate) hash: Option<u64>,
+    /// Endpoints that were chosen for the same attempt and are not wanted.
+    pub(crate) again: u32,
 }
 
 impl<'a> Wanted<'a> {
@@ -58,6 +64,8 @@ impl<'a> Wanted<'a> {
             metadata: None,
             before: 0,
             passed: &[],
+            hash: None,
+            again: 0,
         }
     }
 }
@@ -68,6 +76,7 @@ pub(crate) struct Endpoints {
     shared: Arc<HostShared>,
     state: Mutex<State>,
     next: AtomicUsize,
+    hashes: Hashes,
     /// Some may be left out.
     differ: bool,
     /// Warnings about names.
@@ -129,6 +138,7 @@ impl Endpoints {
                 ..State::default()
             }),
             next: AtomicUsize::new(0),
+            hashes: Hashes::default(),
             unresolved: Throttle::new(),
             looked_up: Notify::new(),
         }
@@ -160,10 +170,10 @@ impl Endpoints {
         self.resolve().await;
         self.watch().await;
         let LbPolicy::OverrideHost(policy) = &self.shared.cluster.lb else {
-            return self.balance(wanted.passed);
+            return self.balance(wanted);
         };
         let overridden = self.overridden(policy, wanted);
-        let host = overridden.or_else(|| self.balance(wanted.passed))?;
+        let host = overridden.or_else(|| self.balance(wanted))?;
         if let (Some(key), Some(dynamic), Some(address)) =
             (&policy.selected, wanted.metadata, host.socket())
         {
@@ -172,14 +182,16 @@ impl Endpoints {
         Some(host)
     }
 
-    /// The endpoint for what has no headers, if several are known now.
-    pub(crate) fn choose_among_several(self: &Arc<Self>) -> Option<Arc<Host>> {
+    /// The endpoint for a side stream with these headers, if several are known now.
+    pub(crate) fn choose_among_several(self: &Arc<Self>, headers: &HeaderMap) -> Option<Arc<Host>> {
         if matches!(self.shared.cluster.discovery, Discovery::Header(_)) || !self.refresh() {
             return None;
         }
         let several = self.lock().hosts.len() > 1;
         let several = several && self.is_known();
-        several.then(|| self.balance(&[])).flatten()
+        several
+            .then(|| self.balance(&Wanted::by(headers)))
+            .flatten()
     }
 
     /// Has the endpoints checked. `false` if a first check has not ended.
@@ -255,10 +267,10 @@ impl Endpoints {
         new
     }
 
-    fn balance(&self, passed: &[u32]) -> Option<Arc<Host>> {
+    fn balance(&self, wanted: &Wanted<'_>) -> Option<Arc<Host>> {
         let all = self.lock().hosts.clone();
         let hosts = match self.differ {
-            true => levels::eligible(&all, &self.shared.cluster.health, passed),
+            true => levels::eligible(&all, &self.shared.cluster.health, wanted.passed),
             false => all,
         };
         let first = hosts.first()?;
@@ -277,6 +289,21 @@ impl Endpoints {
                 }
                 let next = self.next.fetch_add(1, Ordering::Relaxed);
                 hosts.get(next % hosts.len()).cloned()
+            }
+            LbPolicy::Hash(hashing) => {
+                let hash = match hashing.policy.as_slice() {
+                    [] => wanted.hash,
+                    own => {
+                        let hashed = Hashed {
+                            line: None,
+                            headers: wanted.headers,
+                            addresses: None,
+                        };
+                        hashed.hash(own, &mut Vec::new())
+                    }
+                };
+                let hash = hash.unwrap_or_else(rand::random);
+                self.hashes.choose(hashing, &hosts, hash, wanted.again)
             }
             LbPolicy::Random => hosts.get(rand::random_range(0..hosts.len())).cloned(),
             LbPolicy::LeastRequest => {

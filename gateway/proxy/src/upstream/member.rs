@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use extproc_client::{host::Metadata, transport::Pool};
+use extproc_client::{host::Metadata, metadata::json_at, transport::Pool};
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -201,6 +201,18 @@ impl Lease {
 }
 
 impl Host {
+    /// The text that places it where endpoints are chosen by a hash.
+    pub(super) fn hash_key(&self, by_hostname: bool) -> String {
+        let own = self.metadata.as_ref().and_then(|metadata| {
+            let key = metadata.filter_metadata.get("envoy.lb")?;
+            json_at(key, &["hash_key"])?.as_str().map(str::to_owned)
+        });
+        own.unwrap_or_else(|| match by_hostname && !self.hostname.is_empty() {
+            true => self.hostname.clone(),
+            false => self.address.to_string(),
+        })
+    }
+
     /// The host at `address`, as `endpoint` has it; without one, an address that a request named.
     pub(super) fn new(
         address: Address,

@@ -5,6 +5,7 @@ pub(crate) mod connect;
 mod drive;
 mod endpoints;
 pub(crate) mod error;
+mod hashing;
 pub(crate) mod health;
 mod http1;
 mod http2;
@@ -17,7 +18,7 @@ mod tunnel;
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 
 use self::{attempt::send_once, endpoints::Endpoints};
 pub(crate) use self::{
@@ -127,9 +128,9 @@ impl Upstream {
         self.endpoints.hosts()
     }
 
-    /// The endpoint for a side stream, if there is a choice now.
-    pub(crate) fn choose_among_several(&self) -> Option<Arc<Host>> {
-        self.endpoints.choose_among_several()
+    /// The endpoint for a side stream with this metadata, if there is a choice now.
+    pub(crate) fn choose_among_several(&self, headers: &HeaderMap) -> Option<Arc<Host>> {
+        self.endpoints.choose_among_several(headers)
     }
 
     /// Sends a request, which only its caller limits, to one of the endpoints.

@@ -55,7 +55,8 @@ pub struct UpstreamScript {
     pub close: bool,
     /// Nothing listens.
     pub absent: bool,
-    /// Connections are accepted and closed at once.
+    /// Connections are accepted, and reset with the first byte that comes: a reset before that may look like a connect that
+    /// failed.
     pub refuse: bool,
 }
 
@@ -234,7 +235,10 @@ impl Upstream {
             while let Ok((socket, _)) = listener.accept().await {
                 let _ = socket.set_nodelay(true);
                 if serving.script.refuse {
-                    let _ = socket.set_zero_linger();
+                    connections.spawn(async move {
+                        let _ = socket.peek(&mut [0]).await;
+                        let _ = socket.set_zero_linger();
+                    });
                     continue;
                 }
                 let shared = Arc::clone(&serving);

@@ -5,7 +5,7 @@ use super::*;
 struct InTurn(Vec<Pool>, AtomicUsize);
 
 impl Balance for InTurn {
-    fn choose(&self) -> Pool {
+    fn choose(&self, _metadata: &HeaderMap) -> Pool {
         let turn = self.1.fetch_add(1, Ordering::SeqCst);
         self.0[turn % self.0.len()].clone()
     }
