@@ -46,20 +46,14 @@ pub(crate) fn fake_proxy(record: &Record) -> String {
     if answered && p.response.before.head.is_none() {
         expect_answer(&mut out, "request", &status);
     } else {
-        out.push_str("    let forwarded = exchange.request(request).await?.forwarded()?;\n");
-        expect(&mut out, "forwarded", &p.request, Side::Request);
+        play(&mut out, "forwarded", &p.request, Side::Request);
         if p.response.before.head.is_some() {
             let came = status_of(&p.response.before);
             let response = message(&[(":status", &came)], &p.response.before);
             let _ = writeln!(out, "    let response = {response};");
             match answered {
                 true => expect_answer(&mut out, "response", &status),
-                false => {
-                    out.push_str(
-                        "    let returned = exchange.response(response).await?.forwarded()?;\n",
-                    );
-                    expect(&mut out, "returned", &p.response, Side::Response);
-                }
+                false => play(&mut out, "returned", &p.response, Side::Response),
             }
         }
     }
@@ -150,6 +144,25 @@ fn expect_answer(out: &mut String, message: &str, status: &str) {
         "    let answer = exchange.{message}({message}).await?.responded()?;\n    \
          assert_eq!(answer.status(), {status});"
     );
+}
+
+/// The message goes on, and is what came of it. It has a name where something is expected of it.
+fn play(out: &mut String, name: &str, passage: &Passage, side: Side) {
+    let message = match side {
+        Side::Request => "request",
+        Side::Response => "response",
+    };
+    let mut expected = String::new();
+    expect(&mut expected, name, passage, side);
+    let binding = match expected.is_empty() {
+        true => String::new(),
+        false => format!("let {name} = "),
+    };
+    let _ = writeln!(
+        out,
+        "    {binding}exchange.{message}({message}).await?.forwarded()?;"
+    );
+    out.push_str(&expected);
 }
 
 /// Headers that the filter added, changed and removed, and a body that it replaced.
