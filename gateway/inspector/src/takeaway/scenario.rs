@@ -153,7 +153,7 @@ fn script(p: &Processor) -> Value {
                 let found = phases.iter_mut().find(|(name, _)| Some(*name) == asked);
                 if let Some((phase, answers)) = found {
                     let first = answers.iter().position(Vec::is_empty);
-                    let at = first.unwrap_or(answers.len().saturating_sub(1));
+                    let at = first.unwrap_or_else(|| answers.len().saturating_sub(1));
                     if let Some(answer) = answers.get_mut(at) {
                         answer.push(step(phase, reply));
                     }
@@ -216,7 +216,7 @@ fn common(part: &Value) -> Value {
     // A reply to trailers has its mutation at the top.
     let mutation = part
         .get("header_mutation")
-        .unwrap_or(&common["header_mutation"]);
+        .unwrap_or_else(|| &common["header_mutation"]);
     let mut out = mutated(mutation);
     if common["status"] == "CONTINUE_AND_REPLACE" {
         out["replace"] = true.into();
