@@ -16,7 +16,7 @@ use std::{
 };
 
 use gateway_config::{Error, snapshot::Snapshot};
-use gateway_proxy::{Gateway, Lines, LogLevels, Options, Running, raise_open_files};
+use gateway_proxy::{Gateway, Lines, LogLevels, Running, raise_open_files};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -96,9 +96,7 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     drop(inside);
-    let mut options = Options::default()
-        .concurrency(cli.workers().get())
-        .log_levels(log.levels.clone());
+    let mut options = cli.options().log_levels(log.levels.clone());
     if let Some(address) = cli.inspect {
         let started = gateway_inspector::start(address, cli.inspector());
         let (inspector, url) = started.map_err(|error| format!("--inspect {address}: {error}"))?;
@@ -107,10 +105,6 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
             "the inspector is on: it shows what clients and processors send"
         );
         options = options.observer(inspector);
-    }
-    #[cfg(feature = "otel")]
-    {
-        options = options.tracing(Arc::new(gateway_otel::OpenTelemetry::new()));
     }
     let running = Gateway::start(snapshot, options).map_err(|error| {
         let hint = match error.kind() {

@@ -100,6 +100,31 @@ pub struct UpstreamInfo {
     /// The head of the request as it was sent, where [`keep_sent`](crate::host::ExchangeContext::keep_sent) asked for it: response attributes
     /// speak of it.
     pub sent: Option<Arc<request::Parts>>,
+    /// Attempts before the last one, oldest first.
+    pub earlier: Vec<EarlierAttempt>,
+}
+
+/// An attempt to have a request answered that was followed by another one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EarlierAttempt {
+    /// The endpoint, if one was chosen.
+    pub address: Option<SocketAddr>,
+    /// When it had failed.
+    pub ended: Instant,
+    /// Its outcome: the status of its response, or a failure in words.
+    pub outcome: String,
+}
+
+impl EarlierAttempt {
+    /// One that has just failed.
+    pub fn ended_now(address: Option<SocketAddr>, outcome: impl Into<String>) -> Self {
+        Self {
+            address,
+            ended: Instant::now(),
+            outcome: outcome.into(),
+        }
+    }
 }
 
 impl UpstreamInfo {

@@ -36,7 +36,10 @@ pub struct Watched<'a> {
     /// Number of the exchange: the host's ([`Host::exchange_id`](crate::host::Host::exchange_id)), which all layers of a
     /// chain share, otherwise [`next_id`]. 0 unless everything is told.
     pub id: u64,
-    /// Name of the filter.
+    /// Number of the layer's part in it: no two are equal, and a layer further in has the greater one. 0 unless everything is
+    /// told.
+    pub part: u64,
+    /// Name of the filter, which layers of one chain may share.
     pub filter: &'a str,
     /// Configuration that holds for this exchange.
     pub config: &'a Arc<FilterConfig>,
@@ -111,6 +114,12 @@ pub fn next_id() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
+/// The next number of a part; never 0.
+fn next_part() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 /// A layer's observer with the layer's name.
 pub(crate) struct Watcher {
     pub(crate) filter: Arc<str>,
@@ -131,6 +140,7 @@ impl Watcher {
 pub(crate) struct Watch {
     watcher: Arc<Watcher>,
     id: u64,
+    part: u64,
     detail: Detail,
     /// The facts of the side stream were told.
     reached: Cell<bool>,
@@ -139,16 +149,17 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(watcher: &Arc<Watcher>, context: &ExchangeContext) -> Self {
         let detail = watcher.observer.detail(context);
-        let id = match detail {
-            Detail::Counts | Detail::Openings => 0,
+        let (id, part) = match detail {
+            Detail::Counts | Detail::Openings => (0, 0),
             Detail::Full => {
                 let given = context.host.as_ref().map_or(0, |host| host.exchange_id());
-                if given == 0 { next_id() } else { given }
+                (if given == 0 { next_id() } else { given }, next_part())
             }
         };
         Self {
             watcher: watcher.clone(),
             id,
+            part,
             detail,
             reached: Cell::new(false),
         }
@@ -195,6 +206,7 @@ impl Watch {
     ) -> Watched<'a> {
         Watched {
             id: self.id,
+            part: self.part,
             filter: &self.watcher.filter,
             config,
             context,

@@ -12,7 +12,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::{
     types::Modes,
-    view::{Attributes, Headers, Metadata},
+    view::{Attributes, Headers, Metadata, TraceParent},
 };
 
 /// One exchange, an HTTP request with its response, as its handlers see it.
@@ -70,6 +70,11 @@ impl<S> Call<S> {
     /// The metadata of the gRPC stream (`grpc_service.initial_metadata` in the proxy's configuration).
     pub fn initial_metadata(&self) -> &MetadataMap {
         &self.initial_metadata
+    }
+
+    /// The span of the proxy that this exchange is a part of, if the proxy traces it (`traceparent` of the metadata).
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        TraceParent::from_metadata(&self.initial_metadata)
     }
 
     /// The request headers as they were received, once their handler has returned.

@@ -93,6 +93,10 @@
 //! a span `phase` around each handler of a [`Processor`], both at level `debug`; failures at `error`, with their phase. In
 //! numbers: [`Stats`], which [`serve_metrics`] shows to Prometheus.
 //!
+//! A proxy that traces tells of its span in the metadata of the stream: [`Call::trace_parent`], and `trace_id` of the span
+//! `exchange`. With the feature `opentelemetry`, that span is below the proxy's, and a layer of `tracing-opentelemetry` that
+//! lets `extproc_sdk=debug` pass exports it, and what a handler does within, as a part of the proxy's trace.
+//!
 //! # What it costs
 //!
 //! Beside the same processor written by hand on tonic, with no checks, deadlines or counters: 5 % more instructions for each
@@ -105,6 +109,7 @@
 //! - `server`, on by default: [`Server`]. Without it there is the [`ProcessorService`], for a server of your own.
 //! - `health`, `reflection`: these gRPC services, in the [`Server`]; `tls`: [`Server::tls`].
 //! - `metrics`: [`serve_metrics`].
+//! - `opentelemetry`: spans join the proxy's trace.
 //! - `compression`: [`bodies::Decoder`], [`bodies::Encoder`] and [`bodies::Recode`].
 //!
 //! # What it is not
@@ -150,7 +155,7 @@ pub use crate::{
     service::{ProcessorService, RECEIVE_LIMIT},
     stats::Stats,
     types::{BodyMode, BoxError, ModeOverride, Modes, Phase, Side},
-    view::{Attributes, Body, Headers, Metadata, Trailers},
+    view::{Attributes, Body, Headers, Metadata, TraceParent, Trailers},
 };
 
 /// Compiles the programs in the README.

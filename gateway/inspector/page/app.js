@@ -171,8 +171,10 @@ function page(x) {
     el('p', {}, `#${x.id} · ${new Date(x.time).toISOString()} · status ${x.status ?? '–'} · ${ms(x.total_us)} ms`
       + (x.route ? ` · route ${x.route}` : '') + (x.client ? ` · from ${x.client}` : '')),
     tools(x),
+    ...x.processors.filter((p) => p.verdict).map((p) => el('p', { class: 'verdict' }, x.processors.length > 1 ? `${p.filter}: ${p.verdict}` : p.verdict)),
+    diagram(x),
     ...x.processors.flatMap((p, i) => processor(x, p, i)),
-  ];
+  ].filter(Boolean);
 }
 
 function tools(x) {
@@ -202,19 +204,18 @@ function processor(x, p, index) {
     ['endpoint', p.endpoint ? p.endpoint + (p.reused === null ? '' : p.reused ? ', connection reused' : ', new connection') : '–'],
     ['attempts', p.attempts || '–'],
     ['side stream', p.closed ?? 'open'],
-    ['processing mode', Object.entries(config.processing_mode).map(([k, v]) => `${k}: ${v}`).join(', ')],
+    ['processing mode', modes(config.processing_mode)],
+    ['after overrides', same(config.processing_mode, p.mode) ? 'the same' : modes(p.mode)],
     ['message timeout', `${ms(config.message_timeout_us)} ms`],
     ['failure_mode_allow', String(config.failure_mode_allow)],
     ['messages', `${p.sent} sent, ${p.received} received, waited ${ms(p.wait_us)} ms`],
   ];
   return [
     el('h2', {}, p.filter, ' ', strip(p)),
-    p.verdict ? el('p', { class: 'verdict' }, p.verdict) : null,
     ...p.entries.filter((e) => e.kind === 'refused').slice(0, 5).map((e) => el('p', { class: 'verdict' }, e.text)),
-    diagram(p),
     el('table', {}, ...facts.map(([name, value]) => el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, value)))),
     el('h3', {}, 'Events'),
-    events(p),
+    events(p, index),
     p.omitted ? el('p', {}, `and ${p.omitted} more that are not kept`) : null,
     el('h3', {}, 'Request'), difference(p.request),
     el('h3', {}, 'Response'), difference(p.response),
@@ -222,14 +223,17 @@ function processor(x, p, index) {
   ].filter(Boolean);
 }
 
+const modes = (mode) => Object.entries(mode).map(([k, v]) => `${k}: ${v}`).join(', ');
+const same = (a, b) => modes(a) === modes(b);
+
 const KINDS = {
   request_in: 'client →', request_out: '→ upstream', response_in: '← upstream', response_out: 'client ←',
   sent: '→ processor', reply: '← processor',
 };
 
-function events(p) {
+function events(p, index) {
   return el('table', { class: 'entries' }, ...p.entries.map((e, i) => {
-    const line = el('tr', { class: `k-${e.kind}`, id: `e-${i}` },
+    const line = el('tr', { class: `k-${e.kind}`, id: index === undefined ? undefined : `e-${index}-${i}` },
       el('td', {}, `${ms(e.at_us)} ms`), el('td', {}, KINDS[e.kind] ?? e.kind),
       el('td', {}, e.text, e.latency_us ? ` (waited ${ms(e.latency_us)} ms)` : '', e.bytes ? ` · ${e.bytes} B` : ''));
     if (e.message) line.lastChild.append(message(e.message));
@@ -301,7 +305,7 @@ function replay(x, index) {
     const played = await response.json();
     out.replaceChildren(el('div', { class: 'side' },
       el('div', {}, el('h3', {}, `recorded: status ${x.status ?? '–'}`), events(x.processors[index])),
-      el('div', {}, el('h3', {}, `replayed: status ${played.status ?? '–'}`), ...played.processors.map(events))));
+      el('div', {}, el('h3', {}, `replayed: status ${played.status ?? '–'}`), ...played.processors.map((p) => events(p)))));
   };
   return el('form', { onsubmit: play }, el('h3', {}, 'Replay against another processor'), el('div', { class: 'tools' }, input,
     el('button', { type: 'submit' }, 'Replay')), out);
@@ -309,51 +313,71 @@ function replay(x, index) {
 
 // === the sequence diagram ===
 
-const LANES = ['Downstream', 'Gateway', 'ExtProc server', 'Upstream'];
-const LANE_OF = { request_in: [0, 1], sent: [1, 2], reply: [2, 1], request_out: [1, 3], response_in: [3, 1], response_out: [1, 0] };
+/** Steps of all processors with the attempts at the upstream, by time. What goes from filter to filter stays in the gateway. */
+function steps(x) {
+  const last = x.processors.length - 1;
+  const outside = { request_in: 0, response_out: 0, request_out: last, response_in: last };
+  const all = x.attempts.map((e) => ({ e: { ...e, kind: 'attempt' }, p: last }));
+  x.processors.forEach((processor, p) => processor.entries.forEach((e, i) => {
+    const drawn = ['sent', 'reply', 'timeout', 'failure', 'refused'].includes(e.kind) || outside[e.kind] === p;
+    if (drawn) all.push({ e, p, target: `e-${p}-${i}` });
+  }));
+  return all.sort((a, b) => a.e.at_us - b.e.at_us).slice(0, 200);
+}
 
-/** Four lanes, arrows from top to bottom. Places are to time, but no two arrows are nearer than can be read. */
-function diagram(p) {
-  const arrows = p.entries.filter((e) => LANE_OF[e.kind] || ['timeout', 'failure', 'refused'].includes(e.kind)).slice(0, 200);
+/** Lanes, arrows from top to bottom. Places are to time, but no two arrows are nearer than can be read. */
+function diagram(x) {
+  const arrows = steps(x);
   if (!arrows.length) return null;
-  const x = (lane) => 70 + lane * 180;
-  const total = Math.max(1, arrows.at(-1).at_us - arrows[0].at_us);
+  const names = x.processors.length > 1 ? x.processors.map((p) => p.filter) : ['ExtProc server'];
+  const lanes = ['Downstream', 'Gateway', ...names, 'Upstream'];
+  const end = lanes.length - 1;
+  const place = (lane) => 70 + lane * 180;
+  const ways = {
+    request_in: () => [0, 1], sent: (p) => [1, 2 + p], reply: (p) => [2 + p, 1], request_out: () => [1, end],
+    attempt: () => [end, 1], response_in: () => [end, 1], response_out: () => [1, 0],
+  };
+  const total = Math.max(1, arrows.at(-1).e.at_us - arrows[0].e.at_us);
   const height = Math.min(600, Math.max(120, arrows.length * 22));
   const marks = [];
+  const waiting = new Map();
   let y = 46;
-  let before = arrows[0].at_us;
-  let waiting = null;
-  arrows.forEach((e, i) => {
+  let before = arrows[0].e.at_us;
+  const arrow = (kind, [from, to], at) => {
+    const [a, b] = [place(from), place(to)];
+    const head = b > a ? -6 : 6;
+    return [svg('line', { class: kind, x1: a, y1: at, x2: b, y2: at }),
+      svg('path', { class: kind, d: `M${b} ${at} l${head} -3 m${-head} 3 l${head} 3`, fill: 'none' })];
+  };
+  arrows.forEach(({ e, p, target }, i) => {
     const gap = e.at_us - before;
     y += i ? Math.max(22, gap / total * height) : 0;
-    if (gap > 10000) marks.push(svg('text', { class: 'gap', x: x(1) + 6, y: y - 12 }, `${ms(gap)} ms`));
+    if (gap > 10000) marks.push(svg('text', { class: 'gap', x: place(1) + 6, y: y - 12 }, `${ms(gap)} ms`));
     before = e.at_us;
-    const lanes = LANE_OF[e.kind];
-    if (e.kind === 'sent') waiting = { y, at: e.at_us };
-    if (waiting && (e.kind === 'reply' || e.kind === 'timeout')) {
+    if (e.kind === 'sent') waiting.set(p, { y, at: e.at_us });
+    const wait = waiting.get(p);
+    if (wait && (e.kind === 'reply' || e.kind === 'timeout')) {
       // The time that a reply may take beside the time that it took.
-      const bar = Math.max(2, y - waiting.y);
-      marks.push(svg('rect', { class: e.kind === 'timeout' ? 'late' : 'wait', x: x(2) - 4, y: waiting.y, width: 8, height: bar },
-        svg('title', {}, `waited ${ms(e.at_us - waiting.at)} of ${ms(p.config.message_timeout_us)} ms`)));
-      waiting = null;
+      const limit = x.processors[p].config.message_timeout_us;
+      marks.push(svg('rect', { class: e.kind === 'timeout' ? 'late' : 'wait', x: place(2 + p) - 4, y: wait.y, width: 8, height: Math.max(2, y - wait.y) },
+        svg('title', {}, `waited ${ms(e.at_us - wait.at)} of ${ms(limit)} ms`)));
+      waiting.delete(p);
     }
-    if (!lanes) {
-      marks.push(svg('text', { class: 'mark', x: x(1) + 6, y: y + 4 }, `✗ ${cut(e.text)}`));
+    if (!ways[e.kind]) {
+      marks.push(svg('text', { class: 'mark', x: place(1) + 6, y: y + 4 }, `✗ ${cut(e.text)}`));
       return;
     }
-    const [a, b] = lanes.map(x);
-    const head = b > a ? -6 : 6;
-    const target = `e-${p.entries.indexOf(e)}`;
+    const way = ways[e.kind](p);
+    const label = svg('text', { x: Math.min(...way.map(place)) + 6, y: y - 4 }, `${i + 1} ${cut(e.text)}`);
+    const again = e.kind === 'attempt' ? arrow('attempt', [1, end], y + 10) : [];
     marks.push(svg('a', { tabindex: 0, role: 'link', onclick: (event) => { event.preventDefault(); document.getElementById(target)?.scrollIntoView({ block: 'center' }); } },
-      svg('title', {}, e.text),
-      svg('line', { class: e.kind, x1: a, y1: y, x2: b, y2: y }),
-      svg('path', { class: e.kind, d: `M${b} ${y} l${head} -3 m${-head} 3 l${head} 3`, fill: 'none' }),
-      svg('text', { x: Math.min(a, b) + 6, y: y - 4 }, `${i + 1} ${cut(e.text)}`)));
+      svg('title', {}, e.text), ...arrow(e.kind, way, y), ...again, label));
+    if (again.length) y += 10;
   });
   const bottom = y + 24;
-  return svg('svg', { viewBox: `0 0 680 ${bottom}`, role: 'img', 'aria-label': 'sequence of messages' },
-    ...LANES.map((name, i) => svg('text', { x: x(i), y: 14, 'text-anchor': 'middle' }, name)),
-    ...LANES.map((_, i) => svg('line', { class: 'life', x1: x(i), y1: 22, x2: x(i), y2: bottom })),
+  return svg('svg', { viewBox: `0 0 ${place(end) + 70} ${bottom}`, role: 'img', 'aria-label': 'sequence of messages' },
+    ...lanes.map((name, i) => svg('text', { x: place(i), y: 14, 'text-anchor': 'middle' }, cut(name))),
+    ...lanes.map((_, i) => svg('line', { class: 'life', x1: place(i), y1: 22, x2: place(i), y2: bottom })),
     ...marks);
 }
 
@@ -363,7 +387,32 @@ const cut = (words) => (words.length > 34 ? `${words.slice(0, 33)}…` : words);
 
 function status(state) {
   const sampling = state.one_in > 1 ? `, sampling 1/${state.one_in}` : '';
-  $('state').textContent = `${state.kept} kept, ${state.dropped} dropped${sampling}`;
+  const still = live ? '' : ' · not live: too many pages are open, or the gateway is gone';
+  $('state').textContent = `${state.kept} kept, ${state.dropped} dropped${sampling}${still}`;
+}
+
+let live = true;
+let newest = 0;
+
+/** Follows changes. The browser goes on by itself after a break, but not after a refusal. */
+function follow() {
+  const stream = new EventSource(`/exchanges/stream?after=${newest}`);
+  stream.onopen = () => { live = true; };
+  stream.onerror = async () => {
+    if (stream.readyState !== EventSource.CLOSED) return;
+    live = false;
+    setTimeout(follow, 10000);
+    status(await (await fetch('/state')).json());
+  };
+  stream.onmessage = (event) => {
+    const x = JSON.parse(event.data);
+    newest = Math.max(newest, x.version);
+    take(x);
+    held += 1;
+    $('pause').textContent = paused ? `Resume (${held})` : 'Pause';
+    if (!paused) later();
+    if (x.id === current && x.done) open();
+  };
 }
 
 async function begin() {
@@ -376,16 +425,8 @@ async function begin() {
   status(state);
   select();
   await open();
-  const last = state.exchanges.reduce((most, x) => Math.max(most, x.version), 0);
-  const stream = new EventSource(`/exchanges/stream?after=${last}`);
-  stream.onmessage = (event) => {
-    const x = JSON.parse(event.data);
-    take(x);
-    held += 1;
-    $('pause').textContent = paused ? `Resume (${held})` : 'Pause';
-    if (!paused) later();
-    if (x.id === current && x.done) open();
-  };
+  newest = state.exchanges.reduce((most, x) => Math.max(most, x.version), 0);
+  follow();
   setInterval(async () => {
     if (!document.hidden) status(await (await fetch('/state')).json());
   }, 5000);

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use extproc_client::{FilterConfig, http};
+use extproc_client::{FilterConfig, ProcessingMode, http};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) total_us: u64,
     pub(crate) done: bool,
     pub(crate) processors: Vec<Processor>,
+    /// Attempts at an upstream that were followed by others.
+    pub(crate) attempts: Vec<Attempt>,
     #[serde(skip)]
     pub(crate) start: Instant,
     /// Bytes that it takes, by estimate.
@@ -35,23 +37,45 @@ pub(crate) struct Record {
     pub(crate) size: usize,
 }
 
+/// An attempt at an upstream that was followed by another.
+#[derive(Debug, Serialize)]
+pub(crate) struct Attempt {
+    /// Microseconds from the beginning of the exchange to its end.
+    pub(crate) at_us: u64,
+    pub(crate) text: String,
+}
+
 /// The part of one filter.
 #[derive(Debug, Serialize)]
 pub(crate) struct Processor {
+    /// Number of the filter's part in the exchange.
+    #[serde(skip)]
+    pub(crate) part: u64,
     pub(crate) filter: String,
     pub(crate) config: Value,
+    /// The processing mode that holds, overrides included.
+    pub(crate) mode: ProcessingMode,
     pub(crate) phases: [State; 6],
+    /// Messages of each phase without a reply.
+    #[serde(skip)]
+    pub(crate) unanswered: [u32; 6],
     pub(crate) sent: u32,
     pub(crate) received: u32,
     /// Microseconds in which a reply was awaited.
     pub(crate) wait_us: u64,
     pub(crate) latencies_us: Vec<(usize, u64)>,
     pub(crate) flags: Vec<&'static str>,
+    /// The last thing that may turn out to be the cause of a failure, in words.
+    #[serde(skip)]
+    pub(crate) cause: Option<(Kind, String)>,
     /// The failure in words, if there was one.
     pub(crate) verdict: Option<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) reused: Option<bool>,
     pub(crate) attempts: u32,
+    /// The gRPC status with which the side stream failed, and its message.
+    #[serde(skip)]
+    pub(crate) ended_with: Option<(i32, String)>,
     /// The end of the side stream in words.
     pub(crate) closed: Option<String>,
     pub(crate) request: Passage,
@@ -158,6 +182,7 @@ impl Record {
             total_us: 0,
             done: false,
             processors: Vec::new(),
+            attempts: Vec::new(),
             start: Instant::now(),
             size: 1024,
         }
@@ -224,8 +249,16 @@ impl Record {
             self.path,
             millis(self.total_us)
         );
-        for p in &self.processors {
+        for attempt in &self.attempts {
             // Writing to a string does not fail.
+            let _ = writeln!(
+                out,
+                "  {:>9} ms upstream <-     {}",
+                millis(attempt.at_us),
+                attempt.text
+            );
+        }
+        for p in &self.processors {
             let _ = writeln!(out, "  {}", p.filter);
             for entry in &p.entries {
                 let latency = entry

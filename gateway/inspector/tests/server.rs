@@ -202,21 +202,26 @@ async fn a_stream_goes_on_where_it_was_left() {
     }
 }
 
+/// Two hundred pages: those beyond the limit are told so, and what is there can still be asked for.
 #[tokio::test]
 async fn too_many_streams_are_refused_and_closed_ones_do_not_count() {
     let inspector = inspector(Settings::default());
     let (address, _) = serve(&inspector, "127.0.0.1:0").await;
     let mut open = Vec::new();
-    for _ in 0..16 {
+    for page in 0..200 {
+        if page >= 16 {
+            let refused = ask(address, "GET /exchanges/stream", &[]).await;
+            assert!(refused.starts_with("HTTP/1.0 503"), "{refused}");
+            assert!(refused.contains("retry-after: 10"), "{refused}");
+            assert!(refused.contains("close a page"), "{refused}");
+            continue;
+        }
         let mut socket = BufReader::new(asked(address, "GET /exchanges/stream", &[]).await);
         let mut line = String::new();
         socket.read_line(&mut line).await.unwrap();
         assert!(line.contains("200"), "{line}");
         open.push(socket);
     }
-    let refused = ask(address, "GET /exchanges/stream", &[]).await;
-    assert!(refused.starts_with("HTTP/1.0 503"), "{refused}");
-    assert!(refused.contains("close a page"), "{refused}");
     assert!(
         ask(address, "GET /exchanges", &[])
             .await
@@ -226,6 +231,35 @@ async fn too_many_streams_are_refused_and_closed_ones_do_not_count() {
     // The server learns of an end when it has turned to it.
     while !ask_head(address).await.contains("200") {
         tokio::task::yield_now().await;
+    }
+}
+
+/// A page that is left open and takes nothing: neither exchanges nor what is kept of them wait for it.
+#[tokio::test]
+async fn a_reader_that_reads_nothing_holds_up_nobody() {
+    let inspector = inspector(Settings::default());
+    let (address, _) = serve(&inspector, "127.0.0.1:0").await;
+    let left_open = asked(address, "GET /exchanges/stream?after=0", &[]).await;
+    for n in 0..3000 {
+        send(&inspector, config(""), obliging(), get(&format!("/{n}"))).await;
+    }
+    let state = ask(address, "GET /state", &[]).await;
+    let state: Value = serde_json::from_str(body(&state)).unwrap();
+    assert_eq!(
+        (&state["kept"], &state["dropped"]),
+        (&1000.into(), &2000.into())
+    );
+    assert!(
+        state["bytes"].as_u64().unwrap() < 32 * 1024 * 1024,
+        "{state}"
+    );
+    // It goes on with what is there now, and misses what is gone.
+    let mut lines = BufReader::new(left_open).lines();
+    loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if line.starts_with("data:") && line.contains("\"path\":\"/2999\"") {
+            break;
+        }
     }
 }
 

@@ -36,10 +36,10 @@ async fn wrong_phase_answered() {
     send(&inspector, config(""), processor, get("/")).await;
     let text = transcript(&inspector).await;
     says(&text, "<- processor  response_headers");
-    says(&text, "waiting for: an answer to request_headers");
     says(
         &text,
-        "verdict: the reply fits no message that waits for one; failure_mode_allow is not set, so the client gets 500",
+        "verdict: the reply fits no message that waits for one: the processor answered response_headers, which was not sent to \
+         it; request_headers waits for an answer; failure_mode_allow is not set, so the client gets 500",
     );
 }
 
@@ -71,7 +71,8 @@ async fn timeout() {
     );
     says(
         &text,
-        "verdict: no reply came within message_timeout; failure_mode_allow is set, so the exchange goes on without the processor",
+        "verdict: no reply came within message_timeout: no reply to request_headers in time (message_timeout is 200ms); \
+         failure_mode_allow is set, so the exchange goes on without the processor",
     );
 }
 

@@ -97,6 +97,10 @@ impl Span for Recorded {
         self.span().is_recording()
     }
 
+    fn trace_id(&self) -> gateway_proxy::trace::TraceId {
+        self.context.trace_id().to_bytes()
+    }
+
     fn child(&self, name: Cow<'static, str>) -> Arc<dyn Span> {
         let builder = self.tracer.span_builder(cut(name));
         let builder = builder.with_kind(SpanKind::Client);

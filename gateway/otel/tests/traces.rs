@@ -113,6 +113,24 @@ async fn a_request_a_side_stream_and_an_attempt() {
         );
         assert!(numbers.contains(&count), "{numbers}");
     }
+    let accept = [("accept", "application/openmetrics-text; version=1.0.0")];
+    let numbers = send(running.admin_addr().unwrap(), "/stats/prometheus", &accept).await;
+    assert!(
+        numbers.contains("content-type: application/openmetrics-text"),
+        "{numbers}"
+    );
+    for family in [
+        "envoy_http_ext_proc_message_time",
+        "envoy_http_downstream_rq_time",
+        "envoy_cluster_upstream_rq_time",
+    ] {
+        let mut lines = numbers.lines().filter(|line| line.starts_with(family));
+        let exemplar = " # {trace_id=\"4bf92f3577b34da6a3ce929d0e0e4736\"} ";
+        assert!(
+            lines.any(|line| line.contains(exemplar)),
+            "{family}: {numbers}"
+        );
+    }
     running.drain().await;
 
     let spans = spans.take(3).await;
@@ -169,6 +187,41 @@ async fn a_request_a_side_stream_and_an_attempt() {
     assert_eq!(call["traceparent"], parent(side));
     assert_eq!(call["tracestate"], "vendor=1");
     assert_eq!(call["baggage"], "user=7");
+}
+
+/// Filters of one name, each with a side stream of its own.
+#[tokio::test]
+async fn filters_of_one_name_have_spans_of_their_own() {
+    let (upstream, _) = upstream(false).await;
+    let (processor, _) = processor().await;
+    let (collector, mut spans) = collector().await;
+    let (running, gateway) = Traced {
+        upstream,
+        collector,
+        provider: GRPC,
+        tracing: "",
+        route: "route: {cluster: upstream}",
+        processor: Some(processor),
+        ext_proc: r#"
+          - name: guard
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+              grpc_service: {envoy_grpc: {cluster_name: processor}}"#,
+    }
+    .start();
+    let answer = send(gateway, "/", &[]).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    running.drain().await;
+    let mut sides = 0;
+    for _ in 0..3 {
+        let (_, span) = spans.next().await;
+        if span.name == "async processor egress" {
+            sides += 1;
+            let told = events(&span, "rpc.message.type");
+            assert_eq!(told, ["SENT", "RECEIVED", "SENT", "RECEIVED"]);
+        }
+    }
+    assert_eq!(sides, 2);
 }
 
 #[tokio::test]

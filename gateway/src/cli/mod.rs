@@ -16,6 +16,7 @@ use gateway_config::{
     manifests::{FileOptions, types::Key},
     snapshot::{EndpointAddress, Snapshot},
 };
+use gateway_proxy::Options;
 
 /// A minimal HTTP gateway with Envoy's external processing protocol (ext_proc v3).
 ///
@@ -188,21 +189,33 @@ impl Cli {
     /// # Errors
     /// Names the flag, or file, line, column and path, of what is wrong or missing.
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
-        let snapshot = self.configured()?;
-        #[cfg(feature = "otel")]
-        let snapshot = self.traced(snapshot)?;
-        Ok(snapshot)
-    }
-
-    /// Has `snapshot` traced, if a collector is given.
-    #[cfg(feature = "otel")]
-    fn traced(&self, mut snapshot: Snapshot) -> Result<Snapshot, Error> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let otlp = bootstrap::Otlp::from_environment(self.otlp_endpoint.as_deref(), variable)?;
-        if let Some(otlp) = otlp {
+        let mut snapshot = self.configured()?;
+        if let Some(otlp) = self.otlp()? {
             otlp.add_to(&mut snapshot)?;
         }
         Ok(snapshot)
+    }
+
+    /// The collector of traces that the command line or the environment names.
+    ///
+    /// # Errors
+    /// It cannot be understood.
+    pub(crate) fn otlp(&self) -> Result<Option<bootstrap::Otlp>, Error> {
+        #[cfg(feature = "otel")]
+        {
+            let variable = |name: &str| std::env::var(name).ok();
+            bootstrap::Otlp::from_environment(self.otlp_endpoint.as_deref(), variable)
+        }
+        #[cfg(not(feature = "otel"))]
+        Ok(None)
+    }
+
+    /// What all roles that serve have in common.
+    pub(crate) fn options(&self) -> Options {
+        let options = Options::default().concurrency(self.workers().get());
+        #[cfg(feature = "otel")]
+        let options = options.tracing(std::sync::Arc::new(gateway_otel::OpenTelemetry::new()));
+        options
     }
 
     fn configured(&self) -> Result<Snapshot, Error> {

@@ -32,7 +32,7 @@ use crate::{
     },
     reply::{BodyReply, HeadersReply, Immediate, TrailersReply, validate::InvalidReply},
     types::{BoxError, Modes, Side},
-    view::{Attributes, Body, Headers, Metadata, Trailers},
+    view::{Attributes, Body, Headers, Metadata, TraceParent, Trailers},
 };
 
 /// A processor of HTTP exchanges, one call of an async function for each.
@@ -260,6 +260,11 @@ impl Conversation {
         &self.initial_metadata
     }
 
+    /// The span of the proxy that this exchange is a part of, if the proxy traces it (`traceparent` of the metadata).
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        TraceParent::from_metadata(&self.initial_metadata)
+    }
+
     /// Waits until the proxy has taken what was sent before.
     async fn room(&self) -> Result<(), ConversationError> {
         poll_fn(|cx| self.lock().poll_room(cx)).await
@@ -306,6 +311,7 @@ pub(crate) fn run<P: StreamProcessor>(
         let shared = Arc::new(Mutex::new(Shared::new(engine.settings, engine.stats)));
         // However this stream ends, dropped by the server too: a conversation that goes on elsewhere hears of it.
         let _leaving = Leaving(shared.clone());
+        let span = trace::exchange(&initial_metadata);
         let conversation = Conversation {
             shared: shared.clone(),
             attributes: Attributes::default(),
@@ -313,7 +319,6 @@ pub(crate) fn run<P: StreamProcessor>(
             initial_metadata,
         };
         let processor = engine.processor;
-        let span = trace::exchange();
         let handler = guard(None, async { processor.0.process(conversation).await });
         let mut handler = pin!(handler.instrument(span.clone()));
         let mut inbound = pin!(inbound);

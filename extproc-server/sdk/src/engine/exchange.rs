@@ -97,9 +97,9 @@ impl<P: Processor> Exchange<P> {
     fn new(engine: Engine<P>, initial_metadata: MetadataMap) -> Self {
         Self {
             processor: engine.processor,
+            span: trace::exchange(&initial_metadata),
             call: Call::new(initial_metadata),
             answers: Answers::new(engine.settings, engine.stats),
-            span: trace::exchange(),
         }
     }
 

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::Status;
 
 use super::{
     Message, Outcome, ProxyError, Settings,
@@ -58,7 +58,7 @@ impl FakeExchange {
     pub(super) fn new<P: Run>(service: &ProcessorService<P>, settings: Settings) -> Self {
         let (to_processor, inbound) = mpsc::unbounded_channel();
         let inbound = UnboundedReceiverStream::new(inbound);
-        let replies = P::run(service.engine(), MetadataMap::new(), inbound);
+        let replies = P::run(service.engine(), settings.initial_metadata.clone(), inbound);
         Self {
             settings,
             to_processor: Some(to_processor),

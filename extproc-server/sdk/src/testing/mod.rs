@@ -38,6 +38,7 @@ mod mutate;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tonic::metadata::MetadataMap;
 
 pub use self::{exchange::FakeExchange, message::Message};
 use crate::{
@@ -143,6 +144,13 @@ impl<P: Run> FakeProxy<P> {
         self
     }
 
+    /// Metadata of the gRPC stream, such as `traceparent`.
+    #[must_use]
+    pub fn initial_metadata(mut self, metadata: MetadataMap) -> Self {
+        self.settings.initial_metadata = metadata;
+        self
+    }
+
     /// Only shows what happens; whatever is replied is an error (`observability_mode`).
     #[must_use]
     pub fn observe_only(mut self) -> Self {
@@ -197,6 +205,7 @@ struct Settings {
     timeout: Duration,
     attributes: Map<String, Value>,
     metadata: Map<String, Value>,
+    initial_metadata: MetadataMap,
 }
 
 /// What is sent of one direction.
@@ -243,6 +252,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             attributes: Map::new(),
             metadata: Map::new(),
+            initial_metadata: MetadataMap::new(),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 pub(crate) mod attributes;
 mod headers;
+mod trace_parent;
 
 pub use self::{
     attributes::{Attributes, Metadata},
     headers::{Body, Headers, Trailers},
+    trace_parent::TraceParent,
 };

@@ -5,12 +5,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use extproc_sdk::tonic::metadata::MetadataMap;
 use extproc_sdk::{
     BoxError, Call, Headers, HeadersReply, Processor, ProcessorService,
     testing::{FakeProxy, Message},
 };
-use tracing::{Level, info, subscriber};
-use tracing_subscriber::fmt::MakeWriter;
+use opentelemetry::trace::{SpanKind, TracerProvider as _};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+use tracing::{Instrument as _, Level, info, info_span, subscriber};
+use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
 use crate::Pass;
 
@@ -136,4 +139,52 @@ async fn nothing_is_said_about_ordinary_exchanges() {
         .unwrap();
     drop(guard);
     assert_eq!(log.text(), "");
+}
+
+#[tokio::test]
+async fn spans_join_the_trace_of_the_proxy() {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("processor"));
+    let guard = subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let mut metadata = MetadataMap::new();
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    metadata.insert("traceparent", parent.parse().unwrap());
+    let proxy = FakeProxy::new(Traced).initial_metadata(metadata);
+    let mut exchange = proxy.exchange();
+    let request = Message::request("GET", "/shop");
+    let forwarded = exchange.request(request).await.unwrap().forwarded();
+    assert_eq!(forwarded.unwrap().get("x-parent"), Some(parent));
+    exchange.finish().await.unwrap();
+    drop(guard);
+
+    let spans = exporter.get_finished_spans().unwrap();
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let (exchange, phase) = (named("exchange"), named("phase"));
+    let trace = exchange.span_context.trace_id().to_string();
+    assert_eq!(trace, "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(exchange.parent_span_id.to_string(), "00f067aa0ba902b7");
+    assert_eq!(exchange.span_kind, SpanKind::Server);
+    assert_eq!(phase.parent_span_id, exchange.span_context.span_id());
+    // A span of the handler's own.
+    assert_eq!(named("lookup").parent_span_id, phase.span_context.span_id());
+}
+
+/// Opens a span of its own.
+struct Traced;
+
+impl Processor for Traced {
+    type State = ();
+
+    async fn request_headers(
+        &self,
+        call: &mut Call<()>,
+        _: &Headers,
+    ) -> Result<HeadersReply, BoxError> {
+        let parent = call.trace_parent().ok_or("no trace")?;
+        let lookup = async { HeadersReply::new().set("x-parent", parent.to_string()) };
+        Ok(lookup.instrument(info_span!("lookup")).await)
+    }
 }

@@ -1,31 +1,37 @@
 //! Writes down what an observer is told.
 
+mod causes;
 mod parts;
 mod replies;
 mod scribe;
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use extproc_client::{
     config::{GrpcTarget, Service},
-    http::request,
+    host::Outcome,
+    http::{request, response},
     observer::{Event, HttpPart, Observer, Watched},
 };
 use serde_json::{Value, json};
 
+pub(crate) use self::causes::answered;
 use self::scribe::Scribe;
 use crate::{
     Settings,
-    record::{Passage, Processor, Record, State},
+    record::{Attempt, Passage, Processor, Record, State},
     redact::without_userinfo,
     ring::{Ring, lock},
 };
 
 /// Bytes of a text that is kept, such as a path or a message of gRPC.
 const TEXT: usize = 2048;
+
+/// Attempts at an upstream that are kept.
+const ATTEMPTS: usize = 32;
 
 /// Keeps transcripts of exchanges. An observer for any number of layers.
 #[derive(Debug)]
@@ -94,18 +100,23 @@ impl Inspector {
         self.ring.add(PROCESSOR);
         record.done = false;
         record.processors.push(Processor {
+            part: exchange.part,
             filter: exchange.filter.to_owned(),
             config: config(exchange),
+            mode: *exchange.config.processing_mode(),
             phases: [State::NotSent; 6],
+            unanswered: [0; 6],
             sent: 0,
             received: 0,
             wait_us: 0,
             latencies_us: Vec::new(),
             flags: Vec::new(),
+            cause: None,
             verdict: None,
             endpoint: None,
             reused: None,
             attempts: 0,
+            ended_with: None,
             closed: None,
             request: Passage::default(),
             response: Passage::default(),
@@ -138,10 +149,8 @@ impl Observer for Inspector {
             }
             let at = micros(record.start.elapsed());
             record.total_us = at;
-            // A filter's name may stand in a chain twice; the later one is the inner one until it is done.
-            let of_filter = |p: &&mut Processor| p.filter == exchange.filter;
-            let mut all = record.processors.iter_mut().filter(of_filter);
-            let Some(processor) = all.next_back() else {
+            let mut all = record.processors.iter_mut();
+            let Some(processor) = all.find(|p| p.part == exchange.part) else {
                 return;
             };
             let mut scribe = Scribe {
@@ -154,11 +163,24 @@ impl Observer for Inspector {
                 changed: false,
             };
             scribe.write(exchange, event);
-            let (size, changed) = (scribe.size, scribe.changed);
+            let (mut size, changed) = (scribe.size, scribe.changed);
             let (status, route) = (scribe.status, scribe.route);
             record.status = status.or(record.status);
             if let Some(route) = route {
                 record.route = route;
+            }
+            if let Event::Arrived {
+                part: HttpPart::Response(head),
+                ..
+            } = event
+                && record.attempts.is_empty()
+            {
+                record.attempts = attempts(head, record.start);
+                size += record
+                    .attempts
+                    .iter()
+                    .map(|attempt| attempt.text.len())
+                    .sum::<usize>();
             }
             record.size += size;
             record.done = record.processors.iter().all(|processor| processor.done);
@@ -169,6 +191,28 @@ impl Observer for Inspector {
         }
         self.ring.make_room();
     }
+}
+
+/// Attempts at the upstream before the one that this is the response of.
+fn attempts(head: &response::Parts, start: Instant) -> Vec<Attempt> {
+    let info = Outcome::of_head(head).upstream.as_ref();
+    let earlier = info.map(|info| info.earlier.as_slice()).unwrap_or_default();
+    let numbered = earlier.iter().zip(1..).take(ATTEMPTS);
+    numbered
+        .map(|(attempt, number)| {
+            let at = attempt
+                .address
+                .map(|at| format!(" at {at}"))
+                .unwrap_or_default();
+            Attempt {
+                at_us: micros(attempt.ended.saturating_duration_since(start)),
+                text: short(&format!(
+                    "attempt {number}{at}: {}, and another follows",
+                    attempt.outcome
+                )),
+            }
+        })
+        .collect()
 }
 
 /// The configuration as far as it explains what happens.

@@ -44,6 +44,8 @@ impl Scribe<'_> {
             self.processor.flag("answered");
             return self.settle(state);
         };
+        let unanswered = &mut self.processor.unanswered[phase.index()];
+        *unanswered = unanswered.saturating_sub(1);
         let shown = &mut self.processor.phases[phase.index()];
         if !matches!(*shown, State::Changed | State::Refused) {
             *shown = state;
@@ -70,33 +72,6 @@ impl Scribe<'_> {
             None => self.entry(Kind::Header, phase, asked),
         }
     }
-}
-
-pub(super) const NAMES: [&str; 6] = [
-    "an answer to request_headers",
-    "an answer to request_body",
-    "an answer to request_trailers",
-    "an answer to response_headers",
-    "an answer to response_body",
-    "an answer to response_trailers",
-];
-
-/// The member of a reply that says what it answers.
-pub(super) fn answered(json: &Value) -> Option<&'static str> {
-    [
-        "request_headers",
-        "request_body",
-        "request_trailers",
-        "response_headers",
-        "response_body",
-        "response_trailers",
-        "immediate_response",
-        "streamed_immediate_response",
-        "override_message_timeout",
-        "mode_override",
-    ]
-    .into_iter()
-    .find(|name| json.get(name).is_some())
 }
 
 fn replaces_body(reply: &Value, phase: Phase) -> bool {

@@ -1,12 +1,10 @@
 //! Writes one event down, in words.
 
-use std::fmt::Write as _;
-
 use extproc_client::observer::{Event, ModeOrigin, Phase, Side, Verdict, Watched};
 use serde_json::{Value, json};
 
 use super::{
-    replies::{NAMES, answered},
+    causes::{answered, ended, explains, misfit},
     short,
 };
 use crate::{
@@ -61,8 +59,9 @@ impl Scribe<'_> {
                 if matches!(state, State::NotSent | State::Unchanged) {
                     *state = State::Waiting;
                 }
-                if exchange.config.observability_mode() {
-                    *state = State::Unchanged;
+                match exchange.config.observability_mode() {
+                    true => *state = State::Unchanged,
+                    false => self.processor.unanswered[phase.index()] += 1,
                 }
                 let body = match message.body_len() {
                     0 => String::new(),
@@ -102,23 +101,19 @@ impl Scribe<'_> {
             Event::Header { phase, change } => self.header(phase, change),
             Event::SpuriousMessage { detail } => {
                 self.processor.flag("spurious");
-                let waiting = self.processor.phases;
-                let waits = waiting.iter().position(|state| *state == State::Waiting);
-                let waits = waits.map_or("no message waits for a reply", |at| NAMES[at]);
-                let text = format!("the reply does not fit ({detail}); waiting for: {waits}");
-                self.entry(Kind::Failure, None, text);
+                let mut entries = self.processor.entries.iter().rev();
+                let reply = entries.find(|entry| entry.kind == Kind::Reply);
+                let reply = reply.and_then(|entry| entry.message.as_ref());
+                let text = misfit(self.processor, reply, detail);
+                self.cause(Kind::Failure, None, text);
             }
             Event::StreamClosed => self.closed("closed"),
             Event::ServerHalfClosed => self.closed("ended by the processor"),
             Event::StreamFailed { close } => {
-                let mut text = format!("gRPC status {}", close.code());
-                for more in [close.message(), close.details()] {
-                    if !more.is_empty() {
-                        let _ = write!(text, ": {more}");
-                    }
-                }
+                self.processor.ended_with = Some((close.code(), short(close.message())));
+                let text = ended(close);
                 self.closed(&short(&text));
-                self.entry(Kind::Failure, None, format!("side stream failed: {text}"));
+                self.cause(Kind::Failure, None, format!("side stream failed: {text}"));
             }
             Event::Failed {
                 row,
@@ -149,7 +144,11 @@ impl Scribe<'_> {
                     }
                     _ => String::new(),
                 };
-                let text = format!("{row}; {follows} ({details})");
+                let cause = match self.processor.cause.take() {
+                    Some((kind, cause)) if explains(kind, row) => format!("{row}: {cause}"),
+                    _ => row.to_string(),
+                };
+                let text = format!("{cause}; {follows} ({details})");
                 self.processor.verdict = Some(short(&text));
                 self.entry(Kind::Failure, None, text);
                 self.changed = true;
@@ -163,7 +162,7 @@ impl Scribe<'_> {
                     "no reply to {} in time (message_timeout is {limit:?})",
                     phase.name()
                 );
-                self.entry(Kind::Timeout, Some(phase), text);
+                self.cause(Kind::Timeout, Some(phase), text);
             }
             Event::CopyCut { phase } => {
                 self.processor.flag("copy-cut");
@@ -196,6 +195,7 @@ impl Scribe<'_> {
             }
             Event::ModeOverridden { mode, origin, .. } => {
                 self.processor.flag("mode");
+                self.processor.mode = *mode;
                 let origin = match origin {
                     ModeOrigin::Standalone => "a reply of its own",
                     _ => "the answer to headers",
@@ -215,6 +215,12 @@ impl Scribe<'_> {
         }
     }
 
+    /// An entry that is the cause of the failure, should one follow.
+    fn cause(&mut self, kind: Kind, phase: Option<Phase>, text: String) {
+        self.processor.cause = Some((kind, short(&text)));
+        self.entry(kind, phase, text);
+    }
+
     /// What was waited for became this.
     pub(super) fn settle(&mut self, state: State) {
         if let Some(waiting) = self.processor.waiting() {
@@ -232,7 +238,7 @@ impl Scribe<'_> {
 
     pub(super) fn refused(&mut self, phase: Option<Phase>, text: &str) {
         self.processor.flag("refused");
-        self.entry(Kind::Refused, phase, text);
+        self.cause(Kind::Refused, phase, text.to_owned());
     }
 
     fn note(&mut self, text: &str) {

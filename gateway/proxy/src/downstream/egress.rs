@@ -28,6 +28,7 @@ use crate::{
         self,
         stats::{Held, HttpStats},
     },
+    trace::Trace,
 };
 
 /// Ends the exchange when it is dropped: counts and logs.
@@ -84,7 +85,9 @@ impl Drop for Finish {
         }
         let exchange = &self.exchange;
         let stats = &exchange.listener.stats;
-        stats.downstream_rq_time.record(exchange.start.elapsed());
+        let trace = exchange.trace.as_ref().and_then(Trace::id);
+        let time = exchange.start.elapsed();
+        stats.downstream_rq_time.record(time, trace);
         if exchange.is_cut() && !exchange.is_broken() {
             exchange.listener.stats.downstream_rq_tx_reset.add();
         } else if !self.complete {

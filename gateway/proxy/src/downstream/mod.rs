@@ -65,7 +65,7 @@ struct Lasting(Arc<ListenerShared>, Instant);
 impl Drop for Lasting {
     fn drop(&mut self) {
         let stats = &self.0.stats;
-        stats.downstream_cx_length_ms.record(self.1.elapsed());
+        stats.downstream_cx_length_ms.record(self.1.elapsed(), None);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use extproc_client::host::{Outcome, UpstreamInfo};
+use extproc_client::host::{EarlierAttempt, Outcome, UpstreamInfo};
 use http::{HeaderMap, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 
@@ -50,6 +50,8 @@ pub(super) struct Attempts<'a> {
     pub(super) retrying: Option<Place>,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
+    /// What came of those before the last one.
+    pub(super) earlier: Vec<EarlierAttempt>,
     /// The request's hash, if the route asks for one.
     pub(super) hash: Option<u64>,
     /// The priorities of the attempts, if the policy avoids them.
@@ -86,6 +88,7 @@ impl<'a> Attempts<'a> {
             renewed: false,
             retrying: None,
             avoided: Vec::new(),
+            earlier: Vec::new(),
             hash: None,
             priorities: Vec::new(),
             passed: Vec::new(),
@@ -93,10 +96,21 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    pub(super) async fn run(
-        &mut self,
-        mut request: Box<Outbound>,
-    ) -> Result<Response<Body>, Failure> {
+    pub(super) async fn run(&mut self, request: Box<Outbound>) -> Result<Response<Body>, Failure> {
+        let mut outcome = self.repeat(request).await;
+        if !self.earlier.is_empty() {
+            let told = match &mut outcome {
+                Ok(response) => Outcome::of_mut(response).upstream.as_mut(),
+                Err(_) => Some(&mut self.tried),
+            };
+            if let Some(told) = told {
+                told.earlier = std::mem::take(&mut self.earlier);
+            }
+        }
+        outcome
+    }
+
+    async fn repeat(&mut self, mut request: Box<Outbound>) -> Result<Response<Body>, Failure> {
         if request.body.is_end_stream() && !self.exchange.upgrade {
             self.deadline.begin();
         }
@@ -126,6 +140,7 @@ impl<'a> Attempts<'a> {
                             return outcome;
                         }
                         self.upstream.shared.stats.upstream_rq_retry.add();
+                        self.note(&outcome);
                         // What it holds, the next attempt may need.
                         drop(outcome);
                         let back_off = pin!(tokio::time::sleep(self.policy.back_off(self.made)));
@@ -138,6 +153,25 @@ impl<'a> Attempts<'a> {
                 _ => return outcome,
             }
         }
+    }
+
+    /// Keeps the outcome of an attempt that another one follows.
+    fn note(&mut self, outcome: &Result<Response<Body>, Failure>) {
+        /// More say nothing new.
+        const KEPT: usize = 32;
+        if self.earlier.len() == KEPT {
+            return;
+        }
+        let (address, outcome) = match outcome {
+            Ok(response) => {
+                let info = Outcome::of(response).upstream.as_ref();
+                let address = info.and_then(|info| info.address);
+                (address, response.status().as_str().to_owned())
+            }
+            Err(failure) => (self.tried.address, failure.to_string()),
+        };
+        self.earlier
+            .push(EarlierAttempt::ended_now(address, outcome));
     }
 
     /// The outcome of a wait before or between attempts, if the route has time for it.

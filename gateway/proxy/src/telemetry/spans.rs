@@ -18,7 +18,7 @@ use crate::{
         record::{Head, Reply},
     },
     route::Selected,
-    trace::{Span, Start, Trace, Tracer, Value},
+    trace::{Span, Start, Trace, TraceId, Tracer, Value},
 };
 
 /// Traces of a connection manager.
@@ -306,6 +306,11 @@ impl Attempt {
         }
     }
 
+    /// The trace that it belongs to.
+    pub(crate) fn trace_id(&self) -> TraceId {
+        self.0.trace_id()
+    }
+
     /// The head of the response.
     pub(crate) fn answered<B>(&self, response: &Response<B>) {
         tag(&*self.0, "http.protocol", protocol(response.version()));
@@ -345,7 +350,7 @@ fn named(exchange: &Exchange, own: Option<&RouteTracing>, config: &Config) -> Op
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SideSpans;
 
-fn trace_of(context: &ExchangeContext) -> Option<&Trace> {
+pub(super) fn trace_of(context: &ExchangeContext) -> Option<&Trace> {
     let host = context.host.as_ref()?;
     host.own()?.downcast_ref::<Exchange>()?.trace.as_ref()
 }
@@ -389,7 +394,7 @@ impl Observer for SideSpans {
             tag(&*span, "rpc.method", "Process");
         }
         span.inject(metadata);
-        trace.open_side(exchange.filter, span);
+        trace.open_side(exchange.part, span);
     }
 
     fn event(&self, exchange: &Watched<'_>, event: &Event<'_>) {
@@ -399,7 +404,7 @@ impl Observer for SideSpans {
         let now = SystemTime::now;
         match *event {
             Event::StreamReached { facts } => {
-                let Some(span) = trace.side(exchange.filter) else {
+                let Some(span) = trace.side(exchange.part) else {
                     return;
                 };
                 if let Some(endpoint) = facts.endpoint {
@@ -417,7 +422,7 @@ impl Observer for SideSpans {
                 message,
                 left: true,
             } => {
-                if let Some(span) = trace.side(exchange.filter) {
+                if let Some(span) = trace.side(exchange.part) {
                     let tags = vec![
                         ("rpc.message.type", "SENT".into()),
                         ("ext_proc.phase", phase_name(Some(phase)).into()),
@@ -434,7 +439,7 @@ impl Observer for SideSpans {
                 latency,
                 effect,
             } => {
-                if let Some(span) = trace.side(exchange.filter) {
+                if let Some(span) = trace.side(exchange.part) {
                     let mut tags = vec![
                         ("rpc.message.type", "RECEIVED".into()),
                         ("ext_proc.phase", phase_name(phase).into()),
@@ -451,19 +456,19 @@ impl Observer for SideSpans {
                 }
             }
             Event::MessageTimeout { phase } => {
-                if let Some(span) = trace.side(exchange.filter) {
+                if let Some(span) = trace.side(exchange.part) {
                     let tags = vec![("ext_proc.phase", phase_name(Some(phase)).into())];
                     span.event("ext_proc.timeout", now(), tags);
                     fail(&*span, "message_timeout");
                 }
             }
             Event::SpuriousMessage { detail } => {
-                if let Some(span) = trace.side(exchange.filter) {
+                if let Some(span) = trace.side(exchange.part) {
                     fail(&*span, detail);
                 }
             }
             Event::StreamFailed { close } => {
-                if let Some(span) = trace.close_side(exchange.filter) {
+                if let Some(span) = trace.close_side(exchange.part) {
                     let code = u64::try_from(close.code()).unwrap_or_default();
                     tag(&*span, "grpc.status_code", code.to_string());
                     tag(&*span, "rpc.grpc.status_code", code);
@@ -473,7 +478,7 @@ impl Observer for SideSpans {
                 }
             }
             Event::StreamClosed => {
-                if let Some(span) = trace.close_side(exchange.filter) {
+                if let Some(span) = trace.close_side(exchange.part) {
                     tag(&*span, "grpc.status_code", "0");
                     tag(&*span, "rpc.grpc.status_code", 0);
                     span.end();
@@ -481,7 +486,7 @@ impl Observer for SideSpans {
             }
             // A stream that is only dropped ends here.
             Event::Ended { .. } if !exchange.config.observability_mode() => {
-                if let Some(span) = trace.close_side(exchange.filter) {
+                if let Some(span) = trace.close_side(exchange.part) {
                     span.end();
                 }
             }

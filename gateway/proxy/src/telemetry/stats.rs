@@ -15,7 +15,11 @@ use extproc_client::{
 };
 use http::StatusCode;
 
-use super::histogram::{Histogram, Times};
+use super::{
+    histogram::{Histogram, Times},
+    spans::trace_of,
+};
+use crate::trace::Trace;
 use crate::{
     limits::breakers::{Breakers, Resource},
     trace::TraceCounts,
@@ -217,7 +221,9 @@ impl Observer for ExtProcStats {
         } = event
             && let Some(times) = self.times.get(phase.index())
         {
-            times.record_fine(*latency);
+            // The number is that of an exchange of which everything is told: only those are recorded.
+            let trace = (exchange.part != 0).then(|| trace_of(exchange.context));
+            times.record_fine(*latency, trace.flatten().and_then(Trace::id));
         }
         self.counts.event(exchange, event);
     }

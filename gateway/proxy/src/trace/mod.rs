@@ -20,6 +20,9 @@ use http::{HeaderMap, HeaderValue};
 pub use self::collector::{Answer, Collector};
 use crate::config::snapshot::TraceProvider;
 
+/// Number of a trace, as OpenTelemetry has it.
+pub type TraceId = [u8; 16];
+
 /// Opens recorders of traces.
 pub trait Tracing: Send + Sync + 'static {
     /// A recorder as `provider` says. What it sends goes through `collector`, and is counted in `counts`.
@@ -61,6 +64,9 @@ pub struct Start<'a> {
 pub trait Span: fmt::Debug + Send + Sync + 'static {
     /// Tells whether what the span is told is recorded.
     fn is_recording(&self) -> bool;
+
+    /// The trace that it belongs to.
+    fn trace_id(&self) -> TraceId;
 
     /// Begins a span below this one, of work that somebody else is asked to do.
     fn child(&self, name: Cow<'static, str>) -> Arc<dyn Span>;
@@ -162,8 +168,8 @@ pub(crate) struct Trace {
     pub(crate) recording: bool,
     /// The client's `baggage`, for whoever else is called.
     pub(crate) baggage: Option<HeaderValue>,
-    /// Spans of side streams that are open, by the name of their filter.
-    sides: Mutex<Vec<(String, Arc<dyn Span>)>>,
+    /// Spans of side streams that are open, by the number of their filter's part in the exchange.
+    sides: Mutex<Vec<(u64, Arc<dyn Span>)>>,
 }
 
 impl Trace {
@@ -176,28 +182,32 @@ impl Trace {
         }
     }
 
-    fn sides(&self) -> MutexGuard<'_, Vec<(String, Arc<dyn Span>)>> {
+    /// The trace, if it is recorded.
+    pub(crate) fn id(&self) -> Option<TraceId> {
+        self.recording.then(|| self.span.trace_id())
+    }
+
+    fn sides(&self) -> MutexGuard<'_, Vec<(u64, Arc<dyn Span>)>> {
         // Only assignments run under the lock.
         self.sides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A side stream of this filter is opened. A filter's name may stand in a chain twice; the later one is the inner one until it
-    /// is over.
-    pub(crate) fn open_side(&self, filter: &str, span: Arc<dyn Span>) {
-        self.sides().push((filter.to_owned(), span));
+    /// A side stream of this part is opened.
+    pub(crate) fn open_side(&self, part: u64, span: Arc<dyn Span>) {
+        self.sides().push((part, span));
     }
 
-    /// The span of the filter's side stream.
-    pub(crate) fn side(&self, filter: &str) -> Option<Arc<dyn Span>> {
+    /// The span of the part's side stream.
+    pub(crate) fn side(&self, part: u64) -> Option<Arc<dyn Span>> {
         let sides = self.sides();
-        let mut found = sides.iter().rev().filter(|(name, _)| name == filter);
-        found.next().map(|(_, span)| span.clone())
+        let found = sides.iter().find(|(of, _)| *of == part);
+        found.map(|(_, span)| span.clone())
     }
 
-    /// The filter's side stream is over.
-    pub(crate) fn close_side(&self, filter: &str) -> Option<Arc<dyn Span>> {
+    /// The part's side stream is over.
+    pub(crate) fn close_side(&self, part: u64) -> Option<Arc<dyn Span>> {
         let mut sides = self.sides();
-        let at = sides.iter().rposition(|(name, _)| name == filter)?;
-        Some(sides.remove(at).1)
+        let at = sides.iter().position(|(of, _)| *of == part)?;
+        Some(sides.swap_remove(at).1)
     }
 }

@@ -468,7 +468,8 @@ impl Watch for ResponseWatch {
         let complete = result.is_ok() && self.progress.is_done();
         if let Some(time) = self.progress.since_done().filter(|_| complete) {
             let stats = &self.active.host.shared.stats;
-            stats.upstream_rq_time.record(time);
+            let trace = self.span.as_ref().map(Attempt::trace_id);
+            stats.upstream_rq_time.record(time, trace);
         }
         if !complete && !half {
             self.progress.cancel();

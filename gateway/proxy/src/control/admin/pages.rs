@@ -9,7 +9,10 @@ use percent_encoding::percent_decode_str;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::{Admin, stats};
+use super::{
+    Admin,
+    stats::{self, Form},
+};
 use crate::limits::overload::resident;
 
 /// Paths, the methods that they take, and what they show.
@@ -56,6 +59,7 @@ const PAGES: &[(&str, Method, &str)] = &[
 
 const TEXT: &str = "text/plain; charset=UTF-8";
 const HTML: &str = "text/html; charset=UTF-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
 
 type Answer = Response<Full<Bytes>>;
@@ -127,8 +131,8 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
         }
         "/ready" => text("LIVE\n"),
         "/server_info" => shown(&server_info(admin)),
-        "/stats" => numbers(admin, &query, query.format()),
-        "/stats/prometheus" => numbers(admin, &query, "prometheus"),
+        "/stats" => numbers(admin, &query, query.format(), form(request)),
+        "/stats/prometheus" => numbers(admin, &query, "prometheus", form(request)),
         _ => reply(StatusCode::NOT_FOUND, TEXT, help("invalid path. ")),
     }
 }
@@ -275,7 +279,17 @@ fn level(name: &str) -> Option<&'static str> {
     })
 }
 
-fn numbers(admin: &Admin, query: &Query, format: &str) -> Answer {
+/// The form that whoever collects numbers asks for.
+fn form<B>(request: &Request<B>) -> Form {
+    let accept = request.headers().get_all(header::ACCEPT).iter();
+    let mut kinds = accept.filter_map(|accept| accept.to_str().ok());
+    match kinds.any(|kinds| kinds.contains("application/openmetrics-text")) {
+        true => Form::Open,
+        false => Form::Text,
+    }
+}
+
+fn numbers(admin: &Admin, query: &Query, format: &str, form: Form) -> Answer {
     let filter = match query.filter() {
         Ok(filter) => filter,
         Err(refused) => return *refused,
@@ -292,7 +306,17 @@ fn numbers(admin: &Admin, query: &Query, format: &str) -> Answer {
     match format {
         "" | "text" => text(stats::plain(&samples)),
         "json" => reply(StatusCode::OK, JSON, stats::json(&samples).to_string()),
-        "prometheus" => text(stats::prometheus(&samples, &times)),
+        "prometheus" => {
+            let kind = match form {
+                Form::Text => TEXT,
+                Form::Open => OPEN_METRICS,
+            };
+            reply(
+                StatusCode::OK,
+                kind,
+                stats::prometheus(&samples, &times, form),
+            )
+        }
         _ => reply(
             StatusCode::BAD_REQUEST,
             TEXT,

@@ -1,6 +1,6 @@
 //! Forms in which `/stats` shows numbers.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, time::UNIX_EPOCH};
 
 use regex::{Regex, RegexBuilder};
 
@@ -45,8 +45,19 @@ pub(super) fn json(samples: &[Sample]) -> serde_json::Value {
     serde_json::json!({ "stats": stats.collect::<Vec<_>>() })
 }
 
-/// Prometheus text format 0.0.4, in Envoy's names.
-pub(super) fn prometheus(samples: &[Sample], times: &[TimeSample]) -> String {
+/// Form of numbers for Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0, which has exemplars. Names are the same: a counter whose name does not end as OpenMetrics wants it is of
+    /// the type `unknown`.
+    Open,
+}
+
+/// Numbers and histograms for Prometheus, in Envoy's names.
+pub(super) fn prometheus(samples: &[Sample], times: &[TimeSample], form: Form) -> String {
+    const COUNTER: &str = "_total";
     let mut families: BTreeMap<String, Vec<&Sample>> = BTreeMap::new();
     for sample in samples {
         let family = family_name(&sample.family);
@@ -54,11 +65,15 @@ pub(super) fn prometheus(samples: &[Sample], times: &[TimeSample]) -> String {
     }
     let mut text = String::new();
     for (family, samples) in families {
-        let kind = match samples.first().map(|sample| sample.kind) {
-            Some(Kind::Gauge) => "gauge",
-            Some(Kind::Counter) | None => "counter",
+        let is_gauge = samples.first().map(|sample| sample.kind) == Some(Kind::Gauge);
+        let (name, kind) = match (is_gauge, form, family.strip_suffix(COUNTER)) {
+            (true, ..) => (family.as_str(), "gauge"),
+            (false, Form::Text, _) => (family.as_str(), "counter"),
+            (false, Form::Open, Some(name)) => (name, "counter"),
+            (false, Form::Open, None) => (family.as_str(), "unknown"),
         };
-        let _ = writeln!(text, "# TYPE {family} {kind}");
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# TYPE {name} {kind}");
         for sample in samples {
             let labels: Vec<String> = sample.labels.iter().map(label).collect();
             let _ = writeln!(text, "{family}{{{}}} {}", labels.join(","), sample.value);
@@ -73,16 +88,42 @@ pub(super) fn prometheus(samples: &[Sample], times: &[TimeSample]) -> String {
         let _ = writeln!(text, "# TYPE {family} histogram");
         for sample in samples {
             let (label, times) = (labels(&sample.labels), &sample.times);
-            for (bound, count) in BOUNDS.iter().zip(&times.within) {
-                let _ = writeln!(text, "{family}_bucket{{{label},le=\"{bound}\"}} {count}");
+            let shown = |at: usize| match form {
+                Form::Text => String::new(),
+                Form::Open => exemplar(times, at),
+            };
+            for (at, (bound, count)) in BOUNDS.iter().zip(&times.within).enumerate() {
+                let exemplar = shown(at);
+                let _ = writeln!(
+                    text,
+                    "{family}_bucket{{{label},le=\"{bound}\"}} {count}{exemplar}"
+                );
             }
             let Times { count, sum, .. } = times;
-            let _ = writeln!(text, "{family}_bucket{{{label},le=\"+Inf\"}} {count}");
+            let exemplar = shown(BOUNDS.len());
+            let _ = writeln!(
+                text,
+                "{family}_bucket{{{label},le=\"+Inf\"}} {count}{exemplar}"
+            );
             let _ = writeln!(text, "{family}_sum{{{label}}} {sum}");
             let _ = writeln!(text, "{family}_count{{{label}}} {count}");
         }
     }
+    if form == Form::Open {
+        text.push_str("# EOF\n");
+    }
     text
+}
+
+/// The exemplar of a bucket as OpenMetrics writes it, behind a blank; empty if there is none.
+fn exemplar(times: &Times, bucket: usize) -> String {
+    let Some(Some(exemplar)) = times.exemplars.get(bucket) else {
+        return String::new();
+    };
+    let trace = u128::from_be_bytes(exemplar.trace);
+    let since = exemplar.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (value, seconds) = (exemplar.value, since.as_secs_f64());
+    format!(" # {{trace_id=\"{trace:032x}\"}} {value} {seconds:.3}")
 }
 
 fn family_name(family: &str) -> String {
@@ -122,8 +163,10 @@ mod tests {
         assert!(text.contains("http.ingress.ext_proc.first.streams_started: 0\n"));
         metrics.http("ingress").status(StatusCode::OK);
         let stats = metrics.cluster("c");
-        stats.upstream_rq_time.record(Duration::from_millis(7));
-        let text = prometheus(&metrics.samples(), &metrics.times());
+        stats
+            .upstream_rq_time
+            .record(Duration::from_millis(7), Some([0xa1; 16]));
+        let text = prometheus(&metrics.samples(), &metrics.times(), Form::Text);
         for line in [
             "envoy_http_downstream_rq_xx{envoy_response_code_class=\"2\",envoy_http_conn_manager_prefix=\"ingress\"} 1\n",
             "# TYPE envoy_cluster_upstream_rq_time histogram\n",
@@ -139,6 +182,19 @@ mod tests {
             "envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix=\"ingress\"} 1\n"
         ));
         assert!(text.contains("# TYPE envoy_http_downstream_rq_active gauge\n"));
+        assert!(!text.contains("trace_id") && !text.contains("# EOF"));
+
+        let open = prometheus(&metrics.samples(), &metrics.times(), Form::Open);
+        for line in [
+            "# TYPE envoy_http_downstream_rq counter\n",
+            "envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix=\"ingress\"} 1\n",
+            "# TYPE envoy_http_downstream_rq_xx unknown\n",
+            "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"c\",le=\"5\"} 0\n",
+            "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"c\",le=\"10\"} 1 # {trace_id=\"a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1\"} 7 ",
+        ] {
+            assert!(open.contains(line), "{line}{open}");
+        }
+        assert!(open.ends_with("\n# EOF\n"));
     }
 
     #[test]
