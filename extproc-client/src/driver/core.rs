@@ -95,7 +95,8 @@ where
     /// Tells what is kept now.
     fn count(&mut self) {
         let waiting = self.request.waiting() + self.response.waiting();
-        self.held.set(self.machine.kept() + waiting);
+        self.held
+            .set(self.machine.kept() + waiting + self.response.ahead());
     }
 
     /// The upstream answered.
@@ -112,6 +113,7 @@ where
         self.response.ends_apart = head.version < Version::HTTP_2
             && upstream.is_some_and(UpstreamInfo::responded)
             && head.extensions.get::<Remade>().is_none();
+        self.response.reads_on = head.version >= Version::HTTP_2;
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }
@@ -190,8 +192,7 @@ where
         if !self.machine.passes_by(Side::Request) || !matches!(self.request.state, State::Open) {
             return None;
         }
-        let source = self.request.source.take()?;
-        let before = std::mem::take(&mut self.request.out);
+        let (before, source) = self.request.take_source()?;
         Some((self.ready(before), source))
     }
 
@@ -261,8 +262,7 @@ where
         {
             return None;
         }
-        let source = self.response.source.take()?;
-        let before = std::mem::take(&mut self.response.out);
+        let (before, source) = self.response.take_source()?;
         Some((self.ready(before), source))
     }
 
@@ -375,11 +375,15 @@ where
         let looks = self
             .response
             .take_looks(|| self.machine.is_overfull(Side::Response));
-        if !self.response.out.is_empty()
-            || self.waits()
-            || !(looks > 0 || self.machine.wants_frame(Side::Response))
-        {
+        if !self.response.out.is_empty() {
             return false;
+        }
+        if self.waits() || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
+            let Poll::Ready(error) = self.response.poll_failed(cx) else {
+                return false;
+            };
+            self.response_failed(error.into());
+            return true;
         }
         let Poll::Ready(frame) = self.response.poll_frame(cx, looks) else {
             return false;
@@ -388,22 +392,24 @@ where
         match frame.transpose() {
             Ok(frame) => {
                 self.frame(Side::Response, frame, ended);
-            }
-            Err(error) => {
-                let error = error.into();
-                self.machine
-                    .response_failed(UpstreamFailure::of(&*error), Error::answer(&*error));
-                let error = Error::body(error);
-                self.drain();
-                if matches!(self.response.state, State::Failed(_)) {
-                    self.response.state = State::Failed(error);
+                if ended {
+                    self.response.stop();
                 }
             }
-        }
-        if ended {
-            self.response.source = None;
+            Err(error) => self.response_failed(error.into()),
         }
         true
+    }
+
+    fn response_failed(&mut self, error: BoxError) {
+        self.machine
+            .response_failed(UpstreamFailure::of(&*error), Error::answer(&*error));
+        let error = Error::body(error);
+        self.drain();
+        if matches!(self.response.state, State::Failed(_)) {
+            self.response.state = State::Failed(error);
+        }
+        self.response.stop();
     }
 
     fn frame(&mut self, side: Side, frame: Option<http_body::Frame<Bytes>>, ended: bool) {
@@ -437,7 +443,7 @@ where
                     self.steps
                         .retain(|step| !matches!(step, Step::Request { .. }));
                     self.steps.push_back(Step::Cancel);
-                    self.response.source = None;
+                    self.response.stop();
                     if self.request.sink.is_none() {
                         self.request.out.clear();
                     }
