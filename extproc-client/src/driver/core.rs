@@ -121,6 +121,7 @@ where
     /// Moves everything as far as it goes, or until a head is ready: then it is `Ready`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
+        let ahead = self.response.ahead();
         loop {
             let mut again = self.poll_sinks(cx);
             self.flush(cx);
@@ -154,7 +155,7 @@ where
                 break;
             }
         }
-        if progress {
+        if progress || ahead != self.response.ahead() {
             self.count();
         }
         match self.steps.is_empty() {
@@ -227,12 +228,12 @@ where
         receiver
     }
 
-    /// Tells whether the request's body still has pieces that were released before it was cancelled. Those go on;
+    /// Tells whether the request's body still has pieces, or an end, that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
         self.request.poll_sink(cx, false);
-        let taken = |sink: &pipe::Sender| sink.poll_ready(cx).is_ready();
-        self.request.sink.as_ref().is_some_and(|sink| !taken(sink))
+        let sink = self.request.sink.as_ref();
+        sink.is_some_and(|sink| !sink.is_taken())
     }
 
     /// Cuts the request that flows through a pipe.
@@ -447,7 +448,10 @@ where
                     if self.request.sink.is_none() {
                         self.request.out.clear();
                     }
-                    self.request.state = State::Told;
+                    let is_open = matches!(self.request.state, State::Open);
+                    if is_open || self.request.sink.is_none() {
+                        self.request.state = State::Told;
+                    }
                 }
                 Action::ResponseHead { head, end } => {
                     if end {
