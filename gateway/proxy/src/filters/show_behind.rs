@@ -69,7 +69,8 @@ impl Service<Request<Body>> for &Kept {
         if let Some(response) = answers.0.iter().find_map(Late::take) {
             return show(&self.0, request.into_parts().0, response);
         }
-        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>()
+        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
+        if let Some(exchange) = &exchange
             && let Some(mut response) = exchange.take_reply()
         {
             add_route_headers(&mut response, exchange);
@@ -79,7 +80,21 @@ impl Service<Request<Body>> for &Kept {
             return self.0.call(request);
         };
         *lock(&late.0.behind) = Some(self.0.call(request));
-        Box::pin(poll_fn(move |cx| late.poll_behind(cx)))
+        Box::pin(async move {
+            let Ok(mut response) = poll_fn(|cx| late.poll_behind(cx)).await;
+            // Of the last filter, behind which nobody had to see it.
+            let extensions = response.extensions();
+            let early = extensions.get::<AnsweredEarly>().cloned();
+            if let Some(exchange) = exchange
+                && (early.is_some() || extensions.get::<AnsweredLate>().is_some())
+            {
+                if let Some(AnsweredEarly { request, .. }) = &early {
+                    exchange.current_route(request);
+                }
+                add_route_headers(&mut response, &exchange);
+            }
+            Ok(response)
+        })
     }
 }
 
