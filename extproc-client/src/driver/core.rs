@@ -91,7 +91,8 @@ where
     /// Tells what is kept now.
     fn count(&mut self) {
         let waiting = self.request.waiting() + self.response.waiting();
-        self.held.set(self.machine.kept() + waiting);
+        self.held
+            .set(self.machine.kept() + waiting + self.response.ahead());
     }
 
     /// The upstream answered.
@@ -107,6 +108,7 @@ where
         let outcome = Outcome::of_head(&head);
         self.response.ends_apart =
             head.version < Version::HTTP_2 && outcome.is_upstream() && !outcome.remade;
+        self.response.reads_on = head.version >= Version::HTTP_2;
         self.machine.response_head(head, end, Instant::now());
         self.drain();
     }
@@ -114,6 +116,7 @@ where
     /// Moves everything as far as it goes, or until a head is ready: then it is `Ready`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
+        let ahead = self.response.ahead();
         loop {
             let mut again = self.poll_sinks(cx);
             self.flush(cx);
@@ -147,7 +150,7 @@ where
                 break;
             }
         }
-        if progress {
+        if progress || ahead != self.response.ahead() {
             self.count();
         }
         match self.steps.is_empty() {
@@ -185,8 +188,7 @@ where
         if !self.machine.passes_by(Side::Request) || !matches!(self.request.state, State::Open) {
             return None;
         }
-        let source = self.request.source.take()?;
-        let before = std::mem::take(&mut self.request.out);
+        let (before, source) = self.request.take_source()?;
         Some((self.ready(before), source))
     }
 
@@ -221,12 +223,12 @@ where
         receiver
     }
 
-    /// Tells whether the request's body still has pieces that were released before it was cancelled. Those go on;
+    /// Tells whether the request's body still has pieces, or an end, that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
         self.request.poll_sink(cx, false);
-        let taken = |sink: &pipe::Sender| sink.poll_ready(cx).is_ready();
-        self.request.sink.as_ref().is_some_and(|sink| !taken(sink))
+        let sink = self.request.sink.as_ref();
+        sink.is_some_and(|sink| !sink.is_taken())
     }
 
     /// Cuts the request that flows through a pipe.
@@ -256,8 +258,7 @@ where
         {
             return None;
         }
-        let source = self.response.source.take()?;
-        let before = std::mem::take(&mut self.response.out);
+        let (before, source) = self.response.take_source()?;
         Some((self.ready(before), source))
     }
 
@@ -370,11 +371,15 @@ where
         let looks = self
             .response
             .take_looks(|| self.machine.is_overfull(Side::Response));
-        if !self.response.out.is_empty()
-            || self.waits()
-            || !(looks > 0 || self.machine.wants_frame(Side::Response))
-        {
+        if !self.response.out.is_empty() {
             return false;
+        }
+        if self.waits() || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
+            let Poll::Ready(error) = self.response.poll_failed(cx) else {
+                return false;
+            };
+            self.response_failed(error.into());
+            return true;
         }
         let Poll::Ready(frame) = self.response.poll_frame(cx, looks) else {
             return false;
@@ -383,22 +388,24 @@ where
         match frame.transpose() {
             Ok(frame) => {
                 self.frame(Side::Response, frame, ended);
-            }
-            Err(error) => {
-                let error = error.into();
-                self.machine
-                    .response_failed(UpstreamFailure::of(&*error), Error::answer(&*error));
-                let error = Error::body(error);
-                self.drain();
-                if matches!(self.response.state, State::Failed(_)) {
-                    self.response.state = State::Failed(error);
+                if ended {
+                    self.response.stop();
                 }
             }
-        }
-        if ended {
-            self.response.source = None;
+            Err(error) => self.response_failed(error.into()),
         }
         true
+    }
+
+    fn response_failed(&mut self, error: BoxError) {
+        self.machine
+            .response_failed(UpstreamFailure::of(&*error), Error::answer(&*error));
+        let error = Error::body(error);
+        self.drain();
+        if matches!(self.response.state, State::Failed(_)) {
+            self.response.state = State::Failed(error);
+        }
+        self.response.stop();
     }
 
     fn frame(&mut self, side: Side, frame: Option<http_body::Frame<Bytes>>, ended: bool) {
@@ -432,11 +439,14 @@ where
                     self.steps
                         .retain(|step| !matches!(step, Step::Request { .. }));
                     self.steps.push_back(Step::Cancel);
-                    self.response.source = None;
+                    self.response.stop();
                     if self.request.sink.is_none() {
                         self.request.out.clear();
                     }
-                    self.request.state = State::Told;
+                    let is_open = matches!(self.request.state, State::Open);
+                    if is_open || self.request.sink.is_none() {
+                        self.request.state = State::Told;
+                    }
                 }
                 Action::ResponseHead { head, end } => {
                     if end {

@@ -3,9 +3,10 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::{Piece, Ready, pace, pipe};
@@ -23,8 +24,37 @@ pub(super) struct Flow<B> {
     /// The source comes as it is over HTTP/1, where the end is told apart from the last bytes, whatever the framing: a processor
     /// of a streamed body gets another message for it.
     pub(super) ends_apart: bool,
+    /// The source is read on while nobody asks for more, as an HTTP/2 stream is in Envoy.
+    pub(super) reads_on: bool,
+    ahead: Ahead,
     /// Looks that are left for the end behind the last piece.
     looks: u8,
+}
+
+/// Frames of a source that nobody has asked for.
+#[derive(Default)]
+struct Ahead {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+    /// The end came behind them.
+    over: bool,
+}
+
+impl Ahead {
+    fn push(&mut self, frame: Frame<Bytes>) {
+        self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        self.frames.push_back(frame);
+    }
+
+    fn pop(&mut self) -> Option<Frame<Bytes>> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.data_ref().map_or(0, Bytes::len);
+        Some(frame)
+    }
+
+    fn has_room(&self) -> bool {
+        !self.over && self.bytes < pace::AHEAD && self.frames.len() < pace::PIECES
+    }
 }
 
 /// A frame of a body, or its end.
@@ -83,8 +113,34 @@ impl<B> Flow<B> {
             end_follows: false,
             sink: None,
             ends_apart: false,
+            reads_on: false,
+            ahead: Ahead::default(),
             looks: 0,
         }
+    }
+
+    /// Bytes that were read and nobody has asked for.
+    pub(super) fn ahead(&self) -> usize {
+        self.ahead.bytes
+    }
+
+    /// Nothing more comes from the source.
+    pub(super) fn stop(&mut self) {
+        self.source = None;
+        self.ahead = Ahead::default();
+    }
+
+    /// The source, to be read by somebody else, with all that is here; none if that has come to its end.
+    pub(super) fn take_source(&mut self) -> Option<(VecDeque<Piece>, Pin<Box<B>>)> {
+        if self.ahead.over {
+            return None;
+        }
+        let source = self.source.take()?;
+        let mut pieces = std::mem::take(&mut self.out);
+        while let Some(frame) = self.ahead.pop() {
+            pieces.extend(Piece::of(frame));
+        }
+        Some((pieces, source))
     }
 
     /// Nothing more is given.
@@ -113,6 +169,8 @@ impl<B> Flow<B> {
         B: Body,
     {
         !self.ends_apart
+            && self.ahead.frames.is_empty()
+            && !self.ahead.over
             && self
                 .source
                 .as_ref()
@@ -132,11 +190,17 @@ impl<B> Flow<B> {
     /// for the body gets its turn before each further one, since the end may be among what it has.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, looks: u8) -> Poll<Polled<B>>
     where
-        B: Body,
+        B: Body<Data = Bytes>,
     {
         let Some(source) = &mut self.source else {
             return Poll::Pending;
         };
+        if let Some(frame) = self.ahead.pop() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if self.ahead.over {
+            return Poll::Ready(None);
+        }
         let frame = source.as_mut().poll_frame(cx);
         self.looks = match (&frame, looks) {
             (Poll::Ready(Some(Ok(_))), 0) if self.ends_apart => pace::ENVOY.end_looks,
@@ -147,6 +211,25 @@ impl<B> Flow<B> {
             _ => 0,
         };
         frame
+    }
+
+    /// Reads on while nobody asks for more, since only who reads learns that the message has failed: what came of it before
+    /// counts no more then.
+    pub(super) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<B::Error>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let Some(source) = self.source.as_mut().filter(|_| self.reads_on) else {
+            return Poll::Pending;
+        };
+        while self.ahead.has_room() && !source.is_end_stream() {
+            match ready!(source.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => self.ahead.push(frame),
+                Some(Err(error)) => return Poll::Ready(error),
+                None => self.ahead.over = true,
+            }
+        }
+        Poll::Pending
     }
 
     /// Gives pieces to the pipe, as far as it takes them.

@@ -15,6 +15,7 @@ mod task;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http_body::Frame;
 
 pub(crate) use self::{
     core::{Core, Step},
@@ -33,6 +34,14 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
+    /// The piece that a frame is, if it is one that is known.
+    fn of(frame: Frame<Bytes>) -> Option<Self> {
+        match frame.into_data() {
+            Ok(data) => Some(Self::Data(data)),
+            Err(frame) => frame.into_trailers().ok().map(Self::Trailers),
+        }
+    }
+
     /// Bytes of data.
     fn len(&self) -> usize {
         match self {

@@ -12,6 +12,10 @@ pub(super) const PIECES: usize = 256;
 /// The same in bytes.
 pub(super) const BYTES: usize = 4 * 1024 * 1024;
 
+/// Bytes of an HTTP/2 body that are read and kept while there is no room for more of it elsewhere. It is less than what Envoy's window
+/// lets an upstream send meanwhile.
+pub(super) const AHEAD: usize = 1024 * 1024;
+
 /// Envoy takes what one read of a socket gave; here frames come one by one, and these numbers stand for that.
 #[derive(Debug)]
 pub(super) struct Pace {

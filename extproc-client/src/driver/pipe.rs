@@ -79,6 +79,13 @@ impl Sender {
         }
     }
 
+    /// Whether all that was sent, an end included, was taken or is for nobody.
+    pub(crate) fn is_taken(&self) -> bool {
+        let state = lock(&self.0);
+        let told = !matches!(state.end, End::Complete);
+        state.receiver_gone || state.piece.is_none() && told
+    }
+
     /// Sends a piece; only after `poll_ready` said so. `spent` if no byte follows it.
     pub(crate) fn send(&self, piece: Piece, spent: bool) {
         let waker = {

@@ -173,7 +173,7 @@ enum Stream {
     Done,
 }
 
-/// Bytes of a body that are read while only its head is with the processor.
+/// Bytes of a request's body that are read while only its head is with the processor.
 const READ_AHEAD: usize = 128 * 1024;
 
 /// One exchange. See the module's documentation for the order of calls.
@@ -352,11 +352,11 @@ impl Exchange {
     }
 
     /// Whether a body is read although nobody asks for it before the head goes on: only who reads learns that the client or the
-    /// upstream is gone, and a request that is here as a whole lets its connection go on after an answer of ours. More than a
-    /// little stays where it is.
+    /// upstream is gone, and a request that is here as a whole lets its connection go on after an answer of ours. Of a request
+    /// more than a little stays where it is.
     fn reads_ahead(&self, side: Side) -> bool {
-        let waits = side == Side::Request && self.context.awaits_continue;
-        !waits && self.direction(side).held.len() < READ_AHEAD
+        let little = self.request.held.len() < READ_AHEAD && !self.context.awaits_continue;
+        side == Side::Response || little
     }
 
     /// Whether more was received of that side's body than may be kept, and its end was not.

@@ -16,6 +16,9 @@ use crate::conformance::scenario::{OUTCOMES, Scenario};
 /// Longest run. Every peer's wait has a limit of its own, which a busy machine stretches; this one is for what has none.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 
+/// Bytes of a body that a proxy has of one read at most: a frame of HTTP/2.
+const ONE_READ: usize = 16 * 1024;
+
 /// The two that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -197,10 +200,13 @@ pub fn at_the_same_moment(scenario: &Scenario) -> bool {
     let breaks_off = |u: &crate::support::upstream::UpstreamScript| {
         u.wait != Wait::Body || u.reset.is_some() || u.close || u.refuse
     };
+    // As a body of which no read gives all, or one that is read in pieces for want of room.
+    let most = scenario.spec.limits.listener.map_or(ONE_READ, |limit| {
+        ONE_READ.min(usize::try_from(limit).unwrap_or(ONE_READ))
+    });
     let in_one_go = |body: &crate::support::script::Body| {
-        body.parts()
-            .windows(2)
-            .any(|two| two.iter().all(|part| matches!(part, Part::Data(_))))
+        let several = |parts: &[Part]| parts.iter().all(|part| matches!(part, Part::Data(_)));
+        body.size() > most || body.parts().windows(2).any(several)
     };
     scenario.spec.races
         || scenario.spec.parallel

@@ -371,6 +371,12 @@ async fn exchange(
     } else if connect && status.is_success() {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
+    let announced = length::announced(&parts.headers).filter(|_| !bodyless);
+    let ended = body.is_end_stream() && announced.is_none_or(|length| length == 0);
+    // RFC 9110 §8.6; and clients take a message that goes on for one whose bytes are still to come.
+    if status == StatusCode::NO_CONTENT || bodyless && !head_request && !ended {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     // A client's first SETTINGS come before its requests.
     let takes = connection.traffic.takes(|| response_size(&parts.headers));
     if takes == Some(false) {
@@ -378,8 +384,6 @@ async fn exchange(
         respond.send_reset(Reason::INTERNAL_ERROR);
         return false;
     }
-    let announced = length::announced(&parts.headers).filter(|_| !bodyless);
-    let ended = body.is_end_stream() && announced.is_none_or(|length| length == 0);
     let stream = match respond.send_response(Response::from_parts(parts, ()), ended) {
         Ok(stream) => stream,
         Err(error) => {

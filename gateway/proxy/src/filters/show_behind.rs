@@ -89,9 +89,23 @@ impl Service<Request<Body>> for &Kept {
             add_route_headers(&mut response, exchange);
             return show(&self.0, request.into_parts().0, response);
         }
-        let late = nearest.clone();
+        let (late, exchange) = (nearest.clone(), exchange.clone());
         *lock(&late.0.behind) = Some(self.0.call(request));
-        Box::pin(poll_fn(move |cx| late.poll_behind(cx)))
+        Box::pin(async move {
+            let Ok(mut response) = poll_fn(|cx| late.poll_behind(cx)).await;
+            // Of the last filter, behind which nobody had to see it.
+            let by_filter = match &Outcome::of(&response).origin {
+                Origin::Early { request, .. } => {
+                    exchange.current_route(request);
+                    true
+                }
+                origin => matches!(origin, Origin::Late),
+            };
+            if by_filter {
+                add_route_headers(&mut response, &exchange);
+            }
+            Ok(response)
+        })
     }
 }
 

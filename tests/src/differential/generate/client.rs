@@ -12,8 +12,16 @@ pub(super) fn add(random: &mut Random, plan: Plan, out: &mut Map<String, Value>)
     let one = request(random, plan);
     match random.below(100) {
         0..8 => {
-            let others = (0..2).map(|_| request(random, plan)).collect();
-            out.insert("clients".into(), Value::Array(others));
+            let mut others = [request(random, plan), request(random, plan)];
+            // They are merged over the first one, whose ways are none of their own.
+            for name in one.as_object().into_iter().flat_map(Map::keys) {
+                for other in &mut others {
+                    if other.get(name).is_none() {
+                        other[name] = Value::Null;
+                    }
+                }
+            }
+            out.insert("clients".into(), json!(others));
         }
         8..11 => {
             out.insert("repeat".into(), 2.into());

@@ -91,6 +91,22 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "empty-frames",
+        // What is said to it, or not, counts.
+        shows_in: |s| {
+            let trailers =
+                client(s, |c| c.trailers.is_some()) || upstream(s, |u| u.trailers.is_some());
+            !s.spec.more_filters.is_empty() && trailers && action(s, empties_a_body)
+        },
+        signs: &[
+            "processor/*/request/*: want {\"kind\":\"request_body\",\"body\":\"\",\"eos\":false*, got nothing",
+            "processor/*/request/*/kind: want \"request_body\", got \"request_trailers\"",
+            "processor/*/response/*: want {\"kind\":\"response_body\",\"body\":\"\",\"eos\":false*, got nothing",
+            "processor/*/response/*/kind: want \"response_body\", got \"response_trailers\"",
+        ],
+        places: &["client", "upstream", "log"],
+    },
+    Known {
+        anchor: "empty-frames",
         // Of a handshake that was declined, too.
         shows_in: |s| client(s, asks_for_upgrade),
         signs: &[],
@@ -174,7 +190,11 @@ pub(super) const KNOWN: &[Known] = &[
             let status = |name: &str, _: &[u8]| name == ":status";
             heads_set(&s.spec.processor, Side::Request, &status)
         },
-        signs: &[],
+        signs: &[
+            "processor/*/*/*/headers/:status: want *, got nothing",
+            "upstream/*/head/:status",
+            "upstream/*: want nothing, got {*",
+        ],
         places: &["*"],
     },
     Known {
@@ -211,7 +231,10 @@ pub(super) const KNOWN: &[Known] = &[
                 u.status == 101 && !(answers(u) && client(s, asks_for_upgrade))
             })
         },
-        signs: &[],
+        signs: &[
+            "client/*/head/:status: want *, got \"502\"",
+            "client/*/head: want nothing, got {\":status\":\"502\"*",
+        ],
         places: &["*"],
     },
     Known {
@@ -413,13 +436,19 @@ pub(super) const KNOWN: &[Known] = &[
             };
             heads_set(&s.spec.processor, Side::Request, &unusable)
         },
-        signs: &[],
+        signs: &[
+            "counters/ext_proc.*rejected_header_mutations",
+            "upstream/*/head/:path",
+            "upstream/*/head/:authority",
+            "upstream/*/head/host",
+            "upstream/*: want nothing, got {*",
+        ],
         places: &["*"],
     },
     Known {
         anchor: "fragment",
         shows_in: |s| client(s, |c| c.path.contains('#')),
-        signs: &[],
+        signs: &["log: want \"400 path_normalization_failed *\", got *"],
         places: &["*"],
     },
     Known {
@@ -442,8 +471,18 @@ pub(super) const KNOWN: &[Known] = &[
     Known {
         anchor: "low-version",
         shows_in: |s| client(s, |c| c.version == "1.0"),
-        signs: &[],
+        signs: &["log: want \"426 low_version DPE\", got *"],
         places: &["*"],
+    },
+    Known {
+        anchor: "tunnel-end",
+        // Of a handshake that was declined.
+        shows_in: |s| client(s, asks_for_upgrade),
+        signs: &[],
+        places: &[
+            "processor/*/request/*: want nothing, got {\"kind\":\"request_body\",\"body\":\"\",\"eos\":true*",
+            "counters/ext_proc.*stream_msgs_*",
+        ],
     },
     Known {
         anchor: "tunnel-end",

@@ -5,12 +5,14 @@ use serde_json::Value;
 use super::Known;
 use super::scenario::{
     FILTER_CONFIG, Side, action, acts_at_once, clears_the_route, client, closes_behind_a_body,
-    gathers_beside_a_held_head, has_content, has_mode, mentions, mentions_word, scripts, steps,
-    upstream,
+    gathers_beside_a_held_head, has_content, has_mode, mentions, mentions_word, modes, scripts,
+    steps, upstream,
 };
 use crate::differential::generate::WRONG_WIRE_TYPE;
+use crate::support::client::ClientScript;
 use crate::support::processor::{Action, ProcessorScript};
 use crate::support::script::Protocol;
+use crate::support::upstream::UpstreamScript;
 
 pub(super) const KNOWN: &[Known] = &[
     Known {
@@ -80,6 +82,25 @@ pub(super) const KNOWN: &[Known] = &[
         },
         signs: &["client/*/trailers", "upstream/*/trailers"],
         places: &["client/*/trailers", "upstream/*/trailers", "counters"],
+    },
+    Known {
+        anchor: "shared-buffers",
+        // The same where the processor does not answer for its trailers: here they wait for it.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| {
+                    mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+                })
+                && client(s, |c| c.trailers.is_some())
+        },
+        signs: &["upstream/*/trailers: want {*, got nothing"],
+        places: &[
+            "client",
+            "upstream",
+            "processor/*/response",
+            "counters",
+            "log",
+        ],
     },
     Known {
         anchor: "unfinished-bodies",
@@ -157,13 +178,20 @@ pub(super) const KNOWN: &[Known] = &[
         shows_in: |s| {
             mentions_word(&s.source["routes"], FILTER_CONFIG) && clears_the_route(&s.source)
         },
-        signs: &[],
+        signs: &[
+            "counters/ext_proc.*streams_started",
+            "processor/*: want nothing, got {*",
+            "processor/*: want {*, got nothing",
+        ],
         places: &["*"],
     },
     Known {
         anchor: "limits-of-a-new-route",
         shows_in: |s| mentions(&s.source["routes"], "idle_timeout") && clears_the_route(&s.source),
-        signs: &[],
+        signs: &[
+            "log: want *idle_timeout*, got *",
+            "log: want *, got *idle_timeout*",
+        ],
         places: &["*"],
     },
     Known {
@@ -186,7 +214,10 @@ pub(super) const KNOWN: &[Known] = &[
             side(Side::Request, client(s, |c| c.trailers.is_some()))
                 || side(Side::Response, upstream(s, |u| u.trailers.is_some()))
         },
-        signs: &[],
+        signs: &[
+            "upstream/*: want {*, got nothing",
+            "upstream/*/head/:method: want \"0\", got *",
+        ],
         places: &["*"],
     },
     Known {
@@ -197,6 +228,37 @@ pub(super) const KNOWN: &[Known] = &[
         },
         signs: &[],
         places: &["upstream/*: want {*\":method\":\"0\"*, got nothing"],
+    },
+    Known {
+        anchor: "after-the-end",
+        // Trailers that went on with another filter's head go on again when they are answered.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| {
+                    mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+                })
+                && client(s, |c| c.trailers.is_some())
+        },
+        signs: &[
+            "upstream/*: want {*\":method\":\"0\"*, got nothing",
+            "upstream/*/head/:method: want \"0\", got *",
+        ],
+        places: &["*"],
+    },
+    Known {
+        anchor: "unwanted-connections",
+        shows_in: |s| s.clients.len() > 1 && acts_at_once(&s.source["processor"]),
+        signs: &["upstream/*: want {*\"body\":\"\",\"end\":\"complete\"*, got nothing"],
+        places: &["upstream/*: want {*\"body\":\"\",\"end\":\"complete\"*, got nothing"],
+    },
+    Known {
+        anchor: "size-of-a-mapped-copy",
+        shows_in: |s| {
+            mentions(&s.source, "processing_request_modifier")
+                && mentions(&s.source, "observability_mode")
+        },
+        signs: &[],
+        places: &["processor/*/*/*/attributes/*/my.size: want 0, got *"],
     },
     Known {
         anchor: "local-responses",
@@ -300,5 +362,37 @@ pub(super) const KNOWN: &[Known] = &[
             "upstream/*: want {*\"body\":\"\"*, got nothing",
         ],
         places: &["*"],
+    },
+    Known {
+        anchor: "late-overrides",
+        // Trailers are all that follows a head.
+        shows_in: |s| {
+            let duplex = |name: &str| {
+                modes(&s.source["processor"])
+                    .iter()
+                    .any(|mode| mode[name] == "FULL_DUPLEX_STREAMED")
+            };
+            let asked = |c: &ClientScript| c.trailers.is_some() && c.body.size() == 0;
+            let answered = |u: &UpstreamScript| u.trailers.is_some() && u.body.size() == 0;
+            duplex(Side::Request.body_mode()) && client(s, asked)
+                || duplex(Side::Response.body_mode()) && upstream(s, answered)
+        },
+        signs: &["client/*/end: want \"timed out\", got *"],
+        places: &["client", "processor", "counters", "log", "upstream"],
+    },
+    Known {
+        anchor: "attributes-of-a-rewritten-head",
+        shows_in: |s| {
+            let rewrites = [
+                "prefix_rewrite",
+                "host_rewrite_literal",
+                "request_headers_to_add",
+            ];
+            rewrites.iter().any(|name| mentions(&s.source, name))
+                && mentions(&s.source, "request_attributes")
+                && has_mode(s, |mode| mode[Side::Request.header_mode()] == "SKIP")
+        },
+        signs: &[],
+        places: &["processor/*/request/*/attributes/*/request.*"],
     },
 ];

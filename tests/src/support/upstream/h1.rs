@@ -67,6 +67,8 @@ pub(super) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
             tokio::pin!(read);
             tokio::pin!(respond);
             tokio::select! {
+                // what is here already came before the answer
+                biased;
                 // a request that breaks off takes its connection with it, answered or not
                 whole = &mut read => whole && respond.await,
                 reusable = &mut respond => reusable && read.await,

@@ -92,6 +92,8 @@ async fn stream(
     tokio::pin!(read);
     tokio::pin!(answer);
     tokio::select! {
+        // what is here already came before the answer
+        biased;
         whole = &mut read => {
             if whole {
                 let _ = answer.await;
