@@ -12,10 +12,21 @@ use extproc_sdk::{
 };
 use opentelemetry::trace::{SpanKind, TracerProvider as _};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
-use tracing::{Instrument as _, Level, info, info_span, subscriber};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tracing::{Instrument as _, Level, Subscriber, info, info_span, subscriber};
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
 use crate::Pass;
+
+/// Sets a subscriber for this thread. Only one test has one at a time: a callsite that is reached for the first time while a
+/// subscriber of another thread comes may keep an interest without that one.
+async fn listen(
+    subscriber: impl Subscriber + Send + Sync + 'static,
+) -> (subscriber::DefaultGuard, MutexGuard<'static, ()>) {
+    static ONE: AsyncMutex<()> = AsyncMutex::const_new(());
+    let one = ONE.lock().await;
+    (subscriber::set_default(subscriber), one)
+}
 
 /// A log in memory.
 #[derive(Clone, Default)]
@@ -40,15 +51,14 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Log {
-    /// Collects what this thread logs as long as the guard lives.
-    fn collect(&self, level: Level) -> subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
+    /// A subscriber that writes it.
+    fn subscriber(&self, level: Level) -> impl Subscriber + Send + Sync + 'static {
+        tracing_subscriber::fmt()
             .with_max_level(level)
             .with_ansi(false)
             .without_time()
             .with_writer(self.clone())
-            .finish();
-        subscriber::set_default(subscriber)
+            .finish()
     }
 
     fn text(&self) -> String {
@@ -91,7 +101,7 @@ async fn exchange() {
 #[tokio::test]
 async fn a_handler_logs_within_its_exchange_and_phase() {
     let log = Log::default();
-    let guard = log.collect(Level::DEBUG);
+    let guard = listen(log.subscriber(Level::DEBUG)).await;
     exchange().await;
     drop(guard);
     let text = log.text();
@@ -119,7 +129,7 @@ async fn a_handler_logs_within_its_exchange_and_phase() {
 #[tokio::test]
 async fn a_log_at_info_has_the_failure_with_its_phase() {
     let log = Log::default();
-    let guard = log.collect(Level::INFO);
+    let guard = listen(log.subscriber(Level::INFO)).await;
     exchange().await;
     drop(guard);
     let text = log.text();
@@ -131,7 +141,7 @@ async fn a_log_at_info_has_the_failure_with_its_phase() {
 #[tokio::test]
 async fn nothing_is_said_about_ordinary_exchanges() {
     let log = Log::default();
-    let guard = log.collect(Level::INFO);
+    let guard = listen(log.subscriber(Level::INFO)).await;
     let mut exchange = FakeProxy::new(Pass).exchange();
     exchange
         .request(Message::request("GET", "/"))
@@ -148,7 +158,7 @@ async fn spans_join_the_trace_of_the_proxy() {
         .with_simple_exporter(exporter.clone())
         .build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("processor"));
-    let guard = subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let guard = listen(tracing_subscriber::registry().with(layer)).await;
     let mut metadata = MetadataMap::new();
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     metadata.insert("traceparent", parent.parse().unwrap());
