@@ -5,7 +5,6 @@ mod engine;
 mod pressure;
 mod server;
 mod shared;
-mod spans;
 
 use extproc_sdk::{BodyMode, Processor};
 

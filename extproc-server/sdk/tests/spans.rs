@@ -1,4 +1,4 @@
-//! What a subscriber for traces gets to see.
+//! Spans and lines that a subscriber gets.
 
 use std::{
     io::{self, Write},
@@ -16,10 +16,8 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tracing::{Instrument as _, Level, Subscriber, info, info_span, subscriber};
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
-use crate::Pass;
-
-/// Sets a subscriber for this thread. Only one test has one at a time: a callsite that is reached for the first time while a
-/// subscriber of another thread comes may keep an interest without that one.
+/// Sets a subscriber for this thread. One at a time, and in a program of their own: `tracing` may ask the subscriber of the
+/// thread that reaches a callsite first whether it is of interest, and keeps that for all.
 async fn listen(
     subscriber: impl Subscriber + Send + Sync + 'static,
 ) -> (subscriber::DefaultGuard, MutexGuard<'static, ()>) {
@@ -64,6 +62,12 @@ impl Log {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
+}
+
+struct Pass;
+
+impl Processor for Pass {
+    type State = ();
 }
 
 struct Talkative;
