@@ -2,6 +2,9 @@
 
 mod accept;
 mod bodies;
+mod codecs;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -11,7 +14,7 @@ use std::{
 
 use extproc_client::{
     config::Effort,
-    host::{Origin, Outcome},
+    host::{Held, Origin, Outcome},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -87,7 +90,7 @@ impl Inflating {
             coding,
             max_ratio,
             trailers,
-            exchange.clone(),
+            Held::new(Some(exchange.clone())),
         ))
     }
 }
@@ -215,7 +218,8 @@ fn compress(
     headers.remove(header::CONTENT_LENGTH);
     let name = HeaderValue::from_static(config.coding.name());
     headers.insert(header::CONTENT_ENCODING, name);
-    Body::new(Compressed::new(body, config.coding, exchange.clone()))
+    let held = Held::new(Some(exchange.clone()));
+    Body::new(Compressed::new(body, config.coding, held))
 }
 
 fn change_etag(fate: Etag, headers: &mut HeaderMap) {
