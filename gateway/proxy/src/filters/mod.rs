@@ -9,6 +9,7 @@ mod health_check;
 mod local_rate_limit;
 mod matched;
 mod of_cluster;
+mod passing;
 mod set_metadata;
 pub(crate) mod show_behind;
 mod switched;
@@ -22,13 +23,14 @@ use crate::{
     exchange::{answer::ResponseFuture, chain::Chain},
     filters::{
         buffer::BufferFilter,
-        compression::{CompressorFilter, DecompressorFilter, Inflating},
+        compression::{CompressorFilter, DecompressorFilter},
         cors::CorsFilter,
         header_mutation::HeaderMutation,
         health_check::HealthCheck,
         local_rate_limit::RateLimitFilter,
         matched::MatchedFilter,
         of_cluster::OfCluster,
+        passing::Passing,
         set_metadata::MetadataFilter,
         show_behind::{Kept, ShownBehind},
         switched::Switched,
@@ -92,11 +94,11 @@ where
             }
             FilterKind::HeaderMutation { request, response } => {
                 *responses |= !response.is_empty();
-                Chain::new(HeaderMutation {
-                    request: request.clone().into(),
-                    response: response.clone().into(),
-                    inner,
-                })
+                let changes = HeaderMutation {
+                    request: request.clone(),
+                    response: response.clone(),
+                };
+                Chain::new(Passing::new(changes, inner))
             }
             FilterKind::Cors => Chain::new(CorsFilter { inner }),
             FilterKind::HealthCheck(headers) => Chain::new(HealthCheck {
@@ -120,18 +122,15 @@ where
             }),
             FilterKind::Compressor(config) => {
                 *responses = true;
-                Chain::new(CompressorFilter {
+                let changes = CompressorFilter {
                     config: config.clone(),
                     beside: compressors.clone(),
-                    inner,
-                })
+                };
+                Chain::new(Passing::new(changes, inner))
             }
             FilterKind::Decompressor(config) => {
                 *responses = true;
-                Chain::new(DecompressorFilter {
-                    inflating: Arc::new(Inflating::new(config)),
-                    inner,
-                })
+                Chain::new(Passing::new(DecompressorFilter::new(config), inner))
             }
             FilterKind::Matched(config) => self.matched(filter, config, inner, responses),
         };

@@ -9,7 +9,7 @@ use crate::config::snapshot::Compressor;
 
 /// Tells whether `own` is the compressor of a response, by the client's `accept-encoding`. `beside` has all of the chain.
 pub(super) fn allows(
-    accepted: Option<&str>,
+    accepted: &str,
     own: &Compressor,
     beside: &[Arc<Compressor>],
     headers: &HeaderMap,
@@ -20,8 +20,7 @@ pub(super) fn allows(
     };
     let offered = beside.iter().filter(of_type);
     let offered: Vec<&str> = offered.map(|compressor| compressor.coding.name()).collect();
-    let chosen = accepted.and_then(|accepted| choose(accepted, offered, own.choose_first));
-    chosen == Some(own.coding.name())
+    choose(accepted, offered, own.choose_first) == Some(own.coding.name())
 }
 
 /// The coding of those that are `offered`, in their order; `None` leaves a response as it is.

@@ -53,7 +53,7 @@ impl<T: Clone + Default> Allocator<T> for Counted {
     }
 
     fn free_cell(&mut self, cell: Self::AllocatedMemory) {
-        let bytes = cell.slice().len() * size_of::<T>();
+        let bytes = size_of_val(cell.slice());
         self.0.store(self.bytes().saturating_sub(bytes), Relaxed);
     }
 }

@@ -6,29 +6,17 @@ mod codecs;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use extproc_client::{
-    config::Effort,
-    host::{Held, Origin, Outcome},
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use extproc_client::{config::Effort, host::Held};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
-use tower::Service;
 
 use self::bodies::{Compressed, Decompressed};
-use super::{Chain, ResponseFuture};
+use super::passing::Changes;
 use crate::{
     config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
-    exchange::{
-        Exchange,
-        header_changes::{add_route_headers, forming},
-        host::is_answered,
-    },
+    exchange::{Exchange, host::is_answered},
     http::{body::Body, length},
 };
 
@@ -36,23 +24,73 @@ use crate::{
 pub(super) struct CompressorFilter {
     pub(super) config: Arc<Compressor>,
     pub(super) beside: Arc<[Arc<Compressor>]>,
-    pub(super) inner: Chain,
+}
+
+impl Changes for CompressorFilter {
+    /// The codings that the client takes.
+    type Seen = String;
+
+    fn request(
+        &self,
+        parts: &mut Parts,
+        body: &mut Body,
+        exchange: &Arc<Exchange>,
+    ) -> Option<String> {
+        if exchange.upgrade {
+            return None;
+        }
+        let config = &self.config;
+        let accepted = config.responses.as_ref().map(|_| {
+            let accepted = list(&parts.headers, &header::ACCEPT_ENCODING);
+            accepted.unwrap_or_default()
+        });
+        if is_answered(parts) {
+            return accepted;
+        }
+        if accepted.is_some() && config.remove_accept_encoding {
+            parts.headers.remove(header::ACCEPT_ENCODING);
+        }
+        if let Some(settings) = &config.requests
+            && !body.is_end_stream()
+            && is_large(settings, &parts.headers)
+            && is_of_type(settings, &parts.headers)
+            && !parts.headers.contains_key(header::CONTENT_ENCODING)
+        {
+            compress(config, &mut parts.headers, body, exchange);
+        }
+        exchange.note_head(parts);
+        accepted
+    }
+
+    fn response(&self, accepted: String, response: &mut Response<Body>, exchange: &Arc<Exchange>) {
+        let config = &self.config;
+        let Some(settings) = &config.responses else {
+            return;
+        };
+        if !may_be_compressed(config, settings, response) {
+            return;
+        }
+        if !response.body().is_end_stream()
+            && accept::allows(&accepted, config, &self.beside, response.headers())
+        {
+            let mut body = std::mem::take(response.body_mut());
+            change_etag(config.etag, response.headers_mut());
+            compress(config, response.headers_mut(), &mut body, exchange);
+            *response.body_mut() = body;
+        }
+        // Also where this client takes no coding, another one may.
+        add_vary(response.headers_mut());
+    }
 }
 
 /// The decompressor.
 pub(super) struct DecompressorFilter {
-    pub(super) inflating: Arc<Inflating>,
-    pub(super) inner: Chain,
-}
-
-/// Work of a decompressor on messages.
-pub(super) struct Inflating {
     config: Arc<Decompressor>,
     /// Names of the trailers that tell the lengths.
     trailers: Option<(HeaderName, HeaderName)>,
 }
 
-impl Inflating {
+impl DecompressorFilter {
     pub(super) fn new(config: &Arc<Decompressor>) -> Self {
         let name = |what: &str| {
             let name = format!("x-envoy-decompressor-{}-{what}-bytes", config.library);
@@ -73,7 +111,7 @@ impl Inflating {
         may && first.eq_ignore_ascii_case(self.config.coding.name())
     }
 
-    fn decompress(&self, headers: &mut HeaderMap, body: Body, exchange: &Arc<Exchange>) -> Body {
+    fn decompress(&self, headers: &mut HeaderMap, body: &mut Body, exchange: &Arc<Exchange>) {
         headers.remove(header::CONTENT_LENGTH);
         let codings = list(headers, &header::CONTENT_ENCODING).unwrap_or_default();
         let rest = codings.split_once(',').map(|(_, rest)| rest.trim());
@@ -84,74 +122,58 @@ impl Inflating {
         let Decompressor {
             coding, max_ratio, ..
         } = *self.config;
-        let trailers = self.trailers.clone();
-        Body::new(Decompressed::new(
-            body,
+        *body = Body::new(Decompressed::new(
+            std::mem::take(body),
             coding,
             max_ratio,
-            trailers,
+            self.trailers.clone(),
             Held::new(Some(exchange.clone())),
-        ))
+        ));
     }
 }
 
-impl Service<Request<Body>> for &CompressorFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
+impl Changes for DecompressorFilter {
+    type Seen = Decompressible;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+    fn request(
+        &self,
+        parts: &mut Parts,
+        body: &mut Body,
+        exchange: &Arc<Exchange>,
+    ) -> Option<Decompressible> {
+        if exchange.upgrade {
+            return None;
+        }
+        let config = &self.config;
+        if !is_answered(parts) {
+            if config.responses.is_some() && config.advertise {
+                advertise(&mut parts.headers, config.coding.name());
+            }
+            if let Some(settings) = config.requests
+                && !body.is_end_stream()
+                && self.applies(settings, &parts.headers)
+            {
+                self.decompress(&mut parts.headers, body, exchange);
+            }
+            exchange.note_head(parts);
+        }
+        config.responses
     }
 
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let (mut parts, mut body) = request.into_parts();
-        let exchange = Exchange::of_head(&parts).cloned();
-        let Some(exchange) = exchange.filter(|exchange| !exchange.upgrade) else {
-            return self.inner.call(Request::from_parts(parts, body));
-        };
-        let config = self.config.clone();
-        let accepted = list(&parts.headers, &header::ACCEPT_ENCODING);
-        if !is_answered(&parts) {
-            if config.responses.is_some() && config.remove_accept_encoding {
-                parts.headers.remove(header::ACCEPT_ENCODING);
-            }
-            if let Some(settings) = &config.requests
-                && !body.is_end_stream()
-                && is_large(settings, &parts.headers)
-                && is_of_type(settings, &parts.headers)
-                && !parts.headers.contains_key(header::CONTENT_ENCODING)
-            {
-                body = compress(&config, &mut parts.headers, body, &exchange);
-            }
-            exchange.note_head(&parts);
+    fn response(
+        &self,
+        settings: Decompressible,
+        response: &mut Response<Body>,
+        exchange: &Arc<Exchange>,
+    ) {
+        if !response.body().is_end_stream()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            && self.applies(settings, response.headers())
+        {
+            let mut body = std::mem::take(response.body_mut());
+            self.decompress(response.headers_mut(), &mut body, exchange);
+            *response.body_mut() = body;
         }
-        let forms = forming(&parts.extensions).is_some();
-        let future = self.inner.call(Request::from_parts(parts, body));
-        let beside = self.beside.clone();
-        Box::pin(async move {
-            let Ok(mut response) = future.await;
-            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
-            if forms {
-                add_route_headers(&mut response, &exchange);
-            }
-            if let Some(settings) = config.responses.as_ref().filter(|_| !passes)
-                && is_large(settings, response.headers())
-                && may_be_compressed(&config, settings, &response)
-            {
-                if !response.body().is_end_stream()
-                    && accept::allows(accepted.as_deref(), &config, &beside, response.headers())
-                {
-                    let body = std::mem::take(response.body_mut());
-                    let headers = response.headers_mut();
-                    change_etag(config.etag, headers);
-                    *response.body_mut() = compress(&config, headers, body, &exchange);
-                }
-                // Also where this client takes no coding, another one may.
-                add_vary(response.headers_mut());
-            }
-            Ok(response)
-        })
     }
 }
 
@@ -201,7 +223,8 @@ fn may_be_compressed(
     response: &Response<Body>,
 ) -> bool {
     let headers = response.headers();
-    response.status() != StatusCode::SWITCHING_PROTOCOLS
+    is_large(settings, headers)
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
         && !config.uncompressible.contains(&response.status())
         && is_of_type(settings, headers)
         && !has_token(headers, &header::CACHE_CONTROL, "no-transform")
@@ -212,14 +235,14 @@ fn may_be_compressed(
 fn compress(
     config: &Compressor,
     headers: &mut HeaderMap,
-    body: Body,
+    body: &mut Body,
     exchange: &Arc<Exchange>,
-) -> Body {
+) {
     headers.remove(header::CONTENT_LENGTH);
     let name = HeaderValue::from_static(config.coding.name());
     headers.insert(header::CONTENT_ENCODING, name);
     let held = Held::new(Some(exchange.clone()));
-    Body::new(Compressed::new(body, config.coding, held))
+    *body = Body::new(Compressed::new(std::mem::take(body), config.coding, held));
 }
 
 fn change_etag(fate: Etag, headers: &mut HeaderMap) {
@@ -259,60 +282,5 @@ fn advertise(headers: &mut HeaderMap, coding: &'static str) {
     let all: Vec<&str> = others.chain([coding]).collect();
     if let Ok(value) = HeaderValue::try_from(all.join(",")) {
         headers.insert(header::ACCEPT_ENCODING, value);
-    }
-}
-
-impl Service<Request<Body>> for &DecompressorFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let (mut parts, mut body) = request.into_parts();
-        let exchange = Exchange::of_head(&parts).cloned();
-        let Some(exchange) = exchange.filter(|exchange| !exchange.upgrade) else {
-            return self.inner.call(Request::from_parts(parts, body));
-        };
-        let config = &self.inflating.config;
-        if !is_answered(&parts) {
-            if config.responses.is_some() && config.advertise {
-                advertise(&mut parts.headers, config.coding.name());
-            }
-            if let Some(settings) = config.requests
-                && !body.is_end_stream()
-                && self.inflating.applies(settings, &parts.headers)
-            {
-                let headers = &mut parts.headers;
-                body = self.inflating.decompress(headers, body, &exchange);
-            }
-            exchange.note_head(&parts);
-        }
-        let forms = forming(&parts.extensions).is_some();
-        let future = self.inner.call(Request::from_parts(parts, body));
-        let Some(settings) = config.responses else {
-            return future;
-        };
-        let inflating = self.inflating.clone();
-        Box::pin(async move {
-            let Ok(mut response) = future.await;
-            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
-            if forms {
-                add_route_headers(&mut response, &exchange);
-            }
-            if !passes
-                && !response.body().is_end_stream()
-                && response.status() != StatusCode::SWITCHING_PROTOCOLS
-                && inflating.applies(settings, response.headers())
-            {
-                let body = std::mem::take(response.body_mut());
-                let body = inflating.decompress(response.headers_mut(), body, &exchange);
-                *response.body_mut() = body;
-            }
-            Ok(response)
-        })
     }
 }
