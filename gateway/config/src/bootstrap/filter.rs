@@ -175,6 +175,7 @@ pub(super) fn chain(
 ) -> Result<Vec<Filter>, Fault> {
     let mut chain: Vec<Filter> = Vec::with_capacity(filters.value.len());
     let mut has_last = false;
+    let mut is_whole = true;
     for filter in &filters.value {
         if has_last {
             return Err(Fault::at(
@@ -218,13 +219,20 @@ pub(super) fn chain(
             name: &filter.value.name,
             place: Place::Chain,
         };
-        chain.push(Filter {
-            name: filter.value.name.clone(),
-            disabled: filter.value.disabled,
-            kind: making.kind(node)?,
-        });
+        match making.kind(node) {
+            Ok(kind) => chain.push(Filter {
+                name: filter.value.name.clone(),
+                disabled: filter.value.disabled,
+                kind,
+            }),
+            Err(fault) => {
+                reader.refuse(fault)?;
+                // It may stand in place of the last one.
+                is_whole = false;
+            }
+        }
     }
-    match has_last {
+    match has_last || !is_whole {
         true => Ok(chain),
         false => Err(Fault::at(
             filters.node,

@@ -43,7 +43,7 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     codec_type: Enum<Codec>,
     stat_prefix: String,
-    route_config: RouteConfiguration,
+    route_config: Option<RouteConfiguration>,
     http_filters: Located<Vec<Located<HttpFilter>>>,
     #[serde(default)]
     common_http_protocol_options: HttpProtocolOptions,
@@ -242,7 +242,16 @@ impl Located<HttpConnectionManager> {
             &manager.http_filters,
             loaded.graceful_close,
         )?;
-        let routes = manager.route_config.build(&Surroundings {
+        let no_routes = RouteConfiguration::default();
+        let route_config = match &manager.route_config {
+            Some(config) => config,
+            None => {
+                let fault = Fault::at(self.node, "missing field \"route_config\"");
+                loaded.reader.refuse(fault)?;
+                &no_routes
+            }
+        };
+        let routes = route_config.build(&Surroundings {
             reader: loaded.reader,
             clusters: &loaded.clusters,
             refused: &loaded.refused,

@@ -246,14 +246,17 @@ impl Located<VirtualHost> {
             domains.push(name);
         }
         let (request_headers, response_headers) = changes!(host);
+        let mut routes = Vec::with_capacity(host.routes.len());
+        for route in &host.routes {
+            match route.build(position) {
+                Ok(route) => routes.push(Arc::new(route)),
+                Err(fault) => position.surroundings.reader.refuse(fault)?,
+            }
+        }
         Ok(HostModel {
             name: host.name.clone(),
             domains,
-            routes: host
-                .routes
-                .iter()
-                .map(|route| route.build(position).map(Arc::new))
-                .collect::<Result<_, _>>()?,
+            routes,
             request_headers,
             response_headers,
         })

@@ -1,4 +1,4 @@
-use crate::parse_envoy;
+use crate::{Error, parse_envoy};
 
 /// A small file that loads.
 pub(super) const BASE: &str = r#"static_resources:
@@ -421,4 +421,40 @@ fn conditions_of_retries_have_to_be_known() {
     assert!(policy("5xx,reset-before-request, unavailable,cancelled").is_ok());
     let error = policy("5xx,connection-failure").unwrap_err();
     assert!(error.path().ends_with("retry_policy.retry_on"), "{error}");
+}
+
+#[test]
+fn all_filters_and_routes_that_are_refused_are_told_at_once() {
+    let filter = |package: &str, message: &str| {
+        format!(
+            "          - name: {package}\n            typed_config: {{\"@type\": \
+             type.googleapis.com/envoy.extensions.filters.http.{package}.v3.{message}}}\n"
+        )
+    };
+    let filters = [filter("lua", "Lua"), filter("rbac", "RBAC")].concat();
+    let text = BASE
+        .replace("          http_filters:\n", &format!("          http_filters:\n{filters}"))
+        .replace("              - match: {prefix: /}\n", "              - {match: {prefix: /a}, route: {}}\n              - match: {prefix: /}\n")
+        .replace("{cluster: upstream}", "{}");
+    let told = |text: &str| {
+        let error = parse_envoy("envoy.yaml", text).unwrap_err();
+        let others = error.others().iter().map(Error::alone);
+        let all: Vec<String> = std::iter::once(error.alone()).chain(others).collect();
+        all.join("\n")
+    };
+    let all = told(&text);
+    for place in [
+        "http_filters[0]",
+        "http_filters[1]",
+        "routes[0]",
+        "routes[1]",
+    ] {
+        assert!(all.contains(place), "{place} in {all}");
+    }
+    assert_eq!(all.lines().count(), 4, "{all}");
+    // The filters are read without routes, too.
+    let all = told(&text.replace("route_config:\n", "rds:\n"));
+    assert!(all.contains("missing field \"route_config\""), "{all}");
+    assert!(all.contains("http_filters[1]"), "{all}");
+    assert_eq!(all.lines().count(), 4, "{all}");
 }
