@@ -78,7 +78,6 @@ const NAMES: &[(&str, &str)] = &[
         "UpstreamProtocolOptions",
         "HttpProtocolOptions of a cluster",
     ),
-    ("UseDownstreamHttpConfig", "UseDownstreamHttpConfig"),
 ];
 
 /// Advice for what is refused: by field, or for all that is refused with these words.
