@@ -93,7 +93,7 @@ impl Encoder {
         }
     }
 
-    /// Compresses `data`; with `flush`, all of it is in what has come out then.
+    /// Compresses `data`; gives what has come out if it is enough for a piece, and with `flush` all that comes of it.
     pub(super) fn write(&mut self, data: &[u8], flush: bool) -> io::Result<Bytes> {
         let writer: &mut dyn Write = match self {
             Self::Gzip(writer) => writer,
@@ -107,7 +107,11 @@ impl Encoder {
             Self::Gzip(writer) => writer.get_mut(),
             Self::Brotli(writer, _) => writer.get_mut(),
         };
-        Ok(std::mem::take(out).into())
+        // The first bytes of gzip alone are no piece worth sending.
+        Ok(match flush || out.len() >= ROOM {
+            true => std::mem::take(out).into(),
+            false => Bytes::new(),
+        })
     }
 
     /// Ends the message.

@@ -136,6 +136,17 @@ fn all_of_a_piece_comes_before_the_next() {
     }
 }
 
+#[test]
+fn a_small_message_is_one_piece() {
+    for (coding, _) in BOTH {
+        let mut body = compressed(Body::full("small"), coding);
+        let mut cx = Context::from_waker(Waker::noop());
+        let frame = Pin::new(&mut body).poll_frame(&mut cx);
+        assert!(matches!(frame, Poll::Ready(Some(Ok(_)))), "{coding:?}");
+        assert!(body.is_end_stream(), "{coding:?}");
+    }
+}
+
 #[tokio::test]
 async fn members_of_gzip_and_what_follows_them() {
     let member = |text: &'static str| whole(compressed(Body::full(text), GZIP));
