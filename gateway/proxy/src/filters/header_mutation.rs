@@ -1,10 +1,16 @@
 //! The filter `envoy.filters.http.header_mutation`.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use http::{Response, request::Parts};
+use extproc_client::host::{Origin, Outcome};
+use http::{Request, Response};
+use tower::Service;
 
-use super::passing::Changes;
+use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::HeaderChange,
     exchange::{Exchange, header_changes, host::is_answered, record::Head},
@@ -13,35 +19,52 @@ use crate::{
 
 /// `header_mutation`.
 pub(super) struct HeaderMutation {
-    pub(super) request: Vec<HeaderChange>,
-    pub(super) response: Vec<HeaderChange>,
+    pub(super) request: Arc<[HeaderChange]>,
+    pub(super) response: Arc<[HeaderChange]>,
+    pub(super) inner: Chain,
 }
 
-impl Changes for HeaderMutation {
-    /// The head, if a change of the response has to do with it.
-    type Seen = Option<Head>;
+impl Service<Request<Body>> for &HeaderMutation {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
 
-    fn request(
-        &self,
-        parts: &mut Parts,
-        _body: &mut Body,
-        exchange: &Arc<Exchange>,
-    ) -> Option<Option<Head>> {
-        if !self.request.is_empty() && !is_answered(parts) {
-            // Each sees what the one before it did.
-            header_changes::request(parts, self.request.chunks(1), exchange);
-            exchange.note_head(parts);
-        }
-        let needs_head = self.response.iter().any(header_changes::is_template);
-        (!self.response.is_empty()).then(|| needs_head.then(|| Head::of(parts)))
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn response(
-        &self,
-        head: Option<Head>,
-        response: &mut Response<Body>,
-        exchange: &Arc<Exchange>,
-    ) {
-        header_changes::response(response, self.response.chunks(1), exchange, head.as_ref());
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let (mut parts, body) = request.into_parts();
+        let exchange = Exchange::of_head(&parts).cloned();
+        let is_answered = is_answered(&parts);
+        if let Some(exchange) = &exchange
+            && !is_answered
+        {
+            // Each sees what the one before it did.
+            header_changes::request(&mut parts, self.request.chunks(1), exchange);
+            if !self.request.is_empty() {
+                exchange.note_head(&parts);
+            }
+        }
+        let needs_head = self.response.iter().any(header_changes::is_template);
+        let head = needs_head.then(|| Head::of(&parts));
+        let forms = header_changes::forming(&parts.extensions).is_some();
+        let future = self.inner.call(Request::from_parts(parts, body));
+        let changes = self.response.clone();
+        if changes.is_empty() {
+            return future;
+        }
+        Box::pin(async move {
+            let Ok(mut response) = future.await;
+            let passes = matches!(Outcome::of(&response).origin, Origin::Final);
+            if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
+                let changes = changes.chunks(1);
+                if forms {
+                    header_changes::add_route_headers(&mut response, exchange);
+                }
+                header_changes::response(&mut response, changes, exchange, head.as_ref());
+            }
+            Ok(response)
+        })
     }
 }

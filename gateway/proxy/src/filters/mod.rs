@@ -94,11 +94,11 @@ where
             }
             FilterKind::HeaderMutation { request, response } => {
                 *responses |= !response.is_empty();
-                let changes = HeaderMutation {
-                    request: request.clone(),
-                    response: response.clone(),
-                };
-                Chain::new(Passing::new(changes, inner))
+                Chain::new(HeaderMutation {
+                    request: request.clone().into(),
+                    response: response.clone().into(),
+                    inner,
+                })
             }
             FilterKind::Cors => Chain::new(CorsFilter { inner }),
             FilterKind::HealthCheck(headers) => Chain::new(HealthCheck {
