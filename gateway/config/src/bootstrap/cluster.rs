@@ -141,14 +141,6 @@ impl Located<Cluster> {
             Some(filters) => filter::chain(reader, Owner::Cluster, &filters, graceful_close)?,
             None => Vec::new(),
         };
-        if let Some(common) = &cluster.common_lb_config
-            && let Some(weighted) = &common.locality_weighted_lb_config
-        {
-            reader.note(
-                weighted.node,
-                "localities have no weights here, all endpoints of a priority are one list",
-            );
-        }
         let assignment = cluster.load_assignment.as_ref();
         let overprovisioning = match assignment {
             Some(assignment) => assignment.value.overprovisioning()?,

@@ -8,13 +8,15 @@
 //! for something.
 
 use crate::document::{
-    Treatment::{self, Ignore, Note, Refuse, RefusePresence},
+    Treatment::{self, Ignore, Note, NotePresence, Refuse, RefusePresence},
     is_field,
 };
 
 const NO_XDS: &str = "discovery services (xDS) are not supported";
 const UNSUPPORTED: &str = "not supported";
 const NOT_DONE: &str = "has no effect in this gateway";
+const NO_WEIGHTS: &str =
+    "localities have no weights here, all endpoints of a priority are one list";
 
 /// What becomes of a field that the struct named `message` lacks; `None` if Envoy's message has no
 /// such field, or one that was never looked at.
@@ -312,6 +314,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "failure_percentage_minimum_hosts", "failure_percentage_request_volume",
         "successful_active_health_check_uneject_host", "detect_degraded_hosts",
     ]),
+    ("CommonLbConfig", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("CommonLbConfig", Ignore, &[
         "update_merge_window", "close_connections_on_host_set_change", "zone_aware_lb_config",
     ]),
@@ -330,12 +333,13 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["metadata_key"]),
     ("HashPolicy", RefusePresence("there is no filter state of others"), &["filter_state"]),
     ("HashHeader", RefusePresence(UNSUPPORTED), &["regex_rewrite"]),
-    ("RingHash", Ignore, &["locality_weighted_lb_config"]),
+    ("RingHash", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("RingHash", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
-    ("Maglev", Ignore, &["locality_weighted_lb_config"]),
+    ("Maglev", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("ConsistentHashing", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
+    ("PlainLbPolicy", Note(NO_WEIGHTS), &["locality_lb_config"]),
     ("PlainLbPolicy", Ignore, &[
-        "slow_start_config", "locality_lb_config", "choice_count", "active_request_bias",
+        "slow_start_config", "choice_count", "active_request_bias",
         "enable_full_scan", "selection_method",
     ]),
     ("UpstreamProtocolOptions", Ignore, &["header_validation_config"]),

@@ -73,13 +73,7 @@ pub(super) struct OutlierDetection {
 pub(super) struct CommonLbConfig {
     healthy_panic_threshold: Option<Percent>,
     pub(super) consistent_hashing_lb_config: Option<ConsistentHashing>,
-    pub(super) locality_weighted_lb_config: Option<Located<LocalityWeightedLbConfig>>,
 }
-
-/// `envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct LocalityWeightedLbConfig {}
 
 /// `envoy.type.v3.Percent`.
 #[derive(Debug, Default, Deserialize)]

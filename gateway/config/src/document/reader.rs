@@ -17,9 +17,11 @@ pub(crate) enum Treatment {
     /// It may stand there, but what it asks for is not done; the user is told, unless it asks for
     /// nothing (`false`, `0`, an empty value).
     Note(&'static str),
+    /// The same for a message whose presence counts: it asks for something however empty it is.
+    NotePresence(&'static str),
     /// It may only stand there if it asks for nothing.
     Refuse(&'static str),
-    /// It may not stand there: a message whose presence counts asks for something however empty it is.
+    /// It may not stand there, since its presence counts.
     RefusePresence(&'static str),
 }
 
@@ -173,6 +175,7 @@ impl<'d> Reader<'d> {
                 self.ignored.borrow_mut().push(fault);
             }
             Treatment::Note(reason) if !self.is_empty(value) => self.note(value, reason),
+            Treatment::NotePresence(reason) => self.note(value, reason),
             Treatment::Refuse(reason) if !self.is_empty(value) => {
                 return self.refuse_field(Fault::at(value, reason));
             }

@@ -28,6 +28,7 @@ fn rules(message: &str, field: &str) -> Option<Treatment> {
         ("Message", "ignored") => Some(Treatment::Ignore),
         ("Message", "noted") => Some(Treatment::Note("is noted")),
         ("Message", "refused") => Some(Treatment::Refuse("is refused")),
+        ("Message", "told") => Some(Treatment::NotePresence("is told")),
         ("Message", "present") => Some(Treatment::RefusePresence("is refused")),
         _ => None,
     }
@@ -101,7 +102,8 @@ fn anchors_and_ignored_keys() {
 
 #[test]
 fn treatments() {
-    let document = Document::parse("f", "ignored: 1\nnoted: [1]\nrefused: false\n").unwrap();
+    let document =
+        Document::parse("f", "ignored: 1\nnoted: [1]\nrefused: false\ntold: {}\n").unwrap();
     let reader = Reader::new(&document, rules);
     let _: Message = reader.read(document.single().unwrap()).unwrap();
     let notes: Vec<String> = reader
@@ -110,7 +112,7 @@ fn treatments() {
         .into_iter()
         .map(|note| document.error(note).to_string())
         .collect();
-    assert_eq!(notes, ["f:2:8: noted: is noted"]);
+    assert_eq!(notes, ["f:2:8: noted: is noted", "f:4:7: told: is told"]);
     assert_eq!(
         read("refused: 1"),
         Err("f:1:10: refused: is refused".into())

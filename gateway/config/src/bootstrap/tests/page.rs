@@ -287,7 +287,7 @@ fn page() -> String {
         for field in *names {
             match treatment {
                 Treatment::Ignore => ignored.entry(name.clone()).or_default().push(field),
-                Treatment::Note(words) => {
+                Treatment::Note(words) | Treatment::NotePresence(words) => {
                     noted.entry((name.clone(), words)).or_default().push(field);
                 }
                 Treatment::Refuse(words) | Treatment::RefusePresence(words) => {
