@@ -32,7 +32,7 @@ const GZIP_DECODER: usize = 112 * 1024;
 /// The first byte of each member of gzip (RFC 1952 §2.3.1).
 const MAGIC: u8 = 0x1f;
 
-/// Counts the memory of a codec of brotli. The sender or the configuration decides how much that is: from some KiB to 170 MiB.
+/// Counts the memory of a codec of brotli. The sender or the configuration decides how much that is: from some KiB to 160 MiB.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted(Arc<AtomicUsize>);
 
