@@ -109,7 +109,8 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         return local_reply::reply(false, status, "".into(), "no_exchange", 0);
     };
-    if let Some(response) = answer.and_then(|answer| answer.take()) {
+    if let Some(mut response) = answer.and_then(|answer| answer.take()) {
+        header_changes::add_route_headers(&mut response, &exchange);
         return response;
     }
     // A filter must not set what belongs to a hop either.

@@ -21,11 +21,7 @@ use self::bodies::{Compressed, Decompressed};
 use super::{Chain, ResponseFuture};
 use crate::{
     config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
-    exchange::{
-        Exchange,
-        header_changes::{add_route_headers, forming},
-        host::is_answered,
-    },
+    exchange::{Exchange, host::is_answered},
     http::{body::Body, length},
 };
 
@@ -123,15 +119,11 @@ impl Service<Request<Body>> for &CompressorFilter {
             }
             exchange.note_head(&parts);
         }
-        let forms = forming(&parts.extensions).is_some();
         let future = self.inner.call(Request::from_parts(parts, body));
         let beside = self.beside.clone();
         Box::pin(async move {
             let Ok(mut response) = future.await;
             let passes = matches!(Outcome::of(&response).origin, Origin::Final);
-            if forms {
-                add_route_headers(&mut response, &exchange);
-            }
             if let Some(settings) = config.responses.as_ref().filter(|_| !passes)
                 && is_large(settings, response.headers())
                 && may_be_compressed(&config, settings, &response)
@@ -287,7 +279,6 @@ impl Service<Request<Body>> for &DecompressorFilter {
             }
             exchange.note_head(&parts);
         }
-        let forms = forming(&parts.extensions).is_some();
         let future = self.inner.call(Request::from_parts(parts, body));
         let Some(settings) = config.responses else {
             return future;
@@ -296,9 +287,6 @@ impl Service<Request<Body>> for &DecompressorFilter {
         Box::pin(async move {
             let Ok(mut response) = future.await;
             let passes = matches!(Outcome::of(&response).origin, Origin::Final);
-            if forms {
-                add_route_headers(&mut response, &exchange);
-            }
             if !passes
                 && !response.body().is_end_stream()
                 && response.status() != StatusCode::SWITCHING_PROTOCOLS
