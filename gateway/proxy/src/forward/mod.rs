@@ -8,7 +8,6 @@ pub(crate) mod replay;
 pub(crate) mod shadow;
 
 use std::{
-    any::Any,
     convert::Infallible,
     pin::pin,
     sync::Arc,
@@ -135,6 +134,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         header_changes::finish(&mut response, &exchange);
         return response;
     };
+    let mut declined = HeaderMap::new();
     let mut response = match &route.route.action {
         RouteAction::Forward(forward) => {
             let policy = Policy::take(forward, &exchange, parts);
@@ -144,7 +144,15 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     exchange.set_head(Head::of(parts));
                 }
             }
-            let response = pin!(proxy(end, &exchange, &route, forward, &policy, request));
+            let response = pin!(proxy(
+                end,
+                &exchange,
+                &route,
+                forward,
+                &policy,
+                request,
+                &mut declined
+            ));
             exchange
                 .or_reply(response)
                 .await
@@ -177,22 +185,16 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         }
     };
     let head = shown.then(|| exchange.head()).flatten();
-    let outcome = Outcome::of_mut(&mut response);
-    let declined = outcome.own::<Declined>().cloned();
-    if let Some(declined) = &declined {
-        outcome.own = declined.before.clone();
-    }
     header_changes::response(
         &mut response,
         route.response_headers(),
         &exchange,
         head.as_ref(),
     );
-    if let Some(declined) = declined {
-        let headers = response.headers_mut();
-        for (name, value) in &declined.fields {
-            headers.append(name, value.clone());
-        }
+    // As in Envoy, what a route does to a response's fields is done before these are there.
+    let headers = response.headers_mut();
+    for (name, value) in &declined {
+        headers.append(name, value.clone());
     }
     header_changes::finish(&mut response, &exchange);
     response
@@ -232,6 +234,8 @@ fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
     }
 }
 
+/// The response to a request that the route forwards. `declined` gets the fields with which an upstream declined a WebSocket
+/// handshake.
 async fn proxy(
     end: &RouterHandler,
     exchange: &Arc<Exchange>,
@@ -239,6 +243,7 @@ async fn proxy(
     forward: &Forward,
     policy: &Policy<'_>,
     mut request: Box<Outbound>,
+    declined: &mut HeaderMap,
 ) -> Response<Body> {
     let upstreams = &end.upstreams;
     let Outbound { parts, body } = &mut *request;
@@ -346,10 +351,10 @@ async fn proxy(
                 Outcome::of_mut(&mut response).flags = ResponseFlags::new(flags);
             }
             let status = response.status();
-            match websocket && (status.is_success() || status.is_redirection()) {
-                true => not_switched(response),
-                false => response,
+            if websocket && (status.is_success() || status.is_redirection()) {
+                (response, *declined) = not_switched(response);
             }
+            response
         }
         Err(failure) => {
             let exhausted = attempts.made > policy.count && policy.meets(&failure);
@@ -370,18 +375,9 @@ async fn proxy(
     }
 }
 
-/// Fields with which an upstream declined a WebSocket handshake. As in Envoy, what a route does to a response's fields is done
-/// before they are there.
-#[derive(Clone, Debug)]
-struct Declined {
-    fields: HeaderMap,
-    /// The note that was with the response before this one.
-    before: Option<Arc<dyn Any + Send + Sync>>,
-}
-
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
-/// use for a body. Errors pass with theirs.
-fn not_switched(response: Response<Body>) -> Response<Body> {
+/// use for a body. Errors pass with theirs. Gives the fields apart.
+fn not_switched(response: Response<Body>) -> (Response<Body>, HeaderMap) {
     let mut response = response.map(|_| Body::empty());
     let code = response.status();
     let mut fields = std::mem::take(response.headers_mut());
@@ -390,9 +386,7 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
     let outcome = Outcome::of_mut(&mut response);
     outcome.local = Some(code);
     outcome.details = Some("websocket_handshake_unsuccessful".into());
-    let before = outcome.own.take();
-    outcome.own = Some(Arc::new(Declined { fields, before }));
-    response
+    (response, fields)
 }
 
 fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) -> Response<Body> {
