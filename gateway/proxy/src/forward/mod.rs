@@ -336,10 +336,8 @@ async fn proxy(
             }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
-            let named = headers
-                .contains_key(header::CONNECTION)
-                .then(|| Nominated::by(headers));
-            if let Some(named) = named {
+            let named = Nominated::by(headers);
+            if !named.is_empty() {
                 Outcome::of_mut(&mut response).own = Some(Arc::new(named));
             }
             let flags = match attempts.overflown {
