@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::{Piece, Ready, pace, pipe};
-use crate::context::error::Error;
+use crate::{context::error::Error, types::pieces::compacted};
 
 /// One direction.
 pub(super) struct Flow<B> {
@@ -43,7 +43,8 @@ struct Ahead {
 impl Ahead {
     fn push(&mut self, frame: Frame<Bytes>) {
         self.bytes += frame.data_ref().map_or(0, Bytes::len);
-        self.frames.push_back(frame);
+        // What waits is not to keep alive what it was read with.
+        self.frames.push_back(frame.map_data(compacted));
     }
 
     fn pop(&mut self) -> Option<Frame<Bytes>> {
@@ -213,8 +214,8 @@ impl<B> Flow<B> {
         frame
     }
 
-    /// Reads on while nobody asks for more, since only who reads learns that the message has failed: what came of it before
-    /// counts no more then.
+    /// Reads on while nobody asks for more, since only a reader learns that the message has failed. Gives that error, which is
+    /// told ahead of all that was read before it.
     pub(super) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<B::Error>
     where
         B: Body<Data = Bytes>,
@@ -279,5 +280,40 @@ impl<B> Flow<B> {
             }
             return moved;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(piece: &Bytes) -> Ahead {
+        let mut ahead = Ahead::default();
+        while ahead.has_room() {
+            ahead.push(Frame::data(piece.clone()));
+        }
+        ahead
+    }
+
+    #[test]
+    fn what_is_read_on_is_bounded_in_bytes_and_in_pieces() {
+        let large = Bytes::from(vec![b'l'; 16 * 1024]);
+        let mut ahead = pushed(&large);
+        assert_eq!((ahead.frames.len(), ahead.bytes), (64, pace::AHEAD));
+        assert_eq!(pushed(&Bytes::new()).frames.len(), pace::PIECES);
+        while ahead.pop().is_some() {}
+        assert_eq!(ahead.bytes, 0);
+    }
+
+    #[test]
+    fn a_small_piece_that_is_read_on_keeps_no_large_buffer() {
+        let buffer = Bytes::from(vec![b'l'; 16 * 1024]);
+        let piece = buffer.slice(..1);
+        let mut ahead = pushed(&piece);
+        assert_eq!(ahead.bytes, pace::PIECES);
+        let kept = ahead.pop().and_then(|frame| frame.into_data().ok());
+        let kept = kept.unwrap();
+        assert_eq!(kept, piece);
+        assert_ne!(kept.as_ptr(), piece.as_ptr());
     }
 }

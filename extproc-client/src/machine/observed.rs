@@ -7,11 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Callback, Exchange, Side, progress::Came};
-use crate::{
-    observer::Event,
-    types::{mode::BodyMode, pieces::Pieces},
-};
+use super::{Callback, Exchange, Side, body, progress::Came};
+use crate::{observer::Event, types::pieces::Pieces};
 
 /// Copies that may wait for the side stream, however small.
 const COPIES: usize = 1024;
@@ -64,8 +61,8 @@ impl Exchange {
         self.event(&Event::CopyCut { phase });
     }
 
-    /// Only STREAMED bodies are copied.
+    /// Tells whether the body is copied to the processor.
     pub(super) fn observes_body(&self, side: Side) -> bool {
-        self.config.observability_mode && self.direction(side).mode.body == BodyMode::Streamed
+        self.config.observability_mode && body::of(self.direction(side).mode.body).is_copied()
     }
 }

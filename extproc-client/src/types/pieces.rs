@@ -99,15 +99,21 @@ impl Pieces {
 
     /// Lets go of a large buffer of which only a small piece is left.
     pub(crate) fn compact(&mut self) {
-        if !self.first.is_empty() && self.first.len() < SMALL {
-            self.first = Bytes::copy_from_slice(&self.first);
-        }
+        self.first = compacted(std::mem::take(&mut self.first));
     }
 
     fn close_last(&mut self) {
         if !self.last.is_empty() {
             self.rest.push_back(std::mem::take(&mut self.last).freeze());
         }
+    }
+}
+
+/// A piece that keeps no buffer alive that is much larger: a small one is copied.
+pub(crate) fn compacted(piece: Bytes) -> Bytes {
+    match piece.len() < SMALL {
+        true => Bytes::copy_from_slice(&piece),
+        false => piece,
     }
 }
 

@@ -67,6 +67,11 @@ pub(super) trait Mode: Sync {
         false
     }
 
+    /// Observability mode: tells whether the body is copied to the processor.
+    fn is_copied(&self) -> bool {
+        false
+    }
+
     /// Tells whether a request with such a body may be answered with a streamed response that has a body.
     fn takes_local_body(&self) -> bool {
         false

@@ -52,6 +52,10 @@ impl Mode for Streamed {
         true
     }
 
+    fn is_copied(&self) -> bool {
+        true
+    }
+
     fn sends_held(&self, _: bool) -> bool {
         true
     }

@@ -189,9 +189,6 @@ pub(super) fn finish(
     bodyless: bool,
 ) -> Response<FinalBody> {
     let http = &exchange.http;
-    if let Origin::Early { request, .. } = &Outcome::of(&response).origin {
-        exchange.current_route(request);
-    }
     add_route_headers(&mut response, exchange);
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let http2 = exchange.version == Version::HTTP_2;

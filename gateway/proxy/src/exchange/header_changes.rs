@@ -1,13 +1,11 @@
 //! Header changes that the configuration asks for.
 
-use std::sync::Arc;
-
-use extproc_client::host::{ExchangeContext, Outcome};
-use http::{Extensions, HeaderMap, HeaderValue, Response};
+use extproc_client::host::Outcome;
+use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{
     config::snapshot::{AppendAction, HeaderChange, HeaderTemplate, RouteAction},
-    exchange::{Exchange, Head, Reply, host::Passage, local_reply, operators::Scope},
+    exchange::{Exchange, Head, Reply, local_reply, operators::Scope},
     http::body::Body,
     route::Selected,
 };
@@ -135,15 +133,6 @@ pub(crate) fn add_route_headers(response: &mut Response<Body>, exchange: &Exchan
         self::response(response, route.response_headers(), exchange, head.as_ref());
     }
     finish(response, exchange);
-}
-
-/// The exchange of a request whose local replies get a form of their own, which filters further out have to see; `None` around
-/// an attempt, whose response the route has not seen.
-pub(crate) fn forming(request: &Extensions) -> Option<&Arc<Exchange>> {
-    let exchange = &request.get::<Passage>()?.exchange;
-    let context = request.get::<ExchangeContext>();
-    let of_attempt = context.is_some_and(|context| context.endpoint.is_some());
-    (exchange.http.local_reply.is_some() && !of_attempt).then_some(exchange)
 }
 
 /// Says that a response has what the route adds to it; a local reply gets its form.

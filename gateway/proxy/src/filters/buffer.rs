@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
@@ -13,11 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Service;
 
-use super::{
-    Chain, ResponseFuture,
-    show_behind::{show, wait},
-    switched::said,
-};
+use super::{Chain, ResponseFuture, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{FilterKind, OnRoute},
     exchange::{Exchange, host::is_answered},
@@ -74,7 +70,7 @@ impl Service<Request<Body>> for &BufferFilter {
                 *known = limit.max(*known);
             }
             let gathered = gather(body, limit, Held::new(Some(exchange.clone())));
-            let gathered = match wait(&exchange, gathered).await {
+            let gathered = match exchange.or_reply(pin!(gathered)).await {
                 Ok(gathered) => gathered,
                 Err(reply) => return show(&inner, parts, reply).await,
             };

@@ -17,9 +17,8 @@ use tower::{Layer, Service};
 use crate::{
     config::snapshot::Filter,
     exchange::{
-        answer::ResponseFuture,
-        chain::Chain,
-        header_changes::{add_route_headers, forming},
+        Exchange, answer::ResponseFuture, chain::Chain, header_changes::add_route_headers,
+        host::Passage,
     },
     http::body::{Body, BoxError},
     processors::ClusterTransport,
@@ -60,7 +59,6 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let forming = forming(request.extensions()).cloned();
         let response = self.0.call(request.map(|body| {
             if body.is_end_stream() {
                 Body::empty()
@@ -70,9 +68,6 @@ where
         }));
         Box::pin(async move {
             let Ok(mut response) = response.await;
-            if let Some(exchange) = forming {
-                add_route_headers(&mut response, &exchange);
-            }
             // What was answered behind this filter went on from here.
             if let origin @ (Origin::Early { .. } | Origin::Late) =
                 &mut Outcome::of_mut(&mut response).origin
@@ -109,16 +104,36 @@ where
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         // The services in use are always ready, so that a fresh clone may be called at once.
         let mut service = self.0.clone();
+        // Around an attempt, the response is none that the route has seen.
+        let exchange = Passage::of(&request)
+            .filter(|passage| passage.attempt.is_none())
+            .map(|passage| passage.exchange.clone());
         Box::pin(async move {
             let Ok(()) = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
             let Ok(response) = service.call(request).await;
-            Ok(response.map(|body| {
+            let mut response = response.map(|body| {
                 if body.is_end_stream() {
                     Body::empty()
                 } else {
                     Body::new(body)
                 }
-            }))
+            });
+            if let Some(exchange) = exchange {
+                finish_own(&mut response, &exchange);
+            }
+            Ok(response)
         })
     }
+}
+
+/// Gives an answer of the filter itself all that the route adds, since other filters see it so.
+fn finish_own(response: &mut Response<Body>, exchange: &Exchange) {
+    match &Outcome::of(response).origin {
+        Origin::Early { request, .. } => {
+            exchange.current_route(request);
+        }
+        Origin::Late => {}
+        _ => return,
+    }
+    add_route_headers(response, exchange);
 }

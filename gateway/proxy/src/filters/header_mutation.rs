@@ -48,7 +48,6 @@ impl Service<Request<Body>> for &HeaderMutation {
         }
         let needs_head = self.response.iter().any(header_changes::is_template);
         let head = needs_head.then(|| Head::of(&parts));
-        let forms = header_changes::forming(&parts.extensions).is_some();
         let future = self.inner.call(Request::from_parts(parts, body));
         let changes = self.response.clone();
         if changes.is_empty() {
@@ -59,9 +58,6 @@ impl Service<Request<Body>> for &HeaderMutation {
             let passes = matches!(Outcome::of(&response).origin, Origin::Final);
             if let Some(exchange) = exchange.as_ref().filter(|_| !passes) {
                 let changes = changes.chunks(1);
-                if forms {
-                    header_changes::add_route_headers(&mut response, exchange);
-                }
                 header_changes::response(&mut response, changes, exchange, head.as_ref());
             }
             Ok(response)

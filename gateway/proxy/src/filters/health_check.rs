@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -11,10 +12,7 @@ use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
 use tower::Service;
 
-use super::{
-    Chain, ResponseFuture,
-    show_behind::{show, wait},
-};
+use super::{Chain, ResponseFuture, show_behind::show};
 use crate::{
     config::snapshot::HeaderMatch,
     exchange::{Exchange, host::is_answered},
@@ -59,7 +57,7 @@ impl Service<Request<Body>> for &HealthCheck {
             // As in Envoy, the answer comes after the whole request, so that the connection can go on.
             let mut body = body;
             let drained = async { while let Some(Ok(_)) = body.frame().await {} };
-            let response = match wait(&exchange, drained).await {
+            let response = match exchange.or_reply(pin!(drained)).await {
                 Ok(()) => response,
                 Err(reply) => reply,
             };

@@ -11,13 +11,7 @@ use http::{Request, Response, request::Parts};
 use tower::Service;
 
 use super::{Chain, ResponseFuture};
-use crate::{
-    exchange::{
-        Exchange,
-        header_changes::{add_route_headers, forming},
-    },
-    http::body::Body,
-};
+use crate::{exchange::Exchange, http::body::Body};
 
 /// Changes that a filter makes.
 pub(super) trait Changes: Send + Sync + 'static {
@@ -64,7 +58,6 @@ impl<C: Changes> Service<Request<Body>> for &Passing<C> {
             return self.inner.call(Request::from_parts(parts, body));
         };
         let seen = self.changes.request(&mut parts, &mut body, &exchange);
-        let forms = forming(&parts.extensions).is_some();
         let future = self.inner.call(Request::from_parts(parts, body));
         let Some(seen) = seen else {
             return future;
@@ -73,9 +66,6 @@ impl<C: Changes> Service<Request<Body>> for &Passing<C> {
         Box::pin(async move {
             let Ok(mut response) = future.await;
             if !matches!(Outcome::of(&response).origin, Origin::Final) {
-                if forms {
-                    add_route_headers(&mut response, &exchange);
-                }
                 changes.response(seen, &mut response, &exchange);
             }
             Ok(response)

@@ -8,7 +8,6 @@
 use std::{
     convert::Infallible,
     future::{poll_fn, ready},
-    pin::pin,
     task::{Context, Poll},
 };
 
@@ -18,9 +17,7 @@ use tower::Service;
 
 use crate::{
     exchange::{
-        Exchange,
         answer::{Answer, Answering, Late, LateAnswers, lock},
-        header_changes::{add_route_headers, forming},
         host::Passage,
     },
     filters::{Chain, ResponseFuture},
@@ -28,14 +25,7 @@ use crate::{
 };
 
 /// Lets the filters `behind` see the answer to a request that did not come to them.
-pub(crate) fn show(
-    behind: &Chain,
-    mut parts: Parts,
-    mut response: Response<Body>,
-) -> ResponseFuture {
-    if let Some(exchange) = forming(&parts.extensions) {
-        add_route_headers(&mut response, exchange);
-    }
+pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -> ResponseFuture {
     let Some(passage) = Passage::of_head_mut(&mut parts) else {
         // Only reached if a filter makes up requests, which none does.
         return Box::pin(ready(Ok(response)));
@@ -47,18 +37,6 @@ pub(crate) fn show(
         context.response_only = true;
     }
     behind.call(Request::from_parts(parts, Body::empty()))
-}
-
-/// Outcome of waiting for more of a request before it goes on; the reply, for [`show`], if a limit passes meanwhile.
-pub(crate) async fn wait<T>(
-    exchange: &Exchange,
-    waiting: impl Future<Output = T>,
-) -> Result<T, Response<Body>> {
-    let outcome = exchange.or_reply(pin!(waiting)).await;
-    outcome.map_err(|mut reply| {
-        add_route_headers(&mut reply, exchange);
-        reply
-    })
 }
 
 /// The filters behind one that may answer late: they keep the request when it does.
@@ -84,28 +62,12 @@ impl Service<Request<Body>> for &Kept {
         if let Some(response) = answers.0.iter().find_map(Late::take) {
             return show(&self.0, request.into_parts().0, response);
         }
-        let exchange = &passage.exchange;
-        if let Some(mut response) = exchange.take_reply() {
-            add_route_headers(&mut response, exchange);
+        if let Some(response) = passage.exchange.take_reply() {
             return show(&self.0, request.into_parts().0, response);
         }
-        let (late, exchange) = (nearest.clone(), exchange.clone());
+        let late = nearest.clone();
         *lock(&late.0.behind) = Some(self.0.call(request));
-        Box::pin(async move {
-            let Ok(mut response) = poll_fn(|cx| late.poll_behind(cx)).await;
-            // Of the last filter, behind which nobody had to see it.
-            let by_filter = match &Outcome::of(&response).origin {
-                Origin::Early { request, .. } => {
-                    exchange.current_route(request);
-                    true
-                }
-                origin => matches!(origin, Origin::Late),
-            };
-            if by_filter {
-                add_route_headers(&mut response, &exchange);
-            }
-            Ok(response)
-        })
+        Box::pin(poll_fn(move |cx| late.poll_behind(cx)))
     }
 }
 
@@ -148,11 +110,6 @@ impl Service<Request<Body>> for &ShownBehind {
             };
             let summary = outcome.processor;
             exchange.set_answered();
-            // Filters behind see the reply with the headers of the route.
-            if let Some(request) = &early {
-                exchange.current_route(request);
-            }
-            add_route_headers(&mut response, &exchange);
             let shown = match early {
                 Some(request) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {

@@ -8,7 +8,6 @@ pub(crate) mod replay;
 pub(crate) mod shadow;
 
 use std::{
-    any::Any,
     convert::Infallible,
     pin::pin,
     sync::Arc,
@@ -109,7 +108,8 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         return local_reply::reply(false, status, "".into(), "no_exchange", 0);
     };
-    if let Some(response) = answer.and_then(|answer| answer.take()) {
+    if let Some(mut response) = answer.and_then(|answer| answer.take()) {
+        header_changes::add_route_headers(&mut response, &exchange);
         return response;
     }
     // A filter must not set what belongs to a hop either.
@@ -134,6 +134,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         header_changes::finish(&mut response, &exchange);
         return response;
     };
+    let mut declined = HeaderMap::new();
     let mut response = match &route.route.action {
         RouteAction::Forward(forward) => {
             let policy = Policy::take(forward, &exchange, parts);
@@ -143,7 +144,15 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     exchange.set_head(Head::of(parts));
                 }
             }
-            let response = pin!(proxy(end, &exchange, &route, forward, &policy, request));
+            let response = pin!(proxy(
+                end,
+                &exchange,
+                &route,
+                forward,
+                &policy,
+                request,
+                &mut declined
+            ));
             exchange
                 .or_reply(response)
                 .await
@@ -176,22 +185,16 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         }
     };
     let head = shown.then(|| exchange.head()).flatten();
-    let outcome = Outcome::of_mut(&mut response);
-    let declined = outcome.own::<Declined>().cloned();
-    if let Some(declined) = &declined {
-        outcome.own = declined.before.clone();
-    }
     header_changes::response(
         &mut response,
         route.response_headers(),
         &exchange,
         head.as_ref(),
     );
-    if let Some(declined) = declined {
-        let headers = response.headers_mut();
-        for (name, value) in &declined.fields {
-            headers.append(name, value.clone());
-        }
+    // As in Envoy, what a route does to a response's fields is done before these are there.
+    let headers = response.headers_mut();
+    for (name, value) in &declined {
+        headers.append(name, value.clone());
     }
     header_changes::finish(&mut response, &exchange);
     response
@@ -231,6 +234,8 @@ fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
     }
 }
 
+/// The response to a request that the route forwards. `declined` gets the fields with which an upstream declined a WebSocket
+/// handshake.
 async fn proxy(
     end: &RouterHandler,
     exchange: &Arc<Exchange>,
@@ -238,6 +243,7 @@ async fn proxy(
     forward: &Forward,
     policy: &Policy<'_>,
     mut request: Box<Outbound>,
+    declined: &mut HeaderMap,
 ) -> Response<Body> {
     let upstreams = &end.upstreams;
     let Outbound { parts, body } = &mut *request;
@@ -330,10 +336,8 @@ async fn proxy(
             }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
-            let named = headers
-                .contains_key(header::CONNECTION)
-                .then(|| Nominated::by(headers));
-            if let Some(named) = named {
+            let named = Nominated::by(headers);
+            if !named.is_empty() {
                 Outcome::of_mut(&mut response).own = Some(Arc::new(named));
             }
             let flags = match attempts.overflown {
@@ -345,10 +349,10 @@ async fn proxy(
                 Outcome::of_mut(&mut response).flags = ResponseFlags::new(flags);
             }
             let status = response.status();
-            match websocket && (status.is_success() || status.is_redirection()) {
-                true => not_switched(response),
-                false => response,
+            if websocket && (status.is_success() || status.is_redirection()) {
+                (response, *declined) = not_switched(response);
             }
+            response
         }
         Err(failure) => {
             let exhausted = attempts.made > policy.count && policy.meets(&failure);
@@ -369,18 +373,9 @@ async fn proxy(
     }
 }
 
-/// Fields with which an upstream declined a WebSocket handshake. As in Envoy, what a route does to a response's fields is done
-/// before they are there.
-#[derive(Clone, Debug)]
-struct Declined {
-    fields: HeaderMap,
-    /// The note that was with the response before this one.
-    before: Option<Arc<dyn Any + Send + Sync>>,
-}
-
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
-/// use for a body. Errors pass with theirs.
-fn not_switched(response: Response<Body>) -> Response<Body> {
+/// use for a body. Errors pass with theirs. Gives the fields apart.
+fn not_switched(response: Response<Body>) -> (Response<Body>, HeaderMap) {
     let mut response = response.map(|_| Body::empty());
     let code = response.status();
     let mut fields = std::mem::take(response.headers_mut());
@@ -389,9 +384,7 @@ fn not_switched(response: Response<Body>) -> Response<Body> {
     let outcome = Outcome::of_mut(&mut response);
     outcome.local = Some(code);
     outcome.details = Some("websocket_handshake_unsuccessful".into());
-    let before = outcome.own.take();
-    outcome.own = Some(Arc::new(Declined { fields, before }));
-    response
+    (response, fields)
 }
 
 fn failed(grpc: bool, failure: &Failure, mut tried: UpstreamInfo, flags: u64) -> Response<Body> {

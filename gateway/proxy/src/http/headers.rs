@@ -131,8 +131,8 @@ pub(crate) fn has_too_many_options(headers: &HeaderMap) -> bool {
         .is_some()
 }
 
-/// The fields that the `Connection` lines of a received message name. Response extension: filters see the fields of an upstream's response that its
-/// lines name; the client does not.
+/// The fields that the `Connection` lines of a received message name. It goes with an upstream's response: filters see the fields
+/// that its lines name, the client does not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Nominated(Vec<HeaderValue>);
 
@@ -146,6 +146,10 @@ impl Nominated {
                 .cloned()
                 .collect(),
         )
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Takes them out.
