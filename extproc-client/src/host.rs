@@ -139,6 +139,10 @@ pub trait Host: fmt::Debug + Send + Sync {
         false
     }
 
+    /// The layer shows the response, or may come to show it, to a processor that can refuse or change it. Interim responses,
+    /// which no layer sees, then say nothing that the response might not.
+    fn shows_response(&self) {}
+
     /// The program's own part in the exchange, for an observer of its own to find.
     fn own(&self) -> Option<&dyn Any> {
         None

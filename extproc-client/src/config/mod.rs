@@ -199,6 +199,11 @@ impl FilterConfig {
         self.observability_mode
     }
 
+    /// Tells whether the processor may refuse or change a response, by what it sees of it or may ask to see.
+    pub(crate) fn may_judge_response(&self) -> bool {
+        !self.observability_mode && (self.allow_mode_override || !self.mode.response().is_off())
+    }
+
     /// Ends side streams with a half-close and leaves the processor this long to end its side; `None`
     /// resets them at once. It is no field of the filter: Envoy reads it from its runtime
     /// (`envoy.reloadable_features.ext_proc_graceful_grpc_close`, off by default). See

@@ -80,6 +80,11 @@ where
             return ResponseFuture::bypass(inner.call(Request::from_parts(head, body)));
         };
         let side = SideStream::new(self.layer.transport.clone(), config.service(), &head);
+        if let Some(host) = &context.host
+            && config.may_judge_response()
+        {
+            host.shows_response();
+        }
         let response_only = context.response_only;
         let mut machine = Exchange::new(config, context, self.layer.shared.observer.as_ref());
         machine.guard_framing(self.layer.shared.guards_framing);

@@ -121,6 +121,10 @@ impl Host for Exchange {
         self.attempts.load(Ordering::Relaxed).into()
     }
 
+    fn shows_response(&self) {
+        self.note_judged();
+    }
+
     fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }

@@ -8,6 +8,7 @@ mod choice;
 pub(crate) mod facts;
 pub(crate) mod header_changes;
 pub(crate) mod host;
+mod interim;
 pub(crate) mod local_reply;
 pub(crate) mod log_filter;
 pub(crate) mod operators;
@@ -107,6 +108,8 @@ pub(crate) struct Exchange {
     answered: AtomicBool,
     /// The whole response was here before the whole request.
     request_over: AtomicBool,
+    /// A processor sees the response.
+    judged: AtomicBool,
     /// Its number, if an observer has asked for it.
     number: OnceLock<u64>,
     state: Mutex<State>,
@@ -186,6 +189,7 @@ impl Exchange {
             route_renewed: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             request_over: AtomicBool::new(false),
+            judged: AtomicBool::new(false),
             number: OnceLock::new(),
             state: Mutex::new(State {
                 route: RouteCell::Selected(begin.route),

@@ -20,7 +20,8 @@ use crate::{
     route::{self, TooMuchEffort},
     telemetry::spans::Attempt,
     upstream::{
-        Deadline, Failure, Host, Lending, Outbound, Progress, Sending, Upstream, Wanted, send,
+        Deadline, Failure, Host, Lending, Outbound, Progress, Relay, Sending, Upstream, Wanted,
+        send,
     },
 };
 
@@ -373,9 +374,7 @@ impl<'a> Attempts<'a> {
         };
         let mut again = repeatable.then(|| Again::new(Outbound::without_body(parts)));
         let mut sending = Sending {
-            interim: (self.exchange.version != http::Version::HTTP_10)
-                .then(|| self.exchange.outgoing.clone()),
-            continues: self.exchange.outgoing.facts.continued_by_upstream,
+            interim: self.interim(),
             tunnel,
             connect: parts.method == Method::CONNECT,
             stall: self.exchange.idle_limit(),
@@ -432,6 +431,19 @@ impl<'a> Attempts<'a> {
                 (Err(unsent.failure), again)
             }
         }
+    }
+}
+
+impl Attempts<'_> {
+    /// Where interim responses go: to clients that get the upstream's own `100 Continue`, as in Envoy.
+    fn interim(&self) -> Option<Relay> {
+        let exchange = self.exchange;
+        let passes = exchange.outgoing.facts.continued_by_upstream
+            && exchange.version != http::Version::HTTP_10;
+        passes.then(|| {
+            let exchange = exchange.clone();
+            Relay::new(move |status, headers| exchange.interim(status, headers))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! One request to an endpoint and its response, whatever the protocol.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use extproc_client::host::{ResponseFlags, UpstreamFailure};
-use http::{Method, Request, Response, request::Parts};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body as _;
 use tokio::{
     task::AbortHandle,
@@ -24,8 +25,7 @@ use super::{
 use crate::{
     http::{
         body::{Body, BoxError, Watch, Watched},
-        h1::Outgoing,
-        headers::response_fits,
+        headers::{response_fits, strip_hop_by_hop},
     },
     limits::breakers::Place,
     telemetry::{spans::Attempt, stats::ClusterStats},
@@ -35,9 +35,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Sending {
     /// Where interim responses go; dropped if there is none.
-    pub(crate) interim: Option<Arc<Outgoing>>,
-    /// `100 Continue` is among them. Otherwise it is this hop's own matter.
-    pub(crate) continues: bool,
+    pub(crate) interim: Option<Relay>,
     /// The request asks for a tunnel.
     pub(crate) tunnel: bool,
     /// It does so by CONNECT.
@@ -54,6 +52,29 @@ pub(crate) struct Sending {
     pub(crate) head_limit: Option<Duration>,
     /// Its span.
     pub(crate) span: Option<Attempt>,
+}
+
+/// Takes the heads of interim responses.
+#[derive(Clone)]
+pub(crate) struct Relay(Arc<dyn Fn(StatusCode, HeaderMap) + Send + Sync>);
+
+impl Relay {
+    pub(crate) fn new(to: impl Fn(StatusCode, HeaderMap) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(to))
+    }
+
+    /// Passes on a head as it came.
+    pub(super) fn pass(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut headers = headers.clone();
+        strip_hop_by_hop(&mut headers, false);
+        (self.0)(status, headers);
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Relay")
+    }
 }
 
 /// A request on its way to an endpoint. It is passed on in a box: through so many futures that each would have room

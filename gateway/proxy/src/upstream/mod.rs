@@ -22,7 +22,7 @@ use http::{HeaderMap, Request, Response};
 
 use self::{attempt::send_once, endpoints::Endpoints};
 pub(crate) use self::{
-    attempt::{Deadline, Outbound, Sending, send},
+    attempt::{Deadline, Outbound, Relay, Sending, send},
     endpoints::Wanted,
     error::Failure,
     health::HealthByCluster,

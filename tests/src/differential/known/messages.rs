@@ -26,7 +26,11 @@ const LENGTH_DIFFERS: &[&str] = &[
 pub(super) const KNOWN: &[Known] = &[
     Known {
         anchor: "interim-responses",
-        shows_in: |s| upstream(s, |u| u.informational.iter().any(|info| info.status != 100)),
+        shows_in: |s| {
+            let hcm = s.spec.hcm.as_ref();
+            hcm.is_some_and(|hcm| hcm["proxy_100_continue"] == true)
+                && upstream(s, |u| !u.informational.is_empty())
+        },
         signs: &[],
         places: &["client/*/informational"],
     },

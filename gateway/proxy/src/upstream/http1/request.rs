@@ -9,7 +9,7 @@ use crate::{
     http::{
         body::{Body, Watched},
         h1::{MessageFacts, Outgoing, OutgoingQueue, WithTrailers},
-        headers::{strip_hop_by_hop, tokens},
+        headers::tokens,
         length::{self, LastPiece},
     },
     upstream::{
@@ -84,14 +84,8 @@ pub(super) fn prepare(
     let body = WithTrailers::new(body, trailers.then_some(outgoing), announced, last);
     let mut request = Request::from_parts(parts, Box::new(body));
     if let Some(interim) = sending.interim.clone() {
-        let continues = sending.continues;
         hyper::ext::on_informational(&mut request, move |head| {
-            if head.status() == StatusCode::CONTINUE && !continues {
-                return;
-            }
-            let mut headers = head.headers().clone();
-            strip_hop_by_hop(&mut headers, false);
-            interim.interim(head.status(), headers);
+            interim.pass(head.status(), head.headers());
         });
     }
     (request, tunnel)

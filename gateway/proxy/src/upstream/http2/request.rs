@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use h2::{Reason, client, ext::Protocol};
 use h2_guard::{Resets, request_size};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 
 use super::{Connection, Lease, Slot, failure};
@@ -16,7 +16,7 @@ use crate::{
             backlog::{Backlog, Queued},
             body::{Http2Body, SEND_BUFFER, SendError, TrailersTooLarge, send_body},
         },
-        headers::{strip_hop_by_hop, trim_values, values_are_trimmed},
+        headers::{trim_values, values_are_trimmed},
         length::{self, Exact, LastPiece, Mismatch},
     },
     upstream::{
@@ -124,7 +124,9 @@ impl Lease {
                 if head.status() == StatusCode::SWITCHING_PROTOCOLS || interim > MOST_INTERIM {
                     return Poll::Ready(Err(Failure::Protocol));
                 }
-                relay(sending, head.status(), head.headers());
+                if let Some(interim) = &sending.interim {
+                    interim.pass(head.status(), head.headers());
+                }
             }
             Pin::new(&mut response)
                 .poll(cx)
@@ -195,18 +197,6 @@ fn extend(parts: &mut Parts, sender: &client::SendRequest<Queued>) -> Result<Hea
     parts.extensions.insert(Protocol::from(name));
     parts.method = Method::CONNECT;
     Ok(protocol)
-}
-
-fn relay(sending: &Sending, status: StatusCode, headers: &HeaderMap) {
-    let Some(interim) = &sending.interim else {
-        return;
-    };
-    if status == StatusCode::CONTINUE && !sending.continues {
-        return;
-    }
-    let mut headers = headers.clone();
-    strip_hop_by_hop(&mut headers, false);
-    interim.interim(status, headers);
 }
 
 /// The error of a response's body.
