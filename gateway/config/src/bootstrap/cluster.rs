@@ -156,7 +156,7 @@ impl Located<Cluster> {
             http1: http1.build()?,
             http2: http2.build_upstream()?,
             response_headers: HeaderLimits {
-                count: common.header_count()?,
+                count: common.header_count(reader)?,
                 bytes: common.response_header_bytes(protocol == UpstreamProtocol::Http2)?,
             },
             buffer_limit: cluster

@@ -282,7 +282,7 @@ impl Located<HttpConnectionManager> {
             http2: manager.http2_protocol_options.build_downstream()?,
             timeouts: manager.timeouts(),
             request_headers: HeaderLimits {
-                count: common.header_count()?,
+                count: common.header_count(loaded.reader)?,
                 bytes: match &manager.max_request_headers_kb {
                     None => 60 * 1024,
                     Some(size) => header_bytes(size)?,

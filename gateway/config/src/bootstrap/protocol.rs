@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::value::{Enum, ProtoEnum, Time};
 use crate::{
-    document::{Fault, Located},
+    document::{Fault, Located, Reader},
     snapshot::{Http1Options, Http2Options, Interval, Keepalive, Underscores},
 };
 
@@ -104,10 +104,17 @@ impl ProtoEnum for Underscores {
 
 impl HttpProtocolOptions {
     /// Most headers of a message. Default 100.
-    pub(super) fn header_count(&self) -> Result<usize, Fault> {
+    pub(super) fn header_count(&self, reader: &Reader<'_>) -> Result<usize, Fault> {
         match &self.max_headers_count {
             None => Ok(100),
             Some(Located { node, value: 0 }) => Err(Fault::at(*node, "has to be 1 or more")),
+            Some(Located { node, value }) if *value > MOST_HEADERS => {
+                reader.note(
+                    *node,
+                    format!("no more than {MOST_HEADERS} headers of a message are taken here"),
+                );
+                Ok(MOST_HEADERS as usize)
+            }
             Some(count) => Ok(count.value as usize),
         }
     }
@@ -121,6 +128,9 @@ impl HttpProtocolOptions {
         }
     }
 }
+
+/// A header map holds 24,576 names, and others are to be added to those that came.
+const MOST_HEADERS: u32 = 16_384;
 
 /// A limit of header bytes given in KiB, up to 8192.
 pub(super) fn header_bytes(kib: &Located<u32>) -> Result<usize, Fault> {

@@ -6,15 +6,13 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use extproc_client::host::{BufferAccount, Held};
 use http::{Request, request::Parts, uri::Authority};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -28,18 +26,13 @@ use crate::{
         body::{Body, BoxError},
         headers::frame_size,
     },
+    limits::breakers::{BehindBytes, Breakers, CopyPlace},
     route::{Selected, is_drawn},
     upstream::{Failure, Outbound, Upstream},
 };
 
-/// Copies under way in this process; no more are made beside them.
-const MOST: usize = 1024;
-
 /// Bytes that a copy may be behind its original.
 const BEHIND: usize = 1024 * 1024;
-
-/// Bytes that all copies may be behind together.
-const ALL_BEHIND: usize = 64 * BEHIND;
 
 /// What a frame costs of [`BEHIND`] beside its bytes.
 const FRAME: usize = 64;
@@ -47,31 +40,37 @@ const FRAME: usize = 64;
 /// How long a copy may take from the end of the request where the route sets no limit: `timeout`'s default.
 const LIMIT: Duration = Duration::from_secs(15);
 
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
-
-static WAITING: AtomicUsize = AtomicUsize::new(0);
-
-/// Bytes that a copy is behind its original.
-#[derive(Debug, Default)]
-struct Behind(AtomicUsize);
+/// Bytes that a copy is behind its original: of its cluster, and of what the process may hold of bodies.
+struct Behind {
+    bytes: BehindBytes,
+    held: Mutex<Held>,
+}
 
 impl Behind {
+    fn new(breakers: &Arc<Breakers>, account: Option<Arc<dyn BufferAccount>>) -> Self {
+        Self {
+            bytes: BehindBytes::new(breakers),
+            held: Mutex::new(Held::new(account)),
+        }
+    }
+
     /// Adds bytes; returns false if it may not be so far behind.
     fn add(&self, bytes: usize) -> bool {
-        let own = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let all = WAITING.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        own <= BEHIND && all <= ALL_BEHIND
+        let own = self.bytes.add(bytes);
+        own.is_some_and(|own| {
+            self.tell(own);
+            own <= BEHIND
+        })
     }
 
     fn remove(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-        WAITING.fetch_sub(bytes, Ordering::Relaxed);
+        self.tell(self.bytes.remove(bytes));
     }
-}
 
-impl Drop for Behind {
-    fn drop(&mut self) {
-        WAITING.fetch_sub(*self.0.get_mut(), Ordering::Relaxed);
+    fn tell(&self, own: usize) {
+        // Only a number is set under the lock. Two that come at once may be told in the wrong order; the next one is right again.
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.set(own);
     }
 }
 
@@ -95,22 +94,25 @@ pub(super) fn start(
         if !is_drawn(mirror.fraction) {
             continue;
         }
-        let Some(place) = Place::take() else {
+        let breakers = &upstream.shared.breakers;
+        let Some(place) = CopyPlace::take(breakers) else {
+            upstream.shared.stats.upstream_rq_pending_overflow.add();
             tracing::debug!(cluster = %mirror.cluster, "too many copies of requests under way");
             continue;
         };
+        let copy = exchange.of_copy();
         let (content, fed) = if empty {
             (Body::empty(), None)
         } else {
-            let (copy, content, fed) = Copy::new(body.size_hint());
-            copies.push(copy);
+            let behind = Behind::new(breakers, Some(copy.clone()));
+            let (feed, content, fed) = Copy::new(body.size_hint(), behind);
+            copies.push(feed);
             (Body::new(content), Some(fed))
         };
         let request = Box::new(Outbound {
             parts: shadow(parts, mirror),
             body: content,
         });
-        let copy = exchange.of_copy();
         let route = route.route.clone();
         let upstream = upstream.clone();
         let filters = end.filters.of(&mirror.cluster).cloned();
@@ -200,24 +202,6 @@ async fn holds_too_much(copy: &Exchange) {
     .await;
 }
 
-/// One of the places for copies.
-struct Place;
-
-impl Place {
-    fn take() -> Option<Self> {
-        let taken = UNDER_WAY.fetch_add(1, Ordering::Relaxed);
-        // Given back by the drop, also where there is none.
-        let place = Self;
-        (taken < MOST).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The original's body, of which every copy gets what passes.
 struct Tee {
     body: Body,
@@ -247,9 +231,9 @@ struct Content {
 
 impl Copy {
     /// It, what it feeds, and what ends when nothing more is fed.
-    fn new(hint: SizeHint) -> (Self, Content, oneshot::Receiver<()>) {
+    fn new(hint: SizeHint, behind: Behind) -> (Self, Content, oneshot::Receiver<()>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let behind = Arc::<Behind>::default();
+        let behind = Arc::new(behind);
         let content = Content {
             pieces: receiver,
             behind: behind.clone(),
@@ -384,13 +368,18 @@ mod tests {
         }
     }
 
+    /// A copy that is not behind, for a cluster of its own.
+    fn near() -> Behind {
+        Behind::new(&Arc::default(), None)
+    }
+
     fn frames(sizes: &'static [usize]) -> Body {
         Body::new(Pieces(sizes))
     }
 
     #[tokio::test]
     async fn a_copy_gets_what_the_original_gets() {
-        let (copy, content, mut fed) = Copy::new(SizeHint::default());
+        let (copy, content, mut fed) = Copy::new(SizeHint::default(), near());
         assert!(
             fed.try_recv()
                 .is_err_and(|error| error == TryRecvError::Empty)
@@ -406,7 +395,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_that_falls_behind_is_given_up() {
-        let (copy, content, _) = Copy::new(SizeHint::default());
+        let (copy, content, _) = Copy::new(SizeHint::default(), near());
         let body = Body::new(Tee {
             body: frames(&[BEHIND / 2, BEHIND / 2, 1]),
             copies: vec![copy],
@@ -417,7 +406,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_cut_short_cuts_its_copy_short() {
-        let (copy, content, _) = Copy::new(SizeHint::default());
+        let (copy, content, _) = Copy::new(SizeHint::default(), near());
         drop(Body::new(Tee {
             body: frames(&[1]),
             copies: vec![copy],

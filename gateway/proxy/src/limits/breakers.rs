@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,72 @@ pub(crate) enum Resource {
 pub(crate) struct Breakers {
     used: [Used; 2],
     limits: ArcSwap<CircuitBreakers>,
+    /// Requests that are copies of others (`request_mirror_policies`), in whatever state.
+    copies: AtomicU32,
+    /// Bytes that they are behind their originals.
+    behind: AtomicUsize,
+}
+
+/// Bytes that all copies for a cluster may be behind together.
+const BEHIND: usize = 64 * 1024 * 1024;
+
+/// One of the copies of requests for a cluster.
+#[derive(Debug)]
+pub(crate) struct CopyPlace(Arc<Breakers>);
+
+impl CopyPlace {
+    /// A place, unless there are as many copies as the cluster may have requests, on connections and waiting for one.
+    pub(crate) fn take(breakers: &Arc<Breakers>) -> Option<Self> {
+        let limits = breakers.limits.load();
+        let limits = limits.of(Priority::Default);
+        let most = limits.requests.saturating_add(limits.pending);
+        let taken = breakers.copies.fetch_add(1, Ordering::Relaxed);
+        // Given back by the drop, also where there is none.
+        let place = Self(breakers.clone());
+        (taken < most).then_some(place)
+    }
+}
+
+impl Drop for CopyPlace {
+    fn drop(&mut self) {
+        self.0.copies.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that one copy is behind its original, in the number of those of its cluster.
+#[derive(Debug)]
+pub(crate) struct BehindBytes {
+    own: AtomicUsize,
+    breakers: Arc<Breakers>,
+}
+
+impl BehindBytes {
+    pub(crate) fn new(breakers: &Arc<Breakers>) -> Self {
+        Self {
+            own: AtomicUsize::new(0),
+            breakers: breakers.clone(),
+        }
+    }
+
+    /// Adds bytes. Gives how many there are; `None` if those of the cluster are too many.
+    pub(crate) fn add(&self, bytes: usize) -> Option<usize> {
+        let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all = self.breakers.behind.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (all <= BEHIND).then_some(own)
+    }
+
+    /// Subtracts bytes. Gives how many are left.
+    pub(crate) fn remove(&self, bytes: usize) -> usize {
+        self.breakers.behind.fetch_sub(bytes, Ordering::Relaxed);
+        self.own.fetch_sub(bytes, Ordering::Relaxed) - bytes
+    }
+}
+
+impl Drop for BehindBytes {
+    fn drop(&mut self) {
+        let own = *self.own.get_mut();
+        self.breakers.behind.fetch_sub(own, Ordering::Relaxed);
+    }
 }
 
 /// Resources in use by requests of one priority.
