@@ -13,6 +13,7 @@ use std::{
 
 use gateway_config as config;
 use gateway_proxy::{Gateway, Options, Running};
+use tokio::net::TcpSocket;
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -75,12 +76,30 @@ fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// An address where nobody listens, and that nobody else is given.
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.77:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+/// An address where nobody listens: bound, so that nobody else is given it, and connections are refused.
+struct Nobody(TcpSocket);
+
+impl Nobody {
+    fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self(socket)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// Listens there from now on.
+    fn listens(self) -> TcpListener {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(async { self.0.listen(128).unwrap().into_std().unwrap() });
+        listener.set_nonblocking(false).unwrap();
+        listener
+    }
 }
 
 /// A gateway in front of a cluster with these endpoints and further fields.
@@ -164,12 +183,12 @@ const TIMES: &str = "timeout: 5s, interval: 0.01s, unhealthy_threshold: 1, healt
 
 #[test]
 fn what_refuses_connections_is_left_out_from_the_first_request_on() {
-    let (good, dead) = (Upstream::new(), nobody());
+    let (good, dead) = (Upstream::new(), Nobody::new());
     let fields = format!("health_checks: [{{{TIMES}, tcp_health_check: {{}}}}]");
-    let (_running, mut client) = start([dead, good.address], &fields);
+    let (_running, mut client) = start([dead.address(), good.address], &fields);
     assert_eq!(statuses(&mut client, 6), [200; 6]);
     // It is found again when it is back.
-    let back = Upstream::on(TcpListener::bind(dead).unwrap());
+    let back = Upstream::on(dead.listens());
     back.status.store(201, Ordering::SeqCst);
     until(&mut client, &[200, 201]);
 }
@@ -229,9 +248,9 @@ fn a_check_on_a_closed_connection_is_made_on_another_one() {
 
 #[test]
 fn failures_in_a_row_leave_an_endpoint_out() {
-    let (good, bad, dead) = (Upstream::new(), Upstream::new(), nobody());
+    let (good, bad, dead) = (Upstream::new(), Upstream::new(), Nobody::new());
     bad.status.store(500, Ordering::SeqCst);
-    for (endpoint, failure) in [(bad.address, 500), (dead, 503)] {
+    for (endpoint, failure) in [(bad.address, 500), (dead.address(), 503)] {
         let fields = "outlier_detection: {consecutive_5xx: 3, base_ejection_time: 600s, max_ejection_time: 600s, \
                       max_ejection_percent: 50}";
         let (_running, mut client) = start([endpoint, good.address], fields);

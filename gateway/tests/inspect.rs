@@ -42,14 +42,14 @@ fn logged(log: &mut BufReader<ChildStderr>, key: &str) -> String {
 
 #[test]
 fn an_exchange_with_a_processor_that_is_not_there() {
-    // Nobody listens on a port that was just given back.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let processor = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    // Bound and not listened on: nobody else gets the port, and connections are refused.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", nobody.local_addr().unwrap());
     let mut serving = gateway(&[
         "--listen=127.0.0.1:0",
-        "--upstream=http://127.0.0.1:9",
-        &format!("--ext-proc={processor}"),
+        &format!("--upstream={url}"),
+        &format!("--ext-proc={url}"),
         "--inspect=127.0.0.1:0",
         "--concurrency=1",
     ]);

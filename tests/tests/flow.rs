@@ -535,12 +535,7 @@ async fn sigterm() -> anyhow::Result<()> {
         .await?;
     ensure!(kill.success(), "kill {id}");
     // It goes down: nobody gets in any more.
-    while tokio::net::TcpStream::connect(gateway.address)
-        .await
-        .is_ok()
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    gateway.process.refusing(gateway.address).await?;
     let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     socket.write_all(response).await?;
     let answer = slow.await??;

@@ -106,6 +106,54 @@ fn every_room_is_described() {
     );
 }
 
+/// Tests wait for events. One that sleeps has time as its subject, or a peer that is slow on purpose, and says so.
+#[test]
+fn every_sleep_of_a_test_has_its_reason() {
+    // The clock of the scenarios, and the pause between two questions.
+    let clocks = ["support/clock.rs", "support/wait.rs"];
+    let mut bare = Vec::new();
+    for file in sources(&root()) {
+        let inside = file.strip_prefix(root()).unwrap();
+        let is_test = inside.components().any(|part| part.as_os_str() == "tests");
+        if !is_test || clocks.iter().any(|clock| file.ends_with(clock)) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let mut before = "";
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let sleeps = line.match_indices("sleep(").any(|(at, _)| {
+                let call = line[..at].ends_with("time::") || line[..at].ends_with("thread::");
+                call || at == 0 || line[..at].ends_with(' ') && !line[..at].ends_with("fn ")
+            });
+            if sleeps && !line.starts_with("//") && !before.starts_with("//") {
+                bare.push(format!("{}:{}", file.display(), number + 1));
+            }
+            before = line;
+        }
+    }
+    assert!(
+        bare.is_empty(),
+        "no reason in the line above:\n{}",
+        bare.join("\n")
+    );
+}
+
+/// The Rust files below a folder, but for what is built.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

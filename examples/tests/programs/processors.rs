@@ -9,6 +9,7 @@ use http::Request;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tests::support::peers::Peer;
+use tests::support::wait;
 
 use crate::{
     client::{ask, get, streamed, whole},
@@ -120,14 +121,12 @@ pub(crate) async fn token_counter(kind: Kind) -> anyhow::Result<()> {
 
 /// The log may be a moment later than the response.
 async fn logged(peer: &Peer, words: &str) -> anyhow::Result<()> {
-    let log = async {
-        while !peer.process.log().contains(words) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let found = tokio::time::timeout(Duration::from_secs(10), log).await;
-    ensure!(found.is_ok(), "no {words} in {}", peer.process.log());
-    Ok(())
+    wait::until("the log", wait::LONG, async || {
+        let log = peer.process.log();
+        ensure!(log.contains(words), "no {words} in {log}");
+        Ok(())
+    })
+    .await
 }
 
 pub(crate) async fn ab_routing(kind: Kind) -> anyhow::Result<()> {

@@ -84,11 +84,13 @@ async fn graceful_close() {
     let seen = ["request headers", "response headers", "half-close"];
     assert_eq!(memory.seen(), seen);
     assert_eq!(memory.open.load(Ordering::SeqCst), 1);
+    // The time for a graceful close.
     tokio::time::sleep(Duration::from_millis(1001)).await;
     assert_eq!(memory.open.load(Ordering::SeqCst), 0);
 
     // Cancelled by the client.
     drop(service.oneshot(post("hello")));
+    // The time for a graceful close.
     tokio::time::sleep(Duration::from_millis(1001)).await;
     assert_eq!(memory.open.load(Ordering::SeqCst), 0);
 }

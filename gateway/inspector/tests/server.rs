@@ -323,10 +323,10 @@ async fn a_recorded_request_is_played_to_another_processor() {
     let list: Value =
         serde_json::from_str(body(&ask(address, "GET /exchanges", &[]).await)).unwrap();
     let id = &list["exchanges"][0]["id"];
-    let gone = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // Bound and not listened on: nobody else gets the port, and connections are refused.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = nobody.local_addr().unwrap();
     let answer = ask(
         address,
         &format!("POST /exchanges/{id}/replay?processor={gone}"),

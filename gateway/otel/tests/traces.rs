@@ -409,10 +409,10 @@ async fn a_collector_that_never_answers_costs_nothing_but_its_spans() {
 async fn failures_have_their_reason() {
     let (upstream, _) = upstream(false).await;
     let (collector, mut spans) = collector().await;
-    // Nobody listens on a port that was just given back.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Bound and not listened on: nobody else gets the port, and connections are refused.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let processor = nobody.local_addr().unwrap();
-    drop(nobody);
     let (running, gateway) = Traced {
         upstream,
         collector,

@@ -406,10 +406,11 @@ admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}"
     client.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 200");
     assert!(active().ends_with(": 1"));
+    // Nothing tells of it: it is asked for until it is so, and the limit keeps the test from hanging.
     let begun = Instant::now();
     while !active().ends_with(": 0") {
         assert!(
-            begun.elapsed() < Duration::from_secs(10),
+            begun.elapsed() < Duration::from_secs(30),
             "the connection is kept"
         );
         std::thread::yield_now();

@@ -12,12 +12,14 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use gateway_proxy::Running;
 use http::Response;
+
+use self::common::until;
 
 /// What an upstream over HTTP/2 has seen.
 #[derive(Default)]
@@ -93,15 +95,6 @@ fn get(address: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
-}
-
-/// Waits until it is so.
-fn until(mut done: impl FnMut() -> bool, what: &str) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
-        thread::yield_now();
-    }
 }
 
 #[test]

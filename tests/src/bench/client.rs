@@ -201,5 +201,6 @@ pub(super) fn steady(
     reason = "the thread is the client's alone and the pace is the measurement"
 )]
 pub(super) fn pause(time: Duration) {
+    // The pace is what is measured.
     thread::sleep(time);
 }

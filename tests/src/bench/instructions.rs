@@ -8,6 +8,7 @@ use tokio::{process::Command, time::timeout};
 
 use super::{Bench, Target, client::Connection, mode::Mode};
 use crate::provision;
+use crate::support::wait;
 
 const FEW: usize = 500;
 const MANY: usize = 1500;
@@ -66,14 +67,10 @@ impl Bench {
             .kill_on_drop(true)
             .spawn()?;
         let pid = child.id().context("valgrind is gone")?;
-        let listening = async {
-            while tokio::net::TcpStream::connect(address).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(START, listening)
-            .await
-            .context("the gateway does not listen under valgrind")?;
+        wait::until("the gateway under valgrind", START, async || {
+            Ok(tokio::net::TcpStream::connect(address).await?)
+        })
+        .await?;
         tokio::task::spawn_blocking(move || {
             let mut connection = Connection::open(address, mode)?;
             (0..requests).try_for_each(|_| connection.exchange())

@@ -18,8 +18,12 @@ use crate::support::ports;
 use crate::support::process::{Process, Start};
 use crate::support::processor::{Processor, StreamRecord};
 use crate::support::upstream::{Arrived, Upstream};
+use crate::support::wait;
 
 const START_LIMIT: Duration = Duration::from_secs(8);
+
+/// Longest wait for a log that may never have as many lines as there were requests.
+const LOG_LIMIT: Duration = Duration::from_millis(400);
 const CLIENT_LIMIT: u64 = 2500;
 const REST: Duration = Duration::from_millis(25);
 const SILENCE: Duration = Duration::from_millis(150);
@@ -297,17 +301,16 @@ async fn counters(port: u16) -> Option<Vec<(String, u64)>> {
     Some(counters)
 }
 
-/// The lines of a log that is flushed from time to time.
+/// The lines of a log that is flushed from time to time: `want` of them, or those that there are after a while.
 async fn lines(path: &Path, want: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for _ in 0..40 {
-        lines = std::fs::read_to_string(path)
-            .map(|text| text.lines().map(str::to_owned).collect())
-            .unwrap_or_default();
-        if lines.len() >= want {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    lines
+    let read = || -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    };
+    let whole = wait::until("the log", LOG_LIMIT, async || {
+        let lines = read();
+        anyhow::ensure!(lines.len() >= want, "{} lines", lines.len());
+        Ok(lines)
+    });
+    whole.await.unwrap_or_else(|_| read())
 }

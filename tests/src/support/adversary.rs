@@ -23,6 +23,7 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::ports;
 use super::processor::unchanged;
 use super::rig::listen;
 
@@ -41,7 +42,7 @@ impl Adversary {
     /// # Errors
     /// When no port can be had.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Self::at(SocketAddr::from(([127, 0, 0, 1], ports::free()?))).await
     }
 
     /// Starts it on this address, where another one may just have ended.
@@ -213,6 +214,7 @@ async fn serve(
         "drip" => {
             for byte in framed(&mutated(&first, 20)) {
                 out.send_data(Bytes::copy_from_slice(&[byte]), false)?;
+                // Slow on purpose.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -224,6 +226,7 @@ async fn serve(
                 trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
                 return out.send_trailers(trailers);
             }
+            // A reset drops what is not on its way yet, and nothing tells when it is.
             tokio::time::sleep(Duration::from_millis(20)).await;
             out.send_reset(Reason::from(number));
             return Ok(());

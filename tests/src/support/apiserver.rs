@@ -2,12 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 
 use crate::support::ports;
 use crate::support::process::Process;
+use crate::support::wait::until;
 
 /// Until it is up, on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -17,11 +18,7 @@ const START: Duration = Duration::from_secs(120);
 /// # Errors
 /// When there is none.
 pub fn free_ports() -> anyhow::Result<u16> {
-    let port = ports::free()?;
-    for _ in 0..2 {
-        ports::free()?;
-    }
-    Ok(port)
+    ports::in_a_row(3)
 }
 
 /// Starts it. What it holds is kept in `folder`, where its `kubeconfig` is too.
@@ -59,26 +56,4 @@ pub async fn kubectl(parts: &Path, folder: &Path, arguments: &[&str]) -> anyhow:
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "kubectl {arguments:?}: {error}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Asks again until it works.
-///
-/// # Errors
-/// The last one, once `limit` has passed.
-pub async fn until<T, F>(
-    what: &str,
-    limit: Duration,
-    mut ask: impl FnMut() -> F,
-) -> anyhow::Result<T>
-where
-    F: Future<Output = anyhow::Result<T>>,
-{
-    let begun = Instant::now();
-    loop {
-        match ask().await {
-            Ok(value) => return Ok(value),
-            Err(error) if begun.elapsed() > limit => return Err(error.context(what.to_owned())),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }

@@ -21,3 +21,4 @@ pub mod rig;
 pub mod script;
 pub mod trial;
 pub mod upstream;
+pub mod wait;

@@ -11,6 +11,8 @@ use anyhow::Context;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use super::wait;
+
 /// A running program; dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
@@ -104,7 +106,7 @@ impl Process {
             if TcpStream::connect(address).await.is_ok() {
                 return Start::Listening;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            wait::moment().await;
         }
         Start::TimedOut
     }
@@ -122,6 +124,19 @@ impl Process {
                 self.log_tail(2000)
             ),
         }
+    }
+
+    /// Waits until nobody accepts connections on `address` any more.
+    ///
+    /// # Errors
+    /// When somebody always does.
+    pub async fn refusing(&self, address: SocketAddr) -> anyhow::Result<()> {
+        wait::until("its end is taken", wait::LONG, async || {
+            let connected = TcpStream::connect(address).await;
+            anyhow::ensure!(connected.is_err(), "{address} still accepts");
+            Ok(())
+        })
+        .await
     }
 
     /// Waits for its end.

@@ -262,6 +262,7 @@ async fn perform(steps: &Steps, pump: &Pump, stage: &Stage, client: bool, stream
                 open &= *action == Action::Shutdown;
                 let _ = pump.orders.send(Order::Action(*action));
             }
+            // The case asks for the time.
             Step::Pause { pause } => tokio::time::sleep(Duration::from_millis(*pause)).await,
             Step::Bytes(bytes) => pump.send(bytes.bytes()),
             Step::Frame(frame) => pump.send(frames::encode(frame, stream)),

@@ -1,14 +1,15 @@
 //! Bodies through every mode.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use tests::support::adversary::Adversary;
 use tests::support::rig::{self, Rig, Setup, Upstream, get, scale};
+use tests::support::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -56,13 +57,22 @@ pub(crate) async fn upload(
     }
 }
 
-/// Reads a response of this size slowly, then as fast as it comes.
-pub(crate) async fn download(address: SocketAddr, path: &str, bytes: usize) -> anyhow::Result<()> {
-    let mut socket = TcpStream::connect(address).await?;
-    let request =
-        format!("GET {path}/big/{bytes} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+/// Reads a response of this size when no more of it is on its way, and then as fast as it comes.
+async fn download(rig: &Rig, upstream: &Upstream, bytes: usize) -> anyhow::Result<()> {
+    let mut socket = TcpStream::connect(rig.address).await?;
+    let request = format!("GET /big/{bytes} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let begun = upstream.seen.sent.load(Ordering::Relaxed);
     socket.write_all(request.as_bytes()).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Held up: the gateway serves another client meanwhile, and takes none of it.
+    let before = Cell::new(begun);
+    wait::until("the response is held up", wait::LONG, async || {
+        rig.normal_client().await?;
+        let sent = upstream.seen.sent.load(Ordering::Relaxed);
+        let grown = sent - before.replace(sent);
+        ensure!(sent > begun && grown == 0, "{grown} bytes more were sent");
+        Ok(())
+    })
+    .await?;
     let mut total = 0;
     let mut scrap = vec![0; 256 * 1024];
     loop {
@@ -111,7 +121,7 @@ pub(crate) async fn bodies(name: &str) -> anyhow::Result<()> {
         "{arrived} of {bytes} bytes arrived"
     );
     watch.check(&rig, "upload", LITTLE).await?;
-    download(rig.address, "", bytes).await?;
+    download(&rig, &upstream, bytes).await?;
     watch.check(&rig, "download", LITTLE).await
 }
 

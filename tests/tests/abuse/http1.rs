@@ -26,6 +26,7 @@ pub(crate) async fn slow_heads() -> anyhow::Result<()> {
                     if write.write_all(&[byte]).await.is_err() {
                         break;
                     }
+                    // Slow on purpose, and never silent for long.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 std::future::pending::<()>().await;
@@ -68,6 +69,7 @@ pub(crate) async fn slow_bodies() -> anyhow::Result<()> {
                 let _ = write.write_all(head).await;
                 // Half of them stop, half send a byte now and then.
                 while number % 2 == 0 && write.write_all(b"a").await.is_ok() {
+                    // Slow on purpose: within the idle timeout of 1 s.
                     tokio::time::sleep(Duration::from_millis(300)).await;
                 }
                 std::future::pending::<()>().await;

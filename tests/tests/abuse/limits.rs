@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tests::provision;
 use tests::support::rig::{self, Setup, Upstream, get};
-use tests::{provision, support::ports};
+use tests::support::{ports, wait};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// The longest time in which somebody has to be served beside an attack.
 const SERVED: Duration = Duration::from_secs(10);
@@ -59,15 +60,9 @@ pub(crate) async fn connection_limit() -> anyhow::Result<()> {
         ensure!(rig::answer(reader).await?.0 == 200);
     }
     drop(kept);
-    let begun = Instant::now();
-    while rig.normal_client().await.is_err() {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(10),
-            "no room was made"
-        );
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    wait::until("room", wait::LONG, async || rig.normal_client().await)
+        .await
+        .map(drop)
 }
 
 pub(crate) async fn memory_limit() -> anyhow::Result<()> {
@@ -94,16 +89,13 @@ pub(crate) async fn memory_limit() -> anyhow::Result<()> {
     let plenty = setup(4 << 30).start().await?;
     plenty.normal_client().await?;
     let none = setup(1 << 20).start().await?;
-    let begun = Instant::now();
-    loop {
+    wait::until("a refusal", wait::LONG, async || {
         let (status, body) = get(none.address, "/").await?;
-        if status == 503 {
-            eprintln!("    503 {:?}", String::from_utf8_lossy(&body));
-            break;
-        }
-        ensure!(begun.elapsed() < Duration::from_secs(10), "got {status}");
-    }
-    Ok(())
+        ensure!(status == 503, "got {status}");
+        eprintln!("    503 {:?}", String::from_utf8_lossy(&body));
+        Ok(())
+    })
+    .await
 }
 
 /// An upstream that accepts and says nothing.
@@ -143,20 +135,17 @@ pub(crate) async fn descriptors() -> anyhow::Result<()> {
     }
     let stat = |name: &'static str| rig.stat(name);
     // Those that connect are among those that wait.
-    let all = async {
-        loop {
-            let open = stat("cluster.quiet.upstream_cx_active").await?;
-            let active = stat("cluster.quiet.upstream_rq_active").await?;
-            let waiting = stat("cluster.quiet.upstream_rq_pending_active").await?;
-            if open == active && active + waiting == STREAMS as u64 {
-                return anyhow::Ok((open, waiting));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let (taken, waiting) = timeout(SERVED, all)
-        .await
-        .context("not all streams came")??;
+    let (taken, waiting) = wait::until("all streams", wait::LONG, async || {
+        let open = stat("cluster.quiet.upstream_cx_active").await?;
+        let active = stat("cluster.quiet.upstream_rq_active").await?;
+        let waiting = stat("cluster.quiet.upstream_rq_pending_active").await?;
+        ensure!(
+            open == active && active + waiting == STREAMS as u64,
+            "{open} connections, {active} active, {waiting} wait"
+        );
+        Ok((open, waiting))
+    })
+    .await?;
     eprintln!("    {taken} connections, {waiting} requests wait");
     ensure!((1..u64::from(FILES) / 2).contains(&taken), "{taken}");
     for path in ["/other", "/good", "/other"] {
@@ -166,15 +155,10 @@ pub(crate) async fn descriptors() -> anyhow::Result<()> {
     // With the client go its requests, those that wait too.
     drop((answers, sender));
     connection.abort();
-    let none = async {
-        while stat("cluster.quiet.upstream_cx_active").await? > 0
-            || stat("cluster.quiet.upstream_rq_pending_active").await? > 0
-        {
-            sleep(Duration::from_millis(20)).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(SERVED, none).await.context("they stay")??;
+    for left in ["upstream_cx_active", "upstream_rq_pending_active"] {
+        rig.until(&format!("cluster.quiet.{left}"), |left| left == 0)
+            .await?;
+    }
     rig.normal_client().await.map(drop)
 }
 
@@ -226,12 +210,8 @@ pub(crate) async fn unread_log() -> anyhow::Result<()> {
         .kill_on_drop(true)
         .spawn()?;
     let address = SocketAddr::from(([127, 0, 0, 1], listen));
-    let up = async {
-        while TcpStream::connect(address).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(Duration::from_secs(30), up).await?;
+    let connect = async || Ok(TcpStream::connect(address).await?);
+    wait::until("it listens", wait::LONG, connect).await?;
     // Nobody listens there: each request is worth a line.
     let mut client = BufReader::new(TcpStream::connect(address).await?);
     for at in 0..REQUESTS {

@@ -14,6 +14,7 @@ use anyhow::{Context, ensure};
 use bytes::BytesMut;
 use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
 use tests::support::rig::{Rig, exchange};
+use tests::support::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -44,7 +45,7 @@ async fn read(socket: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, u8, u32, 
     Some((head[3], head[4], stream, payload))
 }
 
-/// Others, who want what is not idempotent and so is not sent again.
+/// Others, who want what is not idempotent and so is not sent again. Some of their requests are with the upstream at all times.
 struct Victims {
     all: JoinHandle<anyhow::Result<()>>,
     over: Arc<AtomicBool>,
@@ -81,15 +82,14 @@ impl Victims {
     /// Each of them has to be served, and to be served on.
     async fn end(self, upstream: &Upstream, what: &str) -> anyhow::Result<()> {
         let enough = self.served.load(Ordering::SeqCst) + 16;
-        let served_on = async {
-            while self.served.load(Ordering::SeqCst) < enough && !self.all.is_finished() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(PATIENCE, served_on)
-            .await
-            .context("victims are not served on")?;
+        wait::until("victims are served on", wait::LONG, async || {
+            let served = self.served.load(Ordering::SeqCst);
+            ensure!(served >= enough || self.all.is_finished(), "{served}");
+            Ok(())
+        })
+        .await?;
         self.over.store(true, Ordering::SeqCst);
+        upstream.seen.release().await;
         self.all.await??;
         let served = self.served.load(Ordering::SeqCst);
         let ended = upstream.seen.ended.load(Ordering::SeqCst);

@@ -1,5 +1,6 @@
 //! The upstream as the adversary: one that reads nothing of what it is sent, or sends heads without end.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, ensure};
 use bytes::BytesMut;
 use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
 use tests::support::rig::{Rig, Setup, scale};
+use tests::support::wait;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -66,6 +68,7 @@ async fn fill(rig: &Rig, head: &str) -> anyhow::Result<TcpStream> {
     client.write_all(head.as_bytes()).await?;
     let piece = vec![b'x'; 64 * 1024];
     for _ in 0..4096 {
+        // Nobody tells that nothing more is taken: it is not for this long.
         if timeout(Duration::from_millis(500), client.write_all(&piece))
             .await
             .is_err()
@@ -99,15 +102,16 @@ pub(crate) async fn tunnel() -> anyhow::Result<()> {
     let rig = rig(upstream, "upgrade_configs: [{upgrade_type: x}]\n").await?;
     let head = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
     let client = fill(&rig, head).await?;
-    let mut socket = taken.await.context("no request")?;
+    let socket = taken.await.context("no request")?;
     drop(client);
     // What is written to a connection that is gone fails.
-    let gone = async {
-        while socket.write_all(b"x").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(SOON, gone).await.context("it is kept")?;
+    wait::until("its end", SOON, async || {
+        let written = socket.get_ref().try_write(b"x");
+        let gone = written.is_err_and(|error| error.kind() != ErrorKind::WouldBlock);
+        ensure!(gone, "it is kept");
+        Ok(())
+    })
+    .await?;
     rig.normal_client().await.map(drop)
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::provision::{self, Missing};
 use tests::support::apiserver;
-pub(crate) use tests::support::apiserver::{serve, until};
+pub(crate) use tests::support::apiserver::serve;
 use tests::support::ports;
 use tests::support::process::Process;
 use tests::support::trial::OnlyWhen;
+pub(crate) use tests::support::wait::until;
 
 /// The file that a user applies.
 pub(crate) const INSTALL: &str = concat!(

@@ -34,6 +34,7 @@ impl Processor for Scripted {
             "/value" => Ok(reply.set("a", "x\r\ny: z")),
             "/slow" => {
                 call.more_time(Duration::from_secs(3));
+                // Longer than the proxy waits by itself. Time stands still but for this.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 Ok(reply.set("x-slow", "yes"))
             }
@@ -246,7 +247,7 @@ async fn failures_pass_through_where_that_is_asked() {
     assert_eq!(got.forwarded().unwrap().text(), "ab");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_time_is_asked_for_while_the_handler_waits() {
     let mut exchange = FakeProxy::new(Scripted).exchange();
     let got = exchange

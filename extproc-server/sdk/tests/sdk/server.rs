@@ -155,9 +155,12 @@ async fn stops_when_open_exchanges_have_finished() {
     let (requests, mut replies) = open(channel).await;
 
     stop.send(()).unwrap();
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let refuses = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refuses).await.unwrap();
     assert!(!serving.is_finished());
     requests
         .send(message(Request::RequestBody(HttpBody::default())))

@@ -20,8 +20,17 @@ use super::{
 pub(super) struct NodeDeserializer<'r, 'd> {
     reader: &'r Reader<'d>,
     node: NodeId,
-    /// `@type` is skipped.
-    typed: bool,
+    as_: As,
+}
+
+/// The way in which a node is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum As {
+    Value,
+    /// A message in a `google.protobuf.Any`: `@type` is skipped.
+    Typed,
+    /// The node's own number, for [`Located`](super::located::Located).
+    Number,
 }
 
 impl<'r, 'd> NodeDeserializer<'r, 'd> {
@@ -29,7 +38,7 @@ impl<'r, 'd> NodeDeserializer<'r, 'd> {
         Self {
             reader,
             node,
-            typed: false,
+            as_: As::Value,
         }
     }
 
@@ -37,7 +46,7 @@ impl<'r, 'd> NodeDeserializer<'r, 'd> {
         Self {
             reader,
             node,
-            typed: true,
+            as_: As::Typed,
         }
     }
 
@@ -45,15 +54,26 @@ impl<'r, 'd> NodeDeserializer<'r, 'd> {
         self.reader.document().kind(self.node)
     }
 
-    fn entries(&self) -> Result<Entries<'r, 'd>, Fault> {
+    /// Entries of a mapping whose keys are data, or fields of a message.
+    fn entries(&self, keys: Keys) -> Result<Entries<'r, 'd>, Fault> {
         match self.kind() {
             Kind::Mapping(entries) => Ok(Entries {
-                reader: self.reader,
+                of: *self,
                 entries: entries.iter(),
-                typed: self.typed,
+                keys,
                 value: None,
             }),
             other => Err(expected("a mapping", other).or_at(self.node)),
+        }
+    }
+
+    /// Entries of a [`Located`](super::located::Located).
+    fn located(self) -> Entries<'r, 'd> {
+        Entries {
+            of: self,
+            entries: [].iter(),
+            keys: Keys::Node,
+            value: None,
         }
     }
 }
@@ -81,6 +101,9 @@ macro_rules! integers {
             // ProtoJSON takes integers in quotes and with a zero fraction, too.
             fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
                 const EXACT: f64 = 9_007_199_254_740_992.0;
+                if self.as_ == As::Number {
+                    return visitor.visit_u64(self.node.0.into());
+                }
                 let result = match self.kind() {
                     Kind::Text(text) => match (text.parse::<u64>(), text.parse::<i64>()) {
                         (Ok(number), _) => visitor.visit_u64(number),
@@ -135,7 +158,7 @@ impl<'de, 'd: 'de> Deserializer<'de> for NodeDeserializer<'_, 'd> {
                 reader: self.reader,
                 items: items.iter(),
             }),
-            Kind::Mapping(_) => visitor.visit_map(self.entries()?),
+            Kind::Mapping(_) => visitor.visit_map(self.entries(Keys::Data)?),
         }
         .map_err(|fault| fault.or_at(self.node))
     }
@@ -186,21 +209,19 @@ impl<'de, 'd: 'de> Deserializer<'de> for NodeDeserializer<'_, 'd> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let result = if name == LOCATED {
-            visitor.visit_map(LocatedAccess {
-                inner: self,
-                state: LocatedState::Node,
-            })
+        // One type of access for all: each further one would mean the code of every message once more.
+        let entries = if name == LOCATED {
+            self.located()
         } else {
             #[cfg(test)]
             super::seen::note(name, fields);
-            visitor.visit_map(Fields {
-                entries: self.entries()?,
+            self.entries(Keys::Fields {
                 name,
                 fields,
                 seen: Vec::new(),
-            })
+            })?
         };
+        let result = visitor.visit_map(entries);
         result.map_err(|fault| fault.or_at(self.node))
     }
 
@@ -255,25 +276,77 @@ impl<'de, 'd: 'de> SeqAccess<'de> for Items<'_, 'd> {
     }
 }
 
-/// A mapping whose keys are data.
+/// The entries of a mapping, one after the other.
 struct Entries<'r, 'd> {
-    reader: &'r Reader<'d>,
+    of: NodeDeserializer<'r, 'd>,
     entries: std::slice::Iter<'d, (NodeId, NodeId)>,
-    typed: bool,
-    value: Option<NodeId>,
+    keys: Keys,
+    /// The value of the key that was given last.
+    value: Option<NodeDeserializer<'r, 'd>>,
+}
+
+/// The meaning of the keys.
+enum Keys {
+    /// Any text.
+    Data,
+    /// Fields of the message `name`, each of them once.
+    Fields {
+        name: &'static str,
+        fields: &'static [&'static str],
+        seen: Vec<&'static str>,
+    },
+    /// Not of a mapping: the node's number comes first, then its value.
+    Node,
+    Value,
+    Done,
 }
 
 impl<'d> Entries<'_, 'd> {
-    fn next(&mut self) -> Option<(NodeId, NodeId)> {
-        let document = self.reader.document();
-        self.entries
-            .by_ref()
-            .copied()
-            .find(|(key, _)| !(self.typed && document.text(*key) == "@type"))
-    }
-
-    fn key_text(&self, key: NodeId) -> StrDeserializer<'d, Fault> {
-        self.reader.document().text(key).into_deserializer()
+    /// The next key and its node. Its value is kept.
+    fn next(&mut self) -> Result<Option<(&'d str, NodeId)>, Fault> {
+        match self.keys {
+            Keys::Node => {
+                self.keys = Keys::Value;
+                let as_ = As::Number;
+                self.value = Some(NodeDeserializer { as_, ..self.of });
+                return Ok(Some(("node", self.of.node)));
+            }
+            Keys::Value => {
+                self.keys = Keys::Done;
+                self.value = Some(self.of);
+                return Ok(Some(("value", self.of.node)));
+            }
+            Keys::Done => return Ok(None),
+            Keys::Data | Keys::Fields { .. } => {}
+        }
+        let reader = self.of.reader;
+        let document = reader.document();
+        for &(key, value) in self.entries.by_ref() {
+            let written = document.text(key);
+            if self.of.as_ == As::Typed && written == "@type" {
+                continue;
+            }
+            let mut text = written;
+            if let Keys::Fields { name, fields, seen } = &mut self.keys {
+                if matches!(document.kind(value), Kind::Null) {
+                    continue;
+                }
+                let field = fields.iter().find(|field| is_field(field, written));
+                let Some(&field) = field else {
+                    reader.skip(name, (key, value), fields)?;
+                    continue;
+                };
+                if seen.contains(&field) {
+                    let fault: Fault = serde::de::Error::duplicate_field(field);
+                    return Err(fault.or_at(key));
+                }
+                seen.push(field);
+                text = field;
+            }
+            self.value = Some(NodeDeserializer::new(reader, value));
+            return Ok(Some((text, key)));
+        }
+        Ok(None)
     }
 }
 
@@ -284,11 +357,11 @@ impl<'de, 'd: 'de> MapAccess<'de> for Entries<'_, 'd> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Fault> {
-        let Some((key, value)) = self.next() else {
+        let Some((text, key)) = self.next()? else {
             return Ok(None);
         };
-        self.value = Some(value);
-        seed.deserialize(self.key_text(key))
+        let text: StrDeserializer<'_, Fault> = text.into_deserializer();
+        seed.deserialize(text)
             .map(Some)
             .map_err(|fault| fault.or_at(key))
     }
@@ -296,95 +369,9 @@ impl<'de, 'd: 'de> MapAccess<'de> for Entries<'_, 'd> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
         match self.value.take() {
             Some(value) => seed
-                .deserialize(NodeDeserializer::new(self.reader, value))
-                .map_err(|fault| fault.or_at(value)),
+                .deserialize(value)
+                .map_err(|fault| fault.or_at(value.node)),
             None => Err(Fault::new("value asked for before its key")),
-        }
-    }
-}
-
-/// A mapping whose keys are fields of the message `name`.
-struct Fields<'r, 'd> {
-    entries: Entries<'r, 'd>,
-    name: &'static str,
-    fields: &'static [&'static str],
-    seen: Vec<&'static str>,
-}
-
-impl<'de, 'd: 'de> MapAccess<'de> for Fields<'_, 'd> {
-    type Error = Fault;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Fault> {
-        let reader = self.entries.reader;
-        let document = reader.document();
-        while let Some((key, value)) = self.entries.next() {
-            if matches!(document.kind(value), Kind::Null) {
-                continue;
-            }
-            let written = document.text(key);
-            let field = self.fields.iter().find(|field| is_field(field, written));
-            let Some(&field) = field else {
-                reader.skip(self.name, (key, value), self.fields)?;
-                continue;
-            };
-            if self.seen.contains(&field) {
-                let fault: Fault = serde::de::Error::duplicate_field(field);
-                return Err(fault.or_at(key));
-            }
-            self.seen.push(field);
-            self.entries.value = Some(value);
-            let name: StrDeserializer<'_, Fault> = field.into_deserializer();
-            return seed
-                .deserialize(name)
-                .map(Some)
-                .map_err(|fault| fault.or_at(key));
-        }
-        Ok(None)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        self.entries.next_value_seed(seed)
-    }
-}
-
-/// Hands out the node's number, then the value.
-struct LocatedAccess<'r, 'd> {
-    inner: NodeDeserializer<'r, 'd>,
-    state: LocatedState,
-}
-
-enum LocatedState {
-    Node,
-    Value,
-    Done,
-}
-
-impl<'de, 'd: 'de> MapAccess<'de> for LocatedAccess<'_, 'd> {
-    type Error = Fault;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Fault> {
-        let name = match self.state {
-            LocatedState::Node => "node",
-            LocatedState::Value => "value",
-            LocatedState::Done => return Ok(None),
-        };
-        let name: StrDeserializer<'_, Fault> = name.into_deserializer();
-        seed.deserialize(name).map(Some)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        match std::mem::replace(&mut self.state, LocatedState::Done) {
-            LocatedState::Node => {
-                self.state = LocatedState::Value;
-                seed.deserialize(self.inner.node.0.into_deserializer())
-            }
-            _ => seed.deserialize(self.inner),
         }
     }
 }

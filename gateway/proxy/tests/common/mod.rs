@@ -1,6 +1,10 @@
 //! A gateway for tests of what it does with bytes: one listener, one upstream.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use gateway_config as config;
 use gateway_proxy::{Gateway, Options, Running};
@@ -49,4 +53,16 @@ static_resources:
     let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
     let address = running.local_addr("main").unwrap();
     (running, address)
+}
+
+/// Limit for what takes a moment, on a busy machine too: it keeps a test from hanging.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until it is so.
+pub(crate) fn until(mut done: impl FnMut() -> bool, what: &str) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        thread::yield_now();
+    }
 }

@@ -5,13 +5,15 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{Mutex, mpsc},
     thread,
-    time::Duration,
 };
 
 use gateway_config as config;
 use gateway_proxy::{Gateway, Options};
 
-use super::{connect, exchange, gateway, has_line, plain, read_until, scripted, upstream};
+use super::{
+    common::{PATIENCE, until},
+    connect, exchange, gateway, has_line, read_until, scripted, upstream,
+};
 
 #[test]
 fn an_address_in_use_is_named() {
@@ -39,26 +41,27 @@ fn shutdown_finishes_what_is_under_way() {
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
             .unwrap();
     });
-    let (running, gateway) = plain(address);
+    let (running, gateway) = gateway(address, "timeout: 600s", "drain_timeout: 600s");
     let idle = connect(gateway);
     let mut client = connect(gateway);
     client
         .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
         .unwrap();
     arrival.recv().unwrap();
-    let begun = std::time::Instant::now();
-    let ending = thread::spawn(move || running.shutdown());
-    while TcpStream::connect(gateway).is_ok() {
-        assert!(begun.elapsed() < Duration::from_secs(3), "still accepts");
-        thread::yield_now();
-    }
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        running.shutdown();
+        ended.send(()).unwrap();
+    });
+    let refuses = || TcpStream::connect(gateway).is_err();
+    until(refuses, "it still accepts");
+    assert!(end.try_recv().is_err(), "a request is under way");
     release.send(()).unwrap();
-    ending.join().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    // Not the drain time, which is longer.
+    end.recv_timeout(PATIENCE).unwrap();
     let answer = read_until(&mut client, "ok");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(has_line(&answer, "connection: close"), "{answer}");
-    assert!(TcpStream::connect(gateway).is_err());
     drop(idle);
 }
 
@@ -78,15 +81,9 @@ fn every_exchange_is_logged() {
         );
     }
     drop(running);
-    let mut log = String::new();
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_secs(5) {
-        log = std::fs::read_to_string(&path).unwrap_or_default();
-        if log.lines().count() == 2 {
-            break;
-        }
-        thread::yield_now();
-    }
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    until(|| read().lines().count() == 2, "two lines in the log");
+    let log = read();
     let _ = std::fs::remove_file(&path);
     let wanted = format!(
         r#"{{"cluster":"upstream","code":200,"host":"{address}","none":null,"path":"/a","why":"via_upstream"}}"#

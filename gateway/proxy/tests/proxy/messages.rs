@@ -172,11 +172,10 @@ fn malformed_requests_are_refused() {
 
 #[test]
 fn local_replies() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let (_running, gateway) = plain(nobody);
+    // Bound and not listened on: nobody else gets the port, and connections are refused.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (_running, gateway) = plain(nobody.local_addr().unwrap());
     let answer = exchange(
         gateway,
         "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",

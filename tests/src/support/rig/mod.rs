@@ -14,6 +14,7 @@ pub use self::answers::{answer, exchange, full_answer, get};
 pub use self::setup::Setup;
 pub use self::upstream::{Seen, Upstream, listen, message};
 use super::process::Process;
+use super::wait;
 
 /// How much larger than usual the suites are to be: `EXTPROC_ABUSE_SCALE`, default 1.
 #[must_use]
@@ -109,20 +110,14 @@ impl Rig {
     /// Waits until a statistic is as `wanted`.
     ///
     /// # Errors
-    /// When it is not within half a minute, or the admin server does not answer.
+    /// When it never is, or the admin server does not answer.
     pub async fn until(&self, name: &str, wanted: impl Fn(u64) -> bool) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
+        wait::until(name, wait::LONG, async || {
             let value = self.stat(name).await?;
-            if wanted(value) {
-                return Ok(());
-            }
-            anyhow::ensure!(
-                begun.elapsed() < Duration::from_secs(30),
-                "{name} stays at {value}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            anyhow::ensure!(wanted(value), "it stays at {value}");
+            Ok(())
+        })
+        .await
     }
 
     /// Asks like anybody else and gives the time until the whole answer was there.

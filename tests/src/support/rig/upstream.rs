@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::http1::{self, Framing, Piece};
+use crate::support::ports;
 
 /// An HTTP/1.1 upstream that does what the path says: `/big/N` answers with N bytes, `/slow/N` after N ms, `/silent` never, `/lost` closes without an answer; all
 /// others answer `200 ok` once the whole request is there.
@@ -29,6 +30,8 @@ pub struct Seen {
     pub requests: AtomicUsize,
     /// Bytes of bodies.
     pub bytes: AtomicU64,
+    /// Bytes of bodies that were given to the system for `/big`.
+    pub sent: AtomicU64,
     /// Bodies that were complete.
     pub complete: AtomicUsize,
     /// Connections accepted.
@@ -36,12 +39,12 @@ pub struct Seen {
 }
 
 impl Upstream {
-    /// Starts it on any port.
+    /// Starts it on a port that stays this process's when it ends, so that another one may be started in its place.
     ///
     /// # Errors
     /// When no port can be had.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Self::at(SocketAddr::from(([127, 0, 0, 1], ports::free()?))).await
     }
 
     /// Starts it on this address, where another one may just have ended.
@@ -111,8 +114,9 @@ async fn serve(socket: TcpStream, seen: Arc<Seen>) {
         // One message for whoever reads gRPC.
         let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n\0\0\0\0\x02ok";
         let written = match words.next() {
-            Some("big") => big(&mut writer, number(words.next())).await,
+            Some("big") => big(&mut writer, number(words.next()), &seen.sent).await,
             Some("slow") => {
+                // The path asks for the time.
                 tokio::time::sleep(Duration::from_millis(number(words.next()) as u64)).await;
                 writer.write_all(ok).await
             }
@@ -142,7 +146,11 @@ pub fn message(bytes: usize) -> Vec<u8> {
     out
 }
 
-async fn big(writer: &mut tokio::net::tcp::OwnedWriteHalf, bytes: usize) -> std::io::Result<()> {
+async fn big(
+    writer: &mut tokio::net::tcp::OwnedWriteHalf,
+    bytes: usize,
+    sent: &AtomicU64,
+) -> std::io::Result<()> {
     const PIECE: usize = 64 * 1024;
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
     writer.write_all(head.as_bytes()).await?;
@@ -152,6 +160,7 @@ async fn big(writer: &mut tokio::net::tcp::OwnedWriteHalf, bytes: usize) -> std:
         let n = left.min(PIECE);
         writer.write_all(&piece[..n]).await?;
         left -= n;
+        sent.fetch_add(n as u64, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The upstream over HTTP/1.1.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -101,8 +100,8 @@ async fn respond(
         })
         .await;
     if script.silent {
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        return false;
+        // Until the proxy closes the connection, or the scenario is over.
+        return std::future::pending().await;
     }
     shared.activity.clock.pause(script.delay).await;
     let result = write(writer, shared, index, method).await;

@@ -120,7 +120,8 @@ async fn answer(
         })
         .await;
     if script.silent {
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        // Until the proxy resets the stream, or the scenario is over.
+        return std::future::pending().await;
     }
     shared.activity.clock.pause(script.delay).await;
     shared.activity.touch();

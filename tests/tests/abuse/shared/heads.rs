@@ -116,6 +116,7 @@ pub(crate) async fn large_heads_of_a_proxy() -> anyhow::Result<()> {
         answer.as_ref().is_err_and(|error| error.is_reset()),
         "a wide response: {answer:?}"
     );
+    upstream.seen.release().await;
     let status = victim.await?.status();
     ensure!(status == StatusCode::OK, "{status}");
     let request = Request::get("http://a/good").body(())?;

@@ -1,22 +1,45 @@
 //! An HTTP/2 upstream made of frames, which answers as the path says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
 use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
 use tests::support::rig::{Rig, Setup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::read;
 
 /// `:status: 200` (RFC 7541, appendix A).
 const OK: &[u8] = &[0x88];
+
+/// Requests for `/slow` that are under way at all times: the oldest is answered when one more has come.
+const UNDER_WAY: usize = 2;
+
+type Output = Arc<tokio::sync::Mutex<OwnedWriteHalf>>;
+
+/// A request that waits for its answer: its connection and stream.
+struct Held(Output, u32);
+
+impl Held {
+    async fn answer(self) {
+        let mut out = BytesMut::new();
+        frames::frame(
+            &mut out,
+            kind::HEADERS,
+            END_HEADERS | END_STREAM,
+            self.1,
+            OK,
+        );
+        // The gateway may have closed the connection.
+        let _ = self.0.lock().await.write_all(&out).await;
+    }
+}
 
 /// An HTTP/2 upstream made of frames, which does what the path says.
 pub(super) struct Upstream {
@@ -31,13 +54,51 @@ pub(super) struct Seen {
     pub(super) ended: AtomicUsize,
     /// Connections that there are now go silent: nothing is read from them any more.
     pub(super) silent: AtomicBool,
+    /// Requests for `/slow`, oldest first; `None` once they are held no longer.
+    held: Mutex<Option<VecDeque<Held>>>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self {
+            held: Mutex::new(Some(VecDeque::new())),
+            ..Self::default()
+        }
+    }
+
+    /// Keeps a request until others have come, or [`Seen::release`].
+    fn hold(&self, request: Held) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = match held.as_mut() {
+            None => Some(request),
+            Some(held) => {
+                held.push_back(request);
+                (held.len() > UNDER_WAY).then(|| held.pop_front()).flatten()
+            }
+        };
+        if let Some(oldest) = oldest {
+            tokio::spawn(oldest.answer());
+        }
+    }
+
+    /// Answers the requests for `/slow` from now on at once.
+    pub(super) async fn release(&self) {
+        let held = self
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        for request in held.into_iter().flatten() {
+            request.answer().await;
+        }
+    }
 }
 
 impl Upstream {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let seen = Arc::<Seen>::default();
+        let seen = Arc::new(Seen::new());
         let shared = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -68,7 +129,7 @@ impl Upstream {
 async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<()> {
     socket.set_nodelay(true)?;
     let (mut input, output) = socket.into_split();
-    let output = Arc::new(tokio::sync::Mutex::new(output));
+    let output: Output = Arc::new(tokio::sync::Mutex::new(output));
     let mut preface = [0; 24];
     input.read_exact(&mut preface).await?;
     let mut out = BytesMut::new();
@@ -91,14 +152,7 @@ async fn serve(socket: TcpStream, seen: &Seen, number: usize) -> anyhow::Result<
                 let path = fields.into_iter().find(|(name, _)| name == b":path");
                 let path = String::from_utf8(path.context("no path")?.1)?;
                 if path == "/slow" {
-                    let output = Arc::clone(&output);
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(300)).await;
-                        let mut out = BytesMut::new();
-                        let flags = END_HEADERS | END_STREAM;
-                        frames::frame(&mut out, kind::HEADERS, flags, stream, OK);
-                        output.lock().await.write_all(&out).await
-                    });
+                    seen.hold(Held(Arc::clone(&output), stream));
                 } else if path == "/control" {
                     let output = Arc::clone(&output);
                     tokio::spawn(async move {

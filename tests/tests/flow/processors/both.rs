@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use regex::{Captures, Regex};
@@ -13,6 +13,7 @@ use tests::support::curl::{Answer, Outcome, curl, curl_to_its_end};
 use tests::support::peers::{self, Peer};
 use tests::support::ports;
 use tests::support::process::Process;
+use tests::support::wait;
 
 const START: Duration = Duration::from_secs(30);
 
@@ -150,19 +151,16 @@ impl Both {
 
     /// Waits until both have counted the same. How many messages a streamed body takes is up to the reads.
     pub(super) async fn same_counters(&self, bodies: Bodies) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
+        wait::until("the same counters", COUNTED, async || {
             let theirs = self.envoy.counters(bodies).await?;
             let ours = self.gateway.counters(bodies).await?;
-            if theirs == ours {
-                return Ok(());
-            }
             ensure!(
-                begun.elapsed() < COUNTED,
+                theirs == ours,
                 "Envoy counts {theirs:?}\nthe gateway {ours:?}"
             );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            Ok(())
+        })
+        .await
     }
 
     /// All that a client sees, and through the echo what the upstream saw.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tests::provision::{self, InferenceExtension};
-use tests::support::apiserver::{self, kubectl, until};
+use tests::support::apiserver::{self, kubectl};
 use tests::support::peers::{self, Peer};
 use tests::support::ports;
+use tests::support::wait::until;
 
 use super::both::{Bodies, Bootstrap, Both, body_file};
 use super::{JSON, only_live};

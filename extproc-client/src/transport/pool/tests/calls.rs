@@ -147,6 +147,7 @@ async fn headers_have_to_come_in_time() {
     let silent = server.accept().await.unwrap().unwrap();
     serve(server, |(request, mut respond)| async move {
         let mut send = respond.send_response(grpc_head(), false).unwrap();
+        // Longer than the head had.
         tokio::time::sleep(3 * LIMIT).await;
         send.send_data(framed(&[], 0), false).unwrap();
         // What is dropped is reset.
@@ -163,7 +164,7 @@ async fn headers_have_to_come_in_time() {
 
 /// Each way in which one call can fail: what the server does, before or after its response began,
 /// and what the caller is told.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn failures_of_a_stream() {
     // A stream that is given back is reset a little later.
     type Do = fn(Accepted) -> Option<SendStream<Bytes>>;
@@ -278,7 +279,7 @@ async fn failures_of_a_stream() {
 }
 
 /// Ten thousand replies below 20 bytes are sent before one is read.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_small_replies() {
     const REPLIES: usize = 10_000;
     let (builder, mut far) = pipes();
@@ -302,7 +303,7 @@ async fn many_small_replies() {
 }
 
 /// Messages larger than every window, both ways; a server that does not read is back-pressure.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn large_messages_and_back_pressure() {
     const SIZE: usize = 3 * 1024 * 1024;
     static CHUNK: [u8; SIZE] = [7; SIZE];

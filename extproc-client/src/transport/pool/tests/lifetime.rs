@@ -34,7 +34,7 @@ async fn connection_lost() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn graceful_goaway_loses_no_call() {
     let (builder, mut far) = pipes();
     let pool = builder.build();
@@ -57,7 +57,7 @@ async fn graceful_goaway_loses_no_call() {
 
 /// The server has not seen the call when it goes away (its last stream id is 0): another connection
 /// serves it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn goaway_below_the_call() {
     let (builder, mut far) = pipes();
     let pool = builder.build();
@@ -95,11 +95,13 @@ async fn idle_and_old_connections_close() {
             (ended,)
         });
         reply.unwrap();
+        // Longer than the limits.
         tokio::time::sleep(Duration::from_secs(25)).await;
         // A stream is open: it is never idle, and an old one finishes what it has.
         assert_eq!(pool.connections(), usize::from(idle.is_some()));
         assert!(recv(&mut stream).await.unwrap_err().is_ok());
         drop(stream);
+        // Longer than the limits.
         tokio::time::sleep(Duration::from_secs(25)).await;
         assert_eq!(pool.connections(), 0);
         assert!(ended.await.unwrap(), "the connection is closed");

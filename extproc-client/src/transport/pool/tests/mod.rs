@@ -163,7 +163,8 @@ fn serve_until(mut server: Server, shutdown: Arc<Notify>, gate: Arc<Notify>) {
     });
 }
 
-/// Lets the tasks of both sides do what they can.
+/// Lets the tasks of both sides do what they can. In a test whose time is paused: it moves on once every task waits.
 async fn settle() {
+    // Of paused time.
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn limit_of_the_peer() {
     let (builder, mut far) = pipes();
     let pool = builder.max_connections(1).build();
@@ -43,7 +43,7 @@ async fn limit_of_the_peer() {
     assert_eq!((pool.streams(), pool.connections()), (0, 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn limit_of_zero_and_its_end() {
     let (builder, mut far) = pipes();
     let pool = builder
@@ -104,7 +104,7 @@ impl Budget for Left {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_budget_is_shared_and_given_back() {
     let left = Arc::new(Left([1, 1, 0].map(AtomicUsize::new)));
     let (builder, mut far) = pipes();
@@ -139,7 +139,7 @@ async fn recv_for(pool: &Pool, time: Duration) -> Option<Result<Reply, Close>> {
     tokio::time::timeout(time, recv(&mut stream)).await.ok()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn grows_before_it_is_full() {
     let (builder, mut far) = pipes();
     let pool = builder.max_streams(5).build();
