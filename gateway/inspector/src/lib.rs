@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod printed;
 mod record;
 mod redact;
 mod replay;

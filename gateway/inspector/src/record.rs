@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+use crate::{printed, redact::Secrets};
+
 /// Name and value.
 pub(crate) type Field = (String, String);
 
@@ -30,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) processors: Vec<Processor>,
     /// Attempts at an upstream that were followed by others.
     pub(crate) attempts: Vec<Attempt>,
+    /// Values that are taken out of whatever comes, until nothing more can.
+    #[serde(skip)]
+    pub(crate) secrets: Secrets,
     #[serde(skip)]
     pub(crate) start: Instant,
     /// Bytes that it takes, by estimate.
@@ -183,6 +188,7 @@ impl Record {
             done: false,
             processors: Vec::new(),
             attempts: Vec::new(),
+            secrets: Secrets::default(),
             start: Instant::now(),
             size: 1024,
         }
@@ -196,6 +202,12 @@ impl Record {
                     .iter()
                     .any(|flag| !matches!(*flag, "answered" | "mode"))
         })
+    }
+
+    /// Whether nothing more comes: the end of a side stream may follow that of its exchange.
+    pub(crate) fn is_over(&self) -> bool {
+        let mut all = self.processors.iter();
+        self.done && all.all(|p| p.closed.is_some() || p.sent == 0)
     }
 
     /// One line of the list.
@@ -235,7 +247,7 @@ impl Record {
         })
     }
 
-    /// For a terminal.
+    /// For a terminal. What comes from peers stays in its line.
     pub(crate) fn text(&self) -> String {
         use std::fmt::Write as _;
         let status = self
@@ -244,9 +256,9 @@ impl Record {
         let mut out = format!(
             "#{} {} {}{} -> {status} in {} ms\n",
             self.id,
-            self.method,
-            self.authority,
-            self.path,
+            printed::line(&self.method),
+            printed::line(&self.authority),
+            printed::line(&self.path),
             millis(self.total_us)
         );
         for attempt in &self.attempts {
@@ -255,11 +267,11 @@ impl Record {
                 out,
                 "  {:>9} ms upstream <-     {}",
                 millis(attempt.at_us),
-                attempt.text
+                printed::line(&attempt.text)
             );
         }
         for p in &self.processors {
-            let _ = writeln!(out, "  {}", p.filter);
+            let _ = writeln!(out, "  {}", printed::line(&p.filter));
             for entry in &p.entries {
                 let latency = entry
                     .latency_us
@@ -276,25 +288,22 @@ impl Record {
                     _ => "  ..",
                 };
                 let at = millis(entry.at_us);
-                let _ = writeln!(out, "  {at:>9} ms {sign:<15} {}{latency}", entry.text);
+                let text = printed::line(&entry.text);
+                let _ = writeln!(out, "  {at:>9} ms {sign:<15} {text}{latency}");
             }
             if p.omitted > 0 {
                 let _ = writeln!(out, "  and {} more that are not kept", p.omitted);
             }
             if let Some(verdict) = &p.verdict {
-                let _ = writeln!(out, "  verdict: {verdict}");
+                let _ = writeln!(out, "  verdict: {}", printed::line(verdict));
             }
         }
-        // A terminal takes control characters for orders.
-        out.chars()
-            .map(|c| {
-                if c.is_control() && c != '\n' {
-                    '\u{fffd}'
-                } else {
-                    c
-                }
-            })
-            .collect()
+        out
+    }
+
+    /// The whole as JSON, in one line.
+    pub(crate) fn json(&self) -> String {
+        printed::json(serde_json::to_string(self).unwrap_or_default())
     }
 }
 

@@ -23,7 +23,7 @@ use self::scribe::Scribe;
 use crate::{
     Settings,
     record::{Attempt, Passage, Processor, Record, State},
-    redact::without_userinfo,
+    redact::{Redactor, Secrets, without_userinfo},
     ring::{Ring, lock},
 };
 
@@ -58,22 +58,28 @@ impl Inspector {
 
     /// The record of this exchange, made if the exchange begins here.
     fn begin(&self, exchange: &Watched<'_>, head: &request::Parts) {
-        let redaction = &self.settings.redaction;
+        let mut secrets = Secrets::default();
+        let mut redactor = Redactor {
+            names: &self.settings.redaction,
+            secrets: &mut secrets,
+        };
+        redactor.learn_headers(&head.headers);
         let authority = head
             .uri
             .authority()
             .map(|authority| authority.as_str())
             .or_else(|| head.headers.get("host").and_then(|host| host.to_str().ok()))
             .unwrap_or_default();
-        let authority = short(without_userinfo(authority));
+        let authority = short(&redactor.url(without_userinfo(authority)));
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let path = short(&redaction.url(path));
+        let path = short(&redactor.url(path));
         let shared = match self.ring.get(exchange.id) {
             Some(shared) => shared,
             None if self.wants(exchange.id, &format!("{} {authority} {path}", head.method)) => {
                 let mut record = Record::new(exchange.id, head);
                 record.authority = authority;
                 record.path = path;
+                record.secrets = secrets;
                 let source = exchange.context.facts.source;
                 record.client = source.map(|source| source.to_string()).unwrap_or_default();
                 if let Some(host) = &exchange.context.host {
@@ -99,10 +105,15 @@ impl Inspector {
         record.size += PROCESSOR;
         self.ring.add(PROCESSOR);
         record.done = false;
+        let mut redactor = Redactor {
+            names: &self.settings.redaction,
+            secrets: &mut record.secrets,
+        };
+        let config = config(exchange, &mut redactor);
         record.processors.push(Processor {
             part: exchange.part,
             filter: exchange.filter.to_owned(),
-            config: config(exchange),
+            config,
             mode: *exchange.config.processing_mode(),
             phases: [State::NotSent; 6],
             unanswered: [0; 6],
@@ -155,6 +166,10 @@ impl Observer for Inspector {
             };
             let mut scribe = Scribe {
                 settings: &self.settings,
+                redactor: Redactor {
+                    names: &self.settings.redaction,
+                    secrets: &mut record.secrets,
+                },
                 processor,
                 at,
                 size: 0,
@@ -175,7 +190,11 @@ impl Observer for Inspector {
             } = event
                 && record.attempts.is_empty()
             {
-                record.attempts = attempts(head, record.start);
+                let mut redactor = Redactor {
+                    names: &self.settings.redaction,
+                    secrets: &mut record.secrets,
+                };
+                record.attempts = attempts(head, record.start, &mut redactor);
                 size += record
                     .attempts
                     .iter()
@@ -184,6 +203,9 @@ impl Observer for Inspector {
             }
             record.size += size;
             record.done = record.processors.iter().all(|processor| processor.done);
+            if record.is_over() {
+                record.secrets = Secrets::default();
+            }
             self.ring.add(size);
             if changed {
                 self.ring.changed(record);
@@ -194,7 +216,7 @@ impl Observer for Inspector {
 }
 
 /// Attempts at the upstream before the one that this is the response of.
-fn attempts(head: &response::Parts, start: Instant) -> Vec<Attempt> {
+fn attempts(head: &response::Parts, start: Instant, redactor: &mut Redactor<'_>) -> Vec<Attempt> {
     let info = Outcome::of_head(head).upstream.as_ref();
     let earlier = info.map(|info| info.earlier.as_slice()).unwrap_or_default();
     let numbered = earlier.iter().zip(1..).take(ATTEMPTS);
@@ -206,17 +228,17 @@ fn attempts(head: &response::Parts, start: Instant) -> Vec<Attempt> {
                 .unwrap_or_default();
             Attempt {
                 at_us: micros(attempt.ended.saturating_duration_since(start)),
-                text: short(&format!(
+                text: short(&redactor.words(&format!(
                     "attempt {number}{at}: {}, and another follows",
                     attempt.outcome
-                )),
+                ))),
             }
         })
         .collect()
 }
 
 /// The configuration as far as it explains what happens.
-fn config(exchange: &Watched<'_>) -> Value {
+fn config(exchange: &Watched<'_>, redactor: &mut Redactor<'_>) -> Value {
     let config = exchange.config;
     let target = match config.service() {
         Service::Grpc(service) => match &service.target {
@@ -228,7 +250,7 @@ fn config(exchange: &Watched<'_>) -> Value {
         _ => String::new(),
     };
     json!({
-        "processor": target,
+        "processor": redactor.words(&target),
         "processing_mode": config.processing_mode(),
         "message_timeout_us": micros(config.message_timeout()),
         "failure_mode_allow": config.failure_mode_allow(),

@@ -59,9 +59,8 @@ impl Scribe<'_> {
     }
 
     pub(super) fn header(&mut self, phase: Option<Phase>, change: &HeaderChange<'_>) {
-        let redaction = &self.settings.redaction;
-        let header = short(change.name);
-        let value = short(&redaction.value(change.name, change.value));
+        let value = short(&self.redactor.value(change.name, change.value));
+        let header = short(&self.redactor.words(change.name));
         let asked = match change.operation {
             Operation::Set => format!("set {header}: {value}"),
             Operation::Append => format!("append to {header}: {value}"),

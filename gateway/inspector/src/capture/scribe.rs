@@ -10,11 +10,13 @@ use super::{
 use crate::{
     Settings,
     record::{Entry, Kind, Processor, State},
+    redact::Redactor,
 };
 
 /// Writes one event down.
 pub(super) struct Scribe<'a> {
     pub(super) settings: &'a Settings,
+    pub(super) redactor: Redactor<'a>,
     pub(super) processor: &'a mut Processor,
     pub(super) at: u64,
     /// Bytes more that the record takes.
@@ -41,6 +43,7 @@ impl Scribe<'_> {
             Event::RequestCancelled => self.note("the request goes no further"),
             Event::Aborted { details } => {
                 self.processor.flag("cut");
+                let details = self.redactor.words(details);
                 self.entry(Kind::Failure, None, format!("the response is cut: {details}"));
             }
             Event::StreamStarted => self.entry(Kind::Stream, None, "side stream opened"),
@@ -110,8 +113,8 @@ impl Scribe<'_> {
             Event::StreamClosed => self.closed("closed"),
             Event::ServerHalfClosed => self.closed("ended by the processor"),
             Event::StreamFailed { close } => {
-                self.processor.ended_with = Some((close.code(), short(close.message())));
-                let text = ended(close);
+                self.processor.ended_with = Some((close.code(), short(&self.redactor.words(close.message()))));
+                let text = ended(close, &mut self.redactor);
                 self.closed(&short(&text));
                 self.cause(Kind::Failure, None, format!("side stream failed: {text}"));
             }
@@ -148,6 +151,7 @@ impl Scribe<'_> {
                     Some((kind, cause)) if explains(kind, row) => format!("{row}: {cause}"),
                     _ => row.to_string(),
                 };
+                let details = self.redactor.words(details);
                 let text = format!("{cause}; {follows} ({details})");
                 self.processor.verdict = Some(short(&text));
                 self.entry(Kind::Failure, None, text);
@@ -188,8 +192,8 @@ impl Scribe<'_> {
             Event::ImmediateResponseSent { status, details } => {
                 self.status = Some(status);
                 let details = match details {
-                    "" => "no details given",
-                    details => details,
+                    "" => "no details given".to_owned(),
+                    details => self.redactor.words(details),
                 };
                 self.note(&format!("the filter answers {status} ({details})"));
             }
@@ -217,6 +221,7 @@ impl Scribe<'_> {
 
     /// An entry that is the cause of the failure, should one follow.
     fn cause(&mut self, kind: Kind, phase: Option<Phase>, text: String) {
+        let text = self.redactor.known(text);
         self.processor.cause = Some((kind, short(&text)));
         self.entry(kind, phase, text);
     }
@@ -258,7 +263,7 @@ impl Scribe<'_> {
         bytes: usize,
     ) {
         if let Some(json) = &mut json {
-            self.settings.redaction.message(json);
+            self.redactor.message(json);
         }
         self.push(kind, phase, text, json, Some(bytes));
     }
@@ -279,7 +284,7 @@ impl Scribe<'_> {
         const ENTRY: usize = 160;
         /// A tree of values takes so many times its text.
         const TREE: usize = 3;
-        let text = short(&text);
+        let text = short(&self.redactor.known(text));
         let json = message.as_ref().map_or(0, |json| json.to_string().len());
         self.size += ENTRY + text.len() + TREE * json;
         self.processor.entries.push(Entry {

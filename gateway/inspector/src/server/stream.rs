@@ -19,7 +19,10 @@ use futures_util::{Stream, stream};
 use tokio::sync::broadcast;
 
 use super::{Inner, records::Asked};
-use crate::ring::{Shared, lock};
+use crate::{
+    printed,
+    ring::{Shared, lock},
+};
 
 /// Streams at a time; more are refused.
 const STREAMS: usize = 16;
@@ -61,7 +64,7 @@ pub(super) async fn follow(
         let events = futures_util::StreamExt::filter_map(records, move |shared| {
             let record = lock(&shared);
             let event = asked.takes(&record).then(|| {
-                let data = record.summary().to_string();
+                let data = printed::json(record.summary().to_string());
                 Ok::<_, Infallible>(Event::default().id(record.version.to_string()).data(data))
             });
             drop(record);
@@ -75,7 +78,7 @@ pub(super) async fn follow(
         let record = lock(&shared);
         let line = (record.done && asked.takes(&record)).then(|| match transcript {
             true => record.text(),
-            false => serde_json::to_string(&*record).unwrap_or_default() + "\n",
+            false => record.json() + "\n",
         });
         drop(record);
         async move { line.map(|line| Ok::<_, Infallible>(Bytes::from(line))) }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{OF_CLIENT, fields};
 use crate::{
     capture::answered,
+    printed,
     record::{Field, Kind, Message, Processor, Record},
 };
 
@@ -57,7 +58,7 @@ pub(crate) fn scenario(record: &Record) -> String {
         "about": "an exchange that the inspector has recorded",
         "scenarios": [scenario],
     });
-    format!("{group:#}\n")
+    printed::json(format!("{group:#}\n"))
 }
 
 /// The configuration of a filter.
