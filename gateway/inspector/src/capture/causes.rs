@@ -116,7 +116,7 @@ pub(super) fn ended(close: &Close, redactor: &mut Redactor<'_>) -> String {
     {
         text = format!("{text} ({name})");
     }
-    for more in [close.message(), close.details()] {
+    for more in [close.cause(), close.message(), close.details()] {
         if !more.is_empty() {
             text = format!("{text}: {}", redactor.words(more));
         }
