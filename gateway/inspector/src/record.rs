@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use extproc_client::{FilterConfig, ProcessingMode, http};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use std::sync::Arc;
 
 use crate::{printed, redact::Secrets};
@@ -35,6 +35,9 @@ pub(crate) struct Record {
     /// Values that are taken out of whatever comes, until nothing more can.
     #[serde(skip)]
     pub(crate) secrets: Secrets,
+    /// Bytes of them that are in `size`.
+    #[serde(skip)]
+    pub(crate) secret_bytes: usize,
     #[serde(skip)]
     pub(crate) start: Instant,
     /// Bytes that it takes, by estimate.
@@ -73,6 +76,9 @@ pub(crate) struct Processor {
     /// The last thing that may turn out to be the cause of a failure, in words.
     #[serde(skip)]
     pub(crate) cause: Option<(Kind, String)>,
+    /// The last reply.
+    #[serde(skip)]
+    pub(crate) reply: Option<LastReply>,
     /// The failure in words, if there was one.
     pub(crate) verdict: Option<String>,
     pub(crate) endpoint: Option<String>,
@@ -91,6 +97,15 @@ pub(crate) struct Processor {
     pub(crate) done: bool,
     #[serde(skip)]
     pub(crate) settings: Arc<FilterConfig>,
+}
+
+/// Facts of a reply, for what is told of it next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastReply {
+    /// The member that says what it answers.
+    pub(crate) answers: Option<&'static str>,
+    /// It has a new body.
+    pub(crate) replaces_body: bool,
 }
 
 /// One direction of a message before and after a filter.
@@ -139,7 +154,7 @@ pub(crate) struct Entry {
     pub(crate) phase: Option<&'static str>,
     pub(crate) text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) message: Option<Value>,
+    pub(crate) message: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,8 +204,9 @@ impl Record {
             processors: Vec::new(),
             attempts: Vec::new(),
             secrets: Secrets::default(),
+            secret_bytes: 0,
             start: Instant::now(),
-            size: 1024,
+            size: size_of::<Self>() + ALLOCATION * 8,
         }
     }
 
@@ -306,6 +322,9 @@ impl Record {
         printed::json(serde_json::to_string(self).unwrap_or_default())
     }
 }
+
+/// Bytes that an allocation takes beside those that were asked for.
+pub(crate) const ALLOCATION: usize = 16;
 
 fn millis(us: u64) -> String {
     format!("{}.{:03}", us / 1000, us % 1000)

@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// A reply that fits no message: what it answers, why that is out of place, and what a reply is awaited to.
-pub(super) fn misfit(p: &Processor, reply: Option<&Value>, detail: &str) -> String {
+pub(super) fn misfit(p: &Processor, detail: &str) -> String {
     let waits = waits(p);
-    let Some(answered) = reply.and_then(answered) else {
+    let Some(answered) = p.reply.and_then(|reply| reply.answers) else {
         return format!("the reply answers nothing; {waits}");
     };
     let Some(phase) = Phase::ALL

@@ -30,6 +30,9 @@ use crate::{
 /// Bytes of a text that is kept, such as a path or a message of gRPC.
 const TEXT: usize = 2048;
 
+/// Most bytes that are kept of a body.
+const BODY: usize = 1024 * 1024;
+
 /// Attempts at an upstream that are kept.
 const ATTEMPTS: usize = 32;
 
@@ -42,7 +45,8 @@ pub struct Inspector {
 
 impl Inspector {
     /// Keeps as much as the settings say.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(mut settings: Settings) -> Self {
+        settings.bodies = settings.bodies.min(BODY);
         Self {
             ring: Ring::new(settings.exchanges, settings.bytes),
             settings,
@@ -96,14 +100,15 @@ impl Inspector {
                 return;
             }
         };
-        /// Bytes of a processor without entries.
-        const PROCESSOR: usize = 1024;
+        /// Bytes of a processor without entries: itself, its configuration as JSON, and 256 latencies.
+        const PROCESSOR: usize = size_of::<Processor>() + 4096 + 256 * size_of::<(usize, u64)>();
         let mut record = lock(&shared);
         if record.size == 0 {
             return;
         }
-        record.size += PROCESSOR;
-        self.ring.add(PROCESSOR);
+        let more = PROCESSOR + 6 * TEXT;
+        record.size += more;
+        self.ring.add(more);
         record.done = false;
         let mut redactor = Redactor {
             names: &self.settings.redaction,
@@ -123,6 +128,7 @@ impl Inspector {
             latencies_us: Vec::new(),
             flags: Vec::new(),
             cause: None,
+            reply: None,
             verdict: None,
             endpoint: None,
             reused: None,
@@ -180,6 +186,10 @@ impl Observer for Inspector {
             scribe.write(exchange, event);
             let (mut size, changed) = (scribe.size, scribe.changed);
             let (status, route) = (scribe.status, scribe.route);
+            let secrets = record.secrets.size();
+            let known = std::mem::replace(&mut record.secret_bytes, secrets);
+            let forgotten = known.saturating_sub(secrets);
+            size += secrets.saturating_sub(known);
             record.status = status.or(record.status);
             if let Some(route) = route {
                 record.route = route;
@@ -201,12 +211,13 @@ impl Observer for Inspector {
                     .map(|attempt| attempt.text.len())
                     .sum::<usize>();
             }
-            record.size += size;
+            record.size = (record.size + size).saturating_sub(forgotten);
             record.done = record.processors.iter().all(|processor| processor.done);
             if record.is_over() {
                 record.secrets = Secrets::default();
             }
             self.ring.add(size);
+            self.ring.sub(forgotten);
             if changed {
                 self.ring.changed(record);
             }

@@ -9,7 +9,7 @@ use extproc_client::{
 
 use super::{scribe::Scribe, short};
 use crate::{
-    record::{Field, Kind, Message},
+    record::{ALLOCATION, Field, Kind, Message},
     redact::Redactor,
 };
 
@@ -128,8 +128,8 @@ fn keep(message: &mut Message, data: &Bytes, most: usize, redactor: &mut Redacto
 }
 
 fn size(fields: &[Field]) -> usize {
-    /// Two strings beside their text.
-    const FIELD: usize = 48;
+    /// Two strings beside their text, and up to twice as much room in the list.
+    const FIELD: usize = 2 * size_of::<Field>() + 2 * ALLOCATION;
     let lengths = fields
         .iter()
         .map(|(name, value)| name.len() + value.len() + FIELD);

@@ -149,6 +149,9 @@ fn script(p: &Processor) -> Value {
                 }
             }
             (Kind::Reply, accepted, Some(reply)) => {
+                let Ok(reply) = &serde_json::from_str::<Value>(reply.get()) else {
+                    continue;
+                };
                 // One that fits nothing goes with the message before it.
                 let asked = accepted.or(last);
                 let found = phases.iter_mut().find(|(name, _)| Some(*name) == asked);
