@@ -62,7 +62,11 @@ fn start() -> Program {
     let file = folder.join("envoy.yaml");
     std::fs::write(&file, CONFIG).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
-        .args(["--concurrency=2", "--config"])
+        .args([
+            "--concurrency=2",
+            "--admin-host=Gateway.Example",
+            "--config",
+        ])
         .arg(&file)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -82,10 +86,14 @@ fn start() -> Program {
 impl Program {
     /// Status, head and content of an answer.
     fn ask(&self, method: &str, target: &str, more: &str) -> (u16, String, String) {
+        let host = match more.to_lowercase().contains("host:") {
+            true => "",
+            false => "host: localhost\r\n",
+        };
         let mut stream = TcpStream::connect(&self.admin).unwrap();
         write!(
             stream,
-            "{method} {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{more}\r\n"
+            "{method} {target} HTTP/1.1\r\n{host}connection: close\r\n{more}\r\n"
         )
         .unwrap();
         let mut answer = String::new();
@@ -170,6 +178,55 @@ fn pages() {
     }
 }
 
+/// A page that makes its own name lead to the admin server (DNS rebinding) gets nothing of it.
+#[test]
+fn names_of_others_are_refused() {
+    let gateway = start();
+    for host in [
+        "attacker.example",
+        "attacker.example:9901",
+        "127.0.0.1.attacker.example",
+        "localhost.attacker.example",
+        "gateway.example.attacker.example",
+        "",
+        "[::1",
+        "127.0.0.1\r\nhost: attacker.example",
+    ] {
+        for (method, page) in [
+            ("GET", "/"),
+            ("GET", "/config_dump"),
+            ("GET", "/stats"),
+            ("GET", "/certs"),
+            ("POST", "/logging"),
+        ] {
+            let (status, _, body) = gateway.ask(method, page, &format!("host: {host}\r\n"));
+            let is_refused = status == 421 && body.contains("--admin-host") || status == 400;
+            assert!(is_refused, "{page} as {host}: {status} {body}");
+        }
+    }
+    // The target counts as well, whatever `host` says.
+    let (status, ..) = gateway.ask(
+        "GET",
+        "http://attacker.example/stats",
+        "host: localhost\r\n",
+    );
+    assert_eq!(status, 421);
+    for host in [
+        "localhost",
+        "LocalHost:9901",
+        "127.0.0.1:9901",
+        "10.1.2.3",
+        "[::1]:9901",
+        "gateway.example:80",
+    ] {
+        let (status, _, body) = gateway.ask("GET", "/stats", &format!("host: {host}\r\n"));
+        assert_eq!(status, 200, "{host}: {body}");
+    }
+    // A probe is answered under each name.
+    let (status, ..) = gateway.ask("GET", "/ready", "host: gateway.default.svc\r\n");
+    assert_eq!(status, 200);
+}
+
 #[test]
 fn levels_of_the_log() {
     let mut gateway = start();
@@ -186,12 +243,12 @@ fn levels_of_the_log() {
         "sec-fetch-site: cross-site\r\n",
         "origin: http://attacker.example\r\n",
         "origin: null\r\n",
-        "origin: http://a\r\norigin: http://attacker.example\r\n",
+        "origin: http://localhost\r\norigin: http://attacker.example\r\n",
     ] {
         let (status, _) = set("/logging?level=debug", of_another_site);
         assert_eq!(status, 403, "{of_another_site}");
     }
-    assert_eq!(set("/logging", "origin: http://a\r\n").0, 200);
+    assert_eq!(set("/logging", "origin: http://localhost\r\n").0, 200);
     let (status, shown) = set("/logging?gateway_proxy=debug", "");
     assert_eq!(status, 200);
     assert!(shown.contains("gateway_proxy=debug"), "{shown}");

@@ -402,7 +402,7 @@ fn numbers_go_with_what_they_are_of() {
     let lines = || {
         let mut admin = TcpStream::connect(running.admin_addr().unwrap()).unwrap();
         admin
-            .write_all(b"GET /stats HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            .write_all(b"GET /stats HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             .unwrap();
         let mut text = String::new();
         admin.read_to_string(&mut text).unwrap();

@@ -25,7 +25,7 @@ mod traffic;
 use std::time::Duration;
 
 pub use self::{
-    frames::Frames,
+    frames::{Frames, SPEAKS_TLS},
     keepalive::{Interval, Keepalive},
     list::{fields_size, request_size, response_size},
     receiver::{Account, Receiver},

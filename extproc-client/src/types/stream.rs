@@ -22,6 +22,7 @@ pub struct Close {
     pub(crate) message: String,
     pub(crate) details: String,
     pub(crate) http: bool,
+    pub(crate) cause: String,
 }
 
 impl Close {
@@ -32,6 +33,7 @@ impl Close {
             message: message.into(),
             details: String::new(),
             http: false,
+            cause: String::new(),
         }
     }
 
@@ -53,6 +55,18 @@ impl Close {
     pub fn with_details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self
+    }
+
+    /// Adds the cause in words that name what has to be changed. For people: it is in no text of the protocol.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = cause.into();
+        self
+    }
+
+    /// The cause in words, if the transport knows one; may be empty.
+    pub fn cause(&self) -> &str {
+        &self.cause
     }
 
     /// The gRPC status code.

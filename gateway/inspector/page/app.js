@@ -19,10 +19,18 @@ function svg(name, attributes = {}, ...children) {
 function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
-    else if (value !== undefined && value !== false) node.setAttribute(key, value);
+    else if (value !== undefined && value !== false) node.setAttribute(key, visible(String(value)));
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  const lines = node.localName === 'pre';
+  node.append(...children.filter((child) => child !== null && child !== undefined)
+    .map((child) => (child instanceof Node ? child : visible(String(child), lines))));
   return node;
+}
+
+/** A text whose characters all have a shape: marks of direction, controls and, outside of a `pre`, line breaks are written out. */
+function visible(words, lines = false) {
+  return words.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
+    (lines && c === '\n' ? c : { '\n': '\\n', '\r': '\\r', '\t': '\\t' }[c] ?? `\\u{${c.codePointAt(0).toString(16)}}`));
 }
 
 const ms = (us) => (us / 1000).toFixed(us < 10000 ? 2 : 1);

@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod printed;
 mod record;
 mod redact;
 mod replay;
@@ -46,7 +47,7 @@ pub struct Settings {
     pub bytes: usize,
     /// Most entries of one exchange and filter; later ones are counted. Default 500.
     pub entries: usize,
-    /// Bytes kept of each body and each body message. Default 0: bodies are not recorded.
+    /// Bytes kept of each body and each body message, 1 MiB at most. Default 0: bodies are not recorded.
     pub bodies: usize,
     /// One exchange of so many is recorded. Default 1: each.
     pub one_in: u64,

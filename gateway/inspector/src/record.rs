@@ -4,8 +4,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use extproc_client::{FilterConfig, ProcessingMode, http};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use std::sync::Arc;
+
+use crate::{printed, redact::Secrets};
 
 /// Name and value.
 pub(crate) type Field = (String, String);
@@ -30,6 +32,12 @@ pub(crate) struct Record {
     pub(crate) processors: Vec<Processor>,
     /// Attempts at an upstream that were followed by others.
     pub(crate) attempts: Vec<Attempt>,
+    /// Values that are taken out of whatever comes, until nothing more can.
+    #[serde(skip)]
+    pub(crate) secrets: Secrets,
+    /// Bytes of them that are in `size`.
+    #[serde(skip)]
+    pub(crate) secret_bytes: usize,
     #[serde(skip)]
     pub(crate) start: Instant,
     /// Bytes that it takes, by estimate.
@@ -68,6 +76,9 @@ pub(crate) struct Processor {
     /// The last thing that may turn out to be the cause of a failure, in words.
     #[serde(skip)]
     pub(crate) cause: Option<(Kind, String)>,
+    /// The last reply.
+    #[serde(skip)]
+    pub(crate) reply: Option<LastReply>,
     /// The failure in words, if there was one.
     pub(crate) verdict: Option<String>,
     pub(crate) endpoint: Option<String>,
@@ -86,6 +97,15 @@ pub(crate) struct Processor {
     pub(crate) done: bool,
     #[serde(skip)]
     pub(crate) settings: Arc<FilterConfig>,
+}
+
+/// Facts of a reply, for what is told of it next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastReply {
+    /// The member that says what it answers.
+    pub(crate) answers: Option<&'static str>,
+    /// It has a new body.
+    pub(crate) replaces_body: bool,
 }
 
 /// One direction of a message before and after a filter.
@@ -134,7 +154,7 @@ pub(crate) struct Entry {
     pub(crate) phase: Option<&'static str>,
     pub(crate) text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) message: Option<Value>,
+    pub(crate) message: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,8 +203,10 @@ impl Record {
             done: false,
             processors: Vec::new(),
             attempts: Vec::new(),
+            secrets: Secrets::default(),
+            secret_bytes: 0,
             start: Instant::now(),
-            size: 1024,
+            size: size_of::<Self>() + ALLOCATION * 8,
         }
     }
 
@@ -196,6 +218,12 @@ impl Record {
                     .iter()
                     .any(|flag| !matches!(*flag, "answered" | "mode"))
         })
+    }
+
+    /// Whether nothing more comes: the end of a side stream may follow that of its exchange.
+    pub(crate) fn is_over(&self) -> bool {
+        let mut all = self.processors.iter();
+        self.done && all.all(|p| p.closed.is_some() || p.sent == 0)
     }
 
     /// One line of the list.
@@ -235,7 +263,7 @@ impl Record {
         })
     }
 
-    /// For a terminal.
+    /// For a terminal. What comes from peers stays in its line.
     pub(crate) fn text(&self) -> String {
         use std::fmt::Write as _;
         let status = self
@@ -244,9 +272,9 @@ impl Record {
         let mut out = format!(
             "#{} {} {}{} -> {status} in {} ms\n",
             self.id,
-            self.method,
-            self.authority,
-            self.path,
+            printed::line(&self.method),
+            printed::line(&self.authority),
+            printed::line(&self.path),
             millis(self.total_us)
         );
         for attempt in &self.attempts {
@@ -255,11 +283,11 @@ impl Record {
                 out,
                 "  {:>9} ms upstream <-     {}",
                 millis(attempt.at_us),
-                attempt.text
+                printed::line(&attempt.text)
             );
         }
         for p in &self.processors {
-            let _ = writeln!(out, "  {}", p.filter);
+            let _ = writeln!(out, "  {}", printed::line(&p.filter));
             for entry in &p.entries {
                 let latency = entry
                     .latency_us
@@ -276,27 +304,27 @@ impl Record {
                     _ => "  ..",
                 };
                 let at = millis(entry.at_us);
-                let _ = writeln!(out, "  {at:>9} ms {sign:<15} {}{latency}", entry.text);
+                let text = printed::line(&entry.text);
+                let _ = writeln!(out, "  {at:>9} ms {sign:<15} {text}{latency}");
             }
             if p.omitted > 0 {
                 let _ = writeln!(out, "  and {} more that are not kept", p.omitted);
             }
             if let Some(verdict) = &p.verdict {
-                let _ = writeln!(out, "  verdict: {verdict}");
+                let _ = writeln!(out, "  verdict: {}", printed::line(verdict));
             }
         }
-        // A terminal takes control characters for orders.
-        out.chars()
-            .map(|c| {
-                if c.is_control() && c != '\n' {
-                    '\u{fffd}'
-                } else {
-                    c
-                }
-            })
-            .collect()
+        out
+    }
+
+    /// The whole as JSON, in one line.
+    pub(crate) fn json(&self) -> String {
+        printed::json(serde_json::to_string(self).unwrap_or_default())
     }
 }
+
+/// Bytes that an allocation takes beside those that were asked for.
+pub(crate) const ALLOCATION: usize = 16;
 
 fn millis(us: u64) -> String {
     format!("{}.{:03}", us / 1000, us % 1000)

@@ -82,6 +82,11 @@ impl Ring {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A record takes less bytes now.
+    pub(crate) fn sub(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Lets the oldest records go while there are too many. One that is gone has the size 0.
     pub(crate) fn make_room(&self) {
         loop {

@@ -390,7 +390,7 @@ admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}"
     let admin = running.admin_addr().unwrap();
     let active = || {
         let mut stream = TcpStream::connect(admin).unwrap();
-        let request = b"GET /stats HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let request = b"GET /stats HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(request).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();

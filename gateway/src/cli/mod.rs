@@ -68,6 +68,11 @@ pub(crate) struct Cli {
     )]
     pub(crate) namespace: String,
 
+    /// One more name by which the admin server is reached, such as that of a Service. Others than these, `localhost` and addresses are
+    /// refused: a page that makes its own name lead there would read it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) admin_host: Vec<String>,
+
     /// Show exchanges with processors on a page of their own, off by default [default address: 127.0.0.1:15001].
     ///
     /// It shows what clients and processors send, some secrets aside: docs/inspector.md.
@@ -213,6 +218,8 @@ impl Cli {
     /// What all roles that serve have in common.
     pub(crate) fn options(&self) -> Options {
         let options = Options::default().concurrency(self.workers().get());
+        let names = self.admin_host.iter();
+        let options = names.fold(options, |options, name| options.admin_host(name));
         #[cfg(feature = "otel")]
         let options = options.tracing(std::sync::Arc::new(gateway_otel::OpenTelemetry::new()));
         options

@@ -279,6 +279,7 @@ async fn clients(
 async fn counters(port: u16) -> Option<Vec<(String, u64)>> {
     let script = ClientScript {
         path: "/stats?filter=ext_proc".into(),
+        authority: Some("localhost".into()),
         ..ClientScript::default()
     };
     let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -41,6 +41,12 @@ const EMPTY_IN_A_ROW: u32 = 10_000;
 /// Frames that are read while the peer takes nothing of what is written. Answers to them pile up.
 const UNANSWERED: u32 = 100_000;
 
+/// Text of the error of a connection without TLS whose server answers with TLS.
+pub const SPEAKS_TLS: &str = "the server speaks TLS, and this connection does not";
+
+/// Beginning of a TLS alert (RFC 8446 §5.1, §6): as a frame it would be far longer than any that may come first.
+const ALERT: [u8; 2] = [0x15, 3];
+
 /// A byte stream that `h2` reads, whose frames are counted.
 ///
 /// A DATA frame without content that does not end its stream says nothing, and `h2` ends a connection that has received 100 of them.
@@ -49,6 +55,8 @@ const UNANSWERED: u32 = 100_000;
 pub struct Frames<S> {
     io: S,
     traffic: Arc<Traffic>,
+    /// Nothing has come from the server yet.
+    first: bool,
     /// Whether reading is interrupted until somebody calls [`Traffic::turn`].
     turns: bool,
     /// Bytes of the preface or of a frame's payload that are still to come.
@@ -116,6 +124,7 @@ impl<S> Frames<S> {
         Self {
             io,
             traffic,
+            first: left == 0,
             turns: true,
             left,
             head: Head::default(),
@@ -331,6 +340,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
             let read = buf.filled_mut().get_mut(before..).unwrap_or_default();
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            if std::mem::take(&mut this.first) && read.starts_with(&ALERT) {
+                let error = io::Error::new(io::ErrorKind::InvalidData, SPEAKS_TLS);
+                return Poll::Ready(Err(error));
             }
             let mut tally = Tally::default();
             let whole = this.follow(read, &mut tally);

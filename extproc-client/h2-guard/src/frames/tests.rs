@@ -334,3 +334,19 @@ async fn frames_that_cannot_be_answered() {
     assert!(end.is_err());
     drop(far);
 }
+
+#[tokio::test]
+async fn an_alert_of_tls_is_told_as_such() {
+    let alert = [0x15, 3, 1, 0, 2, 2, 40];
+    let mut of_server = Frames::of_server(Slow(&alert, 7), Arc::default());
+    let error = of_server.read(&mut [0; 64]).await.unwrap_err();
+    assert_eq!(error.to_string(), SPEAKS_TLS);
+    // Later on, these bytes are a payload.
+    let mut sent = Vec::new();
+    frame(&mut sent, SETTINGS, 0, 0, &[]);
+    frame(&mut sent, DATA, 0, 1, &alert);
+    let mut seen = Vec::new();
+    let mut of_server = Frames::of_server(Slow(&sent, 18), Arc::default());
+    of_server.read_to_end(&mut seen).await.unwrap();
+    assert_eq!(seen, sent);
+}

@@ -67,6 +67,7 @@ pub(super) fn of_connect(error: &io::Error) -> Close {
         "remote connection failure",
         Some(&format!("delayed connect error: {text}")),
     )
+    .because(error.to_string())
 }
 
 /// The response headers did not come in time.
@@ -89,11 +90,13 @@ pub(super) fn of_stream(error: &h2::Error, started: bool) -> Close {
     if started {
         return Close::status(13, "").with_details(failures::details_after_response(reason));
     }
-    let cause = error
-        .get_io()
-        .and_then(|io| io.source())
-        .map(ToString::to_string);
-    before_response(reason, cause.as_deref())
+    let io = error.get_io();
+    let cause = io.and_then(|io| io.source()).map(ToString::to_string);
+    let close = before_response(reason, cause.as_deref());
+    match io.map(ToString::to_string) {
+        Some(text) if text == h2_guard::SPEAKS_TLS => close.because(text),
+        _ => close,
+    }
 }
 
 /// Whether the peer says that it never processed the stream, so that it may be sent again

@@ -8,12 +8,15 @@ use extproc_client::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::record::{Kind, Processor, State};
+use crate::{
+    record::{Kind, Processor, State},
+    redact::Redactor,
+};
 
 /// A reply that fits no message: what it answers, why that is out of place, and what a reply is awaited to.
-pub(super) fn misfit(p: &Processor, reply: Option<&Value>, detail: &str) -> String {
+pub(super) fn misfit(p: &Processor, detail: &str) -> String {
     let waits = waits(p);
-    let Some(answered) = reply.and_then(answered) else {
+    let Some(answered) = p.reply.and_then(|reply| reply.answers) else {
         return format!("the reply answers nothing; {waits}");
     };
     let Some(phase) = Phase::ALL
@@ -105,7 +108,7 @@ fn word(mode: impl Serialize) -> String {
 }
 
 /// The end of a side stream, with the name of its status.
-pub(super) fn ended(close: &Close) -> String {
+pub(super) fn ended(close: &Close, redactor: &mut Redactor<'_>) -> String {
     let mut text = format!("gRPC status {}", close.code());
     if let Some(name) = usize::try_from(close.code())
         .ok()
@@ -113,9 +116,9 @@ pub(super) fn ended(close: &Close) -> String {
     {
         text = format!("{text} ({name})");
     }
-    for more in [close.message(), close.details()] {
+    for more in [close.cause(), close.message(), close.details()] {
         if !more.is_empty() {
-            text = format!("{text}: {more}");
+            text = format!("{text}: {}", redactor.words(more));
         }
     }
     text

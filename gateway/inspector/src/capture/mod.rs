@@ -23,12 +23,15 @@ use self::scribe::Scribe;
 use crate::{
     Settings,
     record::{Attempt, Passage, Processor, Record, State},
-    redact::without_userinfo,
+    redact::{Redactor, Secrets, without_userinfo},
     ring::{Ring, lock},
 };
 
 /// Bytes of a text that is kept, such as a path or a message of gRPC.
 const TEXT: usize = 2048;
+
+/// Most bytes that are kept of a body.
+const BODY: usize = 1024 * 1024;
 
 /// Attempts at an upstream that are kept.
 const ATTEMPTS: usize = 32;
@@ -42,7 +45,8 @@ pub struct Inspector {
 
 impl Inspector {
     /// Keeps as much as the settings say.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(mut settings: Settings) -> Self {
+        settings.bodies = settings.bodies.min(BODY);
         Self {
             ring: Ring::new(settings.exchanges, settings.bytes),
             settings,
@@ -58,22 +62,28 @@ impl Inspector {
 
     /// The record of this exchange, made if the exchange begins here.
     fn begin(&self, exchange: &Watched<'_>, head: &request::Parts) {
-        let redaction = &self.settings.redaction;
+        let mut secrets = Secrets::default();
+        let mut redactor = Redactor {
+            names: &self.settings.redaction,
+            secrets: &mut secrets,
+        };
+        redactor.learn_headers(&head.headers);
         let authority = head
             .uri
             .authority()
             .map(|authority| authority.as_str())
             .or_else(|| head.headers.get("host").and_then(|host| host.to_str().ok()))
             .unwrap_or_default();
-        let authority = short(without_userinfo(authority));
+        let authority = short(&redactor.url(without_userinfo(authority)));
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let path = short(&redaction.url(path));
+        let path = short(&redactor.url(path));
         let shared = match self.ring.get(exchange.id) {
             Some(shared) => shared,
             None if self.wants(exchange.id, &format!("{} {authority} {path}", head.method)) => {
                 let mut record = Record::new(exchange.id, head);
                 record.authority = authority;
                 record.path = path;
+                record.secrets = secrets;
                 let source = exchange.context.facts.source;
                 record.client = source.map(|source| source.to_string()).unwrap_or_default();
                 if let Some(host) = &exchange.context.host {
@@ -90,19 +100,25 @@ impl Inspector {
                 return;
             }
         };
-        /// Bytes of a processor without entries.
-        const PROCESSOR: usize = 1024;
+        /// Bytes of a processor without entries: itself, its configuration as JSON, and 256 latencies.
+        const PROCESSOR: usize = size_of::<Processor>() + 4096 + 256 * size_of::<(usize, u64)>();
         let mut record = lock(&shared);
         if record.size == 0 {
             return;
         }
-        record.size += PROCESSOR;
-        self.ring.add(PROCESSOR);
+        let more = PROCESSOR + 6 * TEXT;
+        record.size += more;
+        self.ring.add(more);
         record.done = false;
+        let mut redactor = Redactor {
+            names: &self.settings.redaction,
+            secrets: &mut record.secrets,
+        };
+        let config = config(exchange, &mut redactor);
         record.processors.push(Processor {
             part: exchange.part,
             filter: exchange.filter.to_owned(),
-            config: config(exchange),
+            config,
             mode: *exchange.config.processing_mode(),
             phases: [State::NotSent; 6],
             unanswered: [0; 6],
@@ -112,6 +128,7 @@ impl Inspector {
             latencies_us: Vec::new(),
             flags: Vec::new(),
             cause: None,
+            reply: None,
             verdict: None,
             endpoint: None,
             reused: None,
@@ -155,6 +172,10 @@ impl Observer for Inspector {
             };
             let mut scribe = Scribe {
                 settings: &self.settings,
+                redactor: Redactor {
+                    names: &self.settings.redaction,
+                    secrets: &mut record.secrets,
+                },
                 processor,
                 at,
                 size: 0,
@@ -165,6 +186,10 @@ impl Observer for Inspector {
             scribe.write(exchange, event);
             let (mut size, changed) = (scribe.size, scribe.changed);
             let (status, route) = (scribe.status, scribe.route);
+            let secrets = record.secrets.size();
+            let known = std::mem::replace(&mut record.secret_bytes, secrets);
+            let forgotten = known.saturating_sub(secrets);
+            size += secrets.saturating_sub(known);
             record.status = status.or(record.status);
             if let Some(route) = route {
                 record.route = route;
@@ -175,16 +200,24 @@ impl Observer for Inspector {
             } = event
                 && record.attempts.is_empty()
             {
-                record.attempts = attempts(head, record.start);
+                let mut redactor = Redactor {
+                    names: &self.settings.redaction,
+                    secrets: &mut record.secrets,
+                };
+                record.attempts = attempts(head, record.start, &mut redactor);
                 size += record
                     .attempts
                     .iter()
                     .map(|attempt| attempt.text.len())
                     .sum::<usize>();
             }
-            record.size += size;
+            record.size = (record.size + size).saturating_sub(forgotten);
             record.done = record.processors.iter().all(|processor| processor.done);
+            if record.is_over() {
+                record.secrets = Secrets::default();
+            }
             self.ring.add(size);
+            self.ring.sub(forgotten);
             if changed {
                 self.ring.changed(record);
             }
@@ -194,7 +227,7 @@ impl Observer for Inspector {
 }
 
 /// Attempts at the upstream before the one that this is the response of.
-fn attempts(head: &response::Parts, start: Instant) -> Vec<Attempt> {
+fn attempts(head: &response::Parts, start: Instant, redactor: &mut Redactor<'_>) -> Vec<Attempt> {
     let info = Outcome::of_head(head).upstream.as_ref();
     let earlier = info.map(|info| info.earlier.as_slice()).unwrap_or_default();
     let numbered = earlier.iter().zip(1..).take(ATTEMPTS);
@@ -206,17 +239,17 @@ fn attempts(head: &response::Parts, start: Instant) -> Vec<Attempt> {
                 .unwrap_or_default();
             Attempt {
                 at_us: micros(attempt.ended.saturating_duration_since(start)),
-                text: short(&format!(
+                text: short(&redactor.words(&format!(
                     "attempt {number}{at}: {}, and another follows",
                     attempt.outcome
-                )),
+                ))),
             }
         })
         .collect()
 }
 
 /// The configuration as far as it explains what happens.
-fn config(exchange: &Watched<'_>) -> Value {
+fn config(exchange: &Watched<'_>, redactor: &mut Redactor<'_>) -> Value {
     let config = exchange.config;
     let target = match config.service() {
         Service::Grpc(service) => match &service.target {
@@ -228,7 +261,7 @@ fn config(exchange: &Watched<'_>) -> Value {
         _ => String::new(),
     };
     json!({
-        "processor": target,
+        "processor": redactor.words(&target),
         "processing_mode": config.processing_mode(),
         "message_timeout_us": micros(config.message_timeout()),
         "failure_mode_allow": config.failure_mode_allow(),

@@ -8,7 +8,10 @@ use extproc_client::{
 };
 
 use super::{scribe::Scribe, short};
-use crate::record::{Field, Kind, Message};
+use crate::{
+    record::{ALLOCATION, Field, Kind, Message},
+    redact::Redactor,
+};
 
 /// Pieces of a body whose sizes are kept.
 pub(super) const PIECES: usize = 256;
@@ -16,7 +19,6 @@ pub(super) const PIECES: usize = 256;
 impl Scribe<'_> {
     /// A part of the HTTP message.
     pub(super) fn part(&mut self, side: Side, part: HttpPart<'_>, end: bool, before: bool) {
-        let redaction = &self.settings.redaction;
         let passage = match side {
             Side::Request => &mut self.processor.request,
             Side::Response => &mut self.processor.response,
@@ -34,18 +36,26 @@ impl Scribe<'_> {
         };
         let text = match part {
             HttpPart::Request(head) => {
-                let path = redaction.url(&head.uri.to_string());
+                self.redactor.learn_headers(&head.headers);
+                let path = self.redactor.url(&head.uri.to_string());
                 let mut fields = vec![
-                    (":method".to_owned(), head.method.to_string()),
+                    (
+                        ":method".to_owned(),
+                        self.redactor.words(head.method.as_str()),
+                    ),
                     (":uri".to_owned(), path.clone()),
                 ];
-                fields.extend(redaction.headers(&head.headers));
+                fields.extend(self.redactor.headers(&head.headers));
                 self.size += size(&fields);
                 message.head = Some(fields);
-                format!("{} {}", head.method, short(&path))
+                format!(
+                    "{} {}",
+                    self.redactor.words(head.method.as_str()),
+                    short(&path)
+                )
             }
             HttpPart::Response(head) => {
-                let fields = response_fields(head, |headers| redaction.headers(headers));
+                let fields = response_fields(head, |headers| self.redactor.headers(headers));
                 self.size += size(&fields);
                 message.head = Some(fields);
                 if !before {
@@ -55,7 +65,7 @@ impl Scribe<'_> {
                 format!("{}", head.status.as_u16())
             }
             HttpPart::Data(data) => {
-                let kept = keep(message, data, self.settings.bodies);
+                let kept = keep(message, data, self.settings.bodies, &mut self.redactor);
                 self.size += kept;
                 if data.is_empty() {
                     return;
@@ -63,7 +73,7 @@ impl Scribe<'_> {
                 format!("{} bytes", data.len())
             }
             HttpPart::Trailers(trailers) => {
-                let fields = redaction.headers(trailers);
+                let fields = self.redactor.headers(trailers);
                 self.size += size(&fields);
                 message.trailers = Some(fields);
                 "trailers".to_owned()
@@ -84,36 +94,42 @@ fn response_fields(
     fields
 }
 
+/// Bytes of a piece that are looked at beyond those that are kept, so that no half of a secret is.
+const BEYOND: usize = 4096;
+
+/// Base64 of a body's end that is looked at again with the next piece. A multiple of four.
+const AGAIN: usize = 1024;
+
 /// Keeps the beginning of a body and the sizes of its pieces; gives the bytes that takes.
-fn keep(message: &mut Message, data: &Bytes, most: usize) -> usize {
+fn keep(message: &mut Message, data: &Bytes, most: usize, redactor: &mut Redactor<'_>) -> usize {
     message.bytes += data.len() as u64;
     let mut size = 0;
     if !data.is_empty() && message.pieces.len() < PIECES {
         message.pieces.push(data.len() as u64);
-        size += 8;
+        size += 16;
     }
+    let before = message.body.len();
     // Three bytes are four characters, so that pieces can be joined, the last one aside.
     let kept = message.body.trim_end_matches('=').len() * 3 / 4;
     let room = most.saturating_sub(kept);
     if room > 0 && !data.is_empty() {
-        // The last group is begun anew if it is not full.
-        let whole = match message.body.ends_with('=') {
-            true => message.body.len().saturating_sub(4),
-            false => message.body.len(),
-        };
+        // A secret may come in two pieces.
+        let whole = before.saturating_sub(AGAIN) / 4 * 4;
         let mut tail = STANDARD
             .decode(message.body.split_off(whole))
             .unwrap_or_default();
-        tail.extend_from_slice(&data[..data.len().min(room)]);
+        tail.extend_from_slice(data.get(..room + BEYOND).unwrap_or(data));
+        let mut tail = redactor.body(&tail);
+        tail.truncate(most.saturating_sub(whole / 4 * 3));
         STANDARD.encode_string(tail, &mut message.body);
-        size += data.len().min(room) * 4 / 3;
+        size += message.body.len().saturating_sub(before) * 2;
     }
     size
 }
 
 fn size(fields: &[Field]) -> usize {
-    /// Two strings beside their text.
-    const FIELD: usize = 48;
+    /// Two strings beside their text, and up to twice as much room in the list.
+    const FIELD: usize = 2 * size_of::<Field>() + 2 * ALLOCATION;
     let lengths = fields
         .iter()
         .map(|(name, value)| name.len() + value.len() + FIELD);

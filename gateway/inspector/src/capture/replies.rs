@@ -18,13 +18,17 @@ impl Scribe<'_> {
         self.processor.received += 1;
         let mut entries = self.processor.entries.iter_mut().rev();
         let reply = entries.find(|entry| entry.kind == Kind::Reply);
-        let message = reply.as_ref().and_then(|reply| reply.message.as_ref());
         let state = match (phase, effect) {
             (None, _) => State::Answered,
             (_, Effect::Applied) => State::Changed,
             (_, Effect::Invalid | Effect::TooLarge | Effect::Refused) => State::Refused,
             // As in Envoy, a body that is replaced as a whole has no effect of its own.
-            (Some(phase), _) if message.is_some_and(|json| replaces_body(json, phase)) => {
+            (Some(_), _)
+                if self
+                    .processor
+                    .reply
+                    .is_some_and(|reply| reply.replaces_body) =>
+            {
                 State::Changed
             }
             _ => State::Unchanged,
@@ -59,9 +63,8 @@ impl Scribe<'_> {
     }
 
     pub(super) fn header(&mut self, phase: Option<Phase>, change: &HeaderChange<'_>) {
-        let redaction = &self.settings.redaction;
-        let header = short(change.name);
-        let value = short(&redaction.value(change.name, change.value));
+        let value = short(&self.redactor.value(change.name, change.value));
+        let header = short(&self.redactor.words(change.name));
         let asked = match change.operation {
             Operation::Set => format!("set {header}: {value}"),
             Operation::Append => format!("append to {header}: {value}"),
@@ -74,7 +77,8 @@ impl Scribe<'_> {
     }
 }
 
-fn replaces_body(reply: &Value, phase: Phase) -> bool {
-    let mutation = &reply[phase.name()]["response"]["body_mutation"];
+/// Tells whether a reply that answers this has a new body.
+pub(super) fn replaces_body(reply: &Value, answers: &str) -> bool {
+    let mutation = &reply[answers]["response"]["body_mutation"];
     mutation.get("body").is_some() || mutation.get("clear_body").is_some()
 }

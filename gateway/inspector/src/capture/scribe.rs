@@ -1,20 +1,23 @@
 //! Writes one event down, in words.
 
 use extproc_client::observer::{Event, ModeOrigin, Phase, Side, Verdict, Watched};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     causes::{answered, ended, explains, misfit},
+    replies::replaces_body,
     short,
 };
 use crate::{
-    Settings,
-    record::{Entry, Kind, Processor, State},
+    Settings, printed,
+    record::{ALLOCATION, Entry, Kind, LastReply, Processor, State},
+    redact::Redactor,
 };
 
 /// Writes one event down.
 pub(super) struct Scribe<'a> {
     pub(super) settings: &'a Settings,
+    pub(super) redactor: Redactor<'a>,
     pub(super) processor: &'a mut Processor,
     pub(super) at: u64,
     /// Bytes more that the record takes.
@@ -41,6 +44,7 @@ impl Scribe<'_> {
             Event::RequestCancelled => self.note("the request goes no further"),
             Event::Aborted { details } => {
                 self.processor.flag("cut");
+                let details = self.redactor.words(details);
                 self.entry(Kind::Failure, None, format!("the response is cut: {details}"));
             }
             Event::StreamStarted => self.entry(Kind::Stream, None, "side stream opened"),
@@ -79,7 +83,15 @@ impl Scribe<'_> {
             Event::ReplyArrived { reply, heeded } => {
                 let bytes = reply.to_bytes().len();
                 let json = self.has_room().then(|| reply.to_json(self.settings.bodies));
-                let answers = json.as_ref().and_then(answered).unwrap_or("no answer");
+                self.processor.reply = json.as_ref().map(|json| {
+                    let answers = answered(json);
+                    LastReply {
+                        answers,
+                        replaces_body: answers.is_some_and(|answers| replaces_body(json, answers)),
+                    }
+                });
+                let known = self.processor.reply.and_then(|reply| reply.answers);
+                let answers = known.unwrap_or("no answer");
                 let unheeded = match (heeded, exchange.config.observability_mode()) {
                     (true, _) => "",
                     (false, true) => ", ignored in observability mode",
@@ -101,17 +113,14 @@ impl Scribe<'_> {
             Event::Header { phase, change } => self.header(phase, change),
             Event::SpuriousMessage { detail } => {
                 self.processor.flag("spurious");
-                let mut entries = self.processor.entries.iter().rev();
-                let reply = entries.find(|entry| entry.kind == Kind::Reply);
-                let reply = reply.and_then(|entry| entry.message.as_ref());
-                let text = misfit(self.processor, reply, detail);
+                let text = misfit(self.processor, detail);
                 self.cause(Kind::Failure, None, text);
             }
             Event::StreamClosed => self.closed("closed"),
             Event::ServerHalfClosed => self.closed("ended by the processor"),
             Event::StreamFailed { close } => {
-                self.processor.ended_with = Some((close.code(), short(close.message())));
-                let text = ended(close);
+                self.processor.ended_with = Some((close.code(), short(&self.redactor.words(close.message()))));
+                let text = ended(close, &mut self.redactor);
                 self.closed(&short(&text));
                 self.cause(Kind::Failure, None, format!("side stream failed: {text}"));
             }
@@ -148,6 +157,7 @@ impl Scribe<'_> {
                     Some((kind, cause)) if explains(kind, row) => format!("{row}: {cause}"),
                     _ => row.to_string(),
                 };
+                let details = self.redactor.words(details);
                 let text = format!("{cause}; {follows} ({details})");
                 self.processor.verdict = Some(short(&text));
                 self.entry(Kind::Failure, None, text);
@@ -188,8 +198,8 @@ impl Scribe<'_> {
             Event::ImmediateResponseSent { status, details } => {
                 self.status = Some(status);
                 let details = match details {
-                    "" => "no details given",
-                    details => details,
+                    "" => "no details given".to_owned(),
+                    details => self.redactor.words(details),
                 };
                 self.note(&format!("the filter answers {status} ({details})"));
             }
@@ -217,6 +227,7 @@ impl Scribe<'_> {
 
     /// An entry that is the cause of the failure, should one follow.
     fn cause(&mut self, kind: Kind, phase: Option<Phase>, text: String) {
+        let text = self.redactor.known(text);
         self.processor.cause = Some((kind, short(&text)));
         self.entry(kind, phase, text);
     }
@@ -258,7 +269,7 @@ impl Scribe<'_> {
         bytes: usize,
     ) {
         if let Some(json) = &mut json {
-            self.settings.redaction.message(json);
+            self.redactor.message(json);
         }
         self.push(kind, phase, text, json, Some(bytes));
     }
@@ -275,14 +286,15 @@ impl Scribe<'_> {
             self.processor.omitted += 1;
             return;
         }
-        /// Bytes of an entry beside its text.
-        const ENTRY: usize = 160;
-        /// A tree of values takes so many times its text.
-        const TREE: usize = 3;
-        let text = short(&text);
-        let json = message.as_ref().map_or(0, |json| json.to_string().len());
-        self.size += ENTRY + text.len() + TREE * json;
-        self.processor.entries.push(Entry {
+        let mut text = short(&self.redactor.known(text));
+        text.shrink_to_fit();
+        // As text: a tree of values would take many times as much.
+        let message =
+            message.and_then(|json| RawValue::from_string(printed::json(json.to_string())).ok());
+        let json = message.as_ref().map_or(0, |json| json.get().len());
+        let entries = &mut self.processor.entries;
+        let before = entries.capacity();
+        entries.push(Entry {
             at_us: self.at,
             kind,
             phase: phase.map(Phase::name),
@@ -291,6 +303,10 @@ impl Scribe<'_> {
             bytes,
             latency_us: None,
         });
+        let room = (entries.capacity() - before) * size_of::<Entry>();
+        let text = entries.last().map_or(0, |entry| entry.text.capacity());
+        // What follows is added to the text of a reply.
+        self.size += room + text + json + 4 * ALLOCATION;
     }
 
     fn has_room(&self) -> bool {

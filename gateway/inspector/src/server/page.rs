@@ -9,7 +9,10 @@ use axum::{
 };
 
 use super::Inner;
-use crate::ring::{Shared, lock};
+use crate::{
+    printed,
+    ring::{Shared, lock},
+};
 
 /// Rows of the list that a page without a script has.
 const STATIC_ROWS: usize = 200;
@@ -45,10 +48,10 @@ fn row(shared: &Shared) -> String {
     )
 }
 
-/// A text without what HTML takes for its own.
+/// A text without what HTML takes for its own, in one line.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printed::line(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Inner;
 use crate::{
+    printed,
     record::Record,
     replay::Play,
     ring::{Shared, lock},
@@ -72,17 +73,22 @@ fn state_of(inner: &Inner) -> Value {
     })
 }
 
-pub(super) async fn list(
-    State(inner): State<Arc<Inner>>,
-    Query(asked): Query<Asked>,
-) -> Json<Value> {
+pub(super) async fn list(State(inner): State<Arc<Inner>>, Query(asked): Query<Asked>) -> Response {
     let mut state = state_of(&inner);
     let summaries = inner.inspector.ring.all().into_iter().filter_map(|shared| {
         let record = lock(&shared);
         asked.takes(&record).then(|| record.summary())
     });
     state["exchanges"] = summaries.collect();
-    Json(state)
+    shown(&state)
+}
+
+fn shown(value: &Value) -> Response {
+    json_text(printed::json(value.to_string()))
+}
+
+fn json_text(json: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 fn find(inner: &Inner, id: u64) -> Result<Shared, (StatusCode, &'static str)> {
@@ -101,7 +107,7 @@ pub(super) async fn one(
     };
     let record = lock(&shared);
     match asked.format.as_str() {
-        "" | "json" => Json(&*record).into_response(),
+        "" | "json" => json_text(record.json()),
         "text" => record.text().into_response(),
         "curl" => takeaway::curl(&record).into_response(),
         "fake-proxy" => takeaway::fake_proxy(&record).into_response(),
@@ -138,7 +144,7 @@ pub(super) async fn replay(
         Err(reason) => return (StatusCode::CONFLICT, format!("{reason}\n")).into_response(),
     };
     match play.run().await {
-        Some(shared) => Json(&*lock(&shared)).into_response(),
+        Some(shared) => json_text(lock(&shared).json()),
         None => (StatusCode::BAD_GATEWAY, "nothing was recorded\n").into_response(),
     }
 }

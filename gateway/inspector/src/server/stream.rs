@@ -1,6 +1,7 @@
 //! The stream of records as they change.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     sync::{Arc, atomic::Ordering},
 };
@@ -19,7 +20,10 @@ use futures_util::{Stream, stream};
 use tokio::sync::broadcast;
 
 use super::{Inner, records::Asked};
-use crate::ring::{Shared, lock};
+use crate::{
+    printed,
+    ring::{Shared, lock},
+};
 
 /// Streams at a time; more are refused.
 const STREAMS: usize = 16;
@@ -61,7 +65,7 @@ pub(super) async fn follow(
         let events = futures_util::StreamExt::filter_map(records, move |shared| {
             let record = lock(&shared);
             let event = asked.takes(&record).then(|| {
-                let data = record.summary().to_string();
+                let data = printed::json(record.summary().to_string());
                 Ok::<_, Infallible>(Event::default().id(record.version.to_string()).data(data))
             });
             drop(record);
@@ -75,7 +79,7 @@ pub(super) async fn follow(
         let record = lock(&shared);
         let line = (record.done && asked.takes(&record)).then(|| match transcript {
             true => record.text(),
-            false => serde_json::to_string(&*record).unwrap_or_default() + "\n",
+            false => record.json() + "\n",
         });
         drop(record);
         async move { line.map(|line| Ok::<_, Infallible>(Bytes::from(line))) }
@@ -88,32 +92,28 @@ pub(super) async fn follow(
 }
 
 /// Records as they change, after those that changed since version `after`. A reader that is slow misses some changes and gets
-/// the records as they are then.
+/// the records as they are then. What waits for it is numbers: a record that had to make room is not kept for it.
 fn changes(inner: Arc<Inner>, place: Place, after: Option<u64>) -> impl Stream<Item = Shared> {
     let follower = inner.inspector.ring.follow();
-    let mut known = Vec::new();
-    if let Some(after) = after {
-        known = since(&inner, after);
-    }
-    known.reverse();
+    let known = after.map(|after| since(&inner, after)).unwrap_or_default();
     stream::unfold(
         (inner, place, follower, known, after.unwrap_or(0)),
         |(inner, place, mut follower, mut known, mut seen)| async move {
             loop {
-                if let Some(shared) = known.pop() {
-                    seen = seen.max(lock(&shared).version);
-                    return Some((shared, (inner, place, follower, known, seen)));
+                while let Some(id) = known.pop_front() {
+                    if let Some(shared) = inner.inspector.ring.get(id) {
+                        seen = seen.max(lock(&shared).version);
+                        return Some((shared, (inner, place, follower, known, seen)));
+                    }
                 }
                 match follower.recv().await {
                     Ok(change) => {
                         // One that has changed again is told with that change.
                         let found = inner.inspector.ring.get(change.id);
-                        known.extend(found.filter(|found| lock(found).version == change.version));
+                        let is_last = |found: &Shared| lock(found).version == change.version;
+                        known.extend(found.filter(is_last).map(|_| change.id));
                     }
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        known = since(&inner, seen);
-                        known.reverse();
-                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => known = since(&inner, seen),
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }
             }
@@ -121,16 +121,13 @@ fn changes(inner: Arc<Inner>, place: Place, after: Option<u64>) -> impl Stream<I
     )
 }
 
-/// Records that changed since that version, in the order of their changes.
-fn since(inner: &Inner, version: u64) -> Vec<Shared> {
-    let mut records: Vec<(u64, Shared)> = inner
-        .inspector
-        .ring
-        .all()
-        .into_iter()
-        .map(|shared| (lock(&shared).version, shared.clone()))
-        .filter(|(changed, _)| *changed > version)
-        .collect();
-    records.sort_by_key(|(changed, _)| *changed);
-    records.into_iter().map(|(_, shared)| shared).collect()
+/// Numbers of records that changed since that version, in the order of their changes.
+fn since(inner: &Inner, version: u64) -> VecDeque<u64> {
+    let all = inner.inspector.ring.all().into_iter().map(|shared| {
+        let record = lock(&shared);
+        (record.version, record.id)
+    });
+    let mut changed: Vec<(u64, u64)> = all.filter(|(changed, _)| *changed > version).collect();
+    changed.sort_unstable();
+    changed.into_iter().map(|(_, id)| id).collect()
 }

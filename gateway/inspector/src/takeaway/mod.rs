@@ -8,7 +8,10 @@ use std::fmt::Write as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 pub(crate) use self::{fake_proxy::fake_proxy, scenario::scenario};
-use crate::record::{Field, Record};
+use crate::{
+    printed,
+    record::{Field, Record},
+};
 
 /// Headers that a client sets by itself.
 const OF_CLIENT: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
@@ -44,9 +47,12 @@ pub(crate) fn curl(record: &Record) -> String {
     out + "\n"
 }
 
-/// A text for a shell, which takes nothing in it for its own.
+/// A text for a shell, which takes nothing in it for its own, in one line: hidden characters are written out for bash.
 fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+    if printed::line(text) == text {
+        return format!("'{}'", text.replace('\'', r"'\''"));
+    }
+    format!("$'{}'", text.as_bytes().escape_ascii())
 }
 
 fn fields(head: &Option<Vec<Field>>) -> impl Iterator<Item = &Field> {
@@ -60,6 +66,7 @@ mod tests {
 
     #[test]
     fn a_shell_takes_nothing_for_its_own() {
+        assert_eq!(quoted("a'\n\u{202e}\\"), r"$'a\'\n\xe2\x80\xae\\'");
         assert_eq!(quoted("a'; rm -rf $HOME `x`"), r"'a'\''; rm -rf $HOME `x`'");
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{OF_CLIENT, fields};
 use crate::{
     capture::answered,
+    printed,
     record::{Field, Kind, Message, Processor, Record},
 };
 
@@ -57,7 +58,7 @@ pub(crate) fn scenario(record: &Record) -> String {
         "about": "an exchange that the inspector has recorded",
         "scenarios": [scenario],
     });
-    format!("{group:#}\n")
+    printed::json(format!("{group:#}\n"))
 }
 
 /// The configuration of a filter.
@@ -148,6 +149,9 @@ fn script(p: &Processor) -> Value {
                 }
             }
             (Kind::Reply, accepted, Some(reply)) => {
+                let Ok(reply) = &serde_json::from_str::<Value>(reply.get()) else {
+                    continue;
+                };
                 // One that fits nothing goes with the message before it.
                 let asked = accepted.or(last);
                 let found = phases.iter_mut().find(|(name, _)| Some(*name) == asked);

@@ -113,7 +113,11 @@ pub(crate) async fn send(gateway: SocketAddr, path: &str, headers: &[(&str, &str
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
-    let head = format!("GET {path} HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n{lines}\r\n");
+    let host = match path.starts_with("/stats") {
+        true => "localhost",
+        false => "a.test",
+    };
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{lines}\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

@@ -55,6 +55,7 @@ pub struct Options {
     observer: Option<Watching>,
     tracing: Option<Opener>,
     levels: Option<Levels>,
+    admin_hosts: Vec<String>,
 }
 
 impl Default for Options {
@@ -64,6 +65,7 @@ impl Default for Options {
             observer: None,
             tracing: None,
             levels: None,
+            admin_hosts: Vec::new(),
         }
     }
 }
@@ -80,6 +82,13 @@ impl Options {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(Watching(observer));
+        self
+    }
+
+    /// One more name by which the admin server is reached. Others than these, `localhost` and addresses are refused.
+    #[must_use]
+    pub fn admin_host(mut self, name: impl Into<String>) -> Self {
+        self.admin_hosts.push(name.into());
         self
     }
 
@@ -125,6 +134,7 @@ impl Gateway {
             options.observer,
             options.tracing,
             options.levels,
+            options.admin_hosts,
             &stop,
         )?;
         // Dropped, and with it stopped, if the first configuration cannot be served.

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use rustls::pki_types::ServerName;
+use rustls::{CertificateError, pki_types::ServerName};
 use socket2::SockRef;
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -115,9 +115,41 @@ async fn open(to: To<'_>, tls: Option<&Tls>) -> io::Result<(MaybeTls, bool)> {
         return Ok((MaybeTls::Plain(plain), false));
     };
     let name = tls.server_name(address, name)?;
-    let stream = tls.connector.connect(name, plain).await?;
+    let stream = tls
+        .connector
+        .connect(name, plain)
+        .await
+        .map_err(|error| in_words(&error))?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok((MaybeTls::Tls(Box::new(stream)), http2))
+}
+
+/// A failed handshake in words that name what has to be changed.
+fn in_words(error: &io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let text = match inner {
+        Some(rustls::Error::InvalidMessage(_)) => format!("the server does not speak TLS: {error}"),
+        Some(rustls::Error::InvalidCertificate(refused)) => match refused {
+            CertificateError::UnknownIssuer => {
+                format!("the server's certificate is not signed by trusted_ca: {error}")
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("the server's certificate is for another name: {error}")
+            }
+            _ => format!("the server's certificate is refused: {error}"),
+        },
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("the server ends the TLS handshake with the alert {alert:?}: {error}")
+        }
+        Some(_) => error.to_string(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            format!(
+                "the server closes the connection in the TLS handshake, as one that does not speak TLS may: {error}"
+            )
+        }
+        None => format!("in the TLS handshake: {error}"),
+    };
+    io::Error::new(error.kind(), text)
 }
 
 /// Has the system probe an idle connection.

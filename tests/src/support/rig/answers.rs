@@ -14,7 +14,7 @@ use crate::support::http1::{self, Framing, Piece};
 /// # Errors
 /// When there is no complete answer.
 pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     exchange(address, request.as_bytes()).await
 }
 

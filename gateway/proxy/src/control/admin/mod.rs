@@ -76,6 +76,7 @@ pub(crate) struct Admin {
     start: Instant,
     served: Arc<ArcSwapOption<Served>>,
     levels: Option<Levels>,
+    hosts: Arc<[String]>,
 }
 
 impl Admin {
@@ -86,6 +87,7 @@ impl Admin {
         draining: watch::Receiver<bool>,
         served: Arc<ArcSwapOption<Served>>,
         levels: Option<Levels>,
+        hosts: Arc<[String]>,
     ) -> Self {
         Self {
             metrics,
@@ -95,6 +97,7 @@ impl Admin {
             start: Instant::now(),
             served,
             levels,
+            hosts,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The pages of the admin server, in Envoy's forms.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -106,6 +106,13 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
         let said = format!("Method {given} not allowed, {wanted} required.\n");
         return reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, said);
     }
+    if !is_known_host(admin, request) {
+        return reply(
+            StatusCode::MISDIRECTED_REQUEST,
+            TEXT,
+            "unknown host: ask by address or as localhost, or name it with --admin-host\n",
+        );
+    }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match path {
         "/" => reply(StatusCode::OK, HTML, index()),
@@ -135,6 +142,27 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
         "/stats/prometheus" => numbers(admin, &query, "prometheus", form(request)),
         _ => reply(StatusCode::NOT_FOUND, TEXT, help("invalid path. ")),
     }
+}
+
+/// Tells whether a request is for an address, which no page can make its own name lead to, or for a name of the admin server. One
+/// without `host` comes from no browser, and `/ready` says nothing that a page must not know.
+fn is_known_host<B>(admin: &Admin, request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let absolute = request.uri().authority().map(http::uri::Authority::as_str);
+    let is_known = |host: &str| {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let bare = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        let mut known = admin.hosts.iter().map(String::as_str).chain(["localhost"]);
+        bare.unwrap_or(name).parse::<IpAddr>().is_ok()
+            || known.any(|known| known.eq_ignore_ascii_case(name))
+    };
+    request.uri().path() == "/ready"
+        || hosts.all(|host| host.to_str().is_ok_and(is_known)) && absolute.is_none_or(is_known)
 }
 
 /// Tells whether a browser sends the request for a page of another site. `Sec-Fetch-Site` is only sent to trustworthy URLs

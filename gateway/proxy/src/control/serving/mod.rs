@@ -52,6 +52,8 @@ pub(crate) struct Serving {
     /// Configuration that the admin server shows.
     served: Arc<ArcSwapOption<Served>>,
     levels: Option<Levels>,
+    /// Names of the admin server.
+    admin_hosts: Arc<[String]>,
     /// What was taken out of service and still finishes.
     leaving: Vec<Drainer>,
     draining: bool,
@@ -130,6 +132,7 @@ impl Serving {
         observer: Option<Watching>,
         opener: Option<Opener>,
         levels: Option<Levels>,
+        admin_hosts: Vec<String>,
         stop: &watch::Sender<bool>,
     ) -> io::Result<Self> {
         let workers = (0..count)
@@ -158,6 +161,7 @@ impl Serving {
             admin: None,
             served: Arc::default(),
             levels,
+            admin_hosts: admin_hosts.into(),
             leaving: Vec::new(),
             draining: false,
         })

@@ -209,6 +209,7 @@ impl Serving {
             self.going_down.subscribe(),
             self.served.clone(),
             self.levels.clone(),
+            self.admin_hosts.clone(),
         );
         let thread = admin::start(socket, state, stop.subscribe())?;
         Ok(Some(AdminServer {
