@@ -5,7 +5,7 @@ use extproc_client::config::Effort;
 use super::operators::{self, Scope};
 use crate::{
     config::snapshot::LogFilter,
-    http::headers::head_field,
+    http::headers::head_lines,
     route::{self, is_drawn},
 };
 
@@ -24,10 +24,10 @@ pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort)
         }
         LogFilter::Fraction(share) => is_drawn(*share),
         LogFilter::Header(matcher) => {
-            let value = scope
-                .head
-                .and_then(|head| head_field(&head.method, &head.uri, &head.headers, &matcher.name));
-            route::field_matches(matcher, value, effort)
+            let head = scope.head.into_iter();
+            let lines = head
+                .flat_map(|head| head_lines(&head.method, &head.uri, &head.headers, &matcher.name));
+            route::field_matches(matcher, lines, effort)
         }
         LogFilter::Flags(0) => reply.flags != 0,
         LogFilter::Flags(bits) => reply.flags & bits != 0,

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::{
     config::snapshot::{Forward, Retry, RetryOn},
     exchange::Exchange,
-    http::headers::field,
+    http::headers::field_lines,
     route,
     upstream::Failure,
 };
@@ -182,7 +182,7 @@ impl<'a> Policy<'a> {
     fn names_header(&self, headers: &HeaderMap) -> bool {
         let mut matchers = self.route.iter().flat_map(|retry| &retry.headers);
         let mut effort = Effort::default();
-        matchers.any(|one| route::field_matches(one, field(headers, &one.name), &mut effort))
+        matchers.any(|one| route::field_matches(one, field_lines(headers, &one.name), &mut effort))
             || self
                 .header_names
                 .iter()

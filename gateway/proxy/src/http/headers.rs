@@ -335,24 +335,52 @@ pub(crate) fn head_field<'a>(
     headers: &'a HeaderMap,
     name: &str,
 ) -> Option<Cow<'a, str>> {
-    match name {
+    pseudo_header(method, uri, name).unwrap_or_else(|| field(headers, name))
+}
+
+/// The lines of a field of a request, pseudo-headers included, each by itself.
+pub(crate) fn head_lines<'a>(
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    name: &str,
+) -> impl Iterator<Item = Cow<'a, str>> {
+    let (pseudo, name) = match pseudo_header(method, uri, name) {
+        // No field has an empty name.
+        Some(value) => (value, ""),
+        None => (None, name),
+    };
+    pseudo.into_iter().chain(field_lines(headers, name))
+}
+
+/// The value of a pseudo-header, `host` among them; `None` where the name is not one's.
+fn pseudo_header<'a>(method: &'a Method, uri: &'a Uri, name: &str) -> Option<Option<Cow<'a, str>>> {
+    Some(match name {
         ":method" => Some(method.as_str().into()),
         ":authority" | "host" => uri.authority().map(|authority| authority.as_str().into()),
         ":path" => uri.path_and_query().map(|path| path.as_str().into()),
         ":scheme" => uri.scheme_str().map(Into::into),
-        name => field(headers, name),
-    }
+        _ => return None,
+    })
+}
+
+/// The lines of a field, each by itself.
+pub(crate) fn field_lines<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+) -> impl Iterator<Item = Cow<'a, str>> {
+    let lines = headers.get_all(name).into_iter();
+    lines.map(|line| String::from_utf8_lossy(line.as_bytes()))
 }
 
 /// A field by name; several lines joined by `,`.
 pub(crate) fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
-    let mut values = headers.get_all(name).iter();
-    let first = String::from_utf8_lossy(values.next()?.as_bytes());
-    let mut joined = first;
-    for value in values {
+    let mut lines = field_lines(headers, name);
+    let mut joined = lines.next()?;
+    for line in lines {
         let all = joined.to_mut();
         all.push(',');
-        all.push_str(&String::from_utf8_lossy(value.as_bytes()));
+        all.push_str(&line);
     }
     Some(joined)
 }

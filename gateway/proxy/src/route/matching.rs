@@ -7,7 +7,7 @@ use http::{Method, request::Parts};
 
 use crate::{
     config::snapshot::{Fraction, HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
-    http::headers::request_field,
+    http::headers::head_lines,
 };
 
 /// The virtual host whose most specific domain matches: a whole name, then the longest `*.suffix`,
@@ -87,24 +87,35 @@ pub(crate) fn headers_match(
 
 /// Tells if a header of the request is as it has to be.
 pub(crate) fn request_matches(matcher: &HeaderMatch, request: &Parts, effort: &mut Effort) -> bool {
-    field_matches(matcher, request_field(request, &matcher.name), effort)
+    let Parts {
+        method,
+        uri,
+        headers,
+        ..
+    } = request;
+    field_matches(
+        matcher,
+        head_lines(method, uri, headers, &matcher.name),
+        effort,
+    )
 }
 
-/// Tells if a header with this value is as it has to be.
-pub(crate) fn field_matches(
+/// Tells if a header with these lines is as it has to be: one of them by itself, or with `invert_match` none of them. Joined, a
+/// line that a client adds would lead around what another one selects.
+pub(crate) fn field_matches<'a>(
     matcher: &HeaderMatch,
-    value: Option<Cow<'_, str>>,
+    lines: impl Iterator<Item = Cow<'a, str>>,
     effort: &mut Effort,
 ) -> bool {
-    let value = match value {
-        None if matcher.missing_as_empty => Some(Cow::Borrowed("")),
-        value => value,
-    };
-    match value_matches(&matcher.value, value.as_deref(), effort) {
-        Some(matches) => matches != matcher.invert,
+    let mut lines = lines.peekable();
+    if lines.peek().is_none() {
+        let value = matcher.missing_as_empty.then_some("");
         // A missing header matches nothing, inverted or not.
-        None => false,
+        return value_matches(&matcher.value, value, effort)
+            .is_some_and(|matches| matches != matcher.invert);
     }
+    let one = lines.any(|line| value_matches(&matcher.value, Some(&line), effort) == Some(true));
+    one != matcher.invert
 }
 
 fn starts_with(path: &str, prefix: &str, case_sensitive: bool) -> bool {
