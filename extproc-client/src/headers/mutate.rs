@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Block, Operation, Verdict};
+use super::{Block, Operation, Verdict, block::Unusable};
 use crate::{
     config::{Effort, MutationRules},
     types::{
@@ -242,7 +242,12 @@ impl Mutation<'_> {
                         self.tell(operation, &lower, &entry.raw_value, None);
                         outcome.applied = true;
                     }
-                    Err(_) => {
+                    // Whoever asked for another target may have refused this one.
+                    Err(Unusable) if matches!(target, ":path" | ":authority" | ":method") => {
+                        self.tell(operation, &lower, &entry.raw_value, Some(Refused::Value));
+                        return Err(INVALID);
+                    }
+                    Err(Unusable) => {
                         self.tell(operation, &lower, &entry.raw_value, Some(Refused::Value));
                         outcome.rejected += 1;
                     }

@@ -223,6 +223,12 @@ async fn paths() -> anyhow::Result<()> {
         "/%61nything/%61dmin/x",
         "/;a/../anything/admin/x",
         "/anything\\admin/x",
+        // Servers that read parameters of a segment take these for `..` and `.`.
+        "/a/..;/anything/admin/x",
+        "/a/..;x=y/anything/admin/x",
+        "/a/%2e%2E;/anything/admin/x",
+        "/a\\..;\\anything\\admin/x",
+        "/anything/.;/admin/x",
     ] {
         let answer = rig.get("a.example", path, &[]).await?;
         ensure!(processed(&answer)?, "{path}: {answer:?}");
@@ -234,6 +240,16 @@ async fn paths() -> anyhow::Result<()> {
         "/anything%2fadmin/x",
         "/anything%5Cadmin/x",
         "/a/..%2Fanything/admin/x",
+        // Servers that decode more than once, or more than they should.
+        "/a/%252e%252e/anything/admin/x",
+        "/a/..%252fanything/admin/x",
+        "/a/%2%65%2%65/anything/admin/x",
+        "/a/..%3B/anything/admin/x",
+        "/a/..%20/anything/admin/x",
+        "/a/%c0%ae%c0%ae/anything/admin/x",
+        "/a/%u002e%u002e/anything/admin/x",
+        "/anything/admin%00",
+        "/anything/x%00/../admin/x",
     ] {
         let answer = rig.get("a.example", path, &[]).await?;
         ensure!(answer.status == 400, "{path}: {answer:?}");

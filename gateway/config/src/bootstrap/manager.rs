@@ -336,6 +336,7 @@ impl Located<HttpConnectionManager> {
             },
             normalization: Normalization {
                 normalize_path: manager.normalize_path.unwrap_or_default(),
+                one_reading: false,
                 merge_slashes: manager.merge_slashes,
                 escaped_slashes: manager.path_with_escaped_slashes_action.0,
                 underscores: common.headers_with_underscores_action.0,

@@ -216,6 +216,7 @@ fn manager(
         tracing: None,
         normalization: Normalization {
             normalize_path: true,
+            one_reading: true,
             merge_slashes: true,
             // What a path with one means is known to the upstream alone.
             escaped_slashes: EscapedSlashes::Reject,

@@ -48,6 +48,8 @@ pub mod flag {
     pub const RETRY_LIMIT_EXCEEDED: u64 = 1 << 15;
     /// `SI`: StreamIdleTimeout.
     pub const STREAM_IDLE_TIMEOUT: u64 = 1 << 16;
+    /// `DPE`: DownstreamProtocolError.
+    pub const DOWNSTREAM_PROTOCOL_ERROR: u64 = 1 << 18;
     /// `UPE`: UpstreamProtocolError.
     pub const UPSTREAM_PROTOCOL_ERROR: u64 = 1 << 23;
     /// `NC`: NoClusterFound.

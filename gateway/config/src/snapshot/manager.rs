@@ -141,6 +141,9 @@ pub struct ProxyStatus {
 pub struct Normalization {
     /// Resolve dot segments and percent-encoded unreserved characters (RFC 3986 §6.2.2).
     pub normalize_path: bool,
+    /// With `normalize_path`: refuse what an upstream could read as another path, and write escapes in upper case, as
+    /// the paths of routes have them.
+    pub one_reading: bool,
     /// Join adjacent slashes.
     pub merge_slashes: bool,
     /// What to do with `%2F` and `%5C`.
@@ -152,36 +155,6 @@ pub struct Normalization {
     /// `strip_trailing_host_dot`: take the dot of an absolute name out of the authority, for the router and for
     /// everything behind it.
     pub strip_host_dot: bool,
-}
-
-/// Decodes `%xx` where it stands for an unreserved character (RFC 3986 §2.3), and writes the other
-/// ones in upper case (§6.2.2.1).
-pub fn decode_unreserved(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('%') {
-        out.push_str(before);
-        let (code, after) = match after.split_at_checked(2) {
-            Some((code, after)) if code.bytes().all(|b| b.is_ascii_hexdigit()) => (code, after),
-            _ => {
-                out.push('%');
-                rest = after;
-                continue;
-            }
-        };
-        match u8::from_str_radix(code, 16) {
-            Ok(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                out.push(char::from(byte));
-            }
-            _ => {
-                out.push('%');
-                out.push_str(&code.to_ascii_uppercase());
-            }
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// `path_with_escaped_slashes_action`.

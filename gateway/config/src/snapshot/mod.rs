@@ -15,6 +15,7 @@ mod local_reply;
 mod manager;
 mod match_tree;
 mod operator;
+mod path;
 pub mod pem;
 mod policy;
 mod rate_limit;
@@ -44,13 +45,14 @@ pub use self::{
     manager::{
         AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
         Interval, Keepalive, LogFilter, LogFormat, LogSink, NodeIdentity, Normalization, Operator,
-        ProxyStatus, SchemeHeader, ServerHeader, Timeouts, Underscores, decode_unreserved,
+        ProxyStatus, SchemeHeader, ServerHeader, Timeouts, Underscores,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
         ValueMatcher,
     },
     operator::FormatOperator,
+    path::{EscapeCase, canonical_path},
     policy::{Cors, Fraction, Mirror, StripPort},
     rate_limit::{LocalRateLimit, TokenBucket},
     retry::{Retry, RetryOn},

@@ -21,7 +21,7 @@ use crate::{
     exchange::{Exchange, header_changes::add_route_headers, record::Reply},
     http::{
         body::{Body, BoxError, Watch, Watched},
-        headers::{Nominated, REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
+        headers::{REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
         length, local_reply,
     },
     telemetry::{
@@ -39,8 +39,6 @@ pub(super) struct Finish {
     /// Bytes of the body that its announced length still asks for.
     left: Option<u64>,
     complete: bool,
-    /// Fields of the hop that the response came on, by its own word.
-    nominated: Nominated,
 }
 
 impl Finish {
@@ -58,7 +56,6 @@ impl Finish {
             timers: None,
             left: None,
             complete: false,
-            nominated: Nominated::default(),
         }
     }
 
@@ -112,7 +109,6 @@ impl Watch for Finish {
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        self.nominated.strip(trailers);
         self.exchange.set_trailers(trailers);
     }
 
@@ -203,9 +199,7 @@ pub(super) fn finish(
     let outcome = Outcome::of(&response);
     let own = !outcome.is_upstream();
     let closing = outcome.closes;
-    finish.nominated = outcome.own().cloned().unwrap_or_default();
     let headers = response.headers_mut();
-    finish.nominated.strip(headers);
     strip_hop_fields(headers, upgraded && !http2);
     // It speaks of what a client takes, and means nothing in a response.
     headers.remove(header::TE);

@@ -21,8 +21,8 @@ use crate::{
         body::{Body, Watched},
         h1::Outgoing,
         headers::{
-            Nominated, grpc_timeout, has_too_many_options, is_grpc, request_fits, strip_hop_fields,
-            tokens, values_are_trimmed,
+            Nominated, grpc_timeout, has_too_many_options, is_grpc, nominates_what_stays,
+            request_fits, strip_hop_fields, tokens, upgrade_field, values_are_trimmed,
         },
         local_reply,
     },
@@ -85,8 +85,7 @@ pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>
         return None;
     }
     // RFC 9113 §3.1: an upgrade to HTTP/2 is ignored.
-    tokens(&parts.headers, &header::UPGRADE)
-        .next()
+    upgrade_field(&parts.headers)
         .filter(|kind| !kind.eq_ignore_ascii_case("h2c"))
         .map(|kind| kind.to_ascii_lowercase().into())
 }
@@ -111,6 +110,9 @@ pub(super) fn begin(
         parts.headers.remove(header::CONNECTION);
         has_options = false;
         refusal = Some(bad("too_many_connection_options"));
+    }
+    if has_options && nominates_what_stays(&parts.headers) {
+        refusal = Some(bad("http1.connection_header_rejected"));
     }
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
     let extended = parts.extensions.get::<Protocol>();
@@ -239,6 +241,10 @@ pub(super) fn begin(
     });
     exchange.note_head(&parts);
     let body = body(&mut parts, &exchange, upgrade);
+    let body = match upgrade {
+        true => body,
+        false => normalize::with_trailers(body, http.normalization.underscores),
+    };
     parts.extensions.clear();
     let watch = RequestWatch {
         exchange,
@@ -405,6 +411,18 @@ mod tests {
         assert_eq!(upgrade_kind(&request, false).as_deref(), Some("websocket"));
         assert_eq!(upgrade_kind(&request, true), None);
         assert_eq!(upgrade_kind(&parts(ask("h2c")), false), None);
+        for (asked, kind) in [
+            ("websocket, evil", "websocket, evil"),
+            ("evil, websocket", "evil, websocket"),
+            ("h2c, websocket", "h2c, websocket"),
+            ("websocket,", "websocket,"),
+            ("", ""),
+        ] {
+            let request = parts(ask(asked));
+            assert_eq!(upgrade_kind(&request, false).as_deref(), Some(kind));
+        }
+        let request = parts(ask("h2c").header("upgrade", "evil"));
+        assert_eq!(upgrade_kind(&request, false).as_deref(), Some("h2c,evil"));
         let old = parts(ask("websocket").version(Version::HTTP_10));
         assert_eq!(upgrade_kind(&old, false), None);
     }

@@ -13,6 +13,7 @@ mod ingress;
 mod normalize;
 mod open;
 mod proxy_status;
+mod readings;
 mod sampling;
 mod target;
 mod timers;

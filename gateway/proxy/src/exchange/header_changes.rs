@@ -1,7 +1,7 @@
 //! Header changes that the configuration asks for.
 
 use extproc_client::host::Outcome;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::{
     config::snapshot::{AppendAction, HeaderChange, HeaderTemplate, RouteAction},
@@ -10,8 +10,14 @@ use crate::{
     route::Selected,
 };
 
-/// Applies changes in order. `scope` is what `%..%` operators in values see.
-fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
+/// Applies changes in order. `scope` is what `%..%` operators in values see. Gives a field whose new value no message can carry, as
+/// operators may make one of any bytes. An old value in its place would be somebody else's word, and is taken out.
+fn apply<'a>(
+    headers: &mut HeaderMap,
+    changes: &'a [HeaderChange],
+    scope: &Scope<'_>,
+) -> Option<&'a HeaderName> {
+    let mut unsendable = None;
     for change in changes {
         let (name, value, action, keep_empty) = match change {
             HeaderChange::Remove(name) => {
@@ -34,9 +40,14 @@ fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
         if !wanted {
             continue;
         }
-        // An operator may give bytes that no header may hold.
-        let Some(value) = expand(value, keep_empty, scope) else {
-            continue;
+        let value = match expand(value, keep_empty, scope) {
+            Ok(Some(value)) => value,
+            Ok(None) => continue,
+            Err(Unsendable) => {
+                headers.remove(name);
+                unsendable = unsendable.or(Some(name));
+                continue;
+            }
         };
         if matches!(action, AppendAction::AppendIfExistsOrAdd) {
             headers.append(name, value);
@@ -44,7 +55,11 @@ fn apply(headers: &mut HeaderMap, changes: &[HeaderChange], scope: &Scope<'_>) {
             headers.insert(name, value);
         }
     }
+    unsendable
 }
+
+/// A value has bytes that no field may have.
+struct Unsendable;
 
 /// Makes the removals that a level begins with, and gives the rest. As in Envoy, values see what is removed no more, and
 /// nothing of what the same level adds.
@@ -68,19 +83,27 @@ pub(crate) fn is_template(change: &HeaderChange) -> bool {
     )
 }
 
-fn expand(value: &HeaderTemplate, keep_empty: bool, scope: &Scope<'_>) -> Option<HeaderValue> {
+/// The value, if there is one.
+fn expand(
+    value: &HeaderTemplate,
+    keep_empty: bool,
+    scope: &Scope<'_>,
+) -> Result<Option<HeaderValue>, Unsendable> {
     let template = match value {
-        HeaderTemplate::Plain(value) => return Some(value.clone()),
+        HeaderTemplate::Plain(value) => return Ok(Some(value.clone())),
         HeaderTemplate::Template(template) => template,
     };
     let mut text = String::new();
     scope.render(template, "", &mut text);
-    (keep_empty || !text.is_empty())
-        .then(|| HeaderValue::try_from(text).ok())
-        .flatten()
+    match keep_empty || !text.is_empty() {
+        true => HeaderValue::try_from(text)
+            .map(Some)
+            .map_err(|_| Unsendable),
+        false => Ok(None),
+    }
 }
 
-/// Applies changes to a request, level by level.
+/// Applies changes to a request, level by level. If one cannot be made, the request goes to no upstream.
 pub(crate) fn request<'a>(
     parts: &mut http::request::Parts,
     levels: impl Iterator<Item = &'a [HeaderChange]>,
@@ -94,7 +117,9 @@ pub(crate) fn request<'a>(
             head: head.as_ref(),
             reply: &Reply::default(),
         };
-        apply(&mut parts.headers, rest, &scope);
+        if let Some(name) = apply(&mut parts.headers, rest, &scope) {
+            exchange.cannot_send(name);
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use extproc_client::{
     },
     metadata::DynamicMetadata,
 };
-use http::{HeaderMap, HeaderValue, Response, Uri, Version, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, Version, request};
 
 use self::{
     activity::Moments,
@@ -91,6 +91,8 @@ pub(crate) struct Exchange {
     request_done: AtomicBool,
     /// A limit of ours ended the response after it had begun.
     cut: AtomicBool,
+    /// A field of the request whose value, as the configuration makes it, no message can carry.
+    unsendable: OnceLock<HeaderName>,
     /// The client reset its stream (HTTP/2), where otherwise its connection ends.
     reset: AtomicBool,
     /// The request's body failed.
@@ -180,6 +182,7 @@ impl Exchange {
             response_bytes: AtomicU64::new(0),
             request_done: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            unsendable: OnceLock::new(),
             reset: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -428,6 +431,16 @@ impl Exchange {
     /// Tells whether the client broke its request off, or sent what is none.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// The request goes to no upstream: this field has no value that could be sent.
+    pub(crate) fn cannot_send(&self, field: &HeaderName) {
+        // The first one tells enough.
+        let _ = self.unsendable.set(field.clone());
+    }
+
+    pub(crate) fn unsendable(&self) -> Option<&HeaderName> {
+        self.unsendable.get()
     }
 
     /// Tells whether the client left before its request was complete.

@@ -15,9 +15,9 @@ use crate::{
     config::snapshot::{Forward, RouteMatch, SchemeHeader},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
-    http::{authority::with_scheme, body::Body},
+    http::{authority::with_scheme, body::Body, headers::strip_nominated},
     limits::breakers::{Place, Resource},
-    route::{self, TooMuchEffort},
+    route,
     telemetry::spans::Attempt,
     upstream::{
         Deadline, Failure, Host, Lending, Outbound, Progress, Relay, Sending, Upstream, Wanted,
@@ -209,7 +209,7 @@ impl<'a> Attempts<'a> {
         hostname: &str,
     ) -> Result<(), Failure> {
         route::rewrite(parts, self.matches, self.forward, Some(hostname))
-            .map_err(|TooMuchEffort| Failure::Rewrite)?;
+            .map_err(super::unwritable)?;
         if self.exchange.http.scheme_header == SchemeHeader::MatchUpstream {
             let scheme = match self.upstream.shared.tls {
                 Some(_) => Scheme::HTTPS,
@@ -399,6 +399,7 @@ impl<'a> Attempts<'a> {
         }
         match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {
+                strip_nominated(&mut response);
                 host.outcome(Some(response.status()));
                 self.exchange.note_response();
                 let mut info = std::mem::take(&mut self.tried);

@@ -254,6 +254,9 @@ impl Attempts<'_> {
     ) -> Result<Response<Body>, Failure> {
         let mut request = Box::new(Outbound::from(request));
         let parts = &mut request.parts;
+        if let Some(name) = self.exchange.unsendable() {
+            return Err(Failure::HeaderValue(name.clone()));
+        }
         strip(parts);
         strip_hop_fields(&mut parts.headers, self.exchange.upgrade);
         parts.headers.remove(header::HOST);

@@ -36,11 +36,11 @@ use crate::{
     http::{
         body::Body,
         hash::Hashed,
-        headers::{Nominated, join_response_lines, strip_hop_fields},
+        headers::{join_response_lines, strip_hop_fields},
         local_reply,
     },
     limits::throttle::Throttle,
-    route::{self, Selected, TooMuchEffort},
+    route::{self, Selected, Unwritable},
     upstream::{self, Failure, Outbound, Upstreams},
 };
 
@@ -144,6 +144,13 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     exchange.set_head(Head::of(parts));
                 }
             }
+            if let Some(name) = exchange.unsendable() {
+                let failure = Failure::HeaderValue(name.clone());
+                let mut response = failed(exchange.grpc, &failure, UpstreamInfo::default(), 0);
+                keep_sent(parts, &mut response);
+                header_changes::finish(&mut response, &exchange);
+                return response;
+            }
             let response = pin!(proxy(
                 end,
                 &exchange,
@@ -177,9 +184,9 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     keep_sent(parts, &mut response);
                     response
                 }
-                Err(TooMuchEffort) => {
+                Err(reason) => {
                     let tried = UpstreamInfo::default();
-                    failed(exchange.grpc, &Failure::Rewrite, tried, 0)
+                    failed(exchange.grpc, &unwritable(reason), tried, 0)
                 }
             }
         }
@@ -214,7 +221,7 @@ fn direct(exchange: &Exchange, status: StatusCode, body: bytes::Bytes) -> Respon
 }
 
 fn set_location(response: &mut Response<Body>, location: &str) {
-    if let Ok(location) = HeaderValue::from_str(location) {
+    if let Ok(location) = HeaderValue::from_bytes(location.as_bytes()) {
         response.headers_mut().insert(header::LOCATION, location);
     }
 }
@@ -222,6 +229,14 @@ fn set_location(response: &mut Response<Body>, location: &str) {
 /// Tells whether response attributes may speak of the head of the request.
 fn is_kept(parts: &Parts) -> bool {
     ExchangeContext::of_head(parts).is_some_and(|context| context.keep_sent)
+}
+
+/// What a request fails with whose target cannot be rewritten.
+fn unwritable(reason: Unwritable) -> Failure {
+    match reason {
+        Unwritable::Effort => Failure::Rewrite,
+        Unwritable::Target => Failure::Target,
+    }
 }
 
 /// Keeps the head of a request that is answered here, as that of one which is sent, for response attributes.
@@ -336,10 +351,6 @@ async fn proxy(
             }
             headers.remove(KEEP_ALIVE);
             join_response_lines(headers);
-            let named = Nominated::by(headers);
-            if !named.is_empty() {
-                Outcome::of_mut(&mut response).own = Some(Arc::new(named));
-            }
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
                 false if attempts.is_exhausted_by(&response) => flag::RETRY_LIMIT_EXCEEDED,

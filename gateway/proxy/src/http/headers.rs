@@ -15,6 +15,8 @@ use http::{
 };
 use http_body::Frame;
 
+use super::body::{Body, BoxError, Watch, Watched};
+
 /// The name of a request in the logs of all programs that it passes.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
@@ -77,11 +79,17 @@ pub(crate) fn tokens<'a>(
     headers.get_all(name).into_iter().flat_map(elements)
 }
 
-/// The elements of a comma-separated list.
+/// The `Upgrade` field, all lines of it. As in Envoy it is one name: a list of several is another name than each of them, so that
+/// nobody gets a protocol beside one that is allowed.
+pub(crate) fn upgrade_field(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    field(headers, header::UPGRADE.as_str())
+}
+
+/// The elements of a comma-separated list. One that is no text stands for nothing, and hides none of the others.
 fn elements(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let text = value.to_str().unwrap_or_default();
-    text.split(',')
-        .map(str::trim)
+    let elements = value.as_bytes().split(|byte| *byte == b',');
+    elements
+        .filter_map(|element| std::str::from_utf8(element.trim_ascii()).ok())
         .filter(|element| !element.is_empty())
 }
 
@@ -131,8 +139,8 @@ pub(crate) fn has_too_many_options(headers: &HeaderMap) -> bool {
         .is_some()
 }
 
-/// The fields that the `Connection` lines of a received message name. It goes with an upstream's response: filters see the fields
-/// that its lines name, the client does not.
+/// The fields that the `Connection` lines of a received message name. They are taken out before filters see the message: behind
+/// them, its sender could remove by a name what filters and routes have added.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Nominated(Vec<HeaderValue>);
 
@@ -158,6 +166,45 @@ impl Nominated {
             fields.remove(name);
         }
     }
+}
+
+impl Watch for Nominated {
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        self.strip(trailers);
+    }
+
+    fn end(&mut self, _result: Result<(), &BoxError>) {}
+}
+
+/// Takes out of a response what its `Connection` lines name, now and from its trailers.
+pub(crate) fn strip_nominated(response: &mut Response<Body>) {
+    if !response.headers().contains_key(header::CONNECTION) {
+        return;
+    }
+    let named = Nominated::by(response.headers());
+    if named.is_empty() {
+        return;
+    }
+    named.strip(response.headers_mut());
+    let body = std::mem::take(response.body_mut());
+    *response.body_mut() = match http_body::Body::is_end_stream(&body) {
+        true => body,
+        false => Body::new(Watched::new(body, named)),
+    };
+}
+
+/// Tells whether the `Connection` lines of a request name a field that is of no hop, and whose removal could hide where the request
+/// comes from or goes to. As in Envoy, it is refused.
+pub(crate) fn nominates_what_stays(headers: &HeaderMap) -> bool {
+    const STAYING: [&str; 4] = [
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+    ];
+    tokens(headers, &header::CONNECTION).any(|name| {
+        name.starts_with(':') || STAYING.iter().any(|stays| name.eq_ignore_ascii_case(stays))
+    })
 }
 
 /// The fields that a `Connection` line names beside those of the hop.

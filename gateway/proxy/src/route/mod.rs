@@ -14,7 +14,7 @@ use http::request::Parts;
 
 pub(crate) use self::{
     matching::{field_matches, headers_match, is_drawn, request_matches},
-    rewrite::{TooMuchEffort, redirect_location, rewrite},
+    rewrite::{Unwritable, redirect_location, rewrite},
 };
 use crate::{
     config::snapshot::{

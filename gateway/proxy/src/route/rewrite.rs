@@ -8,43 +8,33 @@ use crate::{
     http::headers::append_to_list,
 };
 
-/// A regular expression would take too long for a path.
+/// A target cannot become what a route says. The request goes nowhere: who wrote the route relies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooMuchEffort;
+pub(crate) enum Unwritable {
+    /// A regular expression would take too long for the path.
+    Effort,
+    /// The new path or host is none, or too long for a target.
+    Target,
+}
 
 /// Rewrites path and authority of a request as the route says. `hostname` is the endpoint's, for
 /// `auto_host_rewrite`.
 ///
 /// # Errors
-/// A regular expression takes too long; the request is as it was.
+/// A regular expression takes too long, or what comes of it is no target; the request is as it was.
 pub(crate) fn rewrite(
     request: &mut Parts,
     matches: &RouteMatch,
     forward: &Forward,
     hostname: Option<&str>,
-) -> Result<(), TooMuchEffort> {
+) -> Result<(), Unwritable> {
     let path = request.uri.path();
     let path = if let Some(prefix) = &forward.prefix_rewrite {
         Some(replace_match(path, matches, prefix))
     } else {
         substitute(forward.regex_rewrite.as_ref(), path)?
     };
-    let mut authority = forward
-        .host_rewrite
-        .as_ref()
-        .and_then(|value| Authority::try_from(value.as_bytes()).ok())
-        .or_else(|| {
-            let hostname = hostname.filter(|name| forward.auto_host_rewrite && !name.is_empty());
-            hostname.and_then(|name| name.parse().ok())
-        })
-        .or_else(|| {
-            let name = forward.host_rewrite_header.as_ref()?;
-            Authority::try_from(request.headers.get(name)?.as_bytes()).ok()
-        });
-    if authority.is_none() {
-        let host = substitute(forward.host_rewrite_path_regex.as_ref(), request.uri.path())?;
-        authority = host.and_then(|host| host.parse().ok());
-    }
+    let authority = new_authority(request, forward, hostname)?;
     if path.is_none() && authority.is_none() {
         return Ok(());
     }
@@ -54,21 +44,45 @@ pub(crate) fn rewrite(
             path.push('?');
             path.push_str(query);
         }
-        if let Ok(path) = path.parse() {
-            parts.path_and_query = Some(path);
-        }
+        parts.path_and_query = Some(path.parse().map_err(|_| Unwritable::Target)?);
     }
-    if let Some(authority) = authority
-        && let Some(replaced) = parts.authority.replace(authority)
+    let mut replaced = None;
+    if let Some(authority) = authority {
+        replaced = parts.authority.replace(authority);
+    }
+    request.uri = Uri::from_parts(parts).map_err(|_| Unwritable::Target)?;
+    if let Some(replaced) = replaced
         && forward.append_x_forwarded_host
     {
         append_forwarded_host(&mut request.headers, replaced.as_str());
     }
-    // A target that cannot be built stays as it was.
-    if let Ok(uri) = Uri::from_parts(parts) {
-        request.uri = uri;
-    }
     Ok(())
+}
+
+/// The authority that takes the place of a request's.
+fn new_authority(
+    request: &Parts,
+    forward: &Forward,
+    hostname: Option<&str>,
+) -> Result<Option<Authority>, Unwritable> {
+    let named = forward.host_rewrite.as_ref().or_else(|| {
+        let name = forward.host_rewrite_header.as_ref()?;
+        request.headers.get(name).filter(|value| !value.is_empty())
+    });
+    let hostname = hostname.filter(|name| forward.auto_host_rewrite && !name.is_empty());
+    let authority = match (named, hostname) {
+        (Some(value), _) if forward.host_rewrite.is_some() => Authority::try_from(value.as_bytes()),
+        (_, Some(name)) => Authority::try_from(name),
+        (Some(value), None) => Authority::try_from(value.as_bytes()),
+        (None, None) => {
+            let path = request.uri.path();
+            match substitute(forward.host_rewrite_path_regex.as_ref(), path)? {
+                Some(host) => Authority::try_from(host),
+                None => return Ok(None),
+            }
+        }
+    };
+    authority.map(Some).map_err(|_| Unwritable::Target)
 }
 
 /// Adds an authority to `x-forwarded-host`, unless it is the last one there.
@@ -84,9 +98,9 @@ fn append_forwarded_host(headers: &mut HeaderMap, authority: &str) {
 fn substitute(
     substitution: Option<&RegexSubstitution>,
     path: &str,
-) -> Result<Option<String>, TooMuchEffort> {
+) -> Result<Option<String>, Unwritable> {
     let done = substitution.map(|substitution| substitution.apply(path));
-    done.map(|done| done.ok_or(TooMuchEffort)).transpose()
+    done.map(|done| done.ok_or(Unwritable::Effort)).transpose()
 }
 
 /// The path with what matched replaced. One that a filter has changed since, so that it does not match any more, stays
@@ -120,7 +134,7 @@ pub(crate) fn redirect_location(
     request: &Parts,
     matches: &RouteMatch,
     redirect: &Redirect,
-) -> Result<String, TooMuchEffort> {
+) -> Result<String, Unwritable> {
     let scheme = match &redirect.scheme {
         Some(scheme) => scheme.as_str(),
         None if redirect.https => "https",
@@ -257,5 +271,47 @@ mod tests {
             ..Forward::default()
         };
         assert_eq!(host(&of_path), "http://b.example/x/b.example?q");
+    }
+
+    #[test]
+    fn what_is_no_target_fails() {
+        let long = format!("/{}", "x".repeat(65_000));
+        let fails = |target: &str, forward: Forward| {
+            let mut from = request(target);
+            from.headers.insert("x-host", "bad host".parse().unwrap());
+            let before = from.uri.clone();
+            let done = rewrite(&mut from, &prefix("/a"), &forward, None);
+            assert_eq!(from.uri, before);
+            assert_eq!(done, Err(Unwritable::Target));
+        };
+        fails(
+            &format!("http://a.example/a{}", "y".repeat(1_000)),
+            Forward {
+                prefix_rewrite: Some(long.clone()),
+                ..Forward::default()
+            },
+        );
+        // The query counts.
+        fails(
+            &format!("http://a.example/a?{}", "y".repeat(1_000)),
+            Forward {
+                regex_rewrite: RegexSubstitution::new("^/a", &long).ok(),
+                ..Forward::default()
+            },
+        );
+        fails(
+            "http://a.example/a",
+            Forward {
+                host_rewrite_header: Some("x-host".parse().unwrap()),
+                ..Forward::default()
+            },
+        );
+        fails(
+            "http://a.example/a/b",
+            Forward {
+                host_rewrite_path_regex: RegexSubstitution::new("^/(.+)$", "${1}").ok(),
+                ..Forward::default()
+            },
+        );
     }
 }

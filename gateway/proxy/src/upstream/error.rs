@@ -6,7 +6,7 @@ use extproc_client::{
     host::{ResponseFlags, UpstreamFailure},
     text::failures,
 };
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use crate::{
     config::snapshot::{RetryOn, flag},
@@ -61,6 +61,12 @@ pub(crate) enum Failure {
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
+    /// What the route makes of the request's target is none, or too long for one.
+    #[error("the rewritten target is invalid")]
+    Target,
+    /// The configuration gives a field of the request a value that no message can carry.
+    #[error("invalid header value for: {0}")]
+    HeaderValue(HeaderName),
     /// A filter has made a tunnel of a message, or the other way round.
     #[error("the method cannot be forwarded")]
     Method,
@@ -196,6 +202,21 @@ impl Failure {
                 "path_rewrite_takes_too_long".into(),
                 0,
             ),
+            Self::Target => told(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "".into(),
+                "rewritten_target_is_invalid".into(),
+                0,
+            ),
+            Self::HeaderValue(name) => told(
+                StatusCode::SERVICE_UNAVAILABLE,
+                self.to_string().into(),
+                format!(
+                    "filter_removed_required_request_headers{{invalid_header_value_for:_{name}}}"
+                )
+                .into(),
+                flag::DOWNSTREAM_PROTOCOL_ERROR,
+            ),
             Self::Method => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "".into(),
@@ -260,6 +281,8 @@ impl Failure {
             | Self::Request
             | Self::Trailers
             | Self::Rewrite
+            | Self::Target
+            | Self::HeaderValue(_)
             | Self::Method
             | Self::HeadTooLarge
             | Self::Length => RetryOn::default(),

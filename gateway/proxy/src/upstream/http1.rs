@@ -8,6 +8,7 @@ mod pool;
 mod request;
 
 use std::{
+    borrow::Cow,
     future::poll_fn,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -46,6 +47,7 @@ use crate::{
     http::{
         body::{Body, TrailersTooLarge, Watched, is_behind},
         h1::{Http1Io, OutgoingQueue, WithTrailers},
+        headers::upgrade_field,
         length::{self, Mismatch},
     },
 };
@@ -188,7 +190,7 @@ impl Lease {
         let (request, bytes) = prepare(*request, sending, trailers, progress, &connection.queue);
         let mut asked = None;
         if bytes.is_some() {
-            asked = request.headers().get(header::UPGRADE).cloned();
+            asked = upgrade_field(request.headers()).map(Cow::into_owned);
             connection.detach();
         }
         let mut response = match connection.exchange(request).await {
@@ -205,7 +207,7 @@ impl Lease {
         };
         if let Some(body) = bytes {
             if switched(sending, response.status()) {
-                if !sending.connect && !tunnel::names_one(response.headers(), asked.as_ref()) {
+                if !sending.connect && !tunnel::is_asked_for(response.headers(), asked.as_deref()) {
                     return Err(Failure::Protocol.into());
                 }
                 return tunnel::open(response, body, progress, sending.stall)

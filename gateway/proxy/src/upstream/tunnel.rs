@@ -24,23 +24,22 @@ use super::{
 };
 use crate::http::{
     body::{Body, BoxError, Watched},
-    headers::tokens,
+    headers::upgrade_field,
 };
 
-/// Whether the connection becomes something that was asked for (RFC 9110 §7.8).
-pub(super) fn names_one(response: &HeaderMap, asked: Option<&HeaderValue>) -> bool {
-    let asked = asked.and_then(|asked| asked.to_str().ok()).unwrap_or("");
-    let mut asked = asked.split(',').map(str::trim);
-    tokens(response, &header::UPGRADE)
-        .next()
-        .is_some_and(|now| asked.any(|asked| asked.eq_ignore_ascii_case(now)))
+/// Whether the connection becomes what was asked for (RFC 9110 §7.8), or one of several if a list of them is allowed, and nothing
+/// beside it.
+pub(super) fn is_asked_for(response: &HeaderMap, asked: Option<&str>) -> bool {
+    let now = upgrade_field(response);
+    now.zip(asked).is_some_and(|(now, asked)| {
+        let mut each = asked.split(',').map(str::trim);
+        now.eq_ignore_ascii_case(asked) || each.any(|asked| now.eq_ignore_ascii_case(asked))
+    })
 }
 
 /// Tells whether a request asks for a WebSocket.
 pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
-    tokens(headers, &header::UPGRADE)
-        .next()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"))
+    upgrade_field(headers).is_some_and(|kind| kind.eq_ignore_ascii_case("websocket"))
 }
 
 /// HTTP/2 clients send no key with a WebSocket handshake, and HTTP/1 servers insist on one (RFC 8441 §5,

@@ -9,7 +9,9 @@ use crate::{
         compiled::Allowance,
         types::{MatchType, PathType, RouteMatch as Spec, ValueMatch as ValueSpec},
     },
-    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch, decode_unreserved},
+    snapshot::{
+        EscapeCase, HeaderMatch, PathMatch, QueryMatch, RouteMatch, ValueMatch, canonical_path,
+    },
 };
 
 /// A compiled `HTTPRouteMatch`.
@@ -46,9 +48,13 @@ impl Match {
     pub(super) fn compile(spec: &Spec, allowance: &mut Allowance<'_>) -> Result<Self, String> {
         let value = spec.path.value.as_str();
         // As the paths of requests are spelled when routes are looked at.
+        let spelled = |path: &str| {
+            let spelled = canonical_path(path, EscapeCase::Upper);
+            spelled.ok_or("path.value: no request may have %00")
+        };
         let path = match spec.path.kind {
-            PathType::Exact => Path::Exact(decode_unreserved(value)),
-            PathType::PathPrefix => Path::Prefix(decode_unreserved(value.trim_end_matches('/'))),
+            PathType::Exact => Path::Exact(spelled(value)?),
+            PathType::PathPrefix => Path::Prefix(spelled(value.trim_end_matches('/'))?),
             PathType::RegularExpression => {
                 let regex = allowance.whole(value);
                 let regex = regex.map_err(|error| format!("path.value: {error}"))?;
