@@ -1,6 +1,6 @@
 //! The example processors behind a proxy.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 use bytes::Bytes;
