@@ -57,10 +57,14 @@ static_resources:
 "#;
 
 fn start() -> Program {
-    let folder = std::env::temp_dir().join(format!("gateway-admin-{}", std::process::id()));
+    start_with("plain", CONFIG)
+}
+
+fn start_with(case: &str, config: &str) -> Program {
+    let folder = std::env::temp_dir().join(format!("gateway-admin-{case}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("envoy.yaml");
-    std::fs::write(&file, CONFIG).unwrap();
+    std::fs::write(&file, config).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
         .args([
             "--concurrency=2",
@@ -225,6 +229,88 @@ fn names_of_others_are_refused() {
     // A probe is answered under each name.
     let (status, ..) = gateway.ask("GET", "/ready", "host: gateway.default.svc\r\n");
     assert_eq!(status, 200);
+}
+
+/// The answer of Envoy 1.40 to the same bootstrap, the days that are left aside.
+#[test]
+fn certificates() {
+    let file = |name: &str| format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let inline: Value = std::fs::read_to_string(file("ca.pem")).unwrap().into();
+    let (a, key, ca) = (file("a.pem"), file("a.key"), file("ca.pem"));
+    let (client, client_key) = (file("client.pem"), file("client.key"));
+    let listener = format!(
+        r#"    - transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificates: [{{certificate_chain: {{filename: {a}}}, private_key: {{filename: {key}}}}}]
+            validation_context: {{trusted_ca: {{filename: {ca}}}}}
+      filters:"#
+    );
+    let cluster = format!(
+        r#"    type: STATIC
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context:
+          tls_certificates: [{{certificate_chain: {{filename: {client}}}, private_key: {{filename: {client_key}}}}}]
+          validation_context: {{trusted_ca: {{inline_string: {inline}}}}}
+"#
+    );
+    let config =
+        CONFIG
+            .replace("    - filters:", &listener)
+            .replacen("    type: STATIC\n", &cluster, 1);
+    let gateway = start_with("certificates", &config);
+    let mut shown = gateway.json("/certs");
+    for context in shown["certificates"].as_array_mut().unwrap() {
+        for part in ["ca_cert", "cert_chain"] {
+            let days = context[part][0]
+                .as_object_mut()
+                .unwrap()
+                .remove("days_until_expiration");
+            let days: u64 = days.unwrap().as_str().unwrap().parse().unwrap();
+            assert!(days > 1000, "{days}");
+        }
+    }
+    let authority = |path: &str| {
+        serde_json::json!({
+            "path": path,
+            "serial_number": "483379f012155417c4084b54c8af0ff7cbf714d0",
+            "subject_alt_names": [],
+            "valid_from": "2026-11-22T04:52:39Z",
+            "expiration_time": "2126-10-29T04:52:39Z",
+        })
+    };
+    let expected = serde_json::json!({"certificates": [
+        {
+            "ca_cert": [authority("<inline>")],
+            "cert_chain": [{
+                "path": client,
+                "serial_number": "2d243b87faa275a3f7370ea6bf338f1fbb95fe32",
+                "subject_alt_names": [{"dns": "client.example"}],
+                "valid_from": "2026-11-22T04:52:40Z",
+                "expiration_time": "2126-10-29T04:52:40Z",
+            }],
+        },
+        {
+            "ca_cert": [authority(&ca)],
+            "cert_chain": [{
+                "path": a,
+                "serial_number": "2d243b87faa275a3f7370ea6bf338f1fbb95fe30",
+                "subject_alt_names": [{"dns": "a.example"}],
+                "valid_from": "2026-11-22T04:52:39Z",
+                "expiration_time": "2126-10-29T04:52:39Z",
+            }],
+        },
+    ]});
+    assert_eq!(shown, expected);
+    // Keys are in no answer.
+    assert!(!gateway.get("/certs").contains("PRIVATE"));
+    let none = start().json("/certs");
+    assert_eq!(none, serde_json::json!({"certificates": []}));
 }
 
 #[test]

@@ -16,6 +16,11 @@ pub(super) struct DataSource {
 }
 
 impl Located<DataSource> {
+    /// The file that it names; empty if it names none.
+    pub(super) fn path(&self) -> String {
+        self.value.filename.clone().unwrap_or_default()
+    }
+
     /// The bytes, read now. Relative paths start at the working directory, as in Envoy.
     pub(super) fn load(&self, reader: &Reader<'_>) -> Result<Vec<u8>, Fault> {
         let DataSource {

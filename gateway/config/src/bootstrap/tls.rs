@@ -242,10 +242,17 @@ impl Located<CertificateValidationContext> {
         match self.roots(reader)? {
             Some(trusted_ca) => Ok(ClientValidation {
                 trusted_ca,
+                path: self.path(),
                 required,
             }),
             None => Err(Fault::at(self.node, "missing field \"trusted_ca\"")),
         }
+    }
+
+    /// The file of what is trusted.
+    fn path(&self) -> String {
+        let source = self.value.trusted_ca.as_ref();
+        source.map(Located::<DataSource>::path).unwrap_or_default()
     }
 
     /// What is trusted: the system's roots only where nothing else is named.
@@ -274,7 +281,11 @@ impl TlsCertificate {
         let certificates = pem::certificates(&chain).map_err(bad(&self.certificate_chain))?;
         let private = pem::key(&key).map_err(bad(&self.private_key))?;
         pem::certified(certificates, private).map_err(bad(&self.private_key))?;
-        Ok(Certificate { chain, key })
+        Ok(Certificate {
+            chain,
+            key,
+            path: self.certificate_chain.path(),
+        })
     }
 }
 
@@ -332,6 +343,7 @@ impl Located<CertificateValidationContext> {
         }
         if context.trust_chain_verification.0 == Verification::TrustChain {
             tls.trusted_ca = roots;
+            tls.trusted_ca_path = self.path();
         }
         Ok(())
     }
@@ -340,10 +352,12 @@ impl Located<CertificateValidationContext> {
 impl UpstreamTlsContext {
     fn build(&self, reader: &Reader<'_>) -> Result<UpstreamTls, Fault> {
         let common = &self.common_tls_context;
+        let mut identity_path = String::new();
         let identity = match common.tls_certificates.as_slice() {
             [] => None,
             [certificate] => {
-                let Certificate { chain, key } = certificate.value.load(reader)?;
+                let Certificate { chain, key, path } = certificate.value.load(reader)?;
+                identity_path = path;
                 Some((chain, key))
             }
             [_, second, ..] => {
@@ -363,6 +377,7 @@ impl UpstreamTlsContext {
             sni,
             endpoint_name: self.auto_host_sni,
             identity,
+            identity_path,
             alpn: common.alpn_protocols.clone(),
             ..UpstreamTls::default()
         };

@@ -131,6 +131,7 @@ fn tls(listener: &Bound<'_>) -> DownstreamTls {
             .map(|(chain, key)| Certificate {
                 chain: chain.clone(),
                 key: key.clone(),
+                path: String::new(),
             })
             .collect(),
         alpn: vec!["h2".into(), "http/1.1".into()],

@@ -409,8 +409,12 @@ pub struct UpstreamTls {
     pub endpoint_name: bool,
     /// PEM of the trusted roots; no validation if unset, as in Envoy.
     pub trusted_ca: Option<Vec<u8>>,
+    /// File of them; empty if they stand in the configuration.
+    pub trusted_ca_path: String,
     /// PEM of our certificate chain and key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// File of our chain; empty if it stands in the configuration.
+    pub identity_path: String,
     /// Protocols to offer.
     pub alpn: Vec<String>,
     /// Subject alternative names of which the certificate has to bear one; the server name if empty.

@@ -110,7 +110,11 @@ impl DownstreamTls {
     /// show them.
     pub fn asks_the_same_as(&self, other: &Self) -> bool {
         let asked = |tls: &Self| (tls.tls13_only, tls.tls12_only);
-        self.client == other.client && asked(self) == asked(other)
+        let client = |tls: &Self| {
+            let client = tls.client.as_ref();
+            client.map(|client| (client.trusted_ca.clone(), client.required))
+        };
+        client(self) == client(other) && asked(self) == asked(other)
     }
 }
 
@@ -135,6 +139,8 @@ pub struct Certificate {
     pub chain: Vec<u8>,
     /// `private_key`.
     pub key: Vec<u8>,
+    /// File of the chain; empty if it stands in the configuration.
+    pub path: String,
 }
 
 impl std::fmt::Debug for Certificate {
@@ -149,6 +155,8 @@ impl std::fmt::Debug for Certificate {
 pub struct ClientValidation {
     /// PEM of the trusted roots.
     pub trusted_ca: Vec<u8>,
+    /// File of them; empty if they stand in the configuration.
+    pub path: String,
     /// End connections of clients that show no certificate.
     pub required: bool,
 }

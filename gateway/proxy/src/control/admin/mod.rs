@@ -3,6 +3,7 @@
 //! For operators, on an address of their own. No part of the data path: it has a thread and a number of connections of its
 //! own. When there are too many, the one that was silent longest makes room, so that a probe is always answered.
 
+mod certs;
 mod pages;
 pub(crate) mod served;
 mod stats;

@@ -18,6 +18,11 @@ use crate::limits::overload::resident;
 /// Paths, the methods that they take, and what they show.
 const PAGES: &[(&str, Method, &str)] = &[
     (
+        "/certs",
+        Method::GET,
+        "certificates that are shown and trusted, with the days that they are left",
+    ),
+    (
         "/clusters",
         Method::GET,
         "clusters with their endpoints; filter, format=text|json",
@@ -116,6 +121,10 @@ fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match path {
         "/" => reply(StatusCode::OK, HTML, index()),
+        "/certs" => match admin.served.load().as_ref() {
+            Some(served) => shown(&served.certificates()),
+            None => shown(&json!({ "certificates": [] })),
+        },
         "/clusters" => clusters(admin, &query),
         "/config_dump" => match admin.served.load().as_ref() {
             Some(served) => reply(StatusCode::OK, JSON, served.config_dump()),

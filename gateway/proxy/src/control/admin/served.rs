@@ -1,4 +1,5 @@
-//! Configuration that is served now, for whoever operates the gateway: `/config_dump`, `/listeners`, `/clusters`.
+//! Configuration that is served now, for whoever operates the gateway: `/certs`, `/config_dump`, `/listeners`,
+//! `/clusters`.
 
 use std::{
     collections::HashMap,
@@ -10,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::certs::Certificates;
 use crate::{
     config::snapshot::{Cluster, Snapshot, Thresholds},
     upstream::{Host, Upstream, Upstreams},
@@ -20,6 +22,7 @@ use crate::{
 pub(crate) struct Served {
     /// The answer of `/config_dump`.
     config_dump: Bytes,
+    certificates: Certificates,
     listeners: Vec<(String, SocketAddr)>,
     /// The clusters of each worker.
     workers: Vec<Arc<Upstreams>>,
@@ -39,6 +42,7 @@ impl Served {
     ) -> Self {
         Self {
             config_dump: config_dump(&snapshot.source),
+            certificates: Certificates::of(snapshot),
             listeners,
             workers,
         }
@@ -46,6 +50,10 @@ impl Served {
 
     pub(super) fn config_dump(&self) -> Bytes {
         self.config_dump.clone()
+    }
+
+    pub(super) fn certificates(&self) -> Value {
+        self.certificates.json()
     }
 
     pub(super) fn listeners(&self) -> String {
