@@ -1,4 +1,4 @@
-//! What the program around the layer knows of an exchange, given through request and response extensions.
+//! Knowledge of the program around the layer about an exchange, given through request and response extensions.
 //!
 //! All of it is optional: a bare `ExtProcLayer` in a tower stack works without. A gateway puts an
 //! [`ExchangeContext`] into the request's extensions and an [`Outcome`] into the response's.
@@ -41,7 +41,7 @@ pub struct ExchangeContext {
     /// The request is answered locally before any filter saw it (a malformed request): filters see
     /// the response alone.
     pub response_only: bool,
-    /// How a local reply has to look. Without it, the request as it comes to a filter decides, which an earlier one may have
+    /// Form of a local reply. Without it, the request as it comes to a filter decides, which an earlier one may have
     /// changed.
     pub reply_form: Option<ReplyForm>,
     /// The bytes of the request's body that came from the client, for attributes. Without it, a filter counts what comes to it.

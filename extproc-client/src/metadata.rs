@@ -5,7 +5,7 @@
 //! log read it. It ends with the exchange; it is not a header and reaches neither client nor
 //! upstream.
 //!
-//! Which namespaces a processor sees and may write is [`MetadataOptions`](crate::config::MetadataOptions).
+//! [`MetadataOptions`](crate::config::MetadataOptions) names the namespaces that a processor sees and may write.
 //!
 //! ```
 //! use extproc_client::metadata::{DynamicMetadata, struct_from_json};

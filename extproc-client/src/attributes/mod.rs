@@ -1,4 +1,4 @@
-//! What a processor may ask for beside the message: CEL expressions over the exchange.
+//! Attributes that a processor may ask for beside the message: CEL expressions over the exchange.
 //!
 //! An [`Expression`] is nearly always the name of an attribute (`request.path`) or one header
 //! (`request.headers['x-a']`). Those are looked up directly; anything else is evaluated as CEL over
@@ -31,7 +31,7 @@ use crate::{
     metadata::DynamicMetadata,
 };
 
-/// Why a text is no [`Expression`].
+/// Reason for which a text is no [`Expression`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ExpressionError(String);
@@ -215,7 +215,7 @@ impl Expression {
     }
 }
 
-/// What an expression over a request may ask for beside its head.
+/// Facts that an expression over a request may ask for beside its head.
 #[derive(Clone, Debug)]
 pub struct Surroundings<'a> {
     /// Facts about the connection.
@@ -254,7 +254,7 @@ pub(crate) struct AttributeSet {
     pub(crate) entries: Arc<[(String, Expression)]>,
 }
 
-/// What expressions are evaluated over: the exchange as it is now.
+/// Subject of expressions: the exchange as it is now.
 pub(crate) struct View<'a> {
     pub(crate) request: Option<&'a http::request::Parts>,
     pub(crate) response: Option<&'a http::response::Parts>,

@@ -89,14 +89,14 @@ impl FilterConfigBuilder {
     setters! {
         /// Go on without the processor when it fails. Default false.
         failure_mode_allow => failure_mode_allow: bool;
-        /// What the processor sees. Default: both header blocks, nothing else.
+        /// Parts of a message that the processor sees. Default: both header blocks, nothing else.
         processing_mode => mode: ProcessingMode;
-        /// How long a reply may take, 0 to 3600 s. Default 200 ms. No limit to full duplex and GRPC bodies, to responses that the
+        /// Longest time for a reply, 0 to 3600 s. Default 200 ms. No limit to full duplex and GRPC bodies, to responses that the
         /// processor streams, and in observability mode.
         message_timeout => message_timeout: Duration;
-        /// What the processor may change. Default: all but routing headers and `x-envoy-*`.
+        /// Headers that the processor may change. Default: all but routing headers and `x-envoy-*`.
         mutation_rules => mutation_rules: MutationRules;
-        /// Which headers the processor sees. Default: all.
+        /// Headers that the processor sees. Default: all.
         forward_rules => forward_rules: ForwardRules;
         /// Let replies change the processing mode. Default false.
         allow_mode_override => allow_mode_override: bool;
@@ -104,13 +104,13 @@ impl FilterConfigBuilder {
         allowed_override_modes => allowed_override_modes: Vec<ProcessingMode>;
         /// Treat an immediate response as an error. Default false.
         disable_immediate_response => disable_immediate_response: bool;
-        /// Which dynamic metadata is exchanged. Default: none.
+        /// Namespaces of dynamic metadata that are exchanged. Default: none.
         metadata_options => metadata: MetadataOptions;
         /// Send copies and ignore replies. Default false.
         observability_mode => observability_mode: bool;
         /// In observability mode, how long the stream outlives the exchange. Default 5 s.
         deferred_close_timeout => deferred_close_timeout: Duration;
-        /// Whether replies re-select the route. Default: when they say so.
+        /// Selects the route again after a reply. Default: when the reply says so.
         route_cache_action => route_cache_action: RouteCacheAction;
         /// STREAMED only: send the body while the reply to the headers is outstanding. Default false.
         send_body_without_waiting_for_header_response => send_body_without_waiting: bool;
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use crate::config::{GrpcService, HttpService, MetadataEntry};
 
-    /// What no other way to make a configuration lets through.
+    /// Refuses a service that no other way to make a configuration lets through.
     #[test]
     fn services_are_checked() {
         let field = |service| FilterConfig::builder(service).build().unwrap_err().field();

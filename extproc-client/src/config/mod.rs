@@ -127,7 +127,7 @@ pub struct MetadataOptions {
 }
 
 impl MetadataOptions {
-    /// Whether anything of the cluster's metadata may be sent.
+    /// Tells whether anything of the cluster's metadata may be sent.
     pub(crate) fn forwards_of_cluster(&self) -> bool {
         !self.cluster_untyped.is_empty() || !self.cluster_typed.is_empty()
     }
@@ -168,7 +168,7 @@ impl FilterConfig {
         FilterConfigBuilder::new(service)
     }
 
-    /// Where the processor is.
+    /// Address of the processor.
     pub fn service(&self) -> &Service {
         &self.service
     }
@@ -183,18 +183,18 @@ impl FilterConfig {
         &self.stat_prefix
     }
 
-    /// How long a reply may take. Default 200 ms, 0 to 3600 s; with 0 messages are sent and no reply comes in time. No limit to
+    /// Longest time for a reply. Default 200 ms, 0 to 3600 s; with 0 messages are sent and no reply comes in time. No limit to
     /// full duplex and GRPC bodies, to responses that the processor streams, and in observability mode.
     pub fn message_timeout(&self) -> Duration {
         self.message_timeout
     }
 
-    /// Whether an exchange goes on without a processor that failed.
+    /// Tells whether an exchange goes on without a processor that failed.
     pub fn failure_mode_allow(&self) -> bool {
         self.failure_mode_allow
     }
 
-    /// Whether the processor only gets copies.
+    /// Tells whether the processor only gets copies.
     pub fn observability_mode(&self) -> bool {
         self.observability_mode
     }
@@ -214,7 +214,7 @@ impl FilterConfig {
         self
     }
 
-    /// How long the processor may take to end its side after a half-close; `None` if streams are
+    /// Longest time for the processor to end its side after a half-close; `None` if streams are
     /// reset at once.
     pub fn graceful_close(&self) -> Option<Duration> {
         self.graceful_close

@@ -115,7 +115,7 @@ pub(super) struct RawGoogleGrpc {
     pub(super) channel_credentials: Option<Value>,
     #[serde(alias = "channelArgs")]
     pub(super) channel_args: Option<Value>,
-    /// What waits for a slow processor has bounds of its own.
+    /// Has no effect: bytes that wait for a slow processor have bounds of their own.
     #[serde(
         alias = "perStreamBufferLimitBytes",
         rename = "per_stream_buffer_limit_bytes"

@@ -1,4 +1,4 @@
-//! Where the processor is and how a call to it is dressed.
+//! The address of the processor, and the form of a call to it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub enum Service {
 /// `envoy.config.core.v3.GrpcService`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GrpcService {
-    /// Who is called.
+    /// Address of the callee.
     pub target: GrpcTarget,
     /// Metadata of the call; values may hold `%REQ(name)%`.
     pub initial_metadata: Vec<MetadataEntry>,
@@ -25,7 +25,7 @@ pub struct GrpcService {
     pub retry: Option<RetryPolicy>,
 }
 
-/// Who a gRPC call goes to.
+/// Address of the callee of a gRPC call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GrpcTarget {
@@ -60,7 +60,7 @@ pub struct MetadataEntry {
 /// `envoy.extensions.filters.http.ext_proc.v3.ExtProcHttpService`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpService {
-    /// Where messages are posted to; its path and query are used as they are.
+    /// URI that messages are posted to; its path and query are used as they are.
     pub uri: http::Uri,
     /// The cluster that carries the request.
     pub cluster: String,

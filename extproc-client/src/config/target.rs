@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What a `target_uri` says.
+/// Meaning of a `target_uri`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetAddress {

@@ -7,7 +7,7 @@ use crate::context::outcome::Answer;
 /// Any error of a body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why a body was cut short. A failed exchange otherwise shows as a response, never as an error.
+/// Reason for which a body was cut short. A failed exchange otherwise shows as a response, never as an error.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,

@@ -1,4 +1,4 @@
-//! What is known of an exchange beside its messages, and how its response came about.
+//! Facts of an exchange beside its messages, and the way in which its response came about.
 
 #![warn(clippy::exhaustive_structs)]
 

@@ -18,7 +18,7 @@ pub struct UpstreamFailure {
     pub details: Cow<'static, str>,
     /// Its response flags.
     pub flags: ResponseFlags,
-    /// What happened.
+    /// Error behind the failure, if there is one.
     pub source: Option<BoxError>,
 }
 
@@ -80,7 +80,7 @@ impl Answer {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// Who made the response.
+    /// Maker of the response.
     pub origin: Origin,
     /// `%RESPONSE_CODE_DETAILS%`, why the response is what it is, such as `via_upstream`. Holds no white space. Without it, a
     /// response of an endpoint is `via_upstream`.
@@ -96,7 +96,7 @@ pub struct Outcome {
     pub local: Option<StatusCode>,
     /// The part of the layer that the response passed last, until its head went on.
     pub processor: Option<ExchangeSummary>,
-    /// What the route says of responses was done to it, by a host that does so once.
+    /// The header changes of the route were made, by a host that makes them once.
     pub route_applied: bool,
     /// The client's connection ends after it.
     pub closes: bool,

@@ -59,7 +59,7 @@ impl<F: Future> Upstream<F> {
     }
 }
 
-/// Who has the exchange.
+/// Owner of the exchange.
 ///
 /// ```text
 /// Request ──request head is ready──▶ Waiting ──response head is ready──▶ done

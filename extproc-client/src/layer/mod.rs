@@ -27,7 +27,7 @@ pub struct ExtProcLayer<T> {
     pub(crate) transport: T,
 }
 
-/// What all exchanges of a layer share.
+/// State that all exchanges of a layer share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<FilterConfig>,
@@ -72,8 +72,8 @@ impl<T> ExtProcLayer<T> {
         self
     }
 
-    /// Whether the fields that frame a message or speak of one connection (`transfer-encoding`, `connection`, `upgrade` and
-    /// their like) are kept from a processor that sets them, and `content-length` where no content follows: HTTP clients and
+    /// Keeps a processor from setting the fields that frame a message or speak of one connection (`transfer-encoding`, `connection`,
+    /// `upgrade` and their like), and `content-length` where no content follows: HTTP clients and
     /// servers around the layer would write them as they are, and what comes behind would be read as another message.
     /// Default true. Such a change counts as a refused one. Envoy lets them pass; false is for a host that looks after them
     /// itself when it writes a message.

@@ -20,7 +20,7 @@ use crate::{
 /// Chunks that the processor may have at a time: each takes memory beside its bytes.
 const MOST_CHUNKS: usize = 256;
 
-/// What this direction waits for from the processor.
+/// Reply that this direction waits for from the processor.
 ///
 /// ```text
 ///            ┌────────── headers reply ──────────┐
@@ -47,7 +47,7 @@ pub(super) enum Callback {
     Trailers,
 }
 
-/// Where the head of a direction is.
+/// Place of the head of a direction.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) enum Head {
@@ -172,7 +172,7 @@ impl Direction {
         matches!(self.head, Head::Forwarded)
     }
 
-    /// Whether data would be sent on as it comes, now and later.
+    /// Tells whether data would be sent on as it comes, now and later.
     pub(super) fn is_pass_by(&self) -> bool {
         !self.mode.shows_body()
             && self.callback == Callback::Idle
@@ -186,12 +186,12 @@ impl Direction {
         !self.mode.body.is_duplex() && self.held.is_empty() && self.queue.is_empty()
     }
 
-    /// Whether the processor has nothing to say of this direction any more.
+    /// Tells whether the processor has nothing to say of this direction any more.
     pub(super) fn is_done(&self) -> bool {
         self.answered || self.mode.is_off()
     }
 
-    /// Whether the whole body was sent to the processor, and no trailers follow it.
+    /// Tells whether the whole body was sent to the processor, and no trailers follow it.
     pub(super) fn is_sent_whole(&self) -> bool {
         self.shown == Shown::Whole && self.trailers.is_none()
     }
@@ -205,13 +205,13 @@ impl Direction {
         self.mode.body.is_duplex() && given && begun
     }
 
-    /// Whether one more frame may be received without going beyond the buffer limit. A streamed queue
+    /// Tells whether one more frame may be received without going beyond the buffer limit. A streamed queue
     /// that was full has to fall to half of its limits first.
     pub(super) fn has_room(&self) -> bool {
         self.reading != Reading::Draining && !self.is_overfull()
     }
 
-    /// Whether more is here than the buffer limit. BUFFERED bodies fail then.
+    /// Tells whether more is here than the buffer limit. BUFFERED bodies fail then.
     pub(super) fn is_overfull(&self) -> bool {
         match self.callback {
             Callback::PartialBody => self.queued > self.buffer_limit,
@@ -302,7 +302,7 @@ impl Direction {
         Chunk { data, end }
     }
 
-    /// Whether this direction would remove `content-length` from its head: the body may change its
+    /// Tells whether this direction would remove `content-length` from its head: the body may change its
     /// length on the way.
     pub(super) fn changes_length(&self) -> bool {
         body::of(self.mode.body).changes_length(self.mode.headers)

@@ -68,7 +68,7 @@ use crate::{
 
 pub(crate) use crate::types::phase::Side;
 
-/// What goes to the processor.
+/// Output for the processor.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) enum Outbound {
@@ -80,7 +80,7 @@ pub(crate) enum Outbound {
     Close(Closing),
 }
 
-/// How a side stream ends.
+/// End of a side stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     /// It is reset.
@@ -91,7 +91,7 @@ pub(crate) enum Closing {
     Within(Duration),
 }
 
-/// What goes to upstream and client.
+/// Output for upstream and client.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) enum Action {
@@ -194,7 +194,7 @@ pub(crate) struct Exchange {
     committed: bool,
     /// The processor streams the response itself.
     local: local::Local,
-    /// How local replies look.
+    /// Form of local replies.
     form: ReplyForm,
     /// Heads kept for attributes.
     seen: send::Seen,
@@ -270,12 +270,12 @@ impl Exchange {
         });
     }
 
-    /// Whether the next thing for the processor is the end of the stream, which waits for nothing.
+    /// Tells whether the next thing for the processor is the end of the stream, which waits for nothing.
     pub(crate) fn closes_next(&self) -> bool {
         matches!(self.outbound.front(), Some(Outbound::Close(_)))
     }
 
-    /// Whether messages for the processor are there.
+    /// Tells whether messages for the processor are there.
     pub(crate) fn has_messages(&self) -> bool {
         matches!(self.outbound.front(), Some(Outbound::Message(..)))
     }
@@ -329,7 +329,7 @@ impl Exchange {
         }
     }
 
-    /// Whether one more frame of that side's body may be given. False is back-pressure, or the side is
+    /// Tells whether one more frame of that side's body may be given. False is back-pressure, or the side is
     /// complete or not wanted.
     pub(crate) fn wants_frame(&self, side: Side) -> bool {
         let direction = self.direction(side);
@@ -351,7 +351,7 @@ impl Exchange {
         (self.outbound.is_empty() || self.is_observed()) && direction.has_room()
     }
 
-    /// Whether a body is read although nobody asks for it before the head goes on: only who reads learns that the client or the
+    /// Tells whether a body is read although nobody asks for it before the head goes on: only who reads learns that the client or the
     /// upstream is gone, and a request that is here as a whole lets its connection go on after an answer of ours. Of a request
     /// more than a little stays where it is.
     fn reads_ahead(&self, side: Side) -> bool {
@@ -359,7 +359,7 @@ impl Exchange {
         side == Side::Response || little
     }
 
-    /// Whether more was received of that side's body than may be kept, and its end was not.
+    /// Tells whether more was received of that side's body than may be kept, and its end was not.
     pub(crate) fn is_overfull(&self, side: Side) -> bool {
         let direction = self.direction(side);
         !direction.came.is_ended() && direction.has_head() && direction.is_overfull()
@@ -380,12 +380,12 @@ impl Exchange {
         self.request.size = self.request.size.max(bytes);
     }
 
-    /// Whether attributes may ask for the size of a body that passes by.
+    /// Tells whether attributes may ask for the size of a body that passes by.
     pub(crate) fn counts_request(&self) -> bool {
         !self.config.response_attributes.entries.is_empty()
     }
 
-    /// Whether bodies of that side pass by without the machine needing to see them.
+    /// Tells whether bodies of that side pass by without the machine needing to see them.
     pub(crate) fn passes_by(&self, side: Side) -> bool {
         let direction = self.direction(side);
         let unseen = direction.is_forwarded() && direction.is_pass_by();
@@ -399,17 +399,17 @@ impl Exchange {
         self.direction(side).adds_nothing()
     }
 
-    /// Whether nothing is left to do for the machine: the rest passes by and no reply is expected.
+    /// Tells whether nothing is left to do for the machine: the rest passes by and no reply is expected.
     pub(crate) fn is_finished(&self) -> bool {
         self.complete && self.outbound.is_empty() && self.actions.is_empty()
     }
 
-    /// Whether the side stream is to stay open after the exchange, for its `deferred_close_timeout`.
+    /// Tells whether the side stream is to stay open after the exchange, for its `deferred_close_timeout`.
     pub(crate) fn defers_close(&self) -> bool {
         self.config.observability_mode && self.stream == Stream::Open
     }
 
-    /// Whether the processor gets copies alone, and so nothing waits for it.
+    /// Tells whether the processor gets copies alone, and so nothing waits for it.
     pub(crate) fn is_observed(&self) -> bool {
         self.config.observability_mode
     }
@@ -512,7 +512,7 @@ impl Exchange {
         }
     }
 
-    /// Whether somebody wants more than counts.
+    /// Tells whether somebody wants more than counts.
     fn is_watched(&self) -> bool {
         self.watch.as_ref().is_some_and(Watch::is_full)
     }

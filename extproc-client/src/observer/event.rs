@@ -1,4 +1,4 @@
-//! What an observer is told.
+//! Events for observers.
 
 use std::{fmt, time::Duration};
 
@@ -209,9 +209,9 @@ pub enum Event<'a> {
     MessageReceived {
         /// The phase it answers; `None` for an immediate response.
         phase: Option<Phase>,
-        /// How long the oldest unanswered message had waited, if the phase measures it.
+        /// Time that the oldest unanswered message had waited, if the phase measures it.
         latency: Option<Duration>,
-        /// What it did.
+        /// Effect on the message.
         effect: Effect,
     },
     /// *Full:* one change of a header was made or refused.
@@ -241,14 +241,14 @@ pub enum Event<'a> {
         row: FailureRow,
         /// Response code details.
         details: &'a str,
-        /// What follows from it.
+        /// Consequence for the exchange.
         verdict: Verdict,
     },
     /// The exchange went on without the processor.
     FailureModeAllowed,
     /// A reply did not come in time.
     MessageTimeout {
-        /// What was not answered.
+        /// Phase that got no answer.
         phase: Phase,
     },
     /// The copy of a body does not fit what may wait for the processor: the rest is not sent.
@@ -285,7 +285,7 @@ pub enum Event<'a> {
         response_body: BodyMode,
         /// The whole mode. A direction whose headers were answered keeps the one it has.
         mode: &'a ProcessingMode,
-        /// Where it comes from.
+        /// Origin of the change.
         origin: ModeOrigin,
     },
     /// *Full:* a `mode_override` had no effect.

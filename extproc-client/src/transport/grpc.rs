@@ -52,7 +52,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Queued bytes up to which one more message is taken.
 const BACKLOG: usize = 64 * 1024;
 
-/// How long a service may leave what it was given before a stream is reset in any case.
+/// Longest time that a service may leave what it was given, before a stream is reset in any case.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Makes calls through a clone of `S` each.
@@ -396,7 +396,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether the service has taken everything, or will take no more.
+    /// Tells whether the service has taken everything, or will take no more.
     fn poll_taken(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.lock();
         if queue.parts.is_empty() || queue.is_closed() {
@@ -426,7 +426,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether everything is still here, so that the call can be made again.
+    /// Tells whether everything is still here, so that the call can be made again.
     fn restart(&self) -> bool {
         !self.lock().committed
     }
@@ -442,7 +442,7 @@ impl Outgoing {
 }
 
 impl Queue {
-    /// Whether nobody will ever read what is queued.
+    /// Tells whether nobody will ever read what is queued.
     fn is_closed(&self) -> bool {
         self.dropped && self.committed
     }

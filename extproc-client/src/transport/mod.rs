@@ -1,4 +1,4 @@
-//! How messages reach a processor: a [`Transport`] opens side streams, a [`Sidestream`] carries one
+//! The way of messages to a processor: a [`Transport`] opens side streams, a [`Sidestream`] carries one
 //! exchange.
 //!
 //! A transport knows nothing of HTTP exchanges: it moves encoded messages out and decoded replies in.
@@ -36,7 +36,7 @@ pub use crate::{types::stream::Close, wire::message::Message};
 ///
 /// Cloned for each exchange, so a transport is a handle.
 pub trait Transport: Clone + Send + Sync + 'static {
-    /// What carries one exchange.
+    /// Side stream of one exchange.
     type Sidestream: Sidestream;
 
     /// Opens a side stream at once, or says that none can be had (no such cluster, no healthy
@@ -47,7 +47,7 @@ pub trait Transport: Clone + Send + Sync + 'static {
     fn open(&self, call: Call<'_>) -> Result<Self::Sidestream, Close>;
 }
 
-/// What a transport is asked to open.
+/// Call that a transport is asked to open.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Call<'a> {
@@ -61,7 +61,7 @@ pub struct Call<'a> {
 ///
 /// Dropping it resets the stream.
 pub trait Sidestream: Send + Unpin + 'static {
-    /// Whether one more message may be sent. Pending is the back-pressure of a slow processor. An
+    /// Tells whether one more message may be sent. Pending is the back-pressure of a slow processor. An
     /// end of the stream is reported by [`poll_recv`](Self::poll_recv) alone; until then this may
     /// stay pending or let messages go nowhere.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;

@@ -157,7 +157,7 @@ impl BodyMode {
         })
     }
 
-    /// Whether trailers are sent in any case, as the proto says of `GRPC` ("the client will send body and trailers to the
+    /// Tells whether trailers are sent in any case, as the proto says of `GRPC` ("the client will send body and trailers to the
     /// server as they arrive"): nearly every gRPC response has some, and they may not overtake its messages.
     fn includes_trailers(self) -> bool {
         self == Self::Grpc

@@ -56,7 +56,7 @@ impl Phase {
     }
 }
 
-/// What a reply did to the message.
+/// Effect of a reply on the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 pub struct StreamFacts {
     /// Address of the processor.
     pub endpoint: Option<SocketAddr>,
-    /// Whether the connection had carried another stream before.
+    /// The connection had carried another stream before.
     pub reused: Option<bool>,
     /// Times that the stream was opened, repetitions included; 0 if unknown.
     pub attempts: u32,
 }
 
-/// How a side stream ended, or why there is none.
+/// End of a side stream, or the reason for which there is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("gRPC status {code}: {message}")]
 pub struct Close {
@@ -79,7 +79,7 @@ impl Close {
         &self.message
     }
 
-    /// What the transport knows beyond the status; may be empty.
+    /// Knowledge of the transport beyond the status; may be empty.
     pub fn details(&self) -> &str {
         &self.details
     }

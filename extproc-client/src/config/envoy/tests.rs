@@ -272,7 +272,7 @@ fn refusals() {
     );
 }
 
-/// What ProtoJSON refuses is refused as a message.
+/// The message refuses all that ProtoJSON refuses.
 #[test]
 fn refusals_within_the_service_and_the_rules() {
     use envoy_types::pb::envoy::config::core::v3::grpc_service::{GoogleGrpc, google_grpc::*};

@@ -1,4 +1,4 @@
-//! What upstream and client get to poll.
+//! The bodies that upstream and client poll.
 
 mod request;
 mod response;

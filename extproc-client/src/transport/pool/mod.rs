@@ -71,12 +71,12 @@ impl Pool {
         }
     }
 
-    /// How many connections are open and in use for new calls.
+    /// Number of connections that are open and in use for new calls.
     pub fn connections(&self) -> usize {
         self.set.connections()
     }
 
-    /// How many calls are open on those connections.
+    /// Number of calls that are open on those connections.
     pub fn streams(&self) -> usize {
         self.set.streams()
     }
@@ -164,7 +164,7 @@ impl Default for Settings {
 }
 
 impl PoolBuilder {
-    /// How many connections to spread calls over as long as none is crowded. Default: one per
+    /// Number of connections that calls are spread over as long as none is crowded. Default: one per
     /// worker thread of the runtime, at most 4.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Self {
@@ -258,7 +258,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Whether a call that is refused (REFUSED_STREAM, RFC 9113 section 8.7) is made once more even if it
+    /// Makes a call that is refused (REFUSED_STREAM, RFC 9113 section 8.7) once more even if it
     /// was the first one on its connection. Envoy makes none again. A refusal on a connection that
     /// has carried calls is a race with the peer's limit or its end, and always repeated; one on a
     /// fresh connection may be the processor's answer. Default true.
@@ -268,7 +268,7 @@ impl PoolBuilder {
         self
     }
 
-    /// What `x-forwarded-for` says. Default: the connection's own address, if it has one.
+    /// Address in `x-forwarded-for`. Default: the connection's own address, if it has one.
     #[must_use]
     pub fn own_address(mut self, address: IpAddr) -> Self {
         self.settings.own_address = connection::forwarded_for(address);

@@ -61,12 +61,12 @@ pub struct PoolStream {
     outline: Outline,
     outbox: Outbox,
     set: Arc<Set>,
-    /// Where repetitions of the call go, if not to `set` again.
+    /// Choice of the pool for repetitions of the call, if not `set` again.
     balance: Option<Arc<dyn Balance>>,
     /// Times that the call was repeated because it had never been processed.
     repeated: u8,
     refused: bool,
-    /// What the configured policy still allows.
+    /// Repetitions that the configured policy still allows.
     retries: Option<Box<Retries>>,
     /// The budget's share of the retry that is under way.
     retrying: Option<Held>,
@@ -84,9 +84,9 @@ enum State {
 pub(super) struct Open {
     send: SendStream<Bytes>,
     receive: Receive,
-    /// What was heard on the connection when the last message was sent.
+    /// Count of the peer's signs of life on the connection when the last message was sent.
     heard: u64,
-    /// Whether it would be reset before its response.
+    /// It would be reset before its response.
     unanswered: bool,
     /// Dropped after the halves above: only then is the stream over for `h2`.
     slot: Slot,
@@ -172,7 +172,7 @@ impl PoolStream {
         Poll::Ready(Err(close))
     }
 
-    /// Whether the call is to be made again after `error` on that connection, on which it was the
+    /// Tells whether the call is to be made again after `error` on that connection, on which it was the
     /// `first` one or not; then it waits for another stream.
     fn repeat(&mut self, error: &h2::Error, connection: u64, first: bool) -> bool {
         let refused = failure::is_refused(error);
@@ -204,7 +204,7 @@ impl PoolStream {
         self.state = State::Waiting(place);
     }
 
-    /// Whether the policy lets the call be made again; then it pauses until then.
+    /// Tells whether the policy lets the call be made again; then it pauses until then.
     fn retry(&mut self, failed: Failed<'_>) -> bool {
         self.retrying = None;
         let pause = match &mut self.retries {
@@ -401,7 +401,7 @@ fn poll_reply(receive: &mut Receive, cx: &mut Context<'_>) -> Poll<Result<Reply,
 /// made again, then those that are not.
 struct Outbox {
     parts: VecDeque<Bytes>,
-    /// How many of `parts` are sent.
+    /// Number of `parts` that are sent.
     sent: usize,
     sent_bytes: usize,
     unsent: usize,
