@@ -126,6 +126,63 @@ fn a_peer_that_allows_no_streams_is_not_connected_to_again() {
     assert_eq!(seen.accepted.load(Ordering::SeqCst), 1);
 }
 
+/// A frame of HTTP/2 (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+/// An upstream over HTTP/2 that answers one request of each connection, and allows no streams from then on.
+fn shutting() -> (SocketAddr, Arc<AtomicUsize>) {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::<AtomicUsize>::default();
+    let count = accepted.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                stream.read_exact(&mut [0; 24]).unwrap();
+                stream.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+                let mut head = [0; 9];
+                while stream.read_exact(&mut head).is_ok() {
+                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                    let mut payload = vec![0; usize::try_from(length).unwrap()];
+                    stream.read_exact(&mut payload).unwrap();
+                    if head[3] == HEADERS {
+                        let number = u32::from_be_bytes(head[5..].try_into().unwrap());
+                        // SETTINGS_MAX_CONCURRENT_STREAMS, then `:status: 200` with the end of the stream.
+                        let shut = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 0]);
+                        let answer = frame(HEADERS, 5, number, &[0x88]);
+                        stream.write_all(&[shut, answer].concat()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    (address, accepted)
+}
+
+/// A connection on which no more is allowed takes nothing from those who come then; how many there are is bounded.
+#[test]
+fn a_peer_that_shuts_a_connection_gets_another() {
+    let (address, accepted) = shutting();
+    let (_running, gateway) = gateway(address, "", "");
+    for _ in 0..8 {
+        let answer = get(gateway, "/");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    for _ in 0..2 {
+        let answer = get(gateway, "/");
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 8);
+}
+
 /// An upstream over HTTP/1.1 whose connections answer with these, one for each request, and then stand still.
 fn answering(answers: &'static [&'static str]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -41,6 +41,8 @@ pub(super) struct Shared {
     resets: Resets,
     /// Streams that there are.
     streams: AtomicUsize,
+    /// A stream was answered.
+    answered: AtomicBool,
 }
 
 /// A stream, as long as its connection counts it.

@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -44,6 +44,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Longest header list that `h2` hands on, in bytes, if the cluster does not allow a longer one. It resets the stream of
 /// a longer one, and ends the connection at four times the length; the cluster's own limit is for a response alone.
 const HEADER_LIST: u32 = 1024 * 1024;
+
+/// Connections to one endpoint that have answered and allow no streams for now, beyond which no other is opened for that.
+const MOST_SHUT: usize = 8;
 
 /// Connections to one endpoint.
 #[derive(Debug, Default)]
@@ -90,6 +93,11 @@ impl Pooled {
         self.streams() < peers.min(ours) && !self.connection.shared.traffic.is_doubted()
     }
 
+    /// Whether the peer allows no streams at all for now.
+    fn is_shut(&self) -> bool {
+        self.connection.sender.current_max_send_streams() == 0
+    }
+
     /// Whether it is to be kept. What is not has ended, or does so when its last stream has.
     fn stays(&mut self, shared: &HostShared) -> bool {
         self.idle = match self.streams() {
@@ -117,15 +125,21 @@ impl Http2Pool {
         // A connection that may take no more requests ends with the streams that it has.
         state.connections.retain_mut(|pooled| pooled.stays(shared));
         let connections = &mut state.connections;
-        // To a peer that takes no streams at all for now, another connection would be one too many. `h2` keeps the
-        // request until it may go.
+        // To a peer that takes no streams at all for now, another connection would be one too many: `h2` keeps the
+        // request until it may go. One that has answered, and then says that it takes no more on this connection, gets
+        // another, up to a number.
         let free = connections
             .iter()
             .position(|pooled| pooled.has_room(&shared.cluster))
             .or_else(|| {
-                let shut =
-                    |pooled: &Pooled| pooled.connection.sender.current_max_send_streams() == 0;
-                connections.iter().position(shut)
+                let waiting = connections.iter().position(|pooled| {
+                    pooled.is_shut() && !pooled.connection.shared.answered.load(Ordering::Relaxed)
+                });
+                let shut = connections.iter().filter(|pooled| pooled.is_shut()).count();
+                waiting.or_else(|| {
+                    let newest = connections.iter().rposition(Pooled::is_shut);
+                    newest.filter(|_| shut >= MOST_SHUT)
+                })
             });
         if let Some(pooled) = free.and_then(|at| connections.get_mut(at)) {
             pooled.idle = None;
@@ -235,6 +249,7 @@ impl Http2Pool {
             limits,
             resets: Resets::default(),
             streams: AtomicUsize::new(0),
+            answered: AtomicBool::new(false),
         });
         let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone());
         let (sender, mut connection) = h2_guard::client()

@@ -1,6 +1,11 @@
 //! Requests on streams, until their responses begin.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+};
 
 use h2::{Reason, client, ext::Protocol};
 use h2_guard::{Resets, request_size};
@@ -142,6 +147,7 @@ impl Lease {
         }
         drop(unanswered);
         let response = response?;
+        shared.answered.store(true, Ordering::Relaxed);
         let keep = Keep::Http2 {
             slot,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
