@@ -32,7 +32,7 @@ impl Drop for Program {
     }
 }
 
-/// What a processor answers to the headers of a request; nothing where it is `None`.
+/// Answer of a processor to the headers of a request; nothing where it is `None`.
 type Answers = fn() -> Option<ProcessingResponse>;
 
 /// A processor by hand, which may do what an SDK would not let it.
@@ -96,7 +96,7 @@ fn tls(authority: &str, name: &str) -> String {
     )
 }
 
-/// What follows `key` in the first line of the log that has it.
+/// Word behind `key` in the first line of the log that has it.
 fn logged(log: &mut impl std::io::BufRead, key: &str) -> String {
     loop {
         let mut line = String::new();
@@ -119,7 +119,7 @@ fn gateway(arguments: &[&str]) -> Program {
     Program(child.unwrap())
 }
 
-/// What `gateway trace` says of one request through a gateway whose processor is there, with these settings of filter and
+/// Transcript by `gateway trace` of one request through a gateway whose processor is there, with these settings of filter and
 /// cluster.
 fn transcript(case: &str, processor: SocketAddr, filter: &str, cluster: &str) -> String {
     let config = format!(

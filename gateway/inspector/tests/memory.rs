@@ -1,4 +1,4 @@
-//! What is counted of records is what they take, whatever peers send.
+//! The count of bytes of records is that of the bytes they take, whatever peers send.
 
 #[allow(dead_code, reason = "shared by several tests")]
 mod common;

@@ -39,7 +39,7 @@ use self::common::*;
 
 const SECRET: &str = "Hunter2-sesame";
 
-/// What the processor does when a message comes; an error ends the stream.
+/// Deeds of the processor when a message comes; an error ends the stream.
 type Script = dyn Fn(usize, ProcessingRequest) -> Result<ProcessingResponse, Close> + Send + Sync;
 
 #[derive(Clone)]

@@ -126,7 +126,7 @@ impl Redaction {
         found
     }
 
-    /// What holds a secret only once it is decoded is left out as a whole, from one sign that parts a URL to the next.
+    /// Text that holds a secret only once it is decoded is left out as a whole, from one sign that parts a URL to the next.
     fn without_encoded(&self, text: &str, colons: bool, depth: usize) -> String {
         let mut out = String::with_capacity(text.len());
         let is_border = |c: char| c.is_whitespace() || "&?;#/=\"'<>".contains(c);

@@ -135,8 +135,8 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<Value> {
 }
 
 fn address(bytes: &[u8]) -> Option<String> {
-    let four = <[u8; 4]>::try_from(bytes).map(|bytes| std::net::IpAddr::from(bytes));
-    let six = || <[u8; 16]>::try_from(bytes).map(|bytes| std::net::IpAddr::from(bytes));
+    let four = <[u8; 4]>::try_from(bytes).map(std::net::IpAddr::from);
+    let six = || <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from);
     four.or_else(|_| six())
         .ok()
         .map(|address| address.to_string())
