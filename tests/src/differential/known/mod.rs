@@ -37,6 +37,15 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
     ("server-names", "the scenario format has no certificates"),
     ("chains-of-a-composite", "no match trees are generated"),
     ("buffer-limit", "no filter `buffer` is generated"),
+    ("escaped-dots", "no `normalize_path` is generated"),
+    (
+        "nominated-in-responses",
+        "no upstream's `connection` is generated",
+    ),
+    (
+        "refused-nominations",
+        "no client's `connection` is generated",
+    ),
     (
         "original-destinations",
         "no cluster of type `ORIGINAL_DST` is generated",
