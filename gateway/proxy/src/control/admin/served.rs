@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use extproc_client::config::StringMatcher;
 use serde_json::{Value, json};
 
 use crate::{
@@ -20,6 +21,8 @@ use crate::{
 pub(crate) struct Served {
     /// The answer of `/config_dump`.
     config_dump: Bytes,
+    /// Paths that are answered; all if empty.
+    paths: Vec<StringMatcher>,
     listeners: Vec<(String, SocketAddr)>,
     /// The clusters of each worker.
     workers: Vec<Arc<Upstreams>>,
@@ -39,9 +42,15 @@ impl Served {
     ) -> Self {
         Self {
             config_dump: config_dump(&snapshot.source),
+            paths: snapshot.admin_paths.clone(),
             listeners,
             workers,
         }
+    }
+
+    /// Tells whether this path, with its query, is answered.
+    pub(super) fn allows(&self, path: &str) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|allowed| allowed.matches(path))
     }
 
     pub(super) fn config_dump(&self) -> Bytes {
