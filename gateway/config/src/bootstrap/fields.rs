@@ -60,7 +60,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RuntimeLayer", Refuse(NO_XDS), &["rtds_layer"]),
     ("Admin", Ignore, &[
         "access_log_path", "profile_path", "socket_options", "ignore_global_conn_limit",
-        "allow_paths",
     ]),
     ("Admin", Note(NOT_DONE), &["access_log"]),
 
@@ -371,10 +370,10 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("CommonTlsContext", Ignore, &["key_log"]),
     ("DownstreamTlsContext", Ignore, &[
-        "session_timeout", "disable_stateless_session_resumption",
-        "disable_stateful_session_resumption", "session_ticket_keys",
-        "session_ticket_keys_sds_secret_config", "full_scan_certs_on_sni_mismatch",
-        "prefer_client_ciphers", "ocsp_staple_policy",
+        "full_scan_certs_on_sni_mismatch", "prefer_client_ciphers", "ocsp_staple_policy",
+    ]),
+    ("DownstreamTlsContext", RefusePresence("keys of tickets cannot be given, each gateway makes its own"), &[
+        "session_ticket_keys", "session_ticket_keys_sds_secret_config",
     ]),
     ("DownstreamTlsContext", Refuse(UNSUPPORTED), &["require_sni"]),
     ("TlsParameters", Note(NOT_DONE), &[

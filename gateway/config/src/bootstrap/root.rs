@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use extproc_client::config::StringMatcher;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ struct Bootstrap {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct LayeredRuntime {
-    layers: Vec<RuntimeLayer>,
+    layers: Vec<Located<RuntimeLayer>>,
 }
 
 /// `envoy.config.bootstrap.v3.RuntimeLayer`.
@@ -71,6 +72,7 @@ struct StaticResources {
 #[serde(default)]
 struct Admin {
     address: Option<Located<Address>>,
+    allow_paths: Vec<StringMatcher>,
 }
 
 impl Node {
@@ -106,12 +108,39 @@ impl LayeredRuntime {
     fn graceful_close(&self) -> Option<Duration> {
         let value = |key| {
             let layers = self.layers.iter().rev();
-            let mut found = layers.filter_map(|layer| lookup(&layer.static_layer, key));
+            let mut found = layers.filter_map(|layer| lookup(&layer.value.static_layer, key));
             found.next()
         };
         let on = value(GRACEFUL_CLOSE).and_then(Value::as_bool)?;
         let timeout = value(REMOTE_CLOSE_TIMEOUT).and_then(Value::as_u64);
         on.then(|| Duration::from_millis(timeout.unwrap_or(1000)))
+    }
+
+    /// Tells of all that is not read.
+    fn note_others(&self, reader: &Reader<'_>) {
+        for layer in &self.layers {
+            let mut keys = Vec::new();
+            all_keys(&layer.value.static_layer, "", &mut keys);
+            for key in keys {
+                let instead = match key.as_str() {
+                    GRACEFUL_CLOSE | REMOTE_CLOSE_TIMEOUT => continue,
+                    "overload.global_downstream_max_connections" => {
+                        "; say max_active_downstream_connections in overload_manager"
+                    }
+                    "upstream.healthy_panic_threshold" => {
+                        "; say healthy_panic_threshold in common_lb_config of the clusters"
+                    }
+                    key if key.starts_with("circuit_breakers.") => {
+                        "; say it in circuit_breakers of the cluster"
+                    }
+                    _ => "",
+                };
+                reader.note(
+                    layer.node,
+                    format!("the runtime key {key} has no effect in this gateway{instead}"),
+                );
+            }
+        }
     }
 }
 
@@ -125,6 +154,19 @@ fn lookup<'a>(layer: &'a serde_json::Map<String, Value>, key: &str) -> Option<&'
             _ => None,
         }
     })
+}
+
+/// Names of all values of a static layer, nested ones with their dots. An empty value, and a fraction, is one by itself.
+fn all_keys(layer: &serde_json::Map<String, Value>, before: &str, keys: &mut Vec<String>) {
+    for (name, value) in layer {
+        let key = format!("{before}{name}");
+        match value {
+            Value::Object(nested) if !nested.is_empty() && !nested.contains_key("numerator") => {
+                all_keys(nested, &format!("{key}."), keys);
+            }
+            _ => keys.push(key),
+        }
+    }
 }
 
 /// What listeners are built with.
@@ -148,6 +190,9 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         layered_runtime,
         overload_manager,
     } = reader.read(root)?;
+    if let Some(runtime) = &layered_runtime {
+        runtime.note_others(reader);
+    }
     let graceful_close = layered_runtime.and_then(|runtime| runtime.graceful_close());
     let mut clusters = BTreeMap::new();
     let mut cluster_filters = BTreeMap::new();
@@ -190,6 +235,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         graceful_close,
         cluster_filters,
     };
+    let admin = admin.unwrap_or_default();
     let mut listeners = Vec::with_capacity(static_resources.listeners.len());
     for tree in static_resources.listeners {
         let built = reader
@@ -201,10 +247,11 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         }
     }
     Ok(Snapshot {
-        admin: match admin.and_then(|admin| admin.address) {
+        admin: match admin.address {
             Some(address) => Some(address.to_listen()?),
             None => None,
         },
+        admin_paths: admin.allow_paths,
         listeners,
         clusters: loaded.clusters,
         cluster_filters: loaded.cluster_filters,

@@ -7,7 +7,7 @@ use super::{
     any::unsupported,
     data::DataSource,
     listener::TransportSocket,
-    value::{Enum, ProtoEnum},
+    value::{Enum, ProtoEnum, Time},
 };
 use crate::{
     document::{Fault, Located, Reader},
@@ -34,6 +34,9 @@ struct UpstreamTlsContext {
 struct DownstreamTlsContext {
     common_tls_context: CommonTlsContext,
     require_client_certificate: Option<bool>,
+    disable_stateless_session_resumption: bool,
+    disable_stateful_session_resumption: bool,
+    session_timeout: Option<Located<Time>>,
 }
 
 /// `envoy.extensions.transport_sockets.tls.v3.TlsParameters`.
@@ -214,6 +217,18 @@ impl Located<DownstreamTlsContext> {
             client,
             tls13_only,
             tls12_only,
+            no_tickets: self.value.disable_stateless_session_resumption,
+            no_session_ids: self.value.disable_stateful_session_resumption,
+            session_timeout: match &self.value.session_timeout {
+                Some(time) if time.value.0.as_secs() > u32::MAX.into() => {
+                    return Err(Fault::at(time.node, "has to be shorter than 4294967296s"));
+                }
+                // Less than a second is none for Envoy's TLS library.
+                given => given
+                    .as_ref()
+                    .map(|time| time.value.0)
+                    .filter(|time| time.as_secs() > 0),
+            },
         })
     }
 }

@@ -103,6 +103,12 @@ pub struct DownstreamTls {
     pub tls13_only: bool,
     /// `tls_params.tls_maximum_protocol_version` is TLS 1.2.
     pub tls12_only: bool,
+    /// `disable_stateless_session_resumption`: no tickets, and so no resumption over TLS 1.3.
+    pub no_tickets: bool,
+    /// `disable_stateful_session_resumption`: no sessions are kept for clients without tickets.
+    pub no_session_ids: bool,
+    /// `session_timeout`: how long a session can be resumed.
+    pub session_timeout: Option<Duration>,
 }
 
 impl DownstreamTls {

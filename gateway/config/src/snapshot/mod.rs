@@ -26,6 +26,8 @@ mod tracing;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use extproc_client::config::StringMatcher;
+
 pub use self::{
     cluster::{
         CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
@@ -74,6 +76,8 @@ pub use self::{
 pub struct Snapshot {
     /// Where `/stats`, `/stats/prometheus` and `/ready` are; no admin server if unset.
     pub admin: Option<SocketAddr>,
+    /// `allow_paths`: the paths, with their queries, that the admin server answers; all if empty.
+    pub admin_paths: Vec<StringMatcher>,
     /// Listeners. No two may have the same address.
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters by name.

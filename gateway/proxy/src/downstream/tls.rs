@@ -1,5 +1,7 @@
 //! TLS towards clients: what a listener's filter chain makes of `DownstreamTlsContext`.
 
+mod sessions;
+
 use std::{fmt, io, sync::Arc};
 
 use rustls::{
@@ -75,6 +77,7 @@ impl Acceptor {
             return Err("tls_certificates may not be empty".into());
         }
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(keys)));
+        sessions::keep(&mut config, settings)?;
         let without_alpn = Arc::new(config.clone());
         config.alpn_protocols = settings
             .alpn

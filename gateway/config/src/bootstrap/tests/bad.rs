@@ -55,6 +55,27 @@ fn the_small_file_loads() {
 }
 
 #[test]
+fn runtime_keys_without_effect_are_told() {
+    let layers = "layered_runtime: {layers: [{name: a, static_layer: {overload: {global_downstream_max_connections: 5}, \
+                  envoy.reloadable_features.ext_proc_graceful_grpc_close: true, some.share: {numerator: 5}}}]}";
+    let text = format!("{layers}\n{BASE}");
+    let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+    let [limit, share] = snapshot.warnings.as_slice() else {
+        panic!("{:?}", snapshot.warnings);
+    };
+    assert!(
+        limit.contains(
+            "overload.global_downstream_max_connections has no effect in this gateway; say"
+        ),
+        "{limit}"
+    );
+    assert!(
+        share.contains("the runtime key some.share has no effect"),
+        "{share}"
+    );
+}
+
+#[test]
 fn overload_managers() {
     const HEAP: &str = "{name: heap, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: 1000}}";
     let manager = |text: &str| {

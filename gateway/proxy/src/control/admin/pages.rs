@@ -100,6 +100,16 @@ fn shown(value: &Value) -> Answer {
 }
 
 fn page<B>(admin: &Admin, request: &Request<B>) -> Answer {
+    let whole = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    if let Some(served) = admin.served.load().as_ref()
+        && !served.allows(whole)
+    {
+        let said = format!("request to path {whole} not allowed");
+        return reply(StatusCode::FORBIDDEN, TEXT, said);
+    }
     let path = request.uri().path();
     let given = match request.method() {
         &Method::HEAD => &Method::GET,

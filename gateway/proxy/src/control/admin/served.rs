@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use extproc_client::config::StringMatcher;
 use serde_json::{Value, json};
 
 use super::certs::Certificates;
@@ -23,6 +24,8 @@ pub(crate) struct Served {
     /// The answer of `/config_dump`.
     config_dump: Bytes,
     certificates: Certificates,
+    /// Paths that are answered; all if empty.
+    paths: Vec<StringMatcher>,
     listeners: Vec<(String, SocketAddr)>,
     /// The clusters of each worker.
     workers: Vec<Arc<Upstreams>>,
@@ -43,9 +46,15 @@ impl Served {
         Self {
             config_dump: config_dump(&snapshot.source),
             certificates: Certificates::of(snapshot),
+            paths: snapshot.admin_paths.clone(),
             listeners,
             workers,
         }
+    }
+
+    /// Tells whether this path, with its query, is answered.
+    pub(super) fn allows(&self, path: &str) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|allowed| allowed.matches(path))
     }
 
     pub(super) fn config_dump(&self) -> Bytes {
