@@ -19,8 +19,8 @@ impl std::fmt::Display for Difference {
             f,
             "{}: want {}, got {}",
             self.path.join("."),
-            self.want,
-            self.got
+            shortened(&self.want),
+            shortened(&self.got)
         )
     }
 }
@@ -76,15 +76,17 @@ fn walk(
 }
 
 fn show(value: Option<&Value>) -> String {
-    let Some(value) = value else {
-        return "nothing".into();
-    };
-    let text = value.to_string();
-    if text.chars().count() > 240 {
-        text.chars().take(240).chain("…".chars()).collect()
-    } else {
-        text
+    value.map_or_else(|| "nothing".into(), Value::to_string)
+}
+
+/// As much of a value as a reader needs to find it.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 240;
+    let mut shown: String = text.chars().take(MOST).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
     }
+    shown
 }
 
 #[cfg(test)]
@@ -101,6 +103,14 @@ mod tests {
             .map(|d| d.path.join("/"))
             .collect();
         assert_eq!(paths, ["a/0/b", "a/1", "d"]);
+    }
+
+    #[test]
+    fn a_long_value_is_known_whole_and_shown_in_part() {
+        let long = "x".repeat(300);
+        let found = differences(&json!({"a": long}), &json!({}), &[]);
+        assert_eq!(found[0].want.len(), 302);
+        assert!(found[0].to_string().ends_with("x…, got nothing"));
     }
 
     #[test]

@@ -57,6 +57,17 @@ pub(super) const KNOWN: &[Known] = &[
         places: &["log: want \"100 *\", got \"0 *\""],
     },
     Known {
+        anchor: "expect-continue",
+        // A body that was not asked for may still come.
+        shows_in: |s| {
+            client(s, |c| {
+                c.protocol == Protocol::Http1 && has_field(&c.headers, "expect")
+            })
+        },
+        signs: &[],
+        places: &["client/*/head/connection: want nothing, got \"close\""],
+    },
+    Known {
         anchor: "empty-frames",
         shows_in: |s| {
             client(s, |c| {
@@ -354,6 +365,30 @@ pub(super) const KNOWN: &[Known] = &[
             "log: want \"* downstream_remote_disconnect DC\", got *",
             "processor/*/response/*: want nothing, *",
             "processor/*/response/*/eos: want false, got true",
+            "counters",
+        ],
+    },
+    Known {
+        anchor: "last-piece",
+        // Of a request whose body passes a processor that may make it longer, on its way to HTTP/1.
+        shows_in: |s| {
+            let streams = |mode: &Value| {
+                let body = mode[Side::Request.body_mode()].as_str().unwrap_or("NONE");
+                body.ends_with("STREAMED")
+            };
+            mentions(&s.source, "allow_content_length_header")
+                && has_mode(s, streams)
+                && client(s, |c| {
+                    c.protocol == Protocol::Http2
+                        && has_field(&c.headers, "content-length")
+                        && (c.separate_end || c.trailers.is_some() || ends_with_pause(&c.body))
+                })
+                && upstream(s, |u| u.protocol == Protocol::Http1)
+        },
+        signs: &[],
+        places: &[
+            "processor/*/request/*: want nothing, *",
+            "processor/*/request/*/eos: want false, got true",
             "counters",
         ],
     },

@@ -103,6 +103,19 @@ pub(super) const KNOWN: &[Known] = &[
         ],
     },
     Known {
+        anchor: "shared-buffers",
+        // The filter whose head they went on with is not shown them.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| {
+                    mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+                })
+                && client(s, |c| c.trailers.is_some())
+        },
+        signs: &[],
+        places: &["processor/*/request/*: want nothing, got {\"kind\":\"request_trailers\"*"],
+    },
+    Known {
         anchor: "unfinished-bodies",
         shows_in: |s| {
             has_mode(s, |mode| {
@@ -247,7 +260,14 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "unwanted-connections",
-        shows_in: |s| s.clients.len() > 1 && acts_at_once(&s.source["processor"]),
+        shows_in: |s| {
+            // The reply that lets the head go on, and the one to the piece that came with it.
+            let duplex = has_mode(s, |mode| {
+                mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+            });
+            let script = &s.source["processor"];
+            s.clients.len() > 1 && (acts_at_once(script) || duplex && mentions(script, "replace"))
+        },
         signs: &["upstream/*: want {*\"body\":\"\",\"end\":\"complete\"*, got nothing"],
         places: &["upstream/*: want {*\"body\":\"\",\"end\":\"complete\"*, got nothing"],
     },

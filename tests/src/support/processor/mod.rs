@@ -6,7 +6,9 @@ mod reply;
 mod script;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -148,8 +150,17 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) {
                 if changed.is_err() {
                     return;
                 }
-                match *orders.borrow_and_update() {
-                    ConnectionOrder::Abort => return,
+                let order = *orders.borrow_and_update();
+                match order {
+                    ConnectionOrder::Abort => {
+                        // What the script said before leaves before the connection breaks.
+                        poll_fn(|cx| {
+                            let _ = connection.poll_accept(cx);
+                            Poll::Ready(())
+                        })
+                        .await;
+                        return;
+                    }
                     ConnectionOrder::GoAway => connection.graceful_shutdown(),
                     ConnectionOrder::Serve => {}
                 }
