@@ -20,8 +20,8 @@ use super::{
 pub(super) struct NodeDeserializer<'r, 'd> {
     reader: &'r Reader<'d>,
     node: NodeId,
-    /// `@type` is skipped.
-    typed: bool,
+    /// Keys that are no fields of the message.
+    skipped: &'static [&'static str],
 }
 
 impl<'r, 'd> NodeDeserializer<'r, 'd> {
@@ -29,15 +29,19 @@ impl<'r, 'd> NodeDeserializer<'r, 'd> {
         Self {
             reader,
             node,
-            typed: false,
+            skipped: &[],
         }
     }
 
-    pub(super) fn typed(reader: &'r Reader<'d>, node: NodeId) -> Self {
+    pub(super) fn without(
+        reader: &'r Reader<'d>,
+        node: NodeId,
+        skipped: &'static [&'static str],
+    ) -> Self {
         Self {
             reader,
             node,
-            typed: true,
+            skipped,
         }
     }
 
@@ -50,7 +54,7 @@ impl<'r, 'd> NodeDeserializer<'r, 'd> {
             Kind::Mapping(entries) => Ok(Entries {
                 reader: self.reader,
                 entries: entries.iter(),
-                typed: self.typed,
+                skipped: self.skipped,
                 value: None,
             }),
             other => Err(expected("a mapping", other).or_at(self.node)),
@@ -259,7 +263,7 @@ impl<'de, 'd: 'de> SeqAccess<'de> for Items<'_, 'd> {
 struct Entries<'r, 'd> {
     reader: &'r Reader<'d>,
     entries: std::slice::Iter<'d, (NodeId, NodeId)>,
-    typed: bool,
+    skipped: &'static [&'static str],
     value: Option<NodeId>,
 }
 
@@ -269,7 +273,7 @@ impl<'d> Entries<'_, 'd> {
         self.entries
             .by_ref()
             .copied()
-            .find(|(key, _)| !(self.typed && document.text(*key) == "@type"))
+            .find(|(key, _)| !self.skipped.contains(&document.text(*key)))
     }
 
     fn key_text(&self, key: NodeId) -> StrDeserializer<'d, Fault> {
