@@ -168,7 +168,7 @@ struct Position<'a> {
     host_name: &'a str,
     host_metadata: MetadataModel,
     retry: Option<&'a RetryPolicy>,
-    /// Whom the number of attempts is told: the upstream, the client.
+    /// The number of attempts is told to the upstream, to the client.
     counted: [bool; 2],
     mirrors: &'a [Located<RequestMirrorPolicy>],
     validate: bool,

@@ -87,7 +87,7 @@ impl ProtoEnum for DnsLookupFamily {
 }
 
 impl Cluster {
-    /// How endpoints are found, as `type` or `cluster_type` says, and which addresses a name may have.
+    /// The way endpoints are found, as `type` or `cluster_type` says, and the addresses that a name may have.
     pub(super) fn kind(&self, reader: &Reader<'_>) -> Result<(DiscoveryType, DnsFamily), Fault> {
         let Some(custom) = &self.cluster_type else {
             let kind = self
