@@ -48,6 +48,7 @@ pub(super) struct AccessLogFilter {
     header_filter: Option<HeaderFilter>,
     response_flag_filter: Option<ResponseFlagFilter>,
     grpc_status_filter: Option<GrpcStatusFilter>,
+    log_type_filter: Option<LogTypeFilter>,
 }
 
 /// `StatusCodeFilter` and `DurationFilter`.
@@ -105,6 +106,49 @@ struct GrpcStatusFilter {
     exclude: bool,
 }
 
+/// `envoy.config.accesslog.v3.LogTypeFilter`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LogTypeFilter {
+    types: Vec<Enum<LogType>>,
+    exclude: bool,
+}
+
+/// `envoy.data.accesslog.v3.AccessLogType`, as far as there are such lines here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum LogType {
+    /// No line: a local reply is chosen.
+    #[default]
+    NotSet,
+    /// The line at the end of an exchange.
+    DownstreamEnd,
+    /// Lines that are not written here.
+    Other,
+}
+
+impl ProtoEnum for LogType {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("NotSet", 0, Ok(Self::NotSet)),
+        ("TcpUpstreamConnected", 1, Ok(Self::Other)),
+        ("TcpPeriodic", 2, Ok(Self::Other)),
+        ("TcpConnectionEnd", 3, Ok(Self::Other)),
+        ("DownstreamStart", 4, Ok(Self::Other)),
+        ("DownstreamPeriodic", 5, Ok(Self::Other)),
+        ("DownstreamEnd", 6, Ok(Self::DownstreamEnd)),
+        ("UpstreamPoolReady", 7, Ok(Self::Other)),
+        ("UpstreamPeriodic", 8, Ok(Self::Other)),
+        ("UpstreamEnd", 9, Ok(Self::Other)),
+        (
+            "DownstreamTunnelSuccessfullyEstablished",
+            10,
+            Ok(Self::Other),
+        ),
+        ("UdpTunnelUpstreamConnected", 11, Ok(Self::Other)),
+        ("UdpPeriodic", 12, Ok(Self::Other)),
+        ("UdpSessionEnd", 13, Ok(Self::Other)),
+    ];
+}
+
 impl ProtoEnum for Operator {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
         ("EQ", 0, Ok(Self::Equal)),
@@ -140,7 +184,8 @@ impl ProtoEnum for GrpcStatus {
 }
 
 impl Located<AccessLogFilter> {
-    pub(super) fn build(&self) -> Result<LogFilter, Fault> {
+    /// `kind` is what the lines are that it chooses among.
+    pub(super) fn build(&self, kind: LogType) -> Result<LogFilter, Fault> {
         let AccessLogFilter {
             status_code_filter,
             duration_filter,
@@ -151,6 +196,7 @@ impl Located<AccessLogFilter> {
             header_filter,
             response_flag_filter,
             grpc_status_filter,
+            log_type_filter,
         } = &self.value;
         let mut found = Vec::new();
         found.extend(
@@ -169,10 +215,10 @@ impl Located<AccessLogFilter> {
             LogFilter::Fraction(share.map_or(Fraction::NONE, FractionalPercent::build))
         }));
         if let Some(list) = and_filter {
-            found.push(LogFilter::And(list.build()?));
+            found.push(LogFilter::And(list.build(kind)?));
         }
         if let Some(list) = or_filter {
-            found.push(LogFilter::Or(list.build()?));
+            found.push(LogFilter::Or(list.build(kind)?));
         }
         if let Some(filter) = header_filter {
             found.push(LogFilter::Header(Arc::new(filter.header.build()?)));
@@ -190,12 +236,23 @@ impl Located<AccessLogFilter> {
             statuses: filter.statuses.iter().map(|status| status.0.0).collect(),
             exclude: filter.exclude,
         }));
+        found.extend(log_type_filter.as_ref().map(|filter| filter.build(kind)));
         match (found.pop(), found.is_empty()) {
             (Some(filter), true) => Ok(filter),
             _ => Err(Fault::at(
                 self.node,
                 "one and only one filter has to be set",
             )),
+        }
+    }
+}
+
+impl LogTypeFilter {
+    fn build(&self, kind: LogType) -> LogFilter {
+        let named = self.types.iter().any(|named| named.0 == kind);
+        match named != self.exclude {
+            true => LogFilter::Any,
+            false => LogFilter::Fraction(Fraction::NONE),
         }
     }
 }
@@ -210,11 +267,9 @@ impl ComparisonOf {
 }
 
 impl FilterList {
-    fn build(&self) -> Result<Vec<LogFilter>, Fault> {
-        self.filters
-            .iter()
-            .map(Located::<AccessLogFilter>::build)
-            .collect()
+    fn build(&self, kind: LogType) -> Result<Vec<LogFilter>, Fault> {
+        let filters = self.filters.iter();
+        filters.map(|filter| filter.build(kind)).collect()
     }
 }
 
@@ -249,6 +304,7 @@ pub(super) struct SubstitutionFormatString {
 
 /// Formatters whose operators are known without them.
 const FORMATTERS: &[&str] = &[
+    "envoy.extensions.formatter.cel.v3.Cel",
     "envoy.extensions.formatter.metadata.v3.Metadata",
     "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery",
 ];
@@ -285,7 +341,7 @@ impl Located<AccessLog> {
             other => return Err(unsupported(node, other, &[FILE, STDOUT, STDERR])),
         };
         if let Some(filter) = &self.value.filter {
-            log.filter = Some(filter.build()?);
+            log.filter = Some(filter.build(LogType::DownstreamEnd)?);
         }
         let shown = log
             .format

@@ -158,6 +158,8 @@ impl Located<RouteAction> {
         }
         Ok(Forward {
             clusters: Vec::new(),
+            count_for_upstream: false,
+            count_for_client: false,
             cluster_header: action.cluster_header.as_ref().map(|name| name.0.clone()),
             timeout: action.timeout.map_or(Some(DEFAULT_TIMEOUT), Time::limit),
             priority: action.priority.0,

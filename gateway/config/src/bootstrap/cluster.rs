@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use self::{
     balancing::{LoadBalancingPolicy, Policy},
-    discovery::{DiscoveryType, OriginalDstLbConfig},
+    discovery::{CustomClusterType, DiscoveryType, OriginalDstLbConfig},
     upstream_protocol::{ProtocolSelection, Spoken, UpstreamHttpProtocolOptions},
 };
 use super::{
@@ -37,8 +37,8 @@ use crate::{
 #[derive(Debug, Deserialize)]
 pub(super) struct Cluster {
     pub(super) name: Located<String>,
-    #[serde(default)]
-    r#type: Enum<DiscoveryType>,
+    r#type: Option<Enum<DiscoveryType>>,
+    cluster_type: Option<Located<CustomClusterType>>,
     connect_timeout: Option<Located<Time>>,
     per_connection_buffer_limit_bytes: Option<u32>,
     #[serde(default)]
@@ -146,10 +146,11 @@ impl Located<Cluster> {
             Some(assignment) => assignment.value.overprovisioning()?,
             None => None,
         };
+        let (kind, dns) = cluster.kind(reader)?;
         let model = Model {
             reach: Reach::Anywhere,
-            discovery: cluster.discovery(reader, node)?,
-            dns: cluster.dns_lookup_family.0,
+            discovery: cluster.discovery(kind, reader, node)?,
+            dns,
             connect_timeout,
             response_timeout: None,
             protocol,
@@ -172,7 +173,7 @@ impl Located<Cluster> {
             max_connection_duration: common.max_connection_duration.and_then(Time::limit),
             max_stream_duration: common.max_stream_duration.and_then(Time::limit),
             circuit_breakers: cluster.circuit_breakers.build()?,
-            lb: cluster.policy(reader, node)?,
+            lb: cluster.policy(kind, reader, node)?,
             tcp_keepalive: match cluster.upstream_connection_options.as_ref() {
                 Some(UpstreamConnectionOptions {
                     tcp_keepalive: Some(keepalive),

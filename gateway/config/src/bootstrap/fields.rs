@@ -48,7 +48,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("Bootstrap", Refuse(NO_XDS), &["dynamic_resources", "config_sources"]),
     ("Bootstrap", RefusePresence(NO_XDS), &["hds_config"]),
-    ("Bootstrap", Refuse(UNSUPPORTED), &["bootstrap_extensions"]),
     ("OverloadManager", Note(NOT_DONE), &["loadshed_points", "buffer_factory_config"]),
     ("OverloadAction", Refuse(UNSUPPORTED), &["typed_config"]),
     ("ScaledTrigger", Ignore, &["scaling_threshold"]),
@@ -213,7 +212,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),
     ("VirtualHost", Note(NOT_DONE), &[
-        "include_request_attempt_count", "include_attempt_count_in_response",
         "include_is_timeout_retry_header", "hedge_policy",
     ]),
     ("VirtualHost", Refuse(UNSUPPORTED), &["cors", "retry_policy_typed_config"]),
@@ -270,7 +268,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     // envoy.config.accesslog.v3
     ("AccessLog", Ignore, &["name"]),
     ("AccessLogFilter", RefusePresence(UNSUPPORTED), &[
-        "extension_filter", "metadata_filter", "log_type_filter", "traceable_filter",
+        "extension_filter", "metadata_filter", "traceable_filter",
     ]),
     ("RuntimeUInt32", Ignore, &["runtime_key"]),
     ("RuntimeFilter", Ignore, &["runtime_key", "use_independent_randomness"]),
@@ -284,6 +282,10 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "ignore_health_on_host_removal", "track_timeout_budgets", "track_cluster_stats",
         "preconnect_policy", "least_request_lb_config", "round_robin_lb_config", "lrs_server",
         "lrs_report_endpoint_metrics", "warm_hosts",
+    ]),
+    ("CustomClusterType", Ignore, &["name"]),
+    ("DnsCluster", Ignore, &[
+        "dns_refresh_rate", "dns_failure_refresh_rate", "respect_dns_ttl", "dns_jitter", "typed_dns_resolver_config",
     ]),
     ("Cluster", Note(NOT_DONE), &["connection_pool_per_downstream_connection"]),
     ("ClusterHealthCheck", Ignore, &[
@@ -326,7 +328,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
-        "cluster_type", "upstream_bind_config", "lb_subset_config", "transport_socket_matches", "filters",
+        "upstream_bind_config", "lb_subset_config", "transport_socket_matches", "filters",
     ]),
     ("Cluster", RefusePresence(UNSUPPORTED), &["transport_socket_matcher", "upstream_config"]),
     ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["metadata_key"]),

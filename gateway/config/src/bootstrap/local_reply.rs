@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{
-    access_log::{AccessLogFilter, SubstitutionFormatString},
+    access_log::{AccessLogFilter, LogType, SubstitutionFormatString},
     data::DataSource,
     header::{Changes, HeaderValueOption},
     value::Status,
@@ -54,7 +54,7 @@ impl ResponseMapper {
         };
         let body = self.body.as_ref().map(|body| body.load(reader));
         Ok(ReplyMapper {
-            filter: self.filter.build()?,
+            filter: self.filter.build(LogType::NotSet)?,
             status: self.status_code.map(|status| status.0),
             body: body.transpose()?.map(Into::into),
             format: format(self.body_format_override.as_ref(), reader)?,

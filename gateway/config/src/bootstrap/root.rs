@@ -10,7 +10,13 @@ use extproc_client::config::StringMatcher;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{address::Address, cluster::Cluster, listener::Listener, overload::OverloadManager};
+use super::{
+    address::Address,
+    any::unsupported,
+    cluster::{Cluster, TypedExtensionConfig},
+    listener::Listener,
+    overload::OverloadManager,
+};
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{Cluster as ClusterModel, Filter, Snapshot},
@@ -24,6 +30,8 @@ struct Bootstrap {
     admin: Option<Admin>,
     layered_runtime: Option<LayeredRuntime>,
     overload_manager: Option<OverloadManager>,
+    #[serde(default)]
+    bootstrap_extensions: Vec<TypedExtensionConfig>,
 }
 
 /// `envoy.config.bootstrap.v3.LayeredRuntime`.
@@ -169,6 +177,9 @@ fn all_keys(layer: &serde_json::Map<String, Value>, before: &str, keys: &mut Vec
     }
 }
 
+/// Listeners of this kind are refused where they stand; by itself it does nothing.
+const INTERNAL_LISTENER: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+
 /// What listeners are built with.
 pub(super) struct Loaded<'a> {
     pub(super) reader: &'a Reader<'a>,
@@ -189,9 +200,17 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         admin,
         layered_runtime,
         overload_manager,
+        bootstrap_extensions,
     } = reader.read(root)?;
     if let Some(runtime) = &layered_runtime {
         runtime.note_others(reader);
+    }
+    for extension in bootstrap_extensions {
+        let node = extension.typed_config.node;
+        let name = reader.type_of(node)?;
+        if name != INTERNAL_LISTENER {
+            reader.refuse(unsupported(node, name, &[INTERNAL_LISTENER]))?;
+        }
     }
     let graceful_close = layered_runtime.and_then(|runtime| runtime.graceful_close());
     let mut clusters = BTreeMap::new();

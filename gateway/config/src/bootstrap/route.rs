@@ -75,6 +75,10 @@ struct VirtualHost {
     metadata: Metadata,
     per_request_buffer_limit_bytes: Option<u32>,
     request_body_buffer_limit: Option<u64>,
+    #[serde(default)]
+    include_request_attempt_count: bool,
+    #[serde(default)]
+    include_attempt_count_in_response: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,6 +168,8 @@ struct Position<'a> {
     host_name: &'a str,
     host_metadata: MetadataModel,
     retry: Option<&'a RetryPolicy>,
+    /// The number of attempts is told to the upstream, to the client.
+    counted: [bool; 2],
     mirrors: &'a [Located<RequestMirrorPolicy>],
     validate: bool,
     direct_limit: usize,
@@ -186,6 +192,10 @@ impl RouteConfiguration {
                 host_name: &host.value.name,
                 host_metadata: host.value.metadata.build(reader)?,
                 retry: host.value.retry_policy.as_ref(),
+                counted: [
+                    host.value.include_request_attempt_count,
+                    host.value.include_attempt_count_in_response,
+                ],
                 mirrors: match host.value.request_mirror_policies.as_slice() {
                     [] => &self.request_mirror_policies,
                     own => own,
@@ -282,6 +292,7 @@ impl Located<Route> {
         ) {
             (Some(action), None, None, None) => {
                 let mut forward = action.build(position.retry, reader)?;
+                [forward.count_for_upstream, forward.count_for_client] = position.counted;
                 forward.clusters = position.targets(&action.value, &[table, host, &own], &facts)?;
                 forward.mirrors = action
                     .value

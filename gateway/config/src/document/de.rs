@@ -27,8 +27,8 @@ pub(super) struct NodeDeserializer<'r, 'd> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum As {
     Value,
-    /// A message in a `google.protobuf.Any`: `@type` is skipped.
-    Typed,
+    /// A message in a `google.protobuf.Any` or a `TypedStruct`: these keys, which are none of its fields, are skipped.
+    Without(&'static [&'static str]),
     /// The node's own number, for [`Located`](super::located::Located).
     Number,
 }
@@ -42,11 +42,15 @@ impl<'r, 'd> NodeDeserializer<'r, 'd> {
         }
     }
 
-    pub(super) fn typed(reader: &'r Reader<'d>, node: NodeId) -> Self {
+    pub(super) fn without(
+        reader: &'r Reader<'d>,
+        node: NodeId,
+        skipped: &'static [&'static str],
+    ) -> Self {
         Self {
             reader,
             node,
-            as_: As::Typed,
+            as_: As::Without(skipped),
         }
     }
 
@@ -323,7 +327,9 @@ impl<'d> Entries<'_, 'd> {
         let document = reader.document();
         for &(key, value) in self.entries.by_ref() {
             let written = document.text(key);
-            if self.of.as_ == As::Typed && written == "@type" {
+            if let As::Without(skipped) = self.of.as_
+                && skipped.contains(&written)
+            {
                 continue;
             }
             let mut text = written;

@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Document, Fault, Kind, NodeId, de::NodeDeserializer};
 
+/// Messages that hold another one as JSON.
+const STRUCTS: &[&str] = &["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
+
 /// What becomes of a field that a type does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Treatment {
@@ -111,26 +114,74 @@ impl<'d> Reader<'d> {
         T::deserialize(NodeDeserializer::new(self, node)).map_err(|fault| fault.or_at(node))
     }
 
-    /// The message at `node`, which is a `google.protobuf.Any`: its `@type` is no field of it.
+    /// The message at `node`, which is a `google.protobuf.Any`: its `@type` is no field of it. Of a `TypedStruct`, the message
+    /// in it.
     pub(crate) fn read_typed<T: DeserializeOwned>(&self, node: NodeId) -> Result<T, Fault> {
-        T::deserialize(NodeDeserializer::typed(self, node)).map_err(|fault| fault.or_at(node))
+        let in_struct = STRUCTS.contains(&self.written_type(node)?);
+        let deserializer = match self.member(node, &["value"]) {
+            Some(value) if in_struct => {
+                self.only(node, &["@type", "type_url", "typeUrl", "value"])?;
+                NodeDeserializer::new(self, value)
+            }
+            _ if in_struct => {
+                NodeDeserializer::without(self, node, &["@type", "type_url", "typeUrl"])
+            }
+            _ => NodeDeserializer::without(self, node, &["@type"]),
+        };
+        T::deserialize(deserializer).map_err(|fault| fault.or_at(node))
     }
 
-    /// The `@type` of a `google.protobuf.Any`, without what stands before the last slash.
+    /// The type of a `google.protobuf.Any`, without what stands before the last slash. Of a `TypedStruct`, the type that it
+    /// stands for.
     pub(crate) fn type_of(&self, node: NodeId) -> Result<&'d str, Fault> {
-        let Kind::Mapping(entries) = self.document.kind(node) else {
-            return Err(Fault::at(node, "expected a mapping with an \"@type\""));
-        };
-        let entry = entries
-            .iter()
-            .find(|(key, _)| self.document.text(*key) == "@type");
-        let Some(&(_, value)) = entry else {
-            return Err(Fault::at(node, "missing field \"@type\""));
+        let name = self.written_type(node)?;
+        if !STRUCTS.contains(&name) {
+            return Ok(name);
+        }
+        self.name_of_type(node, &["type_url", "typeUrl"])
+    }
+
+    fn written_type(&self, node: NodeId) -> Result<&'d str, Fault> {
+        match self.document.kind(node) {
+            Kind::Mapping(_) => self.name_of_type(node, &["@type"]),
+            _ => Err(Fault::at(node, "expected a mapping with an \"@type\"")),
+        }
+    }
+
+    fn name_of_type(&self, node: NodeId, names: &[&str]) -> Result<&'d str, Fault> {
+        let Some(value) = self.member(node, names) else {
+            let field = names.first().copied().unwrap_or_default();
+            return Err(Fault::at(node, format!("missing field {field:?}")));
         };
         match self.document.kind(value) {
             Kind::Text(url) => Ok(url.rsplit_once('/').map_or(url, |(_, name)| name)),
             _ => Err(Fault::at(value, "expected a string")),
         }
+    }
+
+    /// Refuses other keys than these.
+    fn only(&self, node: NodeId, names: &'static [&'static str]) -> Result<(), Fault> {
+        let Kind::Mapping(entries) = self.document.kind(node) else {
+            return Ok(());
+        };
+        for (key, _) in entries {
+            let field = self.document.text(*key);
+            if !names.contains(&field) {
+                let error: Fault = serde::de::Error::unknown_field(field, names);
+                self.refuse_field(error.or_at(*key))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value under one of these keys.
+    fn member(&self, node: NodeId, names: &[&str]) -> Option<NodeId> {
+        let Kind::Mapping(entries) = self.document.kind(node) else {
+            return None;
+        };
+        let mut entries = entries.iter();
+        let entry = entries.find(|(key, _)| names.contains(&self.document.text(*key)));
+        entry.map(|(_, value)| *value)
     }
 
     /// Keeps a remark for the user.

@@ -348,6 +348,10 @@ pub struct Forward {
     pub hash_policy: Vec<HashPolicy>,
     /// How often to try again.
     pub retry: Option<Retry>,
+    /// Tell the upstream, in `x-envoy-attempt-count`, the number of each attempt.
+    pub count_for_upstream: bool,
+    /// Tell the client how many attempts were made, likewise.
+    pub count_for_client: bool,
     /// Redirects of the upstream that are followed here.
     pub internal_redirect: Option<InternalRedirect>,
     /// Replaces what matched of the path.

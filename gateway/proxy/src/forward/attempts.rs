@@ -7,7 +7,7 @@ use std::{
 };
 
 use extproc_client::host::{EarlierAttempt, Outcome, UpstreamInfo};
-use http::{HeaderMap, Method, Response, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 
 use super::policy::Policy;
@@ -24,6 +24,9 @@ use crate::{
         send,
     },
 };
+
+/// The number of an attempt, and in a response that of all.
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// The attempts to get one response.
 pub(super) struct Attempts<'a> {
@@ -118,6 +121,10 @@ impl<'a> Attempts<'a> {
         self.made = 1;
         self.exchange.count_attempt();
         loop {
+            if self.forward.count_for_upstream {
+                let headers = &mut request.parts.headers;
+                headers.insert(ATTEMPT_COUNT, HeaderValue::from(self.made));
+            }
             let (outcome, again) = self.attempt(request).await;
             let retry = match &outcome {
                 Ok(response) => self.wants_retry_of(response),

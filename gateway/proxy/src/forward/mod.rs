@@ -22,7 +22,11 @@ use http_body::Body as _;
 use tower::Service;
 
 pub(crate) use self::filtered::{ClusterFilters, HandOver};
-use self::{attempts::Attempts, policy::Policy, redirect::Candidate};
+use self::{
+    attempts::{ATTEMPT_COUNT, Attempts},
+    policy::Policy,
+    redirect::Candidate,
+};
 use crate::{
     config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
@@ -350,6 +354,9 @@ async fn proxy(
                 headers.append(header::SET_COOKIE, cookie);
             }
             headers.remove(KEEP_ALIVE);
+            if forward.count_for_client {
+                headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempts.made));
+            }
             join_response_lines(headers);
             let flags = match attempts.overflown {
                 true => flag::UPSTREAM_OVERFLOW,
@@ -373,6 +380,10 @@ async fn proxy(
                 false => 0,
             };
             let mut response = failed(grpc, &failure, attempts.tried, flags);
+            if forward.count_for_client {
+                let headers = response.headers_mut();
+                headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempts.made));
+            }
             if policy.quiet && !grpc && matches!(failure, Failure::Timeout) {
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 *response.body_mut() = Body::empty();

@@ -117,11 +117,15 @@ struct PlainPolicy {}
 
 impl Cluster {
     /// The cluster's settings for hashing, whatever its policy.
-    fn hashing(&self, node: NodeId) -> Result<Option<&ConsistentHashing>, Fault> {
+    fn hashing(
+        &self,
+        kind: DiscoveryType,
+        node: NodeId,
+    ) -> Result<Option<&ConsistentHashing>, Fault> {
         let common = self.common_lb_config.as_ref();
         let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
         if hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing)
-            && self.r#type.0 != DiscoveryType::StrictDns
+            && kind != DiscoveryType::StrictDns
         {
             return Err(Fault::at(
                 node,
@@ -131,9 +135,14 @@ impl Cluster {
         Ok(hashing)
     }
 
-    pub(super) fn policy(&self, reader: &Reader<'_>, node: NodeId) -> Result<LbPolicy, Fault> {
+    pub(super) fn policy(
+        &self,
+        kind: DiscoveryType,
+        reader: &Reader<'_>,
+        node: NodeId,
+    ) -> Result<LbPolicy, Fault> {
         let provided = self.lb_policy.0 == Policy::ClusterProvided;
-        let original = self.r#type.0 == DiscoveryType::OriginalDst;
+        let original = kind == DiscoveryType::OriginalDst;
         if let Some(policy) = &self.load_balancing_policy {
             return policy.build(reader);
         }
@@ -147,7 +156,7 @@ impl Cluster {
             Policy::LeastRequest => Ok(LbPolicy::LeastRequest),
             Policy::Random => Ok(LbPolicy::Random),
             Policy::RingHash => {
-                let common = self.hashing(node)?;
+                let common = self.hashing(kind, node)?;
                 let hashing = match &self.ring_hash_lb_config {
                     Some(own) => own.build(node, common)?,
                     None => RingHash::default().build(node, common)?,
@@ -155,7 +164,7 @@ impl Cluster {
                 Ok(LbPolicy::Hash(hashing))
             }
             Policy::Maglev => {
-                let common = self.hashing(node)?;
+                let common = self.hashing(kind, node)?;
                 let hashing = match &self.maglev_lb_config {
                     Some(own) => own.build(node, common)?,
                     None => Maglev::default().build(node, common)?,

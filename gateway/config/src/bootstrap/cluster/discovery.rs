@@ -5,10 +5,15 @@ use serde::Deserialize;
 
 use super::Cluster;
 use crate::{
-    bootstrap::value::{Name, ProtoEnum},
-    document::{Fault, NodeId, Reader},
+    bootstrap::{
+        any::unsupported,
+        value::{Enum, Name, ProtoEnum},
+    },
+    document::{Fault, NodeId, Reader, Subtree},
     snapshot::{Discovery, DnsFamily, OriginalDst},
 };
+
+const DNS: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 
 /// The header that names the endpoint where `http_header_name` does not say otherwise.
 const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
@@ -51,9 +56,74 @@ pub(super) struct OriginalDstLbConfig {
     upstream_port_override: Option<u16>,
 }
 
+/// `envoy.config.cluster.v3.Cluster.CustomClusterType`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CustomClusterType {
+    typed_config: Option<Subtree>,
+}
+
+/// `envoy.extensions.clusters.dns.v3.DnsCluster`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DnsCluster {
+    dns_lookup_family: Enum<DnsLookupFamily>,
+    all_addresses_in_single_endpoint: bool,
+}
+
+/// `envoy.extensions.clusters.common.dns.v3.DnsLookupFamily`, whose numbers are not those of a `Cluster`.
+#[derive(Clone, Copy, Debug, Default)]
+struct DnsLookupFamily(DnsFamily);
+
+impl ProtoEnum for DnsLookupFamily {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("UNSPECIFIED", 0, Ok(Self(DnsFamily::Auto))),
+        ("AUTO", 1, Ok(Self(DnsFamily::Auto))),
+        ("V4_ONLY", 2, Ok(Self(DnsFamily::V4Only))),
+        ("V6_ONLY", 3, Ok(Self(DnsFamily::V6Only))),
+        ("V4_PREFERRED", 4, Ok(Self(DnsFamily::V4Preferred))),
+        ("ALL", 5, Ok(Self(DnsFamily::All))),
+    ];
+}
+
 impl Cluster {
-    pub(super) fn discovery(&self, reader: &Reader<'_>, node: NodeId) -> Result<Discovery, Fault> {
-        let kind = self.r#type.0;
+    /// The way endpoints are found, as `type` or `cluster_type` says, and the addresses that a name may have.
+    pub(super) fn kind(&self, reader: &Reader<'_>) -> Result<(DiscoveryType, DnsFamily), Fault> {
+        let Some(custom) = &self.cluster_type else {
+            let kind = self
+                .r#type
+                .as_ref()
+                .map_or(DiscoveryType::Static, |kind| kind.0);
+            return Ok((kind, self.dns_lookup_family.0));
+        };
+        if self.r#type.is_some() {
+            return Err(Fault::at(
+                custom.node,
+                "only one of type and cluster_type may be set",
+            ));
+        }
+        let Some(config) = &custom.value.typed_config else {
+            return Err(Fault::at(custom.node, "missing field \"typed_config\""));
+        };
+        match reader.type_of(config.node)? {
+            DNS => {
+                let dns: DnsCluster = reader.read_typed(config.node)?;
+                let kind = match dns.all_addresses_in_single_endpoint {
+                    true => DiscoveryType::LogicalDns,
+                    false => DiscoveryType::StrictDns,
+                };
+                Ok((kind, dns.dns_lookup_family.0.0))
+            }
+            other => Err(unsupported(config.node, other, &[DNS])),
+        }
+    }
+
+    pub(super) fn discovery(
+        &self,
+        kind: DiscoveryType,
+        reader: &Reader<'_>,
+        node: NodeId,
+    ) -> Result<Discovery, Fault> {
         if kind == DiscoveryType::OriginalDst {
             if let Some(assignment) = &self.load_assignment {
                 return Err(Fault::at(

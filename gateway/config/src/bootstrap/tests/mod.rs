@@ -2,6 +2,7 @@
 
 mod bad;
 mod connections;
+mod forms;
 mod good;
 mod page;
 mod per_filter;

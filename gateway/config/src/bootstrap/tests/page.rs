@@ -104,7 +104,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "AccessLogFilter.metadata_filter",
         "`header_filter`, or metadata in the line",
     ),
-    ("Cluster.cluster_type", "`type`"),
     ("Cluster.lb_subset_config", "a cluster for each subset"),
     ("Cluster.transport_socket_matches", "a cluster for each"),
     (
@@ -233,6 +232,16 @@ const PLACES: &[(&str, &str, &str)] = &[
         "transport sockets of a cluster",
         "type: STATIC",
         "type: STATIC\n    transport_socket: {name: a, typed_config: @}",
+    ),
+    (
+        "`cluster_type`",
+        "type: STATIC",
+        "cluster_type: {name: a, typed_config: @}",
+    ),
+    (
+        "`bootstrap_extensions`",
+        "static_resources:",
+        "bootstrap_extensions: [{name: a, typed_config: @}]\nstatic_resources:",
     ),
     (
         "load balancing policies",
