@@ -117,6 +117,10 @@ fn sessions_are_resumed_as_configured() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the age of a session is what is tried"
+)]
 fn an_old_session_is_not_resumed() {
     let (_running, at) = start("session_timeout: 1s");
     for (version, how) in [

@@ -2,7 +2,6 @@
 
 use std::{
     io::Write,
-    net::TcpListener,
     sync::{Mutex, mpsc},
 };
 
