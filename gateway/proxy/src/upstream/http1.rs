@@ -203,6 +203,7 @@ impl Lease {
                 });
             }
         };
+        let limits = trailers.then_some(host.shared.cluster.response_headers);
         if let Some(body) = bytes {
             if switched(sending, response.status()) {
                 if !sending.connect && !tunnel::names_one(response.headers(), asked.as_ref()) {
@@ -214,7 +215,7 @@ impl Lease {
             }
             response.extensions_mut().clear();
             return Ok(Sent {
-                response: response.map(|body| Body::http1(body, trailers)),
+                response: response.map(|body| Body::http1(body, limits)),
                 keep: Keep::Nothing,
                 tunnel: false,
             });
@@ -233,7 +234,7 @@ impl Lease {
         }
         if connection.driver.is_none() {
             return Ok(Sent {
-                response: response.map(|body| Body::http1(body, trailers)),
+                response: response.map(|body| Body::http1(body, limits)),
                 keep: Keep::Http1(Box::new((host, connection))),
                 tunnel: false,
             });
