@@ -210,6 +210,7 @@ fn exchange(
     let version = parts.version;
     let tunnel = TunnelRequest::of(&parts, has_body, number, queue);
     let trailers = context.http().http1.enable_trailers;
+    let limits = context.http().request_headers;
     let mut to_chain = None;
     let ingress = ingress::begin(
         &context,
@@ -218,7 +219,7 @@ fn exchange(
         outgoing.clone(),
         |_, _, upgrade| {
             if !upgrade {
-                return Body::http1(body, trailers);
+                return Body::http1(body, trailers.then_some(limits));
             }
             let (sender, receiver) = mpsc::channel(4);
             to_chain = Some(sender);

@@ -7,11 +7,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use extproc_client::host::HeaderLimits;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::http::h2::body::Http2Body;
+use crate::http::{h2::body::Http2Body, headers::trailers_fit};
 
 /// Any error.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -20,17 +21,17 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Body(Kind);
 
-/// Trailers of a message of HTTP/1 are larger than hyper takes.
+/// Trailers of a message of HTTP/1 are larger, or more, than is taken. The source is hyper's error, if that noticed first.
 #[derive(Debug, thiserror::Error)]
 #[error("trailers are too large")]
-pub(crate) struct TrailersTooLarge(#[source] hyper::Error);
+pub(crate) struct TrailersTooLarge(#[source] Option<hyper::Error>);
 
 impl TrailersTooLarge {
     /// The meaning of hyper's error, of which it tells in words alone.
     fn or(error: hyper::Error) -> BoxError {
         let source = error.source().map(ToString::to_string).unwrap_or_default();
         match source.starts_with("chunk trailers") {
-            true => Self(error).into(),
+            true => Self(Some(error)).into(),
             false => error.into(),
         }
     }
@@ -48,6 +49,14 @@ pub(crate) fn is_behind<E: Error + 'static>(error: &(dyn Error + 'static)) -> bo
     false
 }
 
+/// Tells whether trailers, if it is them, are within the limits.
+fn fits(frame: &Frame<Bytes>, limits: Option<HeaderLimits>) -> bool {
+    match (frame.trailers_ref(), limits) {
+        (Some(trailers), Some(limits)) => trailers_fit(trailers, limits),
+        _ => true,
+    }
+}
+
 #[derive(Default)]
 enum Kind {
     #[default]
@@ -55,7 +64,8 @@ enum Kind {
     Full(Bytes),
     Http1 {
         body: Incoming,
-        trailers: bool,
+        /// Those of trailers, if they are wanted.
+        trailers: Option<HeaderLimits>,
     },
     Http2(Http2Body),
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>),
@@ -100,8 +110,8 @@ impl Body {
         data.freeze()
     }
 
-    /// Without `trailers`, those that come are dropped, as by a codec that does not know them.
-    pub(crate) fn http1(body: Incoming, trailers: bool) -> Self {
+    /// Without limits of `trailers`, those that come are dropped, as by a codec that does not know them.
+    pub(crate) fn http1(body: Incoming, trailers: Option<HeaderLimits>) -> Self {
         if body.is_end_stream() {
             Self::empty()
         } else {
@@ -149,7 +159,10 @@ impl http_body::Body for Body {
             Kind::Http1 { body, trailers } => {
                 let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(match frame {
-                    Some(Ok(frame)) if frame.is_trailers() && !*trailers => None,
+                    Some(Ok(frame)) if frame.is_trailers() && trailers.is_none() => None,
+                    Some(Ok(frame)) if !fits(&frame, *trailers) => {
+                        Some(Err(TrailersTooLarge(None).into()))
+                    }
                     frame => frame.map(|frame| frame.map_err(TrailersTooLarge::or)),
                 })
             }

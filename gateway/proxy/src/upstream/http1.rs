@@ -205,6 +205,7 @@ impl Lease {
                 });
             }
         };
+        let limits = trailers.then_some(host.shared.cluster.response_headers);
         if let Some(body) = bytes {
             if switched(sending, response.status()) {
                 if !sending.connect && !tunnel::is_asked_for(response.headers(), asked.as_deref()) {
@@ -216,7 +217,7 @@ impl Lease {
             }
             response.extensions_mut().clear();
             return Ok(Sent {
-                response: response.map(|body| Body::http1(body, trailers)),
+                response: response.map(|body| Body::http1(body, limits)),
                 keep: Keep::Nothing,
                 tunnel: false,
             });
@@ -235,7 +236,7 @@ impl Lease {
         }
         if connection.driver.is_none() {
             return Ok(Sent {
-                response: response.map(|body| Body::http1(body, trailers)),
+                response: response.map(|body| Body::http1(body, limits)),
                 keep: Keep::Http1(Box::new((host, connection))),
                 tunnel: false,
             });
