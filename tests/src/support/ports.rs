@@ -1,8 +1,9 @@
 //! Ports for programs that cannot be asked which one they took.
 //!
-//! A port that is handed out belongs to this process until it ends: a lock on a file of the port's number keeps other test programs
-//! on the machine from taking the same one, between the look at the port and the start of the program that listens on it too.
+//! A port that is handed out belongs to this process: a lock on a file of the port's number keeps other test programs on the
+//! machine from taking the same one, between the look at the port and the start of the program that listens on it too.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -17,10 +18,14 @@ const COUNT: u16 = 7_800;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// Locks of the ports that were handed out. They go with the process.
-static OWN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+/// Ports that a process keeps: more than its tests use at a time, and few enough that a suite of thousands does not take all.
+const KEPT: usize = 512;
 
-/// A port on 127.0.0.1 that nothing listened on a moment ago and that no other test program is given as long as this one runs.
+/// Locks of the ports that were handed out last.
+static OWN: Mutex<VecDeque<File>> = Mutex::new(VecDeque::new());
+
+/// A port on 127.0.0.1 that nothing listened on a moment ago and that no other test program is given
+/// until this one has taken [`KEPT`] others or ended.
 ///
 /// # Errors
 /// When the whole range is taken, or a lock cannot be opened.
@@ -35,7 +40,10 @@ pub fn free() -> anyhow::Result<u16> {
         };
         if TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok() {
             let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
-            own.push(lock);
+            own.push_back(lock);
+            if own.len() > KEPT {
+                own.pop_front();
+            }
             return Ok(port);
         }
     }
