@@ -220,7 +220,7 @@ impl Record {
         })
     }
 
-    /// Whether nothing more comes: the end of a side stream may follow that of its exchange.
+    /// True when nothing more comes: the end of a side stream may follow that of its exchange.
     pub(crate) fn is_over(&self) -> bool {
         let mut all = self.processors.iter();
         self.done && all.all(|p| p.closed.is_some() || p.sent == 0)

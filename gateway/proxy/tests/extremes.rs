@@ -126,7 +126,7 @@ const SHARE_FIELDS: &[&str] = &[
     "/cluster/common_lb_config/healthy_panic_threshold/value",
 ];
 
-/// What has to stand beside a field, where it may not be alone.
+/// Company that a field has to have, where it may not stand alone.
 const BESIDE: &[(&str, &str, &str)] = &[
     (
         "/connection_keepalive/",

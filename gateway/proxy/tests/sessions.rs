@@ -155,7 +155,7 @@ fn the_admin_server_answers_allowed_paths() {
         ("POST /logging", 403),
     ] {
         let mut stream = TcpStream::connect(admin).unwrap();
-        let sent = format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let sent = format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(sent.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

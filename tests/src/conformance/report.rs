@@ -138,7 +138,7 @@ in each. Every run of the suite ends with a list of the scenarios that needed mo
 
 ## Files in the style of others
 
-`tests/scenarios/field/` has 21 whole bootstrap files, each in the style of those that people run: gateways' controllers, AI and inference gateways,
+`tests/scenarios/field/` has whole bootstrap files, each in the style of those that people run: gateways' controllers, AI and inference gateways,
 meshes, firewalls, policy agents, guardrails. The group `field` below sends traffic through each, in Envoy and here.
 
 ## Scenarios that nobody thought of
@@ -157,6 +157,12 @@ same moment (a reply and the end of the stream, two failures) Envoy runs up to 2
 those are reported apart. What is left is shrunk: parts of the scenario are taken away as long as the difference stays. Its smallest form is in
 `target/differential/SEED-INDEX.yaml`, ready for `tests/scenarios/`, and as it was generated in `SEED-INDEX-generated.yaml`. The exit status
 is 1 if there is any.
+
+Of four seeds that nobody had looked at, 61001 left 5 of 1,000 scenarios unexplained, 81001 left 6, 91001 left 8 and 92001 left 7, each on the code of its day.
+Most of these 26 have been mended since or are deliberate and now listed; some were races of bodies of more than one read, which are judged as such now, or of the
+upstream's script, which is mended. Open are 92001-244, the code of the error where a processor breaks its connection in a chain, and 8001-364, in which neither a processor that only observes
+nor an upstream can be reached: Envoy hears of the processor first. 91001-81, 91001-450, 92001-217 and 93001-393 were seen on a busy machine
+and not again. Three of seed 93001 and 81001-53 were deliberate differences whose predicates were too narrow.
 
 A thousand scenarios take about 20 minutes on two cores. `cargo test -p tests --test differential` runs 78 of them, always the same.
 The group `races` below has scenarios of the kind in which inputs race: their recordings hold every outcome that Envoy showed in 20 runs.

@@ -121,6 +121,7 @@ pub(crate) async fn interim_flood(http2: bool) -> anyhow::Result<()> {
     let setup = Setup {
         upstream: Some(listener.local_addr()?),
         upstream_http2: http2,
+        manager: "proxy_100_continue: true\n".into(),
         ..Setup::default()
     };
     let (sender, mut over) = tokio::sync::mpsc::unbounded_channel();

@@ -1,4 +1,4 @@
-//! What else an upstream may read in a path that was normalized.
+//! Other readings that an upstream may have of a path that was normalized.
 
 use std::borrow::Cow;
 

@@ -443,7 +443,7 @@ impl<'a> Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    /// Where interim responses go: to clients that get the upstream's own `100 Continue`, as in Envoy.
+    /// The way of interim responses: to clients that get the upstream's own `100 Continue`, as in Envoy.
     fn interim(&self) -> Option<Relay> {
         let exchange = self.exchange;
         let passes = exchange.outgoing.facts.continued_by_upstream

@@ -235,7 +235,7 @@ fn is_kept(parts: &Parts) -> bool {
     ExchangeContext::of_head(parts).is_some_and(|context| context.keep_sent)
 }
 
-/// What a request fails with whose target cannot be rewritten.
+/// The failure of a request whose target cannot be rewritten.
 fn unwritable(reason: Unwritable) -> Failure {
     match reason {
         Unwritable::Effort => Failure::Rewrite,

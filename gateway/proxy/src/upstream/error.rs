@@ -61,7 +61,7 @@ pub(crate) enum Failure {
     /// The route's regular expressions take too long for the request's path.
     #[error("the path takes too long to rewrite")]
     Rewrite,
-    /// What the route makes of the request's target is none, or too long for one.
+    /// The route makes of the request's target something that is none, or too long for one.
     #[error("the rewritten target is invalid")]
     Target,
     /// The configuration gives a field of the request a value that no message can carry.

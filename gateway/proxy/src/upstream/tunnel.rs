@@ -27,7 +27,7 @@ use crate::http::{
     headers::upgrade_field,
 };
 
-/// Whether the connection becomes what was asked for (RFC 9110 §7.8), or one of several if a list of them is allowed, and nothing
+/// True if the connection becomes what was asked for (RFC 9110 §7.8), or one of several if a list of them is allowed, and nothing
 /// beside it.
 pub(super) fn is_asked_for(response: &HeaderMap, asked: Option<&str>) -> bool {
     let now = upgrade_field(response);

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, mpsc},
 };
 
-use super::{connect, exchange, has_line, plain, read_until, scripted, upstream};
+use super::{connect, exchange, gateway, has_line, plain, read_until, scripted, upstream};
 
 #[test]
 fn trailers_pass_unannounced() {
@@ -46,7 +46,7 @@ fn interim_responses_pass() {
         "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </b>\r\n\r\n\
          HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
     );
-    let (_running, gateway) = plain(address);
+    let (_running, gateway) = gateway(address, "timeout: 5s", "proxy_100_continue: true");
     let mut client = connect(gateway);
     client
         .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")

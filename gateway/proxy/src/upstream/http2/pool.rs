@@ -86,19 +86,19 @@ impl Pooled {
         self.connection.shared.streams.load(Ordering::Relaxed)
     }
 
-    /// Whether the peer and the cluster allow more streams than there are, and the peer is there.
+    /// Tells whether the peer and the cluster allow more streams than there are, and the peer is there.
     fn has_room(&self, cluster: &Cluster) -> bool {
         let peers = self.connection.sender.current_max_send_streams();
         let ours = cluster.http2.max_concurrent_streams as usize;
         self.streams() < peers.min(ours) && !self.connection.shared.traffic.is_doubted()
     }
 
-    /// Whether the peer allows no streams at all for now.
+    /// Tells whether the peer allows no streams at all for now.
     fn is_shut(&self) -> bool {
         self.connection.sender.current_max_send_streams() == 0
     }
 
-    /// Whether it is to be kept. What is not has ended, or does so when its last stream has.
+    /// Tells whether it is to be kept. What is not has ended, or does so when its last stream has.
     fn stays(&mut self, shared: &HostShared) -> bool {
         self.idle = match self.streams() {
             1.. => None,
