@@ -25,7 +25,7 @@ const KEPT: usize = 512;
 static OWN: Mutex<VecDeque<File>> = Mutex::new(VecDeque::new());
 
 /// A port on 127.0.0.1 that nothing listened on a moment ago and that no other test program is given
-/// until this one has taken [`KEPT`] others or ended.
+/// until this one has taken hundreds of others or ended.
 ///
 /// # Errors
 /// When the whole range is taken, or a lock cannot be opened.
