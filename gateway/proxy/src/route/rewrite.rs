@@ -65,21 +65,22 @@ fn new_authority(
     forward: &Forward,
     hostname: Option<&str>,
 ) -> Result<Option<Authority>, Unwritable> {
-    let named = forward.host_rewrite.as_ref().or_else(|| {
+    let of_header = || {
         let name = forward.host_rewrite_header.as_ref()?;
         request.headers.get(name).filter(|value| !value.is_empty())
-    });
+    };
     let hostname = hostname.filter(|name| forward.auto_host_rewrite && !name.is_empty());
-    let authority = match (named, hostname) {
-        (Some(value), _) if forward.host_rewrite.is_some() => Authority::try_from(value.as_bytes()),
-        (_, Some(name)) => Authority::try_from(name),
-        (Some(value), None) => Authority::try_from(value.as_bytes()),
-        (None, None) => {
-            let path = request.uri.path();
-            match substitute(forward.host_rewrite_path_regex.as_ref(), path)? {
-                Some(host) => Authority::try_from(host),
-                None => return Ok(None),
-            }
+    let authority = if let Some(value) = &forward.host_rewrite {
+        Authority::try_from(value.as_bytes())
+    } else if let Some(name) = hostname {
+        Authority::try_from(name)
+    } else if let Some(value) = of_header() {
+        Authority::try_from(value.as_bytes())
+    } else {
+        let of_path = forward.host_rewrite_path_regex.as_ref();
+        match substitute(of_path, request.uri.path())? {
+            Some(host) => Authority::try_from(host),
+            None => return Ok(None),
         }
     };
     authority.map(Some).map_err(|_| Unwritable::Target)

@@ -98,6 +98,10 @@ impl Pooled {
         self.connection.sender.current_max_send_streams() == 0
     }
 
+    fn has_answered(&self) -> bool {
+        self.connection.shared.answered.load(Ordering::Relaxed)
+    }
+
     /// Tells whether it is to be kept. What is not has ended, or does so when its last stream has.
     fn stays(&mut self, shared: &HostShared) -> bool {
         self.idle = match self.streams() {
@@ -131,16 +135,14 @@ impl Http2Pool {
         let free = connections
             .iter()
             .position(|pooled| pooled.has_room(&shared.cluster))
-            .or_else(|| {
-                let waiting = connections.iter().position(|pooled| {
-                    pooled.is_shut() && !pooled.connection.shared.answered.load(Ordering::Relaxed)
-                });
-                let shut = connections.iter().filter(|pooled| pooled.is_shut()).count();
-                waiting.or_else(|| {
-                    let newest = connections.iter().rposition(Pooled::is_shut);
-                    newest.filter(|_| shut >= MOST_SHUT)
-                })
-            });
+            .or_else(
+                || match connections.iter().filter(|pooled| pooled.is_shut()).count() {
+                    MOST_SHUT.. => connections.iter().rposition(Pooled::is_shut),
+                    _ => connections
+                        .iter()
+                        .position(|pooled| pooled.is_shut() && !pooled.has_answered()),
+                },
+            );
         if let Some(pooled) = free.and_then(|at| connections.get_mut(at)) {
             pooled.idle = None;
             let connection = &mut pooled.connection;
