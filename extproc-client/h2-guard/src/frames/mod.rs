@@ -251,14 +251,10 @@ impl<S> Frames<S> {
         }
         Ok(())
     }
+}
 
-    /// Follows the outcome of a write.
-    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
-        self.blocked = written.is_pending();
-        if !self.blocked {
-            self.unanswered = 0;
-        }
-    }
+fn speaks_tls() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, SPEAKS_TLS)
 }
 
 impl<S> Drop for Frames<S> {
@@ -342,8 +338,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
                 return Poll::Ready(Ok(()));
             }
             if std::mem::take(&mut this.first) && read.starts_with(&ALERT) {
-                let error = io::Error::new(io::ErrorKind::InvalidData, SPEAKS_TLS);
-                return Poll::Ready(Err(error));
+                return Poll::Ready(Err(speaks_tls()));
             }
             let mut tally = Tally::default();
             let whole = this.follow(read, &mut tally);
@@ -356,13 +351,43 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Frames<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
+    /// Follows the outcome of a write.
+    ///
+    /// A server that speaks TLS sends its alert and closes, so that the next write may fail before the alert is read.
+    fn wrote(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.blocked = written.is_pending();
+        if !self.blocked {
+            self.unanswered = 0;
+        }
+        if let Poll::Ready(Err(error)) = &written
+            && self.first
+            && matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            )
+        {
+            // The connection is over, so that reading comes to an end, too.
+            let mut room = [0; ALERT.len()];
+            let mut read = ReadBuf::new(&mut room);
+            if ready!(Pin::new(&mut self.io).poll_read(cx, &mut read)).is_ok()
+                && read.filled() == ALERT
+            {
+                return Poll::Ready(Err(speaks_tls()));
+            }
+        }
+        written
+    }
+
     /// Writes what is left of frames that were begun here.
     fn poll_refunds(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.refunds.out.is_empty() {
             let written = Pin::new(&mut self.io).poll_write(cx, &self.refunds.out);
-            self.wrote(&written);
-            match ready!(written)? {
+            match ready!(self.wrote(written, cx))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.refunds.out.advance(written),
             }
@@ -371,7 +396,7 @@ impl<S: AsyncWrite + Unpin> Frames<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -380,8 +405,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let this = self.get_mut();
         ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(&written);
-        written
+        this.wrote(written, cx)
     }
 
     fn poll_write_vectored(
@@ -392,8 +416,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let this = self.get_mut();
         ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(&written);
-        written
+        this.wrote(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

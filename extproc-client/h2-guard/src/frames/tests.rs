@@ -341,6 +341,13 @@ async fn an_alert_of_tls_is_told_as_such() {
     let mut of_server = Frames::of_server(Slow(&alert, 7), Arc::default());
     let error = of_server.read(&mut [0; 64]).await.unwrap_err();
     assert_eq!(error.to_string(), SPEAKS_TLS);
+    // The server has closed before it was read.
+    let (near, far) = tokio::io::duplex(10);
+    drop(far);
+    let io = tokio::io::join(Slow(&alert, 7), near);
+    let mut of_server = Frames::of_server(io, Arc::default());
+    let error = of_server.write(b"request").await.unwrap_err();
+    assert_eq!(error.to_string(), SPEAKS_TLS);
     // Later on, these bytes are a payload.
     let mut sent = Vec::new();
     frame(&mut sent, SETTINGS, 0, 0, &[]);

@@ -74,6 +74,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedHeads<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for TimedHeads<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedHeads<S> {
     forward_io!(frames: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown);
 }
