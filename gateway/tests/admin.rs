@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
 };
 
@@ -13,6 +14,7 @@ struct Program {
     child: Child,
     log: BufReader<ChildStderr>,
     admin: String,
+    folder: PathBuf,
 }
 
 impl Drop for Program {
@@ -20,6 +22,7 @@ impl Drop for Program {
         // It may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }
 
@@ -84,7 +87,12 @@ fn start_with(case: &str, config: &str) -> Program {
             break rest.trim().to_owned();
         }
     };
-    Program { child, log, admin }
+    Program {
+        child,
+        log,
+        admin,
+        folder,
+    }
 }
 
 impl Program {

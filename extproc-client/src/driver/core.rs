@@ -307,13 +307,13 @@ where
         }
     }
 
-    /// Whether the response is over for whom reads it.
+    /// Returns whether the response is over for whom reads it.
     pub(crate) fn response_is_over(&self) -> bool {
         let told = matches!(self.response.state, State::Told);
         self.response.out.is_empty() && (told || self.response.ends_with_piece())
     }
 
-    /// Whether the exchange is over for its task: the response was given away whole, or nobody wants it.
+    /// Returns whether the exchange is over for its task: the response was given away whole, or nobody wants it.
     pub(super) fn is_over(&self, cx: &Context<'_>) -> bool {
         if self.response.out.is_empty() && matches!(self.response.state, State::Told) {
             return true;
@@ -324,7 +324,7 @@ where
 
     // === bodies in ===
 
-    /// Whether no body is read because the side stream has to take a message first.
+    /// Returns whether no body is read because the side stream has to take a message first.
     fn waits(&self) -> bool {
         self.side.is_full() && !self.machine.is_observed()
     }

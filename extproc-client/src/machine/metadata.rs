@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// What is encoded, read back: untyped as JSON, typed as type URLs.
+    /// Reads back the encoded metadata: untyped as JSON, typed as type URLs.
     fn context(
         options: &MetadataOptions,
         dynamic: &DynamicMetadata,

@@ -210,7 +210,7 @@ impl Record {
         }
     }
 
-    /// Whether something went wrong.
+    /// Returns whether something went wrong.
     pub(crate) fn has_problem(&self) -> bool {
         self.processors.iter().any(|p| {
             p.verdict.is_some()

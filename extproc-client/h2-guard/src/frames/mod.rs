@@ -57,7 +57,7 @@ pub struct Frames<S> {
     traffic: Arc<Traffic>,
     /// Nothing has come from the server yet.
     first: bool,
-    /// Whether reading is interrupted until somebody calls [`Traffic::turn`].
+    /// True if reading is interrupted until somebody calls [`Traffic::turn`].
     turns: bool,
     /// Bytes of the preface or of a frame's payload that are still to come.
     left: usize,
@@ -89,7 +89,7 @@ struct Head {
     bytes: [u8; HEAD + 1],
     /// Bytes that are there.
     length: usize,
-    /// Whether it is complete and waits for room.
+    /// True if it is complete and waits for room.
     ready: bool,
 }
 

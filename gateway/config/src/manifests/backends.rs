@@ -247,7 +247,7 @@ fn reachable(reach: Reach, host: &str, port: u16) -> Result<EndpointAddress, Str
     }
 }
 
-/// What an AgentgatewayBackend's settings mean.
+/// Meaning of an AgentgatewayBackend's settings.
 fn of_backend(name: &str, reach: Reach, backend: &AgentgatewayBackend) -> Result<Cluster, String> {
     let spec = &backend.spec;
     let unknown = spec.unknown();

@@ -21,16 +21,16 @@ pub struct Cluster {
     pub name: String,
     /// Addresses that endpoints may have.
     pub reach: Reach,
-    /// How endpoints are found.
+    /// Source of the endpoints.
     pub discovery: Discovery,
-    /// Which of the addresses of a name are used.
+    /// Addresses of a name that are used.
     pub dns: DnsFamily,
     /// Longest wait for a connection. Default 5 s.
     pub connect_timeout: Duration,
     /// Longest wait for the head of a response, from the beginning of an attempt; of a processor's, from
     /// the opening of its stream. `None` is no limit. Envoy has no such setting.
     pub response_timeout: Option<Duration>,
-    /// Which protocol is spoken.
+    /// Protocol of the connections.
     pub protocol: UpstreamProtocol,
     /// HTTP/1 settings.
     pub http1: Http1Options,
@@ -50,7 +50,7 @@ pub struct Cluster {
     pub max_stream_duration: Option<Duration>,
     /// Limits of connections and requests.
     pub circuit_breakers: CircuitBreakers,
-    /// How an endpoint is chosen.
+    /// Policy by which an endpoint is chosen.
     pub lb: LbPolicy,
     /// `upstream_connection_options.tcp_keepalive`; `None` is none.
     pub tcp_keepalive: Option<TcpKeepalive>,
@@ -58,12 +58,12 @@ pub struct Cluster {
     pub tls: Option<UpstreamTls>,
     /// For attributes and `cluster_metadata_forwarding_namespaces`.
     pub metadata: Arc<Metadata>,
-    /// Which endpoints are left out.
+    /// Rules by which endpoints are left out.
     pub health: Health,
 }
 
 impl Cluster {
-    /// Whether connections that were opened for `self` may serve `other`: the two differ in nothing but
+    /// Returns whether connections that were opened for `self` may serve `other`: the two differ in nothing but
     /// their endpoints, in how one is chosen and in how many there may be.
     pub fn connects_like(&self, other: &Self) -> bool {
         Self {
@@ -227,7 +227,7 @@ fn embedded(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// How a cluster finds its endpoints.
+/// Source of a cluster's endpoints.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Discovery {
     /// As written.
@@ -295,7 +295,7 @@ pub struct Endpoint {
     pub hostname: String,
     /// `priority` of its locality: the lowest number is used first.
     pub priority: u32,
-    /// What the configuration says of its health.
+    /// Health that the configuration gives it.
     pub standing: Standing,
 }
 
@@ -311,7 +311,7 @@ pub enum Standing {
     Unhealthy,
 }
 
-/// Where an endpoint is.
+/// Address of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EndpointAddress {
     /// An IP address.
@@ -330,7 +330,7 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2, with prior knowledge unless TLS negotiates it.
     Http2,
-    /// What the client spoke.
+    /// Protocol of the client.
     Downstream,
 }
 
@@ -353,9 +353,9 @@ pub enum LbPolicy {
 /// `envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverrideHost {
-    /// Where addresses are looked for; the first source that a request has counts.
+    /// Sources of addresses; the first one that a request has counts.
     pub sources: Vec<HostSource>,
-    /// Where the address of the chosen endpoint is put (`selected_host_key`).
+    /// Metadata key under which the address of the chosen endpoint is put (`selected_host_key`).
     pub selected: Option<MetadataKey>,
     /// The policy for requests without, another one than this.
     pub fallback: Box<LbPolicy>,

@@ -53,7 +53,7 @@ impl Inspector {
         }
     }
 
-    /// Whether an exchange that begins with this head is to be recorded.
+    /// Returns whether an exchange that begins with this head is to be recorded.
     fn wants(&self, id: u64, line: &str) -> bool {
         let sampled = id.is_multiple_of(self.settings.one_in.max(1));
         let matches = |only: &String| line.contains(only.as_str());

@@ -91,7 +91,7 @@ fn admit(inner: &Inner, request: &Request) -> Result<(), Response> {
     Ok(())
 }
 
-/// Whether a `host` is a name of ours or an address, which nobody can rebind.
+/// Returns whether a `host` is a name of ours or an address, which nobody can rebind.
 fn is_known(inner: &Inner, host: &str) -> bool {
     if host.parse::<SocketAddr>().is_ok() {
         return true;

@@ -125,7 +125,7 @@ impl Watch for Finish {
     }
 }
 
-/// What a body's error says of its reason: response code details and flags.
+/// Reason in a body's error: response code details and flags.
 fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFlags)> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -298,7 +298,7 @@ pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
     cut
 }
 
-/// Whether a reply of our own says that the request itself was wrong, so that what follows it on the
+/// Returns whether a reply of our own says that the request itself was wrong, so that what follows it on the
 /// connection is not to be trusted either.
 fn is_refusal(status: StatusCode) -> bool {
     matches!(
@@ -315,7 +315,7 @@ fn set_server(headers: &mut HeaderMap, name: &str) {
     }
 }
 
-/// Whether a response to this request has no body, whatever its head says (RFC 9112 §6.3).
+/// Returns whether a response to this request has no body, whatever its head says (RFC 9112 §6.3).
 pub(super) fn is_bodyless(head_request: bool, status: StatusCode) -> bool {
     head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }

@@ -1,4 +1,4 @@
-//! What proxies tell each other in a request's head: which of it a client may say, and what the gateway adds.
+//! Fields in which proxies tell each other about a request: those that a client may send, and those that the gateway adds.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -37,7 +37,7 @@ const CONTROLS: &[&str] = &[
     "x-envoy-upstream-stream-duration-ms",
 ];
 
-/// What no client may say to the first gateway of one's own (`use_remote_address`).
+/// Fields that no client may send to the first gateway of one's own (`use_remote_address`).
 const NOT_FROM_OUTSIDE: &[&str] = &[
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",

@@ -1,4 +1,4 @@
-//! What the gateway knows of one exchange, shared by ingress, filters, router and access log.
+//! State of one exchange, shared by ingress, filters, router and access log.
 
 pub(crate) mod activity;
 pub(crate) mod answer;
@@ -66,7 +66,7 @@ pub(crate) struct Exchange {
     pub(crate) start: Instant,
     pub(crate) time: SystemTime,
     pub(crate) metadata: DynamicMetadata,
-    /// Where interim responses go.
+    /// Receiver of interim responses.
     pub(crate) outgoing: Arc<Outgoing>,
     /// Bytes of a body that may be held.
     pub(crate) buffer: usize,
@@ -134,7 +134,7 @@ impl Received for Exchange {
     }
 }
 
-/// What an exchange begins with.
+/// Beginning of an exchange.
 pub(crate) struct Begin {
     pub(crate) listener: Arc<ListenerShared>,
     pub(crate) http: Arc<HttpManager>,
@@ -222,7 +222,7 @@ impl Exchange {
         })
     }
 
-    /// What its filters are told.
+    /// Context for its filters.
     pub(crate) fn context(self: &Arc<Self>) -> ExchangeContext {
         let mut facts = HostFacts::default();
         facts.connection_id = self.peer.id;

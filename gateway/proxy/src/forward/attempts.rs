@@ -35,13 +35,13 @@ pub(super) struct Attempts<'a> {
     pub(super) forward: &'a Forward,
     pub(super) policy: &'a Policy<'a>,
     pub(super) upstream: &'a Upstream,
-    /// What each attempt goes through.
+    /// Filters that each attempt goes through.
     pub(super) filters: Option<&'a Chain>,
     /// The body, if it may have to be sent again.
     pub(super) kept: Option<Kept>,
     /// The attempts made. To send the request again because a connection turned out to be closed is none.
     pub(super) made: u32,
-    /// What is known of the endpoint that the last attempt goes to.
+    /// Facts about the endpoint that the last attempt goes to.
     pub(super) tried: UpstreamInfo,
     pub(super) deadline: Deadline,
     /// Response attributes will ask for the head that was sent.
@@ -54,7 +54,7 @@ pub(super) struct Attempts<'a> {
     pub(super) retrying: Option<Place>,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
-    /// What came of those before the last one.
+    /// Outcomes of those before the last one.
     pub(super) earlier: Vec<EarlierAttempt>,
     /// The request's hash, if the route asks for one.
     pub(super) hash: Option<u64>,

@@ -145,7 +145,7 @@ impl Filtered {
     }
 }
 
-/// How an attempt through filters went on.
+/// Outcome of an attempt through filters.
 enum Course {
     /// A filter answered.
     Answered(Response<Body>),

@@ -60,7 +60,7 @@ pub(crate) struct Host {
     unreachable: Throttle,
 }
 
-/// What all endpoints of a cluster have in common.
+/// State that all endpoints of a cluster have in common.
 #[derive(Debug)]
 pub(crate) struct HostShared {
     pub(crate) cluster: Arc<Cluster>,
@@ -183,7 +183,7 @@ impl Lease {
         }
     }
 
-    /// What can be told of the connection later, if others use it, too.
+    /// Facts about the connection that can be told later, if others use it, too.
     pub(crate) fn witness(&self) -> Option<http2::Witness> {
         match &self.on {
             On::Http1(_) => None,
@@ -191,7 +191,7 @@ impl Lease {
         }
     }
 
-    /// Whether the connection carried requests before.
+    /// Returns whether the connection carried requests before.
     pub(crate) fn reused(&self) -> bool {
         match &self.on {
             On::Http1(lease) => lease.reused(),
@@ -244,7 +244,7 @@ impl Host {
         }
     }
 
-    /// What is known of its health.
+    /// Its health as far as it is known.
     pub(super) fn fitness(&self) -> Fitness {
         match self.standing {
             Standing::Unhealthy => Fitness::Unfit,

@@ -118,7 +118,7 @@ impl Upstreams {
 }
 
 impl Upstream {
-    /// Whether this is the other one, with the same connections.
+    /// Returns whether this is the other one, with the same connections.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.endpoints, &other.endpoints)
     }
@@ -144,7 +144,7 @@ impl Upstream {
         sent
     }
 
-    /// Whether endpoints of other priorities than these are fit.
+    /// Returns whether endpoints of other priorities than these are fit.
     pub(crate) fn is_available_without(&self, passed: &[u32]) -> bool {
         self.endpoints.is_available_without(passed)
     }

@@ -77,7 +77,7 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// Which certificates are good.
+/// Rules for good certificates.
 #[derive(Debug)]
 struct Trust {
     certificates: Vec<CertificateDer<'static>>,
@@ -188,7 +188,7 @@ mod tests {
         ServerName::try_from(name.to_owned()).unwrap()
     }
 
-    /// Whether a server of this name may show this certificate.
+    /// Returns whether a server of this name may show this certificate.
     fn passes(trusted: Option<&[u8]>, names: &[SubjectAltName], shown: &[u8], to: &str) -> bool {
         let verifier = Verifier {
             trust: trusted.map(|pem| Trust::new(pem, names).unwrap()),

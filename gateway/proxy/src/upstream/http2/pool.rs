@@ -38,7 +38,7 @@ use crate::{
     },
 };
 
-/// How often it is looked whether connections are idle or gone.
+/// Time between two looks for connections that are idle or gone.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Longest header list that `h2` hands on, in bytes, if the cluster does not allow a longer one. It resets the stream of
