@@ -174,6 +174,11 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
+    /// Bytes of a reply that is not complete.
+    pub(super) fn buffered(&self) -> usize {
+        self.stream.as_ref().map_or(0, Sidestream::buffered)
+    }
+
     /// Returns whether a message waits for the stream to take it.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.is_some()

@@ -39,7 +39,12 @@ impl Exchange {
         {
             return;
         }
-        metadata::receive(&self.config.metadata, &mut reply, &self.context.metadata);
+        metadata::receive(
+            &self.config.metadata,
+            &mut reply,
+            &self.context.metadata,
+            &mut self.metadata,
+        );
         let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {
             drains |= body::start_drain(self, Side::Request, now);

@@ -81,6 +81,11 @@ impl Decoder {
         decode(message.freeze())
     }
 
+    /// Bytes of a message that has begun and is not complete.
+    pub(super) fn buffered(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Moves bytes over until the partial message has `wanted`.
     fn fill(&mut self, wanted: usize) {
         let missing = wanted.saturating_sub(self.partial.len());
