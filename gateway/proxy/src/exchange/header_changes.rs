@@ -163,6 +163,5 @@ pub(crate) fn add_route_headers(response: &mut Response<Body>, exchange: &Exchan
 /// Says that a response has what the route adds to it; a local reply gets its form.
 pub(crate) fn finish(response: &mut Response<Body>, exchange: &Exchange) {
     local_reply::rewrite(response, exchange);
-    exchange.note_local(response);
     Outcome::of_mut(response).route_applied = true;
 }

@@ -133,8 +133,8 @@ fn finish_own(response: &mut Response<Body>, exchange: &Exchange) {
             exchange.current_route(request);
         }
         Origin::Late => {}
-        Origin::Final => return exchange.note_local(response),
         _ => return,
     }
     add_route_headers(response, exchange);
+    exchange.note_local(response);
 }
