@@ -338,6 +338,13 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "local-responses",
+        // Envoy leaves the client waiting for the rest.
+        shows_in: |s| action(s, |a| a.local.is_some()),
+        signs: &["log: want *, got \"* ext_proc_local_response_not_completed -\""],
+        places: &["client/*/end: want \"timed out\", got *", "log"],
+    },
+    Known {
+        anchor: "local-responses",
         // Where there is a response already.
         shows_in: |s| {
             let late = |script: &ProcessorScript| {
