@@ -30,8 +30,8 @@ use std::{
 
 use extproc_client::{
     host::{
-        BufferAccount, ExchangeContext, HostFacts, Limits, Received, ReplyForm, ResponseFlags,
-        RouteConfig, UpstreamInfo,
+        BufferAccount, ExchangeContext, HostFacts, Limits, Outcome, Received, ReplyForm,
+        ResponseFlags, RouteConfig, UpstreamInfo,
     },
     metadata::DynamicMetadata,
 };
@@ -391,6 +391,13 @@ impl Exchange {
             && head.uri != *target
         {
             head.uri = target.clone();
+        }
+    }
+
+    /// Notes a local reply for the log, for clients that leave while a filter has it.
+    pub(crate) fn note_local<B>(&self, response: &Response<B>) {
+        if self.noted() && Outcome::of(response).local.is_some() {
+            self.set_reply(Reply::of(response));
         }
     }
 
