@@ -92,7 +92,11 @@ impl<'d> Reader<'d> {
     pub(crate) fn refuse(&self, fault: Fault) -> Result<(), Fault> {
         match &self.refused {
             Some(refused) => {
-                refused.borrow_mut().others.push(fault);
+                let others = &mut refused.borrow_mut().others;
+                // A part that several places use is read for each of them.
+                if !others.contains(&fault) {
+                    others.push(fault);
+                }
                 Ok(())
             }
             None => Err(fault),
@@ -102,7 +106,10 @@ impl<'d> Reader<'d> {
     fn refuse_field(&self, fault: Fault) -> Result<(), Fault> {
         match &self.refused {
             Some(refused) => {
-                refused.borrow_mut().fields.push(fault);
+                let fields = &mut refused.borrow_mut().fields;
+                if !fields.contains(&fault) {
+                    fields.push(fault);
+                }
                 Ok(())
             }
             None => Err(fault),

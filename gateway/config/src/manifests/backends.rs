@@ -344,6 +344,7 @@ fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
             weight: 1,
             metadata: None,
             priority: 0,
+            socket: None,
             standing: Standing::Healthy,
         })
         .collect();
@@ -381,6 +382,7 @@ fn cluster(name: &str, reach: Reach, discovery: Discovery) -> Cluster {
         lb: LbPolicy::RoundRobin,
         tcp_keepalive: Some(TcpKeepalive::DEFAULT),
         tls: None,
+        sockets: Vec::new(),
         metadata: Arc::new(Metadata::default()),
         health: Health::default(),
     }

@@ -54,8 +54,10 @@ pub struct Cluster {
     pub lb: LbPolicy,
     /// `upstream_connection_options.tcp_keepalive`; `None` is none.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// TLS to the endpoints.
+    /// TLS to endpoints without a `socket` of their own.
     pub tls: Option<UpstreamTls>,
+    /// `transport_socket_matches`: TLS, or none, to other endpoints.
+    pub sockets: Vec<Option<UpstreamTls>>,
     /// For attributes and `cluster_metadata_forwarding_namespaces`.
     pub metadata: Arc<Metadata>,
     /// Rules by which endpoints are left out.
@@ -289,6 +291,8 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Relative weight. Default 1.
     pub weight: u32,
+    /// Which of the cluster's `sockets` it is spoken to with; `None` for the cluster's `tls`.
+    pub socket: Option<usize>,
     /// For attributes.
     pub metadata: Option<Arc<Metadata>>,
     /// `hostname`, for `auto_host_rewrite`.
@@ -332,6 +336,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// Protocol of the client.
     Downstream,
+    /// What TLS negotiates.
+    Auto,
 }
 
 /// `lb_policy`.

@@ -91,6 +91,8 @@ pub struct HttpManager {
     pub proxy_status: Option<ProxyStatus>,
     /// Pseudonym to append to `via`; empty: none.
     pub via: String,
+    /// Fate of `x-forwarded-client-cert`.
+    pub forward_client_cert: ForwardClientCert,
     /// Clients are outside: take the peer's address into `x-forwarded-for`, and believe less of what they say of themselves.
     pub use_remote_address: bool,
     /// Proxies in front whose entries of `x-forwarded-for`, and whose `x-forwarded-proto`, are taken for true; with
@@ -415,6 +417,18 @@ impl LogFormat {
         }
         all
     }
+}
+
+/// `forward_client_cert_details`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    /// Removed.
+    #[default]
+    Sanitize,
+    /// Kept of clients that showed a certificate, removed of others.
+    ForwardOnly,
+    /// Kept.
+    AlwaysForwardOnly,
 }
 
 impl HttpManager {

@@ -45,9 +45,10 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
-        Interval, Keepalive, LogFilter, LogFormat, LogSink, NodeIdentity, Normalization, Operator,
-        ProxyStatus, SchemeHeader, ServerHeader, Timeouts, Underscores,
+        AccessLog, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
+        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
+        NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
+        Underscores,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
 use super::{Context, sampling};
 use crate::{
-    config::snapshot::{HttpManager, NodeIdentity, SchemeHeader},
+    config::snapshot::{ForwardClientCert, HttpManager, NodeIdentity, SchemeHeader},
     http::{
         headers::{REQUEST_ID, append_to_list, join_request_lines},
         random_id,
@@ -79,8 +79,14 @@ pub(super) fn add(
         None => HeaderValue::from_static("http"),
     };
     let headers = &mut parts.headers;
-    // `forward_client_cert_details: SANITIZE`.
-    headers.remove("x-forwarded-client-cert");
+    let mutual = context.peer.tls.as_ref().is_some_and(|tls| tls.mutual);
+    match http.forward_client_cert {
+        ForwardClientCert::AlwaysForwardOnly => {}
+        ForwardClientCert::ForwardOnly if mutual => {}
+        ForwardClientCert::ForwardOnly | ForwardClientCert::Sanitize => {
+            headers.remove("x-forwarded-client-cert");
+        }
+    }
     join_request_lines(headers, version == Version::HTTP_2);
     if !http.proxy_100_continue {
         headers.remove(header::EXPECT);

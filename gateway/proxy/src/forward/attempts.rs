@@ -213,12 +213,12 @@ impl<'a> Attempts<'a> {
     pub(super) fn rewrite(
         &self,
         parts: &mut http::request::Parts,
-        hostname: &str,
+        host: &Host,
     ) -> Result<(), Failure> {
-        route::rewrite(parts, self.matches, self.forward, Some(hostname))
+        route::rewrite(parts, self.matches, self.forward, Some(&host.hostname))
             .map_err(super::unwritable)?;
         if self.exchange.http.scheme_header == SchemeHeader::MatchUpstream {
-            let scheme = match self.upstream.shared.tls {
+            let scheme = match host.tls() {
                 Some(_) => Scheme::HTTPS,
                 None => Scheme::HTTP,
             };
@@ -359,7 +359,7 @@ impl<'a> Attempts<'a> {
                 }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
-                    if !rewritten && let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+                    if !rewritten && let Err(failure) = self.rewrite(&mut parts, host) {
                         return (Err(failure), None);
                     }
                     self.tried.sent = Some(Arc::new(parts));
@@ -394,7 +394,7 @@ impl<'a> Attempts<'a> {
         if let Some(span) = &sending.span {
             span.reached(&self.tried);
         }
-        if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
+        if !rewritten && let Err(failure) = self.rewrite(parts, host) {
             if let Some(span) = &sending.span {
                 span.failed(&failure.to_string());
             }

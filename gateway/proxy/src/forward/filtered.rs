@@ -165,7 +165,7 @@ impl Attempts<'_> {
         let empty = body.is_end_stream() && !self.exchange.upgrade;
         let repeatable = self.allows_more() && (empty || self.kept.is_some());
         let again = repeatable.then(|| Again::new(Outbound::without_body(&parts)));
-        if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+        if let Err(failure) = self.rewrite(&mut parts, &host) {
             return (Err(failure), None);
         }
         let (meeting, met) = oneshot::channel();

@@ -32,7 +32,7 @@ pub(crate) use self::{
     tunnel::is_websocket,
 };
 use crate::{
-    config::snapshot::{Cluster, Snapshot},
+    config::snapshot::{Cluster, Snapshot, UpstreamTls},
     http::body::Body,
     limits::{overload::Overload, throttle::Throttle},
     telemetry::stats::Metrics,
@@ -76,16 +76,28 @@ impl Upstreams {
                 clusters.insert(name.clone(), known.clone());
                 continue;
             }
-            let tls = match (known, &cluster.tls) {
-                (Some(known), _) => known.shared.tls.clone(),
-                (None, None) => None,
-                (None, Some(tls)) => tls::client(tls, cluster.protocol)
-                    .map(Some)
-                    .map_err(|error| format!("cluster {name}: {error}"))?,
+            let ready = |settings: &Option<UpstreamTls>| {
+                let settings = settings.as_ref();
+                settings
+                    .map(|settings| tls::client(settings, cluster.protocol))
+                    .transpose()
+                    .map_err(|error| format!("cluster {name}: {error}"))
+            };
+            let (tls, sockets) = match known {
+                Some(known) => (known.shared.tls.clone(), known.shared.sockets.clone()),
+                None => (
+                    ready(&cluster.tls)?,
+                    cluster
+                        .sockets
+                        .iter()
+                        .map(ready)
+                        .collect::<Result<_, String>>()?,
+                ),
             };
             let shared = Arc::new(HostShared {
                 cluster: cluster.clone(),
                 tls,
+                sockets,
                 stats: metrics.cluster(name),
                 breakers: metrics.breakers(name),
                 health: health.of(name),

@@ -51,6 +51,7 @@ pub(super) fn client(settings: &UpstreamTls, protocol: UpstreamProtocol) -> Resu
     config.alpn_protocols = if settings.alpn.is_empty() {
         match protocol {
             UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
+            UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => Vec::new(),
         }
     } else {

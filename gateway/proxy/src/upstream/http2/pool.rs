@@ -124,6 +124,13 @@ impl Http2Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is a connection.
+    pub(in crate::upstream) fn is_open(&self) -> bool {
+        let state = self.lock();
+        let mut connections = state.connections.iter();
+        connections.any(|pooled| !pooled.task.is_finished())
+    }
+
     fn turn(&self, shared: &HostShared) -> Turn {
         let mut state = self.lock();
         // A connection that may take no more requests ends with the streams that it has.
@@ -217,7 +224,8 @@ impl Http2Pool {
                     // In a box: it is rare.
                     let result = Box::pin(async {
                         let connected = host.connect(place, queue).await?;
-                        self.adopt(host, connected).await
+                        let counted = connected.io.counted();
+                        self.adopt(host, connected, counted).await
                     })
                     .await;
                     if let Err(failure) = &result {
@@ -241,9 +249,9 @@ impl Http2Pool {
         &self,
         host: &Arc<Host>,
         connected: Connected,
+        of_endpoint: queue::Counted,
     ) -> Result<Lease, Failure> {
         let local = connected.io.local_addr();
-        let of_endpoint = connected.io.counted();
         let options = &host.shared.cluster.http2;
         let limits = host.shared.cluster.response_headers;
         let shared = Arc::new(Shared {
