@@ -150,6 +150,12 @@ async fn a_token_where_others_can_connect() {
     let answer = ask(address, &format!("GET /?token={token}"), &[]).await;
     assert!(answer.starts_with("HTTP/1.0 303"), "{answer}");
     assert!(answer.contains("HttpOnly; SameSite=Strict"), "{answer}");
+    // Nor does it lead elsewhere.
+    for path in ["//evil.test/", "/\\\\evil.test", "/\\/evil.test"] {
+        let answer = ask(address, &format!("GET {path}?token={token}"), &[]).await;
+        let is_own = answer.contains("location: /evil.test") || answer.starts_with("HTTP/1.0 400");
+        assert!(is_own, "{answer}");
+    }
     let cookie = format!("cookie: a=b; inspector={token}");
     let answer = ask(address, "GET /", &[&cookie]).await;
     assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
