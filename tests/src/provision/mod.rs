@@ -21,7 +21,7 @@ pub use go::{
     has_kubernetes, inference_extension, kubernetes,
 };
 pub use lock::program;
-pub use python::{PythonPart, envoy, httpbin, third_party_processor};
+pub use python::{PythonPart, envoy, httpbin, third_party_processor, traced_processor};
 
 /// A part that cannot be had, and why.
 #[derive(Debug, Clone)]
