@@ -19,7 +19,7 @@ pub(crate) struct Field {
     pub(crate) name: String,
     pub(crate) value: String,
     /// The bytes of a value that is no UTF-8.
-    pub(crate) raw: Option<Vec<u8>>,
+    pub(crate) raw: Option<Box<[u8]>>,
 }
 
 impl Field {
@@ -38,7 +38,8 @@ impl Field {
 
     /// Bytes of its texts.
     pub(crate) fn len(&self) -> usize {
-        self.name.len() + self.value.len() + self.raw.as_ref().map_or(0, Vec::len)
+        let raw = self.raw.as_ref().map_or(0, |raw| raw.len() + ALLOCATION);
+        self.name.len() + self.value.len() + raw
     }
 }
 

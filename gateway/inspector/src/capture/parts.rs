@@ -125,7 +125,7 @@ fn keep(message: &mut Message, data: &Bytes, most: usize, redactor: &mut Redacto
 }
 
 fn size(fields: &[Field]) -> usize {
-    /// Three texts beside their bytes, and up to twice as much room in the list.
-    const FIELD: usize = 2 * size_of::<Field>() + 3 * ALLOCATION;
+    /// Two texts beside their bytes, and up to twice as much room in the list.
+    const FIELD: usize = 2 * size_of::<Field>() + 2 * ALLOCATION;
     fields.iter().map(|field| field.len() + FIELD).sum()
 }

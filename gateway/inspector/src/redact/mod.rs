@@ -116,7 +116,7 @@ impl Redactor<'_> {
                 // Of a value in which something was left out, the bytes are as well.
                 let is_whole = matches!(text, Cow::Owned(_)) && shown == text;
                 Field {
-                    raw: is_whole.then(|| value.as_bytes().to_vec()),
+                    raw: is_whole.then(|| value.as_bytes().into()),
                     ..Field::text(name.as_str(), shown)
                 }
             })

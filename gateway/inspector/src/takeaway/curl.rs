@@ -18,6 +18,14 @@ pub(crate) fn curl(record: &Record) -> String {
     let first = record.processors.first();
     let message = first.map_or(&nothing, |first| &first.request.before);
     let mut options = Options(String::from("curl -i"));
+    match record.method.as_str() {
+        // An answer to another method has a body, which would be waited for.
+        "HEAD" => options.0.push_str(" --head"),
+        method => {
+            options.0.push_str(" -X");
+            options.word(method);
+        }
+    }
     let path = path(record);
     let target = match is_plain(&path) {
         true => path.as_ref(),
@@ -54,11 +62,6 @@ pub(crate) fn curl(record: &Record) -> String {
     };
     if target != path {
         options.option("--request-target", &path);
-    }
-    match record.method.as_str() {
-        // An answer to another method has a body, which would be waited for.
-        "HEAD" => options.0.push_str(" --head"),
-        method => options.option("-X", method),
     }
     if let Some(host) = host {
         options.header("host", host.as_bytes());
