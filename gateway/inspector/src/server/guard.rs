@@ -64,7 +64,8 @@ fn admit(inner: &Inner, request: &Request) -> Result<(), Response> {
         if given.is_some_and(|given| same(given, token)) && request.method() == Method::GET {
             // The token leaves the address bar.
             let cookie = format!("{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/");
-            let to = request.uri().path().to_owned();
+            // Two slashes would lead to another host.
+            let to = format!("/{}", request.uri().path().trim_start_matches(['/', '\\']));
             let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, to)];
             return Err((StatusCode::SEE_OTHER, headers).into_response());
         }
