@@ -173,6 +173,21 @@ impl Process {
             .unwrap_or_default()
     }
 
+    /// Waits until it has printed all `words`, in whatever case. Its log is written behind what it does.
+    ///
+    /// # Errors
+    /// When it never does.
+    pub async fn logs(&self, words: &[&str]) -> anyhow::Result<()> {
+        wait::until("the log says it", wait::LONG, async || {
+            let log = self.log().to_lowercase();
+            for word in words {
+                anyhow::ensure!(log.contains(word), "no {word:?} in the log:\n{log}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// The last `chars` characters of what it printed.
     #[must_use]
     pub fn log_tail(&self, chars: usize) -> String {
