@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     address::Address,
     any::Metadata,
-    sockets::SocketMatch,
+    sockets::{self, SocketMatch},
     value::{Enum, ProtoEnum},
 };
 use crate::{
@@ -117,11 +117,7 @@ impl ClusterLoadAssignment {
                 endpoints.push(Model {
                     address: target.address.to_connect(names)?,
                     weight,
-                    socket: sockets.iter().position(|socket| {
-                        let own = metadata.as_deref().into_iter();
-                        let mut either = own.chain([&of_locality]);
-                        either.any(|metadata| socket.value.matches(metadata))
-                    }),
+                    socket: sockets::choose(sockets, metadata.as_deref(), Some(&of_locality)),
                     metadata,
                     hostname: target.hostname.clone(),
                     priority,

@@ -22,9 +22,27 @@ pub(super) struct TransportSocketMatch {
 
 pub(super) type SocketMatch = Located<TransportSocketMatch>;
 
+/// The socket for an endpoint: the first one that its own metadata fit, or else the first one that those of its locality fit. Without any,
+/// only a socket that asks for nothing fits.
+pub(super) fn choose(
+    sockets: &[SocketMatch],
+    own: Option<&Metadata>,
+    of_locality: Option<&Metadata>,
+) -> Option<usize> {
+    let none = Metadata::default();
+    [own, of_locality]
+        .into_iter()
+        .map(|metadata| metadata.unwrap_or(&none))
+        .find_map(|metadata| {
+            sockets
+                .iter()
+                .position(|socket| socket.value.matches(metadata))
+        })
+}
+
 impl TransportSocketMatch {
-    /// Whether it is for endpoints with these metadata: all that it names stands there.
-    pub(super) fn matches(&self, metadata: &Metadata) -> bool {
+    /// Tells whether it is for endpoints with these metadata: all that it names stands there.
+    fn matches(&self, metadata: &Metadata) -> bool {
         let wanted = self.r#match.build();
         let found = metadata.filter_metadata.get(NAMESPACE);
         wanted

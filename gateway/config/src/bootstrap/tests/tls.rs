@@ -5,7 +5,7 @@ use rustls::pki_types::ServerName;
 use super::bad::BASE;
 use crate::{
     parse_envoy,
-    snapshot::{Cluster, Snapshot, SubjectAltName, UpstreamProtocol},
+    snapshot::{Cluster, Discovery, Snapshot, SubjectAltName, UpstreamProtocol},
 };
 
 const CLUSTER: &str = "static_resources.clusters[0].transport_socket.typed_config";
@@ -289,5 +289,50 @@ fn a_protocol_is_agreed_on_where_there_is_tls() {
         parse_envoy("envoy.yaml", &without).unwrap_err().to_string(),
     ] {
         assert!(error.contains("auto_config needs TLS"), "{error}");
+    }
+}
+
+/// Sockets of a cluster: with TLS for `tls: yes`, bare for `tls: no`, and with these more.
+fn matches(more: &str) -> String {
+    format!(
+        "    transport_socket_matches: [\
+         {{name: a, match: {{tls: 'yes'}}, transport_socket: {{name: t, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a}}}}}}, \
+         {{name: b, match: {{tls: 'no'}}, transport_socket: {{name: t, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}}}}{more}]\n"
+    )
+}
+
+const EMPTY: &str = ", {name: c, match: {}, transport_socket: {name: t, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: c}}}";
+
+#[test]
+fn metadata_of_an_endpoint_choose_its_socket_before_those_of_its_locality() {
+    for (own, locality, more, expected) in [
+        ("{tls: 'no'}", "{tls: 'yes'}", "", Some(1)),
+        ("{tls: 'yes'}", "{tls: 'no'}", "", Some(0)),
+        ("{other: 1}", "{tls: 'no'}", "", Some(1)),
+        ("{}", "{tls: 'yes'}", "", Some(0)),
+        ("{}", "{}", "", None),
+        // It fits every endpoint, so that none of their localities is looked at.
+        ("{}", "{tls: 'no'}", EMPTY, Some(2)),
+        ("{tls: 'no'}", "{tls: 'yes'}", EMPTY, Some(1)),
+    ] {
+        let metadata = |of: &str| {
+            format!("metadata: {{filter_metadata: {{envoy.transport_socket_match: {of}}}}}")
+        };
+        let endpoints = format!(
+            "      cluster_name: upstream\n      endpoints: [{{{}, lb_endpoints: [{{{}, endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}}}}}]}}]\n",
+            metadata(locality),
+            metadata(own)
+        );
+        let text = BASE
+            .replace("      cluster_name: upstream\n", &endpoints)
+            .replace(
+                "    type: STATIC\n",
+                &format!("    type: STATIC\n{}", matches(more)),
+            );
+        let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+        let Discovery::Static(endpoints) = &cluster(&snapshot).discovery else {
+            panic!("{:?}", cluster(&snapshot).discovery);
+        };
+        assert_eq!(endpoints[0].socket, expected, "{own} in {locality}{more}");
     }
 }
