@@ -63,7 +63,7 @@ pub(super) struct Cluster {
     upstream_http_protocol_options: Option<UpstreamHttpProtocolOptions>,
     #[serde(default)]
     protocol_selection: Enum<ProtocolSelection>,
-    transport_socket: Option<TransportSocket>,
+    transport_socket: Option<Located<TransportSocket>>,
     #[serde(default)]
     transport_socket_matches: Vec<SocketMatch>,
     upstream_connection_options: Option<UpstreamConnectionOptions>,
@@ -160,7 +160,7 @@ impl Located<Cluster> {
             .transport_socket_matches
             .iter()
             .map(|socket| {
-                let tls = socket.value.upstream(reader, secrets)?;
+                let tls = socket.upstream(reader, secrets)?;
                 Ok(upstream.named(tls, reader))
             })
             .collect::<Result<Vec<_>, Fault>>()?;

@@ -17,7 +17,7 @@ const NAMESPACE: &str = "envoy.transport_socket_match";
 #[serde(default)]
 pub(super) struct TransportSocketMatch {
     r#match: StructValue,
-    transport_socket: TransportSocket,
+    transport_socket: Option<Located<TransportSocket>>,
 }
 
 pub(super) type SocketMatch = Located<TransportSocketMatch>;
@@ -50,12 +50,18 @@ impl TransportSocketMatch {
             .iter()
             .all(|(key, value)| found.and_then(|found| found.fields.get(key)) == Some(value))
     }
+}
 
+impl Located<TransportSocketMatch> {
+    /// TLS settings; `None` for bare connections.
     pub(super) fn upstream(
         &self,
         reader: &Reader<'_>,
         secrets: &Secrets,
     ) -> Result<Option<UpstreamTls>, Fault> {
-        self.transport_socket.upstream(reader, secrets)
+        match &self.value.transport_socket {
+            Some(socket) => socket.upstream(reader, secrets),
+            None => Err(Fault::at(self.node, "missing field \"transport_socket\"")),
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
-    document::{Fault, Located, Reader},
+    document::{Fault, Located, Reader, Subtree},
     snapshot::{Certificate, ClientValidation, DownstreamTls, SubjectAltName, UpstreamTls, pem},
 };
 
@@ -158,16 +158,20 @@ impl ProtoEnum for Verification {
     ];
 }
 
-impl TransportSocket {
+impl Located<TransportSocket> {
+    /// The configuration, without which a socket has no type: as in Envoy, its name says nothing, not even that it is one without TLS.
+    fn typed(&self) -> Result<&Subtree, Fault> {
+        let tree = self.value.typed_config.as_ref();
+        tree.ok_or_else(|| Fault::at(self.node, "missing field \"typed_config\""))
+    }
+
     /// The TLS settings; `None` for a bare connection.
     pub(super) fn upstream(
         &self,
         reader: &Reader<'_>,
         secrets: &Secrets,
     ) -> Result<Option<UpstreamTls>, Fault> {
-        let Some(tree) = &self.typed_config else {
-            return Ok(None);
-        };
+        let tree = self.typed()?;
         match reader.type_of(tree.node)? {
             RAW_BUFFER => Ok(None),
             TLS => reader
@@ -184,9 +188,7 @@ impl TransportSocket {
         reader: &Reader<'_>,
         secrets: &Secrets,
     ) -> Result<Option<DownstreamTls>, Fault> {
-        let Some(tree) = &self.typed_config else {
-            return Ok(None);
-        };
+        let tree = self.typed()?;
         match reader.type_of(tree.node)? {
             RAW_BUFFER => Ok(None),
             DOWNSTREAM => reader

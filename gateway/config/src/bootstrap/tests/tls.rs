@@ -292,6 +292,58 @@ fn a_protocol_is_agreed_on_where_there_is_tls() {
     }
 }
 
+/// A socket that cannot be read is none that could be guessed: a bare connection least of all.
+#[test]
+fn a_socket_without_a_type_is_refused() {
+    const TYPED: &str = "missing field \"typed_config\"";
+    for (fields, place, expected) in [
+        (
+            "transport_socket: {name: envoy.transport_sockets.tls}",
+            "transport_socket",
+            TYPED,
+        ),
+        (
+            "transport_socket: {name: envoy.transport_sockets.raw_buffer}",
+            "transport_socket",
+            TYPED,
+        ),
+        (
+            "transport_socket_matches: [{name: a, match: {}, transport_socket: {name: envoy.transport_sockets.tls}}]",
+            "transport_socket_matches[0].transport_socket",
+            TYPED,
+        ),
+        (
+            "transport_socket_matches: [{name: a, match: {}}]",
+            "transport_socket_matches[0]",
+            "missing field \"transport_socket\"",
+        ),
+    ] {
+        let text = BASE.replace(
+            "    type: STATIC\n",
+            &format!("    type: STATIC\n    {fields}\n"),
+        );
+        let error = parse_envoy("envoy.yaml", &text).unwrap_err().to_string();
+        let expected = format!(": static_resources.clusters[0].{place}: {expected}");
+        assert!(error.contains(&expected), "{error}\n  expected {expected}");
+    }
+    for (from, to, place) in [
+        (
+            "    - filters:",
+            "    - transport_socket: {name: envoy.transport_sockets.tls}\n      filters:",
+            "filter_chains[0].transport_socket",
+        ),
+        (
+            "    filter_chains:",
+            "    listener_filters: [{name: envoy.filters.listener.proxy_protocol}]\n    filter_chains:",
+            "listener_filters[0]",
+        ),
+    ] {
+        let error = parse_envoy("envoy.yaml", &BASE.replace(from, to)).unwrap_err();
+        let (error, expected) = (error.to_string(), format!(".{place}: {TYPED}"));
+        assert!(error.contains(&expected), "{error}\n  expected {expected}");
+    }
+}
+
 /// Sockets of a cluster: with TLS for `tls: yes`, bare for `tls: no`, and with these more.
 fn matches(more: &str) -> String {
     format!(
