@@ -24,7 +24,7 @@ use super::{
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
     secrets::Secrets,
-    sockets::SocketMatch,
+    sockets::{self, SocketMatch},
     value::{ByName, Enum, Time},
 };
 use crate::{
@@ -152,11 +152,11 @@ impl Located<Cluster> {
             None => None,
         };
         let (kind, dns) = cluster.kind(reader)?;
-        let tls = match &cluster.transport_socket {
+        let mut tls = match &cluster.transport_socket {
             Some(socket) => upstream.named(socket.upstream(reader, secrets)?, reader),
             None => None,
         };
-        let sockets = cluster
+        let mut sockets = cluster
             .transport_socket_matches
             .iter()
             .map(|socket| {
@@ -171,6 +171,14 @@ impl Located<Cluster> {
                 node,
                 "auto_config needs TLS to all endpoints, in which the protocol is agreed on",
             ));
+        }
+        if kind == DiscoveryType::OriginalDst {
+            // Its endpoints have no metadata, so that there is one socket for all of them.
+            let matches = &cluster.transport_socket_matches;
+            if let Some(chosen) = sockets::choose(matches, None, None) {
+                tls = sockets.swap_remove(chosen);
+            }
+            sockets.clear();
         }
         let model = Model {
             reach: Reach::Anywhere,

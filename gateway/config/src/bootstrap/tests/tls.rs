@@ -388,3 +388,21 @@ fn metadata_of_an_endpoint_choose_its_socket_before_those_of_its_locality() {
         assert_eq!(endpoints[0].socket, expected, "{own} in {locality}{more}");
     }
 }
+
+#[test]
+fn endpoints_without_metadata_have_the_socket_that_asks_for_none() {
+    let build = |more: &str| {
+        let text = BASE.replace(
+            "    type: STATIC\n    load_assignment:\n      cluster_name: upstream\n",
+            &format!(
+                "    type: ORIGINAL_DST\n    lb_policy: CLUSTER_PROVIDED\n{}",
+                matches(more)
+            ),
+        );
+        let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+        cluster(&snapshot).tls.clone()
+    };
+    assert!(build("").is_none());
+    let sni = build(EMPTY).and_then(|tls| tls.sni);
+    assert_eq!(sni, Some(ServerName::try_from("c").unwrap()));
+}
