@@ -23,12 +23,12 @@ use super::{
 };
 use crate::{
     context::{
-        buffers::Held,
         error::{BoxError, Error},
         outcome::{Outcome, UpstreamFailure},
     },
     machine::{Action, Exchange, Side},
     transport::Transport,
+    types::buffers::Held,
 };
 
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
