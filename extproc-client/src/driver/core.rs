@@ -227,7 +227,8 @@ where
     /// Tells whether the request's body still has pieces, or an end, that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
-        self.request.poll_sink(cx, false);
+        self.request.poll_sink(cx, false, &mut self.held);
+        self.count();
         let sink = self.request.sink.as_ref();
         sink.is_some_and(|sink| !sink.is_taken())
     }
@@ -235,6 +236,7 @@ where
     /// Cuts the request that flows through a pipe.
     pub(super) fn cancel_request(&mut self) {
         self.request.out.clear();
+        self.count();
         if let Some(sink) = self.request.sink.take() {
             sink.fail(Error::cancelled());
         }
@@ -296,6 +298,8 @@ where
     /// The next piece of the response that is here.
     fn take_response(&mut self) -> Poll<Option<Result<Piece, Error>>> {
         if let Some(piece) = self.response.out.pop_front() {
+            // Whoever takes it counts it from now on.
+            self.count();
             return Poll::Ready(Some(Ok(piece)));
         }
         match std::mem::replace(&mut self.response.state, State::Told) {
@@ -491,9 +495,13 @@ where
 
     /// Gives pieces to the pipes, as far as they take them.
     fn poll_sinks(&mut self, cx: &Context<'_>) -> bool {
+        if self.has_sink() && !(self.request.out.is_empty() && self.response.out.is_empty()) {
+            // Of what is held, the pipes get their part.
+            self.count();
+        }
         let adds_nothing = self.machine.adds_nothing(Side::Request);
-        let request = self.request.poll_sink(cx, adds_nothing);
-        let response = self.response.poll_sink(cx, false);
+        let request = self.request.poll_sink(cx, adds_nothing, &mut self.held);
+        let response = self.response.poll_sink(cx, false, &mut self.held);
         request | response
     }
 }

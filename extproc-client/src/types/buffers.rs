@@ -12,6 +12,12 @@ pub trait BufferAccount: fmt::Debug + Send + Sync {
     fn release(&self, bytes: usize);
 }
 
+/// Bytes that are told where so many are held: less than a grain is not, since most exchanges never hold more.
+fn told(bytes: usize) -> usize {
+    const GRAIN: usize = 16 * 1024;
+    bytes - bytes % GRAIN
+}
+
 /// The bytes that one part of an exchange holds, as far as they were told. Dropping it gives them back.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -30,21 +36,37 @@ impl Held {
         Self::new(self.account.clone())
     }
 
+    /// Gives so many of the bytes to another part of the exchange, which holds them from now on. They are not told anew: for a
+    /// moment they would count twice, and that may be too many.
+    pub(crate) fn split(&mut self, bytes: usize) -> Self {
+        let bytes = told(bytes).min(self.told);
+        if bytes == 0 {
+            return Self::default();
+        }
+        self.told -= bytes;
+        Self {
+            account: self.account.clone(),
+            told: bytes,
+        }
+    }
+
     /// Sets the number of bytes that are held now.
     pub fn set(&mut self, bytes: usize) {
-        /// Less is not told: most exchanges never hold more.
-        const GRAIN: usize = 16 * 1024;
-        let Some(account) = &self.account else {
-            return;
-        };
-        let bytes = bytes - bytes % GRAIN;
-        if bytes > self.told {
-            account.hold(bytes - self.told);
-        } else if bytes < self.told {
-            account.release(self.told - bytes);
+        if let Some(account) = &self.account {
+            tell(&**account, &mut self.told, bytes);
         }
-        self.told = bytes;
     }
+}
+
+/// Tells an account that so many bytes are held, of which it knows some.
+fn tell(account: &dyn BufferAccount, known: &mut usize, bytes: usize) {
+    let bytes = told(bytes);
+    if bytes > *known {
+        account.hold(bytes - *known);
+    } else if bytes < *known {
+        account.release(*known - bytes);
+    }
+    *known = bytes;
 }
 
 impl Drop for Held {

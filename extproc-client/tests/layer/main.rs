@@ -1,6 +1,7 @@
 //! The layer in a tower stack, through the public API alone, with a processor that is a closure.
 
 mod framing;
+mod held;
 mod memory;
 
 use std::{
