@@ -1,6 +1,12 @@
 //! Large pieces of bodies that a processor makes, and what counts as held of them.
 
-use std::{net::SocketAddr, sync::mpsc, thread, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gateway_config as config;
@@ -246,4 +252,35 @@ fn a_large_piece_of_a_response_is_held_once() {
         runtime.block_on(read).expect("the response ends"),
         LARGE + 1
     );
+}
+
+/// An upstream that reads nothing leaves the piece here, where there is a limit to all of them.
+#[test]
+fn a_large_piece_of_a_request_is_held_until_the_upstream_takes_it() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let modes = "request_body_mode: STREAMED, response_header_mode: SKIP";
+    let at = upstream.local_addr().unwrap();
+    // There is room for one of the two.
+    let (_running, address) = gateway("120000000", modes, at, processor(false));
+    let (answers, answered) = mpsc::channel();
+    let ask = || {
+        let answers = answers.clone();
+        thread::spawn(move || {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            let request = b"POST / HTTP/1.1\r\nhost: a.example\r\ncontent-length: 1\r\n\r\nx";
+            client.write_all(request).unwrap();
+            let mut answer = vec![0; 12];
+            let read = client.read_exact(&mut answer);
+            let _ = answers.send(read.map(|()| String::from_utf8_lossy(&answer).into_owned()));
+        });
+    };
+    ask();
+    let (mut first, _) = upstream.accept().unwrap();
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The whole piece is here by now.
+    first.read_exact(&mut vec![0; 1024 * 1024]).unwrap();
+    ask();
+    let answer = answered.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(answer.expect("an exchange is ended"), "HTTP/1.1 503");
 }

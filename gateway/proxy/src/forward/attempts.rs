@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use extproc_client::host::{EarlierAttempt, Outcome, UpstreamInfo};
+use extproc_client::host::{BufferAccount, EarlierAttempt, Outcome, UpstreamInfo};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 
@@ -15,7 +15,7 @@ use crate::{
     config::snapshot::{Forward, RouteMatch, SchemeHeader},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
-    http::{authority::with_scheme, body::Body, headers::strip_nominated},
+    http::{authority::with_scheme, body::Body, headers::strip_nominated, portions::Portions},
     limits::breakers::{Place, Resource},
     route,
     telemetry::spans::Attempt,
@@ -403,6 +403,10 @@ impl<'a> Attempts<'a> {
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();
+        } else if !tunnel && body.may_have_large_pieces() {
+            // What the endpoint does not take is still held.
+            let account: Arc<dyn BufferAccount> = self.exchange.clone();
+            *body = Body::new(Portions::new(std::mem::take(body), Some(account)));
         }
         match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {

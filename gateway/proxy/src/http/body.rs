@@ -96,6 +96,11 @@ impl Body {
         Self(Kind::Boxed(Box::pin(Erased { body })))
     }
 
+    /// Tells whether its pieces may be of any length. Those that a connection reads are not.
+    pub(crate) fn may_have_large_pieces(&self) -> bool {
+        matches!(self.0, Kind::Full(_) | Kind::Boxed(_))
+    }
+
     /// Takes the data that is here without waiting, and leaves nothing.
     pub(crate) fn take_ready(&mut self) -> Bytes {
         let mut body = std::mem::take(self);
