@@ -39,7 +39,7 @@ pub(crate) struct Core<T: Transport, B, R> {
     response: Flow<R>,
     /// Heads that wait to be taken.
     steps: VecDeque<Step>,
-    /// Bytes that are kept here: of both bodies, of a reply that is not complete, of dynamic metadata.
+    /// Bytes that are kept here: of both bodies, and of a reply that is not complete.
     held: Held,
     /// Bytes of a request body that passes by.
     passed: Option<Arc<AtomicU64>>,

@@ -43,7 +43,7 @@ impl Exchange {
             &self.config.metadata,
             &mut reply,
             &self.context.metadata,
-            &mut self.metadata,
+            self.context.buffers.as_ref(),
         );
         let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {

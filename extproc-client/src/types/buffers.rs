@@ -1,10 +1,13 @@
 //! Accounts of the bytes that an exchange holds.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 /// Counts the bytes of bodies that filters hold for one exchange, so that its host can bound what it holds for all of them.
 ///
-/// Small amounts are not told. A host that wants some back drops the exchange.
+/// Small amounts are not told. An account that is dropped gives back what it was told, which may still be there. A host that wants some back drops the exchange.
 pub trait BufferAccount: fmt::Debug + Send + Sync {
     /// Adds bytes that are held from now on.
     fn hold(&self, bytes: usize);
@@ -67,6 +70,35 @@ fn tell(account: &dyn BufferAccount, known: &mut usize, bytes: usize) {
         account.release(*known - bytes);
     }
     *known = bytes;
+}
+
+/// The same for bytes that the account's owner may keep itself: the account does not live on for them.
+#[derive(Debug, Default)]
+pub(crate) struct HeldByOwner {
+    account: Option<Weak<dyn BufferAccount>>,
+    told: usize,
+}
+
+impl HeldByOwner {
+    /// Sets the number of bytes that are held now. They stay with the account that was told first, as long as it is there.
+    pub(crate) fn set(&mut self, account: &Arc<dyn BufferAccount>, bytes: usize) {
+        match self.account.as_ref().and_then(Weak::upgrade) {
+            Some(first) => tell(&*first, &mut self.told, bytes),
+            None => {
+                self.account = Some(Arc::downgrade(account));
+                self.told = 0;
+                tell(&**account, &mut self.told, bytes);
+            }
+        }
+    }
+}
+
+impl Drop for HeldByOwner {
+    fn drop(&mut self) {
+        if let Some(account) = self.account.as_ref().and_then(Weak::upgrade) {
+            tell(&*account, &mut self.told, 0);
+        }
+    }
 }
 
 impl Drop for Held {

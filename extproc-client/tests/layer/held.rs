@@ -1,7 +1,10 @@
 //! Bytes that an exchange holds, as its account is told.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,17 +13,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyResponse, processing_request::Request as Seen, processing_response::Response as Answer,
+use envoy_types::pb::{
+    envoy::service::ext_proc::v3::{
+        BodyResponse, processing_request::Request as Seen, processing_response::Response as Answer,
+    },
+    google::protobuf::{Any, Struct, Value, value::Kind},
 };
 use extproc_client::{
-    BodyMode, ExtProcLayer, FilterConfig,
-    config::{GrpcService, Service as Target},
+    BodyMode, ExtProcLayer, FilterConfig, RequestBody,
+    config::{GrpcService, MetadataOptions, Service as Target},
     host::{BufferAccount, ExchangeContext},
     metadata::DynamicMetadata,
 };
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Channel, Full};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::memory::*;
@@ -146,4 +152,99 @@ fn config_of_response(body: BodyMode) -> FilterConfig {
         })
         .build()
         .unwrap()
+}
+
+/// A processor that adds metadata to each exchange, and a service around `inner`.
+fn adding(metadata: Added, mode: BodyMode) -> (Memory, FilterConfig) {
+    let memory = Memory::adding(metadata, echo);
+    let config = FilterConfig::builder(Target::Grpc(GrpcService::cluster("processor")))
+        .processing_mode(extproc_client::ProcessingMode {
+            request_body_mode: mode,
+            ..Default::default()
+        })
+        .metadata_options(MetadataOptions {
+            receive_untyped: vec!["a".into()],
+            receive_typed: vec!["a".into()],
+            ..MetadataOptions::default()
+        })
+        .build()
+        .unwrap();
+    (memory, config)
+}
+
+/// Untyped metadata of this size.
+fn text(length: usize) -> Added {
+    let object = |name: &str, kind| Struct {
+        fields: HashMap::from([(name.to_owned(), Value { kind: Some(kind) })]),
+    };
+    let inner = object("text", Kind::StringValue("x".repeat(length)));
+    Added {
+        untyped: Some(object("a", Kind::StructValue(inner))),
+        typed: HashMap::new(),
+    }
+}
+
+/// Metadata end with the exchange, as its log shows them, and not with the filter that got them.
+#[tokio::test]
+async fn metadata_are_held_as_long_as_they_are_there() {
+    let typed = |type_url: String, value: Vec<u8>| Added {
+        untyped: None,
+        typed: HashMap::from([("a".to_owned(), Any { type_url, value })]),
+    };
+    for added in [
+        text(MIB),
+        typed("t".into(), vec![0; MIB]),
+        typed("t".repeat(MIB), Vec::new()),
+    ] {
+        let (memory, config) = adding(added, BodyMode::None);
+        let service = ServiceBuilder::new()
+            .layer(ExtProcLayer::new(config, memory.clone()))
+            .service(service_fn(upstream));
+        let account = Arc::<Account>::default();
+        let metadata = DynamicMetadata::default();
+        // Another filter that puts others in their place adds nothing.
+        for _ in 0..2 {
+            let request = counted(&account, &metadata);
+            let response = service.clone().oneshot(request).await.unwrap();
+            response.collect().await.unwrap();
+            assert_eq!(memory.open.load(Ordering::SeqCst), 0);
+            assert_eq!(account.held(), MIB);
+        }
+        metadata.remove("a");
+        drop(metadata);
+        assert_eq!(account.held(), 0);
+    }
+}
+
+/// Others get their turn often while an exchange holds much of its bodies; metadata are not among that.
+#[tokio::test]
+async fn metadata_slow_no_body_down() {
+    const FRAMES: usize = 600;
+    let mut seen = Vec::new();
+    for length in [1, MIB] {
+        let (memory, config) = adding(text(length), BodyMode::Buffered);
+        let service = ServiceBuilder::new()
+            .layer(ExtProcLayer::new(config, memory))
+            .service(service_fn(|request: Request<RequestBody<_>>| async {
+                let body: RequestBody<Channel<Bytes, Infallible>> = request.into_body();
+                let body = body.collect().await.unwrap().to_bytes();
+                Ok::<_, Infallible>(Response::new(Full::new(body)))
+            }));
+        let (mut sender, body) = Channel::new(FRAMES);
+        for _ in 0..FRAMES {
+            sender.send_data(Bytes::from_static(b"x")).await.unwrap();
+        }
+        drop(sender);
+        let request = Request::post("http://test.local/p").body(body).unwrap();
+        let mut exchange = pin!(service.oneshot(request));
+        let mut turns = 0;
+        let response = poll_fn(|cx| {
+            turns += 1;
+            exchange.as_mut().poll(cx)
+        });
+        let body = response.await.unwrap().collect().await.unwrap();
+        assert_eq!(body.to_bytes().len(), FRAMES);
+        seen.push(turns);
+    }
+    assert!(seen[1] <= 2 * seen[0], "{seen:?} turns");
 }

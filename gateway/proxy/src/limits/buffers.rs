@@ -202,6 +202,14 @@ impl Buffers {
     }
 }
 
+impl Drop for Buffers {
+    /// Metadata that end with their exchange have nobody left to tell.
+    fn drop(&mut self) {
+        let mut held = self.lock();
+        self.lower(&mut held, 0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,5 +281,14 @@ mod tests {
         assert!(small.iter().all(|upload| !upload.0.is_over()));
         assert_eq!(connection.held.load(Ordering::Relaxed), 3 * (LARGE - 1));
         assert_eq!(process.held.load(Ordering::Relaxed), 3 * (LARGE - 1));
+    }
+
+    #[test]
+    fn what_an_exchange_still_holds_ends_with_it() {
+        let (connection, process) = (Arc::new(Budget::new(3 * LARGE)), Arc::default());
+        drop(upload(&connection, &process, 2 * LARGE));
+        assert_eq!(connection.held.load(Ordering::Relaxed), 0);
+        assert_eq!(process.held.load(Ordering::Relaxed), 0);
+        assert!(connection.large().is_empty() && process.large().is_empty());
     }
 }
