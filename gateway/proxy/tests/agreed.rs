@@ -240,3 +240,31 @@ fn a_further_connection_may_speak_another_protocol() {
     assert!(is_answered_over(&held, H2), "{held}");
     assert_eq!(endpoint.accepted.load(Ordering::SeqCst), 2);
 }
+
+/// Sends requests at the same time, before anything is known of the endpoint. Gives its connections.
+fn connections_for(requests: usize, protocol: fn(usize) -> &'static [u8]) -> usize {
+    let (upstream, endpoint) = endpoint(100, 0, protocol);
+    let (running, address) = gateway(upstream);
+    let clients: Vec<_> = (0..requests)
+        .map(|_| thread::spawn(move || get(address, "/")))
+        .collect();
+    let wait = format!("cluster.upstream.upstream_rq_pending_total: {requests}\n");
+    let admin = running.admin_addr().unwrap();
+    until(
+        || get(admin, "/stats").contains(&wait),
+        "requests do not wait",
+    );
+    endpoint.handshakes.add_permits(requests);
+    for client in clients {
+        let answer = client.join().unwrap();
+        assert!(is_answered_over(&answer, protocol(0)), "{answer}");
+    }
+    endpoint.accepted.load(Ordering::SeqCst)
+}
+
+/// Requests that come at the same time wait for one connection to say what is spoken.
+#[test]
+fn one_connection_finds_out_for_all() {
+    assert_eq!(connections_for(20, |_| H2), 1);
+    assert!(connections_for(20, |_| HTTP1) <= 20);
+}

@@ -321,14 +321,16 @@ impl Host {
         }
     }
 
-    /// Tells whether a request is to go over HTTP/2.
+    /// Tells whether a request is to go over HTTP/2. Where TLS finds out, HTTP/2 is what is taken for granted until it says otherwise:
+    /// then those who come at the same time wait for one connection, and have another one each only if that is what they need.
     fn speaks_http2(&self, asked: Lending) -> bool {
         match self.shared.cluster.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Downstream => asked.client_http2,
-            // A new connection finds out.
-            UpstreamProtocol::Auto => self.http2.is_open(),
+            UpstreamProtocol::Auto => {
+                !self.agreed_http1.load(Ordering::Relaxed) || self.http2.is_open()
+            }
         }
     }
 
