@@ -97,7 +97,11 @@ impl Exchange {
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
         if direction.gone.is_ended() {
-            // The end went on, or what is left of the message is for nobody.
+            // The end went on, or what is left of the message is for nobody. Replies to pieces that the processor has are awaited
+            // as before.
+            if direction.awaits_pieces() {
+                self.direction_mut(side).callback = Callback::StreamedBody;
+            }
         } else if direction.came == Came::HeadAlone {
             self.release(side);
         } else {
