@@ -82,13 +82,14 @@ struct VirtualHost {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct RequireTls;
+struct RequireTls(bool);
 
+// No request is internal here, as in Envoy without `internal_address_config`.
 impl ProtoEnum for RequireTls {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        ("NONE", 0, Ok(Self)),
-        ("EXTERNAL_ONLY", 1, Err("not supported")),
-        ("ALL", 2, Err("not supported")),
+        ("NONE", 0, Ok(Self(false))),
+        ("EXTERNAL_ONLY", 1, Ok(Self(true))),
+        ("ALL", 2, Ok(Self(true))),
     ];
 }
 
@@ -232,7 +233,7 @@ impl Located<VirtualHost> {
         if host.domains.is_empty() {
             return Err(Fault::at(self.node, "domains may not be empty"));
         }
-        let Enum(RequireTls) = host.require_tls;
+        let Enum(RequireTls(require_tls)) = host.require_tls;
         let mut domains = Vec::with_capacity(host.domains.len());
         for domain in &host.domains {
             let name = domain.value.to_ascii_lowercase();
@@ -267,6 +268,7 @@ impl Located<VirtualHost> {
             name: host.name.clone(),
             domains,
             routes,
+            require_tls,
             request_headers,
             response_headers,
         })

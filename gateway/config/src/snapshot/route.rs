@@ -124,6 +124,8 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// In order of precedence.
     pub routes: Vec<Arc<Route>>,
+    /// `require_tls`: requests that did not come over TLS are redirected to `https`.
+    pub require_tls: bool,
     /// On requests.
     pub request_headers: Vec<HeaderChange>,
     /// On responses.
