@@ -222,8 +222,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Decorator", Ignore, &["propagate"]),
     ("Route", RefusePresence(UNSUPPORTED), &["filter_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
-        "path_match_policy", "tls_context", "dynamic_metadata",
-        "filter_state", "cookies",
+        "path_match_policy", "tls_context", "filter_state",
     ]),
     ("RouteAction", Ignore, &[
         "rate_limits", "include_vh_rate_limits", "early_data_policy",

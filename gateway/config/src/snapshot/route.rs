@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
     Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing,
+    ValueMatcher,
 };
 
 /// One change of a header map.
@@ -255,6 +256,10 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
     /// All of these.
     pub query: Vec<QueryMatch>,
+    /// All of these.
+    pub cookies: Vec<CookieMatch>,
+    /// All of these, of the dynamic metadata that filters have set when the route is selected.
+    pub metadata: Vec<MetadataMatch>,
     /// Paths are compared with regard to case.
     pub case_sensitive: bool,
 }
@@ -294,6 +299,30 @@ pub struct QueryMatch {
     pub name: String,
     /// Condition for its value.
     pub value: ValueMatch,
+}
+
+/// `RouteMatch.CookieMatcher`.
+#[derive(Debug)]
+pub struct CookieMatch {
+    /// The cookie; its case counts.
+    pub name: String,
+    /// Condition for its value; a request without the cookie does not meet it.
+    pub value: StringMatcher,
+    /// The opposite.
+    pub invert: bool,
+}
+
+/// `envoy.type.matcher.v3.MetadataMatcher`.
+#[derive(Debug)]
+pub struct MetadataMatch {
+    /// The namespace.
+    pub namespace: String,
+    /// Names of fields, from the outermost one.
+    pub path: Vec<String>,
+    /// Condition for the value.
+    pub value: ValueMatcher,
+    /// The opposite.
+    pub invert: bool,
 }
 
 /// A condition on a value.

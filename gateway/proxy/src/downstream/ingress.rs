@@ -198,7 +198,7 @@ pub(super) fn begin(
         refusal = target::normalize(http, &mut parts);
     }
     let route = match refusal {
-        None => route::select(http, &parts),
+        None => route::select(http, &parts, None),
         Some(_) => None,
     };
     let upgrade = match &kind {
@@ -311,7 +311,7 @@ pub(super) fn again(
         Err(details) => Some(bad(details)),
     };
     let route = match refusal {
-        None => route::select(http, &parts),
+        None => route::select(http, &parts, None),
         Some(_) => None,
     };
     let trace = trace(context, &mut parts, route.as_ref());

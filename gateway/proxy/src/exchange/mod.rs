@@ -284,7 +284,7 @@ impl Exchange {
         if let RouteCell::Selected(route) = &self.state().route {
             return route.clone();
         }
-        let route = route::select(&self.http, head);
+        let route = route::select(&self.http, head, Some(&self.metadata));
         self.set_route(route.clone());
         self.route_renewed.store(true, Ordering::Relaxed);
         route

@@ -12,11 +12,12 @@ use extproc_client::{
     FilterConfig,
     config::Effort,
     host::{RouteConfig, RouteFacts},
+    metadata::DynamicMetadata,
 };
 use http::{StatusCode, request::Parts};
 
 pub(crate) use self::{
-    matching::{field_matches, headers_match, is_drawn, request_matches},
+    matching::{field_matches, headers_match, is_drawn, request_matches, value_is},
     rewrite::{Unwritable, redirect_location, rewrite},
 };
 use crate::{
@@ -39,9 +40,13 @@ pub(crate) struct Selected {
     named: Option<Arc<str>>,
 }
 
-/// Selects the route for a request as it stands; `None` if there is none, or its regular expressions would take too long
-/// to find out.
-pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selected> {
+/// Selects the route for a request as it stands, with the dynamic metadata that filters have set since; `None` if there is none,
+/// or its regular expressions would take too long to find out.
+pub(crate) fn select(
+    http: &Arc<HttpManager>,
+    request: &Parts,
+    metadata: Option<&DynamicMetadata>,
+) -> Option<Selected> {
     let index = virtual_host(http, request)?;
     let host = http.routes.virtual_hosts.get(index)?;
     if host.require_tls && !is_https(request) {
@@ -56,7 +61,7 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
     let mut effort = Effort::default();
     let mut routes = host.routes.iter();
     let route = routes.find(|route| {
-        matching::route_matches(&route.matches, request, &mut effort) || effort.is_spent()
+        matching::route_matches(&route.matches, request, metadata, &mut effort) || effort.is_spent()
     })?;
     if effort.is_spent() {
         static SPENT: Throttle = Throttle::new();
@@ -95,6 +100,8 @@ static TO_TLS: LazyLock<Arc<Route>> = LazyLock::new(|| {
             path: PathMatch::Prefix("/".into()),
             headers: Vec::new(),
             query: Vec::new(),
+            cookies: Vec::new(),
+            metadata: Vec::new(),
             case_sensitive: true,
         },
         action: RouteAction::Redirect(Redirect {

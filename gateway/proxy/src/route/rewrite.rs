@@ -193,6 +193,8 @@ mod tests {
             path: PathMatch::Prefix(path.into()),
             headers: Vec::new(),
             query: Vec::new(),
+            cookies: Vec::new(),
+            metadata: Vec::new(),
             case_sensitive: true,
         }
     }
