@@ -110,6 +110,7 @@ pub(super) struct ClusterWeight {
     pub(super) response_headers_to_remove: Vec<Located<Name>>,
     #[serde(default)]
     pub(super) typed_per_filter_config: PerFilterConfig,
+    pub(super) host_rewrite_literal: Option<Located<String>>,
 }
 
 impl Located<RouteAction> {

@@ -236,9 +236,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
     ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
-    ("ClusterWeight", Refuse(UNSUPPORTED), &[
-        "cluster_header", "metadata_match", "host_rewrite_literal",
-    ]),
+    ("ClusterWeight", Refuse(UNSUPPORTED), &["cluster_header", "metadata_match"]),
     ("RetryPolicy", Note(NOT_DONE), &["rate_limited_retry_back_off", "per_try_idle_timeout"]),
     ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_options_predicates"]),
     ("RetryHostPredicate", Ignore, &["name"]),

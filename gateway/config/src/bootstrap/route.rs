@@ -401,6 +401,7 @@ impl Position<'_> {
                 weight: 1,
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),
+                host_rewrite: None,
                 overrides: None,
                 facts: Arc::new(facts),
             }]);
@@ -448,6 +449,13 @@ impl Position<'_> {
             weight: target.weight,
             request_headers,
             response_headers,
+            host_rewrite: match &target.host_rewrite_literal {
+                Some(host) if !host.value.is_empty() => {
+                    let authority = host.value.parse();
+                    Some(authority.map_err(|_| Fault::at(host.node, "is no host"))?)
+                }
+                _ => None,
+            },
             overrides,
             facts: Arc::new(facts),
         })

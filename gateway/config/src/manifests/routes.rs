@@ -347,6 +347,7 @@ impl RulePlan<'_> {
                                 weight: backend.weight,
                                 request_headers: backend.request.clone(),
                                 response_headers: backend.response.clone(),
+                                host_rewrite: None,
                                 overrides: None,
                                 facts: facts(&backend.cluster),
                             })

@@ -8,7 +8,7 @@ use extproc_client::{
     config::{RegexMatcher, RegexSubstitution, StringMatcher},
     host::RouteFacts,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, uri::Authority};
 
 use super::{
     Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing,
@@ -467,6 +467,8 @@ pub struct WeightedCluster {
     pub request_headers: Vec<HeaderChange>,
     /// On responses.
     pub response_headers: Vec<HeaderChange>,
+    /// `host_rewrite_literal`: replaces the authority, unless the route does.
+    pub host_rewrite: Option<Authority>,
     /// As in [`Route`], this cluster's level merged in; `None` if it has none of its own.
     pub overrides: Option<Arc<RouteOverrides>>,
     /// As in [`Route`].

@@ -148,6 +148,10 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     exchange.set_head(Head::of(parts));
                 }
             }
+            let host = route.cluster().and_then(|own| own.host_rewrite.clone());
+            if let Some(host) = host {
+                route::set_authority(parts, host);
+            }
             if let Some(name) = exchange.unsendable() {
                 let failure = Failure::HeaderValue(name.clone());
                 let mut response = failed(exchange.grpc, &failure, UpstreamInfo::default(), 0);

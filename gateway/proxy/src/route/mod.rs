@@ -18,7 +18,7 @@ use http::{StatusCode, request::Parts};
 
 pub(crate) use self::{
     matching::{field_matches, headers_match, is_drawn, request_matches, value_is},
-    rewrite::{Unwritable, redirect_location, rewrite},
+    rewrite::{Unwritable, redirect_location, rewrite, set_authority},
 };
 use crate::{
     config::snapshot::{

@@ -59,6 +59,15 @@ pub(crate) fn rewrite(
     Ok(())
 }
 
+/// Gives a request this authority. A request that has none, as `OPTIONS *` may, is left as it is.
+pub(crate) fn set_authority(request: &mut Parts, authority: Authority) {
+    let mut parts = request.uri.clone().into_parts();
+    parts.authority = Some(authority);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.uri = uri;
+    }
+}
+
 /// The authority that takes the place of a request's.
 fn new_authority(
     request: &Parts,
