@@ -165,7 +165,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("HealthCheck", Refuse(UNSUPPORTED), &["cache_time", "cluster_min_healthy_percentages"]),
     ("HeaderMutation", Ignore, &["most_specific_header_mutations_wins"]),
-    ("HeaderMutation", Refuse(UNSUPPORTED), &["remove_on_match"]),
     ("Mutations", Refuse(UNSUPPORTED), &[
         "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
     ]),

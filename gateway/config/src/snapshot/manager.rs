@@ -449,7 +449,9 @@ impl HttpManager {
                     value: HeaderTemplate::Template(template),
                     ..
                 } => shown(template),
-                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
+                HeaderChange::Set { .. }
+                | HeaderChange::Remove(_)
+                | HeaderChange::RemoveMatching(_) => false,
             })
     }
 

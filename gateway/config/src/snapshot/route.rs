@@ -20,6 +20,8 @@ use super::{
 pub enum HeaderChange {
     /// Remove all values.
     Remove(HeaderName),
+    /// Remove all fields of which the name, in lower case, is as this wants it.
+    RemoveMatching(StringMatcher),
     /// Add or replace.
     Set {
         /// The name.

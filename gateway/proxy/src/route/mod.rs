@@ -267,7 +267,9 @@ impl Selected {
                 } => template
                     .substitutions()
                     .any(|substitution| substitution.operator.is_of_request()),
-                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
+                HeaderChange::Set { .. }
+                | HeaderChange::Remove(_)
+                | HeaderChange::RemoveMatching(_) => false,
             })
     }
 
