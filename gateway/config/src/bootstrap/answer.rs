@@ -4,7 +4,9 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::{
+    access_log::SubstitutionFormatString,
     data::DataSource,
+    local_reply::format,
     rewrite::RegexMatchAndSubstitute,
     value::{Enum, FieldValue, ProtoEnum, Status},
 };
@@ -64,6 +66,7 @@ impl ProtoEnum for RedirectCode {
 pub(super) struct DirectResponseAction {
     status: Status,
     body: Option<Located<DataSource>>,
+    body_format: Option<Located<SubstitutionFormatString>>,
 }
 
 impl Located<RedirectAction> {
@@ -129,6 +132,7 @@ impl DirectResponseAction {
         Ok(Model::Direct {
             status: self.status.0,
             body: body.into(),
+            format: format(self.body_format.as_ref(), reader)?,
         })
     }
 }

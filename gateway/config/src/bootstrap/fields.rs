@@ -247,7 +247,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("RuntimeFraction", Ignore, &["runtime_key"]),
     ("CorsPolicy", Note(NOT_DONE), &["shadow_enabled"]),
-    ("DirectResponseAction", Refuse(UNSUPPORTED), &["body_format"]),
     ("RegexMatcher", Ignore, &["google_re2"]),
 
     // envoy.config.trace.v3

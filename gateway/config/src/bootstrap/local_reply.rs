@@ -63,7 +63,7 @@ impl ResponseMapper {
     }
 }
 
-fn format(
+pub(super) fn format(
     given: Option<&Located<SubstitutionFormatString>>,
     reader: &Reader<'_>,
 ) -> Result<Option<Arc<ReplyFormat>>, Fault> {

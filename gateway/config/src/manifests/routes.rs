@@ -398,6 +398,7 @@ fn direct(status: StatusCode) -> RouteAction {
     RouteAction::Direct {
         status,
         body: bytes::Bytes::new(),
+        format: None,
     }
 }
 

@@ -443,6 +443,7 @@ impl HttpManager {
         let replies = self.local_reply.iter().flat_map(LocalReplies::templates);
         logs.into_iter().any(shown)
             || replies.into_iter().any(shown)
+            || self.routes.templates().any(shown)
             || tags.map(|tag| &tag.value).any(shown)
             || self.header_changes().any(|change| match change {
                 HeaderChange::Set {

@@ -11,8 +11,8 @@ use extproc_client::{
 use http::{HeaderName, HeaderValue, StatusCode, uri::Authority};
 
 use super::{
-    Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing,
-    ValueMatcher,
+    Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, ReplyFormat, Retry,
+    RouteTracing, Template, ValueMatcher,
 };
 
 /// One change of a header map.
@@ -88,6 +88,16 @@ impl RouteTable {
             .chain(of_routes)
             .chain(of_clusters)
             .flatten()
+    }
+
+    /// All texts of the answers that routes give.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let formats = routes.filter_map(|route| match &route.action {
+            RouteAction::Direct { format, .. } => format.as_ref(),
+            RouteAction::Forward(_) | RouteAction::Redirect(_) => None,
+        });
+        formats.flat_map(|format| format.format.templates())
     }
 
     /// All that routes say of this filter, of this cluster's one if there is a name, beside configurations of ext_proc.
@@ -353,6 +363,8 @@ pub enum RouteAction {
         status: StatusCode,
         /// The body, `text/plain` if not empty and not said otherwise.
         body: bytes::Bytes,
+        /// `body_format`: form of the body.
+        format: Option<Arc<ReplyFormat>>,
     },
     /// `redirect`.
     Redirect(Redirect),
