@@ -264,9 +264,8 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
 
     // envoy.config.accesslog.v3
     ("AccessLog", Ignore, &["name"]),
-    ("AccessLogFilter", RefusePresence(UNSUPPORTED), &[
-        "extension_filter", "metadata_filter", "traceable_filter",
-    ]),
+    ("AccessLogFilter", RefusePresence(UNSUPPORTED), &["metadata_filter", "traceable_filter"]),
+    ("ExtensionFilter", Ignore, &["name"]),
     ("RuntimeUInt32", Ignore, &["runtime_key"]),
     ("RuntimeFilter", Ignore, &["runtime_key", "use_independent_randomness"]),
 

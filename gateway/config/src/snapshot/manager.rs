@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use extproc_client::host::HeaderLimits;
+use extproc_client::{attributes::Expression, host::HeaderLimits};
 use http::{HeaderValue, uri::Scheme};
 
 use super::{
@@ -337,6 +337,8 @@ pub enum LogFilter {
         /// None of them.
         exclude: bool,
     },
+    /// `ExpressionFilter`: true of the exchange.
+    Cel(Arc<Expression>),
     /// All that asks for nothing here: `not_health_check_filter`, since no exchange is a health check of the filter.
     Any,
 }
