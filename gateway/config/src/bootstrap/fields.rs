@@ -180,7 +180,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "runtime_enabled",
     ]),
     ("CompressorResponseDirection", Note(NOT_DONE), &["status_header_enabled"]),
-    ("CompressorPerRoute", RefusePresence(UNSUPPORTED), &["overrides"]),
+    ("CompressorOverrides", RefusePresence(UNSUPPORTED), &["compressor_library"]),
     ("RuntimeFeatureFlag", Ignore, &["runtime_key"]),
     ("GzipCompressor", Ignore, &[
         "memory_level", "compression_strategy", "window_bits", "chunk_size",

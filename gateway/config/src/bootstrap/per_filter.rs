@@ -350,8 +350,8 @@ fn plain(
         }
         LOCAL_RATE_LIMIT => Some(Said::As(making.local_rate_limit(node)?)),
         COMPRESSOR_PER_ROUTE => {
-            making.compressor_per_route(node)?;
-            Some(Said::Off)
+            let own = making.compressor_per_route(node, kinds)?;
+            Some(own.map_or(Said::Off, Said::As))
         }
         WITH_MATCHER_PER_ROUTE => {
             let is_composite = |kind: &&FilterKind| match kind {

@@ -123,6 +123,7 @@ where
             FilterKind::Compressor(config) => {
                 *responses = true;
                 let changes = CompressorFilter {
+                    name,
                     config: config.clone(),
                     beside: compressors.clone(),
                 };
