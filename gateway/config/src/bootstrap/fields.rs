@@ -139,9 +139,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
-        "original_ip_detection_extensions",
-        "early_header_mutation_extensions", "path_normalization_options",
-        "forward_client_cert_matcher",
+        "original_ip_detection_extensions", "path_normalization_options", "forward_client_cert_matcher",
     ]),
     ("ProxyStatusConfig", Ignore, &["remove_connection_termination_details"]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),

@@ -12,7 +12,10 @@ use serde::Deserialize;
 
 use super::{
     access_log::AccessLog,
+    any::unsupported,
+    cluster::TypedExtensionConfig,
     filter::{self, HttpFilter},
+    header::HeaderMutation,
     local_reply::LocalReplyConfig,
     per_filter::Filters,
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
@@ -23,9 +26,9 @@ use super::{
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
-    document::{Fault, Located},
+    document::{Fault, Located, Reader},
     snapshot::{
-        Codec, EscapedSlashes, Filter, ForwardClientCert, HttpManager, NodeIdentity, Normalization,
+        Codec, EscapedSlashes, Filter, ForwardClientCert, HeaderChange, HttpManager, NodeIdentity, Normalization,
         OnRoute, ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts,
         UpstreamProtocol,
     },
@@ -101,6 +104,41 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     always_set_request_id_in_response: bool,
     scheme_header_transformation: Option<Located<SchemeHeaderTransformation>>,
+    #[serde(default)]
+    early_header_mutation_extensions: Vec<TypedExtensionConfig>,
+}
+
+/// Changes of requests before anything else looks at them.
+const EARLY: &str =
+    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+
+/// `envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation`.
+#[derive(Debug, Deserialize)]
+struct EarlyHeaderMutation {
+    mutations: Vec<Located<HeaderMutation>>,
+}
+
+fn early(
+    extensions: &[TypedExtensionConfig],
+    reader: &Reader<'_>,
+) -> Result<Vec<HeaderChange>, Fault> {
+    let mut changes = Vec::new();
+    for extension in extensions {
+        let node = extension.typed_config.node;
+        match reader.type_of(node)? {
+            EARLY => {
+                let config: EarlyHeaderMutation = reader.read_typed(node)?;
+                if config.mutations.is_empty() {
+                    return Err(Fault::at(node, "mutations may not be empty"));
+                }
+                for mutation in &config.mutations {
+                    changes.extend(mutation.build()?);
+                }
+            }
+            other => return Err(unsupported(node, other, &[EARLY])),
+        }
+    }
+    Ok(changes)
 }
 
 /// `envoy.config.core.v3.SchemeHeaderTransformation`.
@@ -273,6 +311,7 @@ impl Located<HttpConnectionManager> {
             stat_prefix: manager.stat_prefix.clone(),
             codec: manager.codec_type.0,
             filters,
+            early_headers: early(&manager.early_header_mutation_extensions, loaded.reader)?,
             routes,
             http1: manager.http_protocol_options.build()?,
             default_host: manager.http_protocol_options.default_host()?,

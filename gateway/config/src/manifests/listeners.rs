@@ -166,6 +166,7 @@ fn manager(
         codec: Codec::Auto,
         max_requests_per_connection: None,
         filters: policies.filters(cors),
+        early_headers: Vec::new(),
         routes: RouteTable {
             name: format!("port-{port}"),
             virtual_hosts,

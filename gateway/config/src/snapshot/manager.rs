@@ -64,6 +64,8 @@ pub struct HttpManager {
     pub codec: Codec,
     /// Filters before the router, first one nearest to the client.
     pub filters: Vec<Filter>,
+    /// `early_header_mutation_extensions`: changes of requests before anything else looks at their headers.
+    pub early_headers: Vec<HeaderChange>,
     /// The route table.
     pub routes: RouteTable,
     /// HTTP/1 settings.
@@ -466,6 +468,8 @@ impl HttpManager {
         });
         let replies = self.local_reply.iter();
         let replies = replies.flat_map(LocalReplies::header_changes);
-        self.routes.header_changes().chain(filters).chain(replies)
+        let early = self.early_headers.iter();
+        let others = filters.chain(replies).chain(early);
+        self.routes.header_changes().chain(others)
     }
 }
