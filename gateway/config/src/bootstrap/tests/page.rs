@@ -114,10 +114,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "a listener on each address",
     ),
     (
-        "HttpConnectionManager.early_header_mutation_extensions",
-        "`HeaderMutation` as the first filter",
-    ),
-    (
         "HttpConnectionManager.original_ip_detection_extensions",
         "`use_remote_address` with `xff_num_trusted_hops`",
     ),
@@ -150,14 +146,6 @@ const INSTEAD: &[(&str, &str)] = &[
     ),
     ("RouteAction.metadata_match", "a cluster for each subset"),
     ("RouteAction.path_rewrite_policy", "`regex_rewrite`"),
-    (
-        "RouteMatch.cookies",
-        "`headers` with a `safe_regex` for `cookie`",
-    ),
-    (
-        "RouteMatch.dynamic_metadata",
-        "`headers`, of which a processor sets one and clears the route",
-    ),
     ("RouteMatch.path_match_policy", "`safe_regex`"),
     (
         "Router.upstream_http_filters",
@@ -191,6 +179,16 @@ const PLACES: &[(&str, &str, &str)] = &[
         "access loggers",
         "stat_prefix: ingress",
         "stat_prefix: ingress\n          access_log: [{name: a, typed_config: @}]",
+    ),
+    (
+        "extension filters of access logs",
+        "stat_prefix: ingress",
+        "stat_prefix: ingress\n          access_log: [{name: a, filter: {extension_filter: {name: a, typed_config: @}}, typed_config: {\"@type\": a/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}}]",
+    ),
+    (
+        "`early_header_mutation_extensions`",
+        "stat_prefix: ingress",
+        "stat_prefix: ingress\n          early_header_mutation_extensions: [{name: a, typed_config: @}]",
     ),
     (
         "formatters",
