@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::uri::Authority;
 use serde::Deserialize;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     document::{Fault, Located, Reader},
-    snapshot::{Endpoint as Model, Standing},
+    snapshot::{Endpoint as Model, EndpointAddress, EndpointCheck, Standing},
 };
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
@@ -56,6 +57,47 @@ struct Endpoint {
     address: Located<Address>,
     #[serde(default)]
     hostname: String,
+    #[serde(default)]
+    health_check_config: HealthCheckConfig,
+}
+
+/// `envoy.config.endpoint.v3.Endpoint.HealthCheckConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HealthCheckConfig {
+    port_value: Option<u16>,
+    hostname: Option<Located<String>>,
+    address: Option<Located<Address>>,
+    disable_active_health_check: bool,
+}
+
+impl HealthCheckConfig {
+    fn build(&self) -> Result<EndpointCheck, Fault> {
+        let mut port = self.port_value.filter(|port| *port != 0);
+        let mut other = None;
+        if let Some(address) = &self.address {
+            match address.to_connect(false)? {
+                EndpointAddress::Socket(socket) => {
+                    other = Some(socket.ip());
+                    port = port.or(Some(socket.port()).filter(|port| *port != 0));
+                }
+                _ => return Err(Fault::at(address.node, "has to be an IP address")),
+            }
+        }
+        let given = self.hostname.as_ref();
+        let hostname = given.filter(|hostname| !hostname.value.is_empty());
+        if let Some(hostname) = hostname
+            && hostname.value.parse::<Authority>().is_err()
+        {
+            return Err(Fault::at(hostname.node, "is no host"));
+        }
+        Ok(EndpointCheck {
+            port,
+            address: other,
+            hostname: hostname.map_or_else(String::new, |hostname| hostname.value.clone()),
+            disabled: self.disable_active_health_check,
+        })
+    }
 }
 
 impl ProtoEnum for Standing {
@@ -126,6 +168,7 @@ impl ClusterLoadAssignment {
                     hostname: target.hostname.clone(),
                     priority,
                     standing: endpoint.value.health_status.0,
+                    check: target.health_check_config.build()?,
                 });
             }
         }

@@ -291,13 +291,12 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("ClusterHealthCheck", Refuse(UNSUPPORTED), &["alt_port"]),
     ("ClusterHealthCheck", Note(NOT_DONE), &["tls_options", "transport_socket_match_criteria"]),
     ("ClusterHealthCheck", RefusePresence(UNSUPPORTED), &["custom_health_check"]),
-    ("HttpHealthCheck", Ignore, &["codec_client_type", "response_buffer_size"]),
+    ("HttpHealthCheck", Ignore, &["codec_client_type"]),
     ("HttpHealthCheck", Note(NOT_DONE), &[
         "request_headers_to_add", "request_headers_to_remove", "service_name_matcher",
         "retriable_statuses",
     ]),
-    ("HttpHealthCheck", Refuse(UNSUPPORTED), &["send", "receive", "method"]),
-    ("TcpHealthCheck", Refuse(UNSUPPORTED), &["send", "receive", "proxy_protocol_config"]),
+    ("TcpHealthCheck", RefusePresence(UNSUPPORTED), &["proxy_protocol_config"]),
     ("GrpcHealthCheck", Note(NOT_DONE), &["initial_metadata"]),
     ("OutlierDetection", Ignore, &["interval", "monitors", "max_ejection_time_jitter"]),
     ("OutlierDetection", Note(NOT_DONE), &[
@@ -357,7 +356,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
     ("LbEndpoint", Refuse(UNSUPPORTED), &["endpoint_name"]),
-    ("Endpoint", Refuse(UNSUPPORTED), &["health_check_config"]),
     ("Endpoint", Note(NOT_DONE), &["additional_addresses"]),
 
     // envoy.extensions.transport_sockets.tls.v3

@@ -21,7 +21,7 @@ use super::{
     },
 };
 use crate::snapshot::{
-    CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health,
+    CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck, Health,
     Http1Options, LbPolicy, Reach, Standing, TcpKeepalive, UpstreamProtocol, UpstreamTls, pem,
 };
 
@@ -346,6 +346,7 @@ fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
             priority: 0,
             socket: None,
             standing: Standing::Healthy,
+            check: EndpointCheck::default(),
         })
         .collect();
     match named {

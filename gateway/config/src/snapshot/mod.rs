@@ -30,7 +30,7 @@ use extproc_client::config::StringMatcher;
 
 pub use self::{
     cluster::{
-        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck, HostSource,
         LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget, Standing,
         SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
@@ -60,8 +60,8 @@ pub use self::{
     rate_limit::{LocalRateLimit, TokenBucket},
     retry::{Retry, RetryOn},
     route::{
-        AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
+        AppendAction, Case, Choice, CookieMatch, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
+        InternalRedirect, MetadataMatch, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
         RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
         WeightedCluster,
     },

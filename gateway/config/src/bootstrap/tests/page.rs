@@ -121,7 +121,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "HttpConnectionManager.path_normalization_options",
         "`normalize_path`, `merge_slashes`",
     ),
-    ("HttpHealthCheck.method", "a path that answers GET"),
     (
         "Mutations.query_parameter_mutations",
         "a processor that sets `:path`",
