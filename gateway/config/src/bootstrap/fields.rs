@@ -167,10 +167,17 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
     ]),
 
-    ("LocalRateLimit", Ignore, &["stage", "vh_rate_limits", "always_consume_default_token_bucket", "max_dynamic_descriptors"]),
+    ("LocalRateLimit", Ignore, &["max_dynamic_descriptors"]),
     ("LocalRateLimit", Refuse(UNSUPPORTED), &[
-        "descriptors", "local_rate_limit_per_downstream_connection", "rate_limits", "enable_retry_after_header",
+        "local_rate_limit_per_downstream_connection", "enable_retry_after_header",
     ]),
+    ("RateLimit", Ignore, &["disable_key"]),
+    ("RateLimit", RefusePresence(UNSUPPORTED), &["limit", "hits_addend"]),
+    ("RateLimit", Refuse(UNSUPPORTED), &["apply_on_stream_done"]),
+    ("RateLimitActionOf", RefusePresence(UNSUPPORTED), &[
+        "dynamic_metadata", "extension", "query_parameter_value_match", "remote_address_match",
+    ]),
+    ("LocalRateLimitDescriptor", Refuse(UNSUPPORTED), &["shadow_mode"]),
     ("LocalRateLimit", RefusePresence(UNSUPPORTED), &["local_cluster_rate_limit"]),
 
     ("Compressor", Refuse("say it in response_direction_config"), &[
@@ -209,7 +216,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "most_specific_header_mutations_wins", "cluster_specifier_plugins",
         "ignore_path_parameters_in_path_matching",
     ]),
-    ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),
+    ("VirtualHost", Ignore, &["virtual_clusters"]),
     ("VirtualHost", Note(NOT_DONE), &[
         "include_is_timeout_retry_header", "hedge_policy",
     ]),
@@ -222,8 +229,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "path_match_policy", "tls_context", "filter_state",
     ]),
     ("RouteAction", Ignore, &[
-        "rate_limits", "include_vh_rate_limits", "early_data_policy",
-        "flush_timeout",
+        "early_data_policy", "flush_timeout",
     ]),
     ("RouteAction", Note(NOT_DONE), &["hedge_policy"]),
     ("RouteAction", Refuse(UNSUPPORTED), &[

@@ -262,8 +262,8 @@ impl Located<MetadataMatcher> {
     fn build(&self) -> Result<MetadataMatch, Fault> {
         let matcher = &self.value;
         let path: Vec<String> = matcher.path.iter().map(|one| one.key.clone()).collect();
-        let names = path.iter().chain([&matcher.filter]);
-        if path.is_empty() || names.clone().any(String::is_empty) {
+        let unnamed = path.is_empty() || path.iter().any(String::is_empty);
+        if unnamed || matcher.filter.is_empty() {
             return Err(Fault::at(self.node, "filter and path have to be set"));
         }
         Ok(MetadataMatch {

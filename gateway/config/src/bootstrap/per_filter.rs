@@ -60,6 +60,17 @@ impl<'a> Filters<'a> {
         }
     }
 
+    /// Tells whether a filter of the listener may limit the rate of requests by what their routes say of them.
+    pub(super) fn limit_rates(self) -> bool {
+        let mut found = false;
+        for filter in self.of_listener {
+            filter.kind.each(&mut |kind| {
+                found |= matches!(kind, FilterKind::LocalRateLimit(_));
+            });
+        }
+        found
+    }
+
     fn named(self, name: &'a str) -> impl Iterator<Item = &'a FilterKind> {
         let of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
         let all = self.of_listener.iter().chain(of_clusters);

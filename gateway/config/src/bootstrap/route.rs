@@ -17,12 +17,13 @@ use super::{
     matcher::RouteMatch,
     mirror::RequestMirrorPolicy,
     per_filter::{Filters, Level, PerFilterConfig, Place},
+    rate_limit,
     retry::RetryPolicy,
     tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
 use crate::{
-    document::{Fault, Located, NodeId, Reader},
+    document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
         Cluster, Discovery, Forward, HeaderChange, Route as RouteModel, RouteAction as ActionModel,
         RouteTable, VirtualHost as HostModel, WeightedCluster as WeightedModel,
@@ -79,6 +80,8 @@ struct VirtualHost {
     include_request_attempt_count: bool,
     #[serde(default)]
     include_attempt_count_in_response: bool,
+    #[serde(default)]
+    rate_limits: Vec<Subtree>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -169,6 +172,7 @@ struct Position<'a> {
     host_name: &'a str,
     host_metadata: MetadataModel,
     retry: Option<&'a RetryPolicy>,
+    rate_limits: &'a [Subtree],
     /// The number of attempts is told to the upstream, to the client.
     counted: [bool; 2],
     mirrors: &'a [Located<RequestMirrorPolicy>],
@@ -193,6 +197,7 @@ impl RouteConfiguration {
                 host_name: &host.value.name,
                 host_metadata: host.value.metadata.build(reader)?,
                 retry: host.value.retry_policy.as_ref(),
+                rate_limits: &host.value.rate_limits,
                 counted: [
                     host.value.include_request_attempt_count,
                     host.value.include_attempt_count_in_response,
@@ -334,6 +339,15 @@ impl Located<Route> {
             request_buffer: body_limit!(route)
                 .or(position.body_limit)
                 .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            rate_limits: match (&route.route, filters.limit_rates()) {
+                (Some(action), true) => Arc::new(rate_limit::of_route(
+                    reader,
+                    &action.value.rate_limits,
+                    position.rate_limits,
+                    action.value.include_vh_rate_limits.unwrap_or_default(),
+                )?),
+                _ => Arc::default(),
+            },
         })
     }
 }

@@ -374,6 +374,7 @@ impl RulePlan<'_> {
             cors,
             tracing: None,
             request_buffer: None,
+            rate_limits: Arc::default(),
         })
     }
 }
@@ -391,6 +392,7 @@ pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
         cors: None,
         tracing: None,
         request_buffer: None,
+        rate_limits: Arc::default(),
     })
 }
 

@@ -57,7 +57,10 @@ pub use self::{
     operator::FormatOperator,
     path::{EscapeCase, canonical_path},
     policy::{Cors, Fraction, Mirror, StripPort},
-    rate_limit::{LocalRateLimit, TokenBucket},
+    rate_limit::{
+        LocalRateLimit, OfHost, RateLimitAction, RateLimitDescriptor, RateLimitRule,
+        RouteRateLimits, TokenBucket,
+    },
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, CookieMatch, Forward, GrpcTimeout, HeaderChange, HeaderMatch,

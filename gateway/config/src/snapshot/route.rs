@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, StatusCode, uri::Authority};
 
 use super::{
     Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, ReplyFormat, Retry,
-    RouteTracing, Template, ValueMatcher,
+    RouteRateLimits, RouteTracing, Template, ValueMatcher,
 };
 
 /// One change of a header map.
@@ -169,6 +169,8 @@ pub struct Route {
     /// `request_body_buffer_limit`: bytes of a request that are kept for further attempts, in place of what the listener
     /// allows, and that filters may gather if it is more than that.
     pub request_buffer: Option<usize>,
+    /// Descriptions of its requests, for filters that limit their rate.
+    pub rate_limits: Arc<RouteRateLimits>,
 }
 
 /// Configurations of a route that differ from the filters' own. A name that a filter of the listener shares with filters of
@@ -292,7 +294,7 @@ pub enum PathMatch {
 }
 
 /// `HeaderMatcher`; pseudo-headers by their `:` names.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HeaderMatch {
     /// Lower case.
     pub name: String,
@@ -338,7 +340,7 @@ pub struct MetadataMatch {
 }
 
 /// A condition on a value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ValueMatch {
     /// There is one (or, if false, none).
     Present(bool),

@@ -117,6 +117,7 @@ static TO_TLS: LazyLock<Arc<Route>> = LazyLock::new(|| {
         cors: None,
         tracing: None,
         request_buffer: None,
+        rate_limits: Arc::default(),
     })
 });
 
