@@ -396,7 +396,5 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "max_verify_depth",
     ]),
     ("SubjectAltNameMatcher", Refuse(UNSUPPORTED), &["oid"]),
-    ("SubjectAltNameStringMatcher", Refuse("only exact names are supported"), &[
-        "prefix", "suffix", "contains", "safe_regex", "ignore_case", "custom",
-    ]),
+    ("SubjectAltNameStringMatcher", RefusePresence(UNSUPPORTED), &["custom"]),
 ];

@@ -12,7 +12,7 @@ use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
 use rustls::pki_types::ServerName;
 
-use super::{Hashing, Health, Http1Options, Http2Options};
+use super::{Hashing, Health, Http1Options, Http2Options, NamePattern};
 
 /// `envoy.config.cluster.v3.Cluster`.
 #[derive(Clone, Debug, PartialEq)]
@@ -449,6 +449,10 @@ pub enum SubjectAltName {
     Server(ServerName<'static>),
     /// A URI, such as a SPIFFE ID; compared as a text.
     Uri(String),
+    /// A DNS name of this form.
+    DnsLike(NamePattern),
+    /// A URI of this form.
+    UriLike(NamePattern),
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod listener;
 mod local_reply;
 mod manager;
 mod match_tree;
+mod names;
 mod operator;
 mod path;
 pub mod pem;
@@ -54,6 +55,7 @@ pub use self::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
         ValueMatcher,
     },
+    names::NamePattern,
     operator::FormatOperator,
     path::{EscapeCase, canonical_path},
     policy::{Cors, Fraction, Mirror, StripPort},

@@ -1,5 +1,6 @@
 //! TLS towards clients: what a listener's filter chain makes of `DownstreamTlsContext`.
 
+mod clients;
 mod sessions;
 
 use std::{fmt, io, sync::Arc};
@@ -65,7 +66,14 @@ impl Acceptor {
                 let verifier = verifier
                     .build()
                     .map_err(|error| format!("trusted_ca: {error}"))?;
-                builder.with_client_cert_verifier(verifier)
+                let names = client.names.clone();
+                builder.with_client_cert_verifier(match names.is_empty() {
+                    true => verifier,
+                    false => Arc::new(clients::Named {
+                        inner: verifier,
+                        names,
+                    }),
+                })
             }
         };
         let keys = settings

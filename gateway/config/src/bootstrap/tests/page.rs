@@ -94,7 +94,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "SdsSecretConfig.sds_config",
         "`secrets` of `static_resources`; files that they name are followed",
     ),
-    ("only exact names are supported", "`exact`, several times"),
     (
         "limits of single endpoints are not supported",
         "`thresholds`, which hold for the cluster",
