@@ -39,6 +39,7 @@ struct LocalityLbEndpoints {
     lb_endpoints: Vec<Located<LbEndpoint>>,
     priority: Option<Located<u32>>,
     metadata: Metadata,
+    load_balancing_weight: Option<Located<u32>>,
 }
 
 /// `envoy.config.endpoint.v3.LbEndpoint`.
@@ -121,11 +122,12 @@ impl ClusterLoadAssignment {
         }
     }
 
-    /// All endpoints; `names` says whether addresses may be names.
+    /// All endpoints; `names` says whether addresses may be names, `by_locality` whether localities have weights.
     pub(super) fn build(
         &self,
         reader: &Reader<'_>,
         names: bool,
+        by_locality: bool,
         sockets: &[SocketMatch],
     ) -> Result<Vec<Model>, Fault> {
         if self.cluster_name.value.is_empty() {
@@ -141,6 +143,7 @@ impl ClusterLoadAssignment {
                 Some(priority) => priority.value,
             };
             let of_locality = locality.metadata.build(reader)?;
+            let first = endpoints.len();
             for endpoint in &locality.lb_endpoints {
                 let Some(target) = &endpoint.value.endpoint else {
                     return Err(Fault::at(endpoint.node, "missing field \"endpoint\""));
@@ -171,7 +174,39 @@ impl ClusterLoadAssignment {
                     check: target.health_check_config.build()?,
                 });
             }
+            let share = match &locality.load_balancing_weight {
+                Some(Located { node, value: 0 }) => {
+                    return Err(Fault::at(*node, "has to be 1 or more"));
+                }
+                weight => weight.as_ref().map(|weight| weight.value),
+            };
+            // Where none of a priority has a share, they are one list.
+            let shared = self.endpoints.iter().any(|other| {
+                let same = other.priority.as_ref().map_or(0, |own| own.value) == priority;
+                same && other.load_balancing_weight.is_some()
+            });
+            if by_locality && shared {
+                weigh(&mut endpoints, first, share);
+            }
         }
         Ok(endpoints)
+    }
+}
+
+/// Gives the endpoints from `first` on, which are those of a locality, the weights that make up the locality's `share`. One without
+/// a share gets nothing, as in Envoy.
+fn weigh(endpoints: &mut Vec<Model>, first: usize, share: Option<u32>) {
+    /// So that the endpoints of a locality can be told apart where its share is small.
+    const SCALE: u64 = 1000;
+    let Some(share) = share else {
+        endpoints.truncate(first);
+        return;
+    };
+    let own = endpoints.get_mut(first..).unwrap_or_default();
+    let total: u64 = own.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+    for endpoint in own {
+        let scaled = u128::from(share) * u128::from(endpoint.weight) * u128::from(SCALE);
+        let weight = scaled / u128::from(total.max(1));
+        endpoint.weight = u32::try_from(weight.max(1)).unwrap_or(u32::MAX);
     }
 }

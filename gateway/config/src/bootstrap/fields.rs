@@ -314,7 +314,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "failure_percentage_minimum_hosts", "failure_percentage_request_volume",
         "successful_active_health_check_uneject_host", "detect_degraded_hosts",
     ]),
-    ("CommonLbConfig", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("CommonLbConfig", Ignore, &[
         "update_merge_window", "close_connections_on_host_set_change", "zone_aware_lb_config",
     ]),
@@ -337,7 +336,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RingHash", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
     ("Maglev", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("ConsistentHashing", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
-    ("PlainLbPolicy", Note(NO_WEIGHTS), &["locality_lb_config"]),
+    ("LocalityLbConfig", Ignore, &["zone_aware_lb_config"]),
     ("PlainLbPolicy", Ignore, &[
         "slow_start_config", "choice_count", "active_request_bias",
         "enable_full_scan", "selection_method",
@@ -359,7 +358,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("AssignmentPolicy", Ignore, &["endpoint_stale_after"]),
     ("AssignmentPolicy", Note(NOT_DONE), &["drop_overloads", "weighted_priority_health"]),
     ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
-    ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity"]),
+    ("LocalityLbEndpoints", Ignore, &["locality", "proximity"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
     ("LbEndpoint", Refuse(UNSUPPORTED), &["endpoint_name"]),
     ("Endpoint", Note(NOT_DONE), &["additional_addresses"]),

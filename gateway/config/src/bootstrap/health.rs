@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     hashing::ConsistentHashing,
-    value::{self, Enum, ProtoEnum, Time},
+    value::{self, Enum, ProtoEnum, Time, Whatever},
 };
 use crate::{
     document::{Fault, Located, NodeId},
@@ -122,6 +122,7 @@ pub(super) struct OutlierDetection {
 pub(super) struct CommonLbConfig {
     healthy_panic_threshold: Option<Percent>,
     pub(super) consistent_hashing_lb_config: Option<ConsistentHashing>,
+    pub(super) locality_weighted_lb_config: Option<Whatever>,
 }
 
 /// `envoy.type.v3.Percent`.
