@@ -13,7 +13,7 @@ use crate::{attributes::Surroundings, config::FilterConfig, metadata::DynamicMet
 pub use crate::{
     context::{
         buffers::{BufferAccount, Held},
-        facts::{EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
+        facts::{CertificateFacts, EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
         outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
     },
     metadata::Metadata,

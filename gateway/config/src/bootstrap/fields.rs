@@ -130,7 +130,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "http3_protocol_options", "http1_safe_max_connection_duration", "stream_flush_timeout",
         "access_log_options", "access_log_flush_interval", "flush_access_log_on_new_request",
         "flush_log_on_tunnel_successfully_established",
-        "set_current_client_cert_details", "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+        "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
         "stream_error_on_invalid_http_message", "typed_header_validation_config",
         "add_proxy_protocol_connection_state", "append_local_overload", "request_id_extension",
     ]),

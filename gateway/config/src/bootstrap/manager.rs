@@ -28,7 +28,7 @@ use super::{
 use crate::{
     document::{Fault, Located, Reader},
     snapshot::{
-        Codec, EscapedSlashes, Filter, ForwardClientCert, HeaderChange, HttpManager, NodeIdentity, Normalization,
+        ClientCertDetails, Codec, EscapedSlashes, Filter, ForwardClientCert, HeaderChange, HttpManager, NodeIdentity, Normalization,
         OnRoute, ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts,
         UpstreamProtocol,
     },
@@ -77,7 +77,9 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     via: String,
     #[serde(default)]
-    forward_client_cert_details: Enum<ForwardClientCert>,
+    forward_client_cert_details: Enum<ForwardDetails>,
+    #[serde(default)]
+    set_current_client_cert_details: SetCurrentClientCertDetails,
     #[serde(default)]
     proxy_100_continue: bool,
     #[serde(default)]
@@ -216,14 +218,55 @@ impl Located<ProxyStatusConfig> {
     }
 }
 
-impl ProtoEnum for ForwardClientCert {
+#[derive(Clone, Copy, Debug, Default)]
+enum ForwardDetails {
+    #[default]
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+impl ProtoEnum for ForwardDetails {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
         ("SANITIZE", 0, Ok(Self::Sanitize)),
         ("FORWARD_ONLY", 1, Ok(Self::ForwardOnly)),
-        ("APPEND_FORWARD", 2, Err("not supported")),
-        ("SANITIZE_SET", 3, Err("not supported")),
+        ("APPEND_FORWARD", 2, Ok(Self::AppendForward)),
+        ("SANITIZE_SET", 3, Ok(Self::SanitizeSet)),
         ("ALWAYS_FORWARD_ONLY", 4, Ok(Self::AlwaysForwardOnly)),
     ];
+}
+
+/// `HttpConnectionManager.SetCurrentClientCertDetails`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SetCurrentClientCertDetails {
+    subject: Option<bool>,
+    cert: bool,
+    chain: bool,
+    dns: bool,
+    uri: bool,
+}
+
+impl HttpConnectionManager {
+    fn forward_client_cert(&self) -> ForwardClientCert {
+        let told = &self.set_current_client_cert_details;
+        let details = ClientCertDetails {
+            subject: told.subject.unwrap_or_default(),
+            cert: told.cert,
+            chain: told.chain,
+            dns: told.dns,
+            uri: told.uri,
+        };
+        match self.forward_client_cert_details.0 {
+            ForwardDetails::Sanitize => ForwardClientCert::Sanitize,
+            ForwardDetails::ForwardOnly => ForwardClientCert::ForwardOnly,
+            ForwardDetails::AppendForward => ForwardClientCert::AppendForward(details),
+            ForwardDetails::SanitizeSet => ForwardClientCert::SanitizeSet(details),
+            ForwardDetails::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+        }
+    }
 }
 
 impl ProtoEnum for Codec {
@@ -337,7 +380,7 @@ impl Located<HttpConnectionManager> {
                 .map(|config| config.build(server_name, &loaded.node))
                 .transpose()?,
             via: manager.via.clone(),
-            forward_client_cert: manager.forward_client_cert_details.0,
+            forward_client_cert: manager.forward_client_cert(),
             use_remote_address,
             xff_num_trusted_hops: manager.xff_num_trusted_hops,
             skip_xff_append: manager.skip_xff_append,

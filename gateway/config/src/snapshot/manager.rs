@@ -433,6 +433,25 @@ pub enum ForwardClientCert {
     ForwardOnly,
     /// Kept.
     AlwaysForwardOnly,
+    /// What the client's certificate says is added, of clients that showed one; removed of others.
+    AppendForward(ClientCertDetails),
+    /// What the client's certificate says takes its place, of clients that showed one; removed of others.
+    SanitizeSet(ClientCertDetails),
+}
+
+/// `set_current_client_cert_details`: what is told of a client's certificate beside its hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertDetails {
+    /// Its subject.
+    pub subject: bool,
+    /// Itself, as PEM.
+    pub cert: bool,
+    /// All certificates that the client sent.
+    pub chain: bool,
+    /// Its DNS names.
+    pub dns: bool,
+    /// Its URIs.
+    pub uri: bool,
 }
 
 impl HttpManager {

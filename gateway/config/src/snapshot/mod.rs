@@ -46,7 +46,7 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
+        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
         Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
         NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
         Underscores,

@@ -234,6 +234,8 @@ impl Exchange {
             facts.requested_server_name = tls.server_name.clone();
             facts.tls_version = Some(tls.version.to_owned());
             facts.mtls = tls.mutual;
+            facts.peer_certificate.clone_from(&tls.peer_certificate);
+            facts.local_certificate.clone_from(&tls.local_certificate);
         }
         let mut form = ReplyForm::default();
         form.grpc = self.grpc;
