@@ -282,7 +282,9 @@ fn a_check_has_the_method_and_the_text_that_it_is_given() {
                         return;
                     }
                     let fine = head.starts_with("POST /health ")
-                        && head.to_ascii_lowercase().contains("host: checks.example\r\n")
+                        && head
+                            .to_ascii_lowercase()
+                            .contains("host: checks.example\r\n")
                         && &body == b"PING";
                     let text = if fine { "it is ok" } else { "it is no" };
                     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{text}");

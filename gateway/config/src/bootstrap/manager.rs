@@ -28,9 +28,9 @@ use super::{
 use crate::{
     document::{Fault, Located, Reader},
     snapshot::{
-        ClientCertDetails, Codec, EscapedSlashes, Filter, ForwardClientCert, HeaderChange, HttpManager, NodeIdentity, Normalization,
-        OnRoute, ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts,
-        UpstreamProtocol,
+        ClientCertDetails, Codec, EscapedSlashes, Filter, ForwardClientCert, HeaderChange,
+        HttpManager, NodeIdentity, Normalization, OnRoute, ProxyStatus, RouteTable, SchemeHeader,
+        ServerHeader, StripPort, Timeouts, UpstreamProtocol,
     },
 };
 
@@ -111,8 +111,7 @@ pub(super) struct HttpConnectionManager {
 }
 
 /// Changes of requests before anything else looks at them.
-const EARLY: &str =
-    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+const EARLY: &str = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
 
 /// `envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation`.
 #[derive(Debug, Deserialize)]

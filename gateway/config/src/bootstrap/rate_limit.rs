@@ -9,9 +9,7 @@ use super::{
 };
 use crate::{
     document::{Fault, Located, Reader, Subtree},
-    snapshot::{
-        OfHost, RateLimitAction, RateLimitDescriptor, RateLimitRule, RouteRateLimits,
-    },
+    snapshot::{OfHost, RateLimitAction, RateLimitDescriptor, RateLimitRule, RouteRateLimits},
 };
 
 /// The largest `stage`.
@@ -183,9 +181,10 @@ pub(super) fn of_route(
 /// Reads `stage`.
 pub(super) fn stage(given: Option<&Located<u32>>) -> Result<u32, Fault> {
     match given {
-        Some(stage) if stage.value > LAST_STAGE => {
-            Err(Fault::at(stage.node, format!("may be at most {LAST_STAGE}")))
-        }
+        Some(stage) if stage.value > LAST_STAGE => Err(Fault::at(
+            stage.node,
+            format!("may be at most {LAST_STAGE}"),
+        )),
         stage => Ok(stage.map_or(0, |stage| stage.value)),
     }
 }
@@ -213,20 +212,26 @@ impl Located<RateLimitActionOf> {
         found.extend(action.source_cluster.map(|_| RateLimitAction::Node));
         found.extend(action.destination_cluster.map(|_| RateLimitAction::Cluster));
         found.extend(action.remote_address.map(|_| RateLimitAction::Address));
-        found.extend(action.request_headers.as_ref().map(|own| {
-            RateLimitAction::Header {
-                name: own.header_name.to_ascii_lowercase(),
-                key: own.descriptor_key.clone(),
-                optional: own.skip_if_absent,
-            }
-        }));
-        found.extend(action.query_parameters.as_ref().map(|own| {
-            RateLimitAction::Query {
-                name: own.query_parameter_name.clone(),
-                key: own.descriptor_key.clone(),
-                optional: own.skip_if_absent,
-            }
-        }));
+        found.extend(
+            action
+                .request_headers
+                .as_ref()
+                .map(|own| RateLimitAction::Header {
+                    name: own.header_name.to_ascii_lowercase(),
+                    key: own.descriptor_key.clone(),
+                    optional: own.skip_if_absent,
+                }),
+        );
+        found.extend(
+            action
+                .query_parameters
+                .as_ref()
+                .map(|own| RateLimitAction::Query {
+                    name: own.query_parameter_name.clone(),
+                    key: own.descriptor_key.clone(),
+                    optional: own.skip_if_absent,
+                }),
+        );
         if let Some(own) = &action.masked_remote_address {
             let MaskedRemoteAddress {
                 v4_prefix_mask_len: v4,
@@ -255,7 +260,12 @@ impl Located<RateLimitActionOf> {
         }
         if let Some(Located { value: own, node }) = &action.metadata {
             let Enum(Dynamic) = own.source;
-            let path: Vec<String> = own.metadata_key.path.iter().map(|one| one.key.clone()).collect();
+            let path: Vec<String> = own
+                .metadata_key
+                .path
+                .iter()
+                .map(|one| one.key.clone())
+                .collect();
             if own.metadata_key.key.is_empty() || path.is_empty() {
                 return Err(Fault::at(*node, "metadata_key needs a key and a path"));
             }
@@ -269,7 +279,10 @@ impl Located<RateLimitActionOf> {
         }
         match (found.pop(), found.is_empty()) {
             (Some(action), true) => Ok(action),
-            _ => Err(Fault::at(self.node, "one and only one action has to be set")),
+            _ => Err(Fault::at(
+                self.node,
+                "one and only one action has to be set",
+            )),
         }
     }
 }

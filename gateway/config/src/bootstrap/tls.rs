@@ -416,7 +416,10 @@ impl Located<NameMatcher> {
         let Some(exact) = &self.value.exact else {
             let pattern = self.pattern()?;
             if let Some(SanType::Ip) = kind {
-                return Err(Fault::at(self.node, "only exact IP addresses are supported"));
+                return Err(Fault::at(
+                    self.node,
+                    "only exact IP addresses are supported",
+                ));
             }
             if !matches!(kind, Some(SanType::Uri)) {
                 all.push(SubjectAltName::DnsLike(pattern.clone()));
@@ -455,7 +458,8 @@ impl Located<NameMatcher> {
             safe_regex,
             ignore_case,
         } = &self.value;
-        let text = |name: &str, text: &Option<String>| text.as_ref().map(|text| json!({ name: text }));
+        let text =
+            |name: &str, text: &Option<String>| text.as_ref().map(|text| json!({ name: text }));
         let regex = safe_regex.as_ref();
         let mut given = [
             text("exact", exact),

@@ -31,9 +31,9 @@ use extproc_client::config::StringMatcher;
 
 pub use self::{
     cluster::{
-        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck, HostSource,
-        LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget, Standing,
-        SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck,
+        HostSource, LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget,
+        Standing, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     compression::{Coding, Compressible, Compressor, Decoding, Decompressible, Decompressor, Etag},
     filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
@@ -46,10 +46,10 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
-        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
-        NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
-        Underscores,
+        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, ForwardClientCert,
+        Http1Options, Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat,
+        LogSink, NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader,
+        Timeouts, Underscores,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
@@ -66,9 +66,9 @@ pub use self::{
     retry::{Retry, RetryOn},
     route::{
         AppendAction, Case, Choice, CookieMatch, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        InternalRedirect, MetadataMatch, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
-        RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
-        WeightedCluster,
+        InternalRedirect, MetadataMatch, Overridden, PathMatch, QueryMatch, Redirect,
+        RedirectPredicate, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch,
+        VirtualHost, WeightedCluster,
     },
     template::{HeaderTemplate, JsonTemplate, Piece, Substitution, Template, TemplateError},
     tracing::{

@@ -1,9 +1,7 @@
 //! Names that certificates bear.
 
 use extproc_client::config::StringMatcher;
-use rustls::{
-    client::verify_server_name, pki_types::CertificateDer, server::ParsedCertificate,
-};
+use rustls::{client::verify_server_name, pki_types::CertificateDer, server::ParsedCertificate};
 
 use super::SubjectAltName;
 

@@ -8,7 +8,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::{Context, sampling};
 use crate::{
-    config::snapshot::{ClientCertDetails, ForwardClientCert, HttpManager, NodeIdentity, SchemeHeader},
+    config::snapshot::{
+        ClientCertDetails, ForwardClientCert, HttpManager, NodeIdentity, SchemeHeader,
+    },
     http::{
         headers::{REQUEST_ID, append_to_list, join_request_lines},
         random_id,

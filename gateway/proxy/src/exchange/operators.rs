@@ -424,10 +424,7 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
 }
 
 /// The value of `%CEL(..)%`: of the request as it is, and of the response if there is one.
-pub(crate) fn expression_value(
-    scope: &Scope<'_>,
-    expression: Option<&Expression>,
-) -> Option<Json> {
+pub(crate) fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
     let exchange = scope.exchange;
     let reply = scope.reply;
     let request = scope.head.map(Head::parts);

@@ -369,7 +369,9 @@ mod tests {
 
     #[test]
     fn messages_are_padded_each() {
-        let bytes: &[u8] = &[0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'c'];
+        let bytes: &[u8] = &[
+            0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'c',
+        ];
         let whole = ["AAAAAAJhYg==", "AAAAAAA=", "AAAAAAFj"].concat();
         for step in 1..=bytes.len() {
             let mut message = Message::default();
@@ -382,7 +384,9 @@ mod tests {
     #[test]
     fn groups_are_decoded_whatever_the_pieces() {
         let text = "AAAAAAJhYg==AAAAAAA=AAAAAAFj";
-        let expected: &[u8] = &[0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'c'];
+        let expected: &[u8] = &[
+            0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'c',
+        ];
         for step in 1..=text.len() {
             let mut decoded = Decoded::new(Body::empty());
             let pieces = text.as_bytes().chunks(step);
@@ -393,7 +397,10 @@ mod tests {
             assert!(decoded.rest.is_empty());
         }
         for bad in ["A===", "!AAA", "AA=A", "===="] {
-            assert!(Decoded::new(Body::empty()).decode(bad.as_bytes()).is_err(), "{bad}");
+            assert!(
+                Decoded::new(Body::empty()).decode(bad.as_bytes()).is_err(),
+                "{bad}"
+            );
         }
     }
 

@@ -43,12 +43,7 @@ impl RateLimitFilter {
     }
 
     /// Tells whether the request finds no token that it needs.
-    fn is_limited(
-        &self,
-        config: &Arc<LocalRateLimit>,
-        parts: &Parts,
-        exchange: &Exchange,
-    ) -> bool {
+    fn is_limited(&self, config: &Arc<LocalRateLimit>, parts: &Parts, exchange: &Exchange) -> bool {
         let Some(tokens) = self.buckets.of(config) else {
             return false;
         };
@@ -153,8 +148,12 @@ impl Described<'_> {
                 key,
                 optional,
             } => {
-                let mut lines =
-                    head_lines(&self.parts.method, &self.parts.uri, &self.parts.headers, name);
+                let mut lines = head_lines(
+                    &self.parts.method,
+                    &self.parts.uri,
+                    &self.parts.headers,
+                    name,
+                );
                 let value = lines.next().map(Cow::into_owned);
                 or_skip(value, key, *optional)
             }

@@ -64,11 +64,13 @@ impl Hashed<'_> {
                     .fold(0, |seed, value| XxHash64::oneshot(seed, value));
                 (!values.is_empty()).then_some(chained)
             }
-            HashBy::Cookie(cookie) => match (cookie_value(self.headers, &cookie.name), &cookie.given) {
-                (Some(value), _) => Some(xx_hash(value)),
-                (None, Some(attributes)) => self.give(cookie, attributes, cookies),
-                (None, None) => None,
-            },
+            HashBy::Cookie(cookie) => {
+                match (cookie_value(self.headers, &cookie.name), &cookie.given) {
+                    (Some(value), _) => Some(xx_hash(value)),
+                    (None, Some(attributes)) => self.give(cookie, attributes, cookies),
+                    (None, None) => None,
+                }
+            }
             HashBy::SourceIp => {
                 let (client, _) = self.addresses?;
                 Some(xx_hash(client.ip().to_string().as_bytes()))

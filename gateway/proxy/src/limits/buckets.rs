@@ -92,7 +92,10 @@ impl Tokens {
         // The one that fills slowest is asked first.
         own.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
         let all = self.all.iter().filter(|_| own.is_empty() || default_too);
-        own.iter().copied().chain(all).all(|bucket| bucket.take(now))
+        own.iter()
+            .copied()
+            .chain(all)
+            .all(|bucket| bucket.take(now))
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) use self::{
 };
 use crate::{
     config::snapshot::{
-        Forward, HeaderChange, HeaderTemplate, HttpManager, PathMatch, Redirect, Route, RouteAction,
-        RouteMatch, RouteOverrides, VirtualHost, WeightedCluster,
+        Forward, HeaderChange, HeaderTemplate, HttpManager, PathMatch, Redirect, Route,
+        RouteAction, RouteMatch, RouteOverrides, VirtualHost, WeightedCluster,
     },
     limits::throttle::Throttle,
 };

@@ -305,12 +305,14 @@ async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<Answer, Failure> {
             let status = head.status.as_u16();
             let is_expected = |(first, end): &(u16, u16)| (*first..*end).contains(&status);
             let body = body.get(..*looked_at).unwrap_or(&body);
-            Ok(match expected.iter().any(is_expected) && has(body, receive) {
-                true => Answer::Good {
-                    degraded: head.headers.contains_key("x-envoy-degraded"),
+            Ok(
+                match expected.iter().any(is_expected) && has(body, receive) {
+                    true => Answer::Good {
+                        degraded: head.headers.contains_key("x-envoy-degraded"),
+                    },
+                    false => Answer::Bad,
                 },
-                false => Answer::Bad,
-            })
+            )
         }
         CheckKind::Grpc {
             service,
