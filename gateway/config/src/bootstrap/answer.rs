@@ -106,6 +106,7 @@ impl Located<RedirectAction> {
             status: action.response_code.0.0,
             strip_query: action.strip_query,
             strip_port: false,
+            keep_port: false,
         }))
     }
 }

@@ -514,4 +514,6 @@ pub struct Redirect {
     pub strip_query: bool,
     /// Leave the port of the request's authority out where `host` and `port` are unset.
     pub strip_port: bool,
+    /// Keep it then, also if it is that of the other scheme.
+    pub keep_port: bool,
 }

@@ -4,6 +4,10 @@ use std::{
     convert::Infallible,
     mem,
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -13,7 +17,7 @@ use extproc_client::{
     host::{Held, Origin, Outcome},
     text::grpc::grpc_code,
 };
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tower::Service;
@@ -80,6 +84,8 @@ impl Service<Request<Body>> for &GrpcWeb {
             true => Form::Text,
             false => Form::Plain,
         };
+        // Set once the request is known to be no base64.
+        let bad = Arc::new(AtomicBool::new(false));
         if !is_answered(&parts) {
             let headers = &mut parts.headers;
             headers.remove(header::CONTENT_LENGTH);
@@ -88,17 +94,19 @@ impl Service<Request<Body>> for &GrpcWeb {
             set(header::TE, "trailers");
             set(
                 header::HeaderName::from_static("grpc-accept-encoding"),
-                "identity,deflate,gzip",
+                "identity",
             );
             if is_text {
-                body = Body::new(Decoded::new(body));
+                body = Body::new(Decoded::new(body, bad.clone()));
             }
             exchange.note_head(&parts);
         }
         let future = self.inner.call(Request::from_parts(parts, body));
         Box::pin(async move {
-            let Ok(response) = future.await;
-            if matches!(Outcome::of(&response).origin, Origin::Final) {
+            let Ok(mut response) = future.await;
+            if bad.load(Ordering::Relaxed) {
+                response = refused();
+            } else if matches!(Outcome::of(&response).origin, Origin::Final) {
                 return Ok(response);
             }
             Ok(match is_grpc(response.headers()) {
@@ -111,6 +119,15 @@ impl Service<Request<Body>> for &GrpcWeb {
             })
         })
     }
+}
+
+/// The answer to a request that is no base64.
+fn refused() -> Response<Body> {
+    let text = "Bad gRPC-web request, invalid base64 data.".into();
+    let details = "grpc_base_64_decode_failed";
+    let mut response = local_reply::reply(false, StatusCode::BAD_REQUEST, text, details, 0);
+    Outcome::of_mut(&mut response).closes = true;
+    response
 }
 
 fn value(headers: &HeaderMap, name: header::HeaderName) -> &str {
@@ -154,7 +171,7 @@ async fn told(response: Response<Body>, form: Form, mut held: Held) -> Response<
     }
     let status = head.status;
     let code = u16::from(grpc_code(status));
-    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.insert(header::CONTENT_LENGTH, 0.into());
     head.headers.insert("grpc-status", code.into());
     let mut response = Response::from_parts(head, Body::empty());
     local_reply::put_grpc_message(response.headers_mut(), &text);
@@ -167,12 +184,18 @@ struct Decoded {
     body: Body,
     /// Less than a group.
     rest: Vec<u8>,
+    bad: Arc<AtomicBool>,
 }
 
 impl Decoded {
-    fn new(body: Body) -> Self {
+    fn new(body: Body, bad: Arc<AtomicBool>) -> Self {
         let rest = Vec::with_capacity(4);
-        Self { body, rest }
+        Self { body, rest, bad }
+    }
+
+    fn fail(&self) -> BoxError {
+        self.bad.store(true, Ordering::Relaxed);
+        NoBase64.into()
     }
 
     /// The bytes of all groups that are here.
@@ -195,7 +218,7 @@ impl Decoded {
             padded.extend(std::iter::repeat_n(b'=', fill));
             STANDARD
                 .decode_vec(&padded, &mut bytes)
-                .map_err(|_| NoBase64)?;
+                .map_err(|_| self.fail())?;
         }
         Ok(bytes.into())
     }
@@ -214,7 +237,7 @@ impl http_body::Body for Decoded {
             let frame = ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()?;
             let data = match frame.map(Frame::into_data) {
                 Some(Ok(data)) => this.decode(&data)?,
-                _ if !this.rest.is_empty() => return Poll::Ready(Some(Err(NoBase64.into()))),
+                _ if !this.rest.is_empty() => return Poll::Ready(Some(Err(this.fail()))),
                 Some(Err(frame)) => return Poll::Ready(Some(Ok(frame))),
                 None => return Poll::Ready(None),
             };
@@ -388,7 +411,7 @@ mod tests {
             0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'c',
         ];
         for step in 1..=text.len() {
-            let mut decoded = Decoded::new(Body::empty());
+            let mut decoded = Decoded::new(Body::empty(), Arc::default());
             let pieces = text.as_bytes().chunks(step);
             let bytes: Vec<u8> = pieces
                 .flat_map(|piece| decoded.decode(piece).unwrap())
@@ -398,7 +421,9 @@ mod tests {
         }
         for bad in ["A===", "!AAA", "AA=A", "===="] {
             assert!(
-                Decoded::new(Body::empty()).decode(bad.as_bytes()).is_err(),
+                Decoded::new(Body::empty(), Arc::default())
+                    .decode(bad.as_bytes())
+                    .is_err(),
                 "{bad}"
             );
         }

@@ -106,6 +106,7 @@ static TO_TLS: LazyLock<Arc<Route>> = LazyLock::new(|| {
         },
         action: RouteAction::Redirect(Redirect {
             https: true,
+            keep_port: true,
             status: StatusCode::MOVED_PERMANENTLY,
             ..Redirect::default()
         }),

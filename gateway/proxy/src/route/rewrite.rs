@@ -155,7 +155,11 @@ pub(crate) fn redirect_location(
         let scheme_changes = request.uri.scheme_str().unwrap_or("http") != scheme;
         match request.uri.authority() {
             // The port of the other scheme would lead nowhere.
-            Some(known) if scheme_changes && matches!(known.port_u16(), Some(80 | 443)) => {
+            Some(known)
+                if scheme_changes
+                    && !redirect.keep_port
+                    && matches!(known.port_u16(), Some(80 | 443)) =>
+            {
                 known.host()
             }
             _ => authority,
