@@ -354,7 +354,8 @@ impl Located<CertificateValidationContext> {
             Some(trusted_ca) => Ok(ClientValidation {
                 trusted_ca,
                 path: self.path(),
-                required,
+                // As in Envoy, a client without a certificate bears no name.
+                required: required || !names.is_empty(),
                 names,
             }),
             None => Err(Fault::at(self.node, "missing field \"trusted_ca\"")),
