@@ -126,7 +126,7 @@ static TO_TLS: LazyLock<Arc<Route>> = LazyLock::new(|| {
 /// proxy in front is trusted.
 fn is_https(request: &Parts) -> bool {
     match request.headers.get("x-forwarded-proto") {
-        Some(said) => said.as_bytes().eq_ignore_ascii_case(b"https"),
+        Some(said) => said == "https",
         None => request.uri.scheme_str() == Some("https"),
     }
 }
