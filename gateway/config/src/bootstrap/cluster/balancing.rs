@@ -21,6 +21,7 @@ const LEAST_REQUEST: &str =
 const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random";
 const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
 const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
+const CLIENT_SIDE: &str = "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
 const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
 const OVERRIDE_HOST: &str =
     "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost";
@@ -31,6 +32,7 @@ const POLICIES: &[&str] = &[
     RING_HASH,
     MAGLEV,
     OVERRIDE_HOST,
+    CLIENT_SIDE,
     WRR_LOCALITY,
 ];
 
@@ -226,6 +228,14 @@ impl Located<LoadBalancingPolicy> {
                     let own: WrrLocality = reader.read_typed(node)?;
                     return own.build(reader);
                 }
+                CLIENT_SIDE => {
+                    let _: Whatever = reader.read_typed(node)?;
+                    reader.note(
+                        node,
+                        "endpoints are not asked for their load, each weighs what the configuration says",
+                    );
+                    return Ok(Chosen::plain(LbPolicy::RoundRobin));
+                }
                 ROUND_ROBIN => LbPolicy::RoundRobin,
                 LEAST_REQUEST => LbPolicy::LeastRequest,
                 RANDOM => LbPolicy::Random,
@@ -254,18 +264,20 @@ impl Located<LoadBalancingPolicy> {
 }
 
 impl WrrLocality {
+    /// As in Envoy 1.40, one policy alone may choose the endpoint.
     fn build(&self, reader: &Reader<'_>) -> Result<Chosen, Fault> {
-        let inner = self.endpoint_picking_policy.build(reader)?;
-        match inner.policy {
-            LbPolicy::RoundRobin | LbPolicy::LeastRequest | LbPolicy::Random => Ok(Chosen {
-                by_locality: true,
-                ..inner
-            }),
-            _ => Err(Fault::at(
-                self.endpoint_picking_policy.node,
-                "only round_robin, least_request and random are supported within wrr_locality",
-            )),
+        let inner = &self.endpoint_picking_policy;
+        for entry in &inner.value.policies {
+            let node = entry.typed_extension_config.typed_config.node;
+            let found = reader.type_of(node)?;
+            if found != CLIENT_SIDE {
+                return Err(unsupported(node, found, &[CLIENT_SIDE]));
+            }
         }
+        Ok(Chosen {
+            by_locality: true,
+            ..inner.build(reader)?
+        })
     }
 }
 

@@ -151,7 +151,7 @@ fn weights(localities: &str, policy: &str) -> Vec<(u16, u32)> {
 #[test]
 fn localities_share_by_their_weights() {
     const WEIGHTED: &str = "    common_lb_config: {locality_weighted_lb_config: {}}\n";
-    const WRR: &str = "    load_balancing_policy: {policies: [{typed_extension_config: {name: w, typed_config: {\"@type\": a/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality, endpoint_picking_policy: {policies: [{typed_extension_config: {name: r, typed_config: {\"@type\": a/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin}}}]}}}}]}\n";
+    const WRR: &str = "    load_balancing_policy: {policies: [{typed_extension_config: {name: w, typed_config: {\"@type\": a/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality, endpoint_picking_policy: {policies: [{typed_extension_config: {name: r, typed_config: {\"@type\": a/envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin}}}]}}}}]}\n";
     let endpoint = |port: u16, weight: u32| {
         format!(
             "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}, load_balancing_weight: {weight}}}"
