@@ -196,7 +196,7 @@ impl ClusterLoadAssignment {
 /// Gives the endpoints from `first` on, which are those of a locality, the weights that make up the locality's `share`. One without
 /// a share gets nothing, as in Envoy.
 fn weigh(endpoints: &mut Vec<Model>, first: usize, share: Option<u32>) {
-    /// So that the endpoints of a locality can be told apart where its share is small.
+    /// Factor that lets the endpoints of a locality be told apart where its share is small.
     const SCALE: u64 = 1000;
     let Some(share) = share else {
         endpoints.truncate(first);

@@ -507,7 +507,7 @@ impl Located<CertificateValidationContext> {
         Ok(names)
     }
 
-    /// What certificates of servers have to be.
+    /// Rules for certificates of servers.
     fn of_servers(&self, tls: &mut UpstreamTls, reader: &Reader<'_>) -> Result<(), Fault> {
         let context = &self.value;
         let roots = self.roots(reader)?;

@@ -433,9 +433,9 @@ pub enum ForwardClientCert {
     ForwardOnly,
     /// Kept.
     AlwaysForwardOnly,
-    /// What the client's certificate says is added, of clients that showed one; removed of others.
+    /// Extended by facts of the client's certificate, of clients that showed one; removed of others.
     AppendForward(ClientCertDetails),
-    /// What the client's certificate says takes its place, of clients that showed one; removed of others.
+    /// Replaced by facts of the client's certificate, of clients that showed one; removed of others.
     SanitizeSet(ClientCertDetails),
 }
 

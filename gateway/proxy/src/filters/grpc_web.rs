@@ -153,7 +153,7 @@ fn translated(mut response: Response<Body>, form: Form) -> Response<Body> {
     response.map(|body| Body::new(Translated::new(body, form)))
 }
 
-/// What a response that is not gRPC says to a client that takes no other one: its status, and the beginning of its text.
+/// Tells of a response that is not gRPC in one that is: its status, and the beginning of its text.
 async fn told(response: Response<Body>, form: Form, mut held: Held) -> Response<Body> {
     let (mut head, mut body) = response.into_parts();
     if TEXT.contains(&value(&head.headers, header::CONTENT_TYPE))
@@ -261,7 +261,7 @@ struct Translated {
     is_over: bool,
 }
 
-/// How far a message has come.
+/// The part of a message that has come.
 #[derive(Debug, Default)]
 struct Message {
     /// The five bytes in front of it, as far as they are here.

@@ -48,7 +48,7 @@ pub(crate) struct Host {
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) priority: u32,
     pub(super) standing: Standing,
-    /// How it is checked in another way than it is used.
+    /// Settings for its checks that differ from those for its use.
     pub(super) check: EndpointCheck,
     pub(crate) active: AtomicUsize,
     pub(crate) shared: Arc<HostShared>,
