@@ -12,7 +12,7 @@ use http::request;
 use crate::{attributes::Surroundings, config::FilterConfig, metadata::DynamicMetadata};
 pub use crate::{
     context::{
-        facts::{EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
+        facts::{CertificateFacts, EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
         outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
     },
     metadata::Metadata,

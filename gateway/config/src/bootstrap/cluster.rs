@@ -10,7 +10,7 @@ use extproc_client::host::HeaderLimits;
 use serde::Deserialize;
 
 use self::{
-    balancing::{LoadBalancingPolicy, Policy},
+    balancing::{Chosen, LoadBalancingPolicy, Policy},
     discovery::{CustomClusterType, DiscoveryType, OriginalDstLbConfig},
     upstream_protocol::{ProtocolSelection, Spoken, UpstreamHttpProtocolOptions},
 };
@@ -152,6 +152,10 @@ impl Located<Cluster> {
             None => None,
         };
         let (kind, dns) = cluster.kind(reader)?;
+        let Chosen {
+            policy: lb,
+            by_locality,
+        } = cluster.policy(kind, reader, node)?;
         let mut tls = match &cluster.transport_socket {
             Some(socket) => upstream.named(socket.upstream(reader, secrets)?, reader),
             None => None,
@@ -182,7 +186,7 @@ impl Located<Cluster> {
         }
         let model = Model {
             reach: Reach::Anywhere,
-            discovery: cluster.discovery(kind, reader, node)?,
+            discovery: cluster.discovery(kind, by_locality, reader, node)?,
             dns,
             connect_timeout,
             response_timeout: None,
@@ -206,7 +210,7 @@ impl Located<Cluster> {
             max_connection_duration: common.max_connection_duration.and_then(Time::limit),
             max_stream_duration: common.max_stream_duration.and_then(Time::limit),
             circuit_breakers: cluster.circuit_breakers.build()?,
-            lb: cluster.policy(kind, reader, node)?,
+            lb,
             tcp_keepalive: match cluster.upstream_connection_options.as_ref() {
                 Some(UpstreamConnectionOptions {
                     tcp_keepalive: Some(keepalive),

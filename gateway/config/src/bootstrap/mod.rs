@@ -37,6 +37,7 @@ mod otlp;
 mod overload;
 mod per_filter;
 mod protocol;
+mod rate_limit;
 mod retry;
 mod rewrite;
 mod root;

@@ -60,6 +60,17 @@ impl<'a> Filters<'a> {
         }
     }
 
+    /// Tells whether a filter of the listener may limit the rate of requests by what their routes say of them.
+    pub(super) fn limit_rates(self) -> bool {
+        let mut found = false;
+        for filter in self.of_listener {
+            filter.kind.each(&mut |kind| {
+                found |= matches!(kind, FilterKind::LocalRateLimit(_));
+            });
+        }
+        found
+    }
+
     fn named(self, name: &'a str) -> impl Iterator<Item = &'a FilterKind> {
         let of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
         let all = self.of_listener.iter().chain(of_clusters);
@@ -350,8 +361,8 @@ fn plain(
         }
         LOCAL_RATE_LIMIT => Some(Said::As(making.local_rate_limit(node)?)),
         COMPRESSOR_PER_ROUTE => {
-            making.compressor_per_route(node)?;
-            Some(Said::Off)
+            let own = making.compressor_per_route(node, kinds)?;
+            Some(own.map_or(Said::Off, Said::As))
         }
         WITH_MATCHER_PER_ROUTE => {
             let is_composite = |kind: &&FilterKind| match kind {

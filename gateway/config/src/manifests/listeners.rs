@@ -166,6 +166,7 @@ fn manager(
         codec: Codec::Auto,
         max_requests_per_connection: None,
         filters: policies.filters(cors),
+        early_headers: Vec::new(),
         routes: RouteTable {
             name: format!("port-{port}"),
             virtual_hosts,
@@ -244,6 +245,7 @@ fn elsewhere(own: &Bound<'_>, all: &[&Hostname]) -> Vec<VirtualHost> {
         name: format!("{}/{}/{domain}", own.gateway, own.state.spec.name),
         domains: vec![domain],
         routes,
+        require_tls: false,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
     };
@@ -277,6 +279,7 @@ fn virtual_hosts(policies: &Policies, bound: &Bound<'_>, all: &[&Hostname]) -> V
                 name: format!("{}/{}/{domain}", bound.gateway, bound.state.spec.name),
                 routes: routes(policies, bound, name, &domain),
                 domains: vec![domain],
+                require_tls: false,
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),
             }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::HttpManager;
+use super::{HttpManager, SubjectAltName};
 
 /// `envoy.config.listener.v3.Listener`.
 ///
@@ -165,4 +165,6 @@ pub struct ClientValidation {
     pub path: String,
     /// End connections of clients that show no certificate.
     pub required: bool,
+    /// Subject alternative names of which a client's certificate has to bear one; any will do if empty.
+    pub names: Vec<SubjectAltName>,
 }

@@ -14,6 +14,7 @@ mod listener;
 mod local_reply;
 mod manager;
 mod match_tree;
+mod names;
 mod operator;
 mod path;
 pub mod pem;
@@ -30,9 +31,9 @@ use extproc_client::config::StringMatcher;
 
 pub use self::{
     cluster::{
-        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
-        LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget, Standing,
-        SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck,
+        HostSource, LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget,
+        Standing, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     compression::{Coding, Compressible, Compressor, Decoding, Decompressible, Decompressor, Etag},
     filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
@@ -45,25 +46,29 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
-        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
-        NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
-        Underscores,
+        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, ForwardClientCert,
+        Http1Options, Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat,
+        LogSink, NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader,
+        Timeouts, Underscores,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
         ValueMatcher,
     },
+    names::NamePattern,
     operator::FormatOperator,
     path::{EscapeCase, canonical_path},
     policy::{Cors, Fraction, Mirror, StripPort},
-    rate_limit::{LocalRateLimit, TokenBucket},
+    rate_limit::{
+        LocalRateLimit, OfHost, RateLimitAction, RateLimitDescriptor, RateLimitRule,
+        RouteRateLimits, TokenBucket,
+    },
     retry::{Retry, RetryOn},
     route::{
-        AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
-        RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
-        WeightedCluster,
+        AppendAction, Case, Choice, CookieMatch, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
+        InternalRedirect, MetadataMatch, Overridden, PathMatch, QueryMatch, Redirect,
+        RedirectPredicate, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch,
+        VirtualHost, WeightedCluster,
     },
     template::{HeaderTemplate, JsonTemplate, Piece, Substitution, Template, TemplateError},
     tracing::{

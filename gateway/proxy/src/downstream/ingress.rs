@@ -13,6 +13,7 @@ use crate::{
         Begin, Exchange,
         activity::RequestWatch,
         answer::{Answer, Redirected, Trail, Whole},
+        header_changes,
         host::Passage,
     },
     filters,
@@ -189,6 +190,10 @@ pub(super) fn begin(
         parts.headers.insert(header::UPGRADE, protocol);
     }
     let awaits_continue = has_body && parts.headers.contains_key(header::EXPECT);
+    if !http.early_headers.is_empty() {
+        let unsendable = change_early(context, http, &mut parts, version);
+        refusal = refusal.or(unsendable);
+    }
     forwarded::clean(&mut parts.headers, http.use_remote_address);
     let client = forwarded::add(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
@@ -198,7 +203,7 @@ pub(super) fn begin(
         refusal = target::normalize(http, &mut parts);
     }
     let route = match refusal {
-        None => route::select(http, &parts),
+        None => route::select(http, &parts, None),
         Some(_) => None,
     };
     let upgrade = match &kind {
@@ -252,6 +257,35 @@ pub(super) fn begin(
         held: Held::default(),
     };
     enter(context, parts, body, watch, awaits_continue, refusal)
+}
+
+/// Makes the changes that come before all others: what they show of the exchange is the request alone. Gives the answer to a
+/// request for which a value comes out that no field may have.
+fn change_early(
+    context: &Context,
+    http: &Arc<HttpManager>,
+    parts: &mut Parts,
+    version: Version,
+) -> Option<Refusal> {
+    let shown = Exchange::new(Begin {
+        listener: context.chain.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        client: context.peer.remote,
+        version,
+        outgoing: Arc::default(),
+        buffer: 0,
+        buffers: Buffers::new(None, context.chain.overload.buffers().clone()),
+        upgrade: false,
+        grpc: false,
+        grpc_timeout: None,
+        route: None,
+        trace: None,
+        trail: Trail::default(),
+    });
+    header_changes::request(parts, http.early_headers.chunks(1), &shown);
+    let unsendable = shown.unsendable().is_some();
+    unsendable.then(|| bad("early_header_mutation_failed"))
 }
 
 /// The trace of a request that begins.
@@ -311,7 +345,7 @@ pub(super) fn again(
         Err(details) => Some(bad(details)),
     };
     let route = match refusal {
-        None => route::select(http, &parts),
+        None => route::select(http, &parts, None),
         Some(_) => None,
     };
     let trace = trace(context, &mut parts, route.as_ref());

@@ -13,7 +13,7 @@ use std::{
 
 use extproc_client::{
     attributes::{Expression, Seen},
-    host::{Metadata, RouteFacts},
+    host::{CertificateFacts, Metadata, RouteFacts},
     metadata::{json_at, value_to_json},
 };
 use http::{HeaderMap, StatusCode, Version};
@@ -29,7 +29,7 @@ use crate::{
     config::snapshot::{
         FormatOperator as Operator, JsonTemplate, LogFormat, Piece, Substitution, Template,
     },
-    exchange::{Exchange, record::Head, record::Reply},
+    exchange::{Exchange, facts::Peer, record::Head, record::Reply},
     http::{headers::head_field, random_id},
 };
 
@@ -303,6 +303,17 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::RequestedServerName => {
             optional(peer.tls.as_ref().map(|tls| tls.server_name.clone()))
         }
+        Operator::PeerSubject => optional(of_certificate(peer, true, |own| own.subject.clone())),
+        Operator::PeerUris => optional(of_certificate(peer, true, |own| own.uris.join(","))),
+        Operator::PeerDnsNames => {
+            optional(of_certificate(peer, true, |own| own.dns_names.join(",")))
+        }
+        Operator::PeerDigest => optional(of_certificate(peer, true, |own| own.digest.clone())),
+        Operator::LocalSubject => optional(of_certificate(peer, false, |own| own.subject.clone())),
+        Operator::LocalUris => optional(of_certificate(peer, false, |own| own.uris.join(","))),
+        Operator::LocalDnsNames => {
+            optional(of_certificate(peer, false, |own| own.dns_names.join(",")))
+        }
         Operator::TlsVersion => optional(peer.tls.as_ref().map(|tls| tls.version.to_owned())),
         Operator::DirectRemotePort => Value::Number(peer.remote.port().into()),
         Operator::DynamicMetadata => metadata(scope, "DYNAMIC", argument),
@@ -332,6 +343,20 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::LocalReplyBody => Value::Text(scope.reply.local_body.as_str().into()),
         Operator::Absent(_) => Value::None,
     }
+}
+
+/// A fact of the client's certificate, or of our own; empty facts are none.
+fn of_certificate(
+    peer: &Peer,
+    of_client: bool,
+    fact: impl Fn(&CertificateFacts) -> String,
+) -> Option<String> {
+    let tls = peer.tls.as_ref()?;
+    let certificate = match of_client {
+        true => tls.peer_certificate.as_ref()?,
+        false => tls.local_certificate.as_ref()?,
+    };
+    Some(fact(certificate)).filter(|text| !text.is_empty())
 }
 
 fn show(address: SocketAddr) -> String {
@@ -399,7 +424,7 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
 }
 
 /// The value of `%CEL(..)%`: of the request as it is, and of the response if there is one.
-fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
+pub(crate) fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
     let exchange = scope.exchange;
     let reply = scope.reply;
     let request = scope.head.map(Head::parts);

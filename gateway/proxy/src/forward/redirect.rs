@@ -92,7 +92,7 @@ impl<'a> Candidate<'a> {
             }
         }
         parts.uri = target;
-        let selected = route::select(&exchange.http, &parts)?;
+        let selected = route::select(&exchange.http, &parts, Some(&exchange.metadata))?;
         let names = [route, &selected].map(|route| &route.route.facts.route_name);
         let [old, new] = names;
         let mut trail = exchange.trail.clone();

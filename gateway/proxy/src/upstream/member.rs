@@ -24,7 +24,9 @@ use super::{
     queue::{Counted, Queue, Waiting},
 };
 use crate::{
-    config::snapshot::{Cluster, Endpoint, Priority, Standing, UpstreamProtocol},
+    config::snapshot::{
+        Cluster, Endpoint, EndpointCheck, Health as Settings, Priority, Standing, UpstreamProtocol,
+    },
     limits::{
         breakers::{Breakers, Place, Resource},
         overload::{Descriptor, Overload},
@@ -46,6 +48,8 @@ pub(crate) struct Host {
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) priority: u32,
     pub(super) standing: Standing,
+    /// Settings for its checks that differ from those for its use.
+    pub(super) check: EndpointCheck,
     pub(crate) active: AtomicUsize,
     pub(crate) shared: Arc<HostShared>,
     /// Whether it is fit, which all workers know.
@@ -230,7 +234,17 @@ impl Host {
         endpoint: Option<&Endpoint>,
         shared: Arc<HostShared>,
     ) -> Self {
-        let health = shared.health.of(&address, &shared.cluster.health);
+        let check = endpoint.map_or_else(EndpointCheck::default, |endpoint| endpoint.check.clone());
+        let health = match check.disabled {
+            false => shared.health.of(&address, &shared.cluster.health),
+            true => shared.health.of(
+                &address,
+                &Settings {
+                    check: None,
+                    ..shared.cluster.health.clone()
+                },
+            ),
+        };
         Self {
             address,
             hostname: hostname.to_owned(),
@@ -242,6 +256,7 @@ impl Host {
             standing: endpoint
                 .map(|endpoint| endpoint.standing)
                 .unwrap_or_default(),
+            check,
             active: AtomicUsize::new(0),
             health,
             watched: AtomicBool::new(false),
@@ -254,6 +269,34 @@ impl Host {
             agreed_http1: AtomicBool::new(false),
             unreachable: Throttle::new(),
         }
+    }
+
+    /// The host that answers checks of this one, if it is another one.
+    pub(super) fn checked(&self) -> Option<Self> {
+        let EndpointCheck { port, address, .. } = &self.check;
+        let own = self.socket()?;
+        let other = SocketAddr::new(address.unwrap_or(own.ip()), port.unwrap_or(own.port()));
+        (other != own).then(|| Self {
+            address: Address::Socket(other),
+            hostname: self.hostname.clone(),
+            weight: self.weight,
+            credit: AtomicI64::new(0),
+            socket: self.socket,
+            metadata: self.metadata.clone(),
+            priority: self.priority,
+            standing: self.standing,
+            check: self.check.clone(),
+            active: AtomicUsize::new(0),
+            health: self.health.clone(),
+            watched: AtomicBool::new(true),
+            shared: self.shared.clone(),
+            http1: Http1Pool::default(),
+            http2: Http2Pool::default(),
+            side_streams: OnceLock::new(),
+            http1_queue: Arc::default(),
+            http2_queue: Arc::default(),
+            unreachable: Throttle::new(),
+        })
     }
 
     /// Its health as far as it is known.
@@ -447,6 +490,7 @@ impl Host {
     /// Has it checked, if its cluster asks for that.
     pub(super) fn watch(self: &Arc<Self>) {
         if let Some(check) = &self.shared.cluster.health.check
+            && !self.check.disabled
             && !self.watched.swap(true, Ordering::Relaxed)
         {
             tokio::spawn(health::watch(Arc::downgrade(self), check.clone()));

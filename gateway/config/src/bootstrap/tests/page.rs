@@ -70,6 +70,10 @@ const NAMES: &[(&str, &str)] = &[
     ("MetadataInputMatcher", "input_matchers.metadata Metadata"),
     ("NetworkFilter", "Filter of a FilterChain"),
     ("PlainLbPolicy", "RoundRobin, LeastRequest, Random"),
+    ("RateLimitActionOf", "RateLimit.Action"),
+    ("RateLimitMetaData", "RateLimit.Action.MetaData"),
+    ("RateLimitMetadataKey", "MetadataKey of a RateLimit"),
+    ("RateLimitPath", "MetadataKey.PathSegment of a RateLimit"),
     ("RawFilter", "ExternalProcessor"),
     ("SetMetadataConfig", "set_metadata Config"),
     ("StreamAccessLog", "StdoutAccessLog, StderrAccessLog"),
@@ -90,7 +94,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "SdsSecretConfig.sds_config",
         "`secrets` of `static_resources`; files that they name are followed",
     ),
-    ("only exact names are supported", "`exact`, several times"),
     (
         "limits of single endpoints are not supported",
         "`thresholds`, which hold for the cluster",
@@ -114,10 +117,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "a listener on each address",
     ),
     (
-        "HttpConnectionManager.early_header_mutation_extensions",
-        "`HeaderMutation` as the first filter",
-    ),
-    (
         "HttpConnectionManager.original_ip_detection_extensions",
         "`use_remote_address` with `xff_num_trusted_hops`",
     ),
@@ -125,7 +124,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "HttpConnectionManager.path_normalization_options",
         "`normalize_path`, `merge_slashes`",
     ),
-    ("HttpHealthCheck.method", "a path that answers GET"),
     (
         "Mutations.query_parameter_mutations",
         "a processor that sets `:path`",
@@ -150,14 +148,6 @@ const INSTEAD: &[(&str, &str)] = &[
     ),
     ("RouteAction.metadata_match", "a cluster for each subset"),
     ("RouteAction.path_rewrite_policy", "`regex_rewrite`"),
-    (
-        "RouteMatch.cookies",
-        "`headers` with a `safe_regex` for `cookie`",
-    ),
-    (
-        "RouteMatch.dynamic_metadata",
-        "`headers`, of which a processor sets one and clears the route",
-    ),
     ("RouteMatch.path_match_policy", "`safe_regex`"),
     (
         "Router.upstream_http_filters",
@@ -191,6 +181,16 @@ const PLACES: &[(&str, &str, &str)] = &[
         "access loggers",
         "stat_prefix: ingress",
         "stat_prefix: ingress\n          access_log: [{name: a, typed_config: @}]",
+    ),
+    (
+        "extension filters of access logs",
+        "stat_prefix: ingress",
+        "stat_prefix: ingress\n          access_log: [{name: a, filter: {extension_filter: {name: a, typed_config: @}}, typed_config: {\"@type\": a/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}}]",
+    ),
+    (
+        "`early_header_mutation_extensions`",
+        "stat_prefix: ingress",
+        "stat_prefix: ingress\n          early_header_mutation_extensions: [{name: a, typed_config: @}]",
     ),
     (
         "formatters",

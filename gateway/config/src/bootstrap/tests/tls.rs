@@ -1,6 +1,6 @@
 //! TLS settings: what cannot be used is refused with its place, before anything is served.
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 use super::bad::BASE;
 use crate::{
@@ -161,6 +161,80 @@ fn names_that_certificates_may_bear() {
     let snapshot = upstream(&format!("auto_sni_san_validation: true, {fields}"), "").unwrap();
     let tls = cluster(&snapshot).tls.as_ref().unwrap();
     assert!(tls.subject_alt_names.is_empty() && tls.trusted_ca.is_some());
+}
+
+#[test]
+fn names_of_some_form() {
+    let bears = |matcher: &str, kind: &str, certificate: &str| {
+        let fields = trusted(&format!(
+            "match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {{{matcher}}}}}]"
+        ));
+        let snapshot = upstream(&format!("sni: a, {fields}"), "").unwrap();
+        let names = &cluster(&snapshot).tls.as_ref().unwrap().subject_alt_names;
+        let path = format!("{}/../tests/tls/{certificate}", env!("CARGO_MANIFEST_DIR"));
+        let shown = CertificateDer::from_pem_file(path).unwrap();
+        assert_eq!(names.len(), 1);
+        names[0].is_borne_by(&shown)
+    };
+    for (matcher, kind, certificate, expected) in [
+        ("prefix: 'spiffe://a.example/'", "URI", "spiffe.pem", true),
+        ("prefix: 'spiffe://b.example/'", "URI", "spiffe.pem", false),
+        ("suffix: /processor", "URI", "spiffe.pem", true),
+        ("contains: example", "URI", "spiffe.pem", true),
+        ("contains: example", "DNS", "spiffe.pem", false),
+        (
+            "safe_regex: {regex: 'spiffe://[a-z.]+/.*'}",
+            "URI",
+            "spiffe.pem",
+            true,
+        ),
+        // The whole of it has to match.
+        ("safe_regex: {regex: 'spiffe:'}", "URI", "spiffe.pem", false),
+        (
+            "exact: 'SPIFFE://a.example/processor', ignore_case: true",
+            "URI",
+            "spiffe.pem",
+            true,
+        ),
+        (
+            "exact: 'SPIFFE://a.example/processor'",
+            "URI",
+            "spiffe.pem",
+            false,
+        ),
+        ("suffix: .example", "DNS", "a.pem", true),
+        ("suffix: .example", "URI", "a.pem", false),
+        ("prefix: b", "DNS", "a.pem", false),
+    ] {
+        assert_eq!(
+            bears(matcher, kind, certificate),
+            expected,
+            "{kind} {matcher}"
+        );
+    }
+    for (matcher, kind, expected) in [
+        (
+            "prefix: '10.'",
+            "IP_ADDRESS",
+            "only exact IP addresses are supported",
+        ),
+        (
+            "prefix: a, suffix: b",
+            "URI",
+            "one and only one form has to be set",
+        ),
+        (
+            "ignore_case: true",
+            "URI",
+            "one and only one form has to be set",
+        ),
+    ] {
+        let fields = trusted(&format!(
+            "match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {{{matcher}}}}}]"
+        ));
+        let error = upstream(&format!("sni: a, {fields}"), "").unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 /// A message whose presence counts: nothing is trusted just because it is empty.
