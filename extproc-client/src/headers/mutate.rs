@@ -30,7 +30,7 @@ pub(crate) struct Mutation<'a> {
     pub(crate) tell: Option<&'a dyn Fn(&HeaderChange<'_>)>,
 }
 
-/// What came of a mutation.
+/// Result of a mutation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// Something changed.
@@ -41,7 +41,7 @@ pub(crate) struct Outcome {
     pub(crate) error: Option<Rejection>,
 }
 
-/// Why a mutation was refused as a whole.
+/// Reason why a mutation was refused as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// Response code details.

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Whether the processor streams the response.
+/// State of a response that the processor streams.
 ///
 /// ```text
 /// None ──headers──▶ Begun ──end of stream or trailers──▶ Ended

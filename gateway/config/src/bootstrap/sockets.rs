@@ -23,7 +23,7 @@ pub(super) struct TransportSocketMatch {
 pub(super) type SocketMatch = Located<TransportSocketMatch>;
 
 impl TransportSocketMatch {
-    /// Whether it is for endpoints with these metadata: all that it names stands there.
+    /// Tells whether it is for endpoints with these metadata, which have to contain all that it names.
     pub(super) fn matches(&self, metadata: &Metadata) -> bool {
         let wanted = self.r#match.build();
         let found = metadata.filter_metadata.get(NAMESPACE);
