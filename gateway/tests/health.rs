@@ -376,7 +376,7 @@ fn an_endpoint_that_was_left_out_is_tried_again() {
     until(&mut client, &[200, 201]);
 }
 
-/// What a check finds is no outcome of a request.
+/// Failed checks are not counted as outcomes of requests.
 #[test]
 fn checks_do_not_count_as_requests() {
     let (good, bad) = (Upstream::new(), Upstream::new());

@@ -183,8 +183,8 @@ where
 
     // === the request's way on ===
 
-    /// Whether the request's body passes by unseen; if so, its source is taken out, with what of it
-    /// was read already.
+    /// Takes out the source of a request body that passes by unseen, with the part of it that was read already. `None` if the
+    /// body does not pass by.
     pub(crate) fn take_passing_request(&mut self) -> Option<(Ready, Pin<Box<B>>)> {
         if !self.machine.passes_by(Side::Request) || !matches!(self.request.state, State::Open) {
             return None;
@@ -251,8 +251,8 @@ where
 
     // === the response's way on ===
 
-    /// Whether the rest of the response passes by and the side stream has nothing left to do; if so,
-    /// its source is taken out, with what of it was read already.
+    /// Takes out the source of a response body that passes by while the side stream has nothing left to do, with the part of it
+    /// that was read already. `None` otherwise.
     pub(crate) fn take_passing_response(&mut self) -> Option<(Ready, Pin<Box<R>>)> {
         if !self.machine.is_finished()
             || !self.machine.passes_by(Side::Response)

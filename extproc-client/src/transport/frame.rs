@@ -11,7 +11,7 @@ use crate::{
     wire::{GRPC_PREFIX, Reply, message::Message},
 };
 
-/// What the end of a call that the peer reported itself carries as details.
+/// Details of the end of a call that the peer reported itself.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
 /// Bytes of a message that is still coming are gathered in chunks of this size. No more than one is reserved on the word of
@@ -190,8 +190,8 @@ fn take_small_tail(parts: &mut VecDeque<Bytes>, left: usize) -> Option<BytesMut>
     )
 }
 
-/// How a call ended, from trailers (or from headers that are also the end). Without a
-/// `grpc-status` it is an error whose code follows from the HTTP status.
+/// Reads the end of a call from trailers, or from headers that are also the end. Without a `grpc-status` it is an error,
+/// whose code follows from the HTTP status.
 pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
     let message = trailers
         .get("grpc-message")

@@ -1,4 +1,4 @@
-//! What is kept, who may see it, and in which forms.
+//! Exchanges that are kept, those who may see them, and their forms.
 
 #[allow(dead_code, reason = "shared by several tests")]
 mod common;

@@ -45,8 +45,7 @@ pub(crate) struct Cli {
     #[arg(long, short, value_name = "FILE|FOLDER")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Where the port of a Service lives that has no EndpointSlice among the manifests; several times
-    /// for several endpoints.
+    /// Endpoint behind a port of a Service that has no EndpointSlice among the manifests; several times for several endpoints.
     #[arg(long, value_name = "NAMESPACE/NAME:PORT=HOST:PORT", value_parser = endpoints, requires = "config")]
     pub(crate) endpoints: Vec<Endpoints>,
 
@@ -141,7 +140,7 @@ pub(crate) struct Endpoints {
     pub(crate) service: Key,
     /// Its port.
     pub(crate) port: u16,
-    /// Where that is.
+    /// Address of the endpoint.
     pub(crate) address: EndpointAddress,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// How a scenario came out.
+/// Outcome of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Processor, upstream and client saw the same, and the counters agree.
@@ -19,7 +19,7 @@ pub enum Outcome {
 /// The outcomes of a group's scenarios.
 #[derive(Debug, Clone, Default)]
 pub struct GroupOutcomes {
-    /// What the group is about.
+    /// Subject of the group.
     pub about: String,
     /// Outcomes by scenario.
     pub outcomes: BTreeMap<String, Outcome>,

@@ -30,7 +30,7 @@ use super::rig::listen;
 /// A processor that runs.
 #[derive(Debug)]
 pub struct Adversary {
-    /// Where it listens.
+    /// Address on which it listens.
     pub address: SocketAddr,
     calls: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -71,7 +71,7 @@ impl Adversary {
         })
     }
 
-    /// How many calls came.
+    /// Number of calls that came.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)

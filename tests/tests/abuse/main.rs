@@ -46,7 +46,7 @@ const MIB: u64 = 1024;
 /// Memory that an attack may cost at most, whatever its size: buffers of one connection and noise.
 const LITTLE: u64 = 24 * MIB;
 
-/// How long an answer to a flood is waited for.
+/// Longest wait for an answer to a flood.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {

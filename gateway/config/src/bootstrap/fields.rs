@@ -18,8 +18,8 @@ const NOT_DONE: &str = "has no effect in this gateway";
 const NO_WEIGHTS: &str =
     "localities have no weights here, all endpoints of a priority are one list";
 
-/// What becomes of a field that the struct named `message` lacks; `None` if Envoy's message has no
-/// such field, or one that was never looked at.
+/// Returns the treatment of a field that the struct named `message` lacks; `None` if Envoy's message has no such field, or one
+/// that was never looked at.
 pub(super) fn treatment(message: &str, field: &str) -> Option<Treatment> {
     FIELDS
         .iter()

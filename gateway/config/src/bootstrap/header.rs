@@ -79,7 +79,7 @@ impl ProtoEnum for Action {
 }
 
 impl Changes<'_> {
-    /// What is removed, then what is added.
+    /// Builds the changes: those that remove first, then those that add.
     pub(super) fn build(&self) -> Result<Vec<HeaderChange>, Fault> {
         let removed = self.remove.iter().map(|name| {
             changeable(&name.value.0).map_err(|fault| fault.or_at(name.node))?;

@@ -132,7 +132,7 @@ struct Percent {
     value: f64,
 }
 
-/// What a cluster says of the health of its endpoints.
+/// Builds the health checks of a cluster.
 pub(super) fn build(
     node: NodeId,
     checks: &[Located<HealthCheck>],

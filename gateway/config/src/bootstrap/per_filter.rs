@@ -120,7 +120,7 @@ pub(super) struct Level {
 /// The filter's name, where its configuration stands, and that itself.
 type Entry = (String, NodeId, Said);
 
-/// What a level says of one filter.
+/// Setting of one filter on one level: route table, virtual host or route.
 #[derive(Clone, Debug)]
 enum Said {
     /// A filter of any kind is off.
@@ -301,7 +301,7 @@ fn asked<'a>(
     all
 }
 
-/// What stands under one name; `None` if it is of an unknown type and optional.
+/// Reads the entry of one name; `None` if it is of an unknown type and optional.
 fn entry(
     making: &Making<'_, '_>,
     node: NodeId,

@@ -153,7 +153,7 @@ macro_rules! body_limit {
     }};
 }
 
-/// What a route table is built in.
+/// Parts of the configuration around a route table.
 pub(super) struct Surroundings<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
@@ -165,7 +165,7 @@ pub(super) struct Surroundings<'a, 'd> {
     pub(super) graceful_close: Option<Duration>,
 }
 
-/// Where in the table a route stands.
+/// Place of a route in the table.
 struct Position<'a> {
     surroundings: &'a Surroundings<'a, 'a>,
     levels: [&'a Level; 2],

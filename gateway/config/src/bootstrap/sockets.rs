@@ -41,7 +41,7 @@ pub(super) fn choose(
 }
 
 impl TransportSocketMatch {
-    /// Tells whether it is for endpoints with these metadata: all that it names stands there.
+    /// Tells whether it is for endpoints with these metadata, which have to contain all that it names.
     fn matches(&self, metadata: &Metadata) -> bool {
         let wanted = self.r#match.build();
         let found = metadata.filter_metadata.get(NAMESPACE);

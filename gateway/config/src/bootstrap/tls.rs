@@ -222,7 +222,7 @@ impl CommonTlsContext {
         named.map(|named| secrets.certificate(named)).collect()
     }
 
-    /// What certificates of others have to be; a secret adds to a default, and what it says itself counts.
+    /// Reads the requirements on certificates of peers. A secret is merged with the default context; its own fields win.
     fn validation(
         &self,
         secrets: &Secrets,
@@ -370,7 +370,7 @@ impl Located<CertificateValidationContext> {
         source.map(Located::<DataSource>::path).unwrap_or_default()
     }
 
-    /// What is trusted: the system's roots only where nothing else is named.
+    /// Reads the trusted roots: the system's only where nothing else is named.
     fn roots(&self, reader: &Reader<'_>) -> Result<Option<Vec<u8>>, Fault> {
         let context = &self.value;
         match (&context.trusted_ca, &context.system_root_certs) {

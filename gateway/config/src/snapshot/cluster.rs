@@ -291,7 +291,7 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Relative weight. Default 1.
     pub weight: u32,
-    /// Which of the cluster's `sockets` it is spoken to with; `None` for the cluster's `tls`.
+    /// Index in the cluster's `sockets` of the one for this endpoint; `None` for the cluster's `tls`.
     pub socket: Option<usize>,
     /// For attributes.
     pub metadata: Option<Arc<Metadata>>,
@@ -351,7 +351,7 @@ pub enum UpstreamProtocol {
     Http2,
     /// Protocol of the client.
     Downstream,
-    /// What TLS negotiates.
+    /// The protocol that TLS negotiates.
     Auto,
 }
 

@@ -45,9 +45,9 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// The time between two checks.
     pub interval: Duration,
-    /// So many failures in a row leave an endpoint out; the first check alone decides how it begins.
+    /// Number of failures in a row that leave an endpoint out; the first check alone decides how it begins.
     pub unhealthy_threshold: u32,
-    /// So many successes in a row take it in again.
+    /// Number of successes in a row that take it in again.
     pub healthy_threshold: u32,
 }
 

@@ -75,7 +75,7 @@ pub struct ChainMatch {
     pub destination_port: Option<u16>,
     /// Server names (SNI), lower case: `a.example` or `*.example`.
     pub server_names: Vec<String>,
-    /// Whether the client has to begin TLS, or must not (`tls`, `raw_buffer`).
+    /// Asks that the client begins TLS (`tls`), or that it does not (`raw_buffer`).
     pub transport_protocol: Option<TransportProtocol>,
     /// Protocols of which the client has to offer one (ALPN).
     pub application_protocols: Vec<String>,

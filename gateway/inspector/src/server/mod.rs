@@ -122,7 +122,7 @@ impl Server {
         self
     }
 
-    /// Where to open it, with the token if one is asked for.
+    /// URL of the page, with the token if one is asked for.
     pub fn url(&self) -> String {
         let token = self.shared.token.as_ref();
         let token = token

@@ -534,7 +534,7 @@ impl AsyncWrite for Prefixed {
 mod tests {
     use super::*;
 
-    /// So many requests end, of which so many are reset early; whether the connection ends then.
+    /// Ends `ended` requests, of which `premature` are reset early, and tells whether the connection ends then.
     fn abused(ended: u32, premature: u32) -> bool {
         let requests = Requests::default();
         for number in 0..ended {

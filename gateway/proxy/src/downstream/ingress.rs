@@ -64,8 +64,8 @@ pub(super) struct Ingress {
     pub(super) exchange: Arc<Exchange>,
 }
 
-/// Whether a request asks for another protocol on this connection: `Upgrade` with HTTP/1.1, or
-/// CONNECT. Not so if it has a body of its own, which would have to end first.
+/// Returns the protocol that a request asks for on this connection: that of `Upgrade` with HTTP/1.1, or CONNECT. `None` also if
+/// the request has a body of its own, which would have to end first.
 pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>> {
     if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 {
         let protocol = parts.extensions.get::<Protocol>();

@@ -2,8 +2,8 @@
 //!
 //! Beyond its limits the gateway sheds load in an orderly way, before the kernel ends it or refuses it
 //! descriptors: new requests are answered 503, and closer to the limit new connections are closed.
-//! What was accepted goes on. The names are those of Envoy's `overload_manager`; without one in the
-//! configuration the limits come from what the process was given (`RLIMIT_NOFILE`, control group).
+//! Exchanges that were accepted go on. The names are those of Envoy's `overload_manager`; without one in the configuration the
+//! limits are those of the process (`RLIMIT_NOFILE`, control group).
 
 use std::{
     fs,

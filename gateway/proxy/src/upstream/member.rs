@@ -52,7 +52,7 @@ pub(crate) struct Host {
     pub(super) check: EndpointCheck,
     pub(crate) active: AtomicUsize,
     pub(crate) shared: Arc<HostShared>,
-    /// Whether it is fit, which all workers know.
+    /// Health of the endpoint, shared by all workers.
     pub(crate) health: Arc<Health>,
     /// This worker looks after its checks.
     watched: AtomicBool,

@@ -11,7 +11,7 @@ use crate::support::processor::Action;
 use crate::support::script::{Field, Protocol};
 use crate::support::upstream::{ResetAt, UpstreamScript, Wait};
 
-/// What the gateway does where a body has not the length that its head announces.
+/// Details of the gateway where a body has not the length that its head announces.
 const LENGTH_DIFFERS: &[&str] = &[
     "log: want *, got \"* mismatch_between_content_length_and_the_length_of_the_body *\"",
     "client/*/end: want \"timed out\", got *",

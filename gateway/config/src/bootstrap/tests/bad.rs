@@ -34,7 +34,7 @@ const MANAGER: &str = "static_resources.listeners[0].filter_chains[0].filters[0]
 const HOST: &str = "route_config.virtual_hosts[0]";
 const ROUTE: &str = "route_config.virtual_hosts[0].routes[0]";
 
-/// What [`BASE`] says once something in it is replaced: the error without the file's name.
+/// Returns the error of [`BASE`] with one part replaced, without the file's name.
 pub(super) fn error(from: &str, to: &str) -> String {
     assert_eq!(BASE.matches(from).count(), 1, "{from:?} once in the file");
     let text = BASE.replace(from, to);

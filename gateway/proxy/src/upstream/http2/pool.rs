@@ -125,7 +125,7 @@ impl Http2Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is a connection.
+    /// Tells whether there is a connection.
     pub(in crate::upstream) fn is_open(&self) -> bool {
         let state = self.lock();
         let mut connections = state.connections.iter();
