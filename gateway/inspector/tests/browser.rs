@@ -261,7 +261,7 @@ async fn one_page_too_many_says_so() {
         .await;
 }
 
-/// What a person without a mouse does. The focus stays where it is while exchanges come in.
+/// Everything that a person without a mouse does. The focus stays where it is while exchanges come in.
 #[tokio::test]
 async fn keys_alone() {
     let inspector = inspector(Settings::default());
