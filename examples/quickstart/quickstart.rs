@@ -120,6 +120,7 @@ async fn start_gateway(
         ext_proc: Some(processor),
         ..Flags::default()
     })?;
+    inspector.set_processors(snapshot.processors());
     let options = Options::default().observer(inspector);
     Gateway::start(snapshot, options).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => cli::refused(address, "--gateway", &error),

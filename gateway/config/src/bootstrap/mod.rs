@@ -25,6 +25,7 @@ mod fraction;
 mod hashing;
 mod header;
 mod health;
+mod inspect;
 mod internal_redirect;
 mod listener;
 mod local_reply;

@@ -14,6 +14,7 @@ use super::{
     address::Address,
     any::unsupported,
     cluster::{Cluster, TypedExtensionConfig},
+    inspect::Inspector,
     listener::Listener,
     overload::OverloadManager,
     secrets::Secrets,
@@ -83,6 +84,7 @@ struct StaticResources {
 struct Admin {
     address: Option<Located<Address>>,
     allow_paths: Vec<StringMatcher>,
+    inspect: Option<Inspector>,
 }
 
 impl Node {
@@ -276,6 +278,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
             None => None,
         },
         admin_paths: admin.allow_paths,
+        inspect: admin.inspect.map(|inspect| inspect.build()).transpose()?,
         listeners,
         clusters: loaded.clusters,
         cluster_filters: loaded.cluster_filters,

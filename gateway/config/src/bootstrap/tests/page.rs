@@ -13,6 +13,9 @@ use crate::{
 const FULL: &str = include_str!("../testdata/full.yaml");
 const MORE: &str = include_str!("../testdata/more.yaml");
 
+/// Messages that Envoy does not have.
+const OWN: &str = "{admin: {inspect: {}}, static_resources: {}}";
+
 /// Names that messages have here because Envoy has several of one name.
 const NAMES: &[(&str, &str)] = &[
     ("AssignmentPolicy", "ClusterLoadAssignment.Policy"),
@@ -32,6 +35,7 @@ const NAMES: &[(&str, &str)] = &[
     ),
     ("CollectorService", "GrpcService of a collector of spans"),
     ("CollectorUri", "HttpUri of a collector of spans"),
+    ("Inspector", "admin.inspect, of this gateway alone"),
     ("ComparisonOf", "StatusCodeFilter, DurationFilter"),
     ("BrotliCompressor", "Brotli of a compressor"),
     (
@@ -259,7 +263,7 @@ fn shown(message: &str) -> &str {
 
 /// Reads everything that there is to read, so that all messages are seen.
 fn read_everything() {
-    for (name, text) in [("full.yaml", FULL), ("more.yaml", MORE)] {
+    for (name, text) in [("full.yaml", FULL), ("more.yaml", MORE), ("own.yaml", OWN)] {
         let parsed = parse_envoy(name, text);
         assert!(parsed.is_ok(), "{}", parsed.unwrap_err());
     }
