@@ -7,7 +7,9 @@
 //!
 //! - [`client`] and [`server`] make builders without the limits.
 //! - [`Frames`] stands between `h2` and the socket. It follows the boundaries of the frames that are read, hides empty DATA frames from
-//!   `h2`, and interrupts reading after a number of frames, so that memory is accounted for in between.
+//!   `h2`, and interrupts reading after a number of frames, so that memory is accounted for in between. A header block with a field that
+//!   `h2` would end the connection for is replaced by one for which it resets the stream. This follows the dynamic table of the default
+//!   size: the builders' `header_table_size` has to stay as it is.
 //! - [`Receiver`] is a stream's receiving half. When a connection has received many small frames, [`Traffic::turn`] joins what each
 //!   of its receivers has not handed out yet, so that a stream takes memory for its window and not for its frames.
 //! - [`Keepalive`] finds out that the peer is gone, with pings.

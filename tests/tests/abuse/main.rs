@@ -127,6 +127,10 @@ fn main() -> ExitCode {
         trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
+        trial("shared/refused-fields", || go(shared::refused_fields())),
+        trial("shared/refused-fields-of-a-client", || {
+            go(shared::refused_fields_of_a_client())
+        }),
         trial("shared/unread-trailers", || go(shared::unread_trailers())),
         trial("shared/control-frames", || go(shared::control_floods())),
         trial("shared/large-request-head", || {
