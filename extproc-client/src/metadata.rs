@@ -61,6 +61,28 @@ impl DynamicMetadata {
         merge(&mut self.lock(), namespace.into(), content);
     }
 
+    /// [Merges](Self::merge). Gives the bytes of memory that this adds and removes.
+    pub(crate) fn receive(&self, namespace: String, content: Struct) -> (usize, usize) {
+        let mut metadata = self.lock();
+        let namespace = metadata.filter_metadata.entry(namespace).or_default();
+        let (mut added, mut removed) = (0, 0);
+        for (name, value) in content.fields {
+            let length = name.len();
+            added += length + size(&value);
+            if let Some(old) = namespace.fields.insert(name, value) {
+                removed += length + size(&old);
+            }
+        }
+        (added, removed)
+    }
+
+    /// [Sets](Self::set_typed). Gives the bytes of memory that this adds and removes.
+    pub(crate) fn receive_typed(&self, namespace: String, content: Any) -> (usize, usize) {
+        let added = content.value.len();
+        let old = self.lock().typed_filter_metadata.insert(namespace, content);
+        (added, old.map_or(0, |old| old.value.len()))
+    }
+
     /// The typed content of a namespace.
     pub fn get_typed(&self, namespace: &str) -> Option<Any> {
         self.lock().typed_filter_metadata.get(namespace).cloned()
@@ -184,6 +206,23 @@ pub fn value_from_json(json: &serde_json::Value) -> Value {
         Json::Object(members) => Kind::StructValue(struct_from_object(members)),
     };
     Value { kind: Some(kind) }
+}
+
+/// Bytes of memory, roughly, that a value takes.
+fn size(value: &Value) -> usize {
+    /// An entry of a map or list, with its allocation.
+    const ENTRY: usize = 64;
+    let content: usize = match &value.kind {
+        Some(Kind::StringValue(text)) => text.len(),
+        Some(Kind::StructValue(content)) => content
+            .fields
+            .iter()
+            .map(|(name, value)| name.len() + size(value))
+            .sum(),
+        Some(Kind::ListValue(list)) => list.values.iter().map(size).sum(),
+        _ => 0,
+    };
+    ENTRY + content
 }
 
 fn merge(metadata: &mut Metadata, namespace: String, content: Struct) {

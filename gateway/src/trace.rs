@@ -18,7 +18,7 @@ const LAST: Duration = Duration::from_millis(500);
 #[derive(Debug, Parser)]
 #[command(name = "gateway trace")]
 pub(crate) struct Trace {
-    /// Where the inspector of the gateway is (`--inspect`).
+    /// Address of the gateway's inspector (`--inspect`).
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15001")]
     inspector: SocketAddr,
 

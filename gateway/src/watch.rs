@@ -31,7 +31,7 @@ pub(crate) struct Watcher {
 /// A file as it was found; `None` if it could not be looked at.
 type Look = (PathBuf, Option<Mark>);
 
-/// What changes with a file's content.
+/// Value that changes with a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Mark {
     device: u64,

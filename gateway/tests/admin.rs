@@ -3,7 +3,9 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use serde_json::Value;
@@ -13,6 +15,7 @@ struct Program {
     child: Child,
     log: BufReader<ChildStderr>,
     admin: String,
+    folder: PathBuf,
 }
 
 impl Drop for Program {
@@ -20,6 +23,7 @@ impl Drop for Program {
         // It may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }
 
@@ -57,12 +61,18 @@ static_resources:
 "#;
 
 fn start() -> Program {
-    start_with("plain", CONFIG)
+    start_with(CONFIG)
 }
 
-fn start_with(case: &str, config: &str) -> Program {
-    let folder = std::env::temp_dir().join(format!("gateway-admin-{case}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+fn start_with(config: &str) -> Program {
+    // The tests run at the same time: each has a folder of its own.
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let folder = std::env::temp_dir().join(format!(
+        "gateway-admin-{}-{}",
+        std::process::id(),
+        STARTED.fetch_add(1, Ordering::Relaxed)
+    ));
+    std::fs::create_dir(&folder).unwrap();
     let file = folder.join("envoy.yaml");
     std::fs::write(&file, config).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
@@ -84,7 +94,12 @@ fn start_with(case: &str, config: &str) -> Program {
             break rest.trim().to_owned();
         }
     };
-    Program { child, log, admin }
+    Program {
+        child,
+        log,
+        admin,
+        folder,
+    }
 }
 
 impl Program {
@@ -263,7 +278,7 @@ fn certificates() {
         CONFIG
             .replace("    - filters:", &listener)
             .replacen("    type: STATIC\n", &cluster, 1);
-    let gateway = start_with("certificates", &config);
+    let gateway = start_with(&config);
     let mut shown = gateway.json("/certs");
     for context in shown["certificates"].as_array_mut().unwrap() {
         for part in ["ca_cert", "cert_chain"] {

@@ -26,7 +26,7 @@ fn gateway(arguments: &[&str]) -> Program {
     Program(child.unwrap())
 }
 
-/// What follows `key` in the first line of the log that has it.
+/// Word behind `key` in the first line of the log that has it.
 fn logged(log: &mut BufReader<ChildStderr>, key: &str) -> String {
     loop {
         let mut line = String::new();

@@ -112,7 +112,7 @@ impl Receiver {
         polled
     }
 
-    /// Whether everything has been handed out.
+    /// Returns whether everything has been handed out.
     pub fn is_end_stream(&self) -> bool {
         let inbox = self.lock();
         inbox.joined.is_empty() && inbox.trailers.is_none() && inbox.stream.is_end_stream()

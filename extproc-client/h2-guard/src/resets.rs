@@ -17,7 +17,7 @@ impl Resets {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether they are so many of the streams that were `opened` that the server may end the connection soon. It should
+    /// Returns whether they are so many of the streams that were `opened` that the server may end the connection soon. It should
     /// get no more streams then, and end with those that it has.
     pub fn are_many(&self, opened: u32) -> bool {
         let resets = self.0.load(Ordering::Relaxed);

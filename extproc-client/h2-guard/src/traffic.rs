@@ -83,7 +83,7 @@ impl Traffic {
         self.messages.load(Ordering::Relaxed)
     }
 
-    /// Whether the peer is late with the answer to a ping. New streams are better opened on another connection.
+    /// Returns whether the peer is late with the answer to a ping. New streams are better opened on another connection.
     pub fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Relaxed)
     }
@@ -164,7 +164,7 @@ impl Traffic {
         }
     }
 
-    /// Whether no more may be read before the next turn.
+    /// Returns whether no more may be read before the next turn.
     pub(crate) fn is_full(&self) -> bool {
         self.frames.load(Ordering::Relaxed) >= FRAMES_A_TURN
             || self.continued.load(Ordering::Relaxed) >= MOST_CONTINUED

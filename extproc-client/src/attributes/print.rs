@@ -1,4 +1,4 @@
-//! How values print where they are sent as strings: as Envoy's CEL library prints them.
+//! Printing of values that are sent as strings: as Envoy's CEL library prints them.
 
 use chrono::{DateTime, Timelike, Utc};
 

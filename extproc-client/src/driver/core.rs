@@ -39,7 +39,7 @@ pub(crate) struct Core<T: Transport, B, R> {
     response: Flow<R>,
     /// Heads that wait to be taken.
     steps: VecDeque<Step>,
-    /// Bytes of both bodies that are kept here.
+    /// Bytes that are kept here: of both bodies, of a reply that is not complete, of dynamic metadata.
     held: Held,
     /// Bytes of a request body that passes by.
     passed: Option<Arc<AtomicU64>>,
@@ -91,8 +91,8 @@ where
     /// Tells what is kept now.
     fn count(&mut self) {
         let waiting = self.request.waiting() + self.response.waiting();
-        self.held
-            .set(self.machine.kept() + waiting + self.response.ahead());
+        let kept = self.machine.kept() + self.side.buffered();
+        self.held.set(kept + waiting + self.response.ahead());
     }
 
     /// The upstream answered.
@@ -117,6 +117,7 @@ where
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = false;
         let ahead = self.response.ahead();
+        let buffered = self.side.buffered();
         loop {
             let mut again = self.poll_sinks(cx);
             self.flush(cx);
@@ -150,7 +151,7 @@ where
                 break;
             }
         }
-        if progress || ahead != self.response.ahead() {
+        if progress || ahead != self.response.ahead() || buffered != self.side.buffered() {
             self.count();
         }
         match self.steps.is_empty() {
@@ -307,13 +308,13 @@ where
         }
     }
 
-    /// Whether the response is over for whom reads it.
+    /// Returns whether the response is over for whom reads it.
     pub(crate) fn response_is_over(&self) -> bool {
         let told = matches!(self.response.state, State::Told);
         self.response.out.is_empty() && (told || self.response.ends_with_piece())
     }
 
-    /// Whether the exchange is over for its task: the response was given away whole, or nobody wants it.
+    /// Returns whether the exchange is over for its task: the response was given away whole, or nobody wants it.
     pub(super) fn is_over(&self, cx: &Context<'_>) -> bool {
         if self.response.out.is_empty() && matches!(self.response.state, State::Told) {
             return true;
@@ -324,7 +325,7 @@ where
 
     // === bodies in ===
 
-    /// Whether no body is read because the side stream has to take a message first.
+    /// Returns whether no body is read because the side stream has to take a message first.
     fn waits(&self) -> bool {
         self.side.is_full() && !self.machine.is_observed()
     }

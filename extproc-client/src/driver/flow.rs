@@ -19,12 +19,12 @@ pub(super) struct Flow<B> {
     pub(super) state: State,
     /// The end was given after the last piece, not with it: a filter behind is told so, too.
     pub(super) end_follows: bool,
-    /// Where pieces go, if not to whom polls.
+    /// Receiver of the pieces, if it is not the caller that polls.
     pub(super) sink: Option<pipe::Sender>,
     /// The source comes as it is over HTTP/1, where the end is told apart from the last bytes, whatever the framing: a processor
     /// of a streamed body gets another message for it.
     pub(super) ends_apart: bool,
-    /// The source is read on while nobody asks for more, as an HTTP/2 stream is in Envoy.
+    /// The source is read on while nobody asks for more, as an HTTP/2 stream is (see [`Pace`]).
     pub(super) reads_on: bool,
     ahead: Ahead,
     /// Looks that are left for the end behind the last piece.
@@ -86,7 +86,7 @@ impl Whole {
     }
 }
 
-/// How far a direction's output is.
+/// Progress of a direction's output.
 pub(super) enum State {
     Open,
     Complete,
@@ -96,7 +96,7 @@ pub(super) enum State {
 }
 
 impl<B> Flow<B> {
-    /// Whether one more reply may add to what waits.
+    /// Returns whether one more reply may add to what waits.
     pub(super) fn has_room(&self) -> bool {
         self.out.len() < pace::PIECES && self.waiting() < pace::BYTES
     }
@@ -159,12 +159,12 @@ impl<B> Flow<B> {
         }
     }
 
-    /// Whether nothing comes behind the pieces that are here, and the end goes with the last of them.
+    /// Returns whether nothing comes behind the pieces that are here, and the end goes with the last of them.
     pub(super) fn ends_with_piece(&self) -> bool {
         matches!(self.state, State::Complete) && !self.end_follows
     }
 
-    /// Whether nothing comes after the frame that was just read.
+    /// Returns whether nothing comes after the frame that was just read.
     pub(super) fn has_ended(&self) -> bool
     where
         B: Body,
@@ -178,7 +178,7 @@ impl<B> Flow<B> {
                 .is_some_and(|body| body.is_end_stream())
     }
 
-    /// How often to look for the end behind the last piece; never if that was not one too many.
+    /// Number of looks for the end behind the last piece: none if that piece was not one too many.
     pub(super) fn take_looks(&mut self, is_overfull: impl FnOnce() -> bool) -> u8 {
         let looks = std::mem::take(&mut self.looks);
         match looks > 0 && is_overfull() {

@@ -33,7 +33,7 @@ pub(crate) struct SideStream<T: Transport> {
     stream: Option<T::Sidestream>,
     /// A message that waits for the stream to take it.
     waiting: Option<(Phase, Message)>,
-    /// What came right behind a reply that leads to another message.
+    /// Reply that came right behind one that leads to another message.
     next: Option<Result<Reply, Close>>,
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
@@ -174,7 +174,12 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Whether a message waits for the stream to take it.
+    /// Bytes of a reply that is not complete.
+    pub(super) fn buffered(&self) -> usize {
+        self.stream.as_ref().map_or(0, Sidestream::buffered)
+    }
+
+    /// Returns whether a message waits for the stream to take it.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.is_some()
     }

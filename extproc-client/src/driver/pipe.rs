@@ -29,7 +29,7 @@ struct State {
     receiver: Option<Waker>,
 }
 
-/// How the stream of pieces ends.
+/// End of the stream of pieces.
 #[derive(Debug, Default)]
 enum End {
     #[default]
@@ -66,7 +66,7 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 impl Sender {
-    /// Whether a piece can be sent: `Ready(false)` once the body was dropped.
+    /// Returns whether a piece can be sent: `Ready(false)` once the body was dropped.
     pub(crate) fn poll_ready(&self, cx: &Context<'_>) -> Poll<bool> {
         let mut state = lock(&self.0);
         if state.receiver_gone {
@@ -79,7 +79,7 @@ impl Sender {
         }
     }
 
-    /// Whether all that was sent, an end included, was taken or is for nobody.
+    /// Returns whether all that was sent, an end included, was taken or is for nobody.
     pub(crate) fn is_taken(&self) -> bool {
         let state = lock(&self.0);
         let told = !matches!(state.end, End::Complete);
@@ -154,7 +154,7 @@ impl Receiver {
         state.started && state.piece.is_none() && state.spent
     }
 
-    /// Whether nothing more comes.
+    /// Returns whether nothing more comes.
     pub(crate) fn is_complete(&self) -> bool {
         let state = lock(&self.0);
         state.started && state.piece.is_none() && matches!(state.end, End::Complete | End::Told)

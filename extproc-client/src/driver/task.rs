@@ -25,9 +25,9 @@ use crate::{
 
 /// The response future's end of a task.
 pub(crate) struct Handle<R> {
-    /// Where the upstream's response goes, until it was sent.
+    /// Receiver of the upstream's response, until it was sent.
     pub(crate) upstream: Option<oneshot::Sender<Response<R>>>,
-    /// Where the head for the client comes from; its body is in the pipe, if there is one.
+    /// Source of the head for the client; its body is in the pipe, if there is one.
     pub(crate) head: oneshot::Receiver<(http::response::Parts, Option<Receiver>)>,
 }
 

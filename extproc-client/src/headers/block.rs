@@ -47,7 +47,7 @@ impl Block<'_> {
         }
     }
 
-    /// Whether `host` names the authority here.
+    /// Returns whether `host` names the authority here.
     pub(super) fn host_is_authority(&self) -> bool {
         matches!(self, Self::Request(_))
     }
@@ -62,7 +62,7 @@ impl Block<'_> {
         }
     }
 
-    /// Whether the pseudo-header has a value.
+    /// Returns whether the pseudo-header has a value.
     pub(super) fn has_pseudo(&self, name: &str) -> bool {
         match self {
             Self::Request(parts) => match name {

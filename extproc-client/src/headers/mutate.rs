@@ -322,7 +322,7 @@ fn set_field(
     }
 }
 
-/// Whether a field speaks of the connection that it is sent on (RFC 9110, section 7.6.1), about which a processor knows
+/// Returns whether a field speaks of the connection that it is sent on (RFC 9110, section 7.6.1), about which a processor knows
 /// nothing. `te: trailers` speaks to the far end.
 fn is_of_one_hop(name: &str, value: &[u8]) -> bool {
     match name {

@@ -1,4 +1,4 @@
-//! Which failure means what.
+//! Table of failures and what each one means.
 //!
 //! | failure | `failure_mode_allow` covers it | otherwise | details |
 //! |---|---|---|---|
@@ -27,11 +27,11 @@ use crate::{
     types::stream::Close,
 };
 
-/// How long a message that was given no time at all may take to leave. In Envoy it leaves before its timer is looked at, so
+/// Time in which a message with a timeout of zero may still leave. In Envoy it leaves before its timer is looked at, so
 /// that the processor learns of the exchange.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
-/// What went wrong.
+/// Kind of a failure.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The stream ended with an error, or there is none.
@@ -244,7 +244,7 @@ impl Exchange {
         }
     }
 
-    /// Whether what is buffered fits; if not, the exchange is answered so. Gives whether to go on.
+    /// Returns whether what is buffered fits; if not, the exchange is answered so. Gives whether to go on.
     pub(super) fn check_buffer(&mut self, side: Side, now: Instant) -> bool {
         let direction = self.direction(side);
         if direction.held.len() <= direction.buffer_limit {

@@ -121,7 +121,7 @@ impl Exchange {
         }
     }
 
-    /// What still comes of the request is read and shown to nobody, as in Envoy. Of what the processor has the replies are
+    /// Reads the rest of the request and shows it to nobody, as in Envoy. Replies to messages that the processor has are
     /// awaited as before, and trailers that are here follow the body that it has.
     fn drop_request(&mut self) {
         let request = &mut self.request;
@@ -282,7 +282,7 @@ impl Exchange {
         }
     }
 
-    /// Whether a `content-length` that a processor sets in this direction is dropped.
+    /// Returns whether a `content-length` that a processor sets in this direction is dropped.
     pub(super) fn drops_length(&self, side: Side) -> bool {
         self.direction(side).changes_length() && !self.config.allow_content_length_header
     }

@@ -228,7 +228,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the client's body is read while the processor streams the response.
+    /// Returns whether the client's body is read while the processor streams the response.
     pub(super) fn local_wants_request(&self) -> bool {
         self.outbound.is_empty()
     }

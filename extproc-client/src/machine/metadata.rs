@@ -103,8 +103,16 @@ fn encode<'a, M: Message + 'a>(
 }
 
 /// Stores what `reply` carries and `options` allow; takes it out of `reply`. A top-level field of
-/// `dynamic_metadata` that is not an object makes an empty namespace.
-pub(crate) fn receive(options: &MetadataOptions, reply: &mut Reply, dynamic: &DynamicMetadata) {
+/// `dynamic_metadata` that is not an object makes an empty namespace. `held` follows the bytes of memory that this takes.
+pub(crate) fn receive(
+    options: &MetadataOptions,
+    reply: &mut Reply,
+    dynamic: &DynamicMetadata,
+    held: &mut usize,
+) {
+    let mut count = |(added, removed): (usize, usize)| {
+        *held = (*held + added).saturating_sub(removed);
+    };
     if let Some(content) = reply.dynamic_metadata.take()
         && !options.receive_untyped.is_empty()
     {
@@ -114,14 +122,14 @@ pub(crate) fn receive(options: &MetadataOptions, reply: &mut Reply, dynamic: &Dy
                     Some(Kind::StructValue(content)) => content,
                     _ => Struct::default(),
                 };
-                dynamic.merge(name, content);
+                count(dynamic.receive(name, content));
             }
         }
     }
     if !options.receive_typed.is_empty() {
         for (name, content) in reply.typed_dynamic_metadata.drain() {
             if options.receive_typed.contains(&name) {
-                dynamic.set_typed(name, content);
+                count(dynamic.receive_typed(name, content));
             }
         }
     }
@@ -152,7 +160,7 @@ mod tests {
         }
     }
 
-    /// What is encoded, read back: untyped as JSON, typed as type URLs.
+    /// Reads back the encoded metadata: untyped as JSON, typed as type URLs.
     fn context(
         options: &MetadataOptions,
         dynamic: &DynamicMetadata,
@@ -234,7 +242,7 @@ mod tests {
         reply
             .typed_dynamic_metadata
             .insert("t".to_owned(), any("x"));
-        receive(&options, &mut reply.clone(), &dynamic);
+        receive(&options, &mut reply.clone(), &dynamic, &mut 0);
         assert_eq!(
             dynamic.json("a", &[]),
             Some(json!({"both": {"y": 2}, "new": [1, 2.5, null], "old": 1}))
@@ -245,7 +253,7 @@ mod tests {
         assert_eq!(dynamic.get("other"), None);
         assert_eq!(dynamic.get_typed("t"), None);
         options.receive_typed = names(&["t"]);
-        receive(&options, &mut reply, &dynamic);
+        receive(&options, &mut reply, &dynamic, &mut 0);
         assert_eq!(dynamic.get_typed("t"), Some(any("x")));
         dynamic.remove("t");
         assert_eq!(dynamic.snapshot().typed_filter_metadata.len(), 0);

@@ -202,6 +202,8 @@ pub(crate) struct Exchange {
     outbound: VecDeque<Outbound>,
     /// Bytes of copies in `outbound`, in observability mode.
     copied: usize,
+    /// Bytes of memory of the dynamic metadata that the processor sent.
+    metadata: usize,
     actions: VecDeque<Action>,
 }
 
@@ -239,6 +241,7 @@ impl Exchange {
             summary: Cell::default(),
             outbound: VecDeque::new(),
             copied: 0,
+            metadata: 0,
             actions: VecDeque::new(),
         }
     }
@@ -365,9 +368,9 @@ impl Exchange {
         !direction.came.is_ended() && direction.has_head() && direction.is_overfull()
     }
 
-    /// Bytes of both bodies that are kept here.
+    /// Bytes that are kept here: of both bodies, and of the dynamic metadata that the processor sent.
     pub(crate) fn kept(&self) -> usize {
-        self.request.kept() + self.response.kept() + self.copied
+        self.request.kept() + self.response.kept() + self.copied + self.metadata
     }
 
     /// Body bytes of the request that were received.

@@ -39,7 +39,12 @@ impl Exchange {
         {
             return;
         }
-        metadata::receive(&self.config.metadata, &mut reply, &self.context.metadata);
+        metadata::receive(
+            &self.config.metadata,
+            &mut reply,
+            &self.context.metadata,
+            &mut self.metadata,
+        );
         let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {
             drains |= body::start_drain(self, Side::Request, now);
@@ -261,7 +266,7 @@ impl Exchange {
         });
     }
 
-    /// Whether trailers are here, wanted, and not with the processor yet.
+    /// Returns whether trailers are here, wanted, and not with the processor yet.
     pub(super) fn trailers_are_due(&self, side: Side) -> bool {
         let direction = self.direction(side);
         direction.mode.trailers && direction.trailers.is_some() && !direction.shown.has_trailers()
@@ -324,7 +329,7 @@ impl Exchange {
         }
     }
 
-    /// What is left after the reply to a body goes on. Trailers that the processor does not want are the last of a request:
+    /// Sends on the rest after the reply to a body. Trailers that the processor does not want are the last of a request:
     /// it has nothing more to answer.
     pub(super) fn release_after_body(&mut self, side: Side) {
         let trailers = self.direction(side).trailers.is_some();

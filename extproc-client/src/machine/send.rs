@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What attributes may ask for after it was sent on.
+/// Parts of a message that attributes may ask for after they were sent on.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Seen {

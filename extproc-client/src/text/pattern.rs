@@ -166,7 +166,7 @@ impl BoundedRegex {
     }
 
     fn search(&self, text: &str, effort: &mut Effort) -> Option<bool> {
-        /// What a transition costs beside the visits.
+        /// Cost of a transition beside the visits.
         const TRANSITION: u64 = 64;
         let cost = self.states() + TRANSITION;
         let mut cache = self.caches.get();

@@ -14,8 +14,9 @@ use crate::{
 /// What the end of a call that the peer reported itself carries as details.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
-/// Most bytes reserved at once for a message that is still coming: as many as the peer may have sent of it.
-const RESERVED: usize = 1024 * 1024;
+/// Bytes of a message that is still coming are gathered in chunks of this size. No more than one is reserved on the word of
+/// the peer, and none is moved while the message grows.
+const CHUNK: usize = 1024 * 1024;
 
 /// A piece of a body shorter than this is joined to what goes before it: a frame of its own costs more than
 /// the copy, and receivers ration DATA frames below 256 bytes.
@@ -26,7 +27,9 @@ const SMALL_PIECE: usize = 1024;
 pub(super) struct Decoder {
     /// Bytes not looked at yet, all of one frame.
     rest: Bytes,
-    /// A message that began in an earlier frame.
+    /// Full chunks of a message that began in an earlier frame.
+    chunks: Vec<BytesMut>,
+    /// The end of that message, as far as it is here.
     partial: BytesMut,
     limit: usize,
 }
@@ -36,6 +39,7 @@ impl Decoder {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             rest: Bytes::new(),
+            chunks: Vec::new(),
             partial: BytesMut::new(),
             limit,
         }
@@ -46,8 +50,8 @@ impl Decoder {
         if self.rest.is_empty() {
             self.rest = data;
         } else {
-            self.partial.extend_from_slice(&self.rest);
-            self.rest = data;
+            let rest = std::mem::replace(&mut self.rest, data);
+            self.gather(&rest, rest.len());
         }
     }
 
@@ -66,28 +70,61 @@ impl Decoder {
             let message = self.rest.split_to(length);
             return decode(message);
         }
-        if self.partial.len() < GRPC_PREFIX {
+        if self.buffered() < GRPC_PREFIX {
             self.fill(GRPC_PREFIX);
         }
-        let Some(length) = self.length(&self.partial)? else {
+        let first = self.chunks.first().unwrap_or(&self.partial);
+        let Some(length) = self.length(first)? else {
             return Ok(None);
         };
         self.fill(GRPC_PREFIX + length);
-        if self.partial.len() < GRPC_PREFIX + length {
+        if self.buffered() < GRPC_PREFIX + length {
             return Ok(None);
         }
-        let mut message = std::mem::take(&mut self.partial);
+        let mut message = self.take();
         message.advance(GRPC_PREFIX);
         decode(message.freeze())
     }
 
+    /// Bytes of a message that has begun and is not complete.
+    pub(super) fn buffered(&self) -> usize {
+        self.chunks.len() * CHUNK + self.partial.len()
+    }
+
     /// Moves bytes over until the partial message has `wanted`.
     fn fill(&mut self, wanted: usize) {
-        let missing = wanted.saturating_sub(self.partial.len());
+        let missing = wanted.saturating_sub(self.buffered());
         let taken = self.rest.split_to(missing.min(self.rest.len()));
-        // The announced length is the peer's word: no more than this is reserved on it.
-        self.partial.reserve(missing.min(RESERVED));
-        self.partial.extend_from_slice(&taken);
+        self.gather(&taken, missing);
+    }
+
+    /// Adds bytes to the partial message, for which so many are still `missing`.
+    fn gather(&mut self, mut bytes: &[u8], mut missing: usize) {
+        while !bytes.is_empty() {
+            if self.partial.len() == CHUNK {
+                self.chunks.push(std::mem::take(&mut self.partial));
+            }
+            let room = CHUNK - self.partial.len();
+            self.partial.reserve(missing.min(room));
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.partial.extend_from_slice(now);
+            missing -= now.len();
+            bytes = later;
+        }
+    }
+
+    /// Takes the partial message, which is complete.
+    fn take(&mut self) -> BytesMut {
+        let last = std::mem::take(&mut self.partial);
+        if self.chunks.is_empty() {
+            return last;
+        }
+        let mut message = BytesMut::with_capacity(self.chunks.len() * CHUNK + last.len());
+        for chunk in self.chunks.drain(..) {
+            message.extend_from_slice(&chunk);
+        }
+        message.extend_from_slice(&last);
+        message
     }
 
     /// The length that the prefix announces, once the prefix is whole.

@@ -255,6 +255,13 @@ where
         Poll::Ready(result)
     }
 
+    fn buffered(&self) -> usize {
+        match &self.state {
+            State::Open { decoder, .. } => decoder.buffered(),
+            _ => 0,
+        }
+    }
+
     fn finish(&mut self) {
         self.outgoing.finish(End::Clean);
         self.wake();

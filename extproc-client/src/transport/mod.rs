@@ -88,6 +88,12 @@ pub trait Sidestream: Send + Unpin + 'static {
     /// dropped. One around another has to pass this call on.
     fn timed_out(&mut self) {}
 
+    /// Bytes of a reply that has begun to arrive and is not complete, which count as held by the exchange. One around another
+    /// has to pass this call on.
+    fn buffered(&self) -> usize {
+        0
+    }
+
     /// Facts of the stream for observers, as far as they are known by now. One around another has to pass this call on.
     fn facts(&self) -> StreamFacts {
         StreamFacts::default()

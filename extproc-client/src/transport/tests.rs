@@ -32,7 +32,7 @@ use crate::{
 /// A processor that does what the metadata `x-script` says.
 #[derive(Clone)]
 struct Scripted {
-    /// How the request stream ended, per call.
+    /// End of the request stream, per call.
     ends: mpsc::UnboundedSender<Result<usize, Status>>,
 }
 
@@ -378,7 +378,7 @@ async fn channel() {
     suite(GrpcTransport::new(channel), ends).await;
 }
 
-/// What is sent between the loss of a call's body and the news that the call is lost goes out with
+/// Messages sent between the loss of a call's body and the news that the call is lost go out with
 /// the repeated call.
 #[tokio::test]
 async fn messages_while_a_call_is_lost() {

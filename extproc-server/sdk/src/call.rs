@@ -1,4 +1,4 @@
-//! What a handler knows about its exchange beside the message it was called for.
+//! Facts about its exchange that a handler has beside the message it was called for.
 
 use std::{
     sync::{
@@ -47,7 +47,7 @@ impl<S: Default> Call<S> {
 }
 
 impl<S> Call<S> {
-    /// How the proxy sends bodies in this exchange.
+    /// Returns the modes in which the proxy sends bodies in this exchange.
     pub fn modes(&self) -> Modes {
         self.modes
     }

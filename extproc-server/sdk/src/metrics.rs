@@ -19,7 +19,7 @@ use crate::stats::Stats;
 /// The content type of the Prometheus text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How long accepting rests after it failed: for lack of file handles, mostly.
+/// Rest after accepting failed: for lack of file handles, mostly.
 const REST: Duration = Duration::from_millis(100);
 
 /// Connections at a time. Those who read counters are few; one more takes the place of the oldest, so that whoever comes is

@@ -39,10 +39,10 @@ use crate::{
 /// A handler that returns an error, panics, misses its deadline or builds an illegal reply has failed; what happens then
 /// is the service's choice ([`OnFailure`](crate::OnFailure)).
 pub trait Processor: Send + Sync + 'static {
-    /// What is kept from handler to handler within one exchange.
+    /// State kept from handler to handler within one exchange.
     type State: Default + Send + 'static;
 
-    /// Whether the processor can do its work with what the proxy sends; asked once, before the first handler, if the
+    /// Checks that the processor can do its work with what the proxy sends; asked once, before the first handler, if the
     /// proxy says how it sends bodies (`protocol_config`).
     ///
     /// A processor that needs a body and silently sees none is a mistake in the proxy's configuration that nobody notices.
@@ -64,7 +64,7 @@ pub trait Processor: Send + Sync + 'static {
     /// ```
     ///
     /// # Errors
-    /// What is wrong with the modes.
+    /// An error that says what is wrong with the modes.
     fn check_modes(&self, modes: Modes) -> Result<(), BoxError> {
         let _ = modes;
         Ok(())

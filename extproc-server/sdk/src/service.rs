@@ -67,7 +67,7 @@ impl<P: Run> ProcessorService<P> {
         }
     }
 
-    /// What happens when a handler fails. Default [`OnFailure::Status`].
+    /// Sets what happens when a handler fails. Default [`OnFailure::Status`].
     #[must_use]
     pub fn on_failure(self, on_failure: OnFailure) -> Self {
         self.with(|settings| settings.on_failure = on_failure)
@@ -82,7 +82,7 @@ impl<P: Run> ProcessorService<P> {
         self.with(|settings| settings.deadline = deadline)
     }
 
-    /// How large a header mutation may get. Raise it where the proxy's own limits are raised.
+    /// Sets the limits of a header mutation. Raise them where the proxy's own limits are raised.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         self.with(|settings| settings.limits = limits)

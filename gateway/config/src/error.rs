@@ -1,4 +1,4 @@
-//! Why a configuration was refused.
+//! Reasons for which a configuration is refused.
 
 use std::fmt;
 
@@ -95,7 +95,7 @@ impl Error {
         &self.path
     }
 
-    /// What is wrong there.
+    /// Fault at that place.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -1,4 +1,4 @@
-//! How often the tests that damage their input do that.
+//! Number of runs of the tests that damage their input.
 
 use proptest::{prelude::ProptestConfig, test_runner::RngSeed};
 

@@ -267,6 +267,9 @@ function find(json, headers) {
   else Object.values(json).forEach((value) => find(value, headers));
 }
 
+/** Base64 as hexadecimal bytes, for a value that is no UTF-8. */
+const hex = (base64) => Array.from(atob(base64), (c) => c.charCodeAt(0).toString(16).padStart(2, '0')).join(' ');
+
 function headerTable(headers) {
   return el('table', {}, ...headers.map(([name, value]) => el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, value))));
 }
@@ -279,12 +282,13 @@ function difference(passage) {
     const rows = [];
     const left = a ?? [];
     const right = b ?? [];
-    const has = (all, [name, value]) => all.some(([n, v]) => n === name && v === value);
+    const has = (all, [name, value, raw]) => all.some(([n, v, r]) => n === name && v === value && r === raw);
     for (const field of left) rows.push([b && !has(right, field) ? 'removed' : '', field]);
     for (const field of right) if (!has(left, field)) rows.push([a ? 'added' : '', field]);
     if (title) parts.push(el('h3', {}, title));
-    parts.push(el('table', {}, ...rows.map(([kind, [name, value]]) =>
-      el('tr', { class: kind }, el('td', {}, kind === 'added' ? '+' : kind === 'removed' ? '−' : ''), el('th', { scope: 'row' }, name), el('td', {}, value)))));
+    parts.push(el('table', {}, ...rows.map(([kind, [name, value, raw]]) =>
+      el('tr', { class: kind }, el('td', {}, kind === 'added' ? '+' : kind === 'removed' ? '−' : ''), el('th', { scope: 'row' }, name),
+        el('td', {}, value, raw ? ` (bytes ${hex(raw)})` : '')))));
   };
   fields('', before.head, after.head);
   if (!after.head && before.head) parts.push(el('p', {}, 'It did not go on.'));

@@ -1,16 +1,66 @@
 //! The transcript of one exchange.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use extproc_client::{FilterConfig, ProcessingMode, http};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json, value::RawValue};
-use std::sync::Arc;
 
 use crate::{printed, redact::Secrets};
 
-/// Name and value.
-pub(crate) type Field = (String, String);
+/// A header. JSON has it as `[name, value]`, and as `[name, value, base64]` where the value is no UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    /// The bytes of a value that is no UTF-8.
+    pub(crate) raw: Option<Box<[u8]>>,
+}
+
+impl Field {
+    pub(crate) fn text(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            value: value.into(),
+            raw: None,
+        }
+    }
+
+    /// The value as it came.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.raw.as_deref().unwrap_or(self.value.as_bytes())
+    }
+
+    /// Bytes of its texts.
+    pub(crate) fn len(&self) -> usize {
+        let raw = self.raw.as_ref().map_or(0, |raw| raw.len() + ALLOCATION);
+        self.name.len() + self.value.len() + raw
+    }
+}
+
+impl Serialize for Field {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.raw {
+            None => (&self.name, &self.value).serialize(serializer),
+            Some(raw) => (&self.name, &self.value, STANDARD.encode(raw)).serialize(serializer),
+        }
+    }
+}
+
+/// Facts of the connection on which a gateway took the request.
+#[derive(Debug, Serialize)]
+pub(crate) struct Entrance {
+    /// Address of the gateway.
+    pub(crate) address: SocketAddr,
+    pub(crate) protocol: &'static str,
+    /// The server name that the client asked for in its TLS handshake, which may be empty; absent without TLS.
+    pub(crate) tls: Option<String>,
+}
 
 /// One exchange with all its processors, the one nearest to the client first.
 #[derive(Debug, Serialize)]
@@ -21,6 +71,8 @@ pub(crate) struct Record {
     /// Milliseconds since 1970.
     pub(crate) time: u64,
     pub(crate) client: String,
+    /// Absent without a gateway, in a program that has the layer for itself.
+    pub(crate) entrance: Option<Entrance>,
     pub(crate) method: String,
     pub(crate) authority: String,
     pub(crate) path: String,
@@ -194,6 +246,7 @@ impl Record {
             version: 0,
             time: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
             client: String::new(),
+            entrance: None,
             method: head.method.to_string(),
             authority: String::new(),
             path: String::new(),
@@ -210,7 +263,7 @@ impl Record {
         }
     }
 
-    /// Whether something went wrong.
+    /// Returns whether something went wrong.
     pub(crate) fn has_problem(&self) -> bool {
         self.processors.iter().any(|p| {
             p.verdict.is_some()

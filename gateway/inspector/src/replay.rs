@@ -48,23 +48,24 @@ impl Play {
         let head = p.request.before.head.as_ref();
         let head = head.ok_or("the head of the request was not recorded")?;
         let find = |name: &str| {
-            head.iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, v)| v.as_str())
+            let mut fields = head.iter();
+            fields
+                .find(|field| field.name == name)
+                .map(|field| field.value.as_str())
         };
         let mut request = Request::builder()
             .method(find(":method").unwrap_or("GET"))
             .uri(find(":uri").unwrap_or("/"));
-        for (name, value) in head.iter().filter(|(name, _)| !name.starts_with(':')) {
-            request = request.header(name, value);
+        for field in head.iter().filter(|field| !field.name.starts_with(':')) {
+            request = request.header(&field.name, field.bytes());
         }
         let body = STANDARD.decode(&p.request.before.body).unwrap_or_default();
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| format!("the recorded request cannot be made again: {error}"))?;
         let seen = p.response.before.head.clone().unwrap_or_default();
-        let status = seen.iter().find(|(name, _)| name == ":status");
-        let status = status.and_then(|(_, status)| status.parse().ok());
+        let status = seen.iter().find(|field| field.name == ":status");
+        let status = status.and_then(|field| field.value.parse().ok());
         let body = STANDARD.decode(&p.response.before.body).unwrap_or_default();
         let inspector = capture::of_one(settings);
         let pool = Pool::builder(TcpConnector::new(address))
@@ -85,10 +86,10 @@ impl Play {
         let (status, fields, body) = self.response;
         let upstream = service_fn(move |request: Request<RequestBody<Full<Bytes>>>| {
             let mut response = Response::builder().status(status);
-            for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with(':')) {
+            for field in fields.iter().filter(|field| !field.name.starts_with(':')) {
                 // The recorded length is not that of a body that was cut.
-                if !matches!(name.as_str(), "content-length" | "transfer-encoding") {
-                    response = response.header(name, value);
+                if !matches!(field.name.as_str(), "content-length" | "transfer-encoding") {
+                    response = response.header(&field.name, field.bytes());
                 }
             }
             let response = response.body(Full::new(body.clone()));

@@ -158,7 +158,7 @@ async fn a_person_finds_and_takes_away() {
         .value("document.querySelector('[data-format=curl]').click()")
         .await;
     browser
-        .wait("document.querySelector('#detail pre').textContent.startsWith('curl -i -X')")
+        .wait("document.querySelector('#detail pre').textContent.includes('curl -i -X')")
         .await;
 
     for scheme in ["light", "dark"] {
@@ -184,7 +184,7 @@ async fn a_person_finds_and_takes_away() {
 async fn ten_thousand_exchanges() {
     let mut settings = Settings::default();
     settings.exchanges = 10_000;
-    settings.bytes = 256 * 1024 * 1024;
+    settings.bytes = 512 * 1024 * 1024;
     let inspector = inspector(settings);
     let Some(mut browser) = Browser::open().await else {
         return;

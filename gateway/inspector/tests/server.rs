@@ -63,7 +63,8 @@ async fn bodies_when_asked_and_no_more_than_asked() {
         serde_json::from_str(body(&ask(address, "GET /exchanges", &[]).await)).unwrap();
     let id = &list["exchanges"][0]["id"];
     let curl = ask(address, &format!("GET /exchanges/{id}?format=curl"), &[]).await;
-    assert!(curl.contains("--data-raw 'ques'"), "{curl}");
+    let parts = "{ printf 'ques'; head -c 4 /dev/zero | tr '\\0' '?'; } |\n";
+    assert!(curl.contains(parts), "{curl}");
     let json = ask(address, &format!("GET /exchanges/{id}"), &[]).await;
     // In base64, four bytes of eight; the sizes are those of the whole.
     assert!(
@@ -149,6 +150,12 @@ async fn a_token_where_others_can_connect() {
     let answer = ask(address, &format!("GET /?token={token}"), &[]).await;
     assert!(answer.starts_with("HTTP/1.0 303"), "{answer}");
     assert!(answer.contains("HttpOnly; SameSite=Strict"), "{answer}");
+    // Nor does it lead elsewhere.
+    for path in ["//evil.test/", "/\\\\evil.test", "/\\/evil.test"] {
+        let answer = ask(address, &format!("GET {path}?token={token}"), &[]).await;
+        let is_own = answer.contains("location: /evil.test") || answer.starts_with("HTTP/1.0 400");
+        assert!(is_own, "{answer}");
+    }
     let cookie = format!("cookie: a=b; inspector={token}");
     let answer = ask(address, "GET /", &[&cookie]).await;
     assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");

@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// Whether a Secret that the Gateway may have has not been read yet, and is worth waiting for. The controller
+    /// Returns whether a Secret that the Gateway may have has not been read yet, and is worth waiting for. The controller
     /// gives the right to read it a moment after the Gateway names it.
     fn awaits_secrets(&self, gateway: &types::Gateway, objects: &Objects) -> bool {
         let permitted = certificates::permitted(gateway, objects);

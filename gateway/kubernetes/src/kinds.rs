@@ -76,7 +76,7 @@ impl Kind {
         self.resource().api_version
     }
 
-    /// Whether objects of this kind live in namespaces.
+    /// Returns whether objects of this kind live in namespaces.
     const fn namespaced(self) -> bool {
         !matches!(
             self,

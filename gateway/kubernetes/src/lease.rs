@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::kinds::Kind;
 
-/// How long a leader that says nothing is still one.
+/// Time after which a silent leader is no longer one.
 const DURATION: Duration = Duration::from_secs(15);
 /// A leader that could not renew for this long steps back, well before another may step in.
 const GIVE_UP: Duration = Duration::from_secs(10);

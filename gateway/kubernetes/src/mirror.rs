@@ -64,7 +64,7 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// Which objects a watch asks for.
+/// Objects that a watch asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Interest {
     kind: Kind,
@@ -173,7 +173,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Whether it has been read what there is.
+    /// Returns whether it has been read what there is.
     pub(super) fn listed(&self) -> bool {
         let state = self.mirror.state();
         let source = state.sources.get(&self.id);
@@ -234,7 +234,7 @@ impl Mirror {
         self.version.subscribe()
     }
 
-    /// Whether every watch has had its first list; a kind that is not installed, or a single object
+    /// Returns whether every watch has had its first list; a kind that is not installed, or a single object
     /// that is not ours to see, counts as none.
     pub(super) fn settled(&self) -> bool {
         self.state().sources.values().all(|source| source.settled)
@@ -254,7 +254,7 @@ impl Mirror {
         sources.find_map(|source| source.objects.get(key).cloned())
     }
 
-    /// What a translation reads.
+    /// Input of a translation.
     pub(super) fn typed(&self) -> Objects {
         self.state().typed.clone()
     }
@@ -433,7 +433,7 @@ fn forget(typed: &mut Objects, key: &Key) {
     }
 }
 
-/// Whether there is nothing to wait for: the kind is not installed, or a single object is not ours
+/// Returns whether there is nothing to wait for: the kind is not installed, or a single object is not ours
 /// to see. A whole kind that is not ours to see is a matter of moments or of a wrong installation;
 /// serving without it would be guessing.
 fn refused(error: &watcher::Error, interest: &Interest) -> bool {
@@ -505,7 +505,7 @@ impl Mirror {
         Self::new(Client::new(nothing, "default"), keep)
     }
 
-    /// What a watch would be told by a list.
+    /// Events that a list gives to a watch.
     pub(super) fn list(&self, watch: &Watch, kind: Kind, objects: &[Value]) {
         let mut fresh = BTreeMap::new();
         self.take(watch.id, kind, Event::Init, &mut fresh);
@@ -516,7 +516,7 @@ impl Mirror {
         self.take(watch.id, kind, Event::InitDone, &mut fresh);
     }
 
-    /// What a watch would be told if the list were forbidden.
+    /// Events of a watch whose list is forbidden.
     pub(super) fn forbid(&self, watch: &Watch) {
         self.settle(watch.id);
     }

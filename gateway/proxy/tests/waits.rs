@@ -21,7 +21,7 @@ use http::Response;
 
 use self::common::until;
 
-/// What an upstream over HTTP/2 has seen.
+/// Requests that an upstream over HTTP/2 has seen.
 #[derive(Default)]
 struct Seen {
     accepted: AtomicUsize,

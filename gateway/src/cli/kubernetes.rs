@@ -47,7 +47,7 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "POD_NAME", default_value_t = uuid::Uuid::new_v4().to_string())]
     identity: String,
 
-    /// Where `/ready` and `/stats` are.
+    /// Address of `/ready` and `/stats`.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:15000")]
     admin: SocketAddr,
 
@@ -63,11 +63,11 @@ pub(crate) struct DataPlaneArgs {
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = gateway_name, conflicts_with_all = ["config", "listen", "upstream", "ext_proc", "check"])]
     pub(crate) kubernetes: Option<Key>,
 
-    /// Where the Gateway's listeners listen.
+    /// Address of the Gateway's listeners.
     #[arg(long, value_name = "IP", requires = "kubernetes")]
     address: Option<IpAddr>,
 
-    /// Where `/ready` and `/stats` are [default: 0.0.0.0:15000].
+    /// Address of `/ready` and `/stats` [default: 0.0.0.0:15000].
     #[arg(long, value_name = "IP:PORT", requires = "kubernetes")]
     admin: Option<SocketAddr>,
 

@@ -28,15 +28,15 @@ use gateway_proxy::Options;
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "gateway", version, verbatim_doc_comment)]
 pub(crate) struct Cli {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, value_name = "IP:PORT", conflicts_with = "config")]
     pub(crate) listen: Option<String>,
 
-    /// Where requests go; the host may be a name.
+    /// Address that requests go to; the host may be a name.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub(crate) upstream: Option<String>,
 
-    /// Where the processor is, which speaks gRPC without TLS.
+    /// Address of the processor, which speaks gRPC without TLS.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub(crate) ext_proc: Option<String>,
 
@@ -129,7 +129,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FORM", value_enum, default_value_t)]
     pub(crate) log_format: LogForm,
 
-    /// What to log: a level, or filters such as `info,h2=debug`. Of `h2`, errors alone if it is not named.
+    /// Log level, or filters such as `info,h2=debug`. Of `h2`, errors alone if it is not named.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub(crate) log_level: String,
 }
@@ -215,7 +215,7 @@ impl Cli {
         Ok(None)
     }
 
-    /// What all roles that serve have in common.
+    /// Settings that all roles that serve have in common.
     pub(crate) fn options(&self) -> Options {
         let options = Options::default().concurrency(self.workers().get());
         let names = self.admin_host.iter();
@@ -240,7 +240,7 @@ impl Cli {
         }
     }
 
-    /// What a cluster would say of manifests.
+    /// Facts about manifests that a cluster would give.
     fn file_options(&self) -> FileOptions {
         let mut options = FileOptions {
             listen_ports: self.listen_port.iter().copied().collect(),
@@ -256,7 +256,7 @@ impl Cli {
         options
     }
 
-    /// What the flags say of the inspector.
+    /// Settings of the inspector from the flags.
     pub(crate) fn inspector(&self) -> gateway_inspector::Settings {
         let mut settings = gateway_inspector::Settings::default();
         settings.bodies = self.inspect_bodies.unwrap_or(settings.bodies);
@@ -268,7 +268,7 @@ impl Cli {
         settings
     }
 
-    /// How many workers to run: as asked, otherwise one a core.
+    /// Number of workers to run: as asked, otherwise one a core.
     pub(crate) fn workers(&self) -> NonZeroUsize {
         self.concurrency
             .or_else(|| std::thread::available_parallelism().ok())

@@ -29,6 +29,9 @@ struct Options {
     /// Scenarios at a time. They wait more than they work.
     #[arg(long, default_value_t = 4)]
     jobs: usize,
+    /// Says more of what the format can say. The scenarios of a seed are others then.
+    #[arg(long, conflicts_with = "replay")]
+    wide: bool,
     /// Smaller scenarios to try per difference; 0 leaves it as it was generated.
     #[arg(long, default_value_t = 200)]
     tries: usize,
@@ -74,6 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 first: options.first,
                 count: options.count,
                 jobs: options.jobs,
+                wide: options.wide,
                 tries: options.tries,
             };
             search(&stage, range, &options.out.unwrap_or(directory))

@@ -27,6 +27,8 @@ pub struct Range {
     pub count: u64,
     /// Scenarios at a time.
     pub jobs: usize,
+    /// More of what the format can say, in scenarios that are others then.
+    pub wide: bool,
     /// Smaller scenarios that are tried to find the smallest form of a difference.
     pub tries: usize,
 }
@@ -122,7 +124,10 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
             if index >= end {
                 break;
             }
-            let source = generate::source(range.seed, index);
+            let source = match range.wide {
+                true => generate::wide(range.seed, index),
+                false => generate::source(range.seed, index),
+            };
             if !is_asked_for(stage, &source) {
                 continue;
             }

@@ -50,6 +50,49 @@ pub fn workspace_example(name: &str) -> anyhow::Result<PathBuf> {
     once("examples", "--example", name, None)
 }
 
+/// Builds and runs a test of this workspace that a feature turns on, with this variable in the environment of its build; the
+/// output is that of the tests.
+///
+/// # Errors
+/// When it does not build, or fails.
+pub fn workspace_test(
+    package: &str,
+    name: &str,
+    feature: &str,
+    (variable, value): (&str, &Path),
+) -> anyhow::Result<String> {
+    let output = cargo()
+        .args(["test", "--quiet", "--workspace", "--test", name])
+        .arg(format!("--features={package}/{feature}"))
+        .env(variable, value)
+        .output()
+        .context("cargo test")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "cargo test -p {package} --test {name}: {}{text}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
+}
+
+/// Cargo in this workspace.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo told this program about its package is none of the business of build scripts that look at such variables:
+    // they would run again, and with them most of the build.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+        .env("CARGO_TARGET_DIR", target_directory())
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command
+}
+
 fn once(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow::Result<PathBuf> {
     let mut built = BUILT
         .lock()
@@ -63,14 +106,13 @@ fn once(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow:
 }
 
 fn build(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile_directory =
         profile_directory().context("this program is not in a target directory")?;
     let profile = match profile_directory.file_name().and_then(|n| n.to_str()) {
         Some("debug") | None => "dev",
         Some(other) => other,
     };
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(["build", "--quiet", "--profile", profile, kind, name]);
     match (profile, kind) {
         _ if feature.is_some() => command.args(["--package", package]),
@@ -78,19 +120,8 @@ fn build(package: &str, kind: &str, name: &str, feature: Option<&str>) -> anyhow
         ("dev", _) => command.arg("--workspace"),
         _ => command.args(["--package", package]),
     };
-    // What cargo told this program about its package is none of the business of build scripts that look at such variables:
-    // they would run again, and with them most of the build.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&name);
-        }
-    }
     let output = command
         .args(feature.iter().flat_map(|feature| ["--features", *feature]))
-        .arg("--target-dir")
-        .arg(target_directory())
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
         .context("cargo build")?;
     anyhow::ensure!(

@@ -13,13 +13,15 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Completion, Failed};
 
-pub use build::{has_binary_with, workspace_binary, workspace_binary_with, workspace_example};
+pub use build::{
+    has_binary_with, workspace_binary, workspace_binary_with, workspace_example, workspace_test,
+};
 pub use go::{
     DatadogCallout, InferenceExtension, datadog_callout, gateway_api, go_httpbin, h2spec,
     has_kubernetes, inference_extension, kubernetes,
 };
 pub use lock::program;
-pub use python::{PythonPart, envoy, httpbin, third_party_processor};
+pub use python::{PythonPart, envoy, httpbin, third_party_processor, traced_processor};
 
 /// A part that cannot be had, and why.
 #[derive(Debug, Clone)]

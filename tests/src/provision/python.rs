@@ -99,3 +99,22 @@ pub fn third_party_processor() -> Result<PythonPart, Missing> {
     SDK.get_or_init(|| PythonPart::provision("processor", PROCESSOR))
         .clone()
 }
+
+/// Versions that were tried together.
+const TRACED: &[&str] = &[
+    "grpcio==1.85.3",
+    "opentelemetry-sdk==1.45.2",
+    "opentelemetry-exporter-otlp-proto-http==1.45.2",
+    "opentelemetry-instrumentation-grpc==0.66b2",
+];
+
+/// An interpreter for `peers/traced_processor.py`.
+///
+/// # Errors
+/// When it cannot be provisioned.
+pub fn traced_processor() -> Result<PythonPart, Missing> {
+    static TRACED_PART: OnceLock<Result<PythonPart, Missing>> = OnceLock::new();
+    TRACED_PART
+        .get_or_init(|| PythonPart::provision("traced-processor", TRACED))
+        .clone()
+}

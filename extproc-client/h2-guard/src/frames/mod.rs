@@ -73,7 +73,7 @@ pub struct Frames<S> {
     traffic: Arc<Traffic>,
     /// Nothing has come from the server yet.
     first: bool,
-    /// Whether reading is interrupted until somebody calls [`Traffic::turn`].
+    /// True if reading is interrupted until somebody calls [`Traffic::turn`].
     turns: bool,
     /// Bytes of the preface or of a frame's payload that are still to come.
     left: usize,

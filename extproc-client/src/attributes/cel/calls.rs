@@ -72,7 +72,7 @@ fn below_a_second(call: &mut CallExpr) {
         .into();
 }
 
-/// Whether it is the step of a comprehension that makes a list.
+/// Returns whether the call is the step of a comprehension that makes a list.
 fn collects(call: &CallExpr) -> bool {
     let Some(IdedExpr {
         expr: Expr::Ident(name),

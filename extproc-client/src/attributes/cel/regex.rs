@@ -66,7 +66,7 @@ impl Function {
     }
 }
 
-/// Whether this is a call of the library.
+/// Returns whether this is a call of the library.
 pub(super) fn is_ours(call: &CallExpr) -> bool {
     Function::of_library(&call.func_name).is_some() && is_on_library(call)
 }

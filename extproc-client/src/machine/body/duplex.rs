@@ -94,7 +94,7 @@ fn send(exchange: &mut Exchange, side: Side, data: impl Into<Pieces>, end: bool,
     exchange.send_body(side, data, Exchange::flags(end), callback, now);
 }
 
-/// What the direction waits for after a chunk: still the reply to the headers, if that is out.
+/// Reply that the direction waits for after a chunk: still the one to the headers, if that is out.
 pub(super) fn callback(exchange: &Exchange, side: Side) -> Callback {
     match exchange.direction(side).callback {
         Callback::Headers => Callback::Headers,
@@ -151,7 +151,7 @@ pub(super) fn flush_held(exchange: &mut Exchange, side: Side, now: Instant) {
     send(exchange, side, held, end, now);
 }
 
-/// What was held, and whether the body ends with it.
+/// Takes the held bytes; the flag says whether the body ends with them.
 pub(super) fn take_held(exchange: &mut Exchange, side: Side) -> (Pieces, bool) {
     let direction = exchange.direction_mut(side);
     let end = direction.came.is_ended() && direction.trailers.is_none();

@@ -36,13 +36,13 @@ const WAITING: usize = 256;
 struct TooLarge;
 
 impl Deframer {
-    /// What was not sent, for a body that passes by from now on.
+    /// Takes the bytes that were not sent, for a body that passes by from now on.
     pub(in super::super) fn take(&mut self) -> Bytes {
         self.waits = None;
         self.buffer.split().freeze()
     }
 
-    /// Whether whole messages wait for room.
+    /// Returns whether whole messages wait for room.
     pub(in super::super) fn waits(&self) -> bool {
         self.waits.is_some()
     }
@@ -178,7 +178,7 @@ fn send_end(exchange: &mut Exchange, side: Side, now: Instant) {
     }
 }
 
-/// Whether a body that has ended did so behind a whole message. One that did not was cut short, and must not look
+/// Returns whether a body that has ended did so behind a whole message. One that did not was cut short, and must not look
 /// complete when the processor has put new frames around the others: the exchange ends.
 fn ends_whole(exchange: &mut Exchange, side: Side) -> bool {
     if exchange.direction(side).deframer.buffer.is_empty() {

@@ -142,16 +142,16 @@ fn send_whole(exchange: &mut Exchange, side: Side, now: Instant) -> bool {
     if !direction.came.is_ended() {
         return false;
     }
-    let ends_with_body = direction.trailers.is_none();
-    if direction.came.has_data() || ends_with_body {
-        buffered::send(exchange, side, ends_with_body, now);
+    let with_end = direction.trailers.is_none();
+    if direction.came.has_data() || with_end {
+        buffered::send(exchange, side, with_end, now);
     } else {
         finish(exchange, side, now);
     }
     true
 }
 
-/// What a body mutation does, for the observer.
+/// Effect of a body mutation, for the observer.
 fn effect(mutation: &Option<BodyMutation>) -> Effect {
     match mutation {
         Some(BodyMutation::Body(_) | BodyMutation::Clear(true)) => Effect::Applied,

@@ -107,7 +107,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What a header mutation may be made of.
+/// Texts for header mutations.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![

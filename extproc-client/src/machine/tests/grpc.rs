@@ -206,7 +206,7 @@ fn half_a_grpc_message_behind_a_complete_response_is_no_error() {
     );
 }
 
-/// What the processor has no need of any more passes by, with its frames.
+/// Messages that the processor no longer needs pass by, with their frames.
 #[test]
 fn a_drain_lets_grpc_messages_that_wait_pass_by() {
     let mut p = Play::new(mode(r#"{"request_body_mode": "GRPC"}"#));

@@ -32,7 +32,7 @@ fn default_mode_sends_both_header_blocks() {
     );
 }
 
-/// What has nothing left to do is closed gracefully if asked for; what failed is reset in any case.
+/// A finished exchange is closed gracefully if asked for; a failed one is reset in any case.
 #[test]
 fn graceful_close() {
     let graceful = || config("").with_graceful_close(Some(std::time::Duration::from_secs(1)));

@@ -1,4 +1,4 @@
-//! What an observer of everything is told.
+//! Events that an observer of everything is told.
 
 use super::play::*;
 use crate::machine::Side::Request;

@@ -140,7 +140,7 @@ fn reply(kind: Kind, shape: Shape) -> Reply {
     }
 }
 
-/// What was sent on in one direction.
+/// Parts that were sent on in one direction.
 #[derive(Default)]
 struct Sent {
     heads: usize,

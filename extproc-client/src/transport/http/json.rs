@@ -166,7 +166,7 @@ pub(super) fn from_json(json: &Value, schema: &Schema) -> Result<Vec<u8>, String
     Ok(out)
 }
 
-/// What is wrong, and where.
+/// A fault and its place.
 #[derive(Debug)]
 struct Invalid {
     path: String,
@@ -373,7 +373,7 @@ fn base64(text: &str) -> Result<Vec<u8>, Invalid> {
     protojson::base64(text).ok_or_else(|| Invalid::new("expected base64"))
 }
 
-/// Whether `name` is `snake` in lower camel case.
+/// Returns whether `name` is `snake` in lower camel case.
 fn is_camel(snake: &str, name: &str) -> bool {
     let mut name = name.chars();
     let mut upper = false;

@@ -304,6 +304,13 @@ where
         Poll::Ready(result)
     }
 
+    fn buffered(&self) -> usize {
+        match &self.state {
+            State::Reading(_, answer, _) => answer.len(),
+            _ => 0,
+        }
+    }
+
     fn finish(&mut self) {
         self.finished = true;
         self.idle.take().into_iter().for_each(Waker::wake);

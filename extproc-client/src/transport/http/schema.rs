@@ -23,7 +23,7 @@ pub(super) struct Field {
     pub(super) shape: Shape,
 }
 
-/// What a field holds.
+/// Type of a field's value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Bool,
@@ -46,7 +46,7 @@ pub(super) enum Kind {
     Any,
 }
 
-/// How often a field holds it.
+/// Cardinality of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     One,
@@ -87,7 +87,7 @@ const fn plain(fields: &'static [Field]) -> Schema {
 
 use Kind::{Bool, Bytes, Integer, Message, Text};
 
-/// What is sent.
+/// Schema of `ProcessingRequest`.
 pub(super) static REQUEST: Schema = Schema {
     fields: &[
         one(2, "request_headers", Message(&HTTP_HEADERS)),
@@ -104,7 +104,7 @@ pub(super) static REQUEST: Schema = Schema {
     one_of: &[2, 3, 4, 5, 6, 7],
 };
 
-/// What is answered.
+/// Schema of `ProcessingResponse`.
 pub(super) static RESPONSE: Schema = Schema {
     fields: &[
         one(1, "request_headers", Message(&WRAPPED_COMMON)),

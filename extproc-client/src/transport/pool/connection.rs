@@ -43,7 +43,7 @@ const FRAME: u32 = 128 * 1024;
 /// Streams that may be opened before the peer has said how many it allows.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
 
-/// What the streams of a connection share.
+/// State that the streams of a connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: u64,
@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub(super) peer: Option<SocketAddr>,
     pub(super) resets: Resets,
     pub(super) traffic: Arc<Traffic>,
-    /// Where streams go whose reset has to wait for what is queued: dropping them is left to the connection's task.
+    /// Streams whose reset has to wait for queued data go here: the connection's task drops them.
     pub(super) leaving: UnboundedSender<Box<Open>>,
 }
 

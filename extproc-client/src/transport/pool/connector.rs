@@ -1,4 +1,4 @@
-//! How a pool gets its byte streams.
+//! Sources of a pool's byte streams.
 //!
 //! A [`Connector`] is the seam for a host's own TCP, TLS and load balancing; [`TcpConnector`] and
 //! [`UnixConnector`] serve without one.

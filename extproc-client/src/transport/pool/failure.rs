@@ -1,4 +1,4 @@
-//! How failures of connections and streams are reported: in Envoy's words, so that response code
+//! Reports of failures of connections and streams, in Envoy's words, so that response code
 //! details read the same.
 
 use std::{error::Error as _, io};
@@ -99,13 +99,13 @@ pub(super) fn of_stream(error: &h2::Error, started: bool) -> Close {
     }
 }
 
-/// Whether the peer says that it never processed the stream, so that it may be sent again
+/// Returns whether the peer says that it never processed the stream, so that it may be sent again
 /// (RFC 9113, sections 6.8 and 8.7).
 pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || is_refused(error))
 }
 
-/// Whether this one stream was refused.
+/// Returns whether this one stream was refused.
 pub(super) fn is_refused(error: &h2::Error) -> bool {
     error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)
 }

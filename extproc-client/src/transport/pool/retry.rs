@@ -1,4 +1,4 @@
-//! Which failures of a call are met with another call, and when.
+//! Failures of a call that are met with another call, and the time of that call.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},

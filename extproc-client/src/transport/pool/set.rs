@@ -46,14 +46,14 @@ pub(super) struct Set {
     pub(super) settings: Settings,
     dialer: Box<dyn Dial>,
     state: Mutex<State>,
-    /// How many calls wait, so that a stream that ends takes no lock if none does.
+    /// Number of calls that wait, so that a stream that ends takes no lock if there is none.
     waiting: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
 struct State {
     members: Vec<Member>,
-    /// Whether a connection is being made.
+    /// True if a connection is being made.
     dialing: bool,
     /// Attempts begun; the number of the one in progress.
     attempts: u64,

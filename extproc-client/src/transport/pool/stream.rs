@@ -31,12 +31,14 @@ use crate::{
     wire::{Reply, message::Message},
 };
 
-/// Unsent bytes up to which one more message is taken.
+/// Bytes without a window up to which one more message is taken.
 const BACKLOG: usize = 64 * 1024;
 
-/// Bytes given to `h2` before it has assigned send capacity, so that the first messages leave
-/// together with the headers. The default window of a stream (RFC 9113, section 6.9.2).
-const EAGER: usize = 65_535;
+/// Bytes given to `h2` for which it may still have no send window.
+///
+/// No window is reserved for bytes that are not given: it would be taken from the window of the connection, which all its
+/// streams share, and a stream that nobody polls, as its client reads nothing, would keep it for ever.
+const AHEAD: usize = 64 * 1024;
 
 /// Sent bytes kept for a retry until the response begins; a call that sent more is not repeated.
 const REPLAY: usize = 64 * 1024;
@@ -244,12 +246,12 @@ impl PoolStream {
 
 impl Sidestream for PoolStream {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.outbox.unsent >= BACKLOG
+        if self.outbox.waiting() >= BACKLOG
             && let State::Open(open) = &mut self.state
         {
             self.outbox.flush(&mut open.send, Some(cx));
         }
-        match self.outbox.unsent < BACKLOG {
+        match self.outbox.waiting() < BACKLOG {
             true => Poll::Ready(()),
             // While the call waits for a stream, `poll_recv` is what wakes the task.
             false => Poll::Pending,
@@ -323,6 +325,16 @@ impl Sidestream for PoolStream {
                     }
                 }
             }
+        }
+    }
+
+    fn buffered(&self) -> usize {
+        match &self.state {
+            State::Open(open) => match &open.receive {
+                Receive::Body { decoder, .. } => decoder.buffered(),
+                Receive::Head(..) => 0,
+            },
+            _ => 0,
         }
     }
 
@@ -406,8 +418,8 @@ struct Outbox {
     sent_bytes: usize,
     unsent: usize,
     replayable: bool,
-    /// Bytes that may still be sent without capacity.
-    eager: usize,
+    /// Bytes given to `h2` that may wait for window there, so long as [`AHEAD`] is not reached.
+    ahead: usize,
     end: End,
 }
 
@@ -427,7 +439,7 @@ impl Default for Outbox {
             sent_bytes: 0,
             unsent: 0,
             replayable: true,
-            eager: EAGER,
+            ahead: 0,
             end: End::Open,
         }
     }
@@ -452,7 +464,7 @@ impl Outbox {
     fn restart(&mut self) {
         self.unsent += std::mem::take(&mut self.sent_bytes);
         self.sent = 0;
-        self.eager = EAGER;
+        self.ahead = 0;
         if self.end == End::Sent {
             self.end = End::Asked;
         }
@@ -466,24 +478,18 @@ impl Outbox {
         self.sent_bytes = 0;
     }
 
+    /// Bytes that have no window yet, as far as is known.
+    fn waiting(&self) -> usize {
+        self.unsent + self.ahead
+    }
+
     /// Sends what may be sent. With `cx`, the task is woken when more may. A stream that cannot
     /// send any more takes everything to nowhere; its end shows in the receiving half.
     fn flush(&mut self, send: &mut SendStream<Bytes>, mut cx: Option<&mut Context<'_>>) {
         while self.end != End::Sent {
-            let Some(part) = self.parts.get(self.sent) else {
-                if self.end == End::Asked {
-                    self.end = End::Sent;
-                    let _ = send.send_data(Bytes::new(), true);
-                }
-                return;
-            };
-            let length = part.len();
-            let allowed = if length <= self.eager {
-                self.eager -= length;
-                length
-            } else {
-                self.eager = 0;
-                send.reserve_capacity(self.unsent);
+            if self.ahead >= AHEAD {
+                // There is capacity for one more byte once all that was given has its window.
+                send.reserve_capacity(1);
                 match (send.capacity(), cx.as_deref_mut()) {
                     (0, None) => return,
                     (0, Some(cx)) => match send.poll_capacity(cx) {
@@ -491,10 +497,19 @@ impl Outbox {
                         Poll::Ready(Some(Ok(_))) => continue,
                         Poll::Ready(None | Some(Err(_))) => return self.discard(),
                     },
-                    (capacity, _) => capacity.min(length),
+                    _ => self.ahead = 0,
                 }
+            }
+            let Some(part) = self.parts.get(self.sent) else {
+                if self.end == End::Asked {
+                    self.end = End::Sent;
+                    let _ = send.send_data(Bytes::new(), true);
+                }
+                return;
             };
-            if !self.send_front(send, allowed) {
+            let count = part.len().min(AHEAD - self.ahead);
+            self.ahead += count;
+            if !self.send_front(send, count) {
                 return self.discard();
             }
         }
@@ -539,6 +554,7 @@ impl Outbox {
             self.parts.clear();
             self.sent = 0;
             self.unsent = 0;
+            self.ahead = 0;
         }
     }
 }

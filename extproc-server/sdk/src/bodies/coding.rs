@@ -55,7 +55,7 @@ impl Coding {
     }
 }
 
-/// Why a body could not be decoded or encoded.
+/// Reason for which a body could not be decoded or encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodingError {
@@ -225,7 +225,7 @@ impl fmt::Debug for Encoder {
     }
 }
 
-/// Where decoded bytes go; refuses more than its limit.
+/// Receiver of decoded bytes; refuses more than its limit.
 struct Sink {
     bytes: Vec<u8>,
     limit: usize,

@@ -6,7 +6,7 @@ use super::{Coding, CodingError, Decoder, Encoder};
 
 /// Maps the plain bytes of a body that may be encoded: decodes each piece, has it changed, and encodes it again.
 ///
-/// What was pushed can be decoded by the receiver at once, so a stream goes on streaming. The new body is as long as it
+/// The receiver can decode each pushed piece at once, so a stream goes on streaming. The new body is as long as it
 /// turns out: for a body that declares its length, use a mode in which the length can follow, or none is declared.
 ///
 /// ```

@@ -90,7 +90,7 @@ impl SseParser {
         Ok(events)
     }
 
-    /// What is left at the end of the body: an event that was never completed. Clients discard it.
+    /// Returns the rest at the end of the body: an event that was never completed. Clients discard it.
     pub fn rest(&mut self) -> Bytes {
         self.scanned = 0;
         self.bytes.split().freeze()

@@ -51,7 +51,7 @@ pub(crate) struct Answers {
     begun: Option<Announced>,
 }
 
-/// Whether the proxy has said how it sends bodies.
+/// State of the proxy's announcement of its body modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announced {
     /// No: an old proxy, or one that only lets us observe.
@@ -59,7 +59,7 @@ pub(crate) enum Announced {
     Modes,
 }
 
-/// Who answers.
+/// Source of the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// The processor.
@@ -85,7 +85,7 @@ struct Direction {
     declares_length: bool,
 }
 
-/// How far the proxy has got.
+/// Progress of the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Received {
     #[default]
@@ -148,7 +148,7 @@ impl Answers {
         }
     }
 
-    /// What the first message said, once it is there.
+    /// Returns the contents of the first message, once it is there.
     pub(crate) fn begun(&self) -> Option<Announced> {
         self.begun
     }

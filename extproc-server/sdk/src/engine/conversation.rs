@@ -200,7 +200,7 @@ impl Conversation {
     /// Begins a response that is streamed: this head, then any number of [`response_data`](Self::response_data), then
     /// [`end_response`](Self::end_response). It is the answer to the request headers.
     ///
-    /// What the client still sends is received as before, and not to be answered.
+    /// Messages that the client still sends are received as before and need no answer.
     ///
     /// # Errors
     /// The request headers do not wait for an answer, the request body is neither unseen nor in full duplex (no proxy
@@ -235,7 +235,7 @@ impl Conversation {
         self.lock().end_response(trailers)
     }
 
-    /// How the proxy sends bodies. Known with the first message.
+    /// Returns the modes in which the proxy sends bodies. Known with the first message.
     pub fn modes(&self) -> Modes {
         self.lock().modes()
     }
@@ -283,7 +283,7 @@ impl fmt::Debug for Conversation {
     }
 }
 
-/// Why something cannot be said now.
+/// Reason for which a reply is not possible now.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConversationError {

@@ -1,4 +1,4 @@
-//! What can go wrong with a handler, and the guard that notices.
+//! Failures of a handler, and the guard that notices them.
 
 use std::{
     any::Any,

@@ -32,7 +32,7 @@ pub enum OnFailure {
     PassThrough,
 }
 
-/// What a service can be made around: a [`Processor`], or a [`StreamProcessor`] in a [`Streaming`]. Nothing else is.
+/// Processors that a service can be made around: a [`Processor`], or a [`StreamProcessor`] in a [`Streaming`].
 pub trait Run: sealed::Sealed + Send + Sync + Sized + 'static {
     /// The replies to the messages of one exchange. Ends when the proxy ends its side, or when there is nothing more to
     /// say.

@@ -1,4 +1,4 @@
-//! What a processor answers: continue with changes, or respond at once.
+//! Answers of a processor: continue with changes, or respond at once.
 //!
 //! Replies are built, not filled in, and building cannot fail: everything is checked when the reply is about to be
 //! sent (see [`validate`](crate::validate)), and a reply that fails the check is a failure of the handler.
@@ -89,7 +89,7 @@ pub struct BodyReply {
     pub(crate) extras: Extras,
 }
 
-/// What becomes of a piece of a body.
+/// Fate of a piece of a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Content {
     #[default]
@@ -204,7 +204,7 @@ impl Immediate {
     }
 }
 
-/// What every reply may carry beside its own content.
+/// Parts that every reply may carry beside its own content.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) immediate: Option<Box<Immediate>>,
@@ -267,7 +267,7 @@ impl Mutation {
         self.wire.remove_headers.iter().map(String::as_str)
     }
 
-    /// What is to be set, as plain entries.
+    /// Returns the fields to be set, as plain entries.
     pub(crate) fn into_entries(self) -> impl Iterator<Item = HeaderValue> {
         self.wire
             .set_headers
@@ -336,7 +336,7 @@ macro_rules! carries_extras {
 
             /// Ends the processing of this exchange with this reply: no handler is called again.
             ///
-            /// Where no body is in full duplex the gRPC stream is closed, and the proxy goes on without the processor.
+            /// If no body is in full duplex, the gRPC stream is closed and the proxy goes on without the processor.
             /// Otherwise closing would lose bytes under way, and the SDK passes everything through instead.
             pub fn skip_rest(mut self) -> Self {
                 self.extras.skip_rest = true;

@@ -10,7 +10,7 @@ use http::Uri;
 use crate::reply::Mutation;
 pub use crate::types::Target;
 
-/// How large a mutation may get. The defaults are those of a proxy with default settings.
+/// Limits of a mutation. The defaults are those of a proxy with default settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most headers set by one reply, and most headers removed by one reply. Default 100.
@@ -28,7 +28,7 @@ impl Default for Limits {
     }
 }
 
-/// Why a reply cannot be sent.
+/// Reason for which a reply cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidReply {
@@ -48,7 +48,7 @@ pub enum InvalidReply {
     PseudoHeader {
         /// The name.
         name: String,
-        /// Where it was to be set.
+        /// Target of the value.
         target: Target,
     },
     /// A value of a pseudo-header that a proxy would refuse.
@@ -74,7 +74,7 @@ pub enum InvalidReply {
         name: String,
         /// The offending byte.
         byte: u8,
-        /// Where it stands in the value.
+        /// Its position in the value, in bytes.
         offset: usize,
     },
     /// More entries than [`Limits::entries`].
@@ -82,17 +82,17 @@ pub enum InvalidReply {
     TooManyEntries {
         /// `set` or `removed`.
         what: &'static str,
-        /// How many there are.
+        /// Their number.
         count: usize,
-        /// How many there may be.
+        /// Largest number allowed.
         limit: usize,
     },
     /// More bytes than [`Limits::bytes`].
     #[error("the header mutation has {bytes} bytes, the limit is {limit}")]
     TooManyBytes {
-        /// How many there are.
+        /// Their number.
         bytes: usize,
-        /// How many there may be.
+        /// Largest number allowed.
         limit: usize,
     },
     /// An immediate response needs a final status.

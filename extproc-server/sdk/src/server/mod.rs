@@ -33,7 +33,7 @@ use crate::{engine::Run, processor::Processor, service::ProcessorService};
 #[cfg(feature = "reflection")]
 const DESCRIPTORS: &[u8] = include_bytes!("descriptor.bin");
 
-/// How long open exchanges may go on after a shutdown has begun, unless set otherwise.
+/// Default time that open exchanges have after a shutdown has begun.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Flow-control windows. A connection of a proxy carries the exchanges of thousands of clients, and handlers that stand still

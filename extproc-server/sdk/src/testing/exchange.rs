@@ -47,7 +47,7 @@ pub struct FakeExchange {
     route_cleared: bool,
 }
 
-/// What comes from the processor.
+/// Replies of the processor.
 enum Event {
     Reply(Response, Option<ProcessingMode>),
     Responded(Message),

@@ -77,6 +77,12 @@ impl Message {
             .filter_map(|(_, value)| std::str::from_utf8(value).ok())
     }
 
+    /// Every value of a header, text or not.
+    pub fn get_all_bytes<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let own = self.headers.iter().filter(move |(key, _)| key == name);
+        own.map(|(_, value)| value.as_slice())
+    }
+
     /// The first value of a trailer, if it is there and is text.
     pub fn get_trailer(&self, name: &str) -> Option<&str> {
         find(&self.trailers, name)

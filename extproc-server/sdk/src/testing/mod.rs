@@ -72,42 +72,42 @@ impl<P: Run> FakeProxy<P> {
         }
     }
 
-    /// Whether request headers are sent (`request_header_mode`).
+    /// Sets whether request headers are sent (`request_header_mode`).
     #[must_use]
     pub fn request_headers(mut self, send: bool) -> Self {
         self.settings.request.headers = send;
         self
     }
 
-    /// How request bodies are sent (`request_body_mode`).
+    /// Sets the mode of request bodies (`request_body_mode`).
     #[must_use]
     pub fn request_body(mut self, mode: BodyMode) -> Self {
         self.settings.request.body = mode;
         self
     }
 
-    /// Whether request trailers are sent (`request_trailer_mode`). In the duplex body modes they always are.
+    /// Sets whether request trailers are sent (`request_trailer_mode`). In the duplex body modes they always are.
     #[must_use]
     pub fn request_trailers(mut self, send: bool) -> Self {
         self.settings.request.trailers = send;
         self
     }
 
-    /// Whether response headers are sent (`response_header_mode`).
+    /// Sets whether response headers are sent (`response_header_mode`).
     #[must_use]
     pub fn response_headers(mut self, send: bool) -> Self {
         self.settings.response.headers = send;
         self
     }
 
-    /// How response bodies are sent (`response_body_mode`).
+    /// Sets the mode of response bodies (`response_body_mode`).
     #[must_use]
     pub fn response_body(mut self, mode: BodyMode) -> Self {
         self.settings.response.body = mode;
         self
     }
 
-    /// Whether response trailers are sent (`response_trailer_mode`). In the duplex body modes they always are.
+    /// Sets whether response trailers are sent (`response_trailer_mode`). In the duplex body modes they always are.
     #[must_use]
     pub fn response_trailers(mut self, send: bool) -> Self {
         self.settings.response.trailers = send;
@@ -158,14 +158,14 @@ impl<P: Run> FakeProxy<P> {
         self
     }
 
-    /// How much of a body is sent in [`BodyMode::BufferedPartial`], in bytes. Default 1 MiB.
+    /// Sets the most bytes of a body that are sent in [`BodyMode::BufferedPartial`]. Default 1 MiB.
     #[must_use]
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.settings.buffer_limit = bytes;
         self
     }
 
-    /// How long a reply is awaited before the exchange fails. Default 5 s, since tests run on busy machines.
+    /// Sets the time after which the exchange fails without a reply. Default 5 s, since tests run on busy machines.
     #[must_use]
     pub fn message_timeout(mut self, time: Duration) -> Self {
         self.settings.timeout = time;
@@ -208,7 +208,7 @@ struct Settings {
     initial_metadata: MetadataMap,
 }
 
-/// What is sent of one direction.
+/// Parts of one direction that are sent.
 #[derive(Clone, Copy, Debug)]
 struct SideSettings {
     headers: bool,
@@ -257,7 +257,7 @@ impl Default for Settings {
     }
 }
 
-/// What became of a message.
+/// Fate of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It goes on, to the upstream or to the client, like this.
@@ -292,7 +292,7 @@ impl Outcome {
     }
 }
 
-/// Why a proxy would have failed the exchange.
+/// Reason for which a proxy would have failed the exchange.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyError {
@@ -305,9 +305,9 @@ pub enum ProxyError {
     /// The new body does not fit the `content-length` of the headers that are held back.
     #[error("content-length is {declared}, the new body has {actual} bytes")]
     ContentLength {
-        /// What the headers say.
+        /// Length that the headers declare, in bytes.
         declared: u64,
-        /// What the body has.
+        /// Length of the body, in bytes.
         actual: u64,
     },
     /// The processor ended the stream with an error.

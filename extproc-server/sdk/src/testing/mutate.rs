@@ -10,7 +10,7 @@ use super::ProxyError;
 /// Entries that one mutation may set, and entries that it may remove.
 const ENTRIES: usize = 100;
 
-/// What is special about the fields that a mutation applies to.
+/// Special rules for the fields that a mutation applies to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rules {
     /// The proxy has taken `content-length` away, and does not let it be set again.

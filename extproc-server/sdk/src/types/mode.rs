@@ -86,7 +86,7 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// How the bodies of one side are sent.
+    /// Returns the mode of one side's bodies.
     pub fn of(self, side: Side) -> BodyMode {
         match side {
             Side::Request => self.request_body,
@@ -105,7 +105,7 @@ impl Modes {
         })
     }
 
-    /// Whether a proxy can honour a mode override at all: Envoy ignores it if a body is sent in full duplex, or
+    /// Returns whether a proxy can honour a mode override: Envoy ignores it if a body is sent in full duplex, or
     /// without waiting for the header reply.
     pub(crate) fn can_override(self) -> bool {
         !self.body_without_waiting
@@ -136,35 +136,35 @@ impl ModeOverride {
         Self::default()
     }
 
-    /// How the request body is to be sent.
+    /// Sets the mode of the request body.
     #[must_use]
     pub fn request_body(mut self, mode: BodyMode) -> Self {
         self.request_body = Some(mode);
         self
     }
 
-    /// How the response body is to be sent.
+    /// Sets the mode of the response body.
     #[must_use]
     pub fn response_body(mut self, mode: BodyMode) -> Self {
         self.response_body = Some(mode);
         self
     }
 
-    /// Whether request trailers are to be sent.
+    /// Sets whether request trailers are to be sent.
     #[must_use]
     pub fn request_trailers(mut self, send: bool) -> Self {
         self.request_trailers = Some(send);
         self
     }
 
-    /// Whether response headers are to be sent.
+    /// Sets whether response headers are to be sent.
     #[must_use]
     pub fn response_headers(mut self, send: bool) -> Self {
         self.response_headers = Some(send);
         self
     }
 
-    /// Whether response trailers are to be sent.
+    /// Sets whether response trailers are to be sent.
     #[must_use]
     pub fn response_trailers(mut self, send: bool) -> Self {
         self.response_trailers = Some(send);

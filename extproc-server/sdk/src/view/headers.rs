@@ -1,4 +1,4 @@
-//! What a proxy shows a processor: header blocks, body pieces and trailers.
+//! Views of what a proxy shows a processor: header blocks, body pieces and trailers.
 //!
 //! These are read-only views of the received message. They are not converted up front: [`Headers::get`] looks at the
 //! entries as they came, and the [`HeaderMap`] is built the first time [`Headers::map`] is called, so that a processor

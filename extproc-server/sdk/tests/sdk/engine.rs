@@ -1,4 +1,4 @@
-//! What the SDK does by itself: form of the replies, failures, deadlines, counters.
+//! Work that the SDK does by itself: form of the replies, failures, deadlines, counters.
 
 use std::{sync::Arc, time::Duration};
 

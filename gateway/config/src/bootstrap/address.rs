@@ -58,7 +58,7 @@ impl Located<Address> {
         Ok(SocketAddr::new(ip, self.port(socket)?))
     }
 
-    /// Whether `::` stands for IPv4 as well.
+    /// Returns whether `::` stands for IPv4 as well.
     pub(super) fn ipv4_compat(&self) -> bool {
         let socket = self.value.socket_address.as_ref();
         socket.is_some_and(|socket| socket.ipv4_compat)

@@ -23,6 +23,8 @@ use super::{
     health::{self, CommonLbConfig, HealthCheck, OutlierDetection},
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
+    secrets::Secrets,
+    sockets::SocketMatch,
     value::{ByName, Enum, Time},
 };
 use crate::{
@@ -62,6 +64,8 @@ pub(super) struct Cluster {
     #[serde(default)]
     protocol_selection: Enum<ProtocolSelection>,
     transport_socket: Option<TransportSocket>,
+    #[serde(default)]
+    transport_socket_matches: Vec<SocketMatch>,
     upstream_connection_options: Option<UpstreamConnectionOptions>,
     #[serde(default)]
     metadata: Metadata,
@@ -115,6 +119,7 @@ impl Located<Cluster> {
     pub(super) fn build(
         self,
         reader: &Reader<'_>,
+        secrets: &Secrets,
         graceful_close: Option<Duration>,
     ) -> Result<(Model, Vec<Filter>), Fault> {
         let node = self.node;
@@ -147,6 +152,26 @@ impl Located<Cluster> {
             None => None,
         };
         let (kind, dns) = cluster.kind(reader)?;
+        let tls = match &cluster.transport_socket {
+            Some(socket) => upstream.named(socket.upstream(reader, secrets)?, reader),
+            None => None,
+        };
+        let sockets = cluster
+            .transport_socket_matches
+            .iter()
+            .map(|socket| {
+                let tls = socket.value.upstream(reader, secrets)?;
+                Ok(upstream.named(tls, reader))
+            })
+            .collect::<Result<Vec<_>, Fault>>()?;
+        if protocol == UpstreamProtocol::Auto
+            && (tls.is_none() || sockets.iter().any(Option::is_none))
+        {
+            return Err(Fault::at(
+                node,
+                "auto_config needs TLS to all endpoints, in which the protocol is agreed on",
+            ));
+        }
         let model = Model {
             reach: Reach::Anywhere,
             discovery: cluster.discovery(kind, reader, node)?,
@@ -180,10 +205,8 @@ impl Located<Cluster> {
                 }) => keepalive.build(),
                 _ => Some(TcpKeepaliveModel::DEFAULT),
             },
-            tls: match &cluster.transport_socket {
-                Some(socket) => upstream.named(socket.upstream(reader)?, reader),
-                None => None,
-            },
+            tls,
+            sockets,
             metadata: Arc::new(cluster.metadata.build(reader)?),
             health: health::build(
                 node,

@@ -6,7 +6,7 @@ use super::value::Bytes;
 use crate::document::{Fault, Located, Reader};
 
 /// Bytes that stand in the configuration or in a place that it names.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct DataSource {
     filename: Option<String>,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::{
     address::Address,
     any::Metadata,
+    sockets::SocketMatch,
     value::{Enum, ProtoEnum},
 };
 use crate::{
@@ -36,6 +37,7 @@ struct AssignmentPolicy {
 struct LocalityLbEndpoints {
     lb_endpoints: Vec<Located<LbEndpoint>>,
     priority: Option<Located<u32>>,
+    metadata: Metadata,
 }
 
 /// `envoy.config.endpoint.v3.LbEndpoint`.
@@ -78,7 +80,12 @@ impl ClusterLoadAssignment {
     }
 
     /// All endpoints; `names` says whether addresses may be names.
-    pub(super) fn build(&self, reader: &Reader<'_>, names: bool) -> Result<Vec<Model>, Fault> {
+    pub(super) fn build(
+        &self,
+        reader: &Reader<'_>,
+        names: bool,
+        sockets: &[SocketMatch],
+    ) -> Result<Vec<Model>, Fault> {
         if self.cluster_name.value.is_empty() {
             return Err(Fault::at(self.cluster_name.node, "may not be empty"));
         }
@@ -91,6 +98,7 @@ impl ClusterLoadAssignment {
                 }
                 Some(priority) => priority.value,
             };
+            let of_locality = locality.metadata.build(reader)?;
             for endpoint in &locality.lb_endpoints {
                 let Some(target) = &endpoint.value.endpoint else {
                     return Err(Fault::at(endpoint.node, "missing field \"endpoint\""));
@@ -102,13 +110,19 @@ impl ClusterLoadAssignment {
                     }
                     Some(weight) => weight.value,
                 };
+                let metadata = match &endpoint.value.metadata {
+                    Some(metadata) => Some(Arc::new(metadata.build(reader)?)),
+                    None => None,
+                };
                 endpoints.push(Model {
                     address: target.address.to_connect(names)?,
                     weight,
-                    metadata: match &endpoint.value.metadata {
-                        Some(metadata) => Some(Arc::new(metadata.build(reader)?)),
-                        None => None,
-                    },
+                    socket: sockets.iter().position(|socket| {
+                        let own = metadata.as_deref().into_iter();
+                        let mut either = own.chain([&of_locality]);
+                        either.any(|metadata| socket.value.matches(metadata))
+                    }),
+                    metadata,
                     hostname: target.hostname.clone(),
                     priority,
                     standing: endpoint.value.health_status.0,

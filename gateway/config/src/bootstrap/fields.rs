@@ -51,9 +51,8 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("OverloadManager", Note(NOT_DONE), &["loadshed_points", "buffer_factory_config"]),
     ("OverloadAction", Refuse(UNSUPPORTED), &["typed_config"]),
     ("ScaledTrigger", Ignore, &["scaling_threshold"]),
-    ("StaticResources", Refuse("only secrets written where they are used are supported"), &[
-        "secrets",
-    ]),
+    ("Secret", RefusePresence(UNSUPPORTED), &["session_ticket_keys"]),
+    ("SdsSecretConfig", RefusePresence(NO_XDS), &["sds_config"]),
     ("RuntimeLayer", Ignore, &["name", "admin_layer"]),
     ("RuntimeLayer", Note(NOT_DONE), &["disk_layer"]),
     ("RuntimeLayer", Refuse(NO_XDS), &["rtds_layer"]),
@@ -328,7 +327,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Thresholds", Note(NOT_DONE), &["max_connection_pools"]),
     ("Cluster", Refuse(NO_XDS), &["eds_cluster_config"]),
     ("Cluster", Refuse(UNSUPPORTED), &[
-        "upstream_bind_config", "lb_subset_config", "transport_socket_matches", "filters",
+        "upstream_bind_config", "lb_subset_config", "filters",
     ]),
     ("Cluster", RefusePresence(UNSUPPORTED), &["transport_socket_matcher", "upstream_config"]),
     ("OriginalDstLbConfig", Refuse(UNSUPPORTED), &["metadata_key"]),
@@ -344,9 +343,9 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "enable_full_scan", "selection_method",
     ]),
     ("UpstreamProtocolOptions", Ignore, &["header_validation_config"]),
-    ("UpstreamProtocolOptions", RefusePresence("say which protocol with explicit_http_config"), &[
-        "auto_config",
-    ]),
+    ("AutoHttpConfig", RefusePresence("HTTP/3 is not supported"), &["http3_protocol_options"]),
+    ("AutoHttpConfig", Ignore, &["alternate_protocols_cache_options"]),
+    ("TransportSocketMatch", Ignore, &["name"]),
     ("UpstreamProtocolOptions", Note(NOT_DONE), &["outlier_detection"]),
     ("UpstreamProtocolOptions", Refuse(UNSUPPORTED), &["retry_policy", "request_mirror_policies", "hash_policy"]),
     ("UpstreamHttpProtocolOptions", Note("the certificate has to bear the name that is connected to"), &[
@@ -360,7 +359,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("AssignmentPolicy", Ignore, &["endpoint_stale_after"]),
     ("AssignmentPolicy", Note(NOT_DONE), &["drop_overloads", "weighted_priority_health"]),
     ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
-    ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity", "metadata"]),
+    ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
     ("LbEndpoint", Refuse(UNSUPPORTED), &["endpoint_name"]),
     ("Endpoint", Refuse(UNSUPPORTED), &["health_check_config"]),
@@ -380,10 +379,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("DownstreamTlsContext", Refuse(UNSUPPORTED), &["require_sni"]),
     ("TlsParameters", Note(NOT_DONE), &[
         "cipher_suites", "ecdh_curves", "signature_algorithms", "compliance_policies",
-    ]),
-    ("CommonTlsContext", Refuse("only secrets written where they are used are supported"), &[
-        "tls_certificate_sds_secret_configs", "validation_context_sds_secret_config",
-        "combined_validation_context",
     ]),
     ("CommonTlsContext", Refuse(UNSUPPORTED), &[
         "tls_certificate_provider_instance", "tls_certificate_certificate_provider",

@@ -201,7 +201,7 @@ impl Located<FilterChain> {
             }
         };
         let tls = match &chain.transport_socket {
-            Some(socket) => socket.downstream(reader)?.map(Arc::new),
+            Some(socket) => socket.downstream(reader, &loaded.secrets)?.map(Arc::new),
             None => None,
         };
         Ok(ChainModel {

@@ -25,8 +25,9 @@ use super::{
 use crate::{
     document::{Fault, Located},
     snapshot::{
-        Codec, EscapedSlashes, Filter, HttpManager, NodeIdentity, Normalization, OnRoute,
-        ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts, UpstreamProtocol,
+        Codec, EscapedSlashes, Filter, ForwardClientCert, HttpManager, NodeIdentity, Normalization,
+        OnRoute, ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts,
+        UpstreamProtocol,
     },
 };
 
@@ -177,16 +178,13 @@ impl Located<ProxyStatusConfig> {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct ForwardClientCert;
-
 impl ProtoEnum for ForwardClientCert {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        ("SANITIZE", 0, Ok(Self)),
-        ("FORWARD_ONLY", 1, Err("not supported")),
+        ("SANITIZE", 0, Ok(Self::Sanitize)),
+        ("FORWARD_ONLY", 1, Ok(Self::ForwardOnly)),
         ("APPEND_FORWARD", 2, Err("not supported")),
         ("SANITIZE_SET", 3, Err("not supported")),
-        ("ALWAYS_FORWARD_ONLY", 4, Err("not supported")),
+        ("ALWAYS_FORWARD_ONLY", 4, Ok(Self::AlwaysForwardOnly)),
     ];
 }
 
@@ -228,7 +226,6 @@ impl Located<HttpConnectionManager> {
         if manager.stat_prefix.is_empty() {
             return Err(Fault::at(self.node, "stat_prefix may not be empty"));
         }
-        let Enum(ForwardClientCert) = manager.forward_client_cert_details;
         let use_remote_address = manager.use_remote_address.unwrap_or_default();
         if manager.xff_num_trusted_hops > 0 && !use_remote_address {
             return Err(Fault::at(
@@ -301,6 +298,7 @@ impl Located<HttpConnectionManager> {
                 .map(|config| config.build(server_name, &loaded.node))
                 .transpose()?,
             via: manager.via.clone(),
+            forward_client_cert: manager.forward_client_cert_details.0,
             use_remote_address,
             xff_num_trusted_hops: manager.xff_num_trusted_hops,
             skip_xff_append: manager.skip_xff_append,

@@ -16,6 +16,7 @@ use super::{
     cluster::{Cluster, TypedExtensionConfig},
     listener::Listener,
     overload::OverloadManager,
+    secrets::Secrets,
 };
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
@@ -73,6 +74,7 @@ struct Locality {
 struct StaticResources {
     listeners: Vec<Subtree>,
     clusters: Vec<Subtree>,
+    secrets: Vec<Subtree>,
 }
 
 /// `envoy.config.bootstrap.v3.Admin`.
@@ -189,6 +191,7 @@ pub(super) struct Loaded<'a> {
     pub(super) refused: BTreeSet<String>,
     pub(super) node: Value,
     pub(super) graceful_close: Option<Duration>,
+    pub(super) secrets: Secrets,
     pub(super) cluster_filters: BTreeMap<String, Arc<[Filter]>>,
 }
 
@@ -213,6 +216,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         }
     }
     let graceful_close = layered_runtime.and_then(|runtime| runtime.graceful_close());
+    let secrets = Secrets::read(reader, &static_resources.secrets)?;
     let mut clusters = BTreeMap::new();
     let mut cluster_filters = BTreeMap::new();
     let mut refused = BTreeSet::new();
@@ -226,7 +230,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
             }
         };
         let name = cluster.value.name.clone();
-        let cluster = match cluster.build(reader, graceful_close) {
+        let cluster = match cluster.build(reader, &secrets, graceful_close) {
             Ok((cluster, filters)) => {
                 if !filters.is_empty() {
                     cluster_filters.insert(name.value.clone(), filters.into());
@@ -252,6 +256,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
         refused,
         node: node.map_or(Value::Null, |node| node.build()),
         graceful_close,
+        secrets,
         cluster_filters,
     };
     let admin = admin.unwrap_or_default();

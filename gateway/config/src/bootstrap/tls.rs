@@ -7,6 +7,7 @@ use super::{
     any::unsupported,
     data::DataSource,
     listener::TransportSocket,
+    secrets::{SdsSecretConfig, Secrets},
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
@@ -71,21 +72,32 @@ impl ProtoEnum for Version {
 struct CommonTlsContext {
     tls_params: Option<Located<TlsParameters>>,
     tls_certificates: Vec<Located<TlsCertificate>>,
+    tls_certificate_sds_secret_configs: Vec<Located<SdsSecretConfig>>,
     validation_context: Option<Located<CertificateValidationContext>>,
+    validation_context_sds_secret_config: Option<Located<SdsSecretConfig>>,
+    combined_validation_context: Option<Located<CombinedValidationContext>>,
     alpn_protocols: Vec<String>,
 }
 
+/// `envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CombinedValidationContext {
+    default_validation_context: Option<Located<CertificateValidationContext>>,
+    validation_context_sds_secret_config: Option<Located<SdsSecretConfig>>,
+}
+
 /// `envoy.extensions.transport_sockets.tls.v3.TlsCertificate`.
-#[derive(Debug, Deserialize)]
-struct TlsCertificate {
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct TlsCertificate {
     certificate_chain: Located<DataSource>,
     private_key: Located<DataSource>,
 }
 
 /// `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct CertificateValidationContext {
+pub(super) struct CertificateValidationContext {
     trusted_ca: Option<Located<DataSource>>,
     system_root_certs: Option<Located<SystemRootCerts>>,
     match_typed_subject_alt_names: Vec<Located<SubjectAltNameMatcher>>,
@@ -94,19 +106,19 @@ struct CertificateValidationContext {
 }
 
 /// `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct SystemRootCerts {}
 
 /// `envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher`.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct SubjectAltNameMatcher {
     san_type: Enum<SanType>,
     matcher: Located<ExactMatcher>,
 }
 
 /// A `StringMatcher` of which only exact ones can be used here.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename = "SubjectAltNameStringMatcher")]
 struct ExactMatcher {
     exact: Option<String>,
@@ -148,7 +160,11 @@ impl ProtoEnum for Verification {
 
 impl TransportSocket {
     /// The TLS settings; `None` for a bare connection.
-    pub(super) fn upstream(&self, reader: &Reader<'_>) -> Result<Option<UpstreamTls>, Fault> {
+    pub(super) fn upstream(
+        &self,
+        reader: &Reader<'_>,
+        secrets: &Secrets,
+    ) -> Result<Option<UpstreamTls>, Fault> {
         let Some(tree) = &self.typed_config else {
             return Ok(None);
         };
@@ -156,14 +172,18 @@ impl TransportSocket {
             RAW_BUFFER => Ok(None),
             TLS => reader
                 .read_typed::<UpstreamTlsContext>(tree.node)?
-                .build(reader)
+                .build(reader, secrets)
                 .map(Some),
             other => Err(unsupported(tree.node, other, &[TLS, RAW_BUFFER])),
         }
     }
 
     /// The TLS settings towards clients; `None` for bare connections.
-    pub(super) fn downstream(&self, reader: &Reader<'_>) -> Result<Option<DownstreamTls>, Fault> {
+    pub(super) fn downstream(
+        &self,
+        reader: &Reader<'_>,
+        secrets: &Secrets,
+    ) -> Result<Option<DownstreamTls>, Fault> {
         let Some(tree) = &self.typed_config else {
             return Ok(None);
         };
@@ -171,26 +191,103 @@ impl TransportSocket {
             RAW_BUFFER => Ok(None),
             DOWNSTREAM => reader
                 .read_typed::<Located<DownstreamTlsContext>>(tree.node)?
-                .build(reader)
+                .build(reader, secrets)
                 .map(Some),
             other => Err(unsupported(tree.node, other, &[DOWNSTREAM, RAW_BUFFER])),
         }
     }
 }
 
+impl CommonTlsContext {
+    /// The certificates: those of secrets count where none stand here.
+    fn certificates<'a>(
+        &'a self,
+        secrets: &'a Secrets,
+    ) -> Result<Vec<&'a Located<TlsCertificate>>, Fault> {
+        if !self.tls_certificates.is_empty() {
+            return Ok(self.tls_certificates.iter().collect());
+        }
+        let named = self.tls_certificate_sds_secret_configs.iter();
+        named.map(|named| secrets.certificate(named)).collect()
+    }
+
+    /// What certificates of others have to be; a secret adds to a default, and what it says itself counts.
+    fn validation(
+        &self,
+        secrets: &Secrets,
+    ) -> Result<Option<Located<CertificateValidationContext>>, Fault> {
+        let written = [
+            self.validation_context.as_ref().map(|context| context.node),
+            self.validation_context_sds_secret_config
+                .as_ref()
+                .map(|secret| secret.node),
+            self.combined_validation_context
+                .as_ref()
+                .map(|combined| combined.node),
+        ];
+        if let Some(second) = written.into_iter().flatten().nth(1) {
+            return Err(Fault::at(
+                second,
+                "only one of validation_context, validation_context_sds_secret_config and combined_validation_context may be set",
+            ));
+        }
+        if let Some(named) = &self.validation_context_sds_secret_config {
+            return secrets.validation(named).cloned().map(Some);
+        }
+        let Some(combined) = &self.combined_validation_context else {
+            return Ok(self.validation_context.clone());
+        };
+        match &combined.value {
+            CombinedValidationContext {
+                default_validation_context: Some(default),
+                validation_context_sds_secret_config: Some(named),
+            } => {
+                let mut context = default.clone();
+                context.value.merge(&secrets.validation(named)?.value);
+                Ok(Some(context))
+            }
+            _ => Err(Fault::at(
+                combined.node,
+                "default_validation_context and validation_context_sds_secret_config have to be set",
+            )),
+        }
+    }
+}
+
+impl CertificateValidationContext {
+    /// Adds what another one says, as `MergeFrom` of protobuf does.
+    fn merge(&mut self, other: &Self) {
+        let Self {
+            trusted_ca,
+            system_root_certs,
+            match_typed_subject_alt_names,
+            match_subject_alt_names,
+            trust_chain_verification,
+        } = other.clone();
+        self.trusted_ca = trusted_ca.or_else(|| self.trusted_ca.take());
+        self.system_root_certs = system_root_certs.or_else(|| self.system_root_certs.take());
+        self.match_typed_subject_alt_names
+            .extend(match_typed_subject_alt_names);
+        self.match_subject_alt_names.extend(match_subject_alt_names);
+        if trust_chain_verification.0 != Verification::TrustChain {
+            self.trust_chain_verification = trust_chain_verification;
+        }
+    }
+}
+
 impl Located<DownstreamTlsContext> {
-    fn build(&self, reader: &Reader<'_>) -> Result<DownstreamTls, Fault> {
+    fn build(&self, reader: &Reader<'_>, secrets: &Secrets) -> Result<DownstreamTls, Fault> {
         let common = &self.value.common_tls_context;
-        if common.tls_certificates.is_empty() {
+        let certificates = common.certificates(secrets)?;
+        if certificates.is_empty() {
             return Err(Fault::at(self.node, "tls_certificates may not be empty"));
         }
-        let certificates = common
-            .tls_certificates
+        let certificates = certificates
             .iter()
             .map(|certificate| certificate.value.load(reader))
             .collect::<Result<_, Fault>>()?;
         let required = self.value.require_client_certificate.unwrap_or_default();
-        let client = match &common.validation_context {
+        let client = match common.validation(secrets)? {
             None if required => {
                 return Err(Fault::at(
                     self.node,
@@ -365,10 +462,11 @@ impl Located<CertificateValidationContext> {
 }
 
 impl UpstreamTlsContext {
-    fn build(&self, reader: &Reader<'_>) -> Result<UpstreamTls, Fault> {
+    fn build(&self, reader: &Reader<'_>, secrets: &Secrets) -> Result<UpstreamTls, Fault> {
         let common = &self.common_tls_context;
+        let validation = common.validation(secrets)?;
         let mut identity_path = String::new();
-        let identity = match common.tls_certificates.as_slice() {
+        let identity = match common.certificates(secrets)?.as_slice() {
             [] => None,
             [certificate] => {
                 let Certificate { chain, key, path } = certificate.value.load(reader)?;
@@ -399,11 +497,11 @@ impl UpstreamTlsContext {
         if let Some(params) = &common.tls_params {
             reader.note(params.node, "has no effect in this gateway");
         }
-        if let Some(context) = &common.validation_context {
+        if let Some(context) = &validation {
             context.of_servers(&mut tls, reader)?;
         }
         match &self.auto_sni_san_validation {
-            Some(auto) if auto.value && common.validation_context.is_none() => {
+            Some(auto) if auto.value && validation.is_none() => {
                 return Err(Fault::at(auto.node, "needs a validation_context"));
             }
             // The server name takes the place of the names given, which is what no names mean.

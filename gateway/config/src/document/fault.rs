@@ -99,7 +99,7 @@ impl de::Error for Fault {
     }
 }
 
-/// What is expected, in words of the file rather than of Rust.
+/// Names the expected value in words of the file rather than of Rust.
 fn wanted(expected: &dyn Expected) -> String {
     let text = expected.to_string();
     match text.as_str() {

@@ -49,7 +49,7 @@ struct Node {
     step: Step,
 }
 
-/// How a node hangs on its parent.
+/// Relation of a node to its parent.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// A document of its own.
@@ -62,7 +62,7 @@ enum Step {
     Item(u32),
 }
 
-/// What a node is.
+/// Content of a node.
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
     Null,

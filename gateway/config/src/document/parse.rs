@@ -250,7 +250,7 @@ impl Builder {
         }
     }
 
-    /// Where the next value hangs.
+    /// Place of the next value.
     fn hook(&self) -> (Option<NodeId>, Step) {
         let Some(frame) = self.stack.last() else {
             return (None, Step::Root);

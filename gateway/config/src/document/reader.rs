@@ -12,7 +12,7 @@ use super::{Document, Fault, Kind, NodeId, de::NodeDeserializer};
 /// Messages that hold another one as JSON.
 const STRUCTS: &[&str] = &["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
 
-/// What becomes of a field that a type does not have.
+/// Treatment of a field that a type does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Treatment {
     /// It may stand there: it has no effect here.
@@ -47,7 +47,7 @@ pub(crate) struct Reader<'d> {
     files: RefCell<Vec<PathBuf>>,
 }
 
-/// What a [`Reader`] goes on reading after.
+/// Faults after which a [`Reader`] goes on reading.
 #[derive(Default)]
 pub(crate) struct Refused {
     /// Fields that may not stand there.
@@ -83,7 +83,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// What was refused so far.
+    /// Refusals so far.
     pub(crate) fn refused(&self) -> Refused {
         self.refused.as_ref().map(RefCell::take).unwrap_or_default()
     }
@@ -92,7 +92,11 @@ impl<'d> Reader<'d> {
     pub(crate) fn refuse(&self, fault: Fault) -> Result<(), Fault> {
         match &self.refused {
             Some(refused) => {
-                refused.borrow_mut().others.push(fault);
+                let others = &mut refused.borrow_mut().others;
+                // A part that several places use is read for each of them.
+                if !others.contains(&fault) {
+                    others.push(fault);
+                }
                 Ok(())
             }
             None => Err(fault),
@@ -102,7 +106,10 @@ impl<'d> Reader<'d> {
     fn refuse_field(&self, fault: Fault) -> Result<(), Fault> {
         match &self.refused {
             Some(refused) => {
-                refused.borrow_mut().fields.push(fault);
+                let fields = &mut refused.borrow_mut().fields;
+                if !fields.contains(&fault) {
+                    fields.push(fault);
+                }
                 Ok(())
             }
             None => Err(fault),
@@ -238,7 +245,7 @@ impl<'d> Reader<'d> {
         Ok(())
     }
 
-    /// Whether the value asks for nothing: `false`, 0, or something empty.
+    /// Returns whether the value asks for nothing: `false`, 0, or something empty.
     pub(crate) fn is_empty(&self, node: NodeId) -> bool {
         match self.document.kind(node) {
             Kind::Null | Kind::Bool(false) | Kind::Unsigned(0) => true,
@@ -251,7 +258,7 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// Whether `written` is this field's name: as it is in the proto, or in lower camel case.
+/// Returns whether `written` is this field's name: as it is in the proto, or in lower camel case.
 pub(crate) fn is_field(field: &str, written: &str) -> bool {
     if field == written {
         return true;

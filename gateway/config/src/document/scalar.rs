@@ -2,7 +2,7 @@
 
 use super::Kind;
 
-/// What an untagged plain scalar is.
+/// Value of an untagged plain scalar.
 pub(super) fn plain(text: &str) -> Kind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
@@ -12,7 +12,7 @@ pub(super) fn plain(text: &str) -> Kind {
     }
 }
 
-/// What a scalar with the tag `!!suffix` is; `None` if it is not of that type.
+/// Value of a scalar with the tag `!!suffix`; `None` if it is not of that type.
 pub(super) fn tagged(suffix: &str, text: &str) -> Option<Kind> {
     let kind = match suffix {
         "str" => return Some(Kind::Text(text.into())),

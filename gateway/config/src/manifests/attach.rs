@@ -1,4 +1,4 @@
-//! Which routes attach to which listeners.
+//! Attachment of routes to listeners.
 
 use super::{
     Objects,
@@ -8,7 +8,7 @@ use super::{
     types::{GATEWAY_API, HttpRoute, Key, ParentRef},
 };
 
-/// What became of one parent reference to a Gateway of ours.
+/// Result of one parent reference to a Gateway of ours.
 pub(super) struct Parent<'a> {
     pub(super) reference: &'a ParentRef,
     /// The Gateway, by its place among ours.
@@ -27,9 +27,9 @@ pub(super) struct Attachment {
 /// Hosts for which a route holds on a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
-    /// What listener and route have in common.
+    /// Host names that listener and route have in common.
     pub(super) shared: Hostname,
-    /// What the route says.
+    /// Host name of the route.
     pub(super) own: Hostname,
 }
 

@@ -247,7 +247,7 @@ fn reachable(reach: Reach, host: &str, port: u16) -> Result<EndpointAddress, Str
     }
 }
 
-/// What an AgentgatewayBackend's settings mean.
+/// Meaning of an AgentgatewayBackend's settings.
 fn of_backend(name: &str, reach: Reach, backend: &AgentgatewayBackend) -> Result<Cluster, String> {
     let spec = &backend.spec;
     let unknown = spec.unknown();
@@ -344,6 +344,7 @@ fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
             weight: 1,
             metadata: None,
             priority: 0,
+            socket: None,
             standing: Standing::Healthy,
         })
         .collect();
@@ -381,6 +382,7 @@ fn cluster(name: &str, reach: Reach, discovery: Discovery) -> Cluster {
         lb: LbPolicy::RoundRobin,
         tcp_keepalive: Some(TcpKeepalive::DEFAULT),
         tls: None,
+        sockets: Vec::new(),
         metadata: Arc::new(Metadata::default()),
         health: Health::default(),
     }

@@ -20,10 +20,10 @@ use crate::{
     snapshot::{EndpointAddress, Snapshot},
 };
 
-/// What a cluster would say that files do not.
+/// Facts that a cluster would give and files do not.
 #[derive(Clone, Debug)]
 pub struct FileOptions {
-    /// Where a Service's port lives, for Services without EndpointSlices.
+    /// Addresses of Services' ports, for Services without EndpointSlices.
     pub endpoints: BTreeMap<(Key, u16), Vec<EndpointAddress>>,
     /// Ports to bind in place of those of the listeners.
     pub listen_ports: BTreeMap<u16, u16>,
@@ -64,14 +64,14 @@ pub(crate) fn list(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether a file holds manifests: its first document says of what version and kind it is.
+/// Returns whether a file holds manifests: its first document says of what version and kind it is.
 pub(crate) fn is_manifests(document: &Document) -> bool {
     document.roots().iter().any(|root| {
         document.field(*root, "apiVersion").is_some() && document.field(*root, "kind").is_some()
     })
 }
 
-/// What these documents come to. `source` is what was named on the command line.
+/// Translates these documents. `source` is the path named on the command line.
 pub(crate) fn snapshot(
     source: &str,
     documents: &[Document],

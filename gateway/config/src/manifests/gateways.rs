@@ -40,12 +40,12 @@ pub(super) struct ListenerState<'a> {
 }
 
 impl ListenerState<'_> {
-    /// Whether routes may attach at all.
+    /// Returns whether routes may attach at all.
     pub(super) fn accepted(&self) -> bool {
         self.refused.is_none() && self.conflict.is_none()
     }
 
-    /// Whether it can take connections.
+    /// Returns whether it can take connections.
     pub(super) fn programmed(&self) -> bool {
         self.accepted() && (self.spec.protocol == Protocol::Http || !self.certificates.is_empty())
     }
@@ -55,7 +55,7 @@ impl ListenerState<'_> {
         self.conflict.is_none()
     }
 
-    /// Whether HTTPRoutes may attach.
+    /// Returns whether HTTPRoutes may attach.
     pub(super) fn takes_http_routes(&self) -> bool {
         !self.supported_kinds.is_empty()
     }
@@ -270,7 +270,7 @@ fn conflicts<'a: 'b, 'b>(listeners: impl Iterator<Item = &'b mut ListenerState<'
     }
 }
 
-/// Whether routes of this namespace may attach to a listener.
+/// Returns whether routes of this namespace may attach to a listener.
 pub(super) fn allows_namespace(
     objects: &Objects,
     gateway: &Key,
@@ -315,7 +315,7 @@ impl<'a> Referrer<'a> {
     }
 }
 
-/// Whether a reference is within one namespace, or permitted by a grant in the target's.
+/// Returns whether a reference is within one namespace, or permitted by a grant in the target's.
 pub fn granted(objects: &Objects, from: &Referrer<'_>, group: &str, kind: &str, to: &Key) -> bool {
     from.namespace == to.namespace
         || objects

@@ -34,7 +34,7 @@ impl Hostname {
         }
     }
 
-    /// Whether every name of `other` is one of this.
+    /// Returns whether every name of `other` is one of this.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) => true,

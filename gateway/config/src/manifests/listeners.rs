@@ -16,8 +16,9 @@ use super::{
 };
 use crate::snapshot::{
     AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain,
-    HANDSHAKE_TIMEOUT, Http1Options, Http2Options, HttpManager, Listener, LogFormat, LogSink,
-    Normalization, Route, RouteTable, SchemeHeader, ServerHeader, Timeouts, VirtualHost,
+    ForwardClientCert, HANDSHAKE_TIMEOUT, Http1Options, Http2Options, HttpManager, Listener,
+    LogFormat, LogSink, Normalization, Route, RouteTable, SchemeHeader, ServerHeader, Timeouts,
+    VirtualHost,
 };
 
 /// `maxBufferSize` unless a policy says otherwise, in bytes.
@@ -197,6 +198,7 @@ fn manager(
         server_name: String::new(),
         proxy_status: None,
         via: String::new(),
+        forward_client_cert: ForwardClientCert::Sanitize,
         use_remote_address: true,
         xff_num_trusted_hops: trusted_hops.unwrap_or_default(),
         skip_xff_append: false,

@@ -84,10 +84,10 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "ReferenceGrant",
 ];
 
-/// Which Gateways are served, and how.
+/// Selection of the Gateways that are served, and their settings.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// Which Gateways.
+    /// Selection of the Gateways.
     pub serve: Serve,
     /// The controller name by which classes are ours.
     pub controller: String,
@@ -103,7 +103,7 @@ pub struct Scope {
     pub local_backends: bool,
 }
 
-/// Which Gateways a translation serves.
+/// Selection of the Gateways that a translation serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serve {
     /// Every Gateway of our classes, each on its own; the snapshot is that of none. What a controller
@@ -154,12 +154,12 @@ fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// What a translation gives.
+/// Result of a translation.
 #[derive(Debug, Default)]
 pub struct Translation {
-    /// What to serve.
+    /// Snapshot to serve.
     pub snapshot: Snapshot,
-    /// What to say of the objects.
+    /// Statuses of the objects.
     pub statuses: Statuses,
     /// Ports of Services that are referred to and have neither an EndpointSlice nor an entry in
     /// [`Scope::endpoints`].

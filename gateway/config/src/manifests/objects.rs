@@ -21,7 +21,7 @@ where
 
 /// A kind of object that a translation reads.
 pub trait Resource: DeserializeOwned + PartialEq + fmt::Debug + Send + Sync + 'static {
-    /// Which one.
+    /// Kind of these objects.
     const KIND: Kind;
 
     /// The object's metadata.
@@ -69,7 +69,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Whether its objects have a namespace.
+            /// Returns whether its objects have a namespace.
             pub fn namespaced(self) -> bool {
                 match self {
                     $(Self::$kind => $scoped,)*
@@ -85,7 +85,7 @@ macro_rules! kinds {
             }
         }
 
-        /// What a translation reads. Objects are shared, so that a copy of the whole is cheap.
+        /// Input of a translation. Objects are shared, so that a copy of the whole is cheap.
         #[derive(Clone, Debug, Default)]
         pub struct Objects {
             $($field: BTreeMap<Key, Arc<$type>>,)*
@@ -145,9 +145,9 @@ macro_rules! kinds {
 kinds! {
     /// Cluster-wide classes of Gateways.
     GatewayClass => GatewayClass, classes, "GatewayClass", GATEWAY_API, false;
-    /// Where traffic enters.
+    /// Entry of traffic.
     Gateway => Gateway, gateways, "Gateway", GATEWAY_API, true;
-    /// Where requests go.
+    /// Destinations of requests.
     HttpRoute => HttpRoute, routes, "HTTPRoute", GATEWAY_API, true;
     /// Permission to refer across namespaces.
     ReferenceGrant => ReferenceGrant, grants, "ReferenceGrant", GATEWAY_API, true;

@@ -41,7 +41,7 @@ pub(super) struct Policies {
     pub(super) statuses: BTreeMap<Key, Vec<AncestorStatus>>,
     /// `maxBufferSize` of Gateways, in bytes.
     buffers: BTreeMap<Key, usize>,
-    /// Where a policy asks for what is not to be had.
+    /// Places at which a policy asks for something that is not supported.
     refused: BTreeSet<Target>,
 }
 
@@ -366,7 +366,7 @@ impl Policies {
     }
 }
 
-/// What policies come to for one route.
+/// Result of the policies for one route.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Effects {
     pub(super) overrides: RouteOverrides,

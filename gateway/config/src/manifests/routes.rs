@@ -35,11 +35,11 @@ pub(super) struct RoutePlan<'a> {
     pub(super) rules: Vec<RulePlan<'a>>,
     /// The first reference that is no good.
     pub(super) unresolved: Option<Reason>,
-    /// What is asked for and cannot be done; requests that it concerns are refused.
+    /// Unsupported settings; requests that they concern are refused.
     pub(super) unsupported: Vec<String>,
-    /// What is asked for and not done, where requests are served without.
+    /// Settings without effect; requests are served without them.
     pub(super) ignored: Vec<String>,
-    /// Whether at least one rule does what it says.
+    /// True if at least one rule does what it says.
     pub(super) usable: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the API server would refuse, found with the schemas that it is given.
+//! Checks of what the API server would refuse, with the schemas that it is given.
 //!
 //! A schema is the `openAPIV3Schema` of a definition, rules in CEL included. Those of Gateway API are
 //! of its release 1.4.1 (standard channel, with the filter `CORS` of the experimental one), stripped of
@@ -39,7 +39,7 @@ pub(super) enum Step {
     Item(usize),
 }
 
-/// What is wrong, and where.
+/// A fault and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) path: Vec<Step>,

@@ -1,4 +1,4 @@
-//! What a translation says of the objects it read: plain data, for whoever writes it somewhere.
+//! Statuses of the objects that a translation read: plain data, for whoever writes it somewhere.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use super::types::{Key, ParentRef, RouteGroupKind};
 /// One condition of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Which one, such as `Accepted`.
+    /// Its type, such as `Accepted`.
     pub kind: &'static str,
-    /// Whether it holds.
+    /// True if it holds.
     pub status: bool,
     /// A word for programs.
     pub reason: &'static str,
@@ -84,7 +84,7 @@ pub struct ListenerStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What a route's status says of one parent.
+/// Status of a route for one parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteParentStatus {
     /// The reference as the route has it.
@@ -93,7 +93,7 @@ pub struct RouteParentStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What a policy's status says of one ancestor.
+/// Status of a policy for one ancestor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AncestorStatus {
     /// The Gateway, or agentgateway's `StatusSummary` for targets that reach none.

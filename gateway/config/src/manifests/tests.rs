@@ -23,7 +23,7 @@ struct Expected {
     foreign: bool,
     /// The names of the filters of a listener of the snapshot.
     filters: BTreeMap<String, Vec<String>>,
-    /// What becomes of requests: for the tests of those who route them.
+    /// Treatment of requests, for tests of routing.
     #[serde(rename = "requests")]
     _requests: IgnoredAny,
 }

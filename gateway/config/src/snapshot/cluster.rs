@@ -21,16 +21,16 @@ pub struct Cluster {
     pub name: String,
     /// Addresses that endpoints may have.
     pub reach: Reach,
-    /// How endpoints are found.
+    /// Source of the endpoints.
     pub discovery: Discovery,
-    /// Which of the addresses of a name are used.
+    /// Addresses of a name that are used.
     pub dns: DnsFamily,
     /// Longest wait for a connection. Default 5 s.
     pub connect_timeout: Duration,
     /// Longest wait for the head of a response, from the beginning of an attempt; of a processor's, from
     /// the opening of its stream. `None` is no limit. Envoy has no such setting.
     pub response_timeout: Option<Duration>,
-    /// Which protocol is spoken.
+    /// Protocol of the connections.
     pub protocol: UpstreamProtocol,
     /// HTTP/1 settings.
     pub http1: Http1Options,
@@ -50,20 +50,22 @@ pub struct Cluster {
     pub max_stream_duration: Option<Duration>,
     /// Limits of connections and requests.
     pub circuit_breakers: CircuitBreakers,
-    /// How an endpoint is chosen.
+    /// Policy by which an endpoint is chosen.
     pub lb: LbPolicy,
     /// `upstream_connection_options.tcp_keepalive`; `None` is none.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// TLS to the endpoints.
+    /// TLS to endpoints without a `socket` of their own.
     pub tls: Option<UpstreamTls>,
+    /// `transport_socket_matches`: TLS, or none, to other endpoints.
+    pub sockets: Vec<Option<UpstreamTls>>,
     /// For attributes and `cluster_metadata_forwarding_namespaces`.
     pub metadata: Arc<Metadata>,
-    /// Which endpoints are left out.
+    /// Rules by which endpoints are left out.
     pub health: Health,
 }
 
 impl Cluster {
-    /// Whether connections that were opened for `self` may serve `other`: the two differ in nothing but
+    /// Returns whether connections that were opened for `self` may serve `other`: the two differ in nothing but
     /// their endpoints, in how one is chosen and in how many there may be.
     pub fn connects_like(&self, other: &Self) -> bool {
         Self {
@@ -227,7 +229,7 @@ fn embedded(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// How a cluster finds its endpoints.
+/// Source of a cluster's endpoints.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Discovery {
     /// As written.
@@ -289,13 +291,15 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Relative weight. Default 1.
     pub weight: u32,
+    /// Which of the cluster's `sockets` it is spoken to with; `None` for the cluster's `tls`.
+    pub socket: Option<usize>,
     /// For attributes.
     pub metadata: Option<Arc<Metadata>>,
     /// `hostname`, for `auto_host_rewrite`.
     pub hostname: String,
     /// `priority` of its locality: the lowest number is used first.
     pub priority: u32,
-    /// What the configuration says of its health.
+    /// Health that the configuration gives it.
     pub standing: Standing,
 }
 
@@ -311,7 +315,7 @@ pub enum Standing {
     Unhealthy,
 }
 
-/// Where an endpoint is.
+/// Address of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EndpointAddress {
     /// An IP address.
@@ -330,8 +334,10 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2, with prior knowledge unless TLS negotiates it.
     Http2,
-    /// What the client spoke.
+    /// Protocol of the client.
     Downstream,
+    /// What TLS negotiates.
+    Auto,
 }
 
 /// `lb_policy`.
@@ -353,9 +359,9 @@ pub enum LbPolicy {
 /// `envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverrideHost {
-    /// Where addresses are looked for; the first source that a request has counts.
+    /// Sources of addresses; the first one that a request has counts.
     pub sources: Vec<HostSource>,
-    /// Where the address of the chosen endpoint is put (`selected_host_key`).
+    /// Metadata key under which the address of the chosen endpoint is put (`selected_host_key`).
     pub selected: Option<MetadataKey>,
     /// The policy for requests without, another one than this.
     pub fallback: Box<LbPolicy>,

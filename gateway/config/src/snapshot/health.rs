@@ -1,8 +1,8 @@
-//! Which endpoints of a cluster are left out.
+//! Rules by which endpoints of a cluster are left out.
 
 use std::time::Duration;
 
-/// What leaves endpoints out, and when too few are left for that.
+/// Rules that leave endpoints out, and the limit below which too few are left for that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// `health_checks`: endpoints are asked.
@@ -36,7 +36,7 @@ impl Health {
 /// `envoy.config.core.v3.HealthCheck`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
-    /// How an endpoint is asked.
+    /// Kind of the check.
     pub kind: CheckKind,
     /// The longest wait for an answer.
     pub timeout: Duration,
@@ -48,7 +48,7 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
 }
 
-/// How an endpoint is asked.
+/// Kind of the check.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckKind {
     /// It takes a connection.

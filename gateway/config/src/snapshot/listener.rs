@@ -17,7 +17,7 @@ use super::HttpManager;
 pub struct Listener {
     /// The listener's name.
     pub name: String,
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
     /// `ipv4_compat`: `::` takes IPv4 connections, too.
     pub ipv4_compat: bool,
@@ -32,7 +32,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Whether sockets of both would take the same connections, and so cannot be there together.
+    /// Returns whether sockets of both would take the same connections, and so cannot be there together.
     pub fn collides(&self, other: &Self) -> bool {
         let both = |one: &Self, other: &Self| {
             one.ipv4_compat
@@ -55,7 +55,7 @@ impl Listener {
 pub struct FilterChain {
     /// The chain's name; may be empty.
     pub name: String,
-    /// Which connections it takes.
+    /// Connections that it takes.
     pub matches: ChainMatch,
     /// TLS towards clients; `None` for bare connections.
     pub tls: Option<Arc<DownstreamTls>>,
@@ -81,7 +81,7 @@ pub struct ChainMatch {
     pub application_protocols: Vec<String>,
 }
 
-/// What a client's first bytes are.
+/// Kind of a client's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportProtocol {
     /// A TLS ClientHello.
@@ -97,7 +97,7 @@ pub struct DownstreamTls {
     pub certificates: Vec<Certificate>,
     /// `alpn_protocols`, in order of preference; none is negotiated if empty.
     pub alpn: Vec<String>,
-    /// How certificates of clients are looked at; `None` asks for none.
+    /// Rules for certificates of clients; `None` asks for none.
     pub client: Option<ClientValidation>,
     /// `tls_params.tls_minimum_protocol_version` is TLS 1.3.
     pub tls13_only: bool,
@@ -112,7 +112,7 @@ pub struct DownstreamTls {
 }
 
 impl DownstreamTls {
-    /// Whether a client that met these settings has met `other` as well: they ask the same of clients, whatever they
+    /// Returns whether a client that met these settings has met `other` as well: they ask the same of clients, whatever they
     /// show them.
     pub fn asks_the_same_as(&self, other: &Self) -> bool {
         let asked = |tls: &Self| (tls.tls13_only, tls.tls12_only);
@@ -125,7 +125,7 @@ impl DownstreamTls {
 }
 
 impl ChainMatch {
-    /// Whether there are connections that both take by their server names, of which `other` gets those because its names
+    /// Returns whether there are connections that both take by their server names, of which `other` gets those because its names
     /// are more specific.
     pub fn gives_way_to(&self, other: &Self) -> bool {
         other.server_names.iter().any(|name| {

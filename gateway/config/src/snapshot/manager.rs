@@ -60,7 +60,7 @@ pub struct NodeIdentity {
 pub struct HttpManager {
     /// Prefix of statistics names: `http.<stat_prefix>.`.
     pub stat_prefix: String,
-    /// Which protocols are spoken.
+    /// Protocols of the connections.
     pub codec: Codec,
     /// Filters before the router, first one nearest to the client.
     pub filters: Vec<Filter>,
@@ -91,6 +91,8 @@ pub struct HttpManager {
     pub proxy_status: Option<ProxyStatus>,
     /// Pseudonym to append to `via`; empty: none.
     pub via: String,
+    /// Fate of `x-forwarded-client-cert`.
+    pub forward_client_cert: ForwardClientCert,
     /// Clients are outside: take the peer's address into `x-forwarded-for`, and believe less of what they say of themselves.
     pub use_remote_address: bool,
     /// Proxies in front whose entries of `x-forwarded-for`, and whose `x-forwarded-proto`, are taken for true; with
@@ -136,7 +138,7 @@ pub struct ProxyStatus {
     pub recommended_status: bool,
 }
 
-/// What is changed or refused in a request's head before routing.
+/// Changes and refusals in a request's head before routing.
 #[derive(Clone, Debug, Default)]
 pub struct Normalization {
     /// Resolve dot segments and percent-encoded unreserved characters (RFC 3986 §6.2.2).
@@ -146,9 +148,9 @@ pub struct Normalization {
     pub one_reading: bool,
     /// Join adjacent slashes.
     pub merge_slashes: bool,
-    /// What to do with `%2F` and `%5C`.
+    /// Treatment of `%2F` and `%5C`.
     pub escaped_slashes: EscapedSlashes,
-    /// What to do with header names that hold an underscore.
+    /// Treatment of header names that hold an underscore.
     pub underscores: Underscores,
     /// Take the port out of the authority, for the router and for everything behind it.
     pub strip_port: StripPort,
@@ -201,7 +203,7 @@ pub struct Http2Options {
     pub initial_stream_window_size: u32,
     /// Bytes.
     pub initial_connection_window_size: u32,
-    /// What is held of a body in place of the listener's buffer limit, in bytes.
+    /// Buffer limit in place of the listener's, in bytes.
     pub stream_buffer: Option<usize>,
     /// Extended CONNECT (RFC 8441).
     pub allow_connect: bool,
@@ -342,7 +344,7 @@ pub enum LogFilter {
 /// `ComparisonFilter`.
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison {
-    /// How to compare.
+    /// Comparison.
     pub operator: Operator,
     /// With what.
     pub value: u64,
@@ -374,7 +376,7 @@ impl Comparison {
     }
 }
 
-/// Where log lines go.
+/// Destination of log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogSink {
     /// Standard output.
@@ -415,6 +417,18 @@ impl LogFormat {
         }
         all
     }
+}
+
+/// `forward_client_cert_details`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    /// Removed.
+    #[default]
+    Sanitize,
+    /// Kept of clients that showed a certificate, removed of others.
+    ForwardOnly,
+    /// Kept.
+    AlwaysForwardOnly,
 }
 
 impl HttpManager {

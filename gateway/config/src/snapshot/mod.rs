@@ -1,4 +1,4 @@
-//! What the gateway serves, whatever front end it came from.
+//! Model of what the gateway serves, whatever front end it came from.
 //!
 //! A [`Snapshot`] is immutable and checked: names are resolved, regular expressions compiled,
 //! per-route filter configurations merged. It is swapped as a whole; an exchange keeps the one it
@@ -45,9 +45,10 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, Http1Options, Http2Options, HttpManager,
-        Interval, Keepalive, LogFilter, LogFormat, LogSink, NodeIdentity, Normalization, Operator,
-        ProxyStatus, SchemeHeader, ServerHeader, Timeouts, Underscores,
+        AccessLog, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
+        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
+        NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
+        Underscores,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
@@ -74,7 +75,7 @@ pub use self::{
 /// Everything that is served.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Where `/stats`, `/stats/prometheus` and `/ready` are; no admin server if unset.
+    /// Address of `/stats`, `/stats/prometheus` and `/ready`; no admin server if unset.
     pub admin: Option<SocketAddr>,
     /// `allow_paths`: the paths, with their queries, that the admin server answers; all if empty.
     pub admin_paths: Vec<StringMatcher>,
@@ -91,7 +92,7 @@ pub struct Snapshot {
     pub source: serde_json::Value,
     /// `overload_manager`; unset: limits from what the system gives the process.
     pub overload: Option<OverloadLimits>,
-    /// What the configuration asks for and this gateway does not do, one line each with its place;
+    /// Settings that the configuration has and this gateway does not honour, one line each with its place;
     /// to be logged once.
     pub warnings: Vec<String>,
     /// Fields without effect here that need none, with their places.
@@ -111,7 +112,7 @@ pub struct OverloadLimits {
     pub stop_connections: Option<f64>,
     /// The part of `memory` from which on the exchanges end that hold the most of it. Default 0.85; `None` is never.
     pub reset_streams: Option<f64>,
-    /// How often memory is looked at. Default 100 ms (Envoy: 1 s).
+    /// Time between two looks at the memory. Default 100 ms (Envoy: 1 s).
     pub refresh: Duration,
 }
 

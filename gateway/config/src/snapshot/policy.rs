@@ -1,4 +1,4 @@
-//! What a route asks for beside forwarding: copies of requests, and CORS.
+//! Policies of a route beside forwarding: copies of requests, and CORS.
 
 use extproc_client::config::StringMatcher;
 
@@ -7,7 +7,7 @@ use extproc_client::config::StringMatcher;
 pub struct Mirror {
     /// The cluster that gets the copies; none are made if the snapshot lacks it.
     pub cluster: String,
-    /// How many of the requests are copied.
+    /// Share of the requests that is copied.
     pub fraction: Fraction,
     /// Append `-shadow` to the copy's host, as Envoy does unless `disable_shadow_host_suffix_append` is set.
     pub shadow_suffix: bool,

@@ -21,7 +21,7 @@ pub struct Retry {
     pub headers: Vec<HeaderMatch>,
     /// `retriable_request_headers`: without one of them a request is not repeated. Empty: all are.
     pub request_headers: Vec<HeaderMatch>,
-    /// How often another endpoint is chosen where the chosen one was tried before (`previous_hosts`).
+    /// Number of times that another endpoint is chosen in place of one that was tried before (`previous_hosts`).
     pub other_host: u32,
     /// The priorities of the attempts that went before are left out, looked at after so many of them each
     /// (`previous_priorities`).

@@ -25,7 +25,7 @@ pub enum HeaderChange {
         name: HeaderName,
         /// The value.
         value: HeaderTemplate,
-        /// How it meets a value that is there.
+        /// Action on a value that is there.
         action: AppendAction,
         /// Also if the value comes out empty.
         keep_empty: bool,
@@ -133,9 +133,9 @@ pub struct VirtualHost {
 /// One route.
 #[derive(Debug)]
 pub struct Route {
-    /// Which requests.
+    /// Requests that it takes.
     pub matches: RouteMatch,
-    /// What happens to them.
+    /// Action for them.
     pub action: RouteAction,
     /// On requests.
     pub request_headers: Vec<HeaderChange>,
@@ -147,7 +147,7 @@ pub struct Route {
     pub facts: Arc<RouteFacts>,
     /// Filters whose configuration depends on the request; instead of their entry in `overrides`.
     pub choices: Arc<[Choice]>,
-    /// What the filter [`FilterKind::Cors`](super::FilterKind::Cors) does here; nothing if unset.
+    /// Policy of the filter [`FilterKind::Cors`](super::FilterKind::Cors) here; it does nothing if unset.
     pub cors: Option<Arc<Cors>>,
     /// `decorator` and `tracing`.
     pub tracing: Option<Arc<RouteTracing>>,
@@ -234,7 +234,7 @@ pub struct Choice {
 pub struct Case {
     /// When it holds; always if unset.
     pub condition: Option<Expression>,
-    /// What the filter runs with.
+    /// Configuration of the filter.
     pub config: Arc<FilterConfig>,
     /// Dynamic metadata to set before: namespace, and name with value.
     pub metadata: Vec<(String, Vec<(String, Expression)>)>,
@@ -242,7 +242,7 @@ pub struct Case {
     pub initial_metadata: Vec<(String, Expression)>,
 }
 
-/// Which requests a route takes.
+/// Requests that a route takes.
 #[derive(Debug)]
 pub struct RouteMatch {
     /// A share of requests; unset: all of them.
@@ -277,7 +277,7 @@ pub enum PathMatch {
 pub struct HeaderMatch {
     /// Lower case.
     pub name: String,
-    /// What the value has to be.
+    /// Condition for the value.
     pub value: ValueMatch,
     /// The opposite.
     pub invert: bool,
@@ -290,7 +290,7 @@ pub struct HeaderMatch {
 pub struct QueryMatch {
     /// The parameter.
     pub name: String,
-    /// What its value has to be.
+    /// Condition for its value.
     pub value: ValueMatch,
 }
 
@@ -305,7 +305,7 @@ pub enum ValueMatch {
     Range(i64, i64),
 }
 
-/// What a route does.
+/// Action of a route.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -328,7 +328,7 @@ pub enum RouteAction {
 /// `envoy.config.route.v3.RouteAction`. The default forwards to nothing, without a time limit.
 #[derive(Debug, Default)]
 pub struct Forward {
-    /// Where to; weights are relative.
+    /// Destinations; weights are relative.
     pub clusters: Vec<WeightedCluster>,
     /// Take the cluster's name from this header instead.
     pub cluster_header: Option<HeaderName>,
@@ -346,7 +346,7 @@ pub struct Forward {
     pub grpc_timeout: Option<GrpcTimeout>,
     /// `hash_policy`, for clusters that choose endpoints by a hash.
     pub hash_policy: Vec<HashPolicy>,
-    /// How often to try again.
+    /// Rules for further attempts.
     pub retry: Option<Retry>,
     /// Tell the upstream, in `x-envoy-attempt-count`, the number of each attempt.
     pub count_for_upstream: bool,
@@ -368,7 +368,7 @@ pub struct Forward {
     pub auto_host_rewrite: bool,
     /// Adds the authority that is replaced to `x-forwarded-host`.
     pub append_x_forwarded_host: bool,
-    /// Where copies of requests go.
+    /// Destinations of copies of requests.
     pub mirrors: Vec<Mirror>,
     /// The answer where the cluster is not in the snapshot (`cluster_not_found_response_code`). Default 503.
     pub missing_cluster: Option<StatusCode>,
@@ -379,7 +379,7 @@ pub struct Forward {
 /// `InternalRedirectPolicy`: redirects of an upstream that the gateway follows itself, as a new request.
 #[derive(Debug)]
 pub struct InternalRedirect {
-    /// So many in a row at most.
+    /// Largest number in a row.
     pub most: u32,
     /// Statuses of responses that are followed.
     pub codes: Vec<StatusCode>,
@@ -402,7 +402,7 @@ pub enum RedirectPredicate {
     SafeCrossScheme,
 }
 
-/// What a client's `grpc-timeout` may ask for.
+/// Limits of a client's `grpc-timeout`.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcTimeout {
     /// The most; `None` is no limit.

@@ -12,8 +12,8 @@ use std::{
 
 use extproc_client::{
     config::{GrpcTarget, Service},
-    host::Outcome,
-    http::{request, response},
+    host::{HostFacts, Outcome},
+    http::{Version, request, response},
     observer::{Event, HttpPart, Observer, Watched},
 };
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub(crate) use self::causes::answered;
 use self::scribe::Scribe;
 use crate::{
     Settings,
-    record::{Attempt, Passage, Processor, Record, State},
+    record::{Attempt, Entrance, Passage, Processor, Record, State},
     redact::{Redactor, Secrets, without_userinfo},
     ring::{Ring, lock},
 };
@@ -53,7 +53,7 @@ impl Inspector {
         }
     }
 
-    /// Whether an exchange that begins with this head is to be recorded.
+    /// Returns whether an exchange that begins with this head is to be recorded.
     fn wants(&self, id: u64, line: &str) -> bool {
         let sampled = id.is_multiple_of(self.settings.one_in.max(1));
         let matches = |only: &String| line.contains(only.as_str());
@@ -86,6 +86,7 @@ impl Inspector {
                 record.secrets = secrets;
                 let source = exchange.context.facts.source;
                 record.client = source.map(|source| source.to_string()).unwrap_or_default();
+                record.entrance = entrance(&exchange.context.facts);
                 if let Some(host) = &exchange.context.host {
                     let facts = host.route_facts();
                     record.route = match facts.route_name.is_empty() {
@@ -224,6 +225,20 @@ impl Observer for Inspector {
         }
         self.ring.make_room();
     }
+}
+
+/// Facts of the connection that the request came on, if a gateway took it.
+fn entrance(facts: &HostFacts) -> Option<Entrance> {
+    let server_name = short(&facts.requested_server_name);
+    Some(Entrance {
+        address: facts.destination?,
+        protocol: match facts.version {
+            Some(Version::HTTP_10) => "HTTP/1.0",
+            Some(Version::HTTP_2) => "HTTP/2",
+            _ => "HTTP/1.1",
+        },
+        tls: facts.tls_version.is_some().then_some(server_name),
+    })
 }
 
 /// Attempts at the upstream before the one that this is the response of.

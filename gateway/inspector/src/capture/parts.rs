@@ -39,11 +39,8 @@ impl Scribe<'_> {
                 self.redactor.learn_headers(&head.headers);
                 let path = self.redactor.url(&head.uri.to_string());
                 let mut fields = vec![
-                    (
-                        ":method".to_owned(),
-                        self.redactor.words(head.method.as_str()),
-                    ),
-                    (":uri".to_owned(), path.clone()),
+                    Field::text(":method", self.redactor.words(head.method.as_str())),
+                    Field::text(":uri", path.as_str()),
                 ];
                 fields.extend(self.redactor.headers(&head.headers));
                 self.size += size(&fields);
@@ -89,7 +86,7 @@ fn response_fields(
     head: &response::Parts,
     headers: impl FnOnce(&HeaderMap) -> Vec<Field>,
 ) -> Vec<Field> {
-    let mut fields = vec![(":status".to_owned(), head.status.as_str().to_owned())];
+    let mut fields = vec![Field::text(":status", head.status.as_str())];
     fields.extend(headers(&head.headers));
     fields
 }
@@ -128,10 +125,7 @@ fn keep(message: &mut Message, data: &Bytes, most: usize, redactor: &mut Redacto
 }
 
 fn size(fields: &[Field]) -> usize {
-    /// Two strings beside their text, and up to twice as much room in the list.
+    /// Two texts beside their bytes, and up to twice as much room in the list.
     const FIELD: usize = 2 * size_of::<Field>() + 2 * ALLOCATION;
-    let lengths = fields
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + FIELD);
-    lengths.sum()
+    fields.iter().map(|field| field.len() + FIELD).sum()
 }

@@ -3,12 +3,15 @@
 mod secrets;
 mod text;
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use extproc_client::http::HeaderMap;
 use serde_json::Value;
 
 use self::secrets::parts;
 pub(crate) use self::{secrets::Secrets, text::without_userinfo};
+use crate::record::Field;
 
 /// Stands in place of a secret.
 pub(crate) const REDACTED: &str = "[redacted]";
@@ -103,13 +106,19 @@ impl Redactor<'_> {
         self.shown(name, &String::from_utf8_lossy(value))
     }
 
-    pub(crate) fn headers(&mut self, headers: &HeaderMap) -> Vec<(String, String)> {
+    pub(crate) fn headers(&mut self, headers: &HeaderMap) -> Vec<Field> {
         self.learn_headers(headers);
         let values = headers.iter();
         values
             .map(|(name, value)| {
                 let text = String::from_utf8_lossy(value.as_bytes());
-                (name.as_str().to_owned(), self.shown(name.as_str(), &text))
+                let shown = self.shown(name.as_str(), &text);
+                // Of a value in which something was left out, the bytes are as well.
+                let is_whole = matches!(text, Cow::Owned(_)) && shown == text;
+                Field {
+                    raw: is_whole.then(|| value.as_bytes().into()),
+                    ..Field::text(name.as_str(), shown)
+                }
             })
             .collect()
     }

@@ -64,7 +64,8 @@ fn admit(inner: &Inner, request: &Request) -> Result<(), Response> {
         if given.is_some_and(|given| same(given, token)) && request.method() == Method::GET {
             // The token leaves the address bar.
             let cookie = format!("{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/");
-            let to = request.uri().path().to_owned();
+            // Two slashes would lead to another host.
+            let to = format!("/{}", request.uri().path().trim_start_matches(['/', '\\']));
             let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, to)];
             return Err((StatusCode::SEE_OTHER, headers).into_response());
         }
@@ -91,7 +92,7 @@ fn admit(inner: &Inner, request: &Request) -> Result<(), Response> {
     Ok(())
 }
 
-/// Whether a `host` is a name of ours or an address, which nobody can rebind.
+/// Returns whether a `host` is a name of ours or an address, which nobody can rebind.
 fn is_known(inner: &Inner, host: &str) -> bool {
     if host.parse::<SocketAddr>().is_ok() {
         return true;

@@ -110,7 +110,7 @@ pub(super) async fn one(
         "" | "json" => json_text(record.json()),
         "text" => record.text().into_response(),
         "curl" => takeaway::curl(&record).into_response(),
-        "fake-proxy" => takeaway::fake_proxy(&record).into_response(),
+        "fake-proxy" => takeaway::fake_proxy(&record, asked.index).into_response(),
         "scenario" => takeaway::scenario(&record).into_response(),
         _ => {
             let reason = "format: one of json, text, curl, fake-proxy, scenario\n";

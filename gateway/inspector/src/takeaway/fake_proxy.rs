@@ -2,15 +2,15 @@
 
 use std::fmt::Write as _;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use extproc_client::{BodyMode, SendMode, observer::Side};
 
-use super::{OF_CLIENT, fields};
-use crate::record::{Message, Passage, Processor, Record};
+use super::{OF_CLIENT, fields, has_length, is_true, kept, path};
+use crate::record::{Field, Message, Passage, Processor, Record};
 
-/// A function that plays the exchange to a processor and expects what came of it, with all that it uses. It compiles as it is.
-pub(crate) fn fake_proxy(record: &Record) -> String {
-    let Some(p) = record.processors.first() else {
+/// A function that plays the exchange to the processor of the filter with this number and expects what came of it, with all
+/// that it uses. It compiles as it is.
+pub(crate) fn fake_proxy(record: &Record, index: usize) -> String {
+    let Some(p) = record.processors.get(index) else {
         return String::new();
     };
     let settings = settings(p);
@@ -30,11 +30,15 @@ pub(crate) fn fake_proxy(record: &Record) -> String {
         // In quotes and escaped: part of it is a processor's own words.
         let _ = writeln!(out, "    // As it was recorded, this failed: {verdict:?}");
     }
+    let is_secure = record
+        .entrance
+        .as_ref()
+        .is_some_and(|entrance| entrance.tls.is_some());
     let pseudo = [
-        (":authority", record.authority.as_str()),
-        (":path", &record.path),
-        (":method", &record.method),
-        (":scheme", "http"),
+        Field::text(":authority", record.authority.as_str()),
+        Field::text(":path", path(record)),
+        Field::text(":method", record.method.as_str()),
+        Field::text(":scheme", if is_secure { "https" } else { "http" }),
     ];
     let _ = writeln!(
         out,
@@ -49,7 +53,7 @@ pub(crate) fn fake_proxy(record: &Record) -> String {
         play(&mut out, "forwarded", &p.request, Side::Request);
         if p.response.before.head.is_some() {
             let came = status_of(&p.response.before);
-            let response = message(&[(":status", &came)], &p.response.before);
+            let response = message(&[Field::text(":status", came)], &p.response.before);
             let _ = writeln!(out, "    let response = {response};");
             match answered {
                 true => expect_answer(&mut out, "response", &status),
@@ -99,42 +103,53 @@ fn settings(p: &Processor) -> String {
 }
 
 /// A message with these pseudo-headers, as an expression.
-fn message(pseudo: &[(&str, &str)], message: &Message) -> String {
+fn message(pseudo: &[Field], message: &Message) -> String {
     let mut out = String::from("Message::default()");
-    let own = fields(&message.head).filter(|(name, _)| !OF_CLIENT.contains(&name.as_str()));
-    let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in pseudo.iter().copied().chain(own) {
-        let _ = write!(out, "\n        .header({name:?}, {value:?})");
+    let own = fields(&message.head).filter(|field| !OF_CLIENT.contains(&field.name.as_str()));
+    for field in pseudo.iter().chain(own) {
+        let _ = write!(out, "\n        .header({:?}, {})", field.name, value(field));
     }
-    let body = STANDARD.decode(&message.body).unwrap_or_default();
-    match String::from_utf8(body) {
-        _ if message.bytes == 0 => {}
-        // Of a body that was not recorded, or not the whole of it, the length is true.
-        Ok(text) if text.len() as u64 == message.bytes => {
-            let _ = write!(out, "\n        .body({text:?})");
-        }
-        Err(error) if error.as_bytes().len() as u64 == message.bytes => {
-            let bytes = error.into_bytes();
-            let _ = write!(
-                out,
-                "\n        .body(b\"{}\".as_slice())",
-                bytes.escape_ascii()
-            );
-        }
-        _ => {
-            let _ = write!(out, "\n        .body(\"?\".repeat({}))", message.bytes);
-        }
+    if message.bytes > 0 {
+        let kept = kept(message);
+        let text = match kept.len() as u64 == message.bytes {
+            true => {
+                std::str::from_utf8(&kept).map_or_else(|_| bytes(&kept), |text| format!("{text:?}"))
+            }
+            // Of a body that was not recorded, or not the whole of it, the length is true.
+            false => format!("\"?\".repeat({})", message.bytes),
+        };
+        let _ = match has_length(message) {
+            true => write!(out, "\n        .body({text})"),
+            false => write!(out, "\n        .pieces([{text}])"),
+        };
     }
-    for (name, value) in message.trailers.iter().flatten() {
-        let _ = write!(out, "\n        .trailer({name:?}, {value:?})");
+    for field in message.trailers.iter().flatten() {
+        let _ = write!(
+            out,
+            "\n        .trailer({:?}, {})",
+            field.name,
+            value(field)
+        );
     }
     out
 }
 
+/// The value of a header as an expression.
+fn value(field: &Field) -> String {
+    match &field.raw {
+        None => format!("{:?}", field.value),
+        Some(raw) => bytes(raw),
+    }
+}
+
+fn bytes(bytes: &[u8]) -> String {
+    format!("b\"{}\".as_slice()", bytes.escape_ascii())
+}
+
 fn status_of(message: &Message) -> String {
     let mut fields = message.head.iter().flatten();
-    let status = fields.find(|(name, _)| name == ":status");
-    status.map_or_else(String::new, |(_, status)| status.clone())
+    let status = fields.find(|field| field.name == ":status");
+    status.map_or_else(String::new, |status| status.value.clone())
 }
 
 /// The processor answers with this status.
@@ -165,35 +180,58 @@ fn play(out: &mut String, name: &str, passage: &Passage, side: Side) {
     out.push_str(&expected);
 }
 
-/// Headers that the filter added, changed and removed, and a body that it replaced.
+/// Headers and trailers that the filter added, changed and removed, and a body that it replaced.
 fn expect(out: &mut String, name: &str, passage: &Passage, side: Side) {
-    let before: Vec<_> = fields(&passage.before.head).collect();
-    let after: Vec<_> = fields(&passage.after.head).collect();
+    let (came, went) = (&passage.before, &passage.after);
     // What is between client, gateway and upstream is none of the processor's.
-    let is_own = |field: &str| !OF_CLIENT.contains(&field);
-    for (field, value) in after
-        .iter()
-        .filter(|field| is_own(&field.0) && !before.contains(field))
-    {
-        let _ = writeln!(
-            out,
-            "    assert!({name}.get_all({field:?}).any(|value| value == {value:?}));"
-        );
+    let is_own = |field: &&Field| !OF_CLIENT.contains(&field.name.as_str());
+    let before: Vec<_> = fields(&came.head).filter(is_own).collect();
+    let after: Vec<_> = fields(&went.head).filter(is_own).collect();
+    for field in after.iter().filter(|field| !before.contains(field)) {
+        let (key, value) = (&field.name, value(field));
+        let _ = match is_true(&field.value) {
+            true => writeln!(
+                out,
+                "    assert!({name}.get_all_bytes({key:?}).any(|value| value == {}));",
+                match field.raw {
+                    None => format!("{value}.as_bytes()"),
+                    Some(_) => value,
+                }
+            ),
+            false => writeln!(
+                out,
+                "    assert!({name}.get_all_bytes({key:?}).next().is_some());"
+            ),
+        };
     }
-    for (field, _) in before.iter().filter(|field| is_own(&field.0)) {
-        if !after.is_empty() && !after.iter().any(|(kept, _)| kept == field) {
-            let _ = writeln!(out, "    assert_eq!({name}.get({field:?}), None);");
+    for field in &before {
+        if !after.is_empty() && !after.iter().any(|kept| kept.name == field.name) {
+            let key = &field.name;
+            let _ = writeln!(
+                out,
+                "    assert_eq!({name}.get_all_bytes({key:?}).next(), None);"
+            );
         }
     }
-    let (came, went) = (&passage.before, &passage.after);
-    let body = STANDARD.decode(&went.body).unwrap_or_default();
+    let body = kept(went);
     if came.body != went.body
         && body.len() as u64 == went.bytes
         && let Ok(text) = String::from_utf8(body)
+        && is_true(&text)
     {
         let _ = writeln!(out, "    assert_eq!({name}.text(), {text:?});");
     }
-    if side == Side::Response && status_of(came) != status_of(went) {
+    let known: Vec<_> = came.trailers.iter().flatten().collect();
+    for field in went.trailers.iter().flatten() {
+        if !known.contains(&field) && is_true(&field.value) && field.raw.is_none() {
+            let (key, value) = (&field.name, &field.value);
+            let _ = writeln!(
+                out,
+                "    assert_eq!({name}.get_trailer({key:?}), Some({value:?}));"
+            );
+        }
+    }
+    if side == Side::Response && status_of(came) != status_of(went) && went.head.is_some() {
         let _ = writeln!(out, "    assert_eq!({name}.status(), {});", status_of(went));
     }
 }

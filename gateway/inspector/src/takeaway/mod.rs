@@ -1,72 +1,66 @@
 //! Forms in which an exchange can be taken away.
 
+mod curl;
 mod fake_proxy;
 mod scenario;
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-pub(crate) use self::{fake_proxy::fake_proxy, scenario::scenario};
+pub(crate) use self::{curl::curl, fake_proxy::fake_proxy, scenario::scenario};
 use crate::{
-    printed,
-    record::{Field, Record},
+    record::{Field, Message, Record},
+    redact::REDACTED,
 };
 
 /// Headers that a client sets by itself.
 const OF_CLIENT: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
 
-/// The request as a command line of curl.
-pub(crate) fn curl(record: &Record) -> String {
-    let url = format!("http://{}{}", record.authority, record.path);
-    let mut out = format!("curl -i -X {} {}", quoted(&record.method), quoted(&url));
-    let Some(first) = record.processors.first() else {
-        return out + "\n";
-    };
-    for (name, value) in fields(&first.request.before.head) {
-        if !OF_CLIENT.contains(&name.as_str()) {
-            // A header without a value is written with a semicolon.
-            let field = match value.is_empty() {
-                true => format!("{name};"),
-                false => format!("{name}: {value}"),
-            };
-            let _ = write!(out, " \\\n  -H {}", quoted(&field));
-        }
-    }
-    let body = &first.request.before.body;
-    match STANDARD.decode(body).map(String::from_utf8) {
-        Ok(Ok(text)) if text.is_empty() => {}
-        Ok(Ok(text)) if !text.contains('\0') => {
-            // `--data-raw` takes an `@` at the beginning as it is.
-            let _ = write!(out, " \\\n  --data-raw {}", quoted(&text));
-        }
-        _ => {
-            return format!("echo {body} | base64 -d | {out} \\\n  --data-binary @-\n");
-        }
-    }
-    out + "\n"
-}
+/// Headers that a proxy adds to a request before its filters.
+const OF_PROXY: [&str; 5] = [
+    "x-envoy-external-address",
+    "x-envoy-internal",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+];
 
-/// A text for a shell, which takes nothing in it for its own, in one line: hidden characters are written out for bash.
-fn quoted(text: &str) -> String {
-    if printed::line(text) == text {
-        return format!("'{}'", text.replace('\'', r"'\''"));
-    }
-    format!("$'{}'", text.as_bytes().escape_ascii())
-}
-
+/// Headers, pseudo-headers aside.
 fn fields(head: &Option<Vec<Field>>) -> impl Iterator<Item = &Field> {
     let all = head.iter().flatten();
-    all.filter(|(name, _)| !name.starts_with(':'))
+    all.filter(|field| !field.name.starts_with(':'))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn has_length(message: &Message) -> bool {
+    fields(&message.head).any(|field| field.name == "content-length")
+}
 
-    #[test]
-    fn a_shell_takes_nothing_for_its_own() {
-        assert_eq!(quoted("a'\n\u{202e}\\"), r"$'a\'\n\xe2\x80\xae\\'");
-        assert_eq!(quoted("a'; rm -rf $HOME `x`"), r"'a'\''; rm -rf $HOME `x`'");
+/// The path with its query, or `*`.
+fn path(record: &Record) -> Cow<'_, str> {
+    let first = record.processors.first();
+    let head = first.into_iter().flat_map(|p| &p.request.before.head);
+    let uri = head.flatten().find(|field| field.name == ":uri");
+    let Some(uri) = uri.map(|uri| uri.value.as_str()) else {
+        return record.path.as_str().into();
+    };
+    match uri.split_once("://") {
+        None if uri.starts_with(['/', '*']) => uri.into(),
+        None => record.path.as_str().into(),
+        Some((_, rest)) => match rest.find(['/', '?']) {
+            Some(at) if rest[at..].starts_with('?') => format!("/{}", &rest[at..]).into(),
+            Some(at) => rest[at..].into(),
+            None => "/".into(),
+        },
     }
+}
+
+/// The bytes of a body that are recorded; the first of them if they are not all.
+fn kept(message: &Message) -> Vec<u8> {
+    STANDARD.decode(&message.body).unwrap_or_default()
+}
+
+/// Tells whether a value stands here as it was.
+fn is_true(value: &str) -> bool {
+    !value.contains(REDACTED)
 }

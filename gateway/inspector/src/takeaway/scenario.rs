@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use extproc_client::observer::Phase;
 use serde_json::{Map, Value, json};
 
-use super::{OF_CLIENT, fields};
+use super::{OF_CLIENT, OF_PROXY, fields, has_length, kept, path};
 use crate::{
     capture::answered,
     printed,
@@ -19,16 +19,16 @@ pub(crate) fn scenario(record: &Record) -> String {
     let innermost = more.last().unwrap_or(first);
     let mut client = side(
         &first.request.before,
-        json!({"method": record.method, "path": record.path}),
+        json!({"method": record.method, "path": path(record)}),
     );
     if !record.authority.is_empty() {
         client["authority"] = record.authority.as_str().into();
     }
     let mut upstream = side(&innermost.response.before, json!({"no_marker": true}));
     let head = innermost.response.before.head.iter().flatten();
-    let status = head.filter(|(name, _)| name == ":status");
+    let status = head.filter(|field| field.name == ":status");
     if let Some(status) = status
-        .filter_map(|(_, code)| code.parse::<u16>().ok())
+        .filter_map(|field| field.value.parse::<u16>().ok())
         .next()
     {
         upstream["status"] = status.into();
@@ -73,20 +73,17 @@ fn filter(p: &Processor) -> Value {
     })
 }
 
-/// Headers that a proxy adds to a request before its filters.
-const OF_PROXY: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-request-id"];
-
 /// Headers, body and trailers of one side, beside what is there already.
 fn side(message: &Message, mut side: Value) -> Value {
     let is_own = |name: &str| !OF_CLIENT.contains(&name) && !OF_PROXY.contains(&name);
-    let own = fields(&message.head).filter(|(name, _)| is_own(name));
+    let own = fields(&message.head).filter(|field| is_own(&field.name));
     let lines: Vec<Value> = own.map(line).collect();
     if !lines.is_empty() {
         side["headers"] = lines.into();
     }
     if message.bytes > 0 {
         side["body"] = body(message);
-        if fields(&message.head).any(|(name, _)| name == "content-length") {
+        if has_length(message) {
             side["framing"] = "length".into();
         }
     }
@@ -96,16 +93,17 @@ fn side(message: &Message, mut side: Value) -> Value {
     side
 }
 
-fn line((name, value): &Field) -> Value {
+fn line(field: &Field) -> Value {
+    let Field { name, value, .. } = field;
     match value.is_ascii() {
         true => format!("{name}: {value}").into(),
-        false => json!({"name": name, "value": payload(value.as_bytes())}),
+        false => json!({"name": name, "value": payload(field.bytes())}),
     }
 }
 
 /// A body in its pieces; of one that was not recorded as a whole, the sizes are true.
 fn body(message: &Message) -> Value {
-    let kept = STANDARD.decode(&message.body).unwrap_or_default();
+    let kept = kept(message);
     let is_whole = kept.len() as u64 == message.bytes;
     let pieces = &message.pieces;
     if pieces.iter().sum::<u64>() != message.bytes {

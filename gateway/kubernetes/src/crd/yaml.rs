@@ -74,7 +74,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Whether text can stand as it is; all other text stands in JSON's quotes, which YAML shares.
+/// Returns whether text can stand as it is; all other text stands in JSON's quotes, which YAML shares.
 fn word(text: &str) -> bool {
     const RESERVED: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     text.starts_with(|c: char| c.is_ascii_alphabetic())

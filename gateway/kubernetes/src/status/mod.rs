@@ -12,14 +12,14 @@ use gateway_config::manifests::{
     self, Condition, GatewayStatus, SUPPORTED_FEATURES, Statuses, types::ParentRef,
 };
 
-/// What the cluster knows of a Gateway's data plane, beside its configuration.
+/// State of a Gateway's data plane in the cluster, beside its configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Workload {
     /// The Service's addresses, as entries of a Gateway's status.
     pub(super) addresses: Vec<Value>,
     /// Pods that serve.
     pub(super) available: i64,
-    /// Why the workload cannot be as it should.
+    /// Reason for which the workload cannot be as it should.
     pub(super) problem: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl Workload {
         }
     }
 
-    /// Why a Gateway whose configuration is good does not serve yet: reason and message.
+    /// Reason and message for a Gateway that has a good configuration and does not serve yet.
     fn lacks(&self) -> Option<(&'static str, String)> {
         if let Some(problem) = &self.problem {
             return Some(("NoResources", problem.clone()));

@@ -31,7 +31,7 @@ use crate::{
     trace::{Tracer, Tracing},
 };
 
-/// How long threads may take to end. One that writes an access log may wait for a reader that does not read.
+/// Time that threads have to end. One that writes an access log may wait for a reader that does not read.
 const THREADS_END: Duration = Duration::from_secs(5);
 
 /// The longest wait at the end for spans to be sent.
@@ -179,7 +179,7 @@ impl Running {
         }
     }
 
-    /// Where a listener listens; port 0 of the configuration is resolved here.
+    /// Address of a listener; port 0 of the configuration is resolved here.
     pub fn local_addr(&self, listener: &str) -> Option<SocketAddr> {
         self.local_addrs()
             .into_iter()
@@ -193,7 +193,7 @@ impl Running {
         serving.as_ref().map(Serving::addresses).unwrap_or_default()
     }
 
-    /// Where the admin server listens.
+    /// Address of the admin server.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.serving().as_ref()?.admin_address()
     }

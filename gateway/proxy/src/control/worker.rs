@@ -25,7 +25,7 @@ use crate::{
 /// A running worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// Where its tasks run.
+    /// Runtime of its tasks.
     pub(crate) handle: runtime::Handle,
     pub(crate) thread: thread::JoinHandle<()>,
     /// Its connection pools, those of the snapshot that is served now.

@@ -12,7 +12,7 @@ use crate::{
     telemetry::{access_log::Logger, spans::Recorder, stats::HttpStats},
 };
 
-/// What all workers share of a filter chain.
+/// State of a filter chain that all workers share.
 #[derive(Debug)]
 pub(crate) struct ListenerShared {
     pub(crate) stats: Arc<HttpStats>,
@@ -46,7 +46,7 @@ impl ChainRuntime {
     }
 }
 
-/// What a filter chain does now. Its connections hold the slot, so that their next request is served by
+/// Current configuration of a filter chain. Its connections hold the slot, so that their next request is served by
 /// what a newer snapshot put there.
 pub(crate) type Slot = Arc<ArcSwap<ChainRuntime>>;
 
@@ -62,7 +62,7 @@ pub(crate) struct Chain {
     pub(crate) drainer: Drainer,
 }
 
-/// What a filter chain is chosen by.
+/// Criteria by which a filter chain is chosen.
 pub(crate) struct Hello<'a> {
     pub(crate) port: u16,
     pub(crate) transport: TransportProtocol,
@@ -152,7 +152,7 @@ fn best(list: &[String], rank: impl Fn(&str) -> Option<usize>) -> Option<usize> 
     }
 }
 
-/// How specific a server name of a chain is for the client's.
+/// Specificity of a chain's server name for the client's.
 fn names(pattern: &str, asked: &str) -> Option<usize> {
     if asked.is_empty() {
         return None;

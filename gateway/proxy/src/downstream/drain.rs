@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
-/// How far a listener, or one of its filter chains, is on its way out.
+/// Progress of a listener, or of one of its filter chains, on its way out.
 ///
 /// ```text
 /// Serving ──▶ Draining ──▶ Over

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use extproc_client::host::{Origin, Outcome, ResponseFlags, UpstreamFailure};
+use extproc_client::host::{BufferAccount, Origin, Outcome, ResponseFlags, UpstreamFailure};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Frame;
 
@@ -23,6 +23,7 @@ use crate::{
         body::{Body, BoxError, Watch, Watched},
         headers::{REQUEST_ID, append_to_list, strip_hop_fields, trim_values},
         length, local_reply,
+        portions::Portions,
     },
     telemetry::{
         self,
@@ -125,7 +126,7 @@ impl Watch for Finish {
     }
 }
 
-/// What a body's error says of its reason: response code details and flags.
+/// Reason in a body's error: response code details and flags.
 fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFlags)> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -142,11 +143,11 @@ fn told(error: &(dyn Error + 'static)) -> Option<(Cow<'static, str>, ResponseFla
 }
 
 /// A response body that ends its exchange.
-pub(super) type FinalBody = Watched<Body, Option<Finish>>;
+pub(super) type FinalBody = Watched<Portions, Option<Finish>>;
 
 /// The empty body of a head that opens a tunnel, which is what ends the exchange.
 pub(super) fn nothing() -> FinalBody {
-    Watched::new(Body::empty(), None)
+    Watched::new(Portions::new(Body::empty(), None), None)
 }
 
 /// A response that is announced to be empty, which it has to be.
@@ -256,7 +257,8 @@ pub(super) fn finish(
             // Over HTTP/2 its stream may bring trailers, or end with a reset.
             true => Body::new(Contentless(body)),
         };
-        Watched::new(body, Some(finish))
+        let account: Arc<dyn BufferAccount> = exchange.clone();
+        Watched::new(Portions::new(body, Some(account)), Some(finish))
     })
 }
 
@@ -298,7 +300,7 @@ pub(super) fn is_cut(response: &Response<Body>, exchange: &Exchange) -> bool {
     cut
 }
 
-/// Whether a reply of our own says that the request itself was wrong, so that what follows it on the
+/// Returns whether a reply of our own says that the request itself was wrong, so that what follows it on the
 /// connection is not to be trusted either.
 fn is_refusal(status: StatusCode) -> bool {
     matches!(
@@ -315,7 +317,7 @@ fn set_server(headers: &mut HeaderMap, name: &str) {
     }
 }
 
-/// Whether a response to this request has no body, whatever its head says (RFC 9112 §6.3).
+/// Returns whether a response to this request has no body, whatever its head says (RFC 9112 §6.3).
 pub(super) fn is_bodyless(head_request: bool, status: StatusCode) -> bool {
     head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }

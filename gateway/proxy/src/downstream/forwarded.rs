@@ -1,4 +1,4 @@
-//! What proxies tell each other in a request's head: which of it a client may say, and what the gateway adds.
+//! Fields in which proxies tell each other about a request: those that a client may send, and those that the gateway adds.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 
 use super::{Context, sampling};
 use crate::{
-    config::snapshot::{HttpManager, NodeIdentity, SchemeHeader},
+    config::snapshot::{ForwardClientCert, HttpManager, NodeIdentity, SchemeHeader},
     http::{
         headers::{REQUEST_ID, append_to_list, join_request_lines},
         random_id,
@@ -37,7 +37,7 @@ const CONTROLS: &[&str] = &[
     "x-envoy-upstream-stream-duration-ms",
 ];
 
-/// What no client may say to the first gateway of one's own (`use_remote_address`).
+/// Fields that no client may send to the first gateway of one's own (`use_remote_address`).
 const NOT_FROM_OUTSIDE: &[&str] = &[
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",
@@ -79,8 +79,14 @@ pub(super) fn add(
         None => HeaderValue::from_static("http"),
     };
     let headers = &mut parts.headers;
-    // `forward_client_cert_details: SANITIZE`.
-    headers.remove("x-forwarded-client-cert");
+    let mutual = context.peer.tls.as_ref().is_some_and(|tls| tls.mutual);
+    match http.forward_client_cert {
+        ForwardClientCert::AlwaysForwardOnly => {}
+        ForwardClientCert::ForwardOnly if mutual => {}
+        ForwardClientCert::ForwardOnly | ForwardClientCert::Sanitize => {
+            headers.remove("x-forwarded-client-cert");
+        }
+    }
     join_request_lines(headers, version == Version::HTTP_2);
     if !http.proxy_100_continue {
         headers.remove(header::EXPECT);

@@ -77,7 +77,7 @@ impl<S> Guarded<S> {
         }
     }
 
-    /// How long it may take nothing.
+    /// Time for which it may take nothing.
     pub(crate) fn stall(&self) -> &Arc<StallLimit> {
         &self.stall
     }

@@ -40,7 +40,7 @@ use crate::http::{
     length::{self, LastPiece},
 };
 
-/// What a connection becomes after a successful upgrade.
+/// State of a connection after a successful upgrade.
 struct Tunnel {
     to_chain: mpsc::Sender<Bytes>,
     from_chain: FinalBody,
@@ -154,7 +154,7 @@ fn timed_out(error: &hyper::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// What the exchanges of a connection share.
+/// State that the exchanges of a connection share.
 struct Shared {
     context: Context,
     queue: OutgoingQueue,

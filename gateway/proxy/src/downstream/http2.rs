@@ -45,7 +45,7 @@ use crate::{
     limits::buffers::Budget,
 };
 
-/// How often it is looked whether a client that was to go long ago has no streams left.
+/// Time between two looks whether a client that was to go long ago has no streams left.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves a connection; `read` was read from it already.
@@ -233,10 +233,10 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     }
 }
 
-/// What the exchanges of a connection share.
+/// State that the exchanges of a connection share.
 struct Connection {
     context: Context,
-    /// What they have waiting for the socket.
+    /// Bytes that wait for the socket.
     backlog: Arc<Backlog>,
     /// Bytes of bodies that they hold.
     buffers: Arc<Budget>,

@@ -49,7 +49,7 @@ use crate::{
     telemetry::stats::{Held, HttpStats},
 };
 
-/// What a connection needs of its surroundings.
+/// Surroundings of a connection.
 #[derive(Clone)]
 struct Context {
     /// What serves: for a connection what it began with, for an exchange what held when it began.

@@ -17,7 +17,7 @@ use crate::{
     http::body::{Body, BoxError},
 };
 
-/// What becomes of a request after its path was looked at.
+/// Treatment of a request after its path was looked at.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Path {
     /// Nothing changes.

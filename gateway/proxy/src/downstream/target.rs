@@ -1,4 +1,4 @@
-//! What a request is for: from the target, the authority and the path that came to those that count.
+//! Target of a request: from the target, the authority and the path that came to those that count.
 
 use h2::ext::Protocol;
 use http::{
@@ -97,7 +97,7 @@ pub(super) fn absolute(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &
     Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
 }
 
-/// Whether `:authority` and `host` name different authorities. In HTTP/1 the target simply wins.
+/// Returns whether `:authority` and `host` name different authorities. In HTTP/1 the target simply wins.
 fn differs(version: Version, authority: &Authority, host: &str) -> bool {
     version == Version::HTTP_2 && !authority.as_str().eq_ignore_ascii_case(host)
 }

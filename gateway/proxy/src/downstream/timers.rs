@@ -27,7 +27,7 @@ use crate::{
     route::Selected,
 };
 
-/// Which limit passed.
+/// Limit that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
     /// `stream_idle_timeout`, or `idle_timeout` of the route: nothing has moved for so long.
@@ -192,7 +192,7 @@ impl Running {
         }
     }
 
-    /// Whether a limit of the response that is under way has passed; that is noted then.
+    /// Returns whether a limit of the response that is under way has passed; that is noted then.
     pub(super) fn expire(&self, cx: &mut TaskContext<'_>) -> bool {
         let mut slot = self.lock();
         let Poll::Ready(expired) = poll(&mut slot.timers, cx) else {

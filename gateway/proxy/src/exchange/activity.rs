@@ -1,4 +1,4 @@
-//! What happens to the bodies of an exchange, and when.
+//! Events of the bodies of an exchange, with their times.
 
 use std::{
     error::Error,
@@ -19,7 +19,7 @@ use crate::http::{
     headers::Nominated,
 };
 
-/// What an access log asks for of when something happened: nanoseconds from the start of the exchange, 0 if it did not.
+/// Time of an event for the access log: nanoseconds from the start of the exchange, 0 if it did not happen.
 #[derive(Debug, Default)]
 pub(crate) struct Moments {
     pub(super) request_end: AtomicU64,
@@ -48,7 +48,7 @@ pub(crate) struct RequestWatch {
     pub(crate) exchange: Arc<Exchange>,
     /// Fields of the hop that the request came on, by its own word.
     pub(crate) nominated: Nominated,
-    /// What of it was there when the exchange began.
+    /// Account of its bytes that were there when the exchange began.
     #[expect(dead_code, reason = "held, and given back when dropped")]
     pub(crate) held: Held,
 }

@@ -129,7 +129,7 @@ impl Drop for Answering {
     }
 }
 
-/// What a filter that may answer late and the end of its chain share.
+/// State that a filter that may answer late shares with the end of its chain.
 #[derive(Clone, Default)]
 pub(crate) struct Late(pub(crate) Arc<Shared>);
 

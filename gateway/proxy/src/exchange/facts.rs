@@ -13,7 +13,7 @@ pub(crate) struct Peer {
     pub(crate) tls: Option<TlsFacts>,
 }
 
-/// What is known of a client by its TLS connection.
+/// Facts about a client from its TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TlsFacts {
     /// The name that it asked for (SNI); empty if none.

@@ -1,4 +1,4 @@
-//! What the gateway knows of one exchange, shared by ingress, filters, router and access log.
+//! State of one exchange, shared by ingress, filters, router and access log.
 
 pub(crate) mod activity;
 pub(crate) mod answer;
@@ -30,8 +30,8 @@ use std::{
 
 use extproc_client::{
     host::{
-        BufferAccount, ExchangeContext, HostFacts, Limits, Received, ReplyForm, ResponseFlags,
-        RouteConfig, UpstreamInfo,
+        BufferAccount, ExchangeContext, HostFacts, Limits, Outcome, Received, ReplyForm,
+        ResponseFlags, RouteConfig, UpstreamInfo,
     },
     metadata::DynamicMetadata,
 };
@@ -66,7 +66,7 @@ pub(crate) struct Exchange {
     pub(crate) start: Instant,
     pub(crate) time: SystemTime,
     pub(crate) metadata: DynamicMetadata,
-    /// Where interim responses go.
+    /// Receiver of interim responses.
     pub(crate) outgoing: Arc<Outgoing>,
     /// Bytes of a body that may be held.
     pub(crate) buffer: usize,
@@ -134,7 +134,7 @@ impl Received for Exchange {
     }
 }
 
-/// What an exchange begins with.
+/// Beginning of an exchange.
 pub(crate) struct Begin {
     pub(crate) listener: Arc<ListenerShared>,
     pub(crate) http: Arc<HttpManager>,
@@ -222,7 +222,7 @@ impl Exchange {
         })
     }
 
-    /// What its filters are told.
+    /// Context for its filters.
     pub(crate) fn context(self: &Arc<Self>) -> ExchangeContext {
         let mut facts = HostFacts::default();
         facts.connection_id = self.peer.id;
@@ -391,6 +391,13 @@ impl Exchange {
             && head.uri != *target
         {
             head.uri = target.clone();
+        }
+    }
+
+    /// Notes a local reply for the log, for clients that leave while a filter has it.
+    pub(crate) fn note_local<B>(&self, response: &Response<B>) {
+        if self.noted() && Outcome::of(response).local.is_some() {
+            self.set_reply(Reply::of(response));
         }
     }
 

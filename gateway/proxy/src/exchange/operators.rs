@@ -33,7 +33,7 @@ use crate::{
     http::{headers::head_field, random_id},
 };
 
-/// What operators see.
+/// View of an exchange for operators.
 pub(crate) struct Scope<'a> {
     pub(crate) exchange: &'a Exchange,
     pub(crate) head: Option<&'a Head>,

@@ -1,4 +1,4 @@
-//! What the access log will show of an exchange.
+//! Record of an exchange for the access log.
 
 use std::borrow::Cow;
 
@@ -42,7 +42,7 @@ pub(crate) struct Reply {
     pub(crate) flags: u64,
     pub(crate) processor: Option<ExchangeSummary>,
     pub(crate) upstream: Option<UpstreamInfo>,
-    /// What an upstream responded in.
+    /// Protocol in which an upstream responded.
     pub(crate) upstream_version: Option<Version>,
     /// The text of a local reply that is being formatted.
     pub(crate) local_body: String,

@@ -136,4 +136,5 @@ fn finish_own(response: &mut Response<Body>, exchange: &Exchange) {
         _ => return,
     }
     add_route_headers(response, exchange);
+    exchange.note_local(response);
 }

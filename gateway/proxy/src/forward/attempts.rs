@@ -35,13 +35,13 @@ pub(super) struct Attempts<'a> {
     pub(super) forward: &'a Forward,
     pub(super) policy: &'a Policy<'a>,
     pub(super) upstream: &'a Upstream,
-    /// What each attempt goes through.
+    /// Filters that each attempt goes through.
     pub(super) filters: Option<&'a Chain>,
     /// The body, if it may have to be sent again.
     pub(super) kept: Option<Kept>,
     /// The attempts made. To send the request again because a connection turned out to be closed is none.
     pub(super) made: u32,
-    /// What is known of the endpoint that the last attempt goes to.
+    /// Facts about the endpoint that the last attempt goes to.
     pub(super) tried: UpstreamInfo,
     pub(super) deadline: Deadline,
     /// Response attributes will ask for the head that was sent.
@@ -54,7 +54,7 @@ pub(super) struct Attempts<'a> {
     pub(super) retrying: Option<Place>,
     /// The endpoints that were chosen, if the policy avoids them.
     pub(super) avoided: Vec<Arc<Host>>,
-    /// What came of those before the last one.
+    /// Outcomes of those before the last one.
     pub(super) earlier: Vec<EarlierAttempt>,
     /// The request's hash, if the route asks for one.
     pub(super) hash: Option<u64>,
@@ -213,12 +213,12 @@ impl<'a> Attempts<'a> {
     pub(super) fn rewrite(
         &self,
         parts: &mut http::request::Parts,
-        hostname: &str,
+        host: &Host,
     ) -> Result<(), Failure> {
-        route::rewrite(parts, self.matches, self.forward, Some(hostname))
+        route::rewrite(parts, self.matches, self.forward, Some(&host.hostname))
             .map_err(super::unwritable)?;
         if self.exchange.http.scheme_header == SchemeHeader::MatchUpstream {
-            let scheme = match self.upstream.shared.tls {
+            let scheme = match host.tls() {
                 Some(_) => Scheme::HTTPS,
                 None => Scheme::HTTP,
             };
@@ -359,7 +359,7 @@ impl<'a> Attempts<'a> {
                 }
                 if self.keep_sent || self.noted {
                     let mut parts = parts.clone();
-                    if !rewritten && let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+                    if !rewritten && let Err(failure) = self.rewrite(&mut parts, host) {
                         return (Err(failure), None);
                     }
                     self.tried.sent = Some(Arc::new(parts));
@@ -394,7 +394,7 @@ impl<'a> Attempts<'a> {
         if let Some(span) = &sending.span {
             span.reached(&self.tried);
         }
-        if !rewritten && let Err(failure) = self.rewrite(parts, &host.hostname) {
+        if !rewritten && let Err(failure) = self.rewrite(parts, host) {
             if let Some(span) = &sending.span {
                 span.failed(&failure.to_string());
             }

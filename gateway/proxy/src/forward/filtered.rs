@@ -145,7 +145,7 @@ impl Filtered {
     }
 }
 
-/// How an attempt through filters went on.
+/// Outcome of an attempt through filters.
 enum Course {
     /// A filter answered.
     Answered(Response<Body>),
@@ -165,7 +165,7 @@ impl Attempts<'_> {
         let empty = body.is_end_stream() && !self.exchange.upgrade;
         let repeatable = self.allows_more() && (empty || self.kept.is_some());
         let again = repeatable.then(|| Again::new(Outbound::without_body(&parts)));
-        if let Err(failure) = self.rewrite(&mut parts, &host.hostname) {
+        if let Err(failure) = self.rewrite(&mut parts, &host) {
             return (Err(failure), None);
         }
         let (meeting, met) = oneshot::channel();

@@ -211,7 +211,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
     response
 }
 
-/// Whether a request came on a connection that was opened for another name, and is for none that is served
+/// Returns whether a request came on a connection that was opened for another name, and is for none that is served
 /// there: the client may have more luck with a connection of its own (RFC 9110 §15.5.20).
 fn is_misdirected(exchange: &Exchange, request: &Parts) -> bool {
     let asked = exchange.peer.tls.as_ref().map(|tls| &tls.server_name);

@@ -28,7 +28,7 @@ const OWN: [HeaderName; 11] = [
     HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
 ];
 
-/// What holds for one request.
+/// Policy for one request.
 #[derive(Debug)]
 pub(super) struct Policy<'a> {
     /// From the end of the request to the end of the response.
@@ -189,7 +189,7 @@ impl<'a> Policy<'a> {
                 .any(|name| headers.contains_key(name))
     }
 
-    /// How often another endpoint is chosen where the chosen one was tried before.
+    /// Number of times that another endpoint is chosen in place of one that was tried before.
     pub(super) fn other_host(&self) -> u32 {
         self.route.map_or(0, |retry| retry.other_host)
     }

@@ -43,7 +43,7 @@ impl<'a> Candidate<'a> {
         self.policy.codes.contains(&status)
     }
 
-    /// What stands in the response's place, or the response if it cannot be followed.
+    /// Replacement of the response, or the response if it cannot be followed.
     pub(super) fn follow(
         self,
         response: Response<Body>,

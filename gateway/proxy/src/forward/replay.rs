@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// What a piece costs of the limit beside its bytes.
+/// Cost of a piece in the limit beside its bytes.
 const PIECE: usize = size_of::<Piece>();
 
 /// Pieces that are shorter are copied.

@@ -34,10 +34,10 @@ use crate::{
 /// Bytes that a copy may be behind its original.
 const BEHIND: usize = 1024 * 1024;
 
-/// What a frame costs of [`BEHIND`] beside its bytes.
+/// Cost of a frame in [`BEHIND`] beside its bytes.
 const FRAME: usize = 64;
 
-/// How long a copy may take from the end of the request where the route sets no limit: `timeout`'s default.
+/// Time that a copy has from the end of the request if the route sets no limit: `timeout`'s default.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Bytes that a copy is behind its original: of its cluster, and of what the process may hold of bodies.
@@ -249,7 +249,7 @@ impl Copy {
         (copy, content, ended)
     }
 
-    /// Whether the copy took the frame; otherwise it is over.
+    /// Returns whether the copy took the frame; otherwise it is over.
     fn feed(&self, frame: &Frame<Bytes>) -> bool {
         let frame = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => Frame::data(data.clone()),

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use http::{Uri, uri::Scheme};
 
-/// Whether the authority is one that a `host` header may hold: a name or an address and perhaps a port,
+/// Returns whether the authority is one that a `host` header may hold: a name or an address and perhaps a port,
 /// no user information, no list, no white space (RFC 9110 §4.2.4, §7.2; RFC 3986 §3.2.2).
 pub(crate) fn valid_authority(authority: &str) -> bool {
     // Most of them.
@@ -48,7 +48,7 @@ pub(crate) fn with_scheme(target: Uri, scheme: &Scheme) -> Uri {
     Uri::from_parts(parts).unwrap_or(target)
 }
 
-/// What a registered name is made of. A comma is allowed in one, and is what a list of hosts looks like.
+/// Octets of a registered name. A comma is allowed in one, and is what a list of hosts looks like.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte)
 }

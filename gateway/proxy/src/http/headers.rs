@@ -432,7 +432,7 @@ pub(crate) fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, st
     Some(joined)
 }
 
-/// What a `grpc-timeout` asks for.
+/// Duration that a `grpc-timeout` asks for.
 pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;

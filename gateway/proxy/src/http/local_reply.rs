@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::http::body::Body;
 
-/// What `grpc-message` has to encode.
+/// Octets that `grpc-message` has to encode.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%').add(b'\x7f');
 
 /// A local reply; to a `grpc` request it is a trailers-only one (status 200, `grpc-status`).

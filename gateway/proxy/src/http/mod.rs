@@ -10,6 +10,7 @@ pub(crate) mod io;
 pub(crate) mod lazy_timer;
 pub(crate) mod length;
 pub(crate) mod local_reply;
+pub(crate) mod portions;
 
 /// Returns a random UUID (version 4), as text.
 pub(crate) fn random_id() -> String {

@@ -39,7 +39,7 @@ pub(crate) struct Overload {
     buffers: Arc<Budget>,
 }
 
-/// How much of the memory is used.
+/// Share of the memory that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Pressure {
@@ -80,7 +80,7 @@ impl Drop for AdminConnection {
     }
 }
 
-/// Why a connection is closed at once.
+/// Reason for which a connection is closed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// There are as many as may be.

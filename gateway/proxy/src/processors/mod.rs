@@ -261,6 +261,13 @@ impl Sidestream for ClusterStream {
         }
     }
 
+    fn buffered(&self) -> usize {
+        match self {
+            Self::Grpc(stream, _) => stream.buffered(),
+            Self::Http(stream) => stream.buffered(),
+        }
+    }
+
     fn facts(&self) -> StreamFacts {
         match self {
             Self::Grpc(stream, _) => stream.facts(),

@@ -27,7 +27,7 @@ pub(super) fn virtual_host(table: &RouteTable, authority: &str) -> Option<usize>
     best.map(|(_, index)| index)
 }
 
-/// How specific a match is; `None` for no match.
+/// Specificity of a match; `None` for no match.
 fn rank(domain: &str, authority: &str) -> Option<(u8, usize)> {
     if domain == authority {
         return Some((3, domain.len()));

@@ -1,4 +1,4 @@
-//! What a route changes in a request's target, and where a redirect points to.
+//! Changes of a route to a request's target, and the location of a redirect.
 
 use extproc_client::config::RegexSubstitution;
 use http::{HeaderMap, HeaderValue, Uri, request::Parts, uri::Authority};

@@ -61,7 +61,7 @@ fn every_file_is_routed_as_expected() {
     assert!(requests > 50, "the test data is missing");
 }
 
-/// What becomes of a request.
+/// Treatment of a request.
 fn answer(translation: &Translation, request: &str) -> String {
     let mut words = request.splitn(3, ' ');
     let method = words.next().unwrap();

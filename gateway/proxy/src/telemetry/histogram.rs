@@ -1,4 +1,4 @@
-//! How long things took, in the buckets that Envoy shows.
+//! Durations, in the buckets that Envoy shows.
 
 use std::{
     sync::{
@@ -56,10 +56,10 @@ pub(crate) struct Exemplar {
     pub(crate) time: SystemTime,
 }
 
-/// What a [`Histogram`] holds at one moment.
+/// Contents of a [`Histogram`] at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Times {
-    /// How many were at most as long as each of the [`BOUNDS`].
+    /// Number of values of at most each of the [`BOUNDS`].
     pub(crate) within: Vec<u64>,
     pub(crate) count: u64,
     /// Milliseconds.

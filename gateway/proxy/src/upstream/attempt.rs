@@ -31,16 +31,16 @@ use crate::{
     telemetry::{spans::Attempt, stats::ClusterStats},
 };
 
-/// What is to be known for sending beside the request.
+/// Settings of one attempt beside the request.
 #[derive(Debug, Default)]
 pub(crate) struct Sending {
-    /// Where interim responses go; dropped if there is none.
+    /// Receiver of interim responses; they are dropped if there is none.
     pub(crate) interim: Option<Relay>,
     /// The request asks for a tunnel.
     pub(crate) tunnel: bool,
     /// It does so by CONNECT.
     pub(crate) connect: bool,
-    /// How long an upstream may take nothing of what goes through a tunnel.
+    /// Time for which an upstream may take nothing of a tunnel's bytes.
     pub(crate) stall: Option<Duration>,
     /// It came over HTTP/2, where a WebSocket handshake has no key.
     pub(crate) keyless: bool,
@@ -109,11 +109,11 @@ pub(super) struct Sent {
     pub(super) tunnel: bool,
 }
 
-/// What has to live as long as the response, if its body does not look after that.
+/// Guards that have to live as long as the response, if its body does not hold them.
 pub(super) enum Keep {
     Nothing,
     Http1(Box<(Arc<Host>, http1::Connection)>),
-    /// What goes into a tunnel.
+    /// Task that moves bytes into a tunnel.
     Tunnel(AbortHandle),
     Http2 {
         slot: http2::Slot,
@@ -442,7 +442,7 @@ struct ResponseWatch {
     span: Option<Attempt>,
 }
 
-/// Whether the upstream reset the stream of a response that had begun.
+/// Returns whether the upstream reset the stream of a response that had begun.
 fn is_reset(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     error
         .downcast_ref::<UpstreamFailure>()

@@ -16,7 +16,7 @@ use crate::{
     http::{h2::cork::MaybeTcp, io::delegate_io},
 };
 
-/// Where an endpoint is, its name resolved.
+/// Address of an endpoint, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
     Socket(SocketAddr),

@@ -136,7 +136,7 @@ impl Relay {
         self.state.store(POLLING, Ordering::SeqCst);
     }
 
-    /// Whether there was a wake-up since the last look; if not, polling is over.
+    /// Returns whether there was a wake-up since the last look; if not, polling is over.
     fn again(&self) -> bool {
         let rested =
             self.state

@@ -1,4 +1,4 @@
-//! Which endpoints a cluster has, and which one a request goes to.
+//! Endpoints of a cluster, and the choice of one for a request.
 
 use std::{
     borrow::Cow,
@@ -32,7 +32,7 @@ use crate::{
     limits::throttle::Throttle,
 };
 
-/// How long names stay resolved: `dns_refresh_rate`'s default.
+/// Time for which names stay resolved: `dns_refresh_rate`'s default.
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// The longest wait for the addresses of a name.
@@ -41,7 +41,7 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 /// Dynamic hosts that are kept for reuse.
 const MOST_DYNAMIC: usize = 1024;
 
-/// What of a request its endpoint is chosen by.
+/// Parts of a request by which its endpoint is chosen.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) headers: &'a HeaderMap,
@@ -106,7 +106,7 @@ pub(crate) struct Endpoints {
 #[derive(Debug, Default)]
 struct State {
     hosts: Arc<[Arc<Host>]>,
-    /// What each name and port meant when it could be resolved last.
+    /// Addresses of each name and port when it could be resolved last.
     names: HashMap<(String, u16), Vec<Address>>,
     resolved: Option<Instant>,
     resolving: bool,
@@ -227,7 +227,7 @@ impl Endpoints {
         }
     }
 
-    /// Whether endpoints of other priorities than these are fit.
+    /// Returns whether endpoints of other priorities than these are fit.
     pub(super) fn is_available_without(&self, passed: &[u32]) -> bool {
         let hosts = self.lock().hosts.clone();
         levels::is_available_without(&hosts, passed)
@@ -332,7 +332,7 @@ impl Endpoints {
         }
     }
 
-    /// What has to be resolved, and whether only the first address of it counts.
+    /// Names to resolve; the flag says that only the first address counts.
     fn names(&self) -> Option<(&[Endpoint], bool)> {
         match &self.shared.cluster.discovery {
             Discovery::StrictDns(endpoints) => Some((endpoints, false)),
@@ -431,6 +431,7 @@ fn host(
             && host.metadata == endpoint.metadata
             && host.priority == endpoint.priority
             && host.standing == endpoint.standing
+            && host.socket == endpoint.socket
     });
     match same {
         Some(host) => host.clone(),

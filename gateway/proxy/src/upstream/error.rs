@@ -1,4 +1,4 @@
-//! Why an upstream gave no response, and what the client is told.
+//! Reasons for which an upstream gave no response, and what the client is told.
 
 use std::{borrow::Cow, io};
 
@@ -13,7 +13,7 @@ use crate::{
     http::{body::BoxError, length::LENGTH_MISMATCH},
 };
 
-/// Why there is no response.
+/// Reason for which there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The route's cluster is not configured.
@@ -40,7 +40,7 @@ pub(crate) enum Failure {
         /// The peer says that it did not look at the request (RFC 9113 §8.7).
         refused: bool,
     },
-    /// What came is not HTTP.
+    /// The bytes that came are not HTTP.
     #[error("protocol error")]
     Protocol,
     /// The route's timeout passed.
@@ -90,7 +90,7 @@ fn reason(error: &io::Error) -> Cow<'static, str> {
     }
 }
 
-/// What a failure is to the client and to the log.
+/// View of a failure for the client and for the log.
 pub(crate) struct Told {
     pub(crate) status: StatusCode,
     pub(crate) body: Cow<'static, str>,

@@ -1,4 +1,4 @@
-//! Which endpoints are fit: what checks and the outcome of requests say.
+//! Health of endpoints, from checks and from the outcome of requests.
 
 use std::{
     collections::HashMap,
@@ -70,7 +70,7 @@ impl ClusterHealth {
         health
     }
 
-    /// Whether one more endpoint may be left out.
+    /// Returns whether one more endpoint may be left out.
     fn has_room(&self, settings: &Outliers) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<Arc<Health>> = known.values().filter_map(Weak::upgrade).collect();
@@ -114,7 +114,7 @@ fn now() -> u64 {
 }
 
 impl Health {
-    /// Whether it is to be used, as long as enough others are.
+    /// Returns whether it is to be used, as long as enough others are.
     pub(crate) fn is_fit(&self) -> bool {
         !self.failed.load(Ordering::Relaxed) && !self.is_ejected()
     }
@@ -134,7 +134,7 @@ impl Health {
         until > 0 && now() < until
     }
 
-    /// Whether the first check is still to end.
+    /// Returns whether the first check is still to end.
     pub(crate) fn is_unknown(&self) -> bool {
         self.unknown.load(Ordering::Acquire)
     }
@@ -244,7 +244,7 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
     }
 }
 
-/// What a check came to.
+/// Result of a check.
 enum Answer {
     Good {
         /// The endpoint asks for what others cannot take alone (`x-envoy-degraded`).

@@ -78,7 +78,7 @@ pub(crate) struct Lease {
 }
 
 impl Connection {
-    /// Whether the cluster allows another request on it.
+    /// Returns whether the cluster allows another request on it.
     fn may_go_on(&self, cluster: &Cluster) -> bool {
         let old = cluster.max_connection_duration;
         let max = cluster.max_requests_per_connection;

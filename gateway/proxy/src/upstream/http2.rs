@@ -32,7 +32,7 @@ struct Connection {
     requests: u32,
 }
 
-/// What the streams of a connection share.
+/// State that the streams of a connection share.
 #[derive(Debug)]
 pub(super) struct Shared {
     traffic: Arc<Traffic>,
@@ -62,7 +62,7 @@ impl Drop for Counted {
     }
 }
 
-/// What was heard on a connection when a request was sent on it.
+/// Count of bytes heard on a connection when a request was sent on it.
 pub(crate) struct Witness {
     traffic: Arc<Traffic>,
     heard: u64,
@@ -84,7 +84,7 @@ pub(crate) struct Slot {
 }
 
 impl Connection {
-    /// Whether the cluster allows another request on it.
+    /// Returns whether the cluster allows another request on it.
     fn may_go_on(&self, cluster: &Cluster) -> bool {
         let old = cluster.max_connection_duration;
         let max = cluster.max_requests_per_connection;
@@ -112,7 +112,7 @@ impl Lease {
     }
 }
 
-/// What an error before the response means.
+/// Meaning of an error before the response.
 fn failure(error: &h2::Error) -> Failure {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) => Failure::Reset { refused: true },

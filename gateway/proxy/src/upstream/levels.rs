@@ -1,4 +1,4 @@
-//! Which priority of a cluster's endpoints a request goes to, and which endpoints of it may be chosen.
+//! Choice of the priority that a request goes to, and of the endpoints of it that may be chosen.
 //!
 //! As in Envoy: a priority takes as much of the load as its fit endpoints can (each of them more than its share), and the
 //! next one what is left; degraded endpoints take what no healthy one can. Where too few are fit, all are used.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::member::Host;
 use crate::config::snapshot::Health as Settings;
 
-/// How good an endpoint is.
+/// Health of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fitness {
     Healthy,
@@ -24,7 +24,7 @@ struct Level {
     degraded: u32,
 }
 
-/// What of a level may be chosen.
+/// Endpoints of a level that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Among {
     All,
@@ -53,7 +53,7 @@ pub(super) fn eligible(
         .collect()
 }
 
-/// Whether a priority that is not among `passed` has endpoints that are fit.
+/// Returns whether a priority that is not among `passed` has endpoints that are fit.
 pub(super) fn is_available_without(hosts: &[Arc<Host>], passed: &[u32]) -> bool {
     hosts
         .iter()

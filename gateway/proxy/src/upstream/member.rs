@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) weight: u32,
     /// Credit where the turns of hosts follow their weights.
     pub(super) credit: AtomicI64,
+    /// Its own way to be spoken to, of those of its cluster.
+    pub(super) socket: Option<usize>,
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) priority: u32,
     pub(super) standing: Standing,
@@ -60,11 +62,13 @@ pub(crate) struct Host {
     unreachable: Throttle,
 }
 
-/// What all endpoints of a cluster have in common.
+/// State that all endpoints of a cluster have in common.
 #[derive(Debug)]
 pub(crate) struct HostShared {
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) tls: Option<Tls>,
+    pub(super) tls: Option<Tls>,
+    /// Of endpoints that have another one.
+    pub(super) sockets: Arc<[Option<Tls>]>,
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
     /// Of its endpoints.
@@ -183,7 +187,7 @@ impl Lease {
         }
     }
 
-    /// What can be told of the connection later, if others use it, too.
+    /// Facts about the connection that can be told later, if others use it, too.
     pub(crate) fn witness(&self) -> Option<http2::Witness> {
         match &self.on {
             On::Http1(_) => None,
@@ -191,7 +195,7 @@ impl Lease {
         }
     }
 
-    /// Whether the connection carried requests before.
+    /// Returns whether the connection carried requests before.
     pub(crate) fn reused(&self) -> bool {
         match &self.on {
             On::Http1(lease) => lease.reused(),
@@ -226,6 +230,7 @@ impl Host {
             hostname: hostname.to_owned(),
             weight: endpoint.map_or(1, |endpoint| endpoint.weight.max(1)),
             credit: AtomicI64::new(0),
+            socket: endpoint.and_then(|endpoint| endpoint.socket),
             metadata: endpoint.and_then(|endpoint| endpoint.metadata.clone()),
             priority: endpoint.map_or(0, |endpoint| endpoint.priority),
             standing: endpoint
@@ -244,7 +249,7 @@ impl Host {
         }
     }
 
-    /// What is known of its health.
+    /// Its health as far as it is known.
     pub(super) fn fitness(&self) -> Fitness {
         match self.standing {
             Standing::Unhealthy => Fitness::Unfit,
@@ -253,6 +258,14 @@ impl Host {
             Standing::Healthy if self.health.is_degraded() => Fitness::Degraded,
             Standing::Healthy => Fitness::Healthy,
         }
+    }
+
+    /// TLS towards it.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        let own = self
+            .socket
+            .and_then(|socket| self.shared.sockets.get(socket));
+        own.unwrap_or(&self.shared.tls).as_ref()
     }
 
     /// The socket address, if it is one.
@@ -280,6 +293,8 @@ impl Host {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Downstream => asked.client_http2,
+            // A new connection finds out.
+            UpstreamProtocol::Auto => self.http2.is_open(),
         };
         let on = if http2 {
             On::Http2(self.http2.lease(self, asked).await?)
@@ -310,11 +325,17 @@ impl Host {
 
     /// A new connection, or an HTTP/1 connection that becomes idle while no further one is allowed.
     async fn open(self: &Arc<Self>, asked: Lending) -> Result<On, Failure> {
-        let _pending = self.shared.place(asked.priority, Resource::Pending)?;
+        let pending = self.shared.place(asked.priority, Resource::Pending)?;
         let queue = &self.http1_queue;
         let place = || self.shared.connection(asked.priority, queue);
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
+            if self.shared.cluster.protocol == UpstreamProtocol::Auto && self.http2.is_open() {
+                // Whoever waits here does so for what another one found out.
+                drop((pending, waiting));
+                queue.free();
+                return self.http2.lease(self, asked).await.map(On::Http2);
+            }
             if waiting.is_some()
                 && !asked.fresh
                 && let Some(lease) = self.http1.idle(self)
@@ -331,7 +352,12 @@ impl Host {
                 drop(waiting);
                 let connected = self.connect(opening, queue).await?;
                 return match connected.http2 {
-                    true => self.http2.adopt(self, connected).await.map(On::Http2),
+                    true => {
+                        let counted = self.http2_queue.count();
+                        let adopted = self.http2.adopt(self, connected, counted).await;
+                        queue.free();
+                        adopted.map(On::Http2)
+                    }
                     false => http1::open(self, connected).await.map(On::Http1),
                 };
             }
@@ -413,7 +439,7 @@ impl Host {
             name: &self.hostname,
             keepalive: cluster.tcp_keepalive,
         };
-        let tls = self.shared.tls.as_ref();
+        let tls = self.tls();
         let connected = connect::connect(to, tls, cluster.connect_timeout, place).await;
         match &connected {
             Ok(_) => stats.upstream_cx_total.add(),

@@ -32,7 +32,7 @@ pub(crate) use self::{
     tunnel::is_websocket,
 };
 use crate::{
-    config::snapshot::{Cluster, Snapshot},
+    config::snapshot::{Cluster, Snapshot, UpstreamTls},
     http::body::Body,
     limits::{overload::Overload, throttle::Throttle},
     telemetry::stats::Metrics,
@@ -76,16 +76,28 @@ impl Upstreams {
                 clusters.insert(name.clone(), known.clone());
                 continue;
             }
-            let tls = match (known, &cluster.tls) {
-                (Some(known), _) => known.shared.tls.clone(),
-                (None, None) => None,
-                (None, Some(tls)) => tls::client(tls, cluster.protocol)
-                    .map(Some)
-                    .map_err(|error| format!("cluster {name}: {error}"))?,
+            let ready = |settings: &Option<UpstreamTls>| {
+                let settings = settings.as_ref();
+                settings
+                    .map(|settings| tls::client(settings, cluster.protocol))
+                    .transpose()
+                    .map_err(|error| format!("cluster {name}: {error}"))
+            };
+            let (tls, sockets) = match known {
+                Some(known) => (known.shared.tls.clone(), known.shared.sockets.clone()),
+                None => (
+                    ready(&cluster.tls)?,
+                    cluster
+                        .sockets
+                        .iter()
+                        .map(ready)
+                        .collect::<Result<_, String>>()?,
+                ),
             };
             let shared = Arc::new(HostShared {
                 cluster: cluster.clone(),
                 tls,
+                sockets,
                 stats: metrics.cluster(name),
                 breakers: metrics.breakers(name),
                 health: health.of(name),
@@ -118,7 +130,7 @@ impl Upstreams {
 }
 
 impl Upstream {
-    /// Whether this is the other one, with the same connections.
+    /// Returns whether this is the other one, with the same connections.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.endpoints, &other.endpoints)
     }
@@ -144,7 +156,7 @@ impl Upstream {
         sent
     }
 
-    /// Whether endpoints of other priorities than these are fit.
+    /// Returns whether endpoints of other priorities than these are fit.
     pub(crate) fn is_available_without(&self, passed: &[u32]) -> bool {
         self.endpoints.is_available_without(passed)
     }

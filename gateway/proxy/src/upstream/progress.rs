@@ -1,4 +1,4 @@
-//! How far a request's body has been sent, seen from the response.
+//! Progress of a request's body, seen from the response.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -31,12 +31,12 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the whole body was handed to the connection.
+    /// Returns whether the whole body was handed to the connection.
     pub(crate) fn is_done(&self) -> bool {
         self.lock().done.is_some()
     }
 
-    /// How long ago the whole body was handed to the connection.
+    /// Time since the whole body was handed to the connection.
     pub(crate) fn since_done(&self) -> Option<Duration> {
         self.lock().done.map(|done| done.elapsed())
     }

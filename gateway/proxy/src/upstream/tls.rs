@@ -51,6 +51,7 @@ pub(super) fn client(settings: &UpstreamTls, protocol: UpstreamProtocol) -> Resu
     config.alpn_protocols = if settings.alpn.is_empty() {
         match protocol {
             UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
+            UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => Vec::new(),
         }
     } else {
@@ -77,7 +78,7 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// Which certificates are good.
+/// Rules for good certificates.
 #[derive(Debug)]
 struct Trust {
     certificates: Vec<CertificateDer<'static>>,
@@ -188,7 +189,7 @@ mod tests {
         ServerName::try_from(name.to_owned()).unwrap()
     }
 
-    /// Whether a server of this name may show this certificate.
+    /// Returns whether a server of this name may show this certificate.
     fn passes(trusted: Option<&[u8]>, names: &[SubjectAltName], shown: &[u8], to: &str) -> bool {
         let verifier = Verifier {
             trust: trusted.map(|pem| Trust::new(pem, names).unwrap()),

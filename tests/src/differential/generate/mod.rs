@@ -10,6 +10,7 @@ mod filter;
 mod processor;
 mod routing;
 mod upstream;
+mod wide;
 
 pub(super) use processor::WRONG_WIRE_TYPE;
 
@@ -52,6 +53,16 @@ struct Plan {
 /// The scenario with this index, as it would stand in a file.
 #[must_use]
 pub fn source(seed: u64, index: u64) -> Value {
+    make(seed, index, false)
+}
+
+/// The same with more of what the format can say: another scenario, at times.
+#[must_use]
+pub fn wide(seed: u64, index: u64) -> Value {
+    make(seed, index, true)
+}
+
+fn make(seed: u64, index: u64, wide: bool) -> Value {
     let random = &mut Random::of(seed, index);
     let mut plan = Plan {
         filters: random.weighted(&[(78, 1), (18, 2), (4, 3)]),
@@ -79,6 +90,9 @@ pub fn source(seed: u64, index: u64) -> Value {
     client::add(random, plan, &mut out);
     upstream::add(random, plan, &mut out);
     processor::add(random, plan, &mut out);
+    if wide {
+        wide::add(seed, index, plan, &mut out);
+    }
     let streams = Value::Object(out.clone()).to_string().contains("STREAMED");
     if streams && (plan.filters > 1 || plan.unanswered || plan.limited) {
         // Their numbers go by how bodies are cut, and it does not show which filter's message, or whether one that was answered.
@@ -177,8 +191,26 @@ mod tests {
     fn the_format_knows_all_that_is_generated() -> anyhow::Result<()> {
         for index in 0..3000 {
             scenario(1, index)?;
+            scenario::build(GROUP, wide(1, index))?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn more_is_said_where_that_is_asked_for() {
+        let text: String = (0..1000).map(|index| wide(2, index).to_string()).collect();
+        let words = [
+            "typed_dynamic_metadata",
+            "keep_empty",
+            "ADD_IF_ABSENT",
+            "OVERWRITE_IF_EXISTS",
+            "APPEND_IF_EXISTS_OR_ADD",
+        ];
+        let missing = words
+            .iter()
+            .filter(|word| !text.contains(&format!("\"{word}\"")));
+        assert_eq!(missing.count(), 0);
+        assert!((0..100).any(|index| wide(2, index) == source(2, index)));
     }
 
     /// Every word of the format that a random scenario may use is used by some.

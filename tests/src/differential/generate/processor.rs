@@ -106,7 +106,7 @@ fn script(random: &mut Random, plan: Plan) -> Value {
 }
 
 /// Tells whether messages of this kind come one by one. Within small limits, bodies are read in pieces of the proxy's choice.
-fn is_apart(plan: Plan, kind: &str) -> bool {
+pub(super) fn is_apart(plan: Plan, kind: &str) -> bool {
     match kind {
         "request_body" => plan.request_apart && !plan.limited,
         "response_body" => plan.response_apart && !plan.limited,

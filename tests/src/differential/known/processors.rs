@@ -27,6 +27,48 @@ pub(super) const KNOWN: &[Known] = &[
         places: &["*"],
     },
     Known {
+        anchor: "lost-processor-connections",
+        // Its streams fail in another order.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
+        },
+        signs: &["log: want \"*{connection_termination}*, got \"*{connection_termination}*"],
+        places: &["client", "processor/*/response", "counters", "log"],
+    },
+    Known {
+        anchor: "lost-processor-connections",
+        // A processor that leaves has seen the end of another stream, or not.
+        shows_in: |s| {
+            !s.spec.more_filters.is_empty() && mentions_word(&s.source["processor"], "abort")
+        },
+        signs: &[],
+        places: &["processor/*/ended"],
+    },
+    Known {
+        anchor: "unreachable-observers",
+        shows_in: |s| {
+            let processor = &s.spec.processor;
+            mentions(&s.source, "observability_mode")
+                && (processor.absent || processor.refuse)
+                && upstream(s, |u| u.absent || u.refuse)
+        },
+        signs: &["client/*/head/:status: want \"500\", got \"503\""],
+        places: &["client", "counters", "log"],
+    },
+    Known {
+        anchor: "unread-requests",
+        shows_in: |s| {
+            let asks = ["request.size", "request.total_size"];
+            let asks = asks.iter().any(|name| mentions_word(&s.source, name));
+            asks && upstream(s, |u| u.absent || u.refuse) && client(s, has_content)
+        },
+        signs: &[],
+        places: &[
+            "processor/*/response/*/attributes/*/request.size",
+            "processor/*/response/*/attributes/*/request.total_size",
+        ],
+    },
+    Known {
         anchor: "shared-buffers",
         shows_in: |s| gathers_beside_a_held_head(s, Side::Request),
         signs: &["upstream/*/body", "processor/*/request/*/body"],
@@ -266,7 +308,11 @@ pub(super) const KNOWN: &[Known] = &[
                 mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
             });
             let script = &s.source["processor"];
-            s.clients.len() > 1 && (acts_at_once(script) || duplex && mentions(script, "replace"))
+            // What is said when the stream opens comes together with the reply to the first message.
+            s.clients.len() > 1
+                && (acts_at_once(script)
+                    || mentions(script, "open")
+                    || duplex && mentions(script, "replace"))
         },
         signs: &["upstream/*: want {*\"body\":\"\",\"end\":\"complete\"*, got nothing"],
         places: &["upstream/*: want {*\"body\":\"\",\"end\":\"complete\"*, got nothing"],
@@ -292,6 +338,13 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "local-responses",
+        // Envoy leaves the client waiting for the rest.
+        shows_in: |s| action(s, |a| a.local.is_some()),
+        signs: &["log: want *, got \"* ext_proc_local_response_not_completed -\""],
+        places: &["client/*/end: want \"timed out\", got *", "log"],
+    },
+    Known {
+        anchor: "local-responses",
         // Where there is a response already.
         shows_in: |s| {
             let late = |script: &ProcessorScript| {
@@ -310,6 +363,19 @@ pub(super) const KNOWN: &[Known] = &[
         },
         signs: &["counters/ext_proc.*failure_mode_allowed: want *, got nothing"],
         places: &["client", "processor/*/response", "counters", "log"],
+    },
+    Known {
+        anchor: "skipped-partial-bodies",
+        shows_in: |s| {
+            let limited = s.spec.limits.listener.is_some() || s.spec.limits.cluster.is_some();
+            limited
+                && has_mode(s, |mode| {
+                    mode["response_body_mode"] == "BUFFERED_PARTIAL"
+                        && mode["response_header_mode"] == "SKIP"
+                })
+        },
+        signs: &["client/*/end: want \"timed out\", got \"complete\""],
+        places: &["client", "counters", "log"],
     },
     Known {
         anchor: "refused-streams",

@@ -83,6 +83,7 @@ impl fmt::Debug for Subject {
             // For those who look, not for what comes next.
             seen: _,
             summary: _,
+            metadata: _,
             request,
             response,
             stream,

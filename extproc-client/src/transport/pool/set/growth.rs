@@ -45,7 +45,7 @@ impl Set {
         state.begun = Some(state.attempts);
     }
 
-    /// Whether another connection is allowed: below the limit, and not right after a failure
+    /// Returns whether another connection is allowed: below the limit, and not right after a failure
     /// while others serve.
     pub(super) fn may_grow(&self, state: &State) -> bool {
         let paused = || state.no_growth_before.is_some_and(|at| Instant::now() < at);

@@ -15,7 +15,7 @@ use crate::transport::pool::{budget::Held, connection::Connection, stream::Open}
 pub(in crate::transport::pool) struct Slot {
     pub(super) connection: Arc<Connection>,
     pub(super) set: Arc<Set>,
-    /// Whether no stream was opened on the connection before.
+    /// True if no stream was opened on the connection before.
     pub(super) first: bool,
     /// Its share of the budget.
     pub(super) share: Option<Held>,

@@ -114,7 +114,7 @@ impl Set {
 }
 
 impl State {
-    /// Whether nobody has waited longer who would take what this call takes.
+    /// Returns whether nobody has waited longer who would take what this call takes.
     pub(super) fn is_first(&self, place: &Place) -> bool {
         let first = self.waiters.iter().find(|(_, waiter)| !waiter.picky);
         match (first, place.ticket) {

@@ -40,7 +40,7 @@ async fn connect_timeout() {
     assert!(close.message.ends_with("connection timeout"), "{close}");
 }
 
-/// What a host's connector knows better is passed on.
+/// A reason that the host's connector gives is passed on.
 #[tokio::test]
 async fn connector_says_why() {
     struct Empty;

@@ -4,7 +4,7 @@ use std::{sync::mpsc as std_mpsc, thread};
 
 use super::*;
 
-/// What arrived on each stream of a connection, in order, when all of them are over. Served in a thread of its own.
+/// Records the messages of each stream of a connection, in order, until all of them are over. Served in a thread of its own.
 fn record(far: DuplexStream) -> std_mpsc::Receiver<Vec<Vec<u8>>> {
     let (sender, receiver) = std_mpsc::channel();
     thread::spawn(move || {

@@ -246,3 +246,46 @@ async fn the_last_stream_that_the_peer_allows_is_reset_when_it_is_dropped() {
             .expect("the stream was not reset");
     }
 }
+
+/// A stream is not polled while its client takes nothing: it must leave the window of the connection to others.
+#[tokio::test]
+async fn streams_that_nobody_polls_keep_no_window() {
+    static LARGE: [u8; 1024 * 1024] = [7; 1024 * 1024];
+    /// Bytes after which the processor answers: more than the window of the connection.
+    const ENOUGH: usize = 200_000;
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let calls: Vec<_> = (0..8).map(|_| call(&pool)).collect();
+    let opening = tokio::spawn(async move {
+        let mut opened = Vec::new();
+        for mut call in calls {
+            recv(&mut call).await.unwrap();
+            opened.push(call);
+        }
+        opened
+    });
+    let mut server = h2::server::Builder::new();
+    let server = server_with(&mut far, server.initial_window_size(2 * 1024 * 1024)).await;
+    serve(server, |(mut request, mut respond)| async move {
+        let mut send = respond.send_response(grpc_head(), false).unwrap();
+        send.send_data(framed(&[], 0), false).unwrap();
+        let mut left = ENOUGH;
+        while let Some(Ok(data)) = request.body_mut().data().await {
+            let flow = request.body_mut().flow_control();
+            flow.release_capacity(data.len()).unwrap();
+            if left > 0 && left <= data.len() {
+                send.send_data(framed(&[], 0), false).unwrap();
+            }
+            left = left.saturating_sub(data.len());
+        }
+    });
+    let mut opened = opening.await.unwrap();
+    let mut last = opened.pop().unwrap();
+    for stalled in &mut opened {
+        stalled.send(message(&[], &LARGE));
+    }
+    last.send(message(&[], &LARGE));
+    let answered = tokio::time::timeout(Duration::from_secs(20), recv(&mut last)).await;
+    answered.expect("the window is gone").unwrap();
+    drop(opened);
+}

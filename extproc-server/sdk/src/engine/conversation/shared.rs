@@ -1,4 +1,4 @@
-//! What a conversation and the reply stream around it share.
+//! State that a conversation shares with the reply stream around it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -55,13 +55,13 @@ pub(super) struct Shared {
     left: bool,
     request: Unanswered,
     response: Unanswered,
-    /// Who waits for a message, for room, and for something to send.
+    /// Wakers of the tasks that wait for a message, for room, and for something to send.
     reader: Option<Waker>,
     writer: Option<Waker>,
     driver: Option<Waker>,
 }
 
-/// What of one side waits for an answer.
+/// Messages of one side that wait for an answer.
 #[derive(Default)]
 struct Unanswered {
     headers: bool,

@@ -150,9 +150,11 @@ impl Cluster {
             }));
         }
         let endpoints = match &self.load_assignment {
-            Some(assignment) => assignment
-                .value
-                .build(reader, kind != DiscoveryType::Static)?,
+            Some(assignment) => assignment.value.build(
+                reader,
+                kind != DiscoveryType::Static,
+                &self.transport_socket_matches,
+            )?,
             None => Vec::new(),
         };
         match kind {

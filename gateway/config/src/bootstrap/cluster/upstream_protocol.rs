@@ -38,6 +38,7 @@ struct UpstreamProtocolOptions {
     upstream_http_protocol_options: Option<UpstreamHttpProtocolOptions>,
     explicit_http_config: Option<Located<ExplicitHttpConfig>>,
     use_downstream_protocol_config: Option<UseDownstreamHttpConfig>,
+    auto_config: Option<AutoHttpConfig>,
     http_filters: Option<Located<Vec<Located<HttpFilter>>>>,
 }
 
@@ -58,6 +59,14 @@ struct ExplicitHttpConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct UseDownstreamHttpConfig {
+    http_protocol_options: Http1ProtocolOptions,
+    http2_protocol_options: Http2ProtocolOptions,
+}
+
+/// `envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct AutoHttpConfig {
     http_protocol_options: Http1ProtocolOptions,
     http2_protocol_options: Http2ProtocolOptions,
 }
@@ -148,11 +157,16 @@ impl Located<UpstreamProtocolOptions> {
             upstream_http_protocol_options: upstream,
             explicit_http_config,
             use_downstream_protocol_config,
+            auto_config,
             http_filters,
         } = self.value;
         let upstream = upstream.unwrap_or_default();
-        match (explicit_http_config, use_downstream_protocol_config) {
-            (Some(explicit), None) => {
+        match (
+            explicit_http_config,
+            use_downstream_protocol_config,
+            auto_config,
+        ) {
+            (Some(explicit), None, None) => {
                 let node = explicit.node;
                 let ExplicitHttpConfig {
                     http_protocol_options,
@@ -182,7 +196,15 @@ impl Located<UpstreamProtocolOptions> {
                     )),
                 }
             }
-            (None, Some(downstream)) => Ok(Spoken {
+            (None, None, Some(auto)) => Ok(Spoken {
+                protocol: UpstreamProtocol::Auto,
+                common,
+                http1: auto.http_protocol_options,
+                http2: auto.http2_protocol_options,
+                upstream,
+                filters: http_filters,
+            }),
+            (None, Some(downstream), None) => Ok(Spoken {
                 protocol: UpstreamProtocol::Downstream,
                 common,
                 http1: downstream.http_protocol_options,
@@ -192,8 +214,8 @@ impl Located<UpstreamProtocolOptions> {
             }),
             _ => Err(Fault::at(
                 self.node,
-                "one and only one of explicit_http_config and use_downstream_protocol_config has \
-                 to be set",
+                "one and only one of explicit_http_config, use_downstream_protocol_config and \
+                 auto_config has to be set",
             )),
         }
     }

@@ -87,8 +87,8 @@ const INSTEAD: &[(&str, &str)] = &[
         "write it into the file, which is followed; in a cluster, [manifests](kubernetes.md)",
     ),
     (
-        "only secrets written where they are used are supported",
-        "`filename` where the secret is used; mounted secrets are followed",
+        "SdsSecretConfig.sds_config",
+        "`secrets` of `static_resources`; files that they name are followed",
     ),
     ("only exact names are supported", "`exact`, several times"),
     (
@@ -105,7 +105,6 @@ const INSTEAD: &[(&str, &str)] = &[
         "`header_filter`, or metadata in the line",
     ),
     ("Cluster.lb_subset_config", "a cluster for each subset"),
-    ("Cluster.transport_socket_matches", "a cluster for each"),
     (
         "ClusterWeight.cluster_header",
         "`cluster_header` of the route",

@@ -5,7 +5,7 @@ use rustls::pki_types::ServerName;
 use super::bad::BASE;
 use crate::{
     parse_envoy,
-    snapshot::{Cluster, Snapshot, SubjectAltName},
+    snapshot::{Cluster, Snapshot, SubjectAltName, UpstreamProtocol},
 };
 
 const CLUSTER: &str = "static_resources.clusters[0].transport_socket.typed_config";
@@ -197,5 +197,97 @@ fn the_endpoints_name_may_be_asked_for() {
         let tls = cluster(&snapshot).tls.as_ref().unwrap();
         assert_eq!(tls.endpoint_name, asked_for, "{fields} {others}");
         assert_eq!(snapshot.warnings.len(), warnings, "{:?}", snapshot.warnings);
+    }
+}
+
+/// The small file with these secrets, and these settings of its cluster.
+fn with_secrets(secrets: &str, fields: &str, others: &str) -> Result<Snapshot, String> {
+    let socket = socket("UpstreamTlsContext", fields);
+    let text = BASE
+        .replace(
+            "    type: STATIC\n",
+            &format!("    type: STATIC\n    {socket}\n{others}"),
+        )
+        .replace(
+            "static_resources:\n",
+            &format!("static_resources:\n  secrets: [{secrets}]\n"),
+        );
+    parse_envoy("envoy.yaml", &text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn secrets_stand_for_what_they_hold() {
+    let (chain, key, ca) = (file("client.pem"), file("client.key"), file("ca.pem"));
+    let us =
+        format!("{{name: a, tls_certificate: {{certificate_chain: {chain}, private_key: {key}}}}}");
+    let names = "match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a.example}}]";
+    let more = "match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: b.example}}]";
+    // The same name, another kind.
+    let authority = format!("{{name: a, validation_context: {{trusted_ca: {ca}, {names}}}}}");
+    let both = format!("{us}, {authority}");
+    let fields = format!(
+        "common_tls_context: {{tls_certificate_sds_secret_configs: [{{name: a}}], combined_validation_context: {{default_validation_context: {{{more}}}, validation_context_sds_secret_config: {{name: a}}}}}}"
+    );
+    let snapshot = with_secrets(&both, &fields, "").unwrap();
+    let tls = cluster(&snapshot).tls.as_ref().unwrap();
+    assert!(tls.identity.is_some() && tls.trusted_ca.is_some());
+    let server =
+        |name: &str| SubjectAltName::Server(ServerName::try_from(name.to_owned()).unwrap());
+    assert_eq!(
+        tls.subject_alt_names,
+        [server("b.example"), server("a.example")]
+    );
+    for (secrets, fields, expected) in [
+        (
+            &*us,
+            "validation_context_sds_secret_config: {name: a}",
+            "validation_context_sds_secret_config: no secret of static_resources with a validation_context is named \"a\"",
+        ),
+        (
+            &authority,
+            "tls_certificate_sds_secret_configs: [{name: a}]",
+            "tls_certificate_sds_secret_configs[0]: no secret of static_resources with a tls_certificate is named \"a\"",
+        ),
+        (
+            &authority,
+            "validation_context_sds_secret_config: {name: a, sds_config: {ads: {}}}",
+            "sds_config: discovery services (xDS) are not supported",
+        ),
+        (
+            &authority,
+            "validation_context_sds_secret_config: {name: a}, validation_context: {}",
+            "only one of validation_context",
+        ),
+        (
+            &authority,
+            "combined_validation_context: {default_validation_context: {}}",
+            "default_validation_context and validation_context_sds_secret_config have to be set",
+        ),
+        (&format!("{us}, {us}"), "", "is named \"a\", too"),
+        ("{name: a}", "", "one and only one of tls_certificate"),
+        (
+            "{name: a, session_ticket_keys: {}}",
+            "",
+            "session_ticket_keys: not supported",
+        ),
+    ] {
+        let fields = format!("common_tls_context: {{{fields}}}");
+        let error = with_secrets(secrets, &fields, "").unwrap_err();
+        assert!(error.contains(expected), "{error}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn a_protocol_is_agreed_on_where_there_is_tls() {
+    const AUTO: &str = "    typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, auto_config: {}}}\n";
+    const RAW: &str = "    transport_socket_matches: [{name: a, match: {}, transport_socket: {name: a, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}]\n";
+    let snapshot = upstream("sni: a", AUTO).unwrap();
+    assert_eq!(cluster(&snapshot).protocol, UpstreamProtocol::Auto);
+    let without = BASE.replace("    type: STATIC\n", &format!("    type: STATIC\n{AUTO}"));
+    for error in [
+        upstream("sni: a", &format!("{AUTO}{RAW}")).unwrap_err(),
+        parse_envoy("envoy.yaml", &without).unwrap_err().to_string(),
+    ] {
+        assert!(error.contains("auto_config needs TLS"), "{error}");
     }
 }

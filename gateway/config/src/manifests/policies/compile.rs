@@ -40,12 +40,12 @@ pub(super) struct ExtProc {
     pub(super) refusing: Arc<FilterConfig>,
     /// References that no ReferenceGrant permits.
     pub(super) not_permitted: Vec<String>,
-    /// What is no good in it.
+    /// Faults in it.
     pub(super) problems: Vec<String>,
 }
 
 impl ExtProc {
-    /// Whether a request decides what is done with it.
+    /// Returns whether a request decides what is done with it.
     pub(super) fn depends(&self) -> bool {
         !matches!(&*self.cases, [only] if only.condition.is_none()
             && only.metadata.is_empty()

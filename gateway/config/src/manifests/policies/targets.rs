@@ -1,4 +1,4 @@
-//! What policies are attached to.
+//! Targets of policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::manifests::{
     types::{AgentgatewayPolicy, GATEWAY_API, Gateway, HttpRoute, Key},
 };
 
-/// What a policy is attached to, least specific first.
+/// Target of a policy, least specific first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     Gateway(Key),

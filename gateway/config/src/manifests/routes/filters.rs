@@ -20,7 +20,7 @@ use crate::{
 /// A pattern, and what takes the place of what matches.
 pub(super) type PathRewrite = RegexSubstitution;
 
-/// What the filters of a rule or backend come to.
+/// Result of the filters of a rule or backend.
 #[derive(Default)]
 pub(super) struct Filters {
     pub(super) request: Vec<HeaderChange>,
@@ -30,7 +30,7 @@ pub(super) struct Filters {
     pub(super) cors: Option<Arc<snapshot::Cors>>,
 }
 
-/// What the one filter that decides over the request's target says.
+/// Decision of the one filter that may change the request's target.
 #[derive(Clone, Default)]
 pub(super) enum Effect {
     #[default]
@@ -110,13 +110,13 @@ impl Filters {
         allowance.substitution(&pattern, &with).map(Some)
     }
 
-    /// Whether headers are all that is changed.
+    /// Returns whether headers are all that is changed.
     pub(super) fn only_headers(&self) -> bool {
         matches!(self.effect, Effect::Keep) && self.mirrors.is_empty() && self.cors.is_none()
     }
 }
 
-/// How many requests are copied.
+/// Share of the requests that is copied.
 fn share(spec: &RequestMirror) -> Fraction {
     match (spec.percent, spec.fraction) {
         (Some(percent), _) => Fraction {

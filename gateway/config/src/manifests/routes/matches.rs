@@ -1,4 +1,4 @@
-//! Which requests a rule is for, and which rule comes first.
+//! Requests of a rule, and the order of rules.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -32,7 +32,7 @@ enum Path {
     Prefix(String),
 }
 
-/// What decides between matches of one host name: the greater one is asked first.
+/// Rank between matches of one host name: the greater one is asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::manifests) struct Precedence {
     /// Exact, then regular expressions (which the API leaves to us), then prefixes.

@@ -9,7 +9,7 @@ use super::{Metadata, Unknown};
 pub struct AgentgatewayBackend {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     pub spec: AgentgatewayBackendSpec,
 }
 
@@ -21,7 +21,7 @@ pub struct AgentgatewayBackendSpec {
     /// One address.
     #[serde(rename = "static")]
     pub fixed: Option<StaticBackend>,
-    /// How it is spoken to.
+    /// Protocol and TLS towards it.
     pub policies: BackendPolicies,
     /// Fields that are not known here, which nothing may be done without.
     #[serde(flatten)]

@@ -19,7 +19,7 @@ pub struct Namespace {
 pub struct Service {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     #[serde(default)]
     pub spec: ServiceSpec,
 }
@@ -44,7 +44,7 @@ pub struct ServicePort {
     pub name: String,
     /// The number that references use.
     pub port: u16,
-    /// What is spoken there, such as `kubernetes.io/h2c`.
+    /// Protocol of the port, such as `kubernetes.io/h2c`.
     pub app_protocol: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use crate::manifests::objects::or_default;
 pub struct GatewayClass {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     pub spec: GatewayClassSpec,
 }
 
@@ -20,7 +20,7 @@ pub struct GatewayClass {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct GatewayClassSpec {
-    /// Who implements Gateways of this class.
+    /// Controller of Gateways of this class.
     pub controller_name: String,
 }
 
@@ -29,7 +29,7 @@ pub struct GatewayClassSpec {
 pub struct Gateway {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     pub spec: GatewaySpec,
 }
 
@@ -39,7 +39,7 @@ pub struct Gateway {
 pub struct GatewaySpec {
     /// The class.
     pub gateway_class_name: String,
-    /// Where it listens.
+    /// Address that it listens on.
     #[serde(deserialize_with = "or_default")]
     pub listeners: Vec<Listener>,
     /// For the objects that serve it.
@@ -88,17 +88,17 @@ pub struct Infrastructure {
 pub struct Listener {
     /// Its name, unique in the Gateway.
     pub name: String,
-    /// Which hosts; all if unset.
+    /// Host names; all if unset.
     #[serde(default)]
     pub hostname: Option<String>,
     /// The port.
     pub port: u16,
-    /// What is spoken.
+    /// Protocol of the connections.
     pub protocol: Protocol,
     /// TLS.
     #[serde(default)]
     pub tls: Option<GatewayTls>,
-    /// Which routes may attach.
+    /// Routes that may attach.
     #[serde(default, deserialize_with = "or_default")]
     pub allowed_routes: AllowedRoutes,
 }
@@ -121,7 +121,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct GatewayTls {
-    /// Who terminates.
+    /// End that terminates TLS.
     pub mode: TlsMode,
     /// Certificates.
     #[serde(deserialize_with = "or_default")]
@@ -182,7 +182,7 @@ pub struct AllowedRoutes {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RouteNamespaces {
-    /// How namespaces are chosen.
+    /// Selection of namespaces.
     #[serde(deserialize_with = "or_default")]
     pub from: FromNamespaces,
     /// For [`FromNamespaces::Selector`].
@@ -220,7 +220,7 @@ pub struct LabelSelector {
 pub struct Requirement {
     /// The label.
     pub key: String,
-    /// How it is compared.
+    /// Comparison.
     pub operator: SelectorOperator,
     /// With what.
     #[serde(default, deserialize_with = "or_default")]
@@ -241,7 +241,7 @@ pub enum SelectorOperator {
 }
 
 impl LabelSelector {
-    /// Whether these labels are selected. An empty selector selects everything.
+    /// Returns whether these labels are selected. An empty selector selects everything.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels
             .iter()
@@ -278,7 +278,7 @@ pub(super) fn gateway_api() -> String {
 pub struct ReferenceGrant {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     pub spec: ReferenceGrantSpec,
 }
 
@@ -286,7 +286,7 @@ pub struct ReferenceGrant {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ReferenceGrantSpec {
-    /// Who may refer.
+    /// Objects that may refer.
     #[serde(deserialize_with = "or_default")]
     pub from: Vec<GrantFrom>,
     /// To what, in the grant's namespace.

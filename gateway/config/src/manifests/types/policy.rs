@@ -13,7 +13,7 @@ use crate::manifests::objects::or_default;
 pub struct AgentgatewayPolicy {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     pub spec: AgentgatewayPolicySpec,
 }
 
@@ -54,13 +54,13 @@ impl AgentgatewayPolicy {
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AgentgatewayPolicySpec {
-    /// What it applies to, in its own namespace.
+    /// Targets in its own namespace.
     #[serde(deserialize_with = "or_default")]
     pub target_refs: Vec<TargetRef>,
-    /// What it applies to, by labels.
+    /// Targets by labels.
     #[serde(deserialize_with = "or_default")]
     pub target_selectors: Vec<TargetSelector>,
-    /// How it meets other policies.
+    /// Strategy against other policies.
     #[serde(deserialize_with = "or_default")]
     pub strategy: Strategy,
     /// For the connections of clients.
@@ -142,16 +142,16 @@ impl TargetSelector {
     }
 }
 
-/// How a policy meets others.
+/// Strategy of a policy against others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Strategy {
-    /// Who wins.
+    /// Precedence.
     pub inheritance: Inheritance,
 }
 
-/// Who wins where policies of several levels say something.
+/// Precedence between policies of several levels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum Inheritance {
@@ -188,7 +188,7 @@ pub struct FrontendHttp {
     pub unknown: Unknown,
 }
 
-/// What happens to requests.
+/// Treatment of requests.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
@@ -235,7 +235,7 @@ pub struct ExtProc {
 pub struct Conditional {
     /// CEL; always if unset.
     pub condition: Option<String>,
-    /// What to do.
+    /// Action.
     pub policy: ExtProcCase,
 }
 
@@ -248,10 +248,10 @@ pub struct ExtProcCase {
     pub backend_ref: Option<ObjectRef>,
     /// The processor, by address.
     pub url: Option<String>,
-    /// What becomes of requests when it fails.
+    /// Treatment of requests when it fails.
     #[serde(deserialize_with = "or_default")]
     pub failure_mode: FailureMode,
-    /// What it sees.
+    /// Parts of the exchange that it sees.
     #[serde(deserialize_with = "or_default")]
     pub processing_options: ProcessingOptions,
     /// Metadata for it: namespace, name, CEL.
@@ -265,7 +265,7 @@ pub struct ExtProcCase {
     pub response_attributes: BTreeMap<String, String>,
 }
 
-/// What becomes of requests when the processor fails.
+/// Treatment of requests when the processor fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum FailureMode {
@@ -276,7 +276,7 @@ pub enum FailureMode {
     FailOpen,
 }
 
-/// What the processor sees; each field has a default of its own.
+/// Parts of the exchange that the processor sees; each field has a default of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
@@ -293,11 +293,11 @@ pub struct ProcessingOptions {
     pub request_trailer_mode: HeaderSendMode,
     /// Response trailers.
     pub response_trailer_mode: HeaderSendMode,
-    /// Whether replies may change the modes.
+    /// True if replies may change the modes.
     pub allow_mode_override: bool,
 }
 
-/// How a body is sent.
+/// Mode of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum BodySendMode {

@@ -10,7 +10,7 @@ use crate::manifests::objects::or_default;
 pub struct HttpRoute {
     /// The object's metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Its specification.
     pub spec: HttpRouteSpec,
 }
 
@@ -18,13 +18,13 @@ pub struct HttpRoute {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HttpRouteSpec {
-    /// What it attaches to.
+    /// Objects that it attaches to.
     #[serde(deserialize_with = "or_default")]
     pub parent_refs: Vec<ParentRef>,
-    /// Which hosts; the listener's if empty.
+    /// Host names; the listener's if empty.
     #[serde(deserialize_with = "or_default")]
     pub hostnames: Vec<String>,
-    /// What happens to requests.
+    /// Treatment of requests.
     #[serde(deserialize_with = "or_default")]
     pub rules: Vec<HttpRouteRule>,
 }
@@ -72,7 +72,7 @@ pub struct HttpRouteRule {
     /// In order.
     #[serde(deserialize_with = "or_default")]
     pub filters: Vec<HttpRouteFilter>,
-    /// Where to, by weight.
+    /// Destinations, by weight.
     #[serde(deserialize_with = "or_default")]
     pub backend_refs: Vec<BackendRef>,
     /// Time limits.
@@ -104,7 +104,7 @@ pub struct RouteMatch {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RoutePath {
-    /// How it is compared.
+    /// Comparison.
     #[serde(rename = "type")]
     pub kind: PathType,
     /// With what.
@@ -135,7 +135,7 @@ pub enum PathType {
 /// `HTTPHeaderMatch` and `HTTPQueryParamMatch`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ValueMatch {
-    /// How it is compared.
+    /// Comparison.
     #[serde(default, rename = "type", deserialize_with = "or_default")]
     pub kind: MatchType,
     /// Of what.
@@ -196,7 +196,7 @@ impl Default for ObjectRef {
 /// `HTTPBackendRef`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct BackendRef {
-    /// What it refers to.
+    /// Object that it refers to.
     #[serde(flatten)]
     pub target: ObjectRef,
     /// Its share of the sum of weights. Default 1.
@@ -215,7 +215,7 @@ fn one() -> u32 {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRouteFilter {
-    /// Which one.
+    /// Its type.
     #[serde(rename = "type")]
     pub kind: FilterType,
     /// For [`FilterType::RequestHeaderModifier`].
@@ -288,12 +288,12 @@ pub struct HeaderValue {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestMirror {
-    /// Where to.
+    /// Destination.
     pub backend_ref: ObjectRef,
-    /// How many of a hundred requests.
+    /// Percentage of the requests.
     #[serde(default)]
     pub percent: Option<u32>,
-    /// How many of some number of requests.
+    /// Fraction of the requests.
     #[serde(default)]
     pub fraction: Option<Fraction>,
 }
@@ -332,13 +332,13 @@ pub struct RequestRedirect {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathModifier {
-    /// Which one.
+    /// Its type.
     #[serde(rename = "type")]
     pub kind: PathModifierType,
     /// The new path.
     #[serde(default)]
     pub replace_full_path: Option<String>,
-    /// What stands for the prefix that matched.
+    /// Replacement of the prefix that matched.
     #[serde(default)]
     pub replace_prefix_match: Option<String>,
 }

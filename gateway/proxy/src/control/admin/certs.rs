@@ -34,7 +34,8 @@ impl Certificates {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
         let tls = snapshot.clusters.values();
         let clusters = tls
-            .filter_map(|cluster| cluster.tls.as_ref())
+            .flat_map(|cluster| [&cluster.tls].into_iter().chain(&cluster.sockets))
+            .flatten()
             .map(|tls| Context {
                 authority: first(&tls.trusted_ca_path, tls.trusted_ca.as_deref()),
                 chain: first(

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl BoundChain {
-    /// Whether its connections would be let in today as they were: their clients were asked what they would be asked
+    /// Returns whether its connections would be let in today as they were: their clients were asked what they would be asked
     /// by the chain of the same match in `next`, and by those of its `fresh` ones that would get some of them.
     fn stays(&self, next: &[NextChain], fresh: &[&NextChain]) -> bool {
         let asks_the_same = |chain: &NextChain| match (&self.tls, &chain.tls) {
@@ -202,7 +202,7 @@ fn drain_limit(listener: &Listener) -> Duration {
     limits.max().unwrap_or_default()
 }
 
-/// What a worker's new connections get.
+/// Services for a worker's new connections.
 fn offered(listener: &Listener, chains: &[BoundChain], worker: usize) -> Chains {
     Chains {
         listener: listener.name.clone(),

@@ -54,7 +54,7 @@ pub(crate) struct Serving {
     levels: Option<Levels>,
     /// Names of the admin server.
     admin_hosts: Arc<[String]>,
-    /// What was taken out of service and still finishes.
+    /// Listeners that were taken out of service and still finish.
     leaving: Vec<Drainer>,
     draining: bool,
 }
@@ -68,7 +68,7 @@ struct Bound {
     drain_limit: Duration,
     /// Of the tasks that accept.
     drainer: Drainer,
-    /// What new connections get, for each worker.
+    /// Services for new connections, for each worker.
     served: Vec<Arc<ArcSwap<Chains>>>,
     chains: Vec<BoundChain>,
 }

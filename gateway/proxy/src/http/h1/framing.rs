@@ -1,4 +1,4 @@
-//! Where messages begin and end in the byte stream that hyper's HTTP/1 encoder writes.
+//! Beginnings and ends of messages in the byte stream that hyper's HTTP/1 encoder writes.
 //!
 //! A state machine without a socket. It follows heads, lengths and chunks, and stops at the two
 //! places where bytes may be inserted: before a final head (interim responses) and between the last
@@ -9,7 +9,7 @@
 
 use super::head::Head;
 
-/// Which end of the connection writes.
+/// End of the connection that writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Responses are written.
@@ -18,7 +18,7 @@ pub(crate) enum Role {
     Client,
 }
 
-/// What is known of a message beside its bytes.
+/// Facts about a message beside its bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MessageFacts {
     /// The response to HEAD: no body, whatever the head says.
@@ -80,7 +80,7 @@ enum State {
     Opaque,
 }
 
-/// Where in a line of the trailer section.
+/// Place in a line of the trailer section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trailer {
     Start,

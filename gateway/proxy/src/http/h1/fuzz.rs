@@ -100,7 +100,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What hyper would see of bytes that come in pieces of these lengths.
+/// Bytes that hyper would see of a text that comes in pieces of these lengths.
 fn filtered(peer: Role, bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
     let queue = OutgoingQueue::default();
     let mut inbound = match peer {
@@ -156,7 +156,7 @@ fn meaning(peer: Role, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Where requests end, by our framer.
+/// Ends of requests, by our framer.
 fn ends(bytes: &[u8]) -> Vec<usize> {
     let mut framer = Framer::new(Role::Client);
     let mut found = Vec::new();

@@ -7,7 +7,7 @@ pub(super) struct Head {
     pub(super) status: u16,
     pub(super) length: Option<u64>,
     pub(super) chunked: bool,
-    /// What two parsers could understand differently: two rules for the length of one message, a
+    /// Fields that two parsers could understand differently: two rules for the length of one message, a
     /// length that is no plain number, a transfer coding other than `chunked` alone; in a request a
     /// line that ends without CR and a fragment in the target too.
     pub(super) ambiguous: bool,

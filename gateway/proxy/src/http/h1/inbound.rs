@@ -320,7 +320,7 @@ mod tests {
     const BAD: &str =
         "POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
 
-    /// What comes out for a text that comes in pieces.
+    /// Output for a text that comes in pieces.
     fn through(text: &str, step: usize) -> Vec<u8> {
         let queue = OutgoingQueue::default();
         let mut inbound = Inbound::requests(1024);

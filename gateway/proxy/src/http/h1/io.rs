@@ -26,7 +26,7 @@ use super::{
 };
 use crate::http::io::forward_io;
 
-/// What a client gets whose head takes too long (RFC 9110 §15.5.9), if nothing else is under way.
+/// Response for a client whose head takes too long (RFC 9110 §15.5.9), if nothing else is under way.
 fn timed_out(text: &str) -> String {
     format!(
         "HTTP/1.1 408 Request Timeout\r\n\
@@ -41,7 +41,7 @@ fn timed_out(text: &str) -> String {
     )
 }
 
-/// What hyper writes when the body is wanted of a client that waits with it.
+/// Bytes that hyper writes when the body is wanted of a client that waits with it.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A socket under a hyper HTTP/1 connection.
@@ -60,9 +60,9 @@ pub(crate) struct Http1Io<T> {
     insert: BytesMut,
 }
 
-/// What a look ahead found.
+/// Result of a look ahead.
 struct Ahead {
-    /// How many bytes may be written before something has to be inserted.
+    /// Number of bytes that may be written before something has to be inserted.
     writable: usize,
     /// If nothing has to be: the framer after them, and how many messages they end.
     after: Option<(Framer, usize)>,
@@ -121,7 +121,7 @@ impl<T> Http1Io<T> {
         self.framer.is_opaque().then_some(&self.io)
     }
 
-    /// What is read from now on is no HTTP.
+    /// The bytes that are read from now on are not HTTP.
     pub(crate) fn open_tunnel(&mut self) {
         let held = self.inbound.open();
         // hyper has read all that was ready: it stops only where nothing is left to read.

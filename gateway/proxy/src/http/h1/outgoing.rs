@@ -1,4 +1,4 @@
-//! What is handed over to be inserted into one outgoing message.
+//! Bytes that are handed over to be inserted into one outgoing message.
 
 use std::{
     collections::VecDeque,

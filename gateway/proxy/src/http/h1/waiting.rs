@@ -1,4 +1,4 @@
-//! How long a client may keep a connection waiting: between requests, and inside a head.
+//! Time for which a client may keep a connection waiting: between requests, and inside a head.
 //!
 //! hyper has one timer for both, which begins while the connection is idle; Envoy has two
 //! (`idle_timeout`, `request_headers_timeout`), and so have we.
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::http::lazy_timer::LazyTimer;
 
-/// What a connection waits for.
+/// Event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The first byte of a request.
@@ -28,7 +28,7 @@ pub(crate) struct Waiting {
     head: Option<Duration>,
     /// The limit of a head is that of the whole request.
     whole: bool,
-    /// What is waited for, and which one of these it is.
+    /// The awaited event, and its number among those of its kind.
     now: Option<(Phase, u64)>,
     alarm: LazyTimer,
     expired: Option<Phase>,
@@ -52,7 +52,7 @@ impl Waiting {
         }
     }
 
-    /// What was waited for too long.
+    /// Event that was awaited too long.
     pub(super) fn expired(&self) -> Option<Phase> {
         self.expired
     }

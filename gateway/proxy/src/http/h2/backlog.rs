@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 
-/// What a piece costs beside its bytes: `h2` keeps a frame of about this size for it.
+/// Cost of a piece beside its bytes: `h2` keeps a frame of about this size for it.
 const PIECE: usize = 128;
 
 /// Bytes that were handed to a connection and not written.

@@ -48,7 +48,7 @@ pub(crate) struct Http2Body {
     stream: Option<Data>,
     left: Option<u64>,
     lost: fn(h2::Error) -> BoxError,
-    /// What becomes of content where there must be none.
+    /// Treatment of content where there must be none.
     refuse: Option<fn() -> BoxError>,
     /// Those of trailers.
     limits: HeaderLimits,
@@ -204,7 +204,7 @@ impl http_body::Body for Http2Body {
     }
 }
 
-/// Why a body was not sent to its end.
+/// Reason for which a body was not sent to its end.
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// The peer reset the stream, or the connection is gone.

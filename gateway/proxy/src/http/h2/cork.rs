@@ -179,7 +179,7 @@ mod tests {
 
     crate::http::io::delegate_io!(Socket { Socket });
 
-    /// How long a whole frame with nothing after it takes on a new connection.
+    /// Time that a whole frame with nothing after it takes on a new connection.
     async fn arrival() -> Duration {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -8,7 +8,7 @@ use std::{
 use super::{Connection, Lease};
 use crate::upstream::member::Host;
 
-/// How often idle connections are looked at that nobody uses.
+/// Time between two looks at idle connections that nobody uses.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Idle connections, the one used last at the end.
@@ -92,7 +92,7 @@ impl Http1Pool {
     }
 }
 
-/// What an idle connection is good for.
+/// Use of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Ready,

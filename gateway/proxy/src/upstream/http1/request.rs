@@ -1,4 +1,4 @@
-//! What a request looks like on the wire.
+//! Form of a request on the wire.
 
 use std::sync::Arc;
 

@@ -38,7 +38,7 @@ use crate::{
     },
 };
 
-/// How often it is looked whether connections are idle or gone.
+/// Time between two looks for connections that are idle or gone.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Longest header list that `h2` hands on, in bytes, if the cluster does not allow a longer one. It resets the stream of
@@ -122,6 +122,13 @@ impl Http2Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Entries are pushed and removed whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is a connection.
+    pub(in crate::upstream) fn is_open(&self) -> bool {
+        let state = self.lock();
+        let mut connections = state.connections.iter();
+        connections.any(|pooled| !pooled.task.is_finished())
     }
 
     fn turn(&self, shared: &HostShared) -> Turn {
@@ -217,7 +224,8 @@ impl Http2Pool {
                     // In a box: it is rare.
                     let result = Box::pin(async {
                         let connected = host.connect(place, queue).await?;
-                        self.adopt(host, connected).await
+                        let counted = connected.io.counted();
+                        self.adopt(host, connected, counted).await
                     })
                     .await;
                     if let Err(failure) = &result {
@@ -241,9 +249,9 @@ impl Http2Pool {
         &self,
         host: &Arc<Host>,
         connected: Connected,
+        of_endpoint: queue::Counted,
     ) -> Result<Lease, Failure> {
         let local = connected.io.local_addr();
-        let of_endpoint = connected.io.counted();
         let options = &host.shared.cluster.http2;
         let limits = host.shared.cluster.response_headers;
         let shared = Arc::new(Shared {
