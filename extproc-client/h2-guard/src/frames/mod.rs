@@ -1,6 +1,7 @@
 //! The byte stream under an `h2` connection, followed frame by frame.
 
 mod blocks;
+mod floods;
 mod held;
 mod kind;
 mod refunds;
@@ -18,8 +19,10 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use self::floods::FloodLimits;
 use self::{
     blocks::Blocks,
+    floods::Floods,
     held::Held,
     kind::{
         ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, IGNORED, PADDED, PUSH_PROMISE,
@@ -93,6 +96,8 @@ pub struct Frames<S> {
     block: Block,
     settings: Settings,
     refunds: Refunds,
+    /// Of a client.
+    floods: Option<Floods>,
 }
 
 /// The header block that was read last (RFC 9113 §4.3). Until it ends, no other frame may come.
@@ -126,7 +131,9 @@ impl<S> Frames<S> {
 
     /// The stream of a connection of a client, from its preface on.
     pub fn of_client(io: S, traffic: Arc<Traffic>) -> Self {
-        Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW)
+        let mut frames = Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW);
+        frames.floods = Some(Floods::default());
+        frames
     }
 
     /// The same for a server that does not let its owner poll the connection: only empty DATA frames and unread answers are looked
@@ -155,6 +162,7 @@ impl<S> Frames<S> {
             block: Block::default(),
             settings: Settings::default(),
             refunds: Refunds::default(),
+            floods: None,
         }
     }
 
@@ -164,6 +172,15 @@ impl<S> Frames<S> {
         // `h2` reads as many frames as the list would need and a quarter more.
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.most_held = (bytes.saturating_mul(5) / 4).saturating_add(FEW_FRAMES);
+        self
+    }
+
+    /// Sets other limits for frames that say little. Those of a server have none: its connection carries streams of many clients.
+    #[must_use]
+    pub fn floods(mut self, limits: FloodLimits) -> Self {
+        if self.floods.is_some() {
+            self.floods = Some(Floods::of(limits));
+        }
         self
     }
 
@@ -195,6 +212,9 @@ impl<S> Frames<S> {
         };
         tally.frames += 1;
         self.block.follow(kind, flags);
+        if let Some(floods) = &mut self.floods {
+            floods.read(kind, stream);
+        }
         self.settings = Settings {
             reading: kind == SETTINGS && flags & ACK == 0,
             ..Settings::default()
@@ -300,6 +320,9 @@ impl<S> Frames<S> {
 
     fn note(&mut self, tally: &Tally) -> io::Result<()> {
         self.traffic.add(tally);
+        if let Some(floods) = &self.floods {
+            floods.check()?;
+        }
         if self.blocked {
             self.unanswered = self.unanswered.saturating_add(tally.frames);
             if self.unanswered > UNANSWERED {
@@ -440,6 +463,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let this = self.get_mut();
         ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        if let (Poll::Ready(Ok(written)), Some(floods)) = (&written, &mut this.floods) {
+            floods.wrote(buf.get(..*written).unwrap_or_default());
+        }
         this.wrote(written, cx)
     }
 
@@ -451,6 +477,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let this = self.get_mut();
         ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        if let (Poll::Ready(Ok(written)), Some(floods)) = (&written, &mut this.floods) {
+            let mut left = *written;
+            for buf in bufs {
+                let bytes = buf.get(..left.min(buf.len())).unwrap_or_default();
+                floods.wrote(bytes);
+                left -= bytes.len();
+            }
+        }
         this.wrote(written, cx)
     }
 

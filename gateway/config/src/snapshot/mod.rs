@@ -45,7 +45,7 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
+        AccessLog, Codec, Comparison, EscapedSlashes, Floods, ForwardClientCert, Http1Options,
         Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
         NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
         Underscores,

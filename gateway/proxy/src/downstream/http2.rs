@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, ext::Protocol, server::SendResponse};
-use h2_guard::{Account, Frames, Traffic, response_size};
+use h2_guard::{Account, FloodLimits, Frames, Traffic, response_size};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
@@ -125,7 +125,11 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let limits = [http.timeouts.request_headers, http.timeouts.request];
     let stream = TimedHeads::new(
         Frames::of_client(Prefixed { read, stream }, shared.traffic.clone())
-            .header_list(header_list),
+            .header_list(header_list)
+            .floods(FloodLimits {
+                priority: http.http2.floods.priority,
+                window_updates: http.http2.floods.window_updates,
+            }),
         limits.into_iter().flatten().min(),
         context.chain.shared.clone(),
     );
