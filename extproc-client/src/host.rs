@@ -14,7 +14,9 @@ pub use crate::{
     context::{
         buffers::{BufferAccount, Held},
         facts::{EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
-        outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
+        outcome::{
+            ExchangeSummary, Origin, Outcome, RefusedRequest, ResponseFlags, UpstreamFailure,
+        },
     },
     metadata::Metadata,
     types::limits::{HeaderLimits, Limits},

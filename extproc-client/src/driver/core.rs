@@ -25,7 +25,7 @@ use crate::{
     context::{
         buffers::Held,
         error::{BoxError, Error},
-        outcome::{Outcome, UpstreamFailure},
+        outcome::{Outcome, RefusedRequest, UpstreamFailure},
     },
     machine::{Action, Exchange, Side},
     transport::Transport,
@@ -355,10 +355,10 @@ where
                     self.request.source = None;
                     return false;
                 }
-                // The client is gone or broke its message: nobody waits for an answer.
-                let error = Error::body(error);
-                self.machine.request_failed();
+                // The client is gone or broke its message: nobody waits for an answer, unless a filter in front refused it.
+                self.machine.request_failed(RefusedRequest::of(&*error));
                 self.drain();
+                let error = Error::body(error);
                 self.request.state = State::Failed(error);
             }
         }

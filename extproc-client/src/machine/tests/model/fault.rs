@@ -149,7 +149,7 @@ impl Subject {
 
     pub(super) fn failed(&mut self, side: Side) {
         match side {
-            Side::Request => self.exchange.request_failed(),
+            Side::Request => self.exchange.request_failed(None),
             Side::Response => self.exchange.response_failed(None, None),
         }
     }

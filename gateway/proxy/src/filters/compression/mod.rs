@@ -8,7 +8,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use extproc_client::{config::Effort, host::Held};
+use extproc_client::{
+    config::Effort,
+    host::{Held, RefusedRequest},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 
@@ -17,7 +20,10 @@ use super::passing::Changes;
 use crate::{
     config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
     exchange::{Exchange, host::is_answered},
-    http::{body::Body, length},
+    http::{
+        body::{Body, BoxError},
+        length,
+    },
 };
 
 /// The compressor; `beside` are all of the chain, itself among them.
@@ -111,7 +117,14 @@ impl DecompressorFilter {
         may && first.eq_ignore_ascii_case(self.config.coding.name())
     }
 
-    fn decompress(&self, headers: &mut HeaderMap, body: &mut Body, exchange: &Arc<Exchange>) {
+    /// A body for which that fails has the error that `fault` makes.
+    fn decompress(
+        &self,
+        headers: &mut HeaderMap,
+        body: &mut Body,
+        exchange: &Arc<Exchange>,
+        fault: fn(BoxError) -> BoxError,
+    ) {
         headers.remove(header::CONTENT_LENGTH);
         let codings = list(headers, &header::CONTENT_ENCODING).unwrap_or_default();
         let rest = codings.split_once(',').map(|(_, rest)| rest.trim());
@@ -127,6 +140,7 @@ impl DecompressorFilter {
             coding,
             max_ratio,
             self.trailers.clone(),
+            fault,
             Held::new(Some(exchange.clone())),
         ));
     }
@@ -153,7 +167,11 @@ impl Changes for DecompressorFilter {
                 && !body.is_end_stream()
                 && self.applies(settings, &parts.headers)
             {
-                self.decompress(&mut parts.headers, body, exchange);
+                let refused = |error| {
+                    let status = StatusCode::BAD_REQUEST;
+                    RefusedRequest::new(status, "decompression_failed", error).into()
+                };
+                self.decompress(&mut parts.headers, body, exchange, refused);
             }
             exchange.note_head(parts);
         }
@@ -171,7 +189,7 @@ impl Changes for DecompressorFilter {
             && self.applies(settings, response.headers())
         {
             let mut body = std::mem::take(response.body_mut());
-            self.decompress(response.headers_mut(), &mut body, exchange);
+            self.decompress(response.headers_mut(), &mut body, exchange, |error| error);
             *response.body_mut() = body;
         }
     }
