@@ -325,9 +325,10 @@ where
 
     // === bodies in ===
 
-    /// Returns whether no body is read because the side stream has to take a message first.
-    fn waits(&self) -> bool {
-        self.side.is_full() && !self.machine.is_observed()
+    /// Returns whether a body is not read because the side stream has to take a message first. One that the processor does not see waits
+    /// for nothing: a response that ends is what ends an exchange whose request the processor does not read.
+    fn waits(&self, side: Side) -> bool {
+        self.side.is_full() && !self.machine.is_observed() && !self.machine.passes_by(side)
     }
 
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
@@ -335,7 +336,7 @@ where
             .request
             .take_looks(|| self.machine.is_overfull(Side::Request));
         if !self.request.out.is_empty()
-            || self.waits()
+            || self.waits(Side::Request)
             || !(looks > 0 || self.machine.wants_frame(Side::Request))
         {
             return false;
@@ -375,7 +376,7 @@ where
         if !self.response.out.is_empty() {
             return false;
         }
-        if self.waits() || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
+        if self.waits(Side::Response) || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
             let Poll::Ready(error) = self.response.poll_failed(cx) else {
                 return false;
             };
