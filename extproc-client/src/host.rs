@@ -13,7 +13,9 @@ use crate::{attributes::Surroundings, config::FilterConfig, metadata::DynamicMet
 pub use crate::{
     context::{
         facts::{CertificateFacts, EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
-        outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
+        outcome::{
+            ExchangeSummary, Origin, Outcome, RefusedRequest, ResponseFlags, UpstreamFailure,
+        },
     },
     metadata::Metadata,
     types::{

@@ -9,8 +9,9 @@ use tokio::sync::SetOnce;
 
 use crate::receiver::Inbox;
 
-/// Frames after which reading is interrupted until the next [`Traffic::turn`].
-const FRAMES_A_TURN: u32 = 4096;
+/// Frames after which reading is interrupted until the next [`Traffic::turn`]. Between two turns, others on the same thread are served:
+/// as many frames as a thread handles in a fraction of a millisecond.
+const FRAMES_A_TURN: u32 = 256;
 
 /// Small DATA frames after which those that nobody has taken are joined. `h2` keeps about 256 bytes for each.
 const SMALL_FRAMES: u32 = 4096;

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     context::{
         error::{BoxError, Error},
-        outcome::{Outcome, UpstreamFailure},
+        outcome::{Outcome, RefusedRequest, UpstreamFailure},
     },
     machine::{Action, Exchange, Side},
     transport::Transport,
@@ -329,9 +329,10 @@ where
 
     // === bodies in ===
 
-    /// Returns whether no body is read because the side stream has to take a message first.
-    fn waits(&self) -> bool {
-        self.side.is_full() && !self.machine.is_observed()
+    /// Returns whether a body is not read because the side stream has to take a message first. One that the processor does not see waits
+    /// for nothing: a response that ends is what ends an exchange whose request the processor does not read.
+    fn waits(&self, side: Side) -> bool {
+        self.side.is_full() && !self.machine.is_observed() && !self.machine.passes_by(side)
     }
 
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
@@ -339,7 +340,7 @@ where
             .request
             .take_looks(|| self.machine.is_overfull(Side::Request));
         if !self.request.out.is_empty()
-            || self.waits()
+            || self.waits(Side::Request)
             || !(looks > 0 || self.machine.wants_frame(Side::Request))
         {
             return false;
@@ -359,10 +360,10 @@ where
                     self.request.source = None;
                     return false;
                 }
-                // The client is gone or broke its message: nobody waits for an answer.
-                let error = Error::body(error);
-                self.machine.request_failed();
+                // The client is gone or broke its message: nobody waits for an answer, unless a filter in front refused it.
+                self.machine.request_failed(RefusedRequest::of(&*error));
                 self.drain();
+                let error = Error::body(error);
                 self.request.state = State::Failed(error);
             }
         }
@@ -379,7 +380,7 @@ where
         if !self.response.out.is_empty() {
             return false;
         }
-        if self.waits() || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
+        if self.waits(Side::Response) || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
             let Poll::Ready(error) = self.response.poll_failed(cx) else {
                 return false;
             };

@@ -85,8 +85,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Http2ProtocolOptions", Ignore, &[
         "hpack_table_size", "max_outbound_frames", "max_outbound_control_frames",
         "max_consecutive_inbound_frames_with_empty_payload",
-        "max_inbound_priority_frames_per_stream",
-        "max_inbound_window_update_frames_per_data_frame_sent",
         "stream_error_on_invalid_http_messaging", "override_stream_error_on_invalid_http_message",
         "use_oghttp2_codec", "max_metadata_size", "enable_huffman_encoding",
     ]),

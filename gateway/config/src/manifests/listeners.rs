@@ -15,7 +15,7 @@ use super::{
     types::{Key, Protocol},
 };
 use crate::snapshot::{
-    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain,
+    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain, Floods,
     ForwardClientCert, HANDSHAKE_TIMEOUT, Http1Options, Http2Options, HttpManager, Listener,
     LogFormat, LogSink, Normalization, Route, RouteTable, SchemeHeader, ServerHeader, Timeouts,
     VirtualHost,
@@ -32,6 +32,7 @@ pub(super) const HTTP2: Http2Options = Http2Options {
     stream_buffer: None,
     allow_connect: false,
     keepalive: None,
+    floods: Floods::ENVOY,
 };
 
 /// A route on one listener.

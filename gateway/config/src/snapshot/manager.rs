@@ -211,6 +211,25 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// `connection_keepalive`; `None` is no pings.
     pub keepalive: Option<Keepalive>,
+    /// Limits for a client's frames that say little.
+    pub floods: Floods,
+}
+
+/// Frames that a client may send before its connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floods {
+    /// `max_inbound_priority_frames_per_stream`.
+    pub priority: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`.
+    pub window_updates: u32,
+}
+
+impl Floods {
+    /// Defaults of Envoy.
+    pub const ENVOY: Self = Self {
+        priority: 100,
+        window_updates: 10,
+    };
 }
 
 /// The largest window (RFC 9113 §6.9.1).

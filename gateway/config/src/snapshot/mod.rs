@@ -57,7 +57,7 @@ pub use self::{
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, ForwardClientCert,
+        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, Floods, ForwardClientCert,
         Http1Options, Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat,
         LogSink, NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader,
         Timeouts, Underscores,

@@ -52,6 +52,17 @@ pub(crate) enum Value<'a> {
 impl Scope<'_> {
     /// Appends the text of a template; a substitution without a value gives `missing`.
     pub(crate) fn render(&self, template: &Template, missing: &str, out: &mut String) {
+        self.render_as(template, missing, |text| text.into(), out);
+    }
+
+    /// The same, with `shape` for each text that a substitution gives.
+    fn render_as(
+        &self,
+        template: &Template,
+        missing: &str,
+        shape: fn(&str) -> Cow<'_, str>,
+        out: &mut String,
+    ) {
         for piece in template.pieces() {
             match piece {
                 Piece::Text(text) => out.push_str(text),
@@ -60,8 +71,8 @@ impl Scope<'_> {
                     match evaluate(self, substitution, Form::Text) {
                         Value::None => out.push_str(missing),
                         Value::Number(number) => out.push_str(&number.to_string()),
-                        Value::Text(text) => out.push_str(cut(&text, limit)),
-                        Value::Json(value) => out.push_str(cut(&shown(value), limit)),
+                        Value::Text(text) => out.push_str(&shape(cut(&text, limit))),
+                        Value::Json(value) => out.push_str(&shape(cut(&shown(value), limit))),
                     }
                 }
             }
@@ -85,7 +96,20 @@ impl Scope<'_> {
         text.into()
     }
 
-    /// Returns a line of a log, or the body of a local reply.
+    /// Returns a line of a log. No value ends it before its time: metadata may be any text of a processor or a client.
+    pub(crate) fn line(&self, format: &LogFormat, omit_empty: bool) -> String {
+        match format {
+            LogFormat::Text(template) => {
+                let mut line = String::with_capacity(256);
+                let missing = if omit_empty { "" } else { "-" };
+                self.render_as(template, missing, on_one_line, &mut line);
+                line
+            }
+            LogFormat::Json(_) => self.formatted(format, omit_empty),
+        }
+    }
+
+    /// Returns the body of a local reply.
     pub(crate) fn formatted(&self, format: &LogFormat, omit_empty: bool) -> String {
         match format {
             LogFormat::Text(template) => {
@@ -120,6 +144,22 @@ impl Scope<'_> {
             JsonTemplate::Value(value) => value.clone(),
         }
     }
+}
+
+/// Escapes what ends a line, and other control characters but the tabulator, as in Rust and JSON.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    let breaks = |c: char| (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(breaks) {
+        return text.into();
+    }
+    let mut line = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match breaks(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line.into()
 }
 
 /// The text of a value: strings as they are, everything else as JSON.
@@ -510,6 +550,15 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_stays_on_one_line() {
+        assert_eq!(on_one_line("a\tb é \"\\"), "a\tb é \"\\");
+        assert_eq!(
+            on_one_line("a\r\nGET / 200\0\u{1b}[2J\u{85}\u{2028}b"),
+            "a\\r\\nGET / 200\\u{0}\\u{1b}[2J\\u{85}\\u{2028}b"
+        );
+    }
 
     #[test]
     fn cutting_keeps_characters_whole() {

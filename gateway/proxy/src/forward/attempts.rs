@@ -403,10 +403,8 @@ impl<'a> Attempts<'a> {
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();
-        } else if !tunnel && body.may_have_large_pieces() {
-            // What the endpoint does not take is still held.
-            let account: Arc<dyn BufferAccount> = self.exchange.clone();
-            *body = Body::new(Portions::new(std::mem::take(body), Some(account)));
+        } else if !tunnel {
+            *body = Portions::of(std::mem::take(body), self.exchange.clone());
         }
         match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {

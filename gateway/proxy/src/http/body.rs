@@ -96,9 +96,13 @@ impl Body {
         Self(Kind::Boxed(Box::pin(Erased { body })))
     }
 
-    /// Tells whether its pieces may be of any length. Those that a connection reads are not.
-    pub(crate) fn may_have_large_pieces(&self) -> bool {
-        matches!(self.0, Kind::Full(_) | Kind::Boxed(_))
+    /// Tells whether a piece may be larger than this. Those that are read from a connection are not much larger than a read.
+    pub(crate) fn may_exceed(&self, bytes: usize) -> bool {
+        match &self.0 {
+            Kind::Empty | Kind::Http1 { .. } | Kind::Http2(_) => false,
+            Kind::Full(piece) => piece.len() > bytes,
+            Kind::Boxed(_) => true,
+        }
     }
 
     /// Takes the data that is here without waiting, and leaves nothing.

@@ -28,6 +28,14 @@ pub(crate) struct Portions {
 }
 
 impl Portions {
+    /// Splits large pieces of a body that may have some.
+    pub(crate) fn of(body: Body, account: Arc<dyn BufferAccount>) -> Body {
+        match body.may_exceed(PORTION) {
+            true => Body::new(Self::new(body, Some(account))),
+            false => body,
+        }
+    }
+
     /// The account is told of bytes that were not asked for yet.
     pub(crate) fn new(body: Body, account: Option<Arc<dyn BufferAccount>>) -> Self {
         Self {

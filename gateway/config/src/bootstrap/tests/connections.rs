@@ -6,7 +6,7 @@ use super::bad::BASE;
 use crate::{
     parse_envoy,
     snapshot::{
-        Cluster, Discovery, Endpoint, EndpointAddress, Http2Options, Interval, Keepalive,
+        Cluster, Discovery, Endpoint, EndpointAddress, Floods, Http2Options, Interval, Keepalive,
         TcpKeepalive,
     },
 };
@@ -109,6 +109,24 @@ fn keepalive() {
         let error = cluster(&options).unwrap_err();
         assert!(error.contains(place), "{error}");
     }
+}
+
+#[test]
+fn frames_that_say_little() {
+    let floods = |options: &str| downstream(options).floods;
+    assert_eq!(floods("{}"), Floods::ENVOY);
+    let given = "{max_inbound_priority_frames_per_stream: 0, \
+                 max_inbound_window_update_frames_per_data_frame_sent: 7}";
+    let expected = Floods {
+        priority: 0,
+        window_updates: 7,
+    };
+    assert_eq!(floods(given), expected);
+    let error = cluster(
+        "    http2_protocol_options: {max_inbound_window_update_frames_per_data_frame_sent: 0}\n",
+    );
+    let error = error.unwrap_err();
+    assert!(error.contains("has to be 1 or more"), "{error}");
 }
 
 #[test]

@@ -8,7 +8,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use extproc_client::{config::Effort, host::Held};
+use extproc_client::{
+    config::Effort,
+    host::{Held, RefusedRequest},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 
@@ -19,7 +22,10 @@ use crate::{
         Compressible, Compressor, Decompressible, Decompressor, Etag, FilterKind, OnRoute,
     },
     exchange::{Exchange, host::is_answered},
-    http::{body::Body, length},
+    http::{
+        body::{Body, BoxError},
+        length,
+    },
 };
 
 /// The compressor; `beside` are all of the chain, itself among them.
@@ -125,7 +131,14 @@ impl DecompressorFilter {
         may && first.eq_ignore_ascii_case(self.config.coding.name())
     }
 
-    fn decompress(&self, headers: &mut HeaderMap, body: &mut Body, exchange: &Arc<Exchange>) {
+    /// A body for which that fails has the error that `fault` makes.
+    fn decompress(
+        &self,
+        headers: &mut HeaderMap,
+        body: &mut Body,
+        exchange: &Arc<Exchange>,
+        fault: fn(BoxError) -> BoxError,
+    ) {
         headers.remove(header::CONTENT_LENGTH);
         let codings = list(headers, &header::CONTENT_ENCODING).unwrap_or_default();
         let rest = codings.split_once(',').map(|(_, rest)| rest.trim());
@@ -141,6 +154,7 @@ impl DecompressorFilter {
             coding,
             max_ratio,
             self.trailers.clone(),
+            fault,
             Held::new(Some(exchange.clone())),
         ));
     }
@@ -167,7 +181,11 @@ impl Changes for DecompressorFilter {
                 && !body.is_end_stream()
                 && self.applies(settings, &parts.headers)
             {
-                self.decompress(&mut parts.headers, body, exchange);
+                let refused = |error| {
+                    let status = StatusCode::BAD_REQUEST;
+                    RefusedRequest::new(status, "decompression_failed", error).into()
+                };
+                self.decompress(&mut parts.headers, body, exchange, refused);
             }
             exchange.note_head(parts);
         }
@@ -185,7 +203,7 @@ impl Changes for DecompressorFilter {
             && self.applies(settings, response.headers())
         {
             let mut body = std::mem::take(response.body_mut());
-            self.decompress(response.headers_mut(), &mut body, exchange);
+            self.decompress(response.headers_mut(), &mut body, exchange, |error| error);
             *response.body_mut() = body;
         }
     }

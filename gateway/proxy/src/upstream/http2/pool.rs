@@ -273,11 +273,13 @@ impl Http2Pool {
             streams: AtomicUsize::new(0),
             answered: AtomicBool::new(false),
         });
-        let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone());
+        let header_list = header_list_size(limits).max(HEADER_LIST);
+        let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone())
+            .header_list(header_list);
         let (sender, mut connection) = h2_guard::client()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
-            .max_header_list_size(header_list_size(limits).max(HEADER_LIST))
+            .max_header_list_size(header_list)
             .max_send_buffer_size(SEND_BUFFER)
             .handshake::<_, Queued>(frames)
             .await
