@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use extproc_client::host::{BufferAccount, EarlierAttempt, Outcome, UpstreamInfo};
+use extproc_client::host::{EarlierAttempt, Outcome, UpstreamInfo};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header, uri::Scheme};
 use http_body::Body as _;
 

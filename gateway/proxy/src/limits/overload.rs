@@ -207,7 +207,8 @@ impl Overload {
                 if resident > memory / 2 {
                     nudge();
                 }
-                let used = resident.saturating_sub(freed);
+                // Part of the limit alone: who frees much again and again must not make the process take much more than it.
+                let used = resident.saturating_sub(freed.min(memory / 4));
                 // A limit of 0 is reached at once.
                 Some(used as f64 / memory.max(1) as f64)
             });

@@ -295,6 +295,7 @@ impl Host {
             side_streams: OnceLock::new(),
             http1_queue: Arc::default(),
             http2_queue: Arc::default(),
+            agreed_http1: AtomicBool::new(false),
             unreachable: Throttle::new(),
         })
     }
