@@ -80,7 +80,7 @@ impl HealthCheckConfig {
             match address.to_connect(false)? {
                 EndpointAddress::Socket(socket) => {
                     other = Some(socket.ip());
-                    port = port.or(Some(socket.port()).filter(|port| *port != 0));
+                    port = port.or_else(|| Some(socket.port()).filter(|port| *port != 0));
                 }
                 _ => return Err(Fault::at(address.node, "has to be an IP address")),
             }

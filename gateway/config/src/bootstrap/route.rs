@@ -7,6 +7,7 @@ use std::{
 };
 
 use extproc_client::host::{Metadata as MetadataModel, RouteFacts};
+use http::StatusCode;
 use serde::Deserialize;
 
 use super::{
@@ -25,8 +26,9 @@ use super::{
 use crate::{
     document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        Cluster, Discovery, Forward, HeaderChange, Route as RouteModel, RouteAction as ActionModel,
-        RouteTable, VirtualHost as HostModel, WeightedCluster as WeightedModel,
+        Cluster, Discovery, Forward, HeaderChange, PathMatch, Redirect, Route as RouteModel,
+        RouteAction as ActionModel, RouteMatch as MatchModel, RouteTable, VirtualHost as HostModel,
+        WeightedCluster as WeightedModel,
     },
 };
 
@@ -273,7 +275,7 @@ impl Located<VirtualHost> {
             name: host.name.clone(),
             domains,
             routes,
-            require_tls,
+            to_tls: require_tls.then(|| Arc::new(position.to_tls())),
             request_headers,
             response_headers,
         })
@@ -360,6 +362,36 @@ fn sole(forward: &Forward) -> Option<&str> {
 }
 
 impl Position<'_> {
+    /// The route of requests that have to come over TLS and did not.
+    fn to_tls(&self) -> RouteModel {
+        RouteModel {
+            matches: MatchModel {
+                fraction: None,
+                path: PathMatch::Prefix("/".into()),
+                headers: Vec::new(),
+                query: Vec::new(),
+                cookies: Vec::new(),
+                metadata: Vec::new(),
+                case_sensitive: true,
+            },
+            action: ActionModel::Redirect(Redirect {
+                https: true,
+                keep_port: true,
+                status: StatusCode::MOVED_PERMANENTLY,
+                ..Redirect::default()
+            }),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            overrides: Arc::default(),
+            facts: Arc::new(self.facts("", MetadataModel::default())),
+            choices: Arc::new([]),
+            cors: None,
+            tracing: None,
+            request_buffer: None,
+            rate_limits: Arc::default(),
+        }
+    }
+
     fn facts(&self, route_name: &str, route_metadata: MetadataModel) -> RouteFacts {
         let mut facts = RouteFacts::default();
         facts.route_name = route_name.to_owned();

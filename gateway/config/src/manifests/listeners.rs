@@ -246,7 +246,7 @@ fn elsewhere(own: &Bound<'_>, all: &[&Hostname]) -> Vec<VirtualHost> {
         name: format!("{}/{}/{domain}", own.gateway, own.state.spec.name),
         domains: vec![domain],
         routes,
-        require_tls: false,
+        to_tls: None,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
     };
@@ -280,7 +280,7 @@ fn virtual_hosts(policies: &Policies, bound: &Bound<'_>, all: &[&Hostname]) -> V
                 name: format!("{}/{}/{domain}", bound.gateway, bound.state.spec.name),
                 routes: routes(policies, bound, name, &domain),
                 domains: vec![domain],
-                require_tls: false,
+                to_tls: None,
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),
             }

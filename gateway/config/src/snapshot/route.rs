@@ -137,8 +137,9 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// In order of precedence.
     pub routes: Vec<Arc<Route>>,
-    /// `require_tls`: requests that did not come over TLS are redirected to `https`.
-    pub require_tls: bool,
+    /// `require_tls`: the redirect of requests that did not come over TLS. Changes of headers and filters' configurations of this
+    /// host do not hold for it.
+    pub to_tls: Option<Arc<Route>>,
     /// On requests.
     pub request_headers: Vec<HeaderChange>,
     /// On responses.

@@ -193,6 +193,11 @@ pub(super) fn begin(
     if !http.early_headers.is_empty() {
         let unsendable = change_early(context, http, &mut parts, version);
         refusal = refusal.or(unsendable);
+        // Over HTTP/2 the client has said its own.
+        let is_open = trusted && version != Version::HTTP_2;
+        if is_open && http.scheme_header == SchemeHeader::Keep {
+            target::follow_forwarded(&mut parts);
+        }
     }
     forwarded::clean(&mut parts.headers, http.use_remote_address);
     let client = forwarded::add(context, http, &mut parts, version);

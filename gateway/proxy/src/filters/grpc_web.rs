@@ -109,7 +109,9 @@ impl Service<Request<Body>> for &GrpcWeb {
             } else if matches!(Outcome::of(&response).origin, Origin::Final) {
                 return Ok(response);
             }
-            Ok(match is_grpc(response.headers()) {
+            // As in Envoy, a head alone is not told of.
+            let is_whole = http_body::Body::is_end_stream(response.body());
+            Ok(match is_whole || is_grpc(response.headers()) {
                 true => translated(response, form),
                 false => {
                     let held = Held::new(Some(exchange.clone()));

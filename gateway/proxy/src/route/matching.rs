@@ -242,7 +242,7 @@ mod tests {
             name: String::new(),
             domains: domains.iter().map(ToString::to_string).collect(),
             routes: Vec::new(),
-            require_tls: false,
+            to_tls: None,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         }

@@ -3,10 +3,7 @@
 mod matching;
 mod rewrite;
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, LazyLock},
-};
+use std::{borrow::Cow, sync::Arc};
 
 use extproc_client::{
     FilterConfig,
@@ -14,7 +11,7 @@ use extproc_client::{
     host::{RouteConfig, RouteFacts},
     metadata::DynamicMetadata,
 };
-use http::{StatusCode, request::Parts};
+use http::request::Parts;
 
 pub(crate) use self::{
     matching::{field_matches, headers_match, is_drawn, request_matches, value_is},
@@ -22,8 +19,8 @@ pub(crate) use self::{
 };
 use crate::{
     config::snapshot::{
-        Forward, HeaderChange, HeaderTemplate, HttpManager, PathMatch, Redirect, Route,
-        RouteAction, RouteMatch, RouteOverrides, VirtualHost, WeightedCluster,
+        Forward, HeaderChange, HeaderTemplate, HttpManager, Route, RouteAction, RouteOverrides,
+        VirtualHost, WeightedCluster,
     },
     limits::throttle::Throttle,
 };
@@ -49,11 +46,11 @@ pub(crate) fn select(
 ) -> Option<Selected> {
     let index = virtual_host(http, request)?;
     let host = http.routes.virtual_hosts.get(index)?;
-    if host.require_tls && !is_https(request) {
+    if let Some(route) = host.to_tls.as_ref().filter(|_| !is_https(request)) {
         return Some(Selected {
             http: http.clone(),
             host: None,
-            route: TO_TLS.clone(),
+            route: route.clone(),
             cluster: 0,
             named: None,
         });
@@ -91,36 +88,6 @@ pub(crate) fn select(
     }
     Some(selected)
 }
-
-/// The route of requests that have to come over TLS (`require_tls`) and did not.
-static TO_TLS: LazyLock<Arc<Route>> = LazyLock::new(|| {
-    Arc::new(Route {
-        matches: RouteMatch {
-            fraction: None,
-            path: PathMatch::Prefix("/".into()),
-            headers: Vec::new(),
-            query: Vec::new(),
-            cookies: Vec::new(),
-            metadata: Vec::new(),
-            case_sensitive: true,
-        },
-        action: RouteAction::Redirect(Redirect {
-            https: true,
-            keep_port: true,
-            status: StatusCode::MOVED_PERMANENTLY,
-            ..Redirect::default()
-        }),
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
-        overrides: Arc::default(),
-        facts: Arc::default(),
-        choices: Arc::new([]),
-        cors: None,
-        tracing: None,
-        request_buffer: None,
-        rate_limits: Arc::default(),
-    })
-});
 
 /// Tells whether the request came over TLS, as `x-forwarded-proto` says: a client's own word for that has been replaced, unless a
 /// proxy in front is trusted.
