@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// What is let through here has to be represented by `h2`, and the other way round.
+    /// Fields that are let through here have to be represented by `h2`, and the other way round.
     #[test]
     fn octets_are_those_of_the_crate_http() {
         for octet in 0..=255 {

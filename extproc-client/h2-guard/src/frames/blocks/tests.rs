@@ -267,7 +267,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// What a client sends: bytes, and for each stream its path and fields if it is well-formed.
+/// Traffic of a client: bytes, and for each stream its path and fields if it is well-formed.
 struct Sent {
     bytes: Vec<u8>,
     streams: HashMap<String, Vec<Pair>>,

@@ -14,7 +14,7 @@ const LONGEST_INTEGER: usize = 5;
 /// Largest size of the table: `h2` announces no other one (RFC 9113 §6.5.2).
 pub(super) const LARGEST: usize = 4096;
 
-/// What an entry takes beside its name and value (RFC 7541 §4.1).
+/// Bytes that an entry takes beside its name and value (RFC 7541 §4.1).
 pub(super) const ENTRY: usize = 32;
 
 /// Kinds of the newest fields in the dynamic table. Its older ones may be gone: then `h2`, which counts their bytes, refuses an index.
