@@ -332,6 +332,11 @@ impl Direction {
         self.timer.finish()
     }
 
+    /// Returns when the oldest message without an answer was sent.
+    pub(super) fn call_began(&self) -> Option<Instant> {
+        self.timer.began()
+    }
+
     pub(super) fn stop_timer(&mut self) {
         self.timer.stop();
     }

@@ -70,7 +70,7 @@ impl Exchange {
             }
             Some(Part::RequestTrailers(part)) => self.trailers_reply(Side::Request, part, now),
             Some(Part::ResponseTrailers(part)) => self.trailers_reply(Side::Response, part, now),
-            Some(Part::Immediate(part)) => self.immediate_reply(part),
+            Some(Part::Immediate(part)) => self.immediate_reply(part, now),
             Some(Part::Local(part)) => self.local_reply(part, now),
             None if drains => {}
             None => self.fail(Failure::Spurious("unhandled_message")),

@@ -177,12 +177,11 @@ impl Sidestream for SlowStream {
 }
 
 /// The time until an immediate response counts as waiting for the processor.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_immediate_response_was_waited_for() {
     let inspector = inspector(Settings::default());
     let config = config(r#""message_timeout": "10s""#);
     send(&inspector, config, Slow, get("/")).await;
-    tokio::time::resume();
     let (address, _) = serve(&inspector, "127.0.0.1:0").await;
     let list = ask(address, "GET /exchanges", &[]).await;
     let list: serde_json::Value = serde_json::from_str(body(&list)).unwrap();

@@ -58,6 +58,7 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
         "no mapper of `local_reply_config` asks for flags",
     ),
     ("damaged-codings", "no filter `decompressor` is generated"),
+    ("padded-messages", "no gRPC-Web is generated"),
     ("spans-of-a-trace", "no `tracing` is generated"),
     ("baggage", "no `tracing` is generated"),
 ];
