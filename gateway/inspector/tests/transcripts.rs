@@ -154,6 +154,7 @@ impl Sidestream for SlowStream {
 
     fn send(&mut self, _message: Message) {
         let time = Duration::from_millis(300);
+        // How slow it is, is what the test looks at.
         self.0 = Some(Box::pin(tokio::time::sleep(time)));
     }
 

@@ -35,7 +35,9 @@ use self::{
         http2_reads_nothing, idle_talk, made_you_reset, rapid_reset, small_data,
         small_data_streamed, small_window,
     },
-    limits::{admin_flood, connection_limit, descriptors, large_replies, memory_limit, unread_log},
+    limits::{
+        admin_flood, connection_limit, descriptors, large_requests, memory_limit, unread_log,
+    },
     processor::{
         deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload, unread_copies,
     },
@@ -85,12 +87,7 @@ fn main() -> ExitCode {
         trial("http1/pipelined-flood", || go(pipelined_flood())),
         trial("limits/connections", || go(connection_limit())),
         trial("limits/memory", || go(memory_limit())),
-        trial("limits/large-immediate-responses", || {
-            go(large_replies("/immediate/40"))
-        }),
-        trial("limits/large-request-bodies", || {
-            go(large_replies("/replaced/40"))
-        }),
+        trial("limits/large-request-bodies", || go(large_requests())),
         trial("limits/descriptors", || go(descriptors())),
         trial("limits/admin", || go(admin_flood())),
         trial("limits/unread-log", || go(unread_log())),

@@ -151,17 +151,20 @@ impl Snapshot {
     /// Addresses `HOST:PORT` of all processors that filters name, whatever route they are for; Unix sockets left out.
     pub fn processors(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        let mut take = |config: &Arc<FilterConfig>| match config.service() {
-            Service::Grpc(service) => match &service.target {
+        let mut take = |config: &Arc<FilterConfig>| {
+            // A service of another kind speaks HTTP, and a replay gRPC.
+            let Service::Grpc(service) = config.service() else {
+                return;
+            };
+            match &service.target {
                 GrpcTarget::Cluster { name, .. } => found.extend(self.endpoints(name)),
-                GrpcTarget::Uri { target } => match TargetAddress::parse(target) {
-                    Ok(TargetAddress::Names(names)) => found.extend(names),
-                    Ok(_) | Err(_) => {}
-                },
+                GrpcTarget::Uri { target } => {
+                    if let Ok(TargetAddress::Names(names)) = TargetAddress::parse(target) {
+                        found.extend(names);
+                    }
+                }
                 _ => {}
-            },
-            // It speaks HTTP, and a replay gRPC.
-            _ => {}
+            }
         };
         let chains = self.listeners.iter().flat_map(|at| at.all_chains());
         for http in chains.map(|chain| &chain.http) {

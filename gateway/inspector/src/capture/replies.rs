@@ -58,10 +58,10 @@ impl Scribe<'_> {
         if !matches!(*shown, State::Changed | State::Refused) {
             *shown = state;
         }
-        if let Some(latency) = latency {
-            if self.processor.latencies_us.len() < PIECES {
-                self.processor.latencies_us.push((phase.index(), latency));
-            }
+        if let Some(latency) = latency
+            && self.processor.latencies_us.len() < PIECES
+        {
+            self.processor.latencies_us.push((phase.index(), latency));
         }
     }
 
