@@ -250,7 +250,7 @@ fn refused(out: &mut BytesMut, stream: u32, number: usize) {
         1 => frames::indexed(&mut block, name.as_bytes(), value.as_bytes()),
         _ => block.push(0x80 | 62),
     }
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         block.splice(..0, OK.iter().copied());
     } else {
         frames::frame(out, kind::HEADERS, END_HEADERS, stream, OK);
