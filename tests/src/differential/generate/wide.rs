@@ -52,7 +52,7 @@ pub(super) fn add(seed: u64, index: u64, mut plan: Plan, out: &mut Map<String, V
     }
 }
 
-/// What stands around the ext_proc filters: forms of local replies, the filter `buffer`, fields that `connection` names.
+/// Surroundings of the ext_proc filters: forms of local replies, the filter `buffer`, fields that `connection` names.
 pub(super) fn around(seed: u64, index: u64, plan: Plan, out: &mut Map<String, Value>) {
     let random = &mut Random::of(seed ^ SALT_AROUND, index);
     if plan.over_http {

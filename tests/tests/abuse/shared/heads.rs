@@ -148,7 +148,7 @@ pub(crate) async fn refused_fields() -> anyhow::Result<()> {
         .await
 }
 
-/// So is a request.
+/// The same for a request.
 pub(crate) async fn refused_fields_of_a_client() -> anyhow::Result<()> {
     let upstream = Upstream::start().await?;
     let rig = upstream.rig("").await?;
