@@ -28,6 +28,8 @@ const LARGE: usize = 4 * 1024;
 pub(crate) struct Budget {
     limit: AtomicUsize,
     held: AtomicUsize,
+    /// The most that was held since somebody asked.
+    peak: AtomicUsize,
     /// Those that hold much, by the address of their [`Buffers`].
     large: Mutex<HashMap<usize, Weak<dyn Holder>>>,
 }
@@ -45,6 +47,7 @@ impl Budget {
         Self {
             limit: AtomicUsize::new(limit),
             held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             large: Mutex::default(),
         }
     }
@@ -57,6 +60,12 @@ impl Budget {
     fn large(&self) -> MutexGuard<'_, HashMap<usize, Weak<dyn Holder>>> {
         // Entries are put in and taken out whole.
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that are held, and the most that were since this was asked last.
+    pub(crate) fn held_and_peak(&self) -> (usize, usize) {
+        let held = self.held.load(Ordering::Relaxed);
+        (held, self.peak.swap(held, Ordering::Relaxed).max(held))
     }
 
     /// Bytes that are held beyond the limit.
@@ -155,7 +164,8 @@ impl Buffers {
             let before = *held;
             *held += bytes;
             for budget in self.budgets() {
-                budget.held.fetch_add(bytes, Ordering::Relaxed);
+                let all = budget.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                budget.peak.fetch_max(all, Ordering::Relaxed);
                 if before < LARGE && *held >= LARGE {
                     budget.large().insert(self.key(), exchange.clone());
                 }
