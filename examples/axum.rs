@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 /// A shop that knows whether a request came in through the front door.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
     listen: ListenAddr,
 }

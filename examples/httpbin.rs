@@ -13,7 +13,7 @@ use quickstart::{
 /// An HTTP server that answers with what it was asked.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000")]
     listen: ListenAddr,
 }

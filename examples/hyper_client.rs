@@ -27,7 +27,7 @@ use tower::{Layer as _, ServiceExt as _};
 /// A client whose requests are signed.
 #[derive(Parser)]
 struct Args {
-    /// Where to send a GET request.
+    /// URL to send a GET request to.
     url: Uri,
     /// A header of the request.
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]

@@ -15,7 +15,7 @@ use http::StatusCode;
 use quickstart::cli::{self, ListenAddr};
 use serde_json::{Map, Value};
 
-/// What a client calls a model, and what the upstream calls it.
+/// Names of a model: the client's, and the upstream's.
 const ALIASES: [(&str, &str); 2] = [("fast", "small-2026-03"), ("smart", "large-2026-03")];
 
 /// The most tokens that a client may ask for.
@@ -24,7 +24,7 @@ const MAX_TOKENS: u64 = 1024;
 struct Rewrite;
 
 impl Processor for Rewrite {
-    /// Whether the body is JSON.
+    /// `true` if the body is JSON.
     type State = bool;
 
     fn check_modes(&self, modes: Modes) -> Result<(), BoxError> {
@@ -83,7 +83,7 @@ fn rewrite(request: &mut Map<String, Value>) -> Option<String> {
 /// A processor that rewrites JSON requests to a language model.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     listen: ListenAddr,
 }

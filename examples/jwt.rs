@@ -21,7 +21,7 @@ struct Jwt {
     validation: Validation,
 }
 
-/// What a token has to say. `exp` and `aud` are checked, and required, by the library.
+/// Claims that a token has to have. `exp` and `aud` are checked, and required, by the library.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -97,7 +97,7 @@ impl Processor for Jwt {
 /// A processor that lets requests with a valid JSON web token pass.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     listen: ListenAddr,
     /// The secret that tokens are signed with (HS256).

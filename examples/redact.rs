@@ -16,7 +16,7 @@ use http::StatusCode;
 use quickstart::cli::{self, ListenAddr};
 use regex::bytes::Regex;
 
-/// What is taken out: e-mail addresses, and numbers of 13 to 19 digits with or without separators.
+/// Pattern of what is taken out: e-mail addresses, and numbers of 13 to 19 digits with or without separators.
 const PATTERN: &str = r"(?-u)[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,120}\.[A-Za-z]{2,20}|\b[0-9](?:[ -]?[0-9]){12,18}\b";
 
 /// No match is longer, so this many bytes have to be held back until more is known: 64 + 1 + 120 + 1 + 20, rounded up.
@@ -28,7 +28,7 @@ struct Redact {
     pattern: Regex,
 }
 
-/// What is known of a response, and the end of its body as far as it is held back.
+/// End of a body as far as it is held back.
 #[derive(Default)]
 struct Tail(Vec<u8>);
 
@@ -77,7 +77,7 @@ impl Processor for Redact {
         }
     }
 
-    /// What is compressed cannot be searched.
+    /// Asks for a response that is not compressed, which could not be searched.
     async fn request_headers(
         &self,
         _: &mut Call<Tail>,
@@ -131,7 +131,7 @@ impl Processor for Redact {
 /// A processor that takes e-mail addresses and card numbers out of responses.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     listen: ListenAddr,
 }

@@ -65,7 +65,7 @@ impl Processor for SizeGuard {
 /// A processor that refuses large request bodies.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     listen: ListenAddr,
     /// The most bytes of a request body.

@@ -29,7 +29,7 @@ struct Answer {
     model: String,
     /// Pieces of text so far; models send about one token in each.
     pieces: u64,
-    /// What the model says itself, in its last event.
+    /// Number that the model tells itself, in its last event.
     counted: Option<u64>,
 }
 
@@ -156,7 +156,7 @@ impl Processor for TokenCounter {
 /// A processor that counts the tokens of streamed answers.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     listen: ListenAddr,
 }

@@ -30,7 +30,7 @@ use tonic::{
 /// A gRPC server that answers signed calls.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
+    /// Address to listen on: HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:3001")]
     listen: ListenAddr,
 }

@@ -24,7 +24,7 @@ use quickstart::{
 use tokio::{sync::watch, time::timeout};
 use tracing_subscriber::EnvFilter;
 
-/// How long requests under way may go on after Ctrl-C, and then the servers behind the gateway.
+/// Time that requests under way have after Ctrl-C, and then the servers behind the gateway.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// A gateway, a processor and an upstream to try external processing with.
@@ -32,16 +32,16 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Addresses are HOST:PORT, or :PORT for 127.0.0.1; port 0 picks a free one. RUST_LOG sets what is logged.
 #[derive(Parser)]
 struct Args {
-    /// Where the gateway listens.
+    /// Address of the gateway.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     gateway: ListenAddr,
-    /// Where the sample processor listens.
+    /// Address of the sample processor.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080")]
     processor: ListenAddr,
-    /// Where the page of exchanges is.
+    /// Address of the page of exchanges.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15001")]
     inspect: ListenAddr,
-    /// Where the embedded httpbin listens.
+    /// Address of the embedded httpbin.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000")]
     httpbin: ListenAddr,
 }
@@ -120,6 +120,7 @@ async fn start_gateway(
         ext_proc: Some(processor),
         ..Flags::default()
     })?;
+    inspector.set_processors(snapshot.processors());
     let options = Options::default().observer(inspector);
     Gateway::start(snapshot, options).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => cli::refused(address, "--gateway", &error),
@@ -128,7 +129,7 @@ async fn start_gateway(
     })
 }
 
-/// Where to reach a server that listens on `address`.
+/// Returns the URL of a server that listens on `address`.
 fn url(address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -138,7 +139,7 @@ fn url(address: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
-/// What runs where, and what to try.
+/// Tells what runs where, and what to try.
 fn guide(gateway: &str, processor: &str, httpbin: &str, page: &str) -> String {
     // By name, as people type it.
     let gw = gateway.replace("127.0.0.1", "localhost");

@@ -16,7 +16,7 @@ use extproc_sdk::{
 use http::StatusCode;
 use ring::hmac;
 
-/// What a signature covers (RFC 9421, section 2).
+/// Components that a signature covers (RFC 9421, section 2).
 const COVERED: &str = r#"("@method" "@authority" "@path")"#;
 
 /// Signs requests, and checks signatures.
@@ -51,9 +51,9 @@ impl Signer {
         (format!("sig1={parameters}"), format!("sig1=:{tag}:"))
     }
 
-    /// What a receiver does: whether `Signature-Input` and `Signature` are of this key, and of this request.
+    /// Tells a receiver whether `Signature-Input` and `Signature` are of this key, and of this request.
     ///
-    /// How old a signature may be is the receiver's business; it stands in `created`.
+    /// The receiver decides how old a signature may be; its time stands in `created`.
     pub fn verify(&self, request: Request<'_>, input: &str, signature: &str) -> bool {
         let parameters = input.strip_prefix("sig1=");
         let Some(parameters) = parameters.filter(|value| value.starts_with(COVERED)) else {
@@ -104,7 +104,7 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// What is signed (RFC 9421, section 2.5).
+    /// Returns the text that is signed (RFC 9421, section 2.5).
     fn base(&self, parameters: &str) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         format!(

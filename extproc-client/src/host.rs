@@ -12,12 +12,16 @@ use http::request;
 use crate::{attributes::Surroundings, config::FilterConfig, metadata::DynamicMetadata};
 pub use crate::{
     context::{
-        buffers::{BufferAccount, Held},
-        facts::{EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
-        outcome::{ExchangeSummary, Origin, Outcome, ResponseFlags, UpstreamFailure},
+        facts::{CertificateFacts, EarlierAttempt, HostFacts, Received, RouteFacts, UpstreamInfo},
+        outcome::{
+            ExchangeSummary, Origin, Outcome, RefusedRequest, ResponseFlags, UpstreamFailure,
+        },
     },
     metadata::Metadata,
-    types::limits::{HeaderLimits, Limits},
+    types::{
+        buffers::{BufferAccount, Held},
+        limits::{HeaderLimits, Limits},
+    },
 };
 
 /// Request extension: the surroundings of one exchange. Cheap to clone; all layers of a chain see

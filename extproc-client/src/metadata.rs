@@ -16,9 +16,14 @@
 //! assert_eq!(metadata.json("auth", &["user", "id"]), Some(serde_json::json!(7)));
 //! ```
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use prost_types::{Any, ListValue, Struct, Value, value::Kind};
+
+use crate::types::buffers::{BufferAccount, HeldByOwner};
 
 /// `envoy.config.core.v3.Metadata` from configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,14 +37,26 @@ pub struct Metadata {
 /// Dynamic metadata of one exchange: namespaces with content, shared by all who hold a clone.
 #[derive(Clone, Debug, Default)]
 pub struct DynamicMetadata {
-    inner: Arc<Mutex<Metadata>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    content: Mutex<Metadata>,
+    /// Bytes of memory, roughly, that processors added.
+    received: AtomicUsize,
+    /// These, as long as they are here.
+    held: Mutex<HeldByOwner>,
 }
 
 impl DynamicMetadata {
     /// Metadata that begins with this content.
     pub fn new(content: Metadata) -> Self {
         Self {
-            inner: Arc::new(Mutex::new(content)),
+            inner: Arc::new(Inner {
+                content: Mutex::new(content),
+                ..Inner::default()
+            }),
         }
     }
 
@@ -61,8 +78,13 @@ impl DynamicMetadata {
         merge(&mut self.lock(), namespace.into(), content);
     }
 
-    /// [Merges](Self::merge). Gives the bytes of memory that this adds and removes.
-    pub(crate) fn receive(&self, namespace: String, content: Struct) -> (usize, usize) {
+    /// [Merges](Self::merge) what a processor says, which counts as held until all of this is dropped.
+    pub(crate) fn receive(
+        &self,
+        namespace: String,
+        content: Struct,
+        account: Option<&Arc<dyn BufferAccount>>,
+    ) {
         let mut metadata = self.lock();
         let namespace = metadata.filter_metadata.entry(namespace).or_default();
         let (mut added, mut removed) = (0, 0);
@@ -73,14 +95,32 @@ impl DynamicMetadata {
                 removed += length + size(&old);
             }
         }
-        (added, removed)
+        drop(metadata);
+        self.count(added, removed, account);
     }
 
-    /// [Sets](Self::set_typed). Gives the bytes of memory that this adds and removes.
-    pub(crate) fn receive_typed(&self, namespace: String, content: Any) -> (usize, usize) {
-        let added = content.value.len();
+    /// [Sets](Self::set_typed) what a processor says, counted as in [`receive`](Self::receive).
+    pub(crate) fn receive_typed(
+        &self,
+        namespace: String,
+        content: Any,
+        account: Option<&Arc<dyn BufferAccount>>,
+    ) {
+        let size = |any: &Any| any.type_url.len() + any.value.len();
+        let added = size(&content);
         let old = self.lock().typed_filter_metadata.insert(namespace, content);
-        (added, old.map_or(0, |old| old.value.len()))
+        self.count(added, old.as_ref().map_or(0, size), account);
+    }
+
+    fn count(&self, added: usize, removed: usize, account: Option<&Arc<dyn BufferAccount>>) {
+        let Inner { received, held, .. } = &*self.inner;
+        let change = |bytes: usize| Some((bytes + added).saturating_sub(removed));
+        let _ = received.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+        if let Some(account) = account {
+            // A number is all that changes under the lock.
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.set(account, received.load(Ordering::Relaxed));
+        }
     }
 
     /// The typed content of a namespace.
@@ -121,7 +161,8 @@ impl DynamicMetadata {
     }
 
     fn lock(&self) -> MutexGuard<'_, Metadata> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let content = &self.inner.content;
+        content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

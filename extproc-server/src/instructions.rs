@@ -18,7 +18,7 @@ use serde::{
 /// A correct example, shown with every error.
 pub const EXAMPLE: &str = r#"{"addHeaders":{"header1":"value1","header2":"value2"},"removeHeaders":["header3","header4"]}"#;
 
-/// What a client asks the sample processor to do with a request or a response.
+/// Changes to a request or a response that a client asks the sample processor for.
 ///
 /// | key | value | effect |
 /// | --- | --- | --- |
@@ -111,7 +111,7 @@ pub struct InvalidInstruction {
 }
 
 impl InvalidInstruction {
-    /// What is wrong, without the place.
+    /// Describes the fault, without its place.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -161,7 +161,7 @@ impl InvalidInstruction {
     }
 }
 
-/// What serde_json says, without the place that it appends.
+/// Returns serde_json's message without the place that it appends.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());

@@ -34,7 +34,7 @@ struct Flags {
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     log_format: LogFormat,
 
-    /// How long open exchanges may go on after SIGTERM or SIGINT, such as 10s or 500ms.
+    /// Time that open exchanges have after SIGTERM or SIGINT, such as 10s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     drain_time: Duration,
 

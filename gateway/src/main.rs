@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use gateway_config::{Error, snapshot::Snapshot};
+use gateway_config::{
+    Error,
+    snapshot::{Inspect, Snapshot},
+};
+use gateway_inspector::Inspector;
 use gateway_proxy::{Gateway, Lines, LogLevels, Running, raise_open_files};
 use tokio::{
     runtime,
@@ -97,15 +101,26 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     drop(inside);
     let mut options = cli.options().log_levels(log.levels.clone());
-    if let Some(address) = cli.inspect {
-        let started = gateway_inspector::start(address, cli.inspector());
-        let (inspector, url) = started.map_err(|error| format!("--inspect {address}: {error}"))?;
+    let mut inspecting = None;
+    if let Some((address, settings)) = cli.inspector(snapshot.inspect.as_ref()) {
+        let name = match cli.inspect {
+            Some(_) => "--inspect",
+            None => "admin.inspect.address",
+        };
+        let started = gateway_inspector::start(address, settings);
+        let (inspector, url) = started.map_err(|error| format!("{name} {address}: {error}"))?;
+        inspector.set_processors(snapshot.processors());
         tracing::warn!(
             %url,
             "the inspector is on: it shows what clients and processors send"
         );
-        options = options.observer(inspector);
+        options = options.observer(inspector.clone());
+        inspecting = Some(inspector);
     }
+    let inspection = Inspection {
+        inspector: inspecting,
+        configured: snapshot.inspect.clone().filter(|_| cli.inspect.is_none()),
+    };
     let running = Gateway::start(snapshot, options).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => {
@@ -123,7 +138,7 @@ fn run(cli: &Cli, log: &Log) -> Result<(), String> {
                 _ = hangup.recv() => {}
                 () = watcher.changed() => {}
             }
-            reload(cli, &running, &mut watcher);
+            reload(cli, &running, &mut watcher, &inspection);
         }
         tracing::info!("finishing what is under way; another signal ends at once");
         let finished = tokio::select! {
@@ -154,8 +169,27 @@ fn all(error: &Error) -> String {
     )
 }
 
+/// The inspector that was started, if one was.
+struct Inspection {
+    inspector: Option<Arc<Inspector>>,
+    /// Settings of the configuration that it was started with.
+    configured: Option<Inspect>,
+}
+
+impl Inspection {
+    /// Has replays go to the processors of a new configuration. The inspector itself stays as it was started.
+    fn follow(&self, snapshot: &Snapshot, cli: &Cli) {
+        if cli.inspect.is_none() && snapshot.inspect != self.configured {
+            tracing::warn!("admin.inspect has changed, which holds from the next start on");
+        }
+        if let Some(inspector) = &self.inspector {
+            inspector.set_processors(snapshot.processors());
+        }
+    }
+}
+
 /// Serves what the files say now, or what they said before if that cannot be.
-fn reload(cli: &Cli, running: &Running, watcher: &mut Watcher) {
+fn reload(cli: &Cli, running: &Running, watcher: &mut Watcher, inspection: &Inspection) {
     if cli.config.is_none() {
         tracing::info!("nothing to read again: the configuration is on the command line");
         return;
@@ -163,7 +197,7 @@ fn reload(cli: &Cli, running: &Running, watcher: &mut Watcher) {
     let replaced = cli
         .snapshot()
         .map_err(|error| error.to_string())
-        .and_then(|snapshot| replace(running, snapshot, cli, watcher));
+        .and_then(|snapshot| replace(running, snapshot, cli, watcher, inspection));
     match replaced {
         Ok(()) => {
             tracing::info!("new configuration in place");
@@ -178,11 +212,13 @@ fn replace(
     snapshot: Snapshot,
     cli: &Cli,
     watcher: &mut Watcher,
+    inspection: &Inspection,
 ) -> Result<(), String> {
     let snapshot = Arc::new(snapshot);
     running
         .update(snapshot.clone())
         .map_err(|error| error.to_string())?;
+    inspection.follow(&snapshot, cli);
     for warning in &snapshot.warnings {
         tracing::warn!("{warning}");
     }

@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-/// How often files are looked at. A change counts when it was seen twice, so that no file is read that is
-/// still being written.
+/// Time between two looks at the files. A change counts when two looks saw it, so that no file is read that is still being
+/// written.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Looks after which a change counts although files go on changing: whoever writes one all the time keeps nobody else's changes

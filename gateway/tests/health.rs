@@ -104,10 +104,20 @@ impl Nobody {
 
 /// A gateway in front of a cluster with these endpoints and further fields.
 fn start(endpoints: [SocketAddr; 2], fields: &str) -> (Running, TcpStream) {
-    let [first, second] = endpoints.map(|at| {
+    let endpoints = endpoints.map(|at| {
         let (address, port) = (at.ip(), at.port());
-        format!("{{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}")
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}}}"
+        )
     });
+    start_with(&format!(
+        "load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{}]}}]}}\n    {fields}",
+        endpoints.join(", ")
+    ))
+}
+
+/// A gateway in front of a cluster with these fields.
+fn start_with(fields: &str) -> (Running, TcpStream) {
     let text = format!(
         r#"static_resources:
   listeners:
@@ -131,12 +141,6 @@ fn start(endpoints: [SocketAddr; 2], fields: &str) -> (Running, TcpStream) {
   clusters:
   - name: a
     type: STATIC
-    load_assignment:
-      cluster_name: a
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {first}
-        - endpoint: {second}
     {fields}
 "#
     );
@@ -210,6 +214,106 @@ fn an_endpoint_says_that_it_is_unfit() {
     until(&mut client, &[200, 201]);
 }
 
+/// A server of a protocol of its own beside two upstreams, which answers each check with `answer`.
+fn answers(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut asked = [0; 4];
+                stream.set_read_timeout(Some(WAIT)).unwrap();
+                if stream.read_exact(&mut asked).is_ok() && &asked == b"PING" {
+                    // In two pieces, of which the first alone says nothing.
+                    let (first, rest) = answer.split_at(answer.len() / 2);
+                    let _ = stream.write_all(first).and_then(|()| stream.flush());
+                    let _ = stream.write_all(rest);
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Endpoints with the ports at which they are checked.
+fn start_checked(endpoints: [(SocketAddr, SocketAddr); 2], fields: &str) -> (Running, TcpStream) {
+    let text = endpoints.map(|(at, check)| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}, health_check_config: {{port_value: {}}}}}}}",
+            at.port(),
+            check.port()
+        )
+    });
+    let more = format!(
+        "load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{}]}}]}}\n    {fields}",
+        text.join(", ")
+    );
+    start_with(&more)
+}
+
+#[test]
+fn what_comes_back_from_another_port_decides() {
+    let (good, bad) = (Upstream::new(), Upstream::new());
+    bad.status.store(201, Ordering::SeqCst);
+    let fields = format!(
+        "health_checks: [{{{TIMES}, tcp_health_check: {{send: {{text: 50494E47}}, receive: [{{text: 504F}}, {{binary: Rw==}}]}}}}]"
+    );
+    for answer in [&b"-ERR"[..], b"G PO", b""] {
+        let checks = [answers(b"+PONG\r\n"), answers(answer)];
+        let endpoints = [(good.address, checks[0]), (bad.address, checks[1])];
+        let (_running, mut client) = start_checked(endpoints, &fields);
+        assert_eq!(statuses(&mut client, 6), [200; 6]);
+    }
+}
+
+#[test]
+fn a_check_has_the_method_and_the_text_that_it_is_given() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                loop {
+                    let head = head(&mut stream);
+                    let mut body = [0; 4];
+                    if head.is_empty() || stream.read_exact(&mut body).is_err() {
+                        return;
+                    }
+                    let fine = head.starts_with("POST /health ")
+                        && head
+                            .to_ascii_lowercase()
+                            .contains("host: checks.example\r\n")
+                        && &body == b"PING";
+                    let text = if fine { "it is ok" } else { "it is no" };
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{text}");
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let check = |text: &str| {
+        format!(
+            "health_checks: [{{{TIMES}, http_health_check: {{path: /health, host: checks.example, method: POST, send: {{text: 50494E47}}, receive: [{{text: {text}}}]}}}}]"
+        )
+    };
+    let (good, other) = (Upstream::new(), Upstream::new());
+    other.status.store(201, Ordering::SeqCst);
+    // "ok", and "go", which is not in the text.
+    let endpoints = [(good.address, address), (other.address, address)];
+    let (_running, mut client) = start_checked(endpoints, &check("6F6B"));
+    let mut seen = statuses(&mut client, 2);
+    seen.sort_unstable();
+    assert_eq!(seen, [200, 201]);
+    let no_panic = "common_lb_config: {healthy_panic_threshold: {value: 0}}";
+    let (_running, mut client) =
+        start_checked(endpoints, &format!("{no_panic}\n    {}", check("676F")));
+    assert_eq!(statuses(&mut client, 2), [503, 503]);
+}
+
 /// An upstream may close a connection just when a check uses it again.
 #[test]
 fn a_check_on_a_closed_connection_is_made_on_another_one() {
@@ -272,7 +376,7 @@ fn an_endpoint_that_was_left_out_is_tried_again() {
     until(&mut client, &[200, 201]);
 }
 
-/// What a check finds is no outcome of a request.
+/// Failed checks are not counted as outcomes of requests.
 #[test]
 fn checks_do_not_count_as_requests() {
     let (good, bad) = (Upstream::new(), Upstream::new());

@@ -1,6 +1,6 @@
 //! The documented flow with real parts: real curl, both httpbins, a real Envoy, a processor of somebody else.
 //!
-//! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
+//! Parts that cannot be provisioned make their tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
 #[path = "flow/processors/mod.rs"]
 mod processors;
@@ -101,7 +101,7 @@ async fn guide_line(gateway: SocketAddr) -> anyhow::Result<Answer> {
     curl(&arguments).await
 }
 
-/// What go-httpbin answers: canonical names, values in lists.
+/// Checks an answer of go-httpbin: canonical names, values in lists.
 fn go_httpbin_form(answer: &Answer) -> anyhow::Result<()> {
     let headers = &answer.json()?["headers"];
     ensure!(answer.status == 200, "{answer:?}");

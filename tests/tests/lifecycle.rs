@@ -55,7 +55,7 @@ fn go(test: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     })
 }
 
-/// What came of the requests of a load.
+/// Outcomes of the requests of a load.
 #[derive(Debug, Default)]
 struct Outcome {
     good: AtomicUsize,

@@ -1,6 +1,6 @@
 //! The guide's manifests, unchanged, as files: real curl, real httpbin, the sample processor.
 //!
-//! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
+//! Parts that cannot be provisioned make their tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
 #[path = "manifests/isolation.rs"]
 mod isolation;

@@ -227,7 +227,7 @@ fn stage() -> anyhow::Result<Scenario> {
     )
 }
 
-/// What an upstream was asked, without what a gateway adds of itself.
+/// Returns the request that an upstream got, without the fields that a gateway adds of itself.
 fn asked(received: &Received) -> (Fields, Vec<u8>) {
     let added = |name: &str| name.starts_with("x-forwarded-") || name == "x-request-id";
     let mut fields: Fields = received.head.clone().unwrap_or_default();

@@ -33,15 +33,16 @@ pub(crate) async fn phases() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What came of a request, in any home.
+/// Outcome of a request, in any home.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// Whether it was let through.
+    /// It was let through.
     passed: bool,
-    /// Whether the service behind found it signed.
+    /// The service behind found it signed.
     signed: bool,
-    /// What the processor wrote into the head of the response, and into its trailers.
+    /// Value that the processor wrote into the head of the response.
     header: Option<String>,
+    /// The same of its trailers.
     trailer: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! The example processors as a user runs them: programs of their own, behind our gateway and behind a real Envoy 1.40, both
 //! with the same configuration; and the one processor in all its homes.
 //!
-//! What cannot be provisioned makes its tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
+//! Parts that cannot be provisioned make their tests *ignored* with the reason; with `EXTPROC_PEERS=require` they fail.
 
 mod client;
 mod homes;

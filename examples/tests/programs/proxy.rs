@@ -30,7 +30,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a bootstrap needs to know.
+/// Values that a bootstrap needs.
 pub(crate) struct Setup {
     pub(crate) processor: SocketAddr,
     /// The clusters that routes may name; without routes the first one takes all.

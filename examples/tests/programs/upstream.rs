@@ -54,7 +54,7 @@ pub(crate) fn app(name: &'static str) -> Router {
         .with_state(name)
 }
 
-/// What reached the upstream, as JSON.
+/// Answers with the request that reached the upstream, as JSON.
 async fn echo(State(name): State<&'static str>, request: Request) -> Json<serde_json::Value> {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
@@ -76,7 +76,7 @@ async fn echo(State(name): State<&'static str>, request: Request) -> Json<serde_
     }))
 }
 
-/// Whether the request was signed; the response ends with trailers.
+/// Tells whether the request was signed; the response ends with trailers.
 async fn signed(request: Request) -> impl IntoResponse {
     let signed = Signer::demo().has_signed(&request);
     let data = Frame::data(Bytes::from(json!({ "signed": signed }).to_string()));

@@ -7,7 +7,10 @@
 //!
 //! - [`client`] and [`server`] make builders without the limits.
 //! - [`Frames`] stands between `h2` and the socket. It follows the boundaries of the frames that are read, hides empty DATA frames from
-//!   `h2`, and interrupts reading after a number of frames, so that memory is accounted for in between.
+//!   `h2`, and interrupts reading after a number of frames, so that memory is accounted for in between. A header block with a field that
+//!   `h2` would end the connection for is replaced by one for which it resets the stream. This follows the dynamic table of the default
+//!   size: the builders' `header_table_size` has to stay as it is.
+//!   Of a client, it ends the connection for more PRIORITY and WINDOW_UPDATE frames than [`FloodLimits`] allow.
 //! - [`Receiver`] is a stream's receiving half. When a connection has received many small frames, [`Traffic::turn`] joins what each
 //!   of its receivers has not handed out yet, so that a stream takes memory for its window and not for its frames.
 //! - [`Keepalive`] finds out that the peer is gone, with pings.
@@ -25,7 +28,7 @@ mod traffic;
 use std::time::Duration;
 
 pub use self::{
-    frames::{Frames, SPEAKS_TLS},
+    frames::{FloodLimits, Frames, SPEAKS_TLS},
     keepalive::{Interval, Keepalive},
     list::{fields_size, request_size, response_size},
     receiver::{Account, Receiver},

@@ -9,8 +9,9 @@ use tokio::sync::SetOnce;
 
 use crate::receiver::Inbox;
 
-/// Frames after which reading is interrupted until the next [`Traffic::turn`].
-const FRAMES_A_TURN: u32 = 4096;
+/// Frames after which reading is interrupted until the next [`Traffic::turn`]. Between two turns, others on the same thread are served:
+/// as many frames as a thread handles in a fraction of a millisecond.
+const FRAMES_A_TURN: u32 = 256;
 
 /// Small DATA frames after which those that nobody has taken are joined. `h2` keeps about 256 bytes for each.
 const SMALL_FRAMES: u32 = 4096;
@@ -30,7 +31,8 @@ const FEW_RECEIVERS: usize = 32;
 /// Bytes of a header list that are sent before the peer has said how many it takes: less than servers announce.
 const UNASKED: u64 = 8 * 1024;
 
-/// What a connection has received, shared by its [`Frames`](crate::Frames), its [`Receiver`](crate::Receiver)s and its owner.
+/// Counts of what a connection has received, shared by its [`Frames`](crate::Frames), its [`Receiver`](crate::Receiver)s and its
+/// owner.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Reads that gave bytes.
@@ -73,12 +75,12 @@ pub(crate) struct Tally {
 }
 
 impl Traffic {
-    /// How often bytes have been read. As long as the number is the same, nothing has been heard of the peer.
+    /// Number of reads that returned bytes. While it stays the same, nothing has come from the peer.
     pub fn heard(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// How many HEADERS and DATA frames have been read.
+    /// Number of HEADERS and DATA frames that have been read.
     pub(crate) fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
     }

@@ -272,7 +272,24 @@ impl<'a> View<'a> {
             "mtls" | "peer_certificate_valid" => Item::Bool(facts.mtls),
             "requested_server_name" => Item::Text(facts.requested_server_name.as_str().into()),
             "tls_version" => Item::Text(facts.tls_version.as_deref()?.into()),
-            _ => return None,
+            _ => {
+                let (what, whose) = field.strip_suffix("_certificate").map_or_else(
+                    || (field, "peer"),
+                    |name| name.rsplit_once('_').unwrap_or((name, "")),
+                );
+                let certificate = match whose {
+                    "peer" => facts.peer_certificate.as_ref()?,
+                    "local" => facts.local_certificate.as_ref()?,
+                    _ => return None,
+                };
+                Item::Text(Cow::Borrowed(match what {
+                    "subject" => &certificate.subject,
+                    "uri_san" => certificate.uris.first()?,
+                    "dns_san" => certificate.dns_names.first()?,
+                    "sha256_peer_certificate_digest" => &certificate.digest,
+                    _ => return None,
+                }))
+            }
         })
     }
 

@@ -41,6 +41,7 @@ pub struct ExpressionError(String);
 /// Without the crate's feature `cel` it is the name of an attribute or one header.
 #[derive(Clone, Debug)]
 pub struct Expression {
+    text: Arc<str>,
     form: Form,
     shape: Shape,
 }
@@ -135,9 +136,15 @@ impl Expression {
             "is more than the name of an attribute or a header, which needs the cargo feature `cel`".to_owned()
         });
         Ok(Self {
+            text: text.into(),
             form: form.map_err(ExpressionError)?,
             shape,
         })
+    }
+
+    /// The text that it was compiled of.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Tells whether the expression is true of a request, before it goes anywhere. What has no value is not

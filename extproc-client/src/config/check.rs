@@ -32,7 +32,7 @@ struct RawMappedAttributes {
     mapped_response_attributes: BTreeMap<String, String>,
 }
 
-const MAPPED_ATTRIBUTES: &str = "type.googleapis.com/envoy.extensions.http.ext_proc.\
+pub(super) const MAPPED_ATTRIBUTES: &str = "type.googleapis.com/envoy.extensions.http.ext_proc.\
                                  processing_request_modifiers.mapped_attribute_builder.v3.\
                                  MappedAttributeBuilder";
 

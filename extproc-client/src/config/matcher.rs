@@ -28,7 +28,10 @@ impl From<Unusable> for PatternError {
 
 /// A regular expression that has to match a whole value.
 #[derive(Clone, Debug)]
-pub struct RegexMatcher(Arc<BoundedRegex>);
+pub struct RegexMatcher {
+    regex: Arc<BoundedRegex>,
+    pattern: Arc<str>,
+}
 
 impl RegexMatcher {
     /// Compiles `pattern`, in the syntax of the crate [`regex`].
@@ -53,12 +56,20 @@ impl RegexMatcher {
             return Err(PatternError::Invalid(reason.into()));
         }
         let regex = BoundedRegex::new(pattern, true, sizes)?;
-        Ok(Self(Arc::new(regex)))
+        Ok(Self {
+            regex: Arc::new(regex),
+            pattern: pattern.into(),
+        })
+    }
+
+    /// The text that it was compiled of.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
     }
 
     /// Tells if the whole of `value` matches; `None` if that cannot be told within the effort.
     pub fn try_matches(&self, value: &str, effort: &mut Effort) -> Option<bool> {
-        self.0.is_match(value, effort)
+        self.regex.is_match(value, effort)
     }
 }
 
@@ -163,6 +174,23 @@ impl StringMatcher {
             pattern,
             ignore_case: false,
         }
+    }
+
+    /// ProtoJSON.
+    pub(super) fn json(&self) -> serde_json::Value {
+        let mut out = match &self.pattern {
+            Pattern::Exact(text) => serde_json::json!({ "exact": text }),
+            Pattern::Prefix(text) => serde_json::json!({ "prefix": text }),
+            Pattern::Suffix(text) => serde_json::json!({ "suffix": text }),
+            Pattern::Contains(text) => serde_json::json!({ "contains": text }),
+            Pattern::Regex(regex) => {
+                serde_json::json!({ "safe_regex": { "regex": regex.pattern() } })
+            }
+        };
+        if self.ignore_case {
+            out["ignore_case"] = true.into();
+        }
+        out
     }
 
     /// Tells if `value` matches; a value for which that takes more than an [`Effort`] allows does not.

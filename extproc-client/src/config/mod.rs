@@ -28,6 +28,7 @@ mod retry;
 mod route;
 mod service;
 mod target;
+mod written;
 
 use std::{sync::Arc, time::Duration};
 

@@ -38,6 +38,24 @@ pub struct HostFacts {
     pub tls_version: Option<String>,
     /// `connection.mtls`.
     pub mtls: bool,
+    /// The client's certificate, with mutual TLS only.
+    pub peer_certificate: Option<Arc<CertificateFacts>>,
+    /// The certificate that the client was shown, with TLS only.
+    pub local_certificate: Option<Arc<CertificateFacts>>,
+}
+
+/// Facts of a certificate that attributes may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CertificateFacts {
+    /// `connection.subject_peer_certificate` and `subject_local_certificate`, as RFC 2253 writes names.
+    pub subject: String,
+    /// Its URIs, of which `connection.uri_san_peer_certificate` and `uri_san_local_certificate` are the first.
+    pub uris: Vec<String>,
+    /// Its DNS names, of which `connection.dns_san_peer_certificate` and `dns_san_local_certificate` are the first.
+    pub dns_names: Vec<String>,
+    /// `connection.sha256_peer_certificate_digest`: SHA-256 of the certificate (DER), in lower-case hexadecimal digits.
+    pub digest: String,
 }
 
 /// Facts of the selected route.

@@ -2,7 +2,6 @@
 
 #![warn(clippy::exhaustive_structs)]
 
-pub(crate) mod buffers;
 pub(crate) mod error;
 pub(crate) mod facts;
 pub(crate) mod outcome;

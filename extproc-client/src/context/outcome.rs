@@ -39,15 +39,64 @@ impl UpstreamFailure {
 
     /// Returns the first one in a chain of errors.
     pub(crate) fn of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(failure) = error.downcast_ref() {
-                return Some(failure);
-            }
-            next = error.source();
-        }
-        None
+        first(error)
     }
+}
+
+/// Error of a request's body that a filter nearer to the client refuses: the client is still there, and is answered with this.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RefusedRequest {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Its response code details.
+    pub details: Cow<'static, str>,
+    /// Error behind it.
+    pub source: BoxError,
+}
+
+impl RefusedRequest {
+    /// Makes a refusal for this error.
+    pub fn new(
+        status: StatusCode,
+        details: impl Into<Cow<'static, str>>,
+        source: BoxError,
+    ) -> Self {
+        Self {
+            status,
+            details: details.into(),
+            source,
+        }
+    }
+
+    /// Returns the first one in a chain of errors.
+    pub(crate) fn of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        first(error)
+    }
+}
+
+impl fmt::Display for RefusedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.details)
+    }
+}
+
+impl StdError for RefusedRequest {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Finds an error of this type in a chain.
+fn first<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 impl fmt::Display for UpstreamFailure {

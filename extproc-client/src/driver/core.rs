@@ -23,12 +23,12 @@ use super::{
 };
 use crate::{
     context::{
-        buffers::Held,
         error::{BoxError, Error},
-        outcome::{Outcome, UpstreamFailure},
+        outcome::{Outcome, RefusedRequest, UpstreamFailure},
     },
     machine::{Action, Exchange, Side},
     transport::Transport,
+    types::buffers::Held,
 };
 
 /// One exchange. `B` is the body from the client, `R` the one from the upstream.
@@ -39,7 +39,7 @@ pub(crate) struct Core<T: Transport, B, R> {
     response: Flow<R>,
     /// Heads that wait to be taken.
     steps: VecDeque<Step>,
-    /// Bytes that are kept here: of both bodies, of a reply that is not complete, of dynamic metadata.
+    /// Bytes that are kept here: of both bodies, and of a reply that is not complete.
     held: Held,
     /// Bytes of a request body that passes by.
     passed: Option<Arc<AtomicU64>>,
@@ -183,8 +183,8 @@ where
 
     // === the request's way on ===
 
-    /// Whether the request's body passes by unseen; if so, its source is taken out, with what of it
-    /// was read already.
+    /// Takes out the source of a request body that passes by unseen, with the part of it that was read already. `None` if the
+    /// body does not pass by.
     pub(crate) fn take_passing_request(&mut self) -> Option<(Ready, Pin<Box<B>>)> {
         if !self.machine.passes_by(Side::Request) || !matches!(self.request.state, State::Open) {
             return None;
@@ -227,7 +227,8 @@ where
     /// Tells whether the request's body still has pieces, or an end, that were released before it was cancelled. Those go on;
     /// each look gives one to its pipe.
     pub(super) fn hands_over(&mut self, cx: &Context<'_>) -> bool {
-        self.request.poll_sink(cx, false);
+        self.request.poll_sink(cx, false, &mut self.held);
+        self.count();
         let sink = self.request.sink.as_ref();
         sink.is_some_and(|sink| !sink.is_taken())
     }
@@ -235,6 +236,7 @@ where
     /// Cuts the request that flows through a pipe.
     pub(super) fn cancel_request(&mut self) {
         self.request.out.clear();
+        self.count();
         if let Some(sink) = self.request.sink.take() {
             sink.fail(Error::cancelled());
         }
@@ -249,8 +251,8 @@ where
 
     // === the response's way on ===
 
-    /// Whether the rest of the response passes by and the side stream has nothing left to do; if so,
-    /// its source is taken out, with what of it was read already.
+    /// Takes out the source of a response body that passes by while the side stream has nothing left to do, with the part of it
+    /// that was read already. `None` otherwise.
     pub(crate) fn take_passing_response(&mut self) -> Option<(Ready, Pin<Box<R>>)> {
         if !self.machine.is_finished()
             || !self.machine.passes_by(Side::Response)
@@ -296,6 +298,8 @@ where
     /// The next piece of the response that is here.
     fn take_response(&mut self) -> Poll<Option<Result<Piece, Error>>> {
         if let Some(piece) = self.response.out.pop_front() {
+            // Whoever takes it counts it from now on.
+            self.count();
             return Poll::Ready(Some(Ok(piece)));
         }
         match std::mem::replace(&mut self.response.state, State::Told) {
@@ -325,9 +329,10 @@ where
 
     // === bodies in ===
 
-    /// Returns whether no body is read because the side stream has to take a message first.
-    fn waits(&self) -> bool {
-        self.side.is_full() && !self.machine.is_observed()
+    /// Returns whether a body is not read because the side stream has to take a message first. One that the processor does not see waits
+    /// for nothing: a response that ends is what ends an exchange whose request the processor does not read.
+    fn waits(&self, side: Side) -> bool {
+        self.side.is_full() && !self.machine.is_observed() && !self.machine.passes_by(side)
     }
 
     fn poll_request_body(&mut self, cx: &mut Context<'_>) -> bool {
@@ -335,7 +340,7 @@ where
             .request
             .take_looks(|| self.machine.is_overfull(Side::Request));
         if !self.request.out.is_empty()
-            || self.waits()
+            || self.waits(Side::Request)
             || !(looks > 0 || self.machine.wants_frame(Side::Request))
         {
             return false;
@@ -355,10 +360,10 @@ where
                     self.request.source = None;
                     return false;
                 }
-                // The client is gone or broke its message: nobody waits for an answer.
-                let error = Error::body(error);
-                self.machine.request_failed();
+                // The client is gone or broke its message: nobody waits for an answer, unless a filter in front refused it.
+                self.machine.request_failed(RefusedRequest::of(&*error));
                 self.drain();
+                let error = Error::body(error);
                 self.request.state = State::Failed(error);
             }
         }
@@ -375,7 +380,7 @@ where
         if !self.response.out.is_empty() {
             return false;
         }
-        if self.waits() || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
+        if self.waits(Side::Response) || !(looks > 0 || self.machine.wants_frame(Side::Response)) {
             let Poll::Ready(error) = self.response.poll_failed(cx) else {
                 return false;
             };
@@ -491,9 +496,13 @@ where
 
     /// Gives pieces to the pipes, as far as they take them.
     fn poll_sinks(&mut self, cx: &Context<'_>) -> bool {
+        if self.has_sink() && !(self.request.out.is_empty() && self.response.out.is_empty()) {
+            // Of what is held, the pipes get their part.
+            self.count();
+        }
         let adds_nothing = self.machine.adds_nothing(Side::Request);
-        let request = self.request.poll_sink(cx, adds_nothing);
-        let response = self.response.poll_sink(cx, false);
+        let request = self.request.poll_sink(cx, adds_nothing, &mut self.held);
+        let response = self.response.poll_sink(cx, false, &mut self.held);
         request | response
     }
 }

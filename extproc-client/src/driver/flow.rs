@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::{Piece, Ready, pace, pipe};
-use crate::{context::error::Error, types::pieces::compacted};
+use crate::{
+    context::error::Error,
+    types::{buffers::Held, pieces::compacted},
+};
 
 /// One direction.
 pub(super) struct Flow<B> {
@@ -235,8 +238,13 @@ impl<B> Flow<B> {
 
     /// Gives pieces to the pipe, as far as it takes them.
     ///
-    /// `adds_nothing` if no byte is given but those of the source.
-    pub(super) fn poll_sink(&mut self, cx: &Context<'_>, adds_nothing: bool) -> bool
+    /// `adds_nothing` if no byte is given but those of the source. What is in the pipe is held apart from the rest that is `held`.
+    pub(super) fn poll_sink(
+        &mut self,
+        cx: &Context<'_>,
+        adds_nothing: bool,
+        held: &mut Held,
+    ) -> bool
     where
         B: Body,
     {
@@ -260,7 +268,8 @@ impl<B> Flow<B> {
                 let spent = adds_nothing
                     && self.out.is_empty()
                     && source.is_some_and(|body| body.size_hint().exact() == Some(0));
-                sink.send(piece, spent);
+                let held = held.split(piece.len());
+                sink.send(piece, held, spent);
                 moved = true;
                 if !self.out.is_empty() || !self.ends_with_piece() {
                     continue;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Piece;
-use crate::context::buffers::Held;
+use crate::types::buffers::Held;
 
 /// Pieces of a body that are ready to be taken.
 #[derive(Debug, Default)]

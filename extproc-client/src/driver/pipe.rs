@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Piece;
-use crate::context::error::Error;
+use crate::{context::error::Error, types::buffers::Held};
 
 /// The end that a task holds.
 #[derive(Debug)]
@@ -18,7 +18,8 @@ pub(crate) struct Receiver(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    piece: Option<Piece>,
+    /// With its bytes, which are held until it is taken.
+    piece: Option<(Piece, Held)>,
     /// No byte follows what was sent.
     spent: bool,
     end: End,
@@ -86,11 +87,11 @@ impl Sender {
         state.receiver_gone || state.piece.is_none() && told
     }
 
-    /// Sends a piece; only after `poll_ready` said so. `spent` if no byte follows it.
-    pub(crate) fn send(&self, piece: Piece, spent: bool) {
+    /// Sends a piece, whose bytes are `held`; only after `poll_ready` said so. `spent` if no byte follows it.
+    pub(crate) fn send(&self, piece: Piece, held: Held, spent: bool) {
         let waker = {
             let mut state = lock(&self.0);
-            state.piece = Some(piece);
+            state.piece = Some((piece, held));
             state.spent = spent;
             state.receiver.take()
         };
@@ -130,10 +131,12 @@ impl Receiver {
     /// The next piece.
     pub(crate) fn poll_piece(&self, cx: &Context<'_>) -> Poll<Option<Result<Piece, Error>>> {
         let mut state = lock(&self.0);
-        if let Some(piece) = state.piece.take() {
+        if let Some((piece, held)) = state.piece.take() {
             state.started = true;
             let waker = state.sender.take();
             drop(state);
+            // The account is told without the lock.
+            drop(held);
             wake(waker);
             return Poll::Ready(Some(Ok(piece)));
         }
@@ -163,12 +166,12 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let waker = {
+        let (piece, waker) = {
             let mut state = lock(&self.0);
             state.receiver_gone = true;
-            state.piece = None;
-            state.sender.take()
+            (state.piece.take(), state.sender.take())
         };
+        drop(piece);
         wake(waker);
     }
 }

@@ -18,9 +18,10 @@ use tokio::{
 
 use super::{Core, Receiver, SideStream, Step, pace};
 use crate::{
-    context::{buffers::Held, error::BoxError},
+    context::error::BoxError,
     machine::Exchange,
     transport::{Sidestream, Transport},
+    types::buffers::Held,
 };
 
 /// The response future's end of a task.

@@ -26,7 +26,7 @@ pub(crate) enum Block<'a> {
     ResponseTrailers(&'a mut HeaderMap),
 }
 
-/// Why a pseudo-header was not set.
+/// Refusal of a pseudo-header: its value cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unusable;
 
@@ -116,8 +116,8 @@ impl Block<'_> {
     }
 }
 
-/// Where the URI names an authority, `host` is not asked (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1). It says the same
-/// from here on, so that whoever looks at it sees the host that the processor is shown and may change.
+/// Sets `host` to the URI's authority where there is one, which counts in its place (RFC 9112, section 3.2.2; RFC 9113,
+/// section 8.3.1). Later readers of `host` see the name that the processor is shown and may change.
 pub(crate) fn settle_host(parts: &mut request::Parts) {
     let Some(authority) = parts.uri.authority() else {
         return;

@@ -13,6 +13,6 @@ pub use self::inline::{
 pub(crate) use self::{
     block::{Block, settle_host},
     forward::Forwarded,
-    mutate::{Mutation, Outcome, Rejection, remove_content_length, remove_unkept_length},
+    mutate::{Mutated, Mutation, Rejection, remove_content_length, remove_unkept_length},
     rules::{Operation, Verdict},
 };

@@ -30,9 +30,9 @@ pub(crate) struct Mutation<'a> {
     pub(crate) tell: Option<&'a dyn Fn(&HeaderChange<'_>)>,
 }
 
-/// What came of a mutation.
+/// Result of a mutation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct Mutated {
     /// Something changed.
     pub(crate) applied: bool,
     /// Changes refused: each counts in `rejected_header_mutations`.
@@ -41,7 +41,7 @@ pub(crate) struct Outcome {
     pub(crate) error: Option<Rejection>,
 }
 
-/// Why a mutation was refused as a whole.
+/// Reason why a mutation was refused as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// Response code details.
@@ -49,7 +49,7 @@ pub(crate) struct Rejection {
     pub(crate) effect: Effect,
 }
 
-impl Outcome {
+impl Mutated {
     /// For the observer.
     pub(crate) fn effect(&self) -> Effect {
         match (self.error, self.applied, self.rejected) {
@@ -69,51 +69,51 @@ impl Outcome {
 
 impl Mutation<'_> {
     /// Changes `block`.
-    pub(crate) fn apply(&self, block: &mut Block<'_>) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub(crate) fn apply(&self, block: &mut Block<'_>) -> Mutated {
+        let mut mutated = Mutated::default();
         let HeaderMutation {
             set_headers,
             remove_headers,
         } = self.message;
         if set_headers.is_empty() && remove_headers.is_empty() {
-            return outcome;
+            return mutated;
         }
         if let Some(limits) = self.limits
             && (remove_headers.len() > limits.count || set_headers.len() > limits.count)
         {
-            return outcome.reject(
+            return mutated.reject(
                 "header_mutation_operation_count_exceeds_limit",
                 Effect::TooLarge,
             );
         }
         let mut appended = Vec::new();
-        let changed = self.change(block, &mut outcome, &mut appended);
+        let changed = self.change(block, &mut mutated, &mut appended);
         join_lines(block, appended);
         if let Err(rejection) = changed {
-            return outcome.reject(rejection.detail, rejection.effect);
+            return mutated.reject(rejection.detail, rejection.effect);
         }
         if let Some(limits) = self.limits {
             let (count, bytes) = block.size();
             if count > limits.count || bytes > limits.bytes {
-                return outcome.reject("header_mutation_result_exceeds_limit", Effect::TooLarge);
+                return mutated.reject("header_mutation_result_exceeds_limit", Effect::TooLarge);
             }
         }
-        outcome
+        mutated
     }
 
     /// Makes the changes up to one that is refused. What is appended to a field of one line goes into `appended`.
     fn change(
         &self,
         block: &mut Block<'_>,
-        outcome: &mut Outcome,
+        mutated: &mut Mutated,
         appended: &mut Vec<HeaderName>,
     ) -> Result<(), Rejection> {
         let mut effort = Effort::default();
         for name in &self.message.remove_headers {
-            self.remove(block, name, outcome, &mut effort)?;
+            self.remove(block, name, mutated, &mut effort)?;
         }
         for option in &self.message.set_headers {
-            self.set(block, option, outcome, appended, &mut effort)?;
+            self.set(block, option, mutated, appended, &mut effort)?;
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Mutation<'_> {
         &self,
         block: &mut Block<'_>,
         name: &str,
-        outcome: &mut Outcome,
+        mutated: &mut Mutated,
         effort: &mut Effort,
     ) -> Result<(), Rejection> {
         let lower = name.to_ascii_lowercase();
@@ -139,10 +139,10 @@ impl Mutation<'_> {
         self.tell_verdict(verdict, Operation::Remove, &lower, b"", effort);
         match verdict {
             Verdict::Allow => {
-                outcome.applied |=
+                mutated.applied |=
                     parsed.is_some_and(|name| block.map_mut().remove(&name).is_some());
             }
-            Verdict::Ignore => outcome.rejected += 1,
+            Verdict::Ignore => mutated.rejected += 1,
             Verdict::Fail => {
                 return Err(Rejection {
                     detail: "header_mutation_remove_headers_failed",
@@ -157,7 +157,7 @@ impl Mutation<'_> {
         &self,
         block: &mut Block<'_>,
         option: &HeaderOption,
-        outcome: &mut Outcome,
+        mutated: &mut Mutated,
         appended: &mut Vec<HeaderName>,
         effort: &mut Effort,
     ) -> Result<(), Rejection> {
@@ -179,7 +179,7 @@ impl Mutation<'_> {
         if lower.is_empty() {
             // Envoy would write a line without a name; no peer can read that.
             refuse(Refused::Invalid);
-            outcome.rejected += 1;
+            mutated.rejected += 1;
             return Ok(());
         }
         let pseudo = lower.starts_with(':');
@@ -191,7 +191,7 @@ impl Mutation<'_> {
         }
         if self.guards_framing && is_of_one_hop(&lower, value.as_bytes()) {
             refuse(Refused::Framing);
-            outcome.rejected += 1;
+            mutated.rejected += 1;
             return Ok(());
         }
         let append = option.append.unwrap_or(false);
@@ -216,7 +216,7 @@ impl Mutation<'_> {
             self.tell_verdict(verdict, operation, &lower, &entry.raw_value, effort);
         }
         match verdict {
-            Verdict::Ignore => outcome.rejected += 1,
+            Verdict::Ignore => mutated.rejected += 1,
             Verdict::Fail => {
                 return Err(Rejection {
                     detail: "header_mutation_set_headers_failed",
@@ -240,7 +240,7 @@ impl Mutation<'_> {
                 match joined {
                     Ok(()) => {
                         self.tell(operation, &lower, &entry.raw_value, None);
-                        outcome.applied = true;
+                        mutated.applied = true;
                     }
                     // Whoever asked for another target may have refused this one.
                     Err(Unusable) if matches!(target, ":path" | ":authority" | ":method") => {
@@ -249,7 +249,7 @@ impl Mutation<'_> {
                     }
                     Err(Unusable) => {
                         self.tell(operation, &lower, &entry.raw_value, Some(Refused::Value));
-                        outcome.rejected += 1;
+                        mutated.rejected += 1;
                     }
                 }
             }
@@ -261,7 +261,7 @@ impl Mutation<'_> {
                     self.tell(operation, &lower, &entry.raw_value, Some(Refused::TooLarge));
                 })?;
                 self.tell(operation, &lower, &entry.raw_value, None);
-                outcome.applied = true;
+                mutated.applied = true;
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::{
     types::header_change::Refused,
 };
 
-/// What becomes of one change.
+/// Decision on one change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is made.

@@ -11,7 +11,7 @@ use super::{
     progress::{Came, Gone},
 };
 use crate::{
-    context::outcome::{Answer, Origin, Outcome, UpstreamFailure},
+    context::outcome::{Answer, Origin, Outcome, RefusedRequest, UpstreamFailure},
     headers::{self, Block},
     host::{ExchangeContext, ReplyForm},
     observer::{Event, HttpPart},
@@ -206,12 +206,22 @@ impl Exchange {
         }
     }
 
-    /// The client's body failed: the client is gone, or broke its message.
-    pub(crate) fn request_failed(&mut self) {
-        let details = "downstream_remote_disconnect".into();
-        let (head, body) =
-            self.local_response(StatusCode::BAD_REQUEST, Bytes::new(), None, details);
-        self.abort(Answer { head, body });
+    /// The request's body failed: the client is gone, or broke its message. One that was refused by a filter nearer to the client is
+    /// answered, unless there is a response.
+    pub(crate) fn request_failed(&mut self, refused: Option<&RefusedRequest>) {
+        let status = refused.map_or(StatusCode::BAD_REQUEST, |refused| refused.status);
+        let details = match refused {
+            Some(refused) => refused.details.to_string(),
+            None => "downstream_remote_disconnect".to_owned(),
+        };
+        let (head, body) = self.local_response(status, Bytes::new(), None, details);
+        match refused {
+            Some(_) if !self.committed => {
+                self.close_stream_flushed();
+                self.answer(head, body);
+            }
+            _ => self.abort(Answer { head, body }),
+        }
     }
 
     /// The response's body failed, because of the upstream or in a filter nearer to it, which has an answer. The response is cut,

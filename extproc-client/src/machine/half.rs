@@ -191,6 +191,11 @@ impl Direction {
         self.answered || self.mode.is_off()
     }
 
+    /// Tells whether the processor has pieces of the body, which it may answer once it has answered the headers.
+    pub(super) fn awaits_pieces(&self) -> bool {
+        !self.queue.is_empty() || self.mode.body.is_duplex() && self.shown.has_body()
+    }
+
     /// Tells whether the whole body was sent to the processor, and no trailers follow it.
     pub(super) fn is_sent_whole(&self) -> bool {
         self.shown == Shown::Whole && self.trailers.is_none()
@@ -325,6 +330,11 @@ impl Direction {
     pub(super) fn finish_call(&mut self, next: Callback) -> Option<Instant> {
         self.callback = next;
         self.timer.finish()
+    }
+
+    /// Returns when the oldest message without an answer was sent.
+    pub(super) fn call_began(&self) -> Option<Instant> {
+        self.timer.began()
     }
 
     pub(super) fn stop_timer(&mut self) {

@@ -1,5 +1,7 @@
 //! Answers that end the exchange at once: immediate responses and error replies.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
@@ -14,7 +16,7 @@ use crate::{
 };
 
 impl Exchange {
-    pub(super) fn immediate_reply(&mut self, reply: ImmediateReply) {
+    pub(super) fn immediate_reply(&mut self, reply: ImmediateReply, now: Instant) {
         if self.config.disable_immediate_response {
             return self.fail(Failure::Spurious(
                 "unhandled_immediate_response_due_to_config_disabled_it",
@@ -27,9 +29,12 @@ impl Exchange {
             .and_then(|code| StatusCode::from_u16(code).ok())
             .filter(|status| *status >= StatusCode::OK)
             .unwrap_or(StatusCode::OK);
+        // It answers whatever was shown.
+        let sent = [self.request.call_began(), self.response.call_began()];
+        let latency = sent.into_iter().flatten().min();
         self.event(&Event::MessageReceived {
             phase: None,
-            latency: None,
+            latency: latency.map(|sent| now.saturating_duration_since(sent)),
             effect: Effect::Applied,
         });
         self.event(&Event::ImmediateResponseSent {

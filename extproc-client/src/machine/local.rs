@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Whether the processor streams the response.
+/// State of a response that the processor streams.
 ///
 /// ```text
 /// None ──headers──▶ Begun ──end of stream or trailers──▶ Ended
@@ -92,7 +92,7 @@ impl Exchange {
                 _ => fields.push(entry),
             }
         }
-        let outcome = self.apply_local(
+        let mutated = self.apply_local(
             &HeaderList { headers: fields },
             &mut Block::Response(&mut head),
         );
@@ -101,7 +101,7 @@ impl Exchange {
                 .ok()
                 .filter(|status| *status >= StatusCode::OK)
         });
-        let rejected = outcome.error.map(|rejection| rejection.detail);
+        let rejected = mutated.error.map(|rejection| rejection.detail);
         match (rejected, parsed) {
             (None, Some(Some(status))) => head.status = status,
             (None, None) => {
@@ -199,8 +199,8 @@ impl Exchange {
     fn local_trailers(&mut self, list: &HeaderList) {
         self.count_local();
         let mut trailers = HeaderMap::new();
-        let outcome = self.apply_local(list, &mut Block::ResponseTrailers(&mut trailers));
-        if let Some(rejection) = outcome.error {
+        let mutated = self.apply_local(list, &mut Block::ResponseTrailers(&mut trailers));
+        if let Some(rejection) = mutated.error {
             return self.respond_error(self.config.status_on_error, rejection.detail.into());
         }
         self.emit_trailers(Side::Response, trailers);
@@ -234,7 +234,7 @@ impl Exchange {
     }
 
     /// Each entry is a set: of duplicates the last one stays.
-    fn apply_local(&self, list: &HeaderList, block: &mut Block<'_>) -> headers::Outcome {
+    fn apply_local(&self, list: &HeaderList, block: &mut Block<'_>) -> headers::Mutated {
         let message = HeaderMutation {
             set_headers: list
                 .headers
@@ -248,7 +248,7 @@ impl Exchange {
         };
         let rules: &MutationRules = &self.config.mutation_rules;
         let tell = |change: &HeaderChange<'_>| self.show_change(None, change);
-        let outcome = Mutation {
+        let mutated = Mutation {
             message: &message,
             rules,
             limits: None,
@@ -258,10 +258,10 @@ impl Exchange {
             tell: self.is_watched().then_some(&tell),
         }
         .apply(block);
-        for _ in 0..outcome.rejected {
+        for _ in 0..mutated.rejected {
             self.event(&Event::RejectedHeaderMutation);
         }
-        outcome
+        mutated
     }
 
     fn count_local(&self) {

@@ -1,5 +1,7 @@
 //! Dynamic metadata that goes to a processor and comes from one.
 
+use std::sync::Arc;
+
 use prost::{
     Message,
     encoding::{encode_key, encode_varint, encoded_len_varint, key_len},
@@ -8,6 +10,7 @@ use prost_types::{Struct, value::Kind};
 
 use crate::{
     config::MetadataOptions,
+    host::BufferAccount,
     metadata::{DynamicMetadata, Metadata},
     wire::Reply,
 };
@@ -103,16 +106,13 @@ fn encode<'a, M: Message + 'a>(
 }
 
 /// Stores what `reply` carries and `options` allow; takes it out of `reply`. A top-level field of
-/// `dynamic_metadata` that is not an object makes an empty namespace. `held` follows the bytes of memory that this takes.
+/// `dynamic_metadata` that is not an object makes an empty namespace. The account is told what is held for it.
 pub(crate) fn receive(
     options: &MetadataOptions,
     reply: &mut Reply,
     dynamic: &DynamicMetadata,
-    held: &mut usize,
+    account: Option<&Arc<dyn BufferAccount>>,
 ) {
-    let mut count = |(added, removed): (usize, usize)| {
-        *held = (*held + added).saturating_sub(removed);
-    };
     if let Some(content) = reply.dynamic_metadata.take()
         && !options.receive_untyped.is_empty()
     {
@@ -122,14 +122,14 @@ pub(crate) fn receive(
                     Some(Kind::StructValue(content)) => content,
                     _ => Struct::default(),
                 };
-                count(dynamic.receive(name, content));
+                dynamic.receive(name, content, account);
             }
         }
     }
     if !options.receive_typed.is_empty() {
         for (name, content) in reply.typed_dynamic_metadata.drain() {
             if options.receive_typed.contains(&name) {
-                count(dynamic.receive_typed(name, content));
+                dynamic.receive_typed(name, content, account);
             }
         }
     }
@@ -242,7 +242,7 @@ mod tests {
         reply
             .typed_dynamic_metadata
             .insert("t".to_owned(), any("x"));
-        receive(&options, &mut reply.clone(), &dynamic, &mut 0);
+        receive(&options, &mut reply.clone(), &dynamic, None);
         assert_eq!(
             dynamic.json("a", &[]),
             Some(json!({"both": {"y": 2}, "new": [1, 2.5, null], "old": 1}))
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(dynamic.get("other"), None);
         assert_eq!(dynamic.get_typed("t"), None);
         options.receive_typed = names(&["t"]);
-        receive(&options, &mut reply, &dynamic, &mut 0);
+        receive(&options, &mut reply, &dynamic, None);
         assert_eq!(dynamic.get_typed("t"), Some(any("x")));
         dynamic.remove("t");
         assert_eq!(dynamic.snapshot().typed_filter_metadata.len(), 0);

@@ -202,8 +202,6 @@ pub(crate) struct Exchange {
     outbound: VecDeque<Outbound>,
     /// Bytes of copies in `outbound`, in observability mode.
     copied: usize,
-    /// Bytes of memory of the dynamic metadata that the processor sent.
-    metadata: usize,
     actions: VecDeque<Action>,
 }
 
@@ -241,7 +239,6 @@ impl Exchange {
             summary: Cell::default(),
             outbound: VecDeque::new(),
             copied: 0,
-            metadata: 0,
             actions: VecDeque::new(),
         }
     }
@@ -368,9 +365,9 @@ impl Exchange {
         !direction.came.is_ended() && direction.has_head() && direction.is_overfull()
     }
 
-    /// Bytes that are kept here: of both bodies, and of the dynamic metadata that the processor sent.
+    /// Bytes that are kept here, of both bodies.
     pub(crate) fn kept(&self) -> usize {
-        self.request.kept() + self.response.kept() + self.copied + self.metadata
+        self.request.kept() + self.response.kept() + self.copied
     }
 
     /// Body bytes of the request that were received.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Callback, Exchange, Side, body, failure::Failure, fit::Fit, metadata, progress::Came};
 use crate::{
     config::RouteCacheAction,
-    headers::{self, Mutation, Outcome},
+    headers::{self, Mutated, Mutation},
     observer::Event,
     types::{
         header_change::HeaderChange,
@@ -43,7 +43,7 @@ impl Exchange {
             &self.config.metadata,
             &mut reply,
             &self.context.metadata,
-            &mut self.metadata,
+            self.context.buffers.as_ref(),
         );
         let mut drains = false;
         if reply.request_drain_requests || reply.request_drain {
@@ -70,7 +70,7 @@ impl Exchange {
             }
             Some(Part::RequestTrailers(part)) => self.trailers_reply(Side::Request, part, now),
             Some(Part::ResponseTrailers(part)) => self.trailers_reply(Side::Response, part, now),
-            Some(Part::Immediate(part)) => self.immediate_reply(part),
+            Some(Part::Immediate(part)) => self.immediate_reply(part, now),
             Some(Part::Local(part)) => self.local_reply(part, now),
             None if drains => {}
             None => self.fail(Failure::Spurious("unhandled_message")),
@@ -97,7 +97,11 @@ impl Exchange {
     fn continue_after_headers(&mut self, side: Side, now: Instant) {
         let direction = self.direction(side);
         if direction.gone.is_ended() {
-            // The end went on, or what is left of the message is for nobody.
+            // The end went on, or what is left of the message is for nobody. Replies to pieces that the processor has are awaited
+            // as before.
+            if direction.awaits_pieces() {
+                self.direction_mut(side).callback = Callback::StreamedBody;
+            }
         } else if direction.came == Came::HeadAlone {
             self.release(side);
         } else {
@@ -147,7 +151,7 @@ impl Exchange {
         if let (Some(trailers), Some(message)) = (&mut trailers, &part.header_mutation) {
             let limits = direction.header_limits;
             let tell = |change: &HeaderChange<'_>| self.show_change(Some(side.trailers()), change);
-            let outcome = Mutation {
+            let mutated = Mutation {
                 message,
                 rules: &self.config.mutation_rules,
                 limits: Some(limits),
@@ -157,10 +161,10 @@ impl Exchange {
                 tell: self.is_watched().then_some(&tell),
             }
             .apply(&mut Self::trailer_block(side, trailers));
-            if !self.judge(side, side.trailers(), outcome) {
+            if !self.judge(side, side.trailers(), mutated) {
                 return;
             }
-            effect = outcome.effect();
+            effect = mutated.effect();
         }
         self.accept(side, side.trailers(), effect, Callback::Idle, now);
         self.direction_mut(side).trailers = trailers;
@@ -180,8 +184,8 @@ impl Exchange {
             Callback::Headers => side.headers(),
             _ => side.body(),
         };
-        let outcome = self.apply_to_head(side, phase, message, common.is_replace());
-        self.judge(side, phase, outcome).then(|| outcome.effect())
+        let mutated = self.apply_to_head(side, phase, message, common.is_replace());
+        self.judge(side, phase, mutated).then(|| mutated.effect())
     }
 
     fn apply_to_head(
@@ -190,7 +194,7 @@ impl Exchange {
         phase: Phase,
         message: &HeaderMutation,
         replacing: bool,
-    ) -> Outcome {
+    ) -> Mutated {
         let drop_content_length = self.drops_length(side);
         let is_watched = self.is_watched();
         let direction = match side {
@@ -199,7 +203,7 @@ impl Exchange {
         };
         let limits = direction.header_limits;
         let Some(mut block) = direction.block() else {
-            return Outcome::default();
+            return Mutated::default();
         };
         let tell = |change: &HeaderChange<'_>| {
             let phase = Some(phase);
@@ -224,11 +228,11 @@ impl Exchange {
     }
 
     /// Counts refused changes; a mutation refused as a whole fails the exchange. Gives whether to go on.
-    fn judge(&mut self, side: Side, phase: Phase, outcome: Outcome) -> bool {
-        for _ in 0..outcome.rejected {
+    fn judge(&mut self, side: Side, phase: Phase, mutated: Mutated) -> bool {
+        for _ in 0..mutated.rejected {
             self.event(&Event::RejectedHeaderMutation);
         }
-        let Some(rejection) = outcome.error else {
+        let Some(rejection) = mutated.error else {
             return true;
         };
         self.direction_mut(side).stop_timer();

@@ -43,6 +43,10 @@ impl Timer {
         self.sent.take()
     }
 
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.sent
+    }
+
     pub(super) fn stop(&mut self) {
         self.due = Due::Never;
     }

@@ -223,7 +223,7 @@ pub enum Event<'a> {
     },
     /// A reply that fits no outstanding message.
     SpuriousMessage {
-        /// Why, as in response code details.
+        /// Reason, as in response code details.
         detail: &'a str,
     },
     /// The side stream was closed by this side, or ended cleanly by the processor.
@@ -232,7 +232,7 @@ pub enum Event<'a> {
     ServerHalfClosed,
     /// The side stream ended with an error or could not be had.
     StreamFailed {
-        /// How.
+        /// The way in which it ended.
         close: &'a Close,
     },
     /// *Full:* the table of failures was asked.

@@ -11,12 +11,15 @@ use crate::{
     wire::{GRPC_PREFIX, Reply, message::Message},
 };
 
-/// What the end of a call that the peer reported itself carries as details.
+/// Details of the end of a call that the peer reported itself.
 pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
-/// Bytes of a message that is still coming are gathered in chunks of this size. No more than one is reserved on the word of
-/// the peer, and none is moved while the message grows.
+/// Bytes of a message that is still coming are gathered in chunks of this size, until it is clear that it comes.
 const CHUNK: usize = 1024 * 1024;
+
+/// Share of a message that is here when room is reserved for all of it. So the word of the peer reserves a small multiple of what
+/// it has sent, and little is moved: memory that is given back counts as used until the allocator lets go of it.
+const TRUSTED: usize = 8;
 
 /// A piece of a body shorter than this is joined to what goes before it: a frame of its own costs more than
 /// the copy, and receivers ration DATA frames below 256 bytes.
@@ -31,6 +34,8 @@ pub(super) struct Decoder {
     chunks: Vec<BytesMut>,
     /// The end of that message, as far as it is here.
     partial: BytesMut,
+    /// Bytes that `partial` may have: a chunk's, or the whole message's once there is room for that.
+    room: usize,
     limit: usize,
 }
 
@@ -41,6 +46,7 @@ impl Decoder {
             rest: Bytes::new(),
             chunks: Vec::new(),
             partial: BytesMut::new(),
+            room: CHUNK,
             limit,
         }
     }
@@ -77,6 +83,7 @@ impl Decoder {
         let Some(length) = self.length(first)? else {
             return Ok(None);
         };
+        self.join(GRPC_PREFIX + length);
         self.fill(GRPC_PREFIX + length);
         if self.buffered() < GRPC_PREFIX + length {
             return Ok(None);
@@ -101,10 +108,11 @@ impl Decoder {
     /// Adds bytes to the partial message, for which so many are still `missing`.
     fn gather(&mut self, mut bytes: &[u8], mut missing: usize) {
         while !bytes.is_empty() {
-            if self.partial.len() == CHUNK {
+            if self.partial.len() == self.room {
                 self.chunks.push(std::mem::take(&mut self.partial));
+                self.room = CHUNK;
             }
-            let room = CHUNK - self.partial.len();
+            let room = self.room - self.partial.len();
             self.partial.reserve(missing.min(room));
             let (now, later) = bytes.split_at(bytes.len().min(room));
             self.partial.extend_from_slice(now);
@@ -113,18 +121,31 @@ impl Decoder {
         }
     }
 
+    /// Moves the chunks into room for the whole message, if enough of it is here.
+    fn join(&mut self, whole: usize) {
+        if !self.chunks.is_empty() && self.buffered() >= whole / TRUSTED {
+            self.partial = self.joined(whole);
+            self.room = whole;
+        }
+    }
+
     /// Takes the partial message, which is complete.
     fn take(&mut self) -> BytesMut {
-        let last = std::mem::take(&mut self.partial);
-        if self.chunks.is_empty() {
-            return last;
+        self.room = CHUNK;
+        match self.chunks.is_empty() {
+            true => std::mem::take(&mut self.partial),
+            false => self.joined(self.buffered()),
         }
-        let mut message = BytesMut::with_capacity(self.chunks.len() * CHUNK + last.len());
+    }
+
+    /// Takes what is there, with so much room.
+    fn joined(&mut self, room: usize) -> BytesMut {
+        let mut joined = BytesMut::with_capacity(room);
         for chunk in self.chunks.drain(..) {
-            message.extend_from_slice(&chunk);
+            joined.extend_from_slice(&chunk);
         }
-        message.extend_from_slice(&last);
-        message
+        joined.extend_from_slice(&std::mem::take(&mut self.partial));
+        joined
     }
 
     /// The length that the prefix announces, once the prefix is whole.
@@ -190,8 +211,8 @@ fn take_small_tail(parts: &mut VecDeque<Bytes>, left: usize) -> Option<BytesMut>
     )
 }
 
-/// How a call ended, from trailers (or from headers that are also the end). Without a
-/// `grpc-status` it is an error whose code follows from the HTTP status.
+/// Reads the end of a call from trailers, or from headers that are also the end. Without a `grpc-status` it is an error,
+/// whose code follows from the HTTP status.
 pub(super) fn end(status: StatusCode, trailers: &HeaderMap) -> Close {
     let message = trailers
         .get("grpc-message")
@@ -314,6 +335,49 @@ mod tests {
             count += usize::from(decoder.next().unwrap().is_some());
         }
         assert_eq!(count, 1);
+    }
+
+    /// Chunks and room for all of it give the same message, and what the peer announces is not reserved at once.
+    #[test]
+    fn messages_of_any_size_in_any_frames() {
+        for (size, frame) in [
+            (CHUNK - 5, 16_384),
+            (CHUNK, 16_384),
+            (3 * CHUNK, 100_000),
+            (20 * CHUNK + 77, 16_384),
+            (20 * CHUNK + 77, 5 * CHUNK),
+        ] {
+            // An unknown field, of any length.
+            let mut message = Vec::new();
+            prost::encoding::encode_varint(100 << 3 | 2, &mut message);
+            prost::encoding::encode_varint(size as u64, &mut message);
+            message.extend((0..size).map(|n| (n % 251) as u8));
+            let whole = framed(&message);
+            let sent = [&whole[..], &whole].concat();
+            let mut decoder = Decoder::new(usize::MAX);
+            let mut count = 0;
+            for chunk in sent.chunks(frame) {
+                decoder.push(Bytes::copy_from_slice(chunk));
+                let here = decoder.buffered();
+                assert!(decoder.partial.capacity() <= (TRUSTED * here).max(2 * CHUNK));
+                while decoder.next().unwrap().is_some() {
+                    count += 1;
+                }
+            }
+            assert_eq!(count, 2, "{size} in {frame}");
+            assert!(decoder.rest.is_empty() && decoder.buffered() == 0);
+        }
+        // Byte for byte.
+        let content: Vec<u8> = (0..20 * CHUNK).map(|n| (n % 251) as u8).collect();
+        let mut decoder = Decoder::new(usize::MAX);
+        for piece in content.chunks(10_000) {
+            decoder.rest = Bytes::copy_from_slice(piece);
+            if !decoder.partial.is_empty() {
+                decoder.join(content.len());
+            }
+            decoder.fill(content.len());
+        }
+        assert!(decoder.take() == content);
     }
 
     #[test]

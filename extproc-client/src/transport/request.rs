@@ -38,7 +38,7 @@ pub(super) struct Outline {
     pub(super) limit: Option<usize>,
 }
 
-/// Which headers a call gets beside its metadata.
+/// Set of headers that a call gets beside its metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dress {
     /// `x-envoy-internal` and `x-forwarded-for`.

@@ -1,5 +1,6 @@
 //! Words: values without behaviour that every room may use.
 
+pub(crate) mod buffers;
 pub(crate) mod header_change;
 pub(crate) mod limits;
 pub(crate) mod mode;

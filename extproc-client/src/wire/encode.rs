@@ -12,7 +12,7 @@ use crate::{
     wire::message::Message,
 };
 
-/// What every message carries beside its phase.
+/// Fields of every message, whatever its phase.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Envelope<'a> {
     /// Encoded `metadata_context`; always present on the wire, even if empty.

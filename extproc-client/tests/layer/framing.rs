@@ -1,4 +1,4 @@
-//! What a processor may not say of the connections around the layer, and which host it is shown.
+//! Headers of framing and of connections, which a processor may not change, and the host that it is shown.
 
 use std::{
     convert::Infallible,
@@ -78,7 +78,7 @@ async fn a_processor_does_not_frame_messages() {
     }
 }
 
-/// What a HEAD request would get is announced, and not sent.
+/// The response to HEAD announces the length of a body that is not sent.
 #[tokio::test]
 async fn the_length_of_a_response_to_head_stays() {
     let service = ServiceBuilder::new()

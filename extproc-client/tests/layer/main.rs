@@ -1,6 +1,7 @@
 //! The layer in a tower stack, through the public API alone, with a processor that is a closure.
 
 mod framing;
+mod held;
 mod memory;
 
 use std::{
@@ -287,7 +288,8 @@ async fn a_body_of_many_messages_lets_others_run() {
     exchange.abort();
 }
 
-/// So are the replies of a processor that always has another one, for whoever reads the body as long as there is some.
+/// A processor that always has another reply does not keep other tasks waiting either, when the body is read as long as there
+/// is some.
 #[tokio::test]
 async fn a_body_of_many_replies_lets_others_run() {
     const REPLIES: usize = 5000;

@@ -1,7 +1,7 @@
 //! A processor that is a closure.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     sync::{
         Arc, Mutex,
@@ -11,14 +11,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::{
-    config::core::v3::{HeaderValue, HeaderValueOption},
-    service::ext_proc::v3::{
-        BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse,
-        ProcessingRequest, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
-        body_mutation::Mutation, processing_request::Request as Seen,
-        processing_response::Response as Answer,
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{HeaderValue, HeaderValueOption},
+        service::ext_proc::v3::{
+            BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse,
+            ProcessingRequest, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
+            body_mutation::Mutation, processing_request::Request as Seen,
+            processing_response::Response as Answer,
+        },
     },
+    google::protobuf::{Any, Struct},
 };
 use extproc_client::{
     BodyMode, FilterConfig, ProcessingMode, SendMode,
@@ -40,15 +43,31 @@ pub(crate) struct Memory {
     /// Replies that were taken.
     pub(crate) taken: Arc<AtomicUsize>,
     seen: Arc<Mutex<Vec<String>>>,
+    added: Added,
+}
+
+/// Dynamic metadata that each reply brings.
+#[derive(Clone, Default)]
+pub(crate) struct Added {
+    pub(crate) untyped: Option<Struct>,
+    pub(crate) typed: HashMap<String, Any>,
 }
 
 impl Memory {
     pub(crate) fn new(handler: impl Fn(Seen) -> Vec<Answer> + Send + Sync + 'static) -> Self {
+        Self::adding(Added::default(), handler)
+    }
+
+    pub(crate) fn adding(
+        added: Added,
+        handler: impl Fn(Seen) -> Vec<Answer> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             handler: Arc::new(handler),
             open: Arc::default(),
             taken: Arc::default(),
             seen: Arc::default(),
+            added,
         }
     }
 
@@ -88,6 +107,8 @@ impl Sidestream for Stream {
         for answer in (self.memory.handler)(seen) {
             let message = ProcessingResponse {
                 response: Some(answer),
+                dynamic_metadata: self.memory.added.untyped.clone(),
+                typed_dynamic_metadata: self.memory.added.typed.clone(),
                 ..ProcessingResponse::default()
             };
             let reply = Reply::decode(message.encode_to_vec().into()).unwrap();

@@ -1,4 +1,4 @@
-//! What an exchange costs on this SDK, beside the same processor written by hand on tonic.
+//! Cost of an exchange on this SDK, beside the same processor written by hand on tonic.
 //!
 //! `cargo bench -p extproc-sdk --bench cost -- [--exchanges N] [--rounds N] [--only sdk|tonic]`
 //!
@@ -120,7 +120,7 @@ fn stamp(value: &str) -> HeadersResponse {
 struct Measured {
     name: &'static str,
     address: SocketAddr,
-    /// Where the system counts the CPU time of the thread.
+    /// File in which the system counts the CPU time of the thread.
     counter: String,
 }
 
@@ -173,7 +173,7 @@ impl Measured {
     }
 }
 
-/// What a client sends in an exchange.
+/// Messages that a client sends in an exchange.
 #[derive(Clone, Copy)]
 enum Work {
     Headers,

@@ -73,7 +73,7 @@ impl<P: Run> ProcessorService<P> {
         self.with(|settings| settings.on_failure = on_failure)
     }
 
-    /// How long one call of a handler may take; `None` is no limit. Default [`DEADLINE`](crate::engine::DEADLINE).
+    /// Limits the time of one call of a handler; `None` is no limit. Default [`DEADLINE`](crate::engine::DEADLINE).
     ///
     /// Beside it the proxy has a limit of its own, 200 ms by default in Envoy; see [`Call::more_time`](crate::Call::more_time).
     #[must_use]

@@ -1,4 +1,4 @@
-//! What is understood, and how the rest is refused.
+//! Instructions that are understood, and the errors for all others.
 
 use super::*;
 

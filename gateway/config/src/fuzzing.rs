@@ -2,7 +2,7 @@
 
 use proptest::{prelude::ProptestConfig, test_runner::RngSeed};
 
-/// So many times and always the same, or as often as `EXTPROC_FUZZ_RUNS` says and each time anew.
+/// Runs `usual` cases, always the same ones; with `EXTPROC_FUZZ_RUNS=N`, N cases that differ each time.
 pub(crate) fn runs(usual: u32) -> ProptestConfig {
     let asked = std::env::var("EXTPROC_FUZZ_RUNS").ok();
     match asked.and_then(|text| text.parse().ok()) {

@@ -56,11 +56,14 @@ let drawing = false;
 const list = $('list');
 const pane = el('div', { class: 'window' });
 
+const STATES = ['not_sent', 'waiting', 'unchanged', 'changed', 'refused', 'answered', 'timed_out', 'failed', 'failed_open'];
+$('legend').append(...STATES.flatMap((state) => [el('span', { class: `box ${state}` }), ` ${state.replace('_', ' ')} `]));
+
 function matches(x) {
   if ($('problems').checked && !x.problem) return false;
   const place = `${x.method} ${x.authority}${x.path} ${x.route}`.toLowerCase();
   return $('filter').value.toLowerCase().split(/\s+/).every((word) =>
-    !word || place.includes(word) || String(x.status) === word
+    !word || word === `#${x.id}` || place.includes(word) || String(x.status) === word
       || x.processors.some((p) => p.filter.toLowerCase().includes(word) || p.flags.some((flag) => flag.includes(word))));
 }
 
@@ -84,13 +87,24 @@ function draw() {
     pane.style.height = `${shown.length * ROW}px`;
     const from = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
     const rows = shown.slice(from, from + Math.ceil(list.clientHeight / ROW) + 10);
+    // A row that has the focus keeps it.
+    const focused = document.activeElement?.dataset.id;
     pane.replaceChildren(...rows.map((x, i) => row(x, (from + i) * ROW)));
+    if (focused) pane.querySelector(`[data-id="${focused}"]`)?.focus({ preventScroll: true });
   });
 }
 
 function strip(p) {
   return el('span', { class: 'strip', title: p.filter }, ...p.phases.map((state, i) =>
     el('span', { class: `box ${state}`, title: `${p.filter}: ${PHASES[i]}: ${state.replace('_', ' ')}` })));
+}
+
+/** The part of the time in which a processor was waited for. */
+function share(wait, total) {
+  const part = Math.min(1, total ? wait / total : 0);
+  const bar = el('span', { class: 'bar', title: `waited ${ms(wait)} of ${ms(total)} ms for processors` }, el('span'));
+  bar.firstChild.style.width = `${Math.round(part * 100)}%`;
+  return bar;
 }
 
 function row(x, top) {
@@ -105,12 +119,12 @@ function row(x, top) {
   el('span', {}, new Date(x.time).toLocaleTimeString([], { hour12: false })),
   el('span', {}, x.method),
   el('span', { title: x.authority + x.path }, x.authority + x.path),
-  el('span', { class: 'status' }, x.status ?? (x.done ? '–' : '…')),
+  el('span', { class: `status s${String(x.status ?? '').slice(0, 1)}` }, x.status ?? (x.done ? '–' : '…')),
   el('span', {}, `#${x.id}`),
-  el('span', {}, `${received}/${sent}`),
-  el('span', { class: 'flags' }, ...x.processors.map(strip), ` ${ms(wait)} of ${ms(x.total_us)} ms`,
-    x.request_bytes || x.response_bytes ? ` · ${x.request_bytes} B in, ${x.response_bytes} B out` : '',
-    flags.length ? ` · ${flags.join(', ')}` : ''));
+  el('span', { title: `messages: ${sent} sent, ${received} received` }, `${received}/${sent}`),
+  el('span', { class: 'flags' }, ...x.processors.map(strip), share(wait, x.total_us), ` ${ms(wait)} of ${ms(x.total_us)} ms`,
+    flags.length ? ` · ${flags.join(', ')}` : '',
+    x.request_bytes || x.response_bytes ? ` · ${x.request_bytes} B in, ${x.response_bytes} B out` : ''));
   node.style.top = `${top}px`;
   return node;
 }
@@ -131,7 +145,7 @@ function table() {
       const group = groups.get(p.filter);
       group.count += 1;
       for (const [phase, us] of p.latencies_us) group.phases[phase].push(us);
-      for (const flag of p.flags) group.failures.set(flag, (group.failures.get(flag) ?? 0) + 1);
+      for (const flag of p.flags.filter((flag) => flag !== 'answered' && flag !== 'mode')) group.failures.set(flag, (group.failures.get(flag) ?? 0) + 1);
     }
   }
   const rows = [];
@@ -158,8 +172,9 @@ function table() {
 
 async function open() {
   const id = Number(location.hash.slice(1)) || null;
-  current = id;
   const detail = $('detail');
+  const other = id !== current;
+  current = id;
   document.querySelector('main').classList.toggle('open', Boolean(id));
   detail.hidden = !id;
   draw();
@@ -171,6 +186,7 @@ async function open() {
     return;
   }
   detail.replaceChildren(...page(await response.json()));
+  if (other) detail.scrollTop = 0;
 }
 
 function page(x) {
@@ -186,23 +202,30 @@ function page(x) {
 }
 
 function tools(x) {
-  const out = el('pre', { hidden: '' });
-  const form = async (format) => {
-    const response = await fetch(`/exchanges/${x.id}?format=${format}`);
+  const out = el('pre', { hidden: '', tabindex: 0 });
+  const told = el('output', { 'aria-live': 'polite' });
+  const form = async (format, index = 0) => {
+    const response = await fetch(`/exchanges/${x.id}?format=${format}&index=${index}`);
     const taken = await response.text();
     out.hidden = false;
     out.textContent = taken;
     try {
       await navigator.clipboard.writeText(taken);
+      told.textContent = 'copied';
     } catch {
-      // Only a secure context has a clipboard; the text can be selected.
+      // Only a secure context has a clipboard.
+      getSelection().selectAllChildren(out);
+      told.textContent = 'selected, to be copied';
     }
   };
-  const button = (label, format) => el('button', { type: 'button', 'data-format': format, onclick: () => form(format) }, label);
+  const button = (label, format, index) =>
+    el('button', { type: 'button', 'data-format': format, onclick: () => form(format, index) }, label);
+  const tests = x.processors.map((p, i) =>
+    button(x.processors.length > 1 ? `FakeProxy test of ${p.filter}` : 'FakeProxy test', 'fake-proxy', i));
   return el('div', {}, el('div', { class: 'tools' },
     el('button', { type: 'button', onclick: () => { location.hash = ''; } }, 'Close'),
-    button('curl', 'curl'), button('JSON', 'json'), button('Text', 'text'), button('FakeProxy test', 'fake-proxy'),
-    button('Scenario', 'scenario')), out);
+    button('curl', 'curl'), button('JSON', 'json'), button('Text', 'text'), ...tests,
+    button('Scenario', 'scenario'), told), out);
 }
 
 function processor(x, p, index) {
@@ -216,6 +239,7 @@ function processor(x, p, index) {
     ['after overrides', same(config.processing_mode, p.mode) ? 'the same' : modes(p.mode)],
     ['message timeout', `${ms(config.message_timeout_us)} ms`],
     ['failure_mode_allow', String(config.failure_mode_allow)],
+    ['filter', el('details', {}, el('summary', {}, 'settings'), el('pre', {}, JSON.stringify(p.settings, null, 2)))],
     ['messages', `${p.sent} sent, ${p.received} received, waited ${ms(p.wait_us)} ms`],
   ];
   return [
@@ -303,8 +327,13 @@ function difference(passage) {
 }
 
 function replay(x, index) {
-  const out = el('div');
-  const input = el('input', { placeholder: 'HOST:PORT', 'aria-label': 'address of another processor', size: 22 });
+  const title = el('h3', {}, 'Replay against another processor');
+  if (!targets.length) {
+    return el('div', {}, title, el('p', {}, 'The configuration names no processor with an address; --inspect-replay HOST:PORT names others.'));
+  }
+  const out = el('div', { 'aria-live': 'polite' });
+  const input = el('select', { 'aria-label': 'address of a processor', title: '--inspect-replay HOST:PORT adds one' },
+    ...targets.map((at) => el('option', { value: at }, at)));
   const play = async (event) => {
     event.preventDefault();
     out.replaceChildren(el('p', {}, 'playing…'));
@@ -319,7 +348,7 @@ function replay(x, index) {
       el('div', {}, el('h3', {}, `recorded: status ${x.status ?? '–'}`), events(x.processors[index])),
       el('div', {}, el('h3', {}, `replayed: status ${played.status ?? '–'}`), ...played.processors.map((p) => events(p)))));
   };
-  return el('form', { onsubmit: play }, el('h3', {}, 'Replay against another processor'), el('div', { class: 'tools' }, input,
+  return el('form', { onsubmit: play }, title, el('div', { class: 'tools' }, input,
     el('button', { type: 'submit' }, 'Replay')), out);
 }
 
@@ -387,21 +416,48 @@ function diagram(x) {
     if (again.length) y += 10;
   });
   const bottom = y + 24;
-  return svg('svg', { viewBox: `0 0 ${place(end) + 70} ${bottom}`, role: 'img', 'aria-label': 'sequence of messages' },
+  const width = place(end) + 70;
+  // Steps can be reached by keyboard, so that it is no picture.
+  const drawn = svg('svg', { viewBox: `0 0 ${width} ${bottom}`, role: 'group', 'aria-label': 'sequence of messages' },
     ...lanes.map((name, i) => svg('text', { x: place(i), y: 14, 'text-anchor': 'middle' }, cut(name))),
     ...lanes.map((_, i) => svg('line', { class: 'life', x1: place(i), y1: 22, x2: place(i), y2: bottom })),
     ...marks);
+  // Narrower than this its words cannot be read: it is moved sideways then.
+  drawn.style.minWidth = `${Math.round(width * 0.8)}px`;
+  return el('div', { class: 'diagram' }, drawn);
 }
 
 const cut = (words) => (words.length > 34 ? `${words.slice(0, 33)}…` : words);
 
 // === following ===
 
+let targets = [];
+
 function status(state) {
+  targets = state.replay;
   const sampling = state.one_in > 1 ? `, sampling 1/${state.one_in}` : '';
   const still = live ? '' : ' · not live: too many pages are open, or the gateway is gone';
-  $('state').textContent = `${state.kept} kept, ${state.dropped} dropped${sampling}${still}`;
+  const skipped = state.skipped ? `, ${state.skipped} not recorded` : '';
+  $('state').textContent = `${state.kept} kept, ${state.dropped} dropped${skipped}${sampling}${still}`;
 }
+
+/** Asks for the numbers, at most once a second. */
+function count() {
+  if (counting || document.hidden) return;
+  counting = true;
+  const again = new Promise((done) => { setTimeout(done, 1000); });
+  const asked = fetch('/state').then((response) => response.json()).then(status, () => {});
+  Promise.all([again, asked]).then(() => {
+    counting = false;
+    if (missed) {
+      missed = false;
+      count();
+    }
+  });
+}
+
+let counting = false;
+let missed = false;
 
 let live = true;
 let newest = 0;
@@ -414,7 +470,7 @@ function follow() {
     if (stream.readyState !== EventSource.CLOSED) return;
     live = false;
     setTimeout(follow, 10000);
-    status(await (await fetch('/state')).json());
+    count();
   };
   stream.onmessage = (event) => {
     const x = JSON.parse(event.data);
@@ -423,6 +479,8 @@ function follow() {
     held += 1;
     $('pause').textContent = paused ? `Resume (${held})` : 'Pause';
     if (!paused) later();
+    if (counting) missed = true;
+    else count();
     if (x.id === current && x.done) open();
   };
 }
@@ -439,9 +497,9 @@ async function begin() {
   await open();
   newest = state.exchanges.reduce((most, x) => Math.max(most, x.version), 0);
   follow();
-  setInterval(async () => {
-    if (!document.hidden) status(await (await fetch('/state')).json());
-  }, 5000);
+  // What is not recorded is in no event.
+  setInterval(count, 5000);
+  document.addEventListener('visibilitychange', count);
   document.body.dataset.ready = 'true';
 }
 
@@ -471,17 +529,22 @@ list.addEventListener('scroll', draw);
 addEventListener('resize', draw);
 addEventListener('hashchange', open);
 addEventListener('keydown', (event) => {
-  if (event.target.matches('input')) return;
+  if (event.target.matches('input, select, textarea') || event.ctrlKey || event.metaKey || event.altKey) return;
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (step) {
+  const inside = event.target.closest('#detail');
+  if (step && !inside) {
     const at = shown.findIndex((x) => x.id === current);
     const next = shown[at < 0 ? 0 : Math.min(shown.length - 1, Math.max(0, at + step))];
     if (!next) return;
     event.preventDefault();
     list.scrollTop = Math.max(0, shown.indexOf(next) * ROW - list.clientHeight / 2);
     location.hash = next.id;
+  } else if (event.key === 'Enter' && current && !event.target.closest('a, button, summary, #detail')) {
+    // To scroll in it, and on to its buttons.
+    $('detail').focus();
   } else if (event.key === 'Escape') {
     location.hash = '';
+    list.focus();
   } else if (event.key === '/') {
     event.preventDefault();
     $('filter').focus();

@@ -55,6 +55,8 @@ pub struct Settings {
     pub only: Option<String>,
     /// Values that are left out.
     pub redaction: Redaction,
+    /// Addresses `HOST:PORT` that recorded requests may be played to, beside those of [`Inspector::set_processors`]. Default none.
+    pub replay: Vec<String>,
 }
 
 impl Default for Settings {
@@ -67,6 +69,7 @@ impl Default for Settings {
             one_in: 1,
             only: None,
             redaction: Redaction::default(),
+            replay: Vec::new(),
         }
     }
 }

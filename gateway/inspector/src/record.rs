@@ -128,6 +128,9 @@ pub(crate) struct Processor {
     /// The last thing that may turn out to be the cause of a failure, in words.
     #[serde(skip)]
     pub(crate) cause: Option<(Kind, String)>,
+    /// Headers whose changes were refused; as many as are worth naming.
+    #[serde(skip)]
+    pub(crate) refused: Vec<String>,
     /// The last reply.
     #[serde(skip)]
     pub(crate) reply: Option<LastReply>,
@@ -147,8 +150,13 @@ pub(crate) struct Processor {
     /// Entries that there was no room for.
     pub(crate) omitted: u64,
     pub(crate) done: bool,
-    #[serde(skip)]
+    /// ProtoJSON of the filter without its service.
+    #[serde(serialize_with = "settings_json")]
     pub(crate) settings: Arc<FilterConfig>,
+}
+
+fn settings_json<S: Serializer>(settings: &FilterConfig, serializer: S) -> Result<S::Ok, S::Error> {
+    settings.settings_json().serialize(serializer)
 }
 
 /// Facts of a reply, for what is told of it next.

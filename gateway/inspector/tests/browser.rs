@@ -167,13 +167,16 @@ async fn a_person_finds_and_takes_away() {
             .await;
     }
 
-    // A narrow window shows one of the two, and nothing to the side of it.
+    // A narrow window shows one of the two, and nothing to the side of it, also inside of what scrolls.
     let narrow = json!({"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": false});
     browser
         .call("Emulation.setDeviceMetricsOverride", narrow)
         .await;
     browser
         .wait("document.documentElement.scrollWidth <= 400")
+        .await;
+    browser
+        .wait("document.querySelector('#detail').scrollWidth <= document.querySelector('#detail').clientWidth")
         .await;
     browser
         .wait("getComputedStyle(document.getElementById('list')).display === 'none'")
@@ -256,4 +259,161 @@ async fn one_page_too_many_says_so() {
     browser
         .wait("document.querySelector('.row')?.textContent.includes('/there')")
         .await;
+}
+
+/// Everything that a person without a mouse does. The focus stays where it is while exchanges come in.
+#[tokio::test]
+async fn keys_alone() {
+    let inspector = inspector(Settings::default());
+    let url = page(&inspector).await;
+    let Some(mut browser) = Browser::open().await else {
+        return;
+    };
+    for n in 0..3 {
+        send(&inspector, config(""), obliging(), get(&format!("/{n}"))).await;
+    }
+    browser.go(&url).await;
+    browser
+        .wait("document.querySelectorAll('.row').length === 3")
+        .await;
+    let focus = "document.activeElement.id || document.activeElement.dataset.id";
+    browser.press("ArrowDown", 40, "").await;
+    browser.wait("document.querySelector('#detail h2')").await;
+    browser.press("ArrowDown", 40, "").await;
+    browser
+        .wait("document.querySelector('#detail h2')?.textContent.endsWith('/1')")
+        .await;
+    // Into the exchange, where arrows scroll, and back.
+    browser.press("Enter", 13, "\r").await;
+    assert_eq!(browser.value(focus).await, "detail");
+    let hash = browser.value("location.hash").await;
+    browser.press("ArrowDown", 40, "").await;
+    browser
+        .wait("document.getElementById('detail').scrollTop > 0")
+        .await;
+    assert_eq!(browser.value("location.hash").await, hash);
+    browser.press("Tab", 9, "").await;
+    browser
+        .wait("document.activeElement.textContent === 'Close'")
+        .await;
+    browser.press("Escape", 27, "").await;
+    browser.wait("location.hash === ''").await;
+    assert_eq!(browser.value(focus).await, "list");
+    browser.press("/", 191, "/").await;
+    browser.wait("document.activeElement.id === 'filter'").await;
+    browser.press("1", 49, "1").await;
+    browser
+        .wait("location.search === '?filter=1' && document.querySelectorAll('.row').length === 1")
+        .await;
+    browser
+        .value("{ const f = document.getElementById('filter'); f.value = ''; f.dispatchEvent(new Event('input')); }")
+        .await;
+    browser
+        .wait("document.querySelectorAll('.row').length === 3")
+        .await;
+
+    browser
+        .value("document.querySelectorAll('.row')[1].focus()")
+        .await;
+    let focused = browser.value(focus).await;
+    send(&inspector, config(""), obliging(), get("/more")).await;
+    browser
+        .wait("document.querySelectorAll('.row').length === 4")
+        .await;
+    assert_eq!(browser.value(focus).await, focused);
+}
+
+/// The numbers in the head of the page are those of now, without the timer that asks for them when nothing comes.
+#[tokio::test]
+async fn numbers_follow() {
+    let mut settings = Settings::default();
+    settings.exchanges = 2;
+    let inspector = inspector(settings);
+    let url = page(&inspector).await;
+    let Some(mut browser) = Browser::open().await else {
+        return;
+    };
+    let script = json!({"source": "window.setInterval = () => 0;"});
+    browser
+        .call("Page.addScriptToEvaluateOnNewDocument", script)
+        .await;
+    browser.go(&url).await;
+    browser
+        .wait("document.getElementById('state').textContent === '0 kept, 0 dropped'")
+        .await;
+    for n in 0..5 {
+        send(&inspector, config(""), obliging(), get(&format!("/{n}"))).await;
+    }
+    browser
+        .wait("document.getElementById('state').textContent === '2 kept, 3 dropped'")
+        .await;
+}
+
+/// The forms are copied, and a replay shows both transcripts.
+#[tokio::test]
+async fn copies_and_replays() {
+    let inspector = inspector(Settings::default());
+    // Bound and not listened on: nobody else gets the port, and connections are refused.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = nobody.local_addr().unwrap();
+    let url = page(&inspector).await;
+    let Some(mut browser) = Browser::open().await else {
+        return;
+    };
+    send(&inspector, config(""), obliging(), get("/replayed")).await;
+    browser.go(&url).await;
+    browser
+        .value("document.querySelector('.row').click()")
+        .await;
+    browser
+        .wait(
+            "document.querySelector('#detail')?.textContent.includes('--inspect-replay HOST:PORT')",
+        )
+        .await;
+    assert_eq!(
+        browser
+            .value("document.querySelector('#detail form')")
+            .await,
+        serde_json::Value::Null,
+        "there is nowhere to replay to"
+    );
+    inspector.set_processors([gone.to_string()]);
+    browser.value("location.reload()").await;
+    browser.wait("document.querySelector('#detail form')").await;
+    let options = "[...document.querySelectorAll('#detail option')].map((option) => option.value)";
+    assert_eq!(browser.value(options).await, json!([gone.to_string()]));
+    browser
+        .value("document.querySelector('#detail form button').click()")
+        .await;
+    browser
+        .wait(
+            "document.querySelector('#detail form')?.textContent.includes('replayed: status 500')",
+        )
+        .await;
+    let text = browser
+        .value("document.querySelector('#detail form').textContent")
+        .await;
+    let text = text.as_str().unwrap();
+    assert!(
+        text.contains("recorded: status 200") && text.contains("Connection refused"),
+        "{text}"
+    );
+
+    let origin = url.trim_end_matches('/');
+    let may =
+        json!({"origin": origin, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]});
+    browser.call("Browser.grantPermissions", may).await;
+    browser.call("Page.bringToFront", json!({})).await;
+    browser
+        .value("document.querySelector('[data-format=curl]').click()")
+        .await;
+    browser
+        .wait("document.querySelector('#detail .tools output').textContent === 'copied'")
+        .await;
+    let copied = browser.value("navigator.clipboard.readText()").await;
+    assert!(
+        copied.as_str().unwrap().contains("curl -i -X 'GET'"),
+        "{copied}"
+    );
 }

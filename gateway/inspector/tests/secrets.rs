@@ -270,6 +270,7 @@ async fn one_secret_in_every_field() {
     for bodies in [0, 65536] {
         let mut settings = Settings::default();
         settings.bodies = bodies;
+        settings.replay = vec!["127.0.0.1:1".into()];
         let inspector = inspector(settings);
         let told = Arc::new(Mutex::new(String::new()));
         let seen = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! What is kept, who may see it, and in which forms.
+//! Exchanges that are kept, those who may see them, and their forms.
 
 #[allow(dead_code, reason = "shared by several tests")]
 mod common;
@@ -102,6 +102,21 @@ async fn strangers_are_refused() {
         let host = format!("host: {host}");
         assert_eq!(status("GET /exchanges", &[&host]).await, "421", "{host}");
     }
+    for host in [
+        "localhost\r\nhost: evil.test",
+        "evil.test\r\nhost: localhost",
+    ] {
+        let host = format!("host: {host}");
+        let refused = status("GET /exchanges", &[&host]).await;
+        assert!(
+            matches!(refused.as_str(), "421" | "400"),
+            "{host}: {refused}"
+        );
+    }
+    assert_eq!(
+        status("GET http://evil.test/exchanges", &["host: localhost"]).await,
+        "421"
+    );
     for host in [
         "localhost",
         "LOCALHOST:15001",
@@ -322,6 +337,61 @@ async fn the_ring_is_bounded_and_what_is_left_out_is_counted() {
     );
 }
 
+/// The page must not become a way to reach whatever the gateway can reach.
+#[tokio::test]
+async fn a_replay_reaches_known_processors_alone() {
+    let mut settings = Settings::default();
+    settings.replay = vec!["localhost:18081".into(), "[::1]:18082".into()];
+    let inspector = inspector(settings);
+    send(&inspector, config(""), obliging(), get("/replayed")).await;
+    let (address, _) = serve(&inspector, "127.0.0.1:0").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let list: Value =
+        serde_json::from_str(body(&ask(address, "GET /exchanges", &[]).await)).unwrap();
+    let id = list["exchanges"][0]["id"].clone();
+    let play = async |to: &str| {
+        let line = format!("POST /exchanges/{id}/replay?processor={to}");
+        ask(address, &line, &[]).await
+    };
+    for to in [
+        format!("127.0.0.1:{port}"),
+        format!("localhost:{port}"),
+        format!("localhost:18081@127.0.0.1:{port}"),
+        format!("localhost:18081%00127.0.0.1:{port}"),
+        format!("localhost:18081%2C127.0.0.1:{port}"),
+        "169.254.169.254:80".into(),
+        "/run/processor.sock".into(),
+        "localhost".into(),
+    ] {
+        let answer = play(&to).await;
+        assert!(answer.starts_with("HTTP/1.0 403"), "{to}: {answer}");
+        assert!(answer.contains("localhost:18081, [::1]:18082"), "{answer}");
+        assert!(answer.contains("--inspect-replay"), "{answer}");
+    }
+    let nobody = tokio::time::timeout(std::time::Duration::from_millis(100), listener.accept());
+    assert!(nobody.await.is_err(), "no replay connects to it");
+    // The configuration names it now, in place of what it named before; the list of the page has it.
+    inspector.set_processors(["127.0.0.1:1".to_owned()]);
+    inspector.set_processors([format!("127.0.0.1:{port}")]);
+    let answer = play("127.0.0.1:1").await;
+    assert!(answer.starts_with("HTTP/1.0 403"), "{answer}");
+    let state: Value = serde_json::from_str(body(&ask(address, "GET /state", &[]).await)).unwrap();
+    let all = serde_json::json!([
+        format!("127.0.0.1:{port}"),
+        "localhost:18081",
+        "[::1]:18082"
+    ]);
+    assert_eq!(state["replay"], all);
+    let known = format!("127.0.0.1:{port}");
+    let (answer, reached) = tokio::join!(play(&known), async {
+        let reached = listener.accept().await.is_ok();
+        drop(listener);
+        reached
+    });
+    assert!(answer.starts_with("HTTP/1.0 200") && reached, "{answer}");
+}
+
 #[tokio::test]
 async fn a_recorded_request_is_played_to_another_processor() {
     let inspector = inspector(Settings::default());
@@ -334,6 +404,7 @@ async fn a_recorded_request_is_played_to_another_processor() {
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let gone = nobody.local_addr().unwrap();
+    inspector.set_processors([gone.to_string()]);
     let answer = ask(
         address,
         &format!("POST /exchanges/{id}/replay?processor={gone}"),

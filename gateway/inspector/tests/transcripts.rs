@@ -3,14 +3,20 @@
 #[allow(dead_code, reason = "shared by several tests")]
 mod common;
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::TcpListener,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use extproc_client::{
     envoy_types::pb::envoy::{
         extensions::filters::http::ext_proc::v3::ProcessingMode,
-        service::ext_proc::v3::ProcessingResponse,
+        service::ext_proc::v3::{ImmediateResponse, ProcessingResponse, processing_response},
     },
-    transport::{Pool, TcpConnector},
+    transport::{Call, Close, Message, Pool, Sidestream, TcpConnector, Transport},
+    wire::Reply,
 };
 use gateway_inspector::{Inspector, Settings};
 
@@ -124,5 +130,66 @@ async fn wrong_mode() {
     says(
         &transcript(&inspector).await,
         "mode_override ignored: allow_mode_override is not set",
+    );
+}
+
+/// A processor that answers at once, after 300 ms.
+#[derive(Clone)]
+struct Slow;
+
+struct SlowStream(Option<Pin<Box<tokio::time::Sleep>>>);
+
+impl Transport for Slow {
+    type Sidestream = SlowStream;
+
+    fn open(&self, _call: Call<'_>) -> Result<SlowStream, Close> {
+        Ok(SlowStream(None))
+    }
+}
+
+impl Sidestream for SlowStream {
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn send(&mut self, _message: Message) {
+        let time = Duration::from_millis(300);
+        // How slow it is, is what the test looks at.
+        self.0 = Some(Box::pin(tokio::time::sleep(time)));
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
+        let Some(time) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        ready!(time.as_mut().poll(cx));
+        self.0 = None;
+        let answer = ProcessingResponse {
+            response: Some(processing_response::Response::ImmediateResponse(
+                ImmediateResponse::default(),
+            )),
+            ..ProcessingResponse::default()
+        };
+        let bytes = prost::Message::encode_to_vec(&answer);
+        Poll::Ready(Ok(prost::Message::decode(bytes.as_slice()).unwrap()))
+    }
+
+    fn finish(&mut self) {}
+}
+
+/// The time until an immediate response counts as waiting for the processor.
+#[tokio::test]
+async fn an_immediate_response_was_waited_for() {
+    let inspector = inspector(Settings::default());
+    let config = config(r#""message_timeout": "10s""#);
+    send(&inspector, config, Slow, get("/")).await;
+    let (address, _) = serve(&inspector, "127.0.0.1:0").await;
+    let list = ask(address, "GET /exchanges", &[]).await;
+    let list: serde_json::Value = serde_json::from_str(body(&list)).unwrap();
+    let processor = &list["exchanges"][0]["processors"][0];
+    assert_eq!(processor["phases"][0], "answered");
+    assert!(
+        processor["wait_us"].as_u64().unwrap() >= 300_000,
+        "{processor}"
     );
 }

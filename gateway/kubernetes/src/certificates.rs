@@ -1,4 +1,4 @@
-//! Which Secrets a Gateway needs, and which it may have.
+//! Secrets that a Gateway needs, and those that it may have.
 
 use std::collections::BTreeSet;
 

@@ -29,7 +29,7 @@ use super::{
     signals::Signals,
     status::{self, Workload},
 };
-/// What is read, all over the cluster, beside what is kept.
+/// Kinds that are read, all over the cluster, beside those that are kept.
 const KINDS: [Kind; 9] = [
     Kind::GatewayClass,
     Kind::Gateway,
@@ -49,13 +49,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Settings of the role.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the Lease is.
+    /// Namespace of the Lease.
     pub namespace: String,
     /// The name of this replica in the Lease.
     pub identity: String,
     /// The server for `/ready` and `/stats`.
     pub admin: SocketAddr,
-    /// What all data planes have in common.
+    /// Settings that all data planes have in common.
     pub data_plane: owned::Settings,
 }
 

@@ -24,7 +24,7 @@ use super::{
     mirror::{Interest, Keep, Mirror, Watch, changed},
     signals::Signals,
 };
-/// What is read, all over the cluster. Secrets are read by name, as the Gateway needs them.
+/// Kinds that are read, all over the cluster. Secrets are read by name, as the Gateway needs them.
 const KINDS: [Kind; 9] = [
     Kind::GatewayClass,
     Kind::Gateway,
@@ -42,11 +42,11 @@ const KINDS: [Kind; 9] = [
 pub struct Settings {
     /// The Gateway.
     pub gateway: types::Key,
-    /// Where its listeners listen.
+    /// Address on which its listeners listen.
     pub listen: IpAddr,
     /// The admin server.
     pub admin: SocketAddr,
-    /// How long connections are still taken after a signal, while others learn that we go.
+    /// Time in which connections are still accepted after a signal, while load balancers learn that we go.
     pub drain_delay: Duration,
     /// Worker threads and the like.
     pub options: Options,
@@ -111,7 +111,7 @@ pub(super) async fn run(
 /// Until a configuration that could not be put in force is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long a Gateway's new certificates are waited for, at most, before it is served as far as it can be.
+/// Longest wait for a Gateway's new certificates, before it is served as far as it can be.
 const CERTIFICATES: Duration = Duration::from_secs(10);
 
 struct State {
@@ -166,9 +166,8 @@ impl State {
         })
     }
 
-    /// What is to be served now, and whether that is all that is known. While certificates are awaited that the Gateway
-    /// names since a moment ago, the Gateway from before stays, with its own: listeners without certificate would
-    /// close.
+    /// Returns the snapshot to serve now, and tells whether it shows all that is known. While certificates are awaited that the
+    /// Gateway has named a moment ago, the Gateway from before stays, with its own: listeners without a certificate would close.
     fn snapshot(&mut self) -> (Snapshot, bool) {
         let mut objects = self.mirror.typed();
         let gateway = objects

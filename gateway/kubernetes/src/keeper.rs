@@ -24,11 +24,11 @@ const MANAGER: &str = "extproc-gateway";
 /// Writes the objects that the controller keeps.
 pub(super) struct Keeper {
     client: Client,
-    /// What was written last, and the version that came of it.
+    /// Hash of the state that was written last, and the version that the API server gave it.
     written: BTreeMap<Key, (u64, Option<String>)>,
 }
 
-/// Why an object could not be brought into its state.
+/// Reason why an object could not be brought into its state.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeepError {
     /// Somebody else's object has the name.

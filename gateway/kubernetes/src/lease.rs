@@ -80,7 +80,7 @@ impl Elector {
         }
     }
 
-    /// Whether we hold the lease now.
+    /// Tries to take or renew the lease; `true` if we hold it now.
     async fn attempt(&mut self) -> kube::Result<bool> {
         let now = Timestamp::now().to_string();
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {

@@ -130,7 +130,7 @@ impl Interest {
     }
 }
 
-/// Whether objects are kept as the API server gave them, beside the typed form.
+/// Choice to keep objects as the API server gave them, beside their typed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
     /// They are; every change of theirs counts.

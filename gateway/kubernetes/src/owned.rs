@@ -1,5 +1,5 @@
-//! What the controller keeps for each Gateway: the data plane's Deployment, Service and ServiceAccount,
-//! named after the Gateway and beside it, and the rights that the data plane needs.
+//! Objects that the controller keeps for each Gateway: the data plane's Deployment, Service and ServiceAccount, named after the
+//! Gateway and beside it, and the rights that the data plane needs.
 //!
 //! Nothing here talks to the API server. `replicas` is nobody's business here, so that
 //! `kubectl scale` and an autoscaler keep what they set.
@@ -33,7 +33,7 @@ pub(super) const KINDS: [Kind; 6] = [
     Kind::Deployment,
 ];
 
-/// What all data planes have in common.
+/// Settings that all data planes have in common.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The container image.

@@ -14,7 +14,7 @@ use gateway_config::{
     self as config, Error,
     bootstrap::{self, Flags},
     manifests::{FileOptions, types::Key},
-    snapshot::{EndpointAddress, Snapshot},
+    snapshot::{EndpointAddress, Inspect, Snapshot},
 };
 use gateway_proxy::Options;
 
@@ -45,8 +45,7 @@ pub(crate) struct Cli {
     #[arg(long, short, value_name = "FILE|FOLDER")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Where the port of a Service lives that has no EndpointSlice among the manifests; several times
-    /// for several endpoints.
+    /// Endpoint behind a port of a Service that has no EndpointSlice among the manifests; several times for several endpoints.
     #[arg(long, value_name = "NAMESPACE/NAME:PORT=HOST:PORT", value_parser = endpoints, requires = "config")]
     pub(crate) endpoints: Vec<Endpoints>,
 
@@ -95,6 +94,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME", requires = "inspect")]
     pub(crate) inspect_redact: Vec<String>,
 
+    /// One more address that the page may play recorded requests to, beside the processors of the configuration.
+    #[arg(long, value_name = "HOST:PORT", requires = "inspect")]
+    pub(crate) inspect_replay: Vec<String>,
+
     /// Send traces to this collector of OpenTelemetry, where the configuration says nothing of traces. Port 4317 speaks gRPC, others
     /// HTTP; `OTEL_EXPORTER_OTLP_PROTOCOL` says otherwise.
     ///
@@ -141,7 +144,7 @@ pub(crate) struct Endpoints {
     pub(crate) service: Key,
     /// Its port.
     pub(crate) port: u16,
-    /// Where that is.
+    /// Address of the endpoint.
     pub(crate) address: EndpointAddress,
 }
 
@@ -256,16 +259,32 @@ impl Cli {
         options
     }
 
-    /// Settings of the inspector from the flags.
-    pub(crate) fn inspector(&self) -> gateway_inspector::Settings {
+    /// Address and settings of the inspector, if there is one: the flags hold in place of the configuration's.
+    pub(crate) fn inspector(
+        &self,
+        configured: Option<&Inspect>,
+    ) -> Option<(SocketAddr, gateway_inspector::Settings)> {
+        let flags = self.inspect.map(|address| Inspect {
+            address,
+            body_bytes: self.inspect_bodies,
+            one_in: self.inspect_sample.unwrap_or(NonZeroU64::MIN),
+            only: self.inspect_match.clone(),
+            redact: self.inspect_redact.clone(),
+            replay: self.inspect_replay.clone(),
+            ..Inspect::default()
+        });
+        let inspect = flags.as_ref().or(configured)?;
         let mut settings = gateway_inspector::Settings::default();
-        settings.bodies = self.inspect_bodies.unwrap_or(settings.bodies);
-        settings.one_in = self.inspect_sample.map_or(settings.one_in, Into::into);
-        settings.only.clone_from(&self.inspect_match);
-        for name in &self.inspect_redact {
+        settings.bodies = inspect.body_bytes.unwrap_or(settings.bodies);
+        settings.exchanges = inspect.exchanges.unwrap_or(settings.exchanges);
+        settings.bytes = inspect.bytes.unwrap_or(settings.bytes);
+        settings.one_in = inspect.one_in.get();
+        settings.only.clone_from(&inspect.only);
+        settings.replay.clone_from(&inspect.replay);
+        for name in &inspect.redact {
             settings.redaction = settings.redaction.and(name.as_str());
         }
-        settings
+        Some((inspect.address, settings))
     }
 
     /// Number of workers to run: as asked, otherwise one a core.

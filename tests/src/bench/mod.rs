@@ -39,7 +39,7 @@ const START: Duration = Duration::from_secs(15);
 /// Open exchanges of the memory measurement.
 const EXCHANGES: usize = 1000;
 
-/// How much is measured.
+/// Amount of measuring.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Times that the proxies are started in each mode.

@@ -1,11 +1,11 @@
-//! What is measured: the modes, and the bootstrap that goes with each.
+//! The modes that are measured, and the bootstrap that goes with each.
 
 /// One row of the table.
 #[derive(Debug)]
 pub struct Mode {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is, for the table.
+    /// Name in the table.
     pub title: &'static str,
     /// The filter's `processing_mode`; no filter without one.
     pub processing: Option<&'static str>,
@@ -110,7 +110,7 @@ const DUPLEX: Mode = Mode {
 /// The mode in which memory of open exchanges is measured.
 pub const OPEN: &Mode = &HEADERS;
 
-/// Where the parts of a run listen.
+/// Ports on which the parts of a run listen.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     /// The proxy.

@@ -131,7 +131,7 @@ fn framed(reply: &Reply) -> Bytes {
     out.freeze()
 }
 
-/// What to answer; `duplex` remembers the full-duplex directions, whose bytes come back.
+/// Returns the answer; `duplex` remembers the full-duplex directions, whose bytes come back.
 fn reply(request: Request, duplex: &mut (bool, bool)) -> Option<Reply> {
     const FULL_DUPLEX: i32 = 4;
     if let Some(modes) = &request.protocol {

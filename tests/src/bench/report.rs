@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Plan, mode::Mode, sample};
 
-/// What was measured of one proxy in one mode: medians.
+/// Measurements of one proxy in one mode: medians.
 #[derive(Clone, Copy, Debug)]
 pub struct Side {
     /// CPU microseconds per request, user and system.
@@ -37,7 +37,7 @@ pub struct Row {
 /// Memory of open exchanges: bytes of an idle connection, and what an open exchange adds to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Open {
-    /// How many were open.
+    /// Number of exchanges that were open.
     pub exchanges: usize,
     /// Envoy's figures.
     pub envoy: (f64, f64),

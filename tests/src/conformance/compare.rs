@@ -5,11 +5,11 @@ use serde_json::Value;
 /// A place where two observations differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Where, as in `client.0.head.:status`.
+    /// Place, such as `client.0.head.:status`.
     pub path: Vec<String>,
-    /// What was expected there.
+    /// Expected value.
     pub want: String,
-    /// What was there.
+    /// Actual value.
     pub got: String,
 }
 
@@ -34,7 +34,7 @@ pub fn differences(want: &Value, got: &Value, skip: &[String]) -> Vec<Difference
     out
 }
 
-/// Whether a path lies at or below what a pattern names: steps separated by `/`, `*` for any one step.
+/// Tells whether a path lies at or below the one that a pattern names: steps separated by `/`, `*` for any one step.
 #[must_use]
 pub fn matches(pattern: &str, path: &[String]) -> bool {
     let steps: Vec<&str> = pattern.split('/').collect();

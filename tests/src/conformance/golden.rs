@@ -1,4 +1,4 @@
-//! What Envoy did, committed: one file per group, one line per scenario.
+//! Recordings of Envoy, committed: one file per group, one line per scenario.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What of a run is compared: the one place that leaves something out.
+//! The part of a run that is compared: the one place that leaves something out.
 //!
 //! An observation is JSON: `proxy`, `client` (one entry per request), `upstream` (requests in order of arrival),
 //! `processor` (side streams in order of opening), `counters`, `log`. Everything that the peers saw is in it, except:
@@ -468,7 +468,7 @@ fn body(text: &str) -> Value {
     json!({"length": text.chars().count(), "hash": format!("{hash:016x}"), "start": start})
 }
 
-/// Whether a body mode that can stream is set anywhere.
+/// Tells whether a body mode that can stream is set anywhere.
 fn streams(value: &Value, key: &str) -> bool {
     match value {
         Value::Object(map) => map.iter().any(|(name, item)| {

@@ -79,7 +79,7 @@ impl Target {
     }
 }
 
-/// What came of the proxy process.
+/// Fate of the proxy process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
     /// It served until the end.
@@ -227,7 +227,7 @@ pub async fn run(
     Ok(out)
 }
 
-/// Whether the proxy's own timers have a part in the scenario: they run on, whatever else does.
+/// Tells whether the proxy's own timers have a part in the scenario: they run on, whatever else does.
 fn has_timers(value: &Value) -> bool {
     let timer =
         |name: &str| name == "time" || name.contains("timeout") || name.contains("duration");

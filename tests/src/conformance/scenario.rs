@@ -43,7 +43,7 @@ pub struct Scenario {
 pub struct Spec {
     /// The name, unique in its group.
     pub name: String,
-    /// What it is about.
+    /// Its subject.
     pub about: String,
 
     /// The `ExternalProcessor` configuration; `grpc_service` and `message_timeout: 3s` are filled in.
@@ -112,7 +112,7 @@ pub struct Spec {
     /// Inputs arrive at the same moment, so that their order is the machine's choice: every outcome that Envoy shows in
     /// [`OUTCOMES`] runs is right.
     pub races: bool,
-    /// How to compare.
+    /// Rules of the comparison.
     pub compare: Compare,
     /// The anchor in the list of deliberate differences.
     pub differs: Option<String>,
@@ -142,7 +142,7 @@ pub struct Limits {
     pub cluster: Option<u32>,
 }
 
-/// How observations are compared.
+/// Rules by which observations are compared.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compare {
@@ -172,7 +172,7 @@ struct File {
 pub struct Group {
     /// Its name.
     pub name: String,
-    /// What it is about.
+    /// Its subject.
     pub about: String,
     /// Its scenarios.
     pub scenarios: Vec<Scenario>,

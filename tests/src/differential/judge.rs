@@ -7,11 +7,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::known;
+use super::known::{
+    self,
+    scenario::{has_field, mentions},
+};
 use crate::conformance::compare::{Difference, differences};
 use crate::conformance::normalise::observation;
 use crate::conformance::run::{Target, run};
 use crate::conformance::scenario::{OUTCOMES, Scenario};
+use crate::support::client::ClientScript;
 
 /// Longest run. Every peer's wait has a limit of its own, which a busy machine stretches; this one is for what has none.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
@@ -208,8 +212,16 @@ pub fn at_the_same_moment(scenario: &Scenario) -> bool {
         let several = |parts: &[Part]| parts.iter().all(|part| matches!(part, Part::Data(_)));
         body.size() > most || body.parts().windows(2).any(several)
     };
+    // A body that was asked for comes as soon as the reply that lets the request's head go on to whoever answers it at once.
+    let answers = ["direct_response", "redirect"];
+    let answered_at_once = answers
+        .iter()
+        .any(|action| mentions(&scenario.source, action))
+        || scenario.upstreams.values().any(|u| u.absent);
+    let expects = |c: &ClientScript| has_field(&c.headers, "expect");
     scenario.spec.races
         || scenario.spec.parallel
+        || answered_at_once && scenario.clients.iter().any(expects)
         || has_burst(script)
         || scenario.upstreams.values().any(breaks_off)
         || scenario.upstreams.values().any(|u| in_one_go(&u.body))
@@ -293,6 +305,20 @@ mod tests {
         assert_eq!(late, Verdict::OneOfEnvoys(4));
         let never = verdict(racing(), &["a"], &["b"])?;
         assert!(matches!(never, Verdict::Different(_)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_body_that_is_asked_for_races_with_an_answer_of_the_route() -> anyhow::Result<()> {
+        let of = |headers: Value, route: Value| {
+            let client = json!({"method": "POST", "body": "one", "headers": headers});
+            build("g", json!({"name": "s", "client": client, "route": route}))
+        };
+        let gone = || json!({"direct_response": {"status": 410}, "route": null});
+        let expects = || json!(["expect: 100-continue"]);
+        assert!(at_the_same_moment(&of(expects(), gone())?));
+        assert!(!at_the_same_moment(&of(json!([]), gone())?));
+        assert!(!at_the_same_moment(&of(expects(), json!({}))?));
         Ok(())
     }
 

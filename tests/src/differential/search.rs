@@ -161,7 +161,7 @@ pub fn search(stage: &impl Stage, range: Range, directory: &Path) -> Summary {
     summary.into_inner().unwrap_or_default()
 }
 
-/// Where a deliberate difference is looked into, only the scenarios in which it shows are of interest.
+/// Tells whether a scenario is of interest: all are, but where a deliberate difference is looked into, only those that show it.
 fn is_asked_for(stage: &impl Stage, source: &Value) -> bool {
     let Some(anchor) = stage.questioned() else {
         return true;

@@ -31,7 +31,7 @@ pub fn workspace_binary_with(package: &str, name: &str, feature: &str) -> anyhow
     once(package, "--bin", name, Some(feature))
 }
 
-/// Whether [`workspace_binary_with`] has built the program before; another build is a short one then.
+/// Tells whether [`workspace_binary_with`] has built the program before; another build is a short one then.
 #[must_use]
 pub fn has_binary_with(name: &str, feature: &str) -> bool {
     profile_directory().is_some_and(|folder| with(&folder, name, feature).is_file())

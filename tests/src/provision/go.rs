@@ -149,13 +149,13 @@ pub fn datadog_callout() -> Result<DatadogCallout, Missing> {
     })
 }
 
-/// What the program of [`kubernetes`] is made of.
+/// Sources of the program of [`kubernetes`].
 const KUBERNETES: &str = concat!(
     include_str!("../../peers/kubernetes/go.sum"),
     include_str!("../../peers/kubernetes/main.go")
 );
 
-/// Whether [`kubernetes`] has been built.
+/// Tells whether [`kubernetes`] has been built.
 #[must_use]
 pub fn has_kubernetes() -> bool {
     is_done(&peers_directory().join("kubernetes"), KUBERNETES)

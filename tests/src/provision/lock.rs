@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::Missing;
 
-/// Whether [`once`] has done its work for `want`.
+/// Tells whether [`once`] has done its work for `want`.
 pub(super) fn is_done(directory: &Path, want: &str) -> bool {
     std::fs::read_to_string(directory.join("provisioned")).is_ok_and(|have| have == want)
 }

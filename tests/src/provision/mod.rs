@@ -63,7 +63,7 @@ pub fn target_directory() -> PathBuf {
     )
 }
 
-/// Where the programs of the profile are that this one was built in.
+/// Folder with the programs of the profile that this one was built in.
 fn profile_directory() -> Option<PathBuf> {
     // <target>/<profile>/<program>, or <target>/<profile>/deps/<test program>
     let own = std::env::current_exe().ok()?;

@@ -82,7 +82,7 @@ pub fn httpbin() -> Result<PythonPart, Missing> {
         .clone()
 }
 
-/// What the SDK needs beside itself: its own requirements leave versions open that it does not work with.
+/// Requirements of the SDK: its own leave versions open that it does not work with.
 const PROCESSOR: &[&str] = &[
     "envoy-extproc-sdk==0.1.1",
     "ddtrace<3",

@@ -1,4 +1,4 @@
-//! What the peers of a scenario share: its clock, and when something last happened, to tell that an exchange has come to
+//! State that the peers of a scenario share: its clock, and the time of the last event, to tell that an exchange has come to
 //! rest.
 
 use std::sync::Mutex;

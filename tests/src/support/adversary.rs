@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse,
+    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse,
     ProcessingRequest, ProcessingResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
@@ -30,7 +31,7 @@ use super::rig::listen;
 /// A processor that runs.
 #[derive(Debug)]
 pub struct Adversary {
-    /// Where it listens.
+    /// Address on which it listens.
     pub address: SocketAddr,
     calls: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -71,7 +72,7 @@ impl Adversary {
         })
     }
 
-    /// How many calls came.
+    /// Number of calls that came.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
@@ -278,6 +279,16 @@ async fn serve(
             }
             send(&mut out, framed(&immediate)).await?;
         }
+        "immediate" => {
+            let immediate = ProcessingResponse {
+                response: Some(Response::ImmediateResponse(ImmediateResponse {
+                    body: vec![b'x'; number as usize * 1024 * 1024],
+                    ..ImmediateResponse::default()
+                })),
+                ..ProcessingResponse::default()
+            };
+            send(&mut out, framed(&immediate)).await?;
+        }
         "deaf" => {
             send(&mut out, framed(&reply(&first))).await?;
             // Neither reads nor gives windows back.
@@ -302,6 +313,11 @@ async fn serve(
         if deed == "no-trailers" && trailers {
             continue;
         }
+        if let ("replaced", Some(Request::RequestBody(_))) = (deed.as_str(), &message.request) {
+            let body = vec![b'x'; number as usize * 1024 * 1024];
+            send(&mut out, framed(&replaced(body))).await?;
+            continue;
+        }
         if let Some(reply) = unchanged(&message, duplex.0, duplex.1) {
             send(&mut out, framed(&reply)).await?;
         }
@@ -309,6 +325,22 @@ async fn serve(
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
     out.send_trailers(trailers)
+}
+
+/// A request body in place of the one that was shown.
+fn replaced(body: Vec<u8>) -> ProcessingResponse {
+    let mutation = BodyMutation {
+        mutation: Some(Mutation::Body(body)),
+    };
+    ProcessingResponse {
+        response: Some(Response::RequestBody(BodyResponse {
+            response: Some(CommonResponse {
+                body_mutation: Some(mutation),
+                ..CommonResponse::default()
+            }),
+        })),
+        ..ProcessingResponse::default()
+    }
 }
 
 /// Fields that must not reach the wire as they are, by number.

@@ -5,7 +5,7 @@
 //! make another exchange: a chunk of a body that comes before the reply to the headers is joined to the one before it. So
 //! a moment counts only if the proxy had nothing to do in it, and if this program was woken in time.
 //!
-//! What the kernel tells of the proxy's threads is read from `/proc`; where there is none, only the second holds. Without a
+//! The state of the proxy's threads is read from `/proc`; where there is none, only the second holds. Without a
 //! proxy to watch, time is what it always is: so it has to be where a script races the proxy's own timers.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::{sync::watch, task::JoinSet};
 
-/// How long the proxy is left alone between two looks at it: time passes in such steps.
+/// Time between two looks at the proxy: time passes in such steps.
 const TICK: Duration = Duration::from_millis(5);
 
 /// The longest that a wait takes, in multiples of what it should: a proxy that is always at work stops no script for good.
@@ -27,14 +27,14 @@ const LATE: Duration = Duration::from_millis(3);
 #[derive(Debug, Default)]
 pub struct Clock {
     passed: watch::Sender<Duration>,
-    /// What lets time pass, while there is a proxy to watch. It ends with the clock.
+    /// Task that lets time pass, while there is a proxy to watch. It ends with the clock.
     ticker: Mutex<JoinSet<()>>,
 }
 
-/// What is known of the proxy's threads.
+/// State of the proxy's threads.
 #[derive(Debug, Clone, Copy, Default)]
 struct Load {
-    /// How long they have waited for a core, all together.
+    /// Time that they have waited for a core, all together.
     waited: Duration,
     /// One of them runs or waits for a core now.
     busy: bool,
@@ -124,7 +124,7 @@ mod tests {
         assert!(!is_busy(""));
     }
 
-    /// Who began to wait at the same moment for longer comes later, however busy the machine is.
+    /// Of two waits that begin at the same moment, the longer one ends later, however busy the machine is.
     #[tokio::test]
     async fn pauses_keep_their_order() {
         let clock = Clock::default();

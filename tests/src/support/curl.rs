@@ -43,7 +43,7 @@ impl Answer {
     }
 }
 
-/// Whether there is a curl.
+/// Checks that there is a curl.
 ///
 /// # Errors
 /// When there is none.
@@ -51,12 +51,12 @@ pub fn available() -> Result<(), Missing> {
     program("curl").map(drop)
 }
 
-/// How a run of curl ended.
+/// End of a run of curl.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// curl's own exit code: 0, or what was wrong with the transfer.
     pub code: i32,
-    /// What it printed, if that is HTTP; perhaps not the whole of it.
+    /// Response that it printed, if that is HTTP; perhaps not the whole of it.
     pub answer: Option<Answer>,
 }
 

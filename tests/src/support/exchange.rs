@@ -1,4 +1,4 @@
-//! What a raw peer saw of one HTTP message: exact headers, chunks, trailers, and how it ended.
+//! One HTTP message as a raw peer saw it: exact headers, chunks, trailers, and its end.
 
 use bytes::Bytes;
 use h2::Reason;
@@ -7,7 +7,7 @@ use http::HeaderMap;
 /// Header fields in the order in which they came, names as on the wire, values as bytes.
 pub type Fields = Vec<(String, Vec<u8>)>;
 
-/// How a message ended.
+/// End of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum End {
     /// Not yet.
@@ -51,7 +51,7 @@ pub struct Received {
     pub chunks: Vec<Bytes>,
     /// The trailers, when there were any.
     pub trailers: Option<Fields>,
-    /// How it ended.
+    /// Its end.
     pub end: End,
 }
 

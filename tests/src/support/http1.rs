@@ -14,7 +14,7 @@ pub struct Head {
     pub fields: Fields,
 }
 
-/// How the length of a body is known (RFC 9112 section 6.3).
+/// Rule by which the length of a body is known (RFC 9112 section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// There is none.

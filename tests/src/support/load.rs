@@ -21,7 +21,7 @@ pub struct Load {
     clients: Vec<JoinHandle<Tally>>,
 }
 
-/// What became of the requests.
+/// Outcomes of the requests.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Answers with status 200, by their body.

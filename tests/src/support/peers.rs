@@ -14,7 +14,7 @@ const START: Duration = Duration::from_secs(30);
 /// A program that listens.
 #[derive(Debug)]
 pub struct Peer {
-    /// Where it listens.
+    /// Address on which it listens.
     pub address: SocketAddr,
     /// The program.
     pub process: Process,

@@ -20,7 +20,7 @@ pub struct Process {
     log: PathBuf,
 }
 
-/// How waiting for a program to listen ended.
+/// End of waiting for a program to listen.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Start {
     /// It accepts connections.
@@ -149,7 +149,7 @@ impl Process {
             .context("did not exit")??)
     }
 
-    /// Whether it has ended, and how.
+    /// Returns its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -165,7 +165,7 @@ impl Process {
         let _ = self.child.kill().await;
     }
 
-    /// What it printed.
+    /// Returns all that it printed.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read(&self.log)

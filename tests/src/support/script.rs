@@ -15,9 +15,9 @@ pub enum Payload {
     Text(String),
     /// That many bytes of filling.
     Size {
-        /// How many.
+        /// Number of bytes.
         size: usize,
-        /// What to repeat.
+        /// Text to repeat.
         #[serde(default)]
         fill: Option<String>,
     },
@@ -69,7 +69,7 @@ impl Payload {
 pub enum Part {
     /// Wait, in milliseconds.
     Pause {
-        /// How long.
+        /// Milliseconds.
         pause: u64,
     },
     /// One DATA frame or chunk.
@@ -100,7 +100,7 @@ impl Body {
         }
     }
 
-    /// How many bytes it has.
+    /// Number of its bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.parts()

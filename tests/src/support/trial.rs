@@ -28,7 +28,7 @@ pub fn flow(name: &str, flow: impl Future<Output = anyhow::Result<()>> + Send + 
     })
 }
 
-/// What a trial's result means.
+/// Turns a trial's result into the outcome of a test.
 ///
 /// # Errors
 /// The trial failed.

@@ -21,22 +21,22 @@ pub struct Case {
     pub id: String,
     /// Its name inside the file.
     pub name: String,
-    /// What is not plain from the rest.
+    /// Remark on what is not plain from the rest.
     #[serde(default)]
     pub about: Option<String>,
-    /// What an HTTP/1 client does.
+    /// Steps of an HTTP/1 client.
     #[serde(default)]
     pub send: Steps,
-    /// What an HTTP/2 client does.
+    /// Steps of an HTTP/2 client.
     #[serde(default)]
     pub frames: Steps,
     /// The client's `SETTINGS` and preface are in `frames`.
     #[serde(default)]
     pub bare: bool,
-    /// What the upstream speaks.
+    /// Protocol of the upstream.
     #[serde(default)]
     pub to: Protocol,
-    /// What the upstream does about the first request; a plain 200 unless said.
+    /// Steps of the upstream for the first request; a plain 200 unless said.
     #[serde(default)]
     pub reply: Option<Steps>,
     /// The same for the requests after it.
@@ -45,16 +45,16 @@ pub struct Case {
     /// The upstream answers as soon as it has the head.
     #[serde(default)]
     pub early: bool,
-    /// What the upstream has to receive; not looked at unless said.
+    /// Messages that the upstream has to receive; not looked at unless said.
     #[serde(default)]
     pub upstream: Option<Expect>,
-    /// What the client has to receive.
+    /// Messages that the client has to receive.
     #[serde(default)]
     pub answer: Option<Expect>,
     /// The request has to be refused with one of these: nothing of it or of what follows it may reach the upstream.
     #[serde(default)]
     pub rejected: Option<Statuses>,
-    /// What becomes of the client's connection.
+    /// End of the client's connection.
     #[serde(default)]
     pub then: Option<Then>,
     /// Merged into the HTTP connection manager.
@@ -78,19 +78,19 @@ pub struct Case {
     /// Whose chain that is.
     #[serde(default)]
     pub filter_of: FilterOf,
-    /// What its processor does.
+    /// Script of its processor.
     #[serde(default)]
     pub processor: ProcessorScript,
 }
 
 impl Case {
-    /// Whether the client speaks HTTP/2.
+    /// Tells whether the client speaks HTTP/2.
     #[must_use]
     pub fn http2_client(&self) -> bool {
         !self.frames.0.is_empty()
     }
 
-    /// Whether a proxy that knows nothing but HTTP/1 could do it.
+    /// Tells whether a proxy that knows nothing but HTTP/1 could do it.
     #[must_use]
     pub fn is_plain_http1(&self) -> bool {
         let configured = [
@@ -118,7 +118,7 @@ pub enum FilterOf {
     Cluster,
 }
 
-/// What a peer does, in order.
+/// Steps of a peer, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Steps(pub Vec<Step>);
 
@@ -156,13 +156,13 @@ pub enum Step {
     },
     /// Do something with the connection.
     Do {
-        /// What.
+        /// The action.
         #[serde(rename = "do")]
         action: Action,
     },
     /// Wait, in milliseconds. For what has no event to wait for.
     Pause {
-        /// How long.
+        /// Milliseconds.
         pause: u64,
     },
     /// Write bytes.
@@ -218,11 +218,11 @@ pub struct FrameSpec {
     pub stream: Option<u32>,
     /// END_STREAM.
     pub end: bool,
-    /// So many bytes of padding.
+    /// Number of bytes of padding.
     pub pad: Option<u8>,
 }
 
-/// What a peer has to receive.
+/// Expectation of a peer.
 #[derive(Debug, Clone)]
 pub enum Expect {
     /// Not a byte of a message.
@@ -303,7 +303,7 @@ pub enum Statuses {
 }
 
 impl Statuses {
-    /// Whether this is one of them.
+    /// Tells whether a status is one of them.
     #[must_use]
     pub fn contains(&self, status: u16) -> bool {
         match self {
@@ -313,7 +313,7 @@ impl Statuses {
     }
 }
 
-/// What becomes of the client's connection.
+/// End of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Then {

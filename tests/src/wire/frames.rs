@@ -12,7 +12,7 @@ use crate::support::exchange::Fields;
 use crate::support::http1::{bytes_of, latin1};
 use crate::support::script::fields;
 
-/// What a client begins a connection with.
+/// Bytes with which a client begins a connection.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const DATA: u8 = 0;
@@ -184,7 +184,7 @@ pub struct Reader {
     hpack: loona_hpack::Decoder<'static>,
     /// A header block whose end has not come: its stream and whether it ends the stream.
     block: Option<(u32, bool, Vec<u8>)>,
-    /// What arrived on each stream: interim heads, then the message.
+    /// Messages by stream: interim heads, then the final one.
     pub streams: BTreeMap<u32, (Vec<Message>, Option<Message>)>,
     /// The code of a GOAWAY.
     pub goaway: Option<u32>,

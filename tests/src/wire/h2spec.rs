@@ -8,7 +8,7 @@ use crate::support::rig::{Setup, Upstream};
 /// Runs all cases, the strict ones too. Every one has to pass.
 ///
 /// # Errors
-/// What failed, in h2spec's words.
+/// The failures, in h2spec's words.
 pub async fn run() -> anyhow::Result<Result<(), Missing>> {
     let program = match provision::h2spec() {
         Ok(program) => program,

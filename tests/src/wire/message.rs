@@ -19,11 +19,11 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The trailers.
     pub trailers: Fields,
-    /// How it ended.
+    /// Its end.
     pub end: End,
 }
 
-/// How a message ended.
+/// End of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum End {
     /// As its framing says.
@@ -33,11 +33,11 @@ pub enum End {
     Cut,
     /// RST_STREAM with this code.
     Reset(u32),
-    /// What came is not HTTP.
+    /// The bytes that came are not HTTP.
     Malformed,
 }
 
-/// What the reader has to know beside the bytes.
+/// Facts that the reader needs beside the bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
     /// Responses are read, to requests with these methods; the last also stands for those that follow.

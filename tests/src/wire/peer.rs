@@ -21,7 +21,7 @@ pub const PROBE: &str = "/probe-of-the-suite";
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// How a direction of a connection ended.
+/// End of one direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eof {
     /// With a FIN.
@@ -30,14 +30,14 @@ pub enum Eof {
     Reset,
 }
 
-/// What one connection has received.
+/// Bytes and messages that one connection has received.
 #[derive(Default)]
 pub struct Received {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// The same, if it is HTTP/2.
     pub reader: Option<Reader>,
-    /// Whether and how it ended.
+    /// Its end, if it has ended.
     pub eof: Option<Eof>,
 }
 
@@ -58,7 +58,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// What the connections have received, in the order in which they were opened.
+    /// Returns what the connections have received, in the order in which they were opened.
     pub fn connections(&self) -> MutexGuard<'_, Vec<Received>> {
         self.connections
             .lock()
@@ -103,7 +103,7 @@ fn contains(all: &[u8], part: &[u8]) -> bool {
     all.windows(part.len().max(1)).any(|window| window == part)
 }
 
-/// What both sides of a case share.
+/// State that both sides of a case share.
 pub struct Stage {
     /// The case.
     pub case: Arc<Case>,
@@ -113,7 +113,7 @@ pub struct Stage {
     pub upstream: Side,
     /// The longest that anything is waited for.
     pub limit: Duration,
-    /// What a peer could not do.
+    /// Steps that a peer could not do.
     pub notes: Mutex<Vec<String>>,
 }
 
@@ -444,7 +444,7 @@ fn waiting(
         })
 }
 
-/// Whether this is the suite's own question.
+/// Tells whether this is the suite's own question.
 #[must_use]
 pub fn is_probe(request: &Message) -> bool {
     request.first.contains(PROBE) || request.field(":path").is_some_and(|path| path == PROBE)

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// How many rules each letter has.
+/// Number of rules of each letter.
 const RULES: &[(char, usize)] = &[
     ('A', 12),
     ('B', 15),

@@ -173,7 +173,7 @@ async fn answered(stage: &Stage, answer: &Expect) -> Result<Then, String> {
     Ok(case.then.unwrap_or(own))
 }
 
-/// Whether this answer is only over when the connection is.
+/// Tells whether this answer is only over when the connection is.
 fn ends_connection(answer: &Expect, case: &Case) -> bool {
     match answer {
         Expect::Text(text) => {
@@ -299,7 +299,7 @@ fn responses(case: &Case, connections: &[Received]) -> Vec<Message> {
     messages
 }
 
-/// What reached the upstream, the suite's own question left out.
+/// Returns the requests that reached the upstream, the suite's own question left out.
 fn requests(case: &Case, connections: &[Received]) -> Vec<Message> {
     let tunnel = opens_tunnel(case);
     let mut all = Vec::new();

@@ -121,13 +121,30 @@ pub(crate) async fn control_flood(frame: u8, length: usize) -> anyhow::Result<()
     let (_upstream, rig) = plain("").await?;
     let watch = rig.watch();
     let mut socket = http2(&rig, &[]).await?;
-    let stream = if frame == kind::PRIORITY { 1 } else { 0 };
     let mut out = BytesMut::new();
     for _ in 0..1000 {
-        frames::frame(&mut out, frame, 0, stream, &vec![0; length]);
+        frames::frame(&mut out, frame, 0, 0, &vec![0; length]);
     }
     push(&mut socket, &out).await;
     watch.check(&rig, "control frames", LITTLE).await
+}
+
+/// Frames that say nothing, as many as are taken.
+pub(crate) async fn idle_talk(frame: u8, payload: &[u8]) -> anyhow::Result<()> {
+    let (_upstream, rig) = plain("").await?;
+    let watch = rig.watch();
+    let socket = http2(&rig, &[]).await?;
+    let stream = if frame == kind::PRIORITY { 1 } else { 0 };
+    let pieces = (0..200 * scale()).map(|_| {
+        let mut out = BytesMut::new();
+        for _ in 0..1000 {
+            frames::frame(&mut out, frame, 0, stream, payload);
+        }
+        out
+    });
+    let survived = pour(socket, pieces, PATIENCE).await;
+    ensure!(!survived, "the connection is kept");
+    watch.check(&rig, "idle talk", LITTLE).await
 }
 
 /// Writes these thousand frames, reading nothing, until they are not taken any more; 500 times at most.
@@ -261,19 +278,6 @@ pub(crate) async fn half_a_head() -> anyhow::Result<()> {
     let counted = rig.stat("http.main.downstream_rq_header_timeout").await?;
     ensure!(counted == 100, "{counted} counted");
     watch.check(&rig, "half a head", LITTLE).await
-}
-
-/// Windows opened by one byte again and again, from a client that reads nothing.
-pub(crate) async fn window_updates() -> anyhow::Result<()> {
-    let (_upstream, rig) = plain("").await?;
-    let watch = rig.watch();
-    let mut socket = http2(&rig, &[]).await?;
-    let mut out = BytesMut::new();
-    for _ in 0..1000 {
-        frames::window(&mut out, 0, 1);
-    }
-    push(&mut socket, &out).await;
-    watch.check(&rig, "WINDOW_UPDATE", LITTLE).await
 }
 
 pub(crate) async fn header_bomb() -> anyhow::Result<()> {

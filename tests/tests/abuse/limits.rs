@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tests::provision;
+use tests::support::adversary::Adversary;
 use tests::support::rig::{self, Setup, Upstream, get};
 use tests::support::{ports, wait};
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -65,13 +66,10 @@ pub(crate) async fn connection_limit() -> anyhow::Result<()> {
         .map(drop)
 }
 
-pub(crate) async fn memory_limit() -> anyhow::Result<()> {
-    let upstream = Upstream::start().await?;
-    let setup = |bytes: u64| {
-        Setup {
-        upstream: Some(upstream.address),
-        bootstrap: format!(
-            "overload_manager:
+/// No more requests above nine tenths of so many bytes.
+fn heap(bytes: u64) -> String {
+    format!(
+        "overload_manager:
   refresh_interval: 0.05s
   resource_monitors:
   - name: envoy.resource_monitors.fixed_heap
@@ -82,9 +80,15 @@ pub(crate) async fn memory_limit() -> anyhow::Result<()> {
   - name: envoy.overload_actions.stop_accepting_requests
     triggers: [{{name: envoy.resource_monitors.fixed_heap, threshold: {{value: 0.9}}}}]
 "
-        ),
+    )
+}
+
+pub(crate) async fn memory_limit() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let setup = |bytes: u64| Setup {
+        upstream: Some(upstream.address),
+        bootstrap: heap(bytes),
         ..Setup::default()
-    }
     };
     let plenty = setup(4 << 30).start().await?;
     plenty.normal_client().await?;
@@ -96,6 +100,48 @@ pub(crate) async fn memory_limit() -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Request bodies of 40 MiB each from a processor, for an upstream that reads nothing, where the heap is limited to 200 MB. Others are not
+/// refused for what such bodies hold.
+pub(crate) async fn large_requests() -> anyhow::Result<()> {
+    const CLIENTS: usize = 4;
+    let upstream = silent().await?;
+    let processor = Adversary::start().await?;
+    let setup = Setup {
+        upstream: Some(upstream),
+        processor: Some(processor.address),
+        filter: "message_timeout: 30s
+processing_mode: {request_body_mode: BUFFERED, response_header_mode: SKIP}
+"
+        .to_owned(),
+        bootstrap: heap(200_000_000),
+        ..Setup::default()
+    };
+    let rig = setup.start().await?;
+    let mut attackers = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut socket = TcpStream::connect(rig.address).await?;
+        let head = "POST /replaced/40 HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+        socket.write_all(head.as_bytes()).await?;
+        attackers.push(socket);
+    }
+    // Beside them, and for some time behind the last of them, which are sent within seconds.
+    let (mut served, begun) = (0, Instant::now());
+    while begun.elapsed() < Duration::from_secs(10) {
+        let (status, body) = get(rig.address, "/immediate/0").await?;
+        ensure!(
+            status == 200,
+            "{status} {:?} after {served} others were served",
+            String::from_utf8_lossy(&body)
+        );
+        served += 1;
+        // A client that asks on and on would keep the processor from the others.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eprintln!("    {served} others were served");
+    drop(attackers);
+    Ok(())
 }
 
 /// An upstream that accepts and says nothing.

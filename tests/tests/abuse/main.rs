@@ -32,10 +32,12 @@ use self::{
     },
     http2::{
         acknowledges_nothing, continuation, control_flood, empty_data, half_a_head, header_bomb,
-        http2_reads_nothing, made_you_reset, rapid_reset, small_data, small_data_streamed,
-        small_window, window_updates,
+        http2_reads_nothing, idle_talk, made_you_reset, rapid_reset, small_data,
+        small_data_streamed, small_window,
     },
-    limits::{admin_flood, connection_limit, descriptors, memory_limit, unread_log},
+    limits::{
+        admin_flood, connection_limit, descriptors, large_requests, memory_limit, unread_log,
+    },
     processor::{
         deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload, unread_copies,
     },
@@ -46,7 +48,7 @@ const MIB: u64 = 1024;
 /// Memory that an attack may cost at most, whatever its size: buffers of one connection and noise.
 const LITTLE: u64 = 24 * MIB;
 
-/// How long an answer to a flood is waited for.
+/// Longest wait for an answer to a flood.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -58,10 +60,14 @@ fn main() -> ExitCode {
         trial("http2/continuation", || go(continuation())),
         trial("http2/settings", || go(control_flood(kind::SETTINGS, 0))),
         trial("http2/ping", || go(control_flood(kind::PING, 8))),
-        trial("http2/priority", || go(control_flood(kind::PRIORITY, 5))),
+        trial("http2/priority", || {
+            go(idle_talk(kind::PRIORITY, &[0, 0, 0, 3, 1]))
+        }),
         trial("http2/empty-data", || go(empty_data())),
         trial("http2/small-data", || go(small_data())),
-        trial("http2/window-updates", || go(window_updates())),
+        trial("http2/window-updates", || {
+            go(idle_talk(kind::WINDOW_UPDATE, &[0, 0, 0, 1]))
+        }),
         trial("http2/header-bomb", || go(header_bomb())),
         trial("http2/half-a-head", || go(half_a_head())),
         trial("http2/small-data-STREAMED", || go(small_data_streamed())),
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
         trial("http1/pipelined-flood", || go(pipelined_flood())),
         trial("limits/connections", || go(connection_limit())),
         trial("limits/memory", || go(memory_limit())),
+        trial("limits/large-request-bodies", || go(large_requests())),
         trial("limits/descriptors", || go(descriptors())),
         trial("limits/admin", || go(admin_flood())),
         trial("limits/unread-log", || go(unread_log())),
@@ -120,6 +127,9 @@ fn main() -> ExitCode {
         trial("processor/no-trailers", || go(no_trailers())),
         trial("processor/goes-away", || go(goes_away())),
         trial("upstream/answers-early", || go(upstream::answers_early())),
+        trial("upstream/answers-beside-a-deaf-processor", || {
+            go(upstream::answers_beside_a_deaf_processor())
+        }),
         trial("shared/cancels", || go(shared::cancels())),
         trial("shared/empty-data", || go(shared::empty_data())),
         trial("shared/small-data", || go(shared::small_data())),
@@ -127,6 +137,10 @@ fn main() -> ExitCode {
         trial("shared/unread-uploads", || go(shared::unread_uploads())),
         trial("shared/deaf-clients", || go(shared::deaf_clients())),
         trial("shared/large-head", || go(shared::large_head())),
+        trial("shared/refused-fields", || go(shared::refused_fields())),
+        trial("shared/refused-fields-of-a-client", || {
+            go(shared::refused_fields_of_a_client())
+        }),
         trial("shared/unread-trailers", || go(shared::unread_trailers())),
         trial("shared/control-frames", || go(shared::control_floods())),
         trial("shared/large-request-head", || {

@@ -20,7 +20,8 @@ use super::{
     with_processor,
 };
 
-/// What a processor does, and what the client gets: as configured, and where the failure mode is to go on. 0 is a cut connection.
+/// Deeds of a processor with the status that the client gets: as configured, and where the failure mode is to go on. 0 is a cut
+/// connection.
 const DEEDS: &[(&str, u16, u16)] = &[
     ("good", 200, 200),
     ("unanswered", 504, 200),

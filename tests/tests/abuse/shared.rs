@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub(crate) use self::heads::{
-    large_head, large_heads_of_a_proxy, large_request_head, large_request_trailers,
+    large_head, large_heads_of_a_proxy, large_request_head, large_request_trailers, refused_fields,
+    refused_fields_of_a_client,
 };
 pub(crate) use self::responses::{
     cancels, control_floods, deaf_clients, empty_data, small_data, unread_trailers,
@@ -119,6 +120,15 @@ impl Client {
         }
         self.0.write_all(&out).await?;
         Ok(first)
+    }
+
+    /// Sends a request of which this is the header block.
+    async fn send(&mut self, block: &[u8]) -> anyhow::Result<()> {
+        let mut out = BytesMut::new();
+        let flags = END_HEADERS | END_STREAM;
+        frames::frame(&mut out, kind::HEADERS, flags, self.1, block);
+        self.1 += 2;
+        Ok(self.0.write_all(&out).await?)
     }
 
     /// Reads until so many frames have come that are wanted.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::BytesMut;
+use tests::support::adversary::Adversary;
 use tests::support::frames::{self, END_HEADERS, END_STREAM, kind};
 use tests::support::rig::{Rig, Setup, scale};
 use tests::support::wait;
@@ -77,6 +78,36 @@ async fn fill(rig: &Rig, head: &str) -> anyhow::Result<TcpStream> {
         }
     }
     anyhow::bail!("everything was taken")
+}
+
+/// A response that the processor does not see passes also while the processor reads nothing of the request: with its end the exchange is
+/// over, and what the upload takes of the connection's window is free for others.
+pub(crate) async fn answers_beside_a_deaf_processor() -> anyhow::Result<()> {
+    let (address, connection) = deaf("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await?;
+    let processor = Adversary::start().await?;
+    let setup = Setup {
+        upstream: Some(address),
+        processor: Some(processor.address),
+        filter: "message_timeout: 60s
+processing_mode: {request_body_mode: STREAMED, response_header_mode: SKIP}
+"
+        .to_owned(),
+        ..Setup::default()
+    };
+    let rig = setup.start().await?;
+    rig.normal_client().await?;
+    let head = "POST /deaf HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n";
+    let mut client = fill(&rig, head).await?;
+    let mut socket = connection.await.context("no request")?;
+    socket.write_all(b"done").await?;
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.ends_with(b"\r\n\r\ndone") {
+            ensure!(client.read_buf(&mut answer).await? > 0, "the answer is cut");
+        }
+        Ok(())
+    };
+    timeout(SOON, read).await.context("the answer waits")?
 }
 
 /// It answers before the upload is over, which nobody wants any more then.

@@ -1,4 +1,4 @@
-//! What changes while traffic runs: routes, policies, certificates, the data plane's end, the API server.
+//! Changes while traffic runs: routes, policies, certificates, the data plane's end, the API server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;

@@ -126,7 +126,7 @@ pub fn router() -> Router {
 
 /// Serves [`router`] on `listener` until `shutdown` completes, then lets requests in flight finish.
 ///
-/// What is still open [`MAX_DURATION`] and a second after `shutdown` is cut.
+/// Exchanges that are still open [`MAX_DURATION`] and a second after `shutdown` are cut.
 ///
 /// # Errors
 /// When the listener cannot be used. Errors of single connections end those connections only.

@@ -1,4 +1,4 @@
-//! What the server saw of a request, apart from its body.
+//! A request as the server saw it, apart from its body.
 
 use std::{convert::Infallible, net::SocketAddr};
 

@@ -1,4 +1,4 @@
-//! What only a socket shows: chunks, trailers and upgrades on the wire, and the end of the server.
+//! Tests that need a socket: chunks, trailers and upgrades on the wire, and the end of the server.
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 

@@ -56,7 +56,7 @@ pub(super) async fn delay(
         .into_response())
 }
 
-/// How the pieces of a slow body are spread over time.
+/// Distribution of the pieces of a slow body over time.
 struct Pace {
     delay: Duration,
     duration: Duration,

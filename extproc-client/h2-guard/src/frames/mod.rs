@@ -1,5 +1,8 @@
 //! The byte stream under an `h2` connection, followed frame by frame.
 
+mod blocks;
+mod floods;
+mod held;
 mod kind;
 mod refunds;
 mod settings;
@@ -13,11 +16,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Buf as _;
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use self::floods::FloodLimits;
 use self::{
-    kind::{ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, IGNORED, PADDED, SETTINGS},
+    blocks::Blocks,
+    floods::Floods,
+    held::Held,
+    kind::{
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, IGNORED, PADDED, PUSH_PROMISE,
+        SETTINGS,
+    },
     refunds::Refunds,
     settings::Settings,
 };
@@ -35,6 +45,12 @@ const TYPE: usize = 3;
 /// DATA shorter than this takes more memory than its bytes.
 const SMALL: usize = 256;
 
+/// Bytes of a header block that are held, where the size of lists is not known.
+const MOST_HELD: usize = 400 * 1024;
+
+/// Size of the frames that `h2` reads of any header block: a first one, five more, and the last.
+const FEW_FRAMES: usize = 7 * 16 * 1024;
+
 /// Empty DATA frames in a row that are hidden of a client. `h2` ends the connection of one that goes on.
 const EMPTY_IN_A_ROW: u32 = 10_000;
 
@@ -51,6 +67,9 @@ const ALERT: [u8; 2] = [0x15, 3];
 ///
 /// A DATA frame without content that does not end its stream says nothing, and `h2` ends a connection that has received 100 of them.
 /// They become frames of an unknown type here, and the window that their padding takes is given back from here.
+///
+/// A header block for which `h2` would end the connection although it is only malformed is replaced by one for which it resets the
+/// stream. For this, a block that does not come as one frame in one read is held until it is complete.
 #[derive(Debug)]
 pub struct Frames<S> {
     io: S,
@@ -61,7 +80,13 @@ pub struct Frames<S> {
     turns: bool,
     /// Bytes of the preface or of a frame's payload that are still to come.
     left: usize,
-    head: Head,
+    /// Bytes that are not followed yet, from the head of a frame on.
+    held: Held,
+    /// Bytes that were held and are to be read before others.
+    ready: BytesMut,
+    blocks: Blocks,
+    /// Bytes of a header block that are held at most.
+    most_held: usize,
     /// Most empty frames in a row that are hidden.
     most_empty: u32,
     empty: u32,
@@ -71,6 +96,8 @@ pub struct Frames<S> {
     block: Block,
     settings: Settings,
     refunds: Refunds,
+    /// Of a client.
+    floods: Option<Floods>,
 }
 
 /// The header block that was read last (RFC 9113 §4.3). Until it ends, no other frame may come.
@@ -83,22 +110,17 @@ struct Block {
     ends: bool,
 }
 
-/// The head of a frame that was not read at once; with the first byte of its payload if it is padded.
-#[derive(Debug, Default)]
-struct Head {
-    bytes: [u8; HEAD + 1],
-    /// Bytes that are there.
-    length: usize,
-    /// True if it is complete and waits for room.
-    ready: bool,
-}
-
 /// Outcome of a look at the bytes from the head of a frame on.
 enum Look {
     /// Not enough bytes; so many are needed.
     Short(usize),
     /// The frame is so long, without its head.
-    Frame { payload: usize, hide: bool },
+    Frame {
+        kind: u8,
+        flags: u8,
+        payload: usize,
+        hide: bool,
+    },
 }
 
 impl<S> Frames<S> {
@@ -109,7 +131,9 @@ impl<S> Frames<S> {
 
     /// The stream of a connection of a client, from its preface on.
     pub fn of_client(io: S, traffic: Arc<Traffic>) -> Self {
-        Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW)
+        let mut frames = Self::new(io, traffic, PREFACE, EMPTY_IN_A_ROW);
+        frames.floods = Some(Floods::default());
+        frames
     }
 
     /// The same for a server that does not let its owner poll the connection: only empty DATA frames and unread answers are looked
@@ -127,7 +151,10 @@ impl<S> Frames<S> {
             first: left == 0,
             turns: true,
             left,
-            head: Head::default(),
+            held: Held::default(),
+            ready: BytesMut::new(),
+            blocks: Blocks::default(),
+            most_held: MOST_HELD,
             most_empty,
             empty: 0,
             blocked: false,
@@ -135,7 +162,26 @@ impl<S> Frames<S> {
             block: Block::default(),
             settings: Settings::default(),
             refunds: Refunds::default(),
+            floods: None,
         }
+    }
+
+    /// Sets the size of the header lists that `h2` takes on this connection. Blocks of larger ones are not looked at.
+    #[must_use]
+    pub fn header_list(mut self, bytes: u32) -> Self {
+        // `h2` reads as many frames as the list would need and a quarter more.
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.most_held = (bytes.saturating_mul(5) / 4).saturating_add(FEW_FRAMES);
+        self
+    }
+
+    /// Sets other limits for frames that say little. Those of a server have none: its connection carries streams of many clients.
+    #[must_use]
+    pub fn floods(mut self, limits: FloodLimits) -> Self {
+        if self.floods.is_some() {
+            self.floods = Some(Floods::of(limits));
+        }
+        self
     }
 
     /// The stream below.
@@ -145,7 +191,8 @@ impl<S> Frames<S> {
 
     /// The number of the header block that has begun and is not complete. `h2` says nothing of a stream before its block is.
     pub fn open_block(&self) -> Option<u64> {
-        let open = self.block.open && !(self.block.ends && self.left == 0);
+        let whole = self.left == 0 && !self.held.is_within_frame();
+        let open = self.block.open && !(self.block.ends && whole);
         open.then_some(self.block.number)
     }
 
@@ -165,6 +212,9 @@ impl<S> Frames<S> {
         };
         tally.frames += 1;
         self.block.follow(kind, flags);
+        if let Some(floods) = &mut self.floods {
+            floods.read(kind, stream);
+        }
         self.settings = Settings {
             reading: kind == SETTINGS && flags & ACK == 0,
             ..Settings::default()
@@ -193,7 +243,12 @@ impl<S> Frames<S> {
             CONTINUATION => tally.continued += payload,
             _ => {}
         }
-        Look::Frame { payload, hide }
+        Look::Frame {
+            kind,
+            flags,
+            payload,
+            hide,
+        }
     }
 
     /// Follows the frames in what was read. Gives how much of it may be handed on: all but a head that is not complete.
@@ -214,13 +269,37 @@ impl<S> Frames<S> {
             };
             match self.look(rest, tally) {
                 Look::Short(_) => {
-                    for (to, from) in self.head.bytes.iter_mut().zip(rest.iter()) {
-                        *to = *from;
-                    }
-                    self.head.length = rest.len();
+                    self.held.hold(rest, 0, false);
                     return at;
                 }
-                Look::Frame { payload, hide } => {
+                Look::Frame {
+                    kind: HEADERS,
+                    flags,
+                    payload,
+                    ..
+                } if self.blocks.looks() && HEAD + payload <= self.most_held => {
+                    let ends = flags & END_HEADERS != 0;
+                    let stream = stream(rest);
+                    let whole = rest.get(HEAD..HEAD + payload).filter(|_| ends);
+                    match whole {
+                        Some(whole) if self.blocks.passes(flags, stream, whole) => {
+                            self.left = HEAD + payload;
+                        }
+                        _ => {
+                            self.held.hold(rest, HEAD + payload, ends);
+                            return at;
+                        }
+                    }
+                }
+                Look::Frame {
+                    kind,
+                    payload,
+                    hide,
+                    ..
+                } => {
+                    if matches!(kind, HEADERS | PUSH_PROMISE) {
+                        self.blocks.give_up();
+                    }
                     if let (true, Some(kind)) = (hide, rest.get_mut(TYPE)) {
                         *kind = IGNORED;
                     }
@@ -241,6 +320,9 @@ impl<S> Frames<S> {
 
     fn note(&mut self, tally: &Tally) -> io::Result<()> {
         self.traffic.add(tally);
+        if let Some(floods) = &self.floods {
+            floods.check()?;
+        }
         if self.blocked {
             self.unanswered = self.unanswered.saturating_add(tally.frames);
             if self.unanswered > UNANSWERED {
@@ -250,6 +332,14 @@ impl<S> Frames<S> {
             }
         }
         Ok(())
+    }
+}
+
+/// The stream of a frame (RFC 9113 §4.1).
+fn stream(frame: &[u8]) -> u32 {
+    match frame {
+        &[_, _, _, _, _, a, b, c, d, ..] => u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff,
+        _ => 0,
     }
 }
 
@@ -274,42 +364,6 @@ impl Block {
     }
 }
 
-impl<S: AsyncRead + Unpin> Frames<S> {
-    /// Completes a head of which a part was read.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.head.ready {
-            let mut tally = Tally::default();
-            let Head { bytes, length, .. } = self.head;
-            match self.look(bytes.get(..length).unwrap_or_default(), &mut tally) {
-                Look::Short(needed) => {
-                    let mut room = [0; HEAD + 1];
-                    let room = room.get_mut(..needed - length).unwrap_or_default();
-                    let mut more = ReadBuf::new(room);
-                    ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
-                    let more = more.filled();
-                    for (to, from) in self.head.bytes.iter_mut().skip(length).zip(more) {
-                        *to = *from;
-                    }
-                    self.head.length += more.len();
-                    // The end: `h2` is to see that it comes within a frame.
-                    self.head.ready = more.is_empty();
-                }
-                Look::Frame { payload, hide } => {
-                    if hide && let Some(kind) = self.head.bytes.get_mut(TYPE) {
-                        *kind = IGNORED;
-                    }
-                    // Of a padded frame, the first byte is there already.
-                    self.left = payload.saturating_sub(length - HEAD);
-                    self.head.ready = true;
-                    self.settle();
-                    self.note(&tally)?;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -322,14 +376,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
             return Poll::Pending;
         }
         loop {
-            if this.head.length > 0 {
-                ready!(this.poll_head(cx))?;
-                let there = this.head.length.min(buf.remaining());
-                buf.put_slice(this.head.bytes.get(..there).unwrap_or_default());
-                this.head.bytes.rotate_left(there);
-                this.head.length -= there;
-                this.head.ready = this.head.length > 0;
+            if !this.ready.is_empty() {
+                let there = this.ready.len().min(buf.remaining());
+                buf.put_slice(this.ready.get(..there).unwrap_or_default());
+                this.ready.advance(there);
+                if this.ready.is_empty() {
+                    this.ready = BytesMut::new();
+                }
                 return Poll::Ready(Ok(()));
+            }
+            if !this.held.is_empty() {
+                ready!(this.poll_held(cx))?;
+                continue;
             }
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
@@ -405,6 +463,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let this = self.get_mut();
         ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        if let (Poll::Ready(Ok(written)), Some(floods)) = (&written, &mut this.floods) {
+            floods.wrote(buf.get(..*written).unwrap_or_default());
+        }
         this.wrote(written, cx)
     }
 
@@ -416,6 +477,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let this = self.get_mut();
         ready!(this.poll_refunds(cx))?;
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        if let (Poll::Ready(Ok(written)), Some(floods)) = (&written, &mut this.floods) {
+            let mut left = *written;
+            for buf in bufs {
+                let bytes = buf.get(..left.min(buf.len())).unwrap_or_default();
+                floods.wrote(bytes);
+                left -= bytes.len();
+            }
+        }
         this.wrote(written, cx)
     }
 

@@ -1,4 +1,4 @@
-//! What the peer says in SETTINGS.
+//! SETTINGS of the peer.
 
 use crate::traffic::Traffic;
 

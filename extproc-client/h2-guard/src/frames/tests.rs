@@ -196,13 +196,18 @@ async fn a_header_block_is_open_until_its_last_byte() {
         let traffic = Arc::<Traffic>::default();
         let mut frames = Frames::of_client(Slow(&sent, chunk), traffic);
         let mut some = vec![0; chunk];
-        let mut at = 0;
-        while let Ok(n @ 1..) = frames.read(&mut some).await {
-            at += n;
-            // Of the next frame's head, some may be kept back.
-            if (begin..end).contains(&at) {
+        loop {
+            let cx = &mut Context::from_waker(std::task::Waker::noop());
+            let mut buf = ReadBuf::new(&mut some);
+            assert!(Pin::new(&mut frames).poll_read(cx, &mut buf).is_ready());
+            if buf.filled().is_empty() {
+                break;
+            }
+            // A block is looked at with the next read. Of the next frame's head, some may be kept back.
+            let at = sent.len() - frames.get_ref().0.len();
+            if frames.held.is_within_frame() {
                 assert_eq!(frames.open_block(), Some(1), "{at} in {chunk}");
-            } else if at < begin - HEAD || at > end {
+            } else if !(begin - HEAD..=end).contains(&at) {
                 assert_eq!(frames.open_block(), None, "{at} in {chunk}");
             }
         }
@@ -356,4 +361,63 @@ async fn an_alert_of_tls_is_told_as_such() {
     let mut of_server = Frames::of_server(Slow(&sent, 18), Arc::default());
     of_server.read_to_end(&mut seen).await.unwrap();
     assert_eq!(seen, sent);
+}
+
+/// As many frames as Envoy's defaults allow, and one more.
+#[tokio::test]
+async fn a_client_is_limited_in_priority_and_window_updates() {
+    let updates = |count: usize, streams: u8| {
+        let mut sent = vec![b'p'; PREFACE];
+        for stream in 0..streams {
+            frame(&mut sent, HEADERS, 5, 2 * stream + 1, b"\x88");
+        }
+        for _ in 0..count {
+            frame(&mut sent, WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
+        }
+        sent
+    };
+    let priorities = |count: usize, streams: u8| {
+        let mut sent = updates(0, streams);
+        for _ in 0..count {
+            frame(&mut sent, kind::PRIORITY_FRAME, 0, 1, &[0, 0, 0, 0, 1]);
+        }
+        sent
+    };
+    let mut data = Vec::new();
+    frame(&mut data, HEADERS, 4, 1, b"\x88");
+    frame(&mut data, DATA, 0, 1, &[9; 1000]);
+    frame(&mut data, DATA, 1, 1, &[]);
+    for (sent, written, fails) in [
+        (updates(5, 0), &[][..], false),
+        (updates(6, 0), &[], true),
+        (updates(11, 3), &[], false),
+        (updates(12, 3), &[], true),
+        (updates(47, 1), &data, false),
+        (updates(48, 1), &data, true),
+        (priorities(100, 0), &[], false),
+        (priorities(101, 0), &[], true),
+        (priorities(400, 3), &[], false),
+        (priorities(401, 3), &[], true),
+    ] {
+        for chunk in [1, 7, 5000] {
+            let (near, mut far) = tokio::io::duplex(10_000);
+            let mut frames =
+                Frames::of_client(tokio::io::join(Slow(&sent, chunk), near), Arc::default());
+            for some in written.chunks(chunk) {
+                frames.write_all(some).await.unwrap();
+            }
+            let read = async {
+                let mut room = [0; 4096];
+                while frames.read(&mut room).await? > 0 {
+                    frames.traffic.turn();
+                }
+                io::Result::Ok(())
+            };
+            assert_eq!(read.await.is_err(), fails, "{chunk} bytes at a time");
+            drop(frames);
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, written);
+        }
+    }
 }

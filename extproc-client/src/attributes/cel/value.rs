@@ -68,6 +68,13 @@ fn fields(root: &str) -> &'static [&'static str] {
             "requested_server_name",
             "tls_version",
             "peer_certificate_valid",
+            "subject_peer_certificate",
+            "subject_local_certificate",
+            "uri_san_peer_certificate",
+            "uri_san_local_certificate",
+            "dns_san_peer_certificate",
+            "dns_san_local_certificate",
+            "sha256_peer_certificate_digest",
         ],
         "upstream" => &[
             "address",

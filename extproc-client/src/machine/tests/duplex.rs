@@ -139,6 +139,22 @@ fn duplex_wants_streamed_responses_alone() {
 }
 
 #[test]
+fn duplex_pieces_of_an_answered_request_are_answered_behind_its_headers() {
+    let mut p = Play::new(mode(DUPLEX));
+    p.request(&[], false);
+    p.data(Request, "aaa", false);
+    p.response(&[], true);
+    assert!(p.part(rh(nothing())).is_empty());
+    assert!(p.part(rb(stream("A", false))).is_empty());
+    p.part(rb(nothing()));
+    assert!(
+        p.details.starts_with("spurious_message:_Normal_body"),
+        "{}",
+        p.details
+    );
+}
+
+#[test]
 fn duplex_has_no_message_timeout() {
     let mut p = Play::new(mode(DUPLEX));
     p.request(&[], false);

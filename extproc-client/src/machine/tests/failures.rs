@@ -2,7 +2,7 @@
 
 use super::play::*;
 use crate::{
-    context::outcome::{Outcome, ResponseFlags, UpstreamFailure},
+    context::outcome::{Outcome, RefusedRequest, ResponseFlags, UpstreamFailure},
     machine::Side::{self, Request, Response},
     types::stream::Close,
     wire::Reply,
@@ -277,6 +277,28 @@ fn an_upstream_that_fails_midway_cuts_the_response() {
     p.data(side, "abc", false);
     p.exchange.response_failed(None, None);
     assert_eq!(p.outputs().last().unwrap(), "client: ABORT");
+}
+
+#[test]
+fn a_request_that_a_filter_in_front_refuses_is_answered() {
+    for body in ["BUFFERED", "STREAMED"] {
+        let refused = RefusedRequest::new(
+            http::StatusCode::BAD_REQUEST,
+            "decompression_failed",
+            "no gzip".into(),
+        );
+        let mut p = Play::new(mode(&format!(r#"{{"request_body_mode": "{body}"}}"#)));
+        p.request(&[], false);
+        p.part(rh(nothing()));
+        p.data(Request, "abc", false);
+        p.exchange.request_failed(Some(&refused));
+        let outputs = p.outputs();
+        let mut lines = outputs.iter();
+        assert!(
+            lines.any(|line| line.starts_with("client: 400")),
+            "{outputs:?}"
+        );
+    }
 }
 
 #[test]

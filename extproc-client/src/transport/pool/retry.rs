@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::failure;
 use crate::{config::RetryPolicy, text::retry_on::RetryOn};
 
-/// How a call failed before its response was used.
+/// Failure of a call before its response was used.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Failed<'a> {
     /// There was no connection, or no room on one.
@@ -32,7 +32,7 @@ impl Failed<'_> {
     }
 }
 
-/// What is left of a policy's retries.
+/// Retries that a policy still allows for one call.
 #[derive(Debug)]
 pub(super) struct Retries {
     policy: RetryPolicy,
@@ -47,7 +47,7 @@ impl Retries {
         }
     }
 
-    /// How long to wait for the next call, if there is to be one.
+    /// Returns the time to wait before the next call; `None` if there is to be none.
     pub(super) fn next(&mut self, failed: Failed<'_>) -> Option<Duration> {
         if self.policy.retries == 0 || !self.policy.on.any(conditions(failed)) {
             return None;

@@ -487,6 +487,12 @@ impl Outbox {
     /// send any more takes everything to nowhere; its end shows in the receiving half.
     fn flush(&mut self, send: &mut SendStream<Bytes>, mut cx: Option<&mut Context<'_>>) {
         while self.end != End::Sent {
+            if self.end == End::Asked && self.parts.len() == self.sent {
+                // No bytes, and so no window.
+                self.end = End::Sent;
+                let _ = send.send_data(Bytes::new(), true);
+                return;
+            }
             if self.ahead >= AHEAD {
                 // There is capacity for one more byte once all that was given has its window.
                 send.reserve_capacity(1);
@@ -501,10 +507,6 @@ impl Outbox {
                 }
             }
             let Some(part) = self.parts.get(self.sent) else {
-                if self.end == End::Asked {
-                    self.end = End::Sent;
-                    let _ = send.send_data(Bytes::new(), true);
-                }
                 return;
             };
             let count = part.len().min(AHEAD - self.ahead);

@@ -191,7 +191,7 @@ impl Immediate {
         self
     }
 
-    /// Why, in a few words, for the proxy's access log (`%RESPONSE_CODE_DETAILS%`).
+    /// Reason, in a few words, for the proxy's access log (`%RESPONSE_CODE_DETAILS%`).
     pub fn details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self

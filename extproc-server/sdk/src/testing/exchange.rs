@@ -131,7 +131,7 @@ impl FakeExchange {
         }
         let end = message.ends_with_headers();
         let mut mode = settings.body;
-        let mut rules = Rules::default();
+        let mut rules = self.rules();
         let lengthless = match mode {
             BodyMode::None | BodyMode::Grpc => false,
             BodyMode::Buffered => !settings.headers,
@@ -400,7 +400,7 @@ impl FakeExchange {
         match self.next(side.trailers()).await? {
             Event::Reply(reply, _) => match trailers_reply(side, &reply) {
                 Some(reply) => {
-                    let rules = Rules::default();
+                    let rules = self.rules();
                     mutate::apply(&mut message.trailers, reply.header_mutation, rules)?;
                     Ok(Outcome::Forwarded(message))
                 }
@@ -408,6 +408,13 @@ impl FakeExchange {
             },
             Event::Responded(response) => Ok(Outcome::Responded(response)),
             Event::Closed => Ok(Outcome::Forwarded(message)),
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            may_change: self.settings.may_change,
+            ..Rules::default()
         }
     }
 

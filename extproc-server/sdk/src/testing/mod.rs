@@ -144,6 +144,14 @@ impl<P: Run> FakeProxy<P> {
         self
     }
 
+    /// Changes those headers alone, by their lower-case names, for which this is true (`mutation_rules`); other changes are skipped.
+    /// Default: all but `:authority`, `:method`, `:scheme`, `host` and `x-envoy-*`. `host` and pseudo-headers are never removed.
+    #[must_use]
+    pub fn mutation_rules(mut self, may_change: fn(&str) -> bool) -> Self {
+        self.settings.may_change = Some(may_change);
+        self
+    }
+
     /// Metadata of the gRPC stream, such as `traceparent`.
     #[must_use]
     pub fn initial_metadata(mut self, metadata: MetadataMap) -> Self {
@@ -200,6 +208,7 @@ struct Settings {
     early: bool,
     keep_length: bool,
     allow_mode_override: bool,
+    may_change: Option<fn(&str) -> bool>,
     observe_only: bool,
     buffer_limit: usize,
     timeout: Duration,
@@ -247,6 +256,7 @@ impl Default for Settings {
             early: false,
             keep_length: false,
             allow_mode_override: false,
+            may_change: None,
             observe_only: false,
             buffer_limit: 1024 * 1024,
             timeout: Duration::from_secs(5),

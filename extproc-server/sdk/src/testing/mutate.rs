@@ -17,6 +17,23 @@ pub(super) struct Rules {
     pub(super) without_length: bool,
     /// `:method` may be set: the body is replaced as well.
     pub(super) with_method: bool,
+    /// Headers that may be changed, in place of the defaults.
+    pub(super) may_change: Option<fn(&str) -> bool>,
+}
+
+impl Rules {
+    /// Tells whether a change of this header is made; one that is not is skipped.
+    fn allows(self, name: &str) -> bool {
+        let by_default = || {
+            !matches!(name, "host" | ":authority" | ":scheme" | ":method")
+                && !name.starts_with("x-envoy")
+        };
+        match name {
+            ":method" if self.with_method => true,
+            "content-length" if self.without_length => false,
+            name => self.may_change.map_or_else(by_default, |may| may(name)),
+        }
+    }
 }
 
 pub(super) fn apply(
@@ -35,7 +52,10 @@ pub(super) fn apply(
             continue;
         }
         let name = legal_name(name)?;
-        fields.retain(|(key, _)| *key != name);
+        // It has gone already, and may be taken away once more.
+        if name == "content-length" || rules.allows(&name) {
+            fields.retain(|(key, _)| *key != name);
+        }
     }
     for option in mutation.set_headers {
         set(fields, option, rules)?;
@@ -65,13 +85,7 @@ fn set(
         let reason = format!("the value of {name:?} is {:?}", header.raw_value);
         return Err(ProxyError::Mutation(reason));
     }
-    let ignored = match name.as_str() {
-        "host" | ":authority" | ":scheme" => true,
-        ":method" => !rules.with_method,
-        "content-length" => rules.without_length,
-        _ => name.starts_with("x-envoy"),
-    };
-    if ignored {
+    if !rules.allows(&name) {
         return Ok(());
     }
     let append = option.append.is_some_and(|append| append.value);

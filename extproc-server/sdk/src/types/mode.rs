@@ -1,4 +1,4 @@
-//! Which parts of a message a proxy sends, and in what form.
+//! Parts of a message that a proxy sends, and their form.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::{
 
 use crate::types::Side;
 
-/// How a proxy sends the body of a message (`ProcessingMode.BodySendMode`).
+/// Form in which a proxy sends the body of a message (`ProcessingMode.BodySendMode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BodyMode {
@@ -72,13 +72,13 @@ impl fmt::Display for BodyMode {
     }
 }
 
-/// What the proxy said about itself in the first message (`protocol_config`), with mode overrides applied.
+/// Settings that the proxy announced in the first message (`protocol_config`), with mode overrides applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Modes {
-    /// How request bodies are sent. [`BodyMode::None`] also where the proxy did not say.
+    /// Mode of request bodies. [`BodyMode::None`] also where the proxy did not say.
     pub request_body: BodyMode,
-    /// How response bodies are sent. [`BodyMode::None`] also where the proxy did not say.
+    /// Mode of response bodies. [`BodyMode::None`] also where the proxy did not say.
     pub response_body: BodyMode,
     /// Body pieces may arrive before the headers were answered
     /// (`ProtocolConfiguration.send_body_without_waiting_for_header_response`).

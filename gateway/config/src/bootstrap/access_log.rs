@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use extproc_client::attributes::Expression;
 use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -27,6 +28,9 @@ const FILE: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
 const STDOUT: &str = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 const STDERR: &str = "envoy.extensions.access_loggers.stream.v3.StderrAccessLog";
 
+/// A filter of logs.
+const EXPRESSION: &str = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter";
+
 /// `envoy.config.accesslog.v3.AccessLog`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -49,6 +53,19 @@ pub(super) struct AccessLogFilter {
     response_flag_filter: Option<ResponseFlagFilter>,
     grpc_status_filter: Option<GrpcStatusFilter>,
     log_type_filter: Option<LogTypeFilter>,
+    extension_filter: Option<ExtensionFilter>,
+}
+
+/// `envoy.config.accesslog.v3.ExtensionFilter`.
+#[derive(Debug, Deserialize)]
+struct ExtensionFilter {
+    typed_config: Subtree,
+}
+
+/// `envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter`.
+#[derive(Debug, Deserialize)]
+struct ExpressionFilter {
+    expression: Located<String>,
 }
 
 /// `StatusCodeFilter` and `DurationFilter`.
@@ -185,7 +202,7 @@ impl ProtoEnum for GrpcStatus {
 
 impl Located<AccessLogFilter> {
     /// `kind` is what the lines are that it chooses among.
-    pub(super) fn build(&self, kind: LogType) -> Result<LogFilter, Fault> {
+    pub(super) fn build(&self, kind: LogType, reader: &Reader<'_>) -> Result<LogFilter, Fault> {
         let AccessLogFilter {
             status_code_filter,
             duration_filter,
@@ -197,6 +214,7 @@ impl Located<AccessLogFilter> {
             response_flag_filter,
             grpc_status_filter,
             log_type_filter,
+            extension_filter,
         } = &self.value;
         let mut found = Vec::new();
         found.extend(
@@ -215,10 +233,10 @@ impl Located<AccessLogFilter> {
             LogFilter::Fraction(share.map_or(Fraction::NONE, FractionalPercent::build))
         }));
         if let Some(list) = and_filter {
-            found.push(LogFilter::And(list.build(kind)?));
+            found.push(LogFilter::And(list.build(kind, reader)?));
         }
         if let Some(list) = or_filter {
-            found.push(LogFilter::Or(list.build(kind)?));
+            found.push(LogFilter::Or(list.build(kind, reader)?));
         }
         if let Some(filter) = header_filter {
             found.push(LogFilter::Header(Arc::new(filter.header.build()?)));
@@ -237,6 +255,9 @@ impl Located<AccessLogFilter> {
             exclude: filter.exclude,
         }));
         found.extend(log_type_filter.as_ref().map(|filter| filter.build(kind)));
+        if let Some(filter) = extension_filter {
+            found.push(filter.build(reader)?);
+        }
         match (found.pop(), found.is_empty()) {
             (Some(filter), true) => Ok(filter),
             _ => Err(Fault::at(
@@ -267,9 +288,25 @@ impl ComparisonOf {
 }
 
 impl FilterList {
-    fn build(&self, kind: LogType) -> Result<Vec<LogFilter>, Fault> {
+    fn build(&self, kind: LogType, reader: &Reader<'_>) -> Result<Vec<LogFilter>, Fault> {
         let filters = self.filters.iter();
-        filters.map(|filter| filter.build(kind)).collect()
+        filters.map(|filter| filter.build(kind, reader)).collect()
+    }
+}
+
+impl ExtensionFilter {
+    fn build(&self, reader: &Reader<'_>) -> Result<LogFilter, Fault> {
+        let node = self.typed_config.node;
+        match reader.type_of(node)? {
+            EXPRESSION => {
+                let filter: ExpressionFilter = reader.read_typed(node)?;
+                let expression = Expression::compile(&filter.expression.value);
+                let expression = expression
+                    .map_err(|error| Fault::at(filter.expression.node, error.to_string()))?;
+                Ok(LogFilter::Cel(Arc::new(expression)))
+            }
+            other => Err(unsupported(node, other, &[EXPRESSION])),
+        }
     }
 }
 
@@ -341,7 +378,7 @@ impl Located<AccessLog> {
             other => return Err(unsupported(node, other, &[FILE, STDOUT, STDERR])),
         };
         if let Some(filter) = &self.value.filter {
-            log.filter = Some(filter.build(LogType::DownstreamEnd)?);
+            log.filter = Some(filter.build(LogType::DownstreamEnd, reader)?);
         }
         let shown = log
             .format

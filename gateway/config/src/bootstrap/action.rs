@@ -17,7 +17,7 @@ use super::{
     value::{Enum, FieldValue, Name, ProtoEnum, Time},
 };
 use crate::{
-    document::{Fault, Located, Reader},
+    document::{Fault, Located, Reader, Subtree},
     snapshot::{Forward, GrpcTimeout, Priority},
 };
 
@@ -50,6 +50,8 @@ pub(super) struct RouteAction {
     retry_policy: Option<RetryPolicy>,
     internal_redirect_policy: Option<Located<InternalRedirectPolicy>>,
     upgrade_configs: Vec<Located<UpgradeConfig>>,
+    pub(super) rate_limits: Vec<Subtree>,
+    pub(super) include_vh_rate_limits: Option<bool>,
 }
 
 /// `envoy.config.route.v3.RouteAction.MaxStreamDuration`.
@@ -110,6 +112,7 @@ pub(super) struct ClusterWeight {
     pub(super) response_headers_to_remove: Vec<Located<Name>>,
     #[serde(default)]
     pub(super) typed_per_filter_config: PerFilterConfig,
+    pub(super) host_rewrite_literal: Option<Located<String>>,
 }
 
 impl Located<RouteAction> {

@@ -4,7 +4,9 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::{
+    access_log::SubstitutionFormatString,
     data::DataSource,
+    local_reply::format,
     rewrite::RegexMatchAndSubstitute,
     value::{Enum, FieldValue, ProtoEnum, Status},
 };
@@ -64,6 +66,7 @@ impl ProtoEnum for RedirectCode {
 pub(super) struct DirectResponseAction {
     status: Status,
     body: Option<Located<DataSource>>,
+    body_format: Option<Located<SubstitutionFormatString>>,
 }
 
 impl Located<RedirectAction> {
@@ -103,6 +106,7 @@ impl Located<RedirectAction> {
             status: action.response_code.0.0,
             strip_query: action.strip_query,
             strip_port: false,
+            keep_port: false,
         }))
     }
 }
@@ -129,6 +133,7 @@ impl DirectResponseAction {
         Ok(Model::Direct {
             status: self.status.0,
             body: body.into(),
+            format: format(self.body_format.as_ref(), reader)?,
         })
     }
 }

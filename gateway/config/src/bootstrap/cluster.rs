@@ -10,7 +10,7 @@ use extproc_client::host::HeaderLimits;
 use serde::Deserialize;
 
 use self::{
-    balancing::{LoadBalancingPolicy, Policy},
+    balancing::{Chosen, LoadBalancingPolicy, Policy},
     discovery::{CustomClusterType, DiscoveryType, OriginalDstLbConfig},
     upstream_protocol::{ProtocolSelection, Spoken, UpstreamHttpProtocolOptions},
 };
@@ -24,7 +24,7 @@ use super::{
     listener::{DEFAULT_BUFFER_LIMIT, TransportSocket},
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
     secrets::Secrets,
-    sockets::SocketMatch,
+    sockets::{self, SocketMatch},
     value::{ByName, Enum, Time},
 };
 use crate::{
@@ -63,7 +63,7 @@ pub(super) struct Cluster {
     upstream_http_protocol_options: Option<UpstreamHttpProtocolOptions>,
     #[serde(default)]
     protocol_selection: Enum<ProtocolSelection>,
-    transport_socket: Option<TransportSocket>,
+    transport_socket: Option<Located<TransportSocket>>,
     #[serde(default)]
     transport_socket_matches: Vec<SocketMatch>,
     upstream_connection_options: Option<UpstreamConnectionOptions>,
@@ -152,15 +152,19 @@ impl Located<Cluster> {
             None => None,
         };
         let (kind, dns) = cluster.kind(reader)?;
-        let tls = match &cluster.transport_socket {
+        let Chosen {
+            policy: lb,
+            by_locality,
+        } = cluster.policy(kind, reader, node)?;
+        let mut tls = match &cluster.transport_socket {
             Some(socket) => upstream.named(socket.upstream(reader, secrets)?, reader),
             None => None,
         };
-        let sockets = cluster
+        let mut sockets = cluster
             .transport_socket_matches
             .iter()
             .map(|socket| {
-                let tls = socket.value.upstream(reader, secrets)?;
+                let tls = socket.upstream(reader, secrets)?;
                 Ok(upstream.named(tls, reader))
             })
             .collect::<Result<Vec<_>, Fault>>()?;
@@ -172,9 +176,17 @@ impl Located<Cluster> {
                 "auto_config needs TLS to all endpoints, in which the protocol is agreed on",
             ));
         }
+        if kind == DiscoveryType::OriginalDst {
+            // Its endpoints have no metadata, so that there is one socket for all of them.
+            let matches = &cluster.transport_socket_matches;
+            if let Some(chosen) = sockets::choose(matches, None, None) {
+                tls = sockets.swap_remove(chosen);
+            }
+            sockets.clear();
+        }
         let model = Model {
             reach: Reach::Anywhere,
-            discovery: cluster.discovery(kind, reader, node)?,
+            discovery: cluster.discovery(kind, by_locality, reader, node)?,
             dns,
             connect_timeout,
             response_timeout: None,
@@ -198,7 +210,7 @@ impl Located<Cluster> {
             max_connection_duration: common.max_connection_duration.and_then(Time::limit),
             max_stream_duration: common.max_stream_duration.and_then(Time::limit),
             circuit_breakers: cluster.circuit_breakers.build()?,
-            lb: cluster.policy(kind, reader, node)?,
+            lb,
             tcp_keepalive: match cluster.upstream_connection_options.as_ref() {
                 Some(UpstreamConnectionOptions {
                     tcp_keepalive: Some(keepalive),

@@ -97,7 +97,22 @@ struct RuntimeFeatureFlag {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct CompressorPerRoute {
-    disabled: bool,
+    disabled: Option<bool>,
+    overrides: Option<CompressorOverrides>,
+}
+
+/// `envoy.extensions.filters.http.compressor.v3.CompressorOverrides`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CompressorOverrides {
+    response_direction_config: Option<ResponseDirectionOverrides>,
+}
+
+/// `envoy.extensions.filters.http.compressor.v3.ResponseDirectionOverrides`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ResponseDirectionOverrides {
+    remove_accept_encoding_header: Option<bool>,
 }
 
 /// `envoy.extensions.filters.http.decompressor.v3.Decompressor`.
@@ -188,16 +203,20 @@ impl RuntimeFeatureFlag {
 }
 
 impl CompressorDirection {
-    fn build(&self) -> Option<Compressible> {
+    fn is_on(&self) -> bool {
+        RuntimeFeatureFlag::is_on(self.enabled.as_ref())
+    }
+
+    fn build(&self) -> Compressible {
         let plain = |name: &str| StringMatcher::exact(name).ignore_case();
-        RuntimeFeatureFlag::is_on(self.enabled.as_ref()).then(|| Compressible {
+        Compressible {
             min_length: self.min_content_length.unwrap_or(30).into(),
             content_types: match (self.content_type_matcher.as_slice(), &*self.content_type) {
                 ([], []) => TYPES.iter().copied().map(plain).collect(),
                 ([], types) => types.iter().map(|name| plain(name)).collect(),
                 (matchers, _) => matchers.to_vec(),
             },
-        })
+        }
     }
 }
 
@@ -257,8 +276,12 @@ impl Making<'_, '_> {
         let requests = config.request_direction_config;
         Ok(FilterKind::Compressor(Arc::new(CompressorModel {
             coding: coding(self.reader, library.typed_config.node)?,
-            requests: requests.and_then(|config| config.common_config.build()),
+            requests: requests
+                .map(|config| config.common_config)
+                .filter(CompressorDirection::is_on)
+                .map(|config| config.build()),
             responses: responses.common_config.build(),
+            is_on: responses.common_config.is_on(),
             etag: match (
                 responses.weaken_etag_on_compress,
                 responses.disable_on_etag_header,
@@ -273,13 +296,44 @@ impl Making<'_, '_> {
         })))
     }
 
-    /// Says that a compressor is off, which is all that a route may say of one.
-    pub(super) fn compressor_per_route(&self, node: NodeId) -> Result<(), Fault> {
+    /// A route's word on a compressor, which is one of `kinds`; `None` is that it is off.
+    pub(super) fn compressor_per_route(
+        &self,
+        node: NodeId,
+        kinds: &[&FilterKind],
+    ) -> Result<Option<FilterKind>, Fault> {
         let config: CompressorPerRoute = self.reader.read_typed(node)?;
-        match config.disabled {
-            true => Ok(()),
-            false => Err(Fault::at(node, "disabled has to be set, and true")),
+        let overrides = match (config.disabled, config.overrides) {
+            (Some(true), None) => return Ok(None),
+            (None, Some(overrides)) => overrides,
+            _ => {
+                return Err(Fault::at(
+                    node,
+                    "one and only one of disabled, which has to be true, and overrides has to be set",
+                ));
+            }
+        };
+        let own = kinds.iter().find_map(|kind| match kind {
+            FilterKind::Compressor(own) => Some(own),
+            _ => None,
+        });
+        let Some(own) = own else {
+            return match kinds {
+                [] => Ok(None),
+                _ => Err(Fault::at(
+                    node,
+                    "is the configuration of another filter than the one of this name",
+                )),
+            };
+        };
+        let mut own = CompressorModel::clone(own);
+        if let Some(responses) = overrides.response_direction_config {
+            own.is_on = true;
+            own.remove_accept_encoding = responses
+                .remove_accept_encoding_header
+                .unwrap_or(own.remove_accept_encoding);
         }
+        Ok(Some(FilterKind::Compressor(Arc::new(own))))
     }
 
     /// The filter `Decompressor` at `node`.

@@ -18,8 +18,8 @@ const NOT_DONE: &str = "has no effect in this gateway";
 const NO_WEIGHTS: &str =
     "localities have no weights here, all endpoints of a priority are one list";
 
-/// What becomes of a field that the struct named `message` lacks; `None` if Envoy's message has no
-/// such field, or one that was never looked at.
+/// Returns the treatment of a field that the struct named `message` lacks; `None` if Envoy's message has no such field, or one
+/// that was never looked at.
 pub(super) fn treatment(message: &str, field: &str) -> Option<Treatment> {
     FIELDS
         .iter()
@@ -85,8 +85,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Http2ProtocolOptions", Ignore, &[
         "hpack_table_size", "max_outbound_frames", "max_outbound_control_frames",
         "max_consecutive_inbound_frames_with_empty_payload",
-        "max_inbound_priority_frames_per_stream",
-        "max_inbound_window_update_frames_per_data_frame_sent",
         "stream_error_on_invalid_http_messaging", "override_stream_error_on_invalid_http_message",
         "use_oghttp2_codec", "max_metadata_size", "enable_huffman_encoding",
     ]),
@@ -129,16 +127,17 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("HttpConnectionManager", Ignore, &[
         "http3_protocol_options", "http1_safe_max_connection_duration", "stream_flush_timeout",
         "access_log_options", "access_log_flush_interval", "flush_access_log_on_new_request",
-        "flush_log_on_tunnel_successfully_established", "internal_address_config",
-        "set_current_client_cert_details", "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+        "flush_log_on_tunnel_successfully_established",
+        "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
         "stream_error_on_invalid_http_message", "typed_header_validation_config",
         "add_proxy_protocol_connection_state", "append_local_overload", "request_id_extension",
     ]),
+    ("HttpConnectionManager", Note("no request is internal in this gateway"), &[
+        "internal_address_config",
+    ]),
     ("HttpConnectionManager", Refuse(NO_XDS), &["rds", "scoped_routes"]),
     ("HttpConnectionManager", Refuse(UNSUPPORTED), &[
-        "original_ip_detection_extensions",
-        "early_header_mutation_extensions", "path_normalization_options",
-        "forward_client_cert_matcher",
+        "original_ip_detection_extensions", "path_normalization_options", "forward_client_cert_matcher",
     ]),
     ("ProxyStatusConfig", Ignore, &["remove_connection_termination_details"]),
     ("UpgradeConfig", Refuse(UNSUPPORTED), &["filters"]),
@@ -162,15 +161,21 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("HealthCheck", Refuse(UNSUPPORTED), &["cache_time", "cluster_min_healthy_percentages"]),
     ("HeaderMutation", Ignore, &["most_specific_header_mutations_wins"]),
-    ("HeaderMutation", Refuse(UNSUPPORTED), &["remove_on_match"]),
     ("Mutations", Refuse(UNSUPPORTED), &[
         "query_parameter_mutations", "request_trailers_mutations", "response_trailers_mutations",
     ]),
 
-    ("LocalRateLimit", Ignore, &["stage", "vh_rate_limits", "always_consume_default_token_bucket", "max_dynamic_descriptors"]),
+    ("LocalRateLimit", Ignore, &["max_dynamic_descriptors"]),
     ("LocalRateLimit", Refuse(UNSUPPORTED), &[
-        "descriptors", "local_rate_limit_per_downstream_connection", "rate_limits", "enable_retry_after_header",
+        "local_rate_limit_per_downstream_connection", "enable_retry_after_header",
     ]),
+    ("RateLimit", Ignore, &["disable_key"]),
+    ("RateLimit", RefusePresence(UNSUPPORTED), &["limit", "hits_addend"]),
+    ("RateLimit", Refuse(UNSUPPORTED), &["apply_on_stream_done"]),
+    ("RateLimitActionOf", RefusePresence(UNSUPPORTED), &[
+        "dynamic_metadata", "extension", "query_parameter_value_match", "remote_address_match",
+    ]),
+    ("LocalRateLimitDescriptor", Refuse(UNSUPPORTED), &["shadow_mode"]),
     ("LocalRateLimit", RefusePresence(UNSUPPORTED), &["local_cluster_rate_limit"]),
 
     ("Compressor", Refuse("say it in response_direction_config"), &[
@@ -178,7 +183,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "runtime_enabled",
     ]),
     ("CompressorResponseDirection", Note(NOT_DONE), &["status_header_enabled"]),
-    ("CompressorPerRoute", RefusePresence(UNSUPPORTED), &["overrides"]),
+    ("CompressorOverrides", RefusePresence(UNSUPPORTED), &["compressor_library"]),
     ("RuntimeFeatureFlag", Ignore, &["runtime_key"]),
     ("GzipCompressor", Ignore, &[
         "memory_level", "compression_strategy", "window_bits", "chunk_size",
@@ -209,7 +214,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "most_specific_header_mutations_wins", "cluster_specifier_plugins",
         "ignore_path_parameters_in_path_matching",
     ]),
-    ("VirtualHost", Ignore, &["virtual_clusters", "rate_limits"]),
+    ("VirtualHost", Ignore, &["virtual_clusters"]),
     ("VirtualHost", Note(NOT_DONE), &[
         "include_is_timeout_retry_header", "hedge_policy",
     ]),
@@ -219,12 +224,10 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("Decorator", Ignore, &["propagate"]),
     ("Route", RefusePresence(UNSUPPORTED), &["filter_action"]),
     ("RouteMatch", Refuse(UNSUPPORTED), &[
-        "path_match_policy", "tls_context", "dynamic_metadata",
-        "filter_state", "cookies",
+        "path_match_policy", "tls_context", "filter_state",
     ]),
     ("RouteAction", Ignore, &[
-        "rate_limits", "include_vh_rate_limits", "early_data_policy",
-        "flush_timeout",
+        "early_data_policy", "flush_timeout",
     ]),
     ("RouteAction", Note(NOT_DONE), &["hedge_policy"]),
     ("RouteAction", Refuse(UNSUPPORTED), &[
@@ -234,9 +237,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("WeightedCluster", Ignore, &["total_weight", "runtime_key_prefix"]),
     ("WeightedCluster", Refuse(UNSUPPORTED), &["header_name", "use_hash_policy"]),
-    ("ClusterWeight", Refuse(UNSUPPORTED), &[
-        "cluster_header", "metadata_match", "host_rewrite_literal",
-    ]),
+    ("ClusterWeight", Refuse(UNSUPPORTED), &["cluster_header", "metadata_match"]),
     ("RetryPolicy", Note(NOT_DONE), &["rate_limited_retry_back_off", "per_try_idle_timeout"]),
     ("RetryPolicy", Refuse(UNSUPPORTED), &["retry_options_predicates"]),
     ("RetryHostPredicate", Ignore, &["name"]),
@@ -248,7 +249,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ]),
     ("RuntimeFraction", Ignore, &["runtime_key"]),
     ("CorsPolicy", Note(NOT_DONE), &["shadow_enabled"]),
-    ("DirectResponseAction", Refuse(UNSUPPORTED), &["body_format"]),
     ("RegexMatcher", Ignore, &["google_re2"]),
 
     // envoy.config.trace.v3
@@ -266,9 +266,8 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
 
     // envoy.config.accesslog.v3
     ("AccessLog", Ignore, &["name"]),
-    ("AccessLogFilter", RefusePresence(UNSUPPORTED), &[
-        "extension_filter", "metadata_filter", "traceable_filter",
-    ]),
+    ("AccessLogFilter", RefusePresence(UNSUPPORTED), &["metadata_filter", "traceable_filter"]),
+    ("ExtensionFilter", Ignore, &["name"]),
     ("RuntimeUInt32", Ignore, &["runtime_key"]),
     ("RuntimeFilter", Ignore, &["runtime_key", "use_independent_randomness"]),
 
@@ -296,13 +295,12 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("ClusterHealthCheck", Refuse(UNSUPPORTED), &["alt_port"]),
     ("ClusterHealthCheck", Note(NOT_DONE), &["tls_options", "transport_socket_match_criteria"]),
     ("ClusterHealthCheck", RefusePresence(UNSUPPORTED), &["custom_health_check"]),
-    ("HttpHealthCheck", Ignore, &["codec_client_type", "response_buffer_size"]),
+    ("HttpHealthCheck", Ignore, &["codec_client_type"]),
     ("HttpHealthCheck", Note(NOT_DONE), &[
         "request_headers_to_add", "request_headers_to_remove", "service_name_matcher",
         "retriable_statuses",
     ]),
-    ("HttpHealthCheck", Refuse(UNSUPPORTED), &["send", "receive", "method"]),
-    ("TcpHealthCheck", Refuse(UNSUPPORTED), &["send", "receive", "proxy_protocol_config"]),
+    ("TcpHealthCheck", RefusePresence(UNSUPPORTED), &["proxy_protocol_config"]),
     ("GrpcHealthCheck", Note(NOT_DONE), &["initial_metadata"]),
     ("OutlierDetection", Ignore, &["interval", "monitors", "max_ejection_time_jitter"]),
     ("OutlierDetection", Note(NOT_DONE), &[
@@ -314,7 +312,6 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "failure_percentage_minimum_hosts", "failure_percentage_request_volume",
         "successful_active_health_check_uneject_host", "detect_degraded_hosts",
     ]),
-    ("CommonLbConfig", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("CommonLbConfig", Ignore, &[
         "update_merge_window", "close_connections_on_host_set_change", "zone_aware_lb_config",
     ]),
@@ -337,7 +334,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("RingHash", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
     ("Maglev", NotePresence(NO_WEIGHTS), &["locality_weighted_lb_config"]),
     ("ConsistentHashing", Refuse(UNSUPPORTED), &["hash_balance_factor"]),
-    ("PlainLbPolicy", Note(NO_WEIGHTS), &["locality_lb_config"]),
+    ("LocalityLbConfig", Ignore, &["zone_aware_lb_config"]),
     ("PlainLbPolicy", Ignore, &[
         "slow_start_config", "choice_count", "active_request_bias",
         "enable_full_scan", "selection_method",
@@ -359,10 +356,9 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
     ("AssignmentPolicy", Ignore, &["endpoint_stale_after"]),
     ("AssignmentPolicy", Note(NOT_DONE), &["drop_overloads", "weighted_priority_health"]),
     ("ClusterLoadAssignment", Refuse(UNSUPPORTED), &["named_endpoints"]),
-    ("LocalityLbEndpoints", Ignore, &["locality", "load_balancing_weight", "proximity"]),
+    ("LocalityLbEndpoints", Ignore, &["locality", "proximity"]),
     ("LocalityLbEndpoints", Refuse(NO_XDS), &["load_balancer_endpoints", "leds_cluster_locality_config"]),
     ("LbEndpoint", Refuse(UNSUPPORTED), &["endpoint_name"]),
-    ("Endpoint", Refuse(UNSUPPORTED), &["health_check_config"]),
     ("Endpoint", Note(NOT_DONE), &["additional_addresses"]),
 
     // envoy.extensions.transport_sockets.tls.v3
@@ -397,7 +393,5 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "max_verify_depth",
     ]),
     ("SubjectAltNameMatcher", Refuse(UNSUPPORTED), &["oid"]),
-    ("SubjectAltNameStringMatcher", Refuse("only exact names are supported"), &[
-        "prefix", "suffix", "contains", "safe_regex", "ignore_case", "custom",
-    ]),
+    ("SubjectAltNameStringMatcher", RefusePresence(UNSUPPORTED), &["custom"]),
 ];

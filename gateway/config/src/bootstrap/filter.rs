@@ -28,6 +28,7 @@ const EXT_PROC: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProces
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const HEADER_MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const HEALTH_CHECK: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck";
+const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
@@ -48,6 +49,10 @@ pub(super) struct HttpFilter {
 /// `envoy.extensions.filters.http.router.v3.Router`.
 #[derive(Debug, Deserialize)]
 struct Router {}
+
+/// `envoy.extensions.filters.http.grpc_web.v3.GrpcWeb`.
+#[derive(Debug, Deserialize)]
+struct GrpcWeb {}
 
 /// `envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec`.
 #[derive(Debug, Deserialize)]
@@ -100,6 +105,7 @@ impl Owner {
             Self::ConnectionManager => &[
                 EXT_PROC,
                 CORS,
+                GRPC_WEB,
                 HEADER_MUTATION,
                 HEALTH_CHECK,
                 SET_METADATA,
@@ -306,6 +312,10 @@ impl Making<'_, '_> {
             CORS => {
                 let Cors {} = reader.read_typed(node)?;
                 FilterKind::Cors
+            }
+            GRPC_WEB => {
+                let GrpcWeb {} = reader.read_typed(node)?;
+                FilterKind::GrpcWeb
             }
             HEALTH_CHECK => {
                 let config: HealthCheck = reader.read_typed(node)?;

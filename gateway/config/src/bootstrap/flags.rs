@@ -24,7 +24,7 @@ const HUMAN_LOG: &str = "%START_TIME(%H:%M:%S%.3f)% %DOWNSTREAM_REMOTE_ADDRESS% 
      %REQ(:METHOD)% %REQ(:AUTHORITY)%%REQ(:PATH)% %PROTOCOL% -> %RESPONSE_CODE% \
      %RESPONSE_CODE_DETAILS% ext_proc=%EXT_PROC% %DURATION%ms rx=%BYTES_RECEIVED% tx=%BYTES_SENT%\n";
 
-/// What the flags say.
+/// Values of the flags.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flags<'a> {
     /// `--listen`.
@@ -93,7 +93,7 @@ fn listen_address(flag: &str, text: &str) -> Result<SocketAddr, Error> {
     })
 }
 
-/// Where a flag points: `http://host[:port]`.
+/// Target of a flag: `http://host[:port]`.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
     host: String,

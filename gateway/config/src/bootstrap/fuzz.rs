@@ -7,7 +7,7 @@ use crate::fuzzing::runs;
 
 const FULL: &str = include_str!("testdata/full.yaml");
 
-/// What is put in place of a part of the file.
+/// Texts that are put in place of a part of the file.
 fn splinter() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(String::new()),

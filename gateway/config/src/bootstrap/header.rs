@@ -1,5 +1,6 @@
 //! Changes of headers: `HeaderValueOption` and `HeaderMutation`.
 
+use extproc_client::config::StringMatcher;
 use http::HeaderName;
 use serde::Deserialize;
 
@@ -44,6 +45,13 @@ struct HeaderValue {
 pub(super) struct HeaderMutation {
     remove: Option<Name>,
     append: Option<Located<HeaderValueOption>>,
+    remove_on_match: Option<RemoveOnMatch>,
+}
+
+/// `HeaderMutation.RemoveOnMatch`.
+#[derive(Debug, Deserialize)]
+struct RemoveOnMatch {
+    key_matcher: StringMatcher,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +79,7 @@ impl ProtoEnum for Action {
 }
 
 impl Changes<'_> {
-    /// What is removed, then what is added.
+    /// Builds the changes: those that remove first, then those that add.
     pub(super) fn build(&self) -> Result<Vec<HeaderChange>, Fault> {
         let removed = self.remove.iter().map(|name| {
             changeable(&name.value.0).map_err(|fault| fault.or_at(name.node))?;
@@ -87,12 +95,20 @@ impl Changes<'_> {
 
 impl Located<HeaderMutation> {
     pub(super) fn build(&self) -> Result<Option<HeaderChange>, Fault> {
-        match (&self.value.remove, &self.value.append) {
-            (Some(name), None) => Ok(Some(HeaderChange::Remove(name.0.clone()))),
-            (None, Some(option)) => option.build(),
+        let mutation = &self.value;
+        match (
+            &mutation.remove,
+            &mutation.append,
+            &mutation.remove_on_match,
+        ) {
+            (Some(name), None, None) => Ok(Some(HeaderChange::Remove(name.0.clone()))),
+            (None, Some(option), None) => option.build(),
+            (None, None, Some(matching)) => Ok(Some(HeaderChange::RemoveMatching(
+                matching.key_matcher.clone(),
+            ))),
             _ => Err(Fault::at(
                 self.node,
-                "one and only one of remove and append has to be set",
+                "one and only one of remove, append and remove_on_match has to be set",
             )),
         }
     }

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{hashing::ConsistentHashing, value::Time};
+use super::{
+    hashing::ConsistentHashing,
+    value::{self, Enum, ProtoEnum, Time, Whatever},
+};
 use crate::{
     document::{Fault, Located, NodeId},
     snapshot::{CheckKind, Health, HealthCheck as CheckModel, Outliers},
@@ -31,6 +35,47 @@ struct HttpHealthCheck {
     host: String,
     #[serde(default)]
     expected_statuses: Vec<Located<Int64Range>>,
+    #[serde(default)]
+    method: Enum<Method>,
+    send: Option<Located<Payload>>,
+    #[serde(default)]
+    receive: Vec<Located<Payload>>,
+    response_buffer_size: Option<u64>,
+}
+
+/// `envoy.config.core.v3.HealthCheck.Payload`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Payload {
+    /// In hexadecimal.
+    text: Option<String>,
+    binary: Option<value::Bytes>,
+}
+
+/// `envoy.config.core.v3.RequestMethod`; unset is GET.
+#[derive(Clone, Copy, Debug, Default)]
+struct Method(Option<&'static str>);
+
+impl ProtoEnum for Method {
+    const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
+        ("METHOD_UNSPECIFIED", 0, Ok(Self(None))),
+        ("GET", 1, Ok(Self(None))),
+        ("HEAD", 2, Ok(Self(Some("HEAD")))),
+        ("POST", 3, Ok(Self(Some("POST")))),
+        ("PUT", 4, Ok(Self(Some("PUT")))),
+        ("DELETE", 5, Ok(Self(Some("DELETE")))),
+        ("CONNECT", 6, Err("is no method of a health check")),
+        ("OPTIONS", 7, Ok(Self(Some("OPTIONS")))),
+        ("TRACE", 8, Ok(Self(Some("TRACE")))),
+        ("PATCH", 9, Ok(Self(Some("PATCH")))),
+    ];
+}
+
+impl Method {
+    fn build(self) -> http::Method {
+        let named = self.0.and_then(|name| name.parse().ok());
+        named.unwrap_or(http::Method::GET)
+    }
 }
 
 /// `envoy.type.v3.Int64Range`.
@@ -42,8 +87,12 @@ struct Int64Range {
 }
 
 /// `envoy.config.core.v3.HealthCheck.TcpHealthCheck`.
-#[derive(Debug, Deserialize)]
-struct TcpHealthCheck {}
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TcpHealthCheck {
+    send: Option<Located<Payload>>,
+    receive: Vec<Located<Payload>>,
+}
 
 /// `envoy.config.core.v3.HealthCheck.GrpcHealthCheck`.
 #[derive(Debug, Default, Deserialize)]
@@ -73,6 +122,7 @@ pub(super) struct OutlierDetection {
 pub(super) struct CommonLbConfig {
     healthy_panic_threshold: Option<Percent>,
     pub(super) consistent_hashing_lb_config: Option<ConsistentHashing>,
+    pub(super) locality_weighted_lb_config: Option<Whatever>,
 }
 
 /// `envoy.type.v3.Percent`.
@@ -82,7 +132,7 @@ struct Percent {
     value: f64,
 }
 
-/// What a cluster says of the health of its endpoints.
+/// Builds the health checks of a cluster.
 pub(super) fn build(
     node: NodeId,
     checks: &[Located<HealthCheck>],
@@ -114,7 +164,7 @@ impl Located<HealthCheck> {
         );
         let kind = match kinds {
             (Some(http), None, None) => http.build()?,
-            (None, Some(TcpHealthCheck {}), None) => CheckKind::Tcp,
+            (None, Some(tcp), None) => tcp.build()?,
             (None, None, Some(grpc)) => CheckKind::Grpc {
                 service: grpc.service_name.clone(),
                 authority: grpc.authority.clone(),
@@ -162,11 +212,68 @@ impl HttpHealthCheck {
             expected.push((200, 201));
         }
         Ok(CheckKind::Http {
+            method: self.method.0.build(),
             path: self.path.value.clone(),
             host: self.host.clone(),
             expected,
+            send: payload(self.send.as_ref())?,
+            receive: payloads(&self.receive)?,
+            looked_at: match self.response_buffer_size {
+                None => 1024,
+                Some(0) => usize::MAX,
+                Some(size) => usize::try_from(size).unwrap_or(usize::MAX),
+            },
         })
     }
+}
+
+impl TcpHealthCheck {
+    fn build(&self) -> Result<CheckKind, Fault> {
+        Ok(CheckKind::Tcp {
+            send: payload(self.send.as_ref())?,
+            receive: payloads(&self.receive)?,
+        })
+    }
+}
+
+fn payload(given: Option<&Located<Payload>>) -> Result<Bytes, Fault> {
+    given.map_or(Ok(Bytes::new()), Located::<Payload>::build)
+}
+
+fn payloads(given: &[Located<Payload>]) -> Result<Vec<Bytes>, Fault> {
+    given.iter().map(Located::<Payload>::build).collect()
+}
+
+impl Located<Payload> {
+    fn build(&self) -> Result<Bytes, Fault> {
+        let bytes = match (&self.value.text, &self.value.binary) {
+            (Some(text), None) => hexadecimal(text)
+                .ok_or_else(|| Fault::at(self.node, format!("{text:?} is not hexadecimal")))?,
+            (None, Some(bytes)) => bytes.0.clone(),
+            _ => {
+                return Err(Fault::at(
+                    self.node,
+                    "one and only one of text and binary has to be set",
+                ));
+            }
+        };
+        match bytes.is_empty() {
+            true => Err(Fault::at(self.node, "may not be empty")),
+            false => Ok(bytes.into()),
+        }
+    }
+}
+
+/// The bytes of a text such as `50494E47`.
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    pairs
+        .iter()
+        .map(|&[high, low]| u8::try_from(digit(high)? * 16 + digit(low)?).ok())
+        .collect()
 }
 
 impl OutlierDetection {

@@ -50,7 +50,7 @@ pub(super) struct Listener {
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
-    listener_filters: Vec<ListenerFilter>,
+    listener_filters: Vec<Located<ListenerFilter>>,
     bind_to_port: Option<Located<bool>>,
     #[serde(default)]
     use_original_dst: bool,
@@ -69,7 +69,7 @@ struct FilterChain {
     name: String,
     filter_chain_match: Option<Located<FilterChainMatch>>,
     filters: Vec<Located<NetworkFilter>>,
-    transport_socket: Option<TransportSocket>,
+    transport_socket: Option<Located<TransportSocket>>,
     transport_socket_connect_timeout: Option<Time>,
 }
 
@@ -118,18 +118,19 @@ impl Located<Listener> {
         }
         let mut original_dst = listener.use_original_dst;
         for filter in &listener.listener_filters {
-            if let Some(tree) = &filter.typed_config {
-                let name = reader.type_of(tree.node)?;
-                match name {
-                    ORIGINAL_DST => original_dst = true,
-                    name if INSPECTORS.contains(&name) => {}
-                    name => {
-                        let known = [INSPECTORS, &[ORIGINAL_DST]].concat();
-                        return Err(unsupported(tree.node, name, &known));
-                    }
+            let Some(tree) = &filter.value.typed_config else {
+                return Err(Fault::at(filter.node, "missing field \"typed_config\""));
+            };
+            let name = reader.type_of(tree.node)?;
+            match name {
+                ORIGINAL_DST => original_dst = true,
+                name if INSPECTORS.contains(&name) => {}
+                name => {
+                    let known = [INSPECTORS, &[ORIGINAL_DST]].concat();
+                    return Err(unsupported(tree.node, name, &known));
                 }
-                let _: Whatever = reader.read_typed(tree.node)?;
             }
+            let _: Whatever = reader.read_typed(tree.node)?;
         }
         if listener.filter_chains.is_empty() && listener.default_filter_chain.is_none() {
             return Err(Fault::at(self.node, "filter_chains may not be empty"));

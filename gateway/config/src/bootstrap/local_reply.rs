@@ -54,7 +54,7 @@ impl ResponseMapper {
         };
         let body = self.body.as_ref().map(|body| body.load(reader));
         Ok(ReplyMapper {
-            filter: self.filter.build(LogType::NotSet)?,
+            filter: self.filter.build(LogType::NotSet, reader)?,
             status: self.status_code.map(|status| status.0),
             body: body.transpose()?.map(Into::into),
             format: format(self.body_format_override.as_ref(), reader)?,
@@ -63,7 +63,7 @@ impl ResponseMapper {
     }
 }
 
-fn format(
+pub(super) fn format(
     given: Option<&Located<SubstitutionFormatString>>,
     reader: &Reader<'_>,
 ) -> Result<Option<Arc<ReplyFormat>>, Fault> {

@@ -12,7 +12,10 @@ use serde::Deserialize;
 
 use super::{
     access_log::AccessLog,
+    any::unsupported,
+    cluster::TypedExtensionConfig,
     filter::{self, HttpFilter},
+    header::HeaderMutation,
     local_reply::LocalReplyConfig,
     per_filter::Filters,
     protocol::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, header_bytes},
@@ -23,11 +26,11 @@ use super::{
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
-    document::{Fault, Located},
+    document::{Fault, Located, Reader},
     snapshot::{
-        Codec, EscapedSlashes, Filter, ForwardClientCert, HttpManager, NodeIdentity, Normalization,
-        OnRoute, ProxyStatus, RouteTable, SchemeHeader, ServerHeader, StripPort, Timeouts,
-        UpstreamProtocol,
+        ClientCertDetails, Codec, EscapedSlashes, Filter, ForwardClientCert, HeaderChange,
+        HttpManager, NodeIdentity, Normalization, OnRoute, ProxyStatus, RouteTable, SchemeHeader,
+        ServerHeader, StripPort, Timeouts, UpstreamProtocol,
     },
 };
 
@@ -74,7 +77,9 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     via: String,
     #[serde(default)]
-    forward_client_cert_details: Enum<ForwardClientCert>,
+    forward_client_cert_details: Enum<ForwardDetails>,
+    #[serde(default)]
+    set_current_client_cert_details: SetCurrentClientCertDetails,
     #[serde(default)]
     proxy_100_continue: bool,
     #[serde(default)]
@@ -101,6 +106,40 @@ pub(super) struct HttpConnectionManager {
     #[serde(default)]
     always_set_request_id_in_response: bool,
     scheme_header_transformation: Option<Located<SchemeHeaderTransformation>>,
+    #[serde(default)]
+    early_header_mutation_extensions: Vec<TypedExtensionConfig>,
+}
+
+/// Changes of requests before anything else looks at them.
+const EARLY: &str = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+
+/// `envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation`.
+#[derive(Debug, Deserialize)]
+struct EarlyHeaderMutation {
+    mutations: Vec<Located<HeaderMutation>>,
+}
+
+fn early(
+    extensions: &[TypedExtensionConfig],
+    reader: &Reader<'_>,
+) -> Result<Vec<HeaderChange>, Fault> {
+    let mut changes = Vec::new();
+    for extension in extensions {
+        let node = extension.typed_config.node;
+        match reader.type_of(node)? {
+            EARLY => {
+                let config: EarlyHeaderMutation = reader.read_typed(node)?;
+                if config.mutations.is_empty() {
+                    return Err(Fault::at(node, "mutations may not be empty"));
+                }
+                for mutation in &config.mutations {
+                    changes.extend(mutation.build()?);
+                }
+            }
+            other => return Err(unsupported(node, other, &[EARLY])),
+        }
+    }
+    Ok(changes)
 }
 
 /// `envoy.config.core.v3.SchemeHeaderTransformation`.
@@ -178,14 +217,55 @@ impl Located<ProxyStatusConfig> {
     }
 }
 
-impl ProtoEnum for ForwardClientCert {
+#[derive(Clone, Copy, Debug, Default)]
+enum ForwardDetails {
+    #[default]
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+impl ProtoEnum for ForwardDetails {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
         ("SANITIZE", 0, Ok(Self::Sanitize)),
         ("FORWARD_ONLY", 1, Ok(Self::ForwardOnly)),
-        ("APPEND_FORWARD", 2, Err("not supported")),
-        ("SANITIZE_SET", 3, Err("not supported")),
+        ("APPEND_FORWARD", 2, Ok(Self::AppendForward)),
+        ("SANITIZE_SET", 3, Ok(Self::SanitizeSet)),
         ("ALWAYS_FORWARD_ONLY", 4, Ok(Self::AlwaysForwardOnly)),
     ];
+}
+
+/// `HttpConnectionManager.SetCurrentClientCertDetails`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SetCurrentClientCertDetails {
+    subject: Option<bool>,
+    cert: bool,
+    chain: bool,
+    dns: bool,
+    uri: bool,
+}
+
+impl HttpConnectionManager {
+    fn forward_client_cert(&self) -> ForwardClientCert {
+        let told = &self.set_current_client_cert_details;
+        let details = ClientCertDetails {
+            subject: told.subject.unwrap_or_default(),
+            cert: told.cert,
+            chain: told.chain,
+            dns: told.dns,
+            uri: told.uri,
+        };
+        match self.forward_client_cert_details.0 {
+            ForwardDetails::Sanitize => ForwardClientCert::Sanitize,
+            ForwardDetails::ForwardOnly => ForwardClientCert::ForwardOnly,
+            ForwardDetails::AppendForward => ForwardClientCert::AppendForward(details),
+            ForwardDetails::SanitizeSet => ForwardClientCert::SanitizeSet(details),
+            ForwardDetails::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+        }
+    }
 }
 
 impl ProtoEnum for Codec {
@@ -273,6 +353,7 @@ impl Located<HttpConnectionManager> {
             stat_prefix: manager.stat_prefix.clone(),
             codec: manager.codec_type.0,
             filters,
+            early_headers: early(&manager.early_header_mutation_extensions, loaded.reader)?,
             routes,
             http1: manager.http_protocol_options.build()?,
             default_host: manager.http_protocol_options.default_host()?,
@@ -298,7 +379,7 @@ impl Located<HttpConnectionManager> {
                 .map(|config| config.build(server_name, &loaded.node))
                 .transpose()?,
             via: manager.via.clone(),
-            forward_client_cert: manager.forward_client_cert_details.0,
+            forward_client_cert: manager.forward_client_cert(),
             use_remote_address,
             xff_num_trusted_hops: manager.xff_num_trusted_hops,
             skip_xff_append: manager.skip_xff_append,

@@ -134,8 +134,8 @@ struct DynamicMetadataInput {
 }
 
 #[derive(Debug, Deserialize)]
-struct Segment {
-    key: String,
+pub(super) struct Segment {
+    pub(super) key: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,7 +174,7 @@ struct CelMatcher {
 /// `envoy.type.matcher.v3.ValueMatcher`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct ValueMatcher {
+pub(super) struct ValueMatcher {
     null_match: Option<Whatever>,
     double_match: Option<Located<DoubleMatcher>>,
     string_match: Option<StringMatcher>,
@@ -448,7 +448,7 @@ impl Located<CidrRange> {
 }
 
 impl ValueMatcher {
-    fn build(&self, node: NodeId) -> Result<ValueModel, Fault> {
+    pub(super) fn build(&self, node: NodeId) -> Result<ValueModel, Fault> {
         let mut found = Vec::new();
         found.extend(self.null_match.map(|Whatever| ValueModel::Null));
         if let Some(number) = &self.double_match {

@@ -4,11 +4,17 @@ use extproc_client::config::StringMatcher;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::fraction::RuntimeFraction;
-use super::value::{RegexText, Whatever, WholeRegex};
+use super::{
+    fraction::RuntimeFraction,
+    match_tree::{Segment, ValueMatcher},
+    value::{RegexText, Whatever, WholeRegex},
+};
 use crate::{
     document::{Fault, Located},
-    snapshot::{HeaderMatch, PathMatch, QueryMatch, RouteMatch as Model, ValueMatch},
+    snapshot::{
+        CookieMatch, HeaderMatch, MetadataMatch, PathMatch, QueryMatch, RouteMatch as Model,
+        ValueMatch,
+    },
 };
 
 /// `envoy.config.route.v3.RouteMatch`.
@@ -25,6 +31,8 @@ pub(super) struct RouteMatch {
     headers: Vec<Located<HeaderMatcher>>,
     query_parameters: Vec<Located<QueryParameterMatcher>>,
     grpc: Option<GrpcRouteMatchOptions>,
+    cookies: Vec<Located<CookieMatcher>>,
+    dynamic_metadata: Vec<Located<MetadataMatcher>>,
 }
 
 /// `envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions`, which has no fields.
@@ -65,6 +73,25 @@ struct QueryParameterMatcher {
     present_match: Option<bool>,
 }
 
+/// `envoy.config.route.v3.CookieMatcher`.
+#[derive(Debug, Deserialize)]
+struct CookieMatcher {
+    name: String,
+    string_match: StringMatcher,
+    #[serde(default)]
+    invert_match: bool,
+}
+
+/// `envoy.type.matcher.v3.MetadataMatcher`.
+#[derive(Debug, Deserialize)]
+struct MetadataMatcher {
+    filter: String,
+    path: Vec<Segment>,
+    value: Located<ValueMatcher>,
+    #[serde(default)]
+    invert: bool,
+}
+
 impl Located<RouteMatch> {
     pub(super) fn build(&self) -> Result<Model, Fault> {
         let mut headers = self
@@ -91,6 +118,18 @@ impl Located<RouteMatch> {
                 .query_parameters
                 .iter()
                 .map(Located::<QueryParameterMatcher>::build)
+                .collect::<Result<_, _>>()?,
+            cookies: self
+                .value
+                .cookies
+                .iter()
+                .map(Located::<CookieMatcher>::build)
+                .collect::<Result<_, _>>()?,
+            metadata: self
+                .value
+                .dynamic_metadata
+                .iter()
+                .map(Located::<MetadataMatcher>::build)
                 .collect::<Result<_, _>>()?,
             case_sensitive: self.value.case_sensitive.unwrap_or(true),
             fraction: self
@@ -201,6 +240,37 @@ impl Located<QueryParameterMatcher> {
         Ok(QueryMatch {
             name: matcher.name.clone(),
             value,
+        })
+    }
+}
+
+impl Located<CookieMatcher> {
+    fn build(&self) -> Result<CookieMatch, Fault> {
+        let matcher = &self.value;
+        if matcher.name.is_empty() {
+            return Err(Fault::at(self.node, "missing field \"name\""));
+        }
+        Ok(CookieMatch {
+            name: matcher.name.clone(),
+            value: matcher.string_match.clone(),
+            invert: matcher.invert_match,
+        })
+    }
+}
+
+impl Located<MetadataMatcher> {
+    fn build(&self) -> Result<MetadataMatch, Fault> {
+        let matcher = &self.value;
+        let path: Vec<String> = matcher.path.iter().map(|one| one.key.clone()).collect();
+        let unnamed = path.is_empty() || path.iter().any(String::is_empty);
+        if unnamed || matcher.filter.is_empty() {
+            return Err(Fault::at(self.node, "filter and path have to be set"));
+        }
+        Ok(MetadataMatch {
+            namespace: matcher.filter.clone(),
+            path,
+            value: matcher.value.value.build(matcher.value.node)?,
+            invert: matcher.invert,
         })
     }
 }

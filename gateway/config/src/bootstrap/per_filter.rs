@@ -60,6 +60,17 @@ impl<'a> Filters<'a> {
         }
     }
 
+    /// Tells whether a filter of the listener may limit the rate of requests by what their routes say of them.
+    pub(super) fn limit_rates(self) -> bool {
+        let mut found = false;
+        for filter in self.of_listener {
+            filter.kind.each(&mut |kind| {
+                found |= matches!(kind, FilterKind::LocalRateLimit(_));
+            });
+        }
+        found
+    }
+
     fn named(self, name: &'a str) -> impl Iterator<Item = &'a FilterKind> {
         let of_clusters = self.of_clusters.values().flat_map(|filters| filters.iter());
         let all = self.of_listener.iter().chain(of_clusters);
@@ -109,7 +120,7 @@ pub(super) struct Level {
 /// The filter's name, where its configuration stands, and that itself.
 type Entry = (String, NodeId, Said);
 
-/// What a level says of one filter.
+/// Setting of one filter on one level: route table, virtual host or route.
 #[derive(Clone, Debug)]
 enum Said {
     /// A filter of any kind is off.
@@ -290,7 +301,7 @@ fn asked<'a>(
     all
 }
 
-/// What stands under one name; `None` if it is of an unknown type and optional.
+/// Reads the entry of one name; `None` if it is of an unknown type and optional.
 fn entry(
     making: &Making<'_, '_>,
     node: NodeId,
@@ -350,8 +361,8 @@ fn plain(
         }
         LOCAL_RATE_LIMIT => Some(Said::As(making.local_rate_limit(node)?)),
         COMPRESSOR_PER_ROUTE => {
-            making.compressor_per_route(node)?;
-            Some(Said::Off)
+            let own = making.compressor_per_route(node, kinds)?;
+            Some(own.map_or(Said::Off, Said::As))
         }
         WITH_MATCHER_PER_ROUTE => {
             let is_composite = |kind: &&FilterKind| match kind {

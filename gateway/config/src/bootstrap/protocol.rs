@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::value::{Enum, ProtoEnum, Time};
 use crate::{
     document::{Fault, Located, Reader},
-    snapshot::{Http1Options, Http2Options, Interval, Keepalive, Underscores},
+    snapshot::{Floods, Http1Options, Http2Options, Interval, Keepalive, Underscores},
 };
 
 /// `envoy.config.core.v3.HttpProtocolOptions`.
@@ -43,6 +43,8 @@ pub(super) struct Http2ProtocolOptions {
     initial_connection_window_size: Option<Located<u32>>,
     allow_connect: bool,
     connection_keepalive: Option<Located<KeepaliveSettings>>,
+    max_inbound_priority_frames_per_stream: Option<u32>,
+    max_inbound_window_update_frames_per_data_frame_sent: Option<Located<u32>>,
 }
 
 /// `envoy.config.core.v3.KeepaliveSettings`.
@@ -187,6 +189,11 @@ impl Http2ProtocolOptions {
             Some(count) if (1..=0x7fff_ffff).contains(&count.value) => count.value,
             Some(count) => return Err(Fault::at(count.node, "has to be from 1 to 2147483647")),
         };
+        let window_updates = match &self.max_inbound_window_update_frames_per_data_frame_sent {
+            None => Floods::ENVOY.window_updates,
+            Some(count) if count.value > 0 => count.value,
+            Some(count) => return Err(Fault::at(count.node, "has to be 1 or more")),
+        };
         Ok(Http2Options {
             max_concurrent_streams,
             initial_stream_window_size: window(&self.initial_stream_window_size, 1024 * 1024)?,
@@ -199,6 +206,12 @@ impl Http2ProtocolOptions {
             keepalive: match &self.connection_keepalive {
                 None => None,
                 Some(settings) => Some(settings.value.build()?),
+            },
+            floods: Floods {
+                priority: self
+                    .max_inbound_priority_frames_per_stream
+                    .unwrap_or(Floods::ENVOY.priority),
+                window_updates,
             },
         })
     }

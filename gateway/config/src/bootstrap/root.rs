@@ -14,6 +14,7 @@ use super::{
     address::Address,
     any::unsupported,
     cluster::{Cluster, TypedExtensionConfig},
+    inspect::Inspector,
     listener::Listener,
     overload::OverloadManager,
     secrets::Secrets,
@@ -83,6 +84,7 @@ struct StaticResources {
 struct Admin {
     address: Option<Located<Address>>,
     allow_paths: Vec<StringMatcher>,
+    inspect: Option<Inspector>,
 }
 
 impl Node {
@@ -107,14 +109,14 @@ impl Node {
     }
 }
 
-/// Whether ext_proc ends its streams with a half-close.
+/// Key of the runtime that lets ext_proc end its streams with a half-close.
 const GRACEFUL_CLOSE: &str = "envoy.reloadable_features.ext_proc_graceful_grpc_close";
 
-/// How long the processor then has to end its side.
+/// Key of the runtime for the time that the processor then has to end its side, in milliseconds.
 const REMOTE_CLOSE_TIMEOUT: &str = "envoy.filters.http.ext_proc.remote_close_timeout_milliseconds";
 
 impl LayeredRuntime {
-    /// What ext_proc filters read of the runtime. Later layers win.
+    /// Reads the keys of ext_proc from the runtime. Later layers win.
     fn graceful_close(&self) -> Option<Duration> {
         let value = |key| {
             let layers = self.layers.iter().rev();
@@ -182,7 +184,7 @@ fn all_keys(layer: &serde_json::Map<String, Value>, before: &str, keys: &mut Vec
 /// Listeners of this kind are refused where they stand; by itself it does nothing.
 const INTERNAL_LISTENER: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
 
-/// What listeners are built with.
+/// Parts of the bootstrap that listeners are built with.
 pub(super) struct Loaded<'a> {
     pub(super) reader: &'a Reader<'a>,
     pub(super) clusters: BTreeMap<String, Arc<ClusterModel>>,
@@ -276,6 +278,7 @@ pub(super) fn load(reader: &Reader<'_>, root: NodeId) -> Result<Snapshot, Fault>
             None => None,
         },
         admin_paths: admin.allow_paths,
+        inspect: admin.inspect.map(|inspect| inspect.build()).transpose()?,
         listeners,
         clusters: loaded.clusters,
         cluster_filters: loaded.cluster_filters,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use extproc_client::host::{Metadata as MetadataModel, RouteFacts};
+use http::StatusCode;
 use serde::Deserialize;
 
 use super::{
@@ -17,15 +18,17 @@ use super::{
     matcher::RouteMatch,
     mirror::RequestMirrorPolicy,
     per_filter::{Filters, Level, PerFilterConfig, Place},
+    rate_limit,
     retry::RetryPolicy,
     tracing::{self, Decorator, RouteTracing},
     value::{Enum, Name, ProtoEnum},
 };
 use crate::{
-    document::{Fault, Located, NodeId, Reader},
+    document::{Fault, Located, NodeId, Reader, Subtree},
     snapshot::{
-        Cluster, Discovery, Forward, HeaderChange, Route as RouteModel, RouteAction as ActionModel,
-        RouteTable, VirtualHost as HostModel, WeightedCluster as WeightedModel,
+        Cluster, Discovery, Forward, HeaderChange, PathMatch, Redirect, Route as RouteModel,
+        RouteAction as ActionModel, RouteMatch as MatchModel, RouteTable, VirtualHost as HostModel,
+        WeightedCluster as WeightedModel,
     },
 };
 
@@ -79,16 +82,19 @@ struct VirtualHost {
     include_request_attempt_count: bool,
     #[serde(default)]
     include_attempt_count_in_response: bool,
+    #[serde(default)]
+    rate_limits: Vec<Subtree>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct RequireTls;
+struct RequireTls(bool);
 
+// No request is internal here, as in Envoy without `internal_address_config`.
 impl ProtoEnum for RequireTls {
     const VALUES: &'static [(&'static str, i64, Result<Self, &'static str>)] = &[
-        ("NONE", 0, Ok(Self)),
-        ("EXTERNAL_ONLY", 1, Err("not supported")),
-        ("ALL", 2, Err("not supported")),
+        ("NONE", 0, Ok(Self(false))),
+        ("EXTERNAL_ONLY", 1, Ok(Self(true))),
+        ("ALL", 2, Ok(Self(true))),
     ];
 }
 
@@ -149,7 +155,7 @@ macro_rules! body_limit {
     }};
 }
 
-/// What a route table is built in.
+/// Parts of the configuration around a route table.
 pub(super) struct Surroundings<'a, 'd> {
     pub(super) reader: &'a Reader<'d>,
     pub(super) clusters: &'a BTreeMap<String, Arc<Cluster>>,
@@ -161,13 +167,14 @@ pub(super) struct Surroundings<'a, 'd> {
     pub(super) graceful_close: Option<Duration>,
 }
 
-/// Where in the table a route stands.
+/// Place of a route in the table.
 struct Position<'a> {
     surroundings: &'a Surroundings<'a, 'a>,
     levels: [&'a Level; 2],
     host_name: &'a str,
     host_metadata: MetadataModel,
     retry: Option<&'a RetryPolicy>,
+    rate_limits: &'a [Subtree],
     /// The number of attempts is told to the upstream, to the client.
     counted: [bool; 2],
     mirrors: &'a [Located<RequestMirrorPolicy>],
@@ -192,6 +199,7 @@ impl RouteConfiguration {
                 host_name: &host.value.name,
                 host_metadata: host.value.metadata.build(reader)?,
                 retry: host.value.retry_policy.as_ref(),
+                rate_limits: &host.value.rate_limits,
                 counted: [
                     host.value.include_request_attempt_count,
                     host.value.include_attempt_count_in_response,
@@ -232,7 +240,7 @@ impl Located<VirtualHost> {
         if host.domains.is_empty() {
             return Err(Fault::at(self.node, "domains may not be empty"));
         }
-        let Enum(RequireTls) = host.require_tls;
+        let Enum(RequireTls(require_tls)) = host.require_tls;
         let mut domains = Vec::with_capacity(host.domains.len());
         for domain in &host.domains {
             let name = domain.value.to_ascii_lowercase();
@@ -267,6 +275,7 @@ impl Located<VirtualHost> {
             name: host.name.clone(),
             domains,
             routes,
+            to_tls: require_tls.then(|| Arc::new(position.to_tls())),
             request_headers,
             response_headers,
         })
@@ -332,6 +341,15 @@ impl Located<Route> {
             request_buffer: body_limit!(route)
                 .or(position.body_limit)
                 .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            rate_limits: match (&route.route, filters.limit_rates()) {
+                (Some(action), true) => Arc::new(rate_limit::of_route(
+                    reader,
+                    &action.value.rate_limits,
+                    position.rate_limits,
+                    action.value.include_vh_rate_limits.unwrap_or_default(),
+                )?),
+                _ => Arc::default(),
+            },
         })
     }
 }
@@ -344,6 +362,36 @@ fn sole(forward: &Forward) -> Option<&str> {
 }
 
 impl Position<'_> {
+    /// The route of requests that have to come over TLS and did not.
+    fn to_tls(&self) -> RouteModel {
+        RouteModel {
+            matches: MatchModel {
+                fraction: None,
+                path: PathMatch::Prefix("/".into()),
+                headers: Vec::new(),
+                query: Vec::new(),
+                cookies: Vec::new(),
+                metadata: Vec::new(),
+                case_sensitive: true,
+            },
+            action: ActionModel::Redirect(Redirect {
+                https: true,
+                keep_port: true,
+                status: StatusCode::MOVED_PERMANENTLY,
+                ..Redirect::default()
+            }),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            overrides: Arc::default(),
+            facts: Arc::new(self.facts("", MetadataModel::default())),
+            choices: Arc::new([]),
+            cors: None,
+            tracing: None,
+            request_buffer: None,
+            rate_limits: Arc::default(),
+        }
+    }
+
     fn facts(&self, route_name: &str, route_metadata: MetadataModel) -> RouteFacts {
         let mut facts = RouteFacts::default();
         facts.route_name = route_name.to_owned();
@@ -399,6 +447,7 @@ impl Position<'_> {
                 weight: 1,
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),
+                host_rewrite: None,
                 overrides: None,
                 facts: Arc::new(facts),
             }]);
@@ -446,6 +495,13 @@ impl Position<'_> {
             weight: target.weight,
             request_headers,
             response_headers,
+            host_rewrite: match &target.host_rewrite_literal {
+                Some(host) if !host.value.is_empty() => {
+                    let authority = host.value.parse();
+                    Some(authority.map_err(|_| Fault::at(host.node, "is no host"))?)
+                }
+                _ => None,
+            },
             overrides,
             facts: Arc::new(facts),
         })

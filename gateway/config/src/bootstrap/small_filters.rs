@@ -10,12 +10,13 @@ use super::{
     filter::Making,
     fraction::RuntimeFraction,
     header::{Changes, HeaderValueOption},
+    rate_limit::{LocalRateLimitDescriptor, RateLimit, stage},
     value::{Enum, ProtoEnum, Time},
 };
 use crate::{
     document::{Fault, Located, NodeId},
     snapshot::{
-        FilterKind, Fraction, LocalRateLimit as RateLimitModel, TokenBucket as BucketModel,
+        FilterKind, Fraction, LocalRateLimit as RateLimitModel, OfHost, TokenBucket as BucketModel,
     },
 };
 
@@ -56,6 +57,14 @@ struct LocalRateLimit {
     enable_x_ratelimit_headers: Enum<RateLimitHeaders>,
     #[serde(default)]
     rate_limited_as_resource_exhausted: bool,
+    #[serde(default)]
+    descriptors: Vec<Located<LocalRateLimitDescriptor>>,
+    #[serde(default)]
+    rate_limits: Vec<Located<RateLimit>>,
+    stage: Option<Located<u32>>,
+    #[serde(default)]
+    vh_rate_limits: Enum<OfHost>,
+    always_consume_default_token_bucket: Option<bool>,
 }
 
 /// `envoy.type.v3.HttpStatus`.
@@ -67,7 +76,7 @@ struct HttpStatus {
 
 /// `envoy.type.v3.TokenBucket`.
 #[derive(Debug, Deserialize)]
-struct TokenBucket {
+pub(super) struct TokenBucket {
     max_tokens: u32,
     tokens_per_fill: Option<u32>,
     fill_interval: Located<Time>,
@@ -140,6 +149,19 @@ impl Making<'_, '_> {
                 .as_ref()
                 .map(Located::<TokenBucket>::build)
                 .transpose()?,
+            descriptors: config
+                .descriptors
+                .iter()
+                .map(Located::<LocalRateLimitDescriptor>::build)
+                .collect::<Result<_, _>>()?,
+            default_too: config.always_consume_default_token_bucket.unwrap_or(true),
+            rules: config
+                .rate_limits
+                .iter()
+                .map(Located::<RateLimit>::build)
+                .collect::<Result<_, _>>()?,
+            stage: stage(config.stage.as_ref())?,
+            of_host: config.vh_rate_limits.0,
             enabled: share(&config.filter_enabled),
             enforced: share(&config.filter_enforced),
             status: status
@@ -153,7 +175,7 @@ impl Making<'_, '_> {
 }
 
 impl Located<TokenBucket> {
-    fn build(&self) -> Result<BucketModel, Fault> {
+    pub(super) fn build(&self) -> Result<BucketModel, Fault> {
         let bucket = &self.value;
         let per_fill = bucket.tokens_per_fill.unwrap_or(1);
         if per_fill == 0 {

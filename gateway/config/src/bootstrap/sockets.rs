@@ -17,14 +17,32 @@ const NAMESPACE: &str = "envoy.transport_socket_match";
 #[serde(default)]
 pub(super) struct TransportSocketMatch {
     r#match: StructValue,
-    transport_socket: TransportSocket,
+    transport_socket: Option<Located<TransportSocket>>,
 }
 
 pub(super) type SocketMatch = Located<TransportSocketMatch>;
 
+/// The socket for an endpoint: the first one that its own metadata fit, or else the first one that those of its locality fit. Without any,
+/// only a socket that asks for nothing fits.
+pub(super) fn choose(
+    sockets: &[SocketMatch],
+    own: Option<&Metadata>,
+    of_locality: Option<&Metadata>,
+) -> Option<usize> {
+    let none = Metadata::default();
+    [own, of_locality]
+        .into_iter()
+        .map(|metadata| metadata.unwrap_or(&none))
+        .find_map(|metadata| {
+            sockets
+                .iter()
+                .position(|socket| socket.value.matches(metadata))
+        })
+}
+
 impl TransportSocketMatch {
-    /// Whether it is for endpoints with these metadata: all that it names stands there.
-    pub(super) fn matches(&self, metadata: &Metadata) -> bool {
+    /// Tells whether it is for endpoints with these metadata, which have to contain all that it names.
+    fn matches(&self, metadata: &Metadata) -> bool {
         let wanted = self.r#match.build();
         let found = metadata.filter_metadata.get(NAMESPACE);
         wanted
@@ -32,12 +50,18 @@ impl TransportSocketMatch {
             .iter()
             .all(|(key, value)| found.and_then(|found| found.fields.get(key)) == Some(value))
     }
+}
 
+impl Located<TransportSocketMatch> {
+    /// TLS settings; `None` for bare connections.
     pub(super) fn upstream(
         &self,
         reader: &Reader<'_>,
         secrets: &Secrets,
     ) -> Result<Option<UpstreamTls>, Fault> {
-        self.transport_socket.upstream(reader, secrets)
+        match &self.value.transport_socket {
+            Some(socket) => socket.upstream(reader, secrets),
+            None => Err(Fault::at(self.node, "missing field \"transport_socket\"")),
+        }
     }
 }

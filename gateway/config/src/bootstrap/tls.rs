@@ -1,18 +1,22 @@
 //! TLS to the endpoints of a cluster, and to clients.
 
+use extproc_client::config::StringMatcher;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     any::unsupported,
     data::DataSource,
     listener::TransportSocket,
     secrets::{SdsSecretConfig, Secrets},
-    value::{Enum, ProtoEnum, Time},
+    value::{Enum, ProtoEnum, RegexText, Time},
 };
 use crate::{
-    document::{Fault, Located, Reader},
-    snapshot::{Certificate, ClientValidation, DownstreamTls, SubjectAltName, UpstreamTls, pem},
+    document::{Fault, Located, Reader, Subtree},
+    snapshot::{
+        Certificate, ClientValidation, DownstreamTls, NamePattern, SubjectAltName, UpstreamTls, pem,
+    },
 };
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
@@ -101,7 +105,7 @@ pub(super) struct CertificateValidationContext {
     trusted_ca: Option<Located<DataSource>>,
     system_root_certs: Option<Located<SystemRootCerts>>,
     match_typed_subject_alt_names: Vec<Located<SubjectAltNameMatcher>>,
-    match_subject_alt_names: Vec<Located<ExactMatcher>>,
+    match_subject_alt_names: Vec<Located<NameMatcher>>,
     trust_chain_verification: Enum<Verification>,
 }
 
@@ -114,14 +118,19 @@ struct SystemRootCerts {}
 #[derive(Clone, Debug, Deserialize)]
 struct SubjectAltNameMatcher {
     san_type: Enum<SanType>,
-    matcher: Located<ExactMatcher>,
+    matcher: Located<NameMatcher>,
 }
 
-/// A `StringMatcher` of which only exact ones can be used here.
+/// `envoy.type.matcher.v3.StringMatcher` of a name.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename = "SubjectAltNameStringMatcher")]
-struct ExactMatcher {
+struct NameMatcher {
     exact: Option<String>,
+    prefix: Option<String>,
+    suffix: Option<String>,
+    contains: Option<String>,
+    safe_regex: Option<RegexText>,
+    ignore_case: bool,
 }
 
 // There is no default: the field is required.
@@ -158,16 +167,20 @@ impl ProtoEnum for Verification {
     ];
 }
 
-impl TransportSocket {
+impl Located<TransportSocket> {
+    /// The configuration, without which a socket has no type: as in Envoy, its name says nothing, not even that it is one without TLS.
+    fn typed(&self) -> Result<&Subtree, Fault> {
+        let tree = self.value.typed_config.as_ref();
+        tree.ok_or_else(|| Fault::at(self.node, "missing field \"typed_config\""))
+    }
+
     /// The TLS settings; `None` for a bare connection.
     pub(super) fn upstream(
         &self,
         reader: &Reader<'_>,
         secrets: &Secrets,
     ) -> Result<Option<UpstreamTls>, Fault> {
-        let Some(tree) = &self.typed_config else {
-            return Ok(None);
-        };
+        let tree = self.typed()?;
         match reader.type_of(tree.node)? {
             RAW_BUFFER => Ok(None),
             TLS => reader
@@ -184,9 +197,7 @@ impl TransportSocket {
         reader: &Reader<'_>,
         secrets: &Secrets,
     ) -> Result<Option<DownstreamTls>, Fault> {
-        let Some(tree) = &self.typed_config else {
-            return Ok(None);
-        };
+        let tree = self.typed()?;
         match reader.type_of(tree.node)? {
             RAW_BUFFER => Ok(None),
             DOWNSTREAM => reader
@@ -211,7 +222,7 @@ impl CommonTlsContext {
         named.map(|named| secrets.certificate(named)).collect()
     }
 
-    /// What certificates of others have to be; a secret adds to a default, and what it says itself counts.
+    /// Reads the requirements on certificates of peers. A secret is merged with the default context; its own fields win.
     fn validation(
         &self,
         secrets: &Secrets,
@@ -339,23 +350,15 @@ impl Located<CertificateValidationContext> {
                 "ACCEPT_UNTRUSTED is not supported for certificates of clients",
             ));
         }
-        if let Some(name) = context.match_typed_subject_alt_names.first() {
-            return Err(Fault::at(
-                name.node,
-                "names of clients cannot be matched here",
-            ));
-        }
-        if let Some(name) = context.match_subject_alt_names.first() {
-            return Err(Fault::at(
-                name.node,
-                "names of clients cannot be matched here",
-            ));
-        }
-        match self.roots(reader)? {
+        let roots = self.roots(reader)?;
+        let names = self.names(roots.is_some())?;
+        match roots {
             Some(trusted_ca) => Ok(ClientValidation {
                 trusted_ca,
                 path: self.path(),
-                required,
+                // As in Envoy, a client without a certificate bears no name.
+                required: required || !names.is_empty(),
+                names,
             }),
             None => Err(Fault::at(self.node, "missing field \"trusted_ca\"")),
         }
@@ -367,7 +370,7 @@ impl Located<CertificateValidationContext> {
         source.map(Located::<DataSource>::path).unwrap_or_default()
     }
 
-    /// What is trusted: the system's roots only where nothing else is named.
+    /// Reads the trusted roots: the system's only where nothing else is named.
     fn roots(&self, reader: &Reader<'_>) -> Result<Option<Vec<u8>>, Fault> {
         let context = &self.value;
         match (&context.trusted_ca, &context.system_root_certs) {
@@ -410,49 +413,107 @@ impl Located<DataSource> {
     }
 }
 
-impl Located<ExactMatcher> {
-    /// The name of this type; without a type, of the one that it looks like.
-    fn name(&self, kind: Option<SanType>) -> Result<SubjectAltName, Fault> {
+impl Located<NameMatcher> {
+    /// Adds the names of this type; without a type, of each that it could be of.
+    fn names(&self, kind: Option<SanType>, all: &mut Vec<SubjectAltName>) -> Result<(), Fault> {
         let Some(exact) = &self.value.exact else {
-            return Err(Fault::at(self.node, "only exact names are supported"));
+            let pattern = self.pattern()?;
+            if let Some(SanType::Ip) = kind {
+                return Err(Fault::at(
+                    self.node,
+                    "only exact IP addresses are supported",
+                ));
+            }
+            if !matches!(kind, Some(SanType::Uri)) {
+                all.push(SubjectAltName::DnsLike(pattern.clone()));
+            }
+            if !matches!(kind, Some(SanType::Dns)) {
+                all.push(SubjectAltName::UriLike(pattern));
+            }
+            return Ok(());
         };
-        let uri = || SubjectAltName::Uri(exact.clone());
-        match (kind, ServerName::try_from(exact.clone())) {
+        let uri = || match self.value.ignore_case {
+            false => Ok(SubjectAltName::Uri(exact.clone())),
+            true => self.pattern().map(SubjectAltName::UriLike),
+        };
+        all.push(match (kind, ServerName::try_from(exact.clone())) {
             (None | Some(SanType::Dns), Ok(name @ ServerName::DnsName(_)))
             | (None | Some(SanType::Ip), Ok(name @ ServerName::IpAddress(_))) => {
-                Ok(SubjectAltName::Server(name))
+                SubjectAltName::Server(name)
             }
-            (None | Some(SanType::Uri), _) => Ok(uri()),
+            (None | Some(SanType::Uri), _) => uri()?,
             (Some(SanType::Dns), _) => {
-                Err(Fault::at(self.node, format!("{exact:?} is no DNS name")))
+                return Err(Fault::at(self.node, format!("{exact:?} is no DNS name")));
             }
             (Some(SanType::Ip), _) => {
-                Err(Fault::at(self.node, format!("{exact:?} is no IP address")))
+                return Err(Fault::at(self.node, format!("{exact:?} is no IP address")));
             }
+        });
+        Ok(())
+    }
+
+    fn pattern(&self) -> Result<NamePattern, Fault> {
+        let NameMatcher {
+            exact,
+            prefix,
+            suffix,
+            contains,
+            safe_regex,
+            ignore_case,
+        } = &self.value;
+        let text =
+            |name: &str, text: &Option<String>| text.as_ref().map(|text| json!({ name: text }));
+        let regex = safe_regex.as_ref();
+        let mut given = [
+            text("exact", exact),
+            text("prefix", prefix),
+            text("suffix", suffix),
+            text("contains", contains),
+            regex.map(|regex| json!({ "safe_regex": { "regex": regex.0 } })),
+        ]
+        .into_iter()
+        .flatten();
+        let (Some(mut form), None) = (given.next(), given.next()) else {
+            return Err(Fault::at(self.node, "one and only one form has to be set"));
+        };
+        if let (true, Some(form)) = (*ignore_case, form.as_object_mut()) {
+            form.insert("ignore_case".into(), true.into());
         }
+        let text = form.to_string();
+        let matcher = StringMatcher::deserialize(form)
+            .map_err(|error| Fault::at(self.node, error.to_string()))?;
+        Ok(NamePattern::new(matcher, text))
     }
 }
 
 impl Located<CertificateValidationContext> {
-    /// What certificates of servers have to be.
-    fn of_servers(&self, tls: &mut UpstreamTls, reader: &Reader<'_>) -> Result<(), Fault> {
+    /// Names of which a certificate has to bear one. `trusts` says that there is something to verify it by.
+    fn names(&self, trusts: bool) -> Result<Vec<SubjectAltName>, Fault> {
         let context = &self.value;
-        let roots = self.roots(reader)?;
+        let mut names = Vec::new();
         let typed = context
             .match_typed_subject_alt_names
             .iter()
             .map(|name| (&name.value.matcher, Some(name.value.san_type.0)));
         let untyped = context.match_subject_alt_names.iter();
         for (matcher, kind) in untyped.map(|matcher| (matcher, None)).chain(typed) {
-            if roots.is_none() {
+            if !trusts {
                 // A name that anybody can write into a certificate says nothing. Envoy refuses it too.
                 return Err(Fault::at(
                     matcher.node,
                     "a name can only be verified with a trusted_ca",
                 ));
             }
-            tls.subject_alt_names.push(matcher.name(kind)?);
+            matcher.names(kind, &mut names)?;
         }
+        Ok(names)
+    }
+
+    /// Rules for certificates of servers.
+    fn of_servers(&self, tls: &mut UpstreamTls, reader: &Reader<'_>) -> Result<(), Fault> {
+        let context = &self.value;
+        let roots = self.roots(reader)?;
+        tls.subject_alt_names = self.names(roots.is_some())?;
         if context.trust_chain_verification.0 == Verification::TrustChain {
             tls.trusted_ca = roots;
             tls.trusted_ca_path = self.path();

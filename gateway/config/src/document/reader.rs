@@ -215,7 +215,7 @@ impl<'d> Reader<'d> {
         self.document
     }
 
-    /// Whether a field without a place in its type may be skipped.
+    /// Tells whether a field that its type does not have may be skipped.
     pub(super) fn skip(
         &self,
         message: &str,

@@ -21,8 +21,9 @@ use super::{
     },
 };
 use crate::snapshot::{
-    CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health,
-    Http1Options, LbPolicy, Reach, Standing, TcpKeepalive, UpstreamProtocol, UpstreamTls, pem,
+    CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck,
+    Health, Http1Options, LbPolicy, Reach, Standing, TcpKeepalive, UpstreamProtocol, UpstreamTls,
+    pem,
 };
 
 /// The reason of a reference that would lead where it may not.
@@ -346,6 +347,7 @@ fn discovery(addresses: Vec<EndpointAddress>) -> Discovery {
             priority: 0,
             socket: None,
             standing: Standing::Healthy,
+            check: EndpointCheck::default(),
         })
         .collect();
     match named {

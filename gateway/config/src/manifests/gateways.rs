@@ -31,9 +31,9 @@ pub(super) struct ListenerState<'a> {
     /// Routes that are attached.
     pub(super) attached: u32,
     supported_kinds: Vec<RouteGroupKind>,
-    /// Why it cannot be accepted.
+    /// Reason why it cannot be accepted.
     refused: Option<Reason>,
-    /// Why it is in conflict with an earlier one.
+    /// Reason why it is in conflict with an earlier one.
     conflict: Option<Reason>,
     /// A reference or kind that is no good.
     unresolved: Option<Reason>,
@@ -153,7 +153,7 @@ fn judge<'a>(
     state
 }
 
-/// Which of the allowed kinds can attach here.
+/// Finds the allowed kinds that can attach here.
 fn kinds(state: &mut ListenerState<'_>) {
     let http_route = RouteGroupKind {
         group: GATEWAY_API.into(),
@@ -236,7 +236,7 @@ fn certificate(
     Ok((chain, private))
 }
 
-/// Whether the pair can be served.
+/// Checks that the pair can be served.
 fn usable(chain: &[u8], key: &[u8]) -> Result<(), String> {
     let chain = pem::certificates(chain).map_err(|error| format!("tls.crt: {error}"))?;
     let key = pem::key(key).map_err(|error| format!("tls.key: {error}"))?;
@@ -340,7 +340,7 @@ impl GatewayState<'_> {
         *self.trusted_hops.as_ref().unwrap_or(&0)
     }
 
-    /// What is to be said of the Gateway.
+    /// Writes the status of the Gateway.
     pub(super) fn status(&self) -> GatewayStatus {
         let generation = self.object.metadata.generation;
         let listeners: Vec<ListenerStatus> = self

@@ -15,7 +15,7 @@ use super::{
     types::{Key, Protocol},
 };
 use crate::snapshot::{
-    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain,
+    AccessLog, Certificate, ChainMatch, Codec, DownstreamTls, EscapedSlashes, FilterChain, Floods,
     ForwardClientCert, HANDSHAKE_TIMEOUT, Http1Options, Http2Options, HttpManager, Listener,
     LogFormat, LogSink, Normalization, Route, RouteTable, SchemeHeader, ServerHeader, Timeouts,
     VirtualHost,
@@ -32,6 +32,7 @@ pub(super) const HTTP2: Http2Options = Http2Options {
     stream_buffer: None,
     allow_connect: false,
     keepalive: None,
+    floods: Floods::ENVOY,
 };
 
 /// A route on one listener.
@@ -166,6 +167,7 @@ fn manager(
         codec: Codec::Auto,
         max_requests_per_connection: None,
         filters: policies.filters(cors),
+        early_headers: Vec::new(),
         routes: RouteTable {
             name: format!("port-{port}"),
             virtual_hosts,
@@ -244,6 +246,7 @@ fn elsewhere(own: &Bound<'_>, all: &[&Hostname]) -> Vec<VirtualHost> {
         name: format!("{}/{}/{domain}", own.gateway, own.state.spec.name),
         domains: vec![domain],
         routes,
+        to_tls: None,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
     };
@@ -277,6 +280,7 @@ fn virtual_hosts(policies: &Policies, bound: &Bound<'_>, all: &[&Hostname]) -> V
                 name: format!("{}/{}/{domain}", bound.gateway, bound.state.spec.name),
                 routes: routes(policies, bound, name, &domain),
                 domains: vec![domain],
+                to_tls: None,
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),
             }

@@ -299,15 +299,15 @@ impl Policies {
         filters
     }
 
-    /// What the filters do for requests that no route of a listener takes: those of the phase before
-    /// routing see them. `None` if there are none.
+    /// Effects of the filters on requests that no route of a listener takes: those of the phase before routing see them. `None`
+    /// if there are none.
     pub(super) fn without_route(&self, gateway: &Key, listener: &str) -> Option<Effects> {
         let mut effects = Effects::default();
         self.pre_routing(gateway, listener, &mut effects);
         (!effects.overrides.filters.is_empty()).then_some(effects)
     }
 
-    /// What the filters do for a rule of a route on a listener.
+    /// Effects of the filters on requests that a rule of a route takes on a listener.
     pub(super) fn effects(
         &self,
         gateway: &Key,

@@ -347,6 +347,7 @@ impl RulePlan<'_> {
                                 weight: backend.weight,
                                 request_headers: backend.request.clone(),
                                 response_headers: backend.response.clone(),
+                                host_rewrite: None,
                                 overrides: None,
                                 facts: facts(&backend.cluster),
                             })
@@ -373,6 +374,7 @@ impl RulePlan<'_> {
             cors,
             tracing: None,
             request_buffer: None,
+            rate_limits: Arc::default(),
         })
     }
 }
@@ -390,6 +392,7 @@ pub(super) fn answer(status: StatusCode, effects: Effects) -> Arc<Route> {
         cors: None,
         tracing: None,
         request_buffer: None,
+        rate_limits: Arc::default(),
     })
 }
 
@@ -397,6 +400,7 @@ fn direct(status: StatusCode) -> RouteAction {
     RouteAction::Direct {
         status,
         body: bytes::Bytes::new(),
+        format: None,
     }
 }
 

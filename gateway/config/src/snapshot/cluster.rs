@@ -12,7 +12,7 @@ use extproc_client::host::{HeaderLimits, Metadata};
 use http::HeaderName;
 use rustls::pki_types::ServerName;
 
-use super::{Hashing, Health, Http1Options, Http2Options};
+use super::{Hashing, Health, Http1Options, Http2Options, NamePattern};
 
 /// `envoy.config.cluster.v3.Cluster`.
 #[derive(Clone, Debug, PartialEq)]
@@ -291,7 +291,7 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Relative weight. Default 1.
     pub weight: u32,
-    /// Which of the cluster's `sockets` it is spoken to with; `None` for the cluster's `tls`.
+    /// Index in the cluster's `sockets` of the one for this endpoint; `None` for the cluster's `tls`.
     pub socket: Option<usize>,
     /// For attributes.
     pub metadata: Option<Arc<Metadata>>,
@@ -301,6 +301,21 @@ pub struct Endpoint {
     pub priority: u32,
     /// Health that the configuration gives it.
     pub standing: Standing,
+    /// `health_check_config`.
+    pub check: EndpointCheck,
+}
+
+/// `Endpoint.HealthCheckConfig`: how an endpoint is checked in another way than it is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCheck {
+    /// The port, if it is another one.
+    pub port: Option<u16>,
+    /// The address, if it is another one.
+    pub address: Option<IpAddr>,
+    /// `:authority` of the requests; empty: what the check says.
+    pub hostname: String,
+    /// `disable_active_health_check`: it is not checked.
+    pub disabled: bool,
 }
 
 /// `envoy.config.core.v3.HealthStatus`.
@@ -336,7 +351,7 @@ pub enum UpstreamProtocol {
     Http2,
     /// Protocol of the client.
     Downstream,
-    /// What TLS negotiates.
+    /// The protocol that TLS negotiates.
     Auto,
 }
 
@@ -434,6 +449,10 @@ pub enum SubjectAltName {
     Server(ServerName<'static>),
     /// A URI, such as a SPIFFE ID; compared as a text.
     Uri(String),
+    /// A DNS name of this form.
+    DnsLike(NamePattern),
+    /// A URI of this form.
+    UriLike(NamePattern),
 }
 
 #[cfg(test)]

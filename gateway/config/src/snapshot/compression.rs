@@ -10,8 +10,10 @@ pub struct Compressor {
     pub coding: Coding,
     /// Requests that it compresses; `None` for no requests.
     pub requests: Option<Compressible>,
-    /// Responses that it compresses; `None` for no responses.
-    pub responses: Option<Compressible>,
+    /// Responses that it compresses, where [`is_on`](Self::is_on).
+    pub responses: Compressible,
+    /// Responses are compressed.
+    pub is_on: bool,
     /// Fate of an `etag`, and of the response that has one.
     pub etag: Etag,
     /// `remove_accept_encoding_header`: upstreams are not told what the client takes.
@@ -20,6 +22,13 @@ pub struct Compressor {
     pub uncompressible: Vec<StatusCode>,
     /// `choose_first`: of codings that the client likes the same, the first one of the chain.
     pub choose_first: bool,
+}
+
+impl Compressor {
+    /// Returns the responses that it compresses, if there are any.
+    pub fn for_responses(&self) -> Option<&Compressible> {
+        self.is_on.then_some(&self.responses)
+    }
 }
 
 /// `CommonDirectionConfig` of a compressor.

@@ -31,6 +31,8 @@ pub enum FilterKind {
     },
     /// `envoy.extensions.filters.http.cors.v3.Cors`; what it does is said by [`Route::cors`](super::Route::cors).
     Cors,
+    /// `envoy.extensions.filters.http.grpc_web.v3.GrpcWeb`.
+    GrpcWeb,
     /// `envoy.extensions.filters.http.health_check.v3.HealthCheck`: requests with these headers are answered with 200.
     HealthCheck(Arc<[HeaderMatch]>),
     /// `envoy.extensions.filters.http.set_metadata.v3.Config`.

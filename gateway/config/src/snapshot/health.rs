@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Method;
+
 /// Rules that leave endpoints out, and the limit below which too few are left for that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
@@ -42,9 +45,9 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// The time between two checks.
     pub interval: Duration,
-    /// So many failures in a row leave an endpoint out; the first check alone decides how it begins.
+    /// Number of failures in a row that leave an endpoint out; the first check alone decides how it begins.
     pub unhealthy_threshold: u32,
-    /// So many successes in a row take it in again.
+    /// Number of successes in a row that take it in again.
     pub healthy_threshold: u32,
 }
 
@@ -52,15 +55,28 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckKind {
     /// It takes a connection.
-    Tcp,
+    Tcp {
+        /// Bytes that are sent; none unless something is to be received.
+        send: Bytes,
+        /// Pieces that have to come back, in this order; with none, the connection is enough.
+        receive: Vec<Bytes>,
+    },
     /// It answers a request.
     Http {
+        /// The method.
+        method: Method,
         /// `:path`.
         path: String,
         /// `:authority`; empty: the cluster's name.
         host: String,
         /// Statuses that are good, first and one beyond the last.
         expected: Vec<(u16, u16)>,
+        /// The request's body.
+        send: Bytes,
+        /// Pieces that have to be in the response's body, in this order.
+        receive: Vec<Bytes>,
+        /// Bytes of the body that are looked at.
+        looked_at: usize,
     },
     /// It says SERVING to `grpc.health.v1.Health/Check`.
     Grpc {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::HttpManager;
+use super::{HttpManager, SubjectAltName};
 
 /// `envoy.config.listener.v3.Listener`.
 ///
@@ -75,7 +75,7 @@ pub struct ChainMatch {
     pub destination_port: Option<u16>,
     /// Server names (SNI), lower case: `a.example` or `*.example`.
     pub server_names: Vec<String>,
-    /// Whether the client has to begin TLS, or must not (`tls`, `raw_buffer`).
+    /// Asks that the client begins TLS (`tls`), or that it does not (`raw_buffer`).
     pub transport_protocol: Option<TransportProtocol>,
     /// Protocols of which the client has to offer one (ALPN).
     pub application_protocols: Vec<String>,
@@ -165,4 +165,6 @@ pub struct ClientValidation {
     pub path: String,
     /// End connections of clients that show no certificate.
     pub required: bool,
+    /// Subject alternative names of which a client's certificate has to bear one; any will do if empty.
+    pub names: Vec<SubjectAltName>,
 }

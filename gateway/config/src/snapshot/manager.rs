@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use extproc_client::host::HeaderLimits;
+use extproc_client::{attributes::Expression, host::HeaderLimits};
 use http::{HeaderValue, uri::Scheme};
 
 use super::{
@@ -64,6 +64,8 @@ pub struct HttpManager {
     pub codec: Codec,
     /// Filters before the router, first one nearest to the client.
     pub filters: Vec<Filter>,
+    /// `early_header_mutation_extensions`: changes of requests before anything else looks at their headers.
+    pub early_headers: Vec<HeaderChange>,
     /// The route table.
     pub routes: RouteTable,
     /// HTTP/1 settings.
@@ -209,6 +211,25 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// `connection_keepalive`; `None` is no pings.
     pub keepalive: Option<Keepalive>,
+    /// Limits for a client's frames that say little.
+    pub floods: Floods,
+}
+
+/// Frames that a client may send before its connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floods {
+    /// `max_inbound_priority_frames_per_stream`.
+    pub priority: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`.
+    pub window_updates: u32,
+}
+
+impl Floods {
+    /// Defaults of Envoy.
+    pub const ENVOY: Self = Self {
+        priority: 100,
+        window_updates: 10,
+    };
 }
 
 /// The largest window (RFC 9113 §6.9.1).
@@ -337,6 +358,8 @@ pub enum LogFilter {
         /// None of them.
         exclude: bool,
     },
+    /// `ExpressionFilter`: true of the exchange.
+    Cel(Arc<Expression>),
     /// All that asks for nothing here: `not_health_check_filter`, since no exchange is a health check of the filter.
     Any,
 }
@@ -429,6 +452,25 @@ pub enum ForwardClientCert {
     ForwardOnly,
     /// Kept.
     AlwaysForwardOnly,
+    /// Extended by facts of the client's certificate, of clients that showed one; removed of others.
+    AppendForward(ClientCertDetails),
+    /// Replaced by facts of the client's certificate, of clients that showed one; removed of others.
+    SanitizeSet(ClientCertDetails),
+}
+
+/// `set_current_client_cert_details`: what is told of a client's certificate beside its hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertDetails {
+    /// Its subject.
+    pub subject: bool,
+    /// Itself, as PEM.
+    pub cert: bool,
+    /// All certificates that the client sent.
+    pub chain: bool,
+    /// Its DNS names.
+    pub dns: bool,
+    /// Its URIs.
+    pub uri: bool,
 }
 
 impl HttpManager {
@@ -443,13 +485,16 @@ impl HttpManager {
         let replies = self.local_reply.iter().flat_map(LocalReplies::templates);
         logs.into_iter().any(shown)
             || replies.into_iter().any(shown)
+            || self.routes.templates().any(shown)
             || tags.map(|tag| &tag.value).any(shown)
             || self.header_changes().any(|change| match change {
                 HeaderChange::Set {
                     value: HeaderTemplate::Template(template),
                     ..
                 } => shown(template),
-                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
+                HeaderChange::Set { .. }
+                | HeaderChange::Remove(_)
+                | HeaderChange::RemoveMatching(_) => false,
             })
     }
 
@@ -461,6 +506,8 @@ impl HttpManager {
         });
         let replies = self.local_reply.iter();
         let replies = replies.flat_map(LocalReplies::header_changes);
-        self.routes.header_changes().chain(filters).chain(replies)
+        let early = self.early_headers.iter();
+        let others = filters.chain(replies).chain(early);
+        self.routes.header_changes().chain(others)
     }
 }

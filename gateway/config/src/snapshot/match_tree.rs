@@ -1,6 +1,10 @@
 //! Match trees (`xds.type.matcher.v3.Matcher`): decide by the head of a request what a filter does.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use extproc_client::{attributes::Expression, config::StringMatcher};
 
@@ -155,6 +159,23 @@ impl AddressRange {
     }
 }
 
+impl AddressRange {
+    /// Returns the range's first address.
+    pub fn first(self) -> IpAddr {
+        let free = |bits: u32| bits.saturating_sub(u32::from(self.length));
+        match self.address {
+            IpAddr::V4(own) => {
+                let mask = u32::MAX.checked_shl(free(32)).unwrap_or(0);
+                Ipv4Addr::from_bits(own.to_bits() & mask).into()
+            }
+            IpAddr::V6(own) => {
+                let mask = u128::MAX.checked_shl(free(128)).unwrap_or(0);
+                Ipv6Addr::from_bits(own.to_bits() & mask).into()
+            }
+        }
+    }
+}
+
 impl MatchTree {
     /// Calls `seen` with all filters that the tree may execute.
     pub fn each_chain<'a>(&'a self, seen: &mut dyn FnMut(&'a Arc<[Filter]>)) {
@@ -200,5 +221,8 @@ mod tests {
         assert!(!range("2001:db8::", 128).contains(address("2001:db8::1")));
         assert!(range("10.0.0.0", 8).contains(address("::ffff:10.0.0.1")));
         assert!(!range("10.0.0.0", 8).contains(address("::ffff:11.0.0.1")));
+        assert_eq!(range("10.1.2.3", 8).first(), address("10.0.0.0"));
+        assert_eq!(range("10.1.2.3", 0).first(), address("0.0.0.0"));
+        assert_eq!(range("2001:db8::1", 128).first(), address("2001:db8::1"));
     }
 }

@@ -10,10 +10,12 @@ mod filter;
 mod flags;
 mod hashing;
 mod health;
+mod inspect;
 mod listener;
 mod local_reply;
 mod manager;
 mod match_tree;
+mod names;
 mod operator;
 mod path;
 pub mod pem;
@@ -24,46 +26,60 @@ mod route;
 mod template;
 mod tracing;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use extproc_client::config::StringMatcher;
+use extproc_client::{
+    FilterConfig,
+    config::{GrpcTarget, Service, StringMatcher, TargetAddress},
+};
 
 pub use self::{
     cluster::{
-        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, HostSource,
-        LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget, Standing,
-        SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
+        CircuitBreakers, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, EndpointCheck,
+        HostSource, LbPolicy, MetadataKey, OriginalDst, OverrideHost, Priority, Reach, RetryBudget,
+        Standing, SubjectAltName, TcpKeepalive, Thresholds, UpstreamProtocol, UpstreamTls,
     },
     compression::{Coding, Compressible, Compressor, Decoding, Decompressible, Decompressor, Etag},
     filter::{Filter, FilterKind, Matched, OnRoute, SetMetadata},
     flags::{RESPONSE_FLAGS, flag, response_flag},
     hashing::{HashBy, HashCookie, HashPolicy, HashTable, Hashing},
     health::{CheckKind, Health, HealthCheck, Outliers},
+    inspect::Inspect,
     listener::{
         Certificate, ChainMatch, ClientValidation, DownstreamTls, FilterChain, HANDSHAKE_TIMEOUT,
         Listener, TransportProtocol,
     },
     local_reply::{LocalReplies, ReplyFormat, ReplyMapper},
     manager::{
-        AccessLog, Codec, Comparison, EscapedSlashes, ForwardClientCert, Http1Options,
-        Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat, LogSink,
-        NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader, Timeouts,
-        Underscores,
+        AccessLog, ClientCertDetails, Codec, Comparison, EscapedSlashes, Floods, ForwardClientCert,
+        Http1Options, Http2Options, HttpManager, Interval, Keepalive, LogFilter, LogFormat,
+        LogSink, NodeIdentity, Normalization, Operator, ProxyStatus, SchemeHeader, ServerHeader,
+        Timeouts, Underscores,
     },
     match_tree::{
         AddressRange, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Predicate, Then,
         ValueMatcher,
     },
+    names::NamePattern,
     operator::FormatOperator,
     path::{EscapeCase, canonical_path},
     policy::{Cors, Fraction, Mirror, StripPort},
-    rate_limit::{LocalRateLimit, TokenBucket},
+    rate_limit::{
+        LocalRateLimit, OfHost, RateLimitAction, RateLimitDescriptor, RateLimitRule,
+        RouteRateLimits, TokenBucket,
+    },
     retry::{Retry, RetryOn},
     route::{
-        AppendAction, Case, Choice, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
-        InternalRedirect, Overridden, PathMatch, QueryMatch, Redirect, RedirectPredicate, Route,
-        RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch, VirtualHost,
-        WeightedCluster,
+        AppendAction, Case, Choice, CookieMatch, Forward, GrpcTimeout, HeaderChange, HeaderMatch,
+        InternalRedirect, MetadataMatch, Overridden, PathMatch, QueryMatch, Redirect,
+        RedirectPredicate, Route, RouteAction, RouteMatch, RouteOverrides, RouteTable, ValueMatch,
+        VirtualHost, WeightedCluster,
     },
     template::{HeaderTemplate, JsonTemplate, Piece, Substitution, Template, TemplateError},
     tracing::{
@@ -79,6 +95,8 @@ pub struct Snapshot {
     pub admin: Option<SocketAddr>,
     /// `allow_paths`: the paths, with their queries, that the admin server answers; all if empty.
     pub admin_paths: Vec<StringMatcher>,
+    /// `admin.inspect`: settings of the inspector; none runs if unset.
+    pub inspect: Option<Inspect>,
     /// Listeners. No two may have the same address.
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters by name.
@@ -130,6 +148,62 @@ impl Default for OverloadLimits {
 }
 
 impl Snapshot {
+    /// Addresses `HOST:PORT` of all processors that filters name, whatever route they are for; Unix sockets left out.
+    pub fn processors(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut take = |config: &Arc<FilterConfig>| {
+            // A service of another kind speaks HTTP, and a replay gRPC.
+            let Service::Grpc(service) = config.service() else {
+                return;
+            };
+            match &service.target {
+                GrpcTarget::Cluster { name, .. } => found.extend(self.endpoints(name)),
+                GrpcTarget::Uri { target } => {
+                    if let Ok(TargetAddress::Names(names)) = TargetAddress::parse(target) {
+                        found.extend(names);
+                    }
+                }
+                _ => {}
+            }
+        };
+        let chains = self.listeners.iter().flat_map(|at| at.all_chains());
+        for http in chains.map(|chain| &chain.http) {
+            for filter in &http.filters {
+                filter.kind.each_ext_proc(&mut take);
+            }
+            let overrides = http.routes.overrides();
+            for (_, said) in overrides.flat_map(RouteOverrides::all) {
+                match said {
+                    OnRoute::Processor(Some(config)) => take(config),
+                    OnRoute::As(kind) => kind.each_ext_proc(&mut take),
+                    OnRoute::Processor(None) | OnRoute::Off | OnRoute::On => {}
+                }
+            }
+        }
+        for filter in self.cluster_filters.values().flat_map(|all| all.iter()) {
+            filter.kind.each_ext_proc(&mut take);
+        }
+        found
+    }
+
+    fn endpoints(&self, cluster: &str) -> Vec<String> {
+        let discovery = self.clusters.get(cluster).map(|cluster| &cluster.discovery);
+        let endpoints = match discovery {
+            Some(
+                Discovery::Static(all) | Discovery::StrictDns(all) | Discovery::LogicalDns(all),
+            ) => all.as_slice(),
+            Some(Discovery::OriginalDst(_)) | None => &[],
+        };
+        let addresses = endpoints.iter().map(|endpoint| &endpoint.address);
+        addresses
+            .filter_map(|address| match address {
+                EndpointAddress::Socket(address) => Some(address.to_string()),
+                EndpointAddress::Name(name, port) => Some(format!("{name}:{port}")),
+                EndpointAddress::Pipe(_) => None,
+            })
+            .collect()
+    }
+
     /// Has requests traced where nothing is said of traces.
     #[cfg(feature = "bootstrap")]
     pub(crate) fn trace_where_nothing_is(&mut self, tracing: &Arc<Tracing>) {

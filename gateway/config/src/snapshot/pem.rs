@@ -1,7 +1,6 @@
 //! Certificates and keys as configurations hold them: PEM.
 //!
-//! What is read here to be used is read here to be checked too, so that a configuration that passes its check can be
-//! served.
+//! The same code reads them for a check and for use, so that a configuration that passes its check can be served.
 
 use std::{path::PathBuf, sync::OnceLock};
 
@@ -45,8 +44,8 @@ pub fn certified(
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| error.to_string())
 }
 
-/// What of a file of roots can be used, as PEM. A certificate that cannot is left out: one among those of a system is
-/// no reason to trust none.
+/// Returns the certificates of a file of roots that can be used, as PEM. Others are left out: one bad certificate among those
+/// of a system is no reason to trust none.
 pub fn usable_roots(pem: &str) -> String {
     const END: &str = "-----END CERTIFICATE-----";
     let certificates = pem.split_inclusive(END);

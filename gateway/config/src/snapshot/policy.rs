@@ -16,9 +16,9 @@ pub struct Mirror {
 /// `envoy.type.v3.FractionalPercent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fraction {
-    /// So many
+    /// Number of requests out of `denominator`.
     pub numerator: u32,
-    /// of so many.
+    /// Whole that `numerator` is a part of.
     pub denominator: u32,
 }
 
@@ -55,8 +55,8 @@ pub struct Cors {
     pub allow_private_network_access: bool,
     /// Let preflights of other origins pass, rather than answer them without a permission.
     pub forward_not_matching_preflights: bool,
-    /// Where credentials are allowed, a list that is `*` is answered with what the preflight asks for:
-    /// browsers take the star for a name then (Fetch standard).
+    /// Answers a list that is `*` with the names that the preflight asks for, where credentials are allowed: browsers take the
+    /// star for a name then (Fetch standard).
     pub echo_wildcards: bool,
 }
 

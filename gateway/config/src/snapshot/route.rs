@@ -8,10 +8,11 @@ use extproc_client::{
     config::{RegexMatcher, RegexSubstitution, StringMatcher},
     host::RouteFacts,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, uri::Authority};
 
 use super::{
-    Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, Retry, RouteTracing,
+    Cors, Fraction, HashPolicy, HeaderTemplate, Mirror, OnRoute, Priority, ReplyFormat, Retry,
+    RouteRateLimits, RouteTracing, Template, ValueMatcher,
 };
 
 /// One change of a header map.
@@ -19,6 +20,8 @@ use super::{
 pub enum HeaderChange {
     /// Remove all values.
     Remove(HeaderName),
+    /// Remove all fields of which the name, in lower case, is as this wants it.
+    RemoveMatching(StringMatcher),
     /// Add or replace.
     Set {
         /// The name.
@@ -87,6 +90,16 @@ impl RouteTable {
             .flatten()
     }
 
+    /// All texts of the answers that routes give.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let formats = routes.filter_map(|route| match &route.action {
+            RouteAction::Direct { format, .. } => format.as_ref(),
+            RouteAction::Forward(_) | RouteAction::Redirect(_) => None,
+        });
+        formats.flat_map(|format| format.format.templates())
+    }
+
     /// All that routes say of this filter, of this cluster's one if there is a name, beside configurations of ext_proc.
     pub fn said<'a>(
         &'a self,
@@ -124,6 +137,9 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// In order of precedence.
     pub routes: Vec<Arc<Route>>,
+    /// `require_tls`: the redirect of requests that did not come over TLS. Changes of headers and filters' configurations of this
+    /// host do not hold for it.
+    pub to_tls: Option<Arc<Route>>,
     /// On requests.
     pub request_headers: Vec<HeaderChange>,
     /// On responses.
@@ -154,6 +170,8 @@ pub struct Route {
     /// `request_body_buffer_limit`: bytes of a request that are kept for further attempts, in place of what the listener
     /// allows, and that filters may gather if it is more than that.
     pub request_buffer: Option<usize>,
+    /// Descriptions of its requests, for filters that limit their rate.
+    pub rate_limits: Arc<RouteRateLimits>,
 }
 
 /// Configurations of a route that differ from the filters' own. A name that a filter of the listener shares with filters of
@@ -253,6 +271,10 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
     /// All of these.
     pub query: Vec<QueryMatch>,
+    /// All of these.
+    pub cookies: Vec<CookieMatch>,
+    /// All of these, of the dynamic metadata that filters have set when the route is selected.
+    pub metadata: Vec<MetadataMatch>,
     /// Paths are compared with regard to case.
     pub case_sensitive: bool,
 }
@@ -273,7 +295,7 @@ pub enum PathMatch {
 }
 
 /// `HeaderMatcher`; pseudo-headers by their `:` names.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HeaderMatch {
     /// Lower case.
     pub name: String,
@@ -294,8 +316,32 @@ pub struct QueryMatch {
     pub value: ValueMatch,
 }
 
-/// A condition on a value.
+/// `RouteMatch.CookieMatcher`.
 #[derive(Debug)]
+pub struct CookieMatch {
+    /// The cookie; its case counts.
+    pub name: String,
+    /// Condition for its value; a request without the cookie does not meet it.
+    pub value: StringMatcher,
+    /// The opposite.
+    pub invert: bool,
+}
+
+/// `envoy.type.matcher.v3.MetadataMatcher`.
+#[derive(Debug)]
+pub struct MetadataMatch {
+    /// The namespace.
+    pub namespace: String,
+    /// Names of fields, from the outermost one.
+    pub path: Vec<String>,
+    /// Condition for the value.
+    pub value: ValueMatcher,
+    /// The opposite.
+    pub invert: bool,
+}
+
+/// A condition on a value.
+#[derive(Clone, Debug)]
 pub enum ValueMatch {
     /// There is one (or, if false, none).
     Present(bool),
@@ -320,6 +366,8 @@ pub enum RouteAction {
         status: StatusCode,
         /// The body, `text/plain` if not empty and not said otherwise.
         body: bytes::Bytes,
+        /// `body_format`: form of the body.
+        format: Option<Arc<ReplyFormat>>,
     },
     /// `redirect`.
     Redirect(Redirect),
@@ -436,6 +484,8 @@ pub struct WeightedCluster {
     pub request_headers: Vec<HeaderChange>,
     /// On responses.
     pub response_headers: Vec<HeaderChange>,
+    /// `host_rewrite_literal`: replaces the authority, unless the route does.
+    pub host_rewrite: Option<Authority>,
     /// As in [`Route`], this cluster's level merged in; `None` if it has none of its own.
     pub overrides: Option<Arc<RouteOverrides>>,
     /// As in [`Route`].
@@ -465,4 +515,6 @@ pub struct Redirect {
     pub strip_query: bool,
     /// Leave the port of the request's authority out where `host` and `port` are unset.
     pub strip_port: bool,
+    /// Keep it then, also if it is that of the other scheme.
+    pub keep_port: bool,
 }

@@ -6,7 +6,8 @@ mod replies;
 mod scribe;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    net::SocketAddr,
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -41,6 +42,8 @@ const ATTEMPTS: usize = 32;
 pub struct Inspector {
     pub(crate) settings: Settings,
     pub(crate) ring: Ring,
+    /// Addresses of processors that the configuration names.
+    processors: Mutex<Vec<String>>,
 }
 
 impl Inspector {
@@ -50,7 +53,30 @@ impl Inspector {
         Self {
             ring: Ring::new(settings.exchanges, settings.bytes),
             settings,
+            processors: Mutex::default(),
         }
+    }
+
+    /// Names the processors, each as `HOST:PORT`, that recorded requests may be played to, in place of those named before.
+    pub fn set_processors(&self, addresses: impl IntoIterator<Item = String>) {
+        *lock(&self.processors) = addresses.into_iter().collect();
+    }
+
+    /// Addresses that recorded requests may be played to.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        let mut all = lock(&self.processors).clone();
+        let more = self.settings.replay.iter();
+        all.extend(
+            more.filter(|known| !is_one_of(&all, known))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        all
+    }
+
+    /// Tells whether a recorded request may be played to this address.
+    pub(crate) fn may_play_to(&self, address: &str) -> bool {
+        is_one_of(&self.targets(), address)
     }
 
     /// Returns whether an exchange that begins with this head is to be recorded.
@@ -129,6 +155,7 @@ impl Inspector {
             latencies_us: Vec::new(),
             flags: Vec::new(),
             cause: None,
+            refused: Vec::new(),
             reply: None,
             verdict: None,
             endpoint: None,
@@ -225,6 +252,15 @@ impl Observer for Inspector {
         }
         self.ring.make_room();
     }
+}
+
+/// Tells whether an address is among others. A name stands for itself, whatever it resolves to.
+fn is_one_of(known: &[String], address: &str) -> bool {
+    let same = |known: &String| match (known.parse::<SocketAddr>(), address.parse::<SocketAddr>()) {
+        (Ok(known), Ok(address)) => known == address,
+        _ => known.eq_ignore_ascii_case(address),
+    };
+    known.iter().any(same)
 }
 
 /// Facts of the connection that the request came on, if a gateway took it.

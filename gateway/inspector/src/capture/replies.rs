@@ -6,7 +6,10 @@ use extproc_client::observer::{Effect, HeaderChange, Operation, Phase};
 use serde_json::Value;
 
 use super::{micros, parts::PIECES, scribe::Scribe, short};
-use crate::record::{Kind, State};
+use crate::record::{ALLOCATION, Kind, State};
+
+/// Names of refused headers that are kept.
+const REFUSED: usize = 32;
 
 impl Scribe<'_> {
     pub(super) fn accepted(
@@ -44,6 +47,7 @@ impl Scribe<'_> {
                 _ => ": nothing changed",
             });
         }
+        self.processor.wait_us += latency.unwrap_or_default();
         let Some(phase) = phase else {
             self.processor.flag("answered");
             return self.settle(state);
@@ -54,11 +58,10 @@ impl Scribe<'_> {
         if !matches!(*shown, State::Changed | State::Refused) {
             *shown = state;
         }
-        if let Some(latency) = latency {
-            self.processor.wait_us += latency;
-            if self.processor.latencies_us.len() < PIECES {
-                self.processor.latencies_us.push((phase.index(), latency));
-            }
+        if let Some(latency) = latency
+            && self.processor.latencies_us.len() < PIECES
+        {
+            self.processor.latencies_us.push((phase.index(), latency));
         }
     }
 
@@ -71,7 +74,14 @@ impl Scribe<'_> {
             Operation::Remove => format!("remove {header}"),
         };
         match change.refused {
-            Some(reason) => self.refused(phase, &format!("{asked}: refused, {reason}")),
+            Some(reason) => {
+                let known = &mut self.processor.refused;
+                if known.len() < REFUSED && !known.contains(&header) {
+                    self.size += header.len() + size_of::<String>() + ALLOCATION;
+                    known.push(header);
+                }
+                self.refused(phase, &format!("{asked}: refused, {reason}"));
+            }
             None => self.entry(Kind::Header, phase, asked),
         }
     }

@@ -232,7 +232,7 @@ impl Scribe<'_> {
         self.entry(kind, phase, text);
     }
 
-    /// What was waited for became this.
+    /// Notes the outcome that was waited for.
     pub(super) fn settle(&mut self, state: State) {
         if let Some(waiting) = self.processor.waiting() {
             *waiting = state;

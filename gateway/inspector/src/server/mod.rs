@@ -32,6 +32,7 @@ use tokio::{
     task::{JoinSet, yield_now},
     time::sleep,
 };
+use tower_http::csrf::CsrfLayer;
 
 use self::{
     guard::guard,
@@ -122,7 +123,7 @@ impl Server {
         self
     }
 
-    /// Where to open it, with the token if one is asked for.
+    /// URL of the page, with the token if one is asked for.
     pub fn url(&self) -> String {
         let token = self.shared.token.as_ref();
         let token = token
@@ -198,6 +199,8 @@ fn router(inner: Arc<Inner>) -> Router {
         .route("/exchanges/{id}", get(one))
         .route("/exchanges/{id}/replay", post(replay))
         .route("/state", get(state))
+        // What changes something comes from no other site.
+        .layer(CsrfLayer::new())
         .layer(middleware::from_fn_with_state(inner.clone(), guard))
         .with_state(inner)
 }

@@ -70,6 +70,7 @@ fn state_of(inner: &Inner) -> Value {
         "one_in": settings.one_in,
         "bodies": settings.bodies,
         "following": inner.streams.load(Ordering::Relaxed),
+        "replay": inner.inspector.targets(),
     })
 }
 
@@ -127,18 +128,24 @@ pub(super) async fn replay(
     if asked.processor.is_empty() {
         return (StatusCode::BAD_REQUEST, "processor: HOST:PORT is missing\n").into_response();
     }
-    let play = match find(&inner, id) {
-        Ok(shared) => {
-            let record = lock(&shared);
-            Play::new(
-                &record,
-                asked.index,
-                &asked.processor,
-                &inner.inspector.settings,
-            )
-        }
+    let shared = match find(&inner, id) {
+        Ok(shared) => shared,
         Err(missing) => return missing.into_response(),
     };
+    let inspector = &inner.inspector;
+    if !inspector.may_play_to(&asked.processor) {
+        let reason = format!(
+            "a replay reaches processors of the configuration and of --inspect-replay alone: {}\n",
+            inspector.targets().join(", ")
+        );
+        return (StatusCode::FORBIDDEN, reason).into_response();
+    }
+    let play = Play::new(
+        &lock(&shared),
+        asked.index,
+        &asked.processor,
+        &inspector.settings,
+    );
     let play = match play {
         Ok(play) => play,
         Err(reason) => return (StatusCode::CONFLICT, format!("{reason}\n")).into_response(),

@@ -4,8 +4,13 @@ use std::fmt::Write as _;
 
 use extproc_client::{BodyMode, SendMode, observer::Side};
 
+use serde_json::{Map, Value};
+
 use super::{OF_CLIENT, fields, has_length, is_true, kept, path};
-use crate::record::{Field, Message, Passage, Processor, Record};
+use crate::{
+    printed,
+    record::{Field, Kind, Message, Passage, Processor, Record},
+};
 
 /// A function that plays the exchange to the processor of the filter with this number and expects what came of it, with all
 /// that it uses. It compiles as it is.
@@ -14,13 +19,15 @@ pub(crate) fn fake_proxy(record: &Record, index: usize) -> String {
         return String::new();
     };
     let settings = settings(p);
-    let mode = match settings.contains("BodyMode::") {
-        true => "BodyMode, ",
+    let used = |name: &str, import: &'static str| match settings.contains(name) {
+        true => import,
         false => "",
     };
+    let mode = used("BodyMode::", "BodyMode, ");
+    let json = used("serde_json::", "serde_json, ");
     let id = record.id;
     let mut out = format!(
-        "use extproc_sdk::{{{mode}Processor, testing::{{FakeProxy, Message}}}};\n\n\
+        "use extproc_sdk::{{{mode}Processor, {json}testing::{{FakeProxy, Message}}}};\n\n\
          /// Exchange {id} as it was recorded. Call it with your processor, in a test that is `async`.\n\
          async fn exchange_{id}(processor: impl Processor) -> Result<(), Box<dyn std::error::Error>> {{\n    \
          let mut exchange = FakeProxy::new(processor){settings}.exchange();\n"
@@ -29,6 +36,9 @@ pub(crate) fn fake_proxy(record: &Record, index: usize) -> String {
     if let Some(verdict) = &p.verdict {
         // In quotes and escaped: part of it is a processor's own words.
         let _ = writeln!(out, "    // As it was recorded, this failed: {verdict:?}");
+    }
+    if p.settings.settings_json().get("forward_rules").is_some() {
+        out.push_str("    // The filter has forward_rules; here the processor sees all headers.\n");
     }
     let is_secure = record
         .entrance
@@ -96,10 +106,84 @@ fn settings(p: &Processor) -> String {
     if p.settings.observability_mode() {
         out.push_str("\n        .observe_only()");
     }
+    let all = p.settings.settings_json();
+    for (field, call) in [
+        ("allow_content_length_header", "keep_content_length"),
+        (
+            "send_body_without_waiting_for_header_response",
+            "body_without_waiting",
+        ),
+    ] {
+        if all[field] == true {
+            let _ = write!(out, "\n        .{call}()");
+        }
+    }
+    // An override that `allowed_override_modes` kept from it is ignored again.
+    let mut refused = p.entries.iter().filter(|entry| entry.kind == Kind::Refused);
+    if all["allow_mode_override"] == true
+        && !refused.any(|entry| entry.text.starts_with("mode_override"))
+    {
+        out.push_str("\n        .allow_mode_override()");
+    }
+    if all.get("mutation_rules").is_some() {
+        // As far as the exchange shows them.
+        let _ = match p.refused.as_slice() {
+            [] => write!(out, "\n        .mutation_rules(|_| true)"),
+            names => write!(
+                out,
+                "\n        .mutation_rules(|name| !{names:?}.contains(&name))"
+            ),
+        };
+    }
+    out.push_str(&surroundings(p));
     match out.is_empty() {
         true => out,
         false => out + "\n        ",
     }
+}
+
+/// Attributes and metadata that were sent. The proxy sends the same attributes in both directions.
+fn surroundings(p: &Processor) -> String {
+    let mut attributes = Map::new();
+    let mut metadata = Map::new();
+    for entry in p.entries.iter().filter(|entry| entry.kind == Kind::Sent) {
+        let message = entry.message.as_ref().map(|message| message.get());
+        let Some(Ok(message)) = message.map(serde_json::from_str::<Value>) else {
+            continue;
+        };
+        if let Value::Object(groups) = &message["attributes"] {
+            attributes.extend(
+                groups
+                    .values()
+                    .filter_map(Value::as_object)
+                    .flatten()
+                    .map(pair),
+            );
+        }
+        if let Value::Object(namespaces) = &message["metadata_context"]["filter_metadata"] {
+            metadata.extend(namespaces.iter().map(pair));
+        }
+    }
+    let mut out = String::new();
+    if !attributes.is_empty() {
+        let json = printed::json(Value::Object(attributes).to_string());
+        let _ = write!(
+            out,
+            "\n        .attributes(serde_json::from_str({json:?})?)"
+        );
+    }
+    for (namespace, value) in metadata {
+        let json = printed::json(value.to_string());
+        let _ = write!(
+            out,
+            "\n        .metadata({namespace:?}, serde_json::from_str({json:?})?)"
+        );
+    }
+    out
+}
+
+fn pair((name, value): (&String, &Value)) -> (String, Value) {
+    (name.clone(), value.clone())
 }
 
 /// A message with these pseudo-headers, as an expression.

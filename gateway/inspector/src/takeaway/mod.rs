@@ -41,18 +41,21 @@ fn path(record: &Record) -> Cow<'_, str> {
     let first = record.processors.first();
     let head = first.into_iter().flat_map(|p| &p.request.before.head);
     let uri = head.flatten().find(|field| field.name == ":uri");
-    let Some(uri) = uri.map(|uri| uri.value.as_str()) else {
-        return record.path.as_str().into();
-    };
-    match uri.split_once("://") {
-        None if uri.starts_with(['/', '*']) => uri.into(),
-        None => record.path.as_str().into(),
-        Some((_, rest)) => match rest.find(['/', '?']) {
-            Some(at) if rest[at..].starts_with('?') => format!("/{}", &rest[at..]).into(),
-            Some(at) => rest[at..].into(),
-            None => "/".into(),
-        },
+    uri.and_then(|uri| path_of(&uri.value))
+        .unwrap_or_else(|| record.path.as_str().into())
+}
+
+/// The path with its query of a request's target (RFC 9112, section 3.2), unless that is an authority.
+fn path_of(target: &str) -> Option<Cow<'_, str>> {
+    if target.starts_with(['/', '*']) {
+        return Some(target.into());
     }
+    let (_, rest) = target.split_once("://")?;
+    Some(match rest.find(['/', '?']) {
+        Some(at) if rest[at..].starts_with('?') => format!("/{}", &rest[at..]).into(),
+        Some(at) => rest[at..].into(),
+        None => "/".into(),
+    })
 }
 
 /// The bytes of a body that are recorded; the first of them if they are not all.
@@ -63,4 +66,28 @@ fn kept(message: &Message) -> Vec<u8> {
 /// Tells whether a value stands here as it was.
 fn is_true(value: &str) -> bool {
     !value.contains(REDACTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_targets() {
+        for (target, path) in [
+            ("/a?b", Some("/a?b")),
+            (
+                "/login?next=https://b.example/c",
+                Some("/login?next=https://b.example/c"),
+            ),
+            ("/a://b/c", Some("/a://b/c")),
+            ("*", Some("*")),
+            ("http://a.example", Some("/")),
+            ("http://a.example/b?c=d://e", Some("/b?c=d://e")),
+            ("http://a.example?b=/c", Some("/?b=/c")),
+            ("a.example:443", None),
+        ] {
+            assert_eq!(path_of(target).as_deref(), path, "{target}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     record::{Field, Kind, Message, Processor, Record},
 };
 
-/// A group of one scenario. JSON, which is YAML as well. Of the filters it has modes, timeouts and what follows from a failure.
+/// A group of one scenario. JSON, which is YAML as well. Of the filters it has everything but their processors.
 pub(crate) fn scenario(record: &Record) -> String {
     let [first, more @ ..] = record.processors.as_slice() else {
         return String::new();
@@ -61,16 +61,12 @@ pub(crate) fn scenario(record: &Record) -> String {
     printed::json(format!("{group:#}\n"))
 }
 
-/// The configuration of a filter.
+/// The configuration of a filter, all but its processor: overrides of routes are in it.
 fn filter(p: &Processor) -> Value {
-    let settings = &p.settings;
-    let timeout = format!("{}s", settings.message_timeout().as_secs_f64());
-    json!({
-        "processing_mode": settings.processing_mode(),
-        "message_timeout": timeout,
-        "failure_mode_allow": settings.failure_mode_allow(),
-        "observability_mode": settings.observability_mode(),
-    })
+    let mut filter = p.settings.settings_json();
+    // A machine that plays it again may be slower than its default.
+    filter["message_timeout"] = format!("{}s", p.settings.message_timeout().as_secs_f64()).into();
+    filter
 }
 
 /// Headers, body and trailers of one side, beside what is there already.

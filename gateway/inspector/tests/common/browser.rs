@@ -148,6 +148,18 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
+    /// Presses a key, as a person does; `text` is what it writes.
+    pub(crate) async fn press(&mut self, key: &str, number: u32, text: &str) {
+        for kind in ["keyDown", "keyUp"] {
+            let mut event =
+                json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": number});
+            if kind == "keyDown" && !text.is_empty() {
+                event["text"] = text.into();
+            }
+            self.call("Input.dispatchKeyEvent", event).await;
+        }
+    }
+
     /// Writes a picture of the page into the folder that `INSPECTOR_SCREENSHOTS` names, if it does, in the colours of `scheme`.
     pub(crate) async fn picture(&mut self, name: &str, scheme: &str) {
         /// Most bytes of a picture in a document.

@@ -1,4 +1,4 @@
-//! What is there, what should be there, and the smallest write between the two.
+//! Compares a status with the one that should be there, and makes the smallest write between the two.
 //!
 //! Conditions keep the time of their last transition.
 

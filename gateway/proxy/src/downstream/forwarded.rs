@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
+use rustls::pki_types::CertificateDer;
 
 use super::{Context, sampling};
 use crate::{
-    config::snapshot::{ForwardClientCert, HttpManager, NodeIdentity, SchemeHeader},
+    config::snapshot::{
+        ClientCertDetails, ForwardClientCert, HttpManager, NodeIdentity, SchemeHeader,
+    },
     http::{
         headers::{REQUEST_ID, append_to_list, join_request_lines},
         random_id,
@@ -47,6 +51,65 @@ const NOT_FROM_OUTSIDE: &[&str] = &[
     EXTERNAL,
 ];
 
+/// Facts of clients' certificates, one element for each proxy.
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
+
+/// The element of `x-forwarded-client-cert` for the client's certificate.
+fn certificate(context: &Context, details: ClientCertDetails) -> Option<String> {
+    let tls = context.peer.tls.as_ref()?;
+    let peer = tls.peer_certificate.as_ref()?;
+    let mut parts = Vec::new();
+    if let Some(own) = &tls.local_certificate {
+        parts.extend(own.uris.iter().map(|uri| format!("By={uri}")));
+    }
+    parts.push(format!("Hash={}", peer.digest));
+    if details.cert {
+        let first = tls.peer_chain.get(..1).unwrap_or_default();
+        parts.push(format!("Cert=\"{}\"", encoded_pem(first)));
+    }
+    if details.chain {
+        parts.push(format!("Chain=\"{}\"", encoded_pem(&tls.peer_chain)));
+    }
+    if details.subject {
+        parts.push(format!("Subject=\"{}\"", peer.subject));
+    }
+    if details.uri {
+        match peer.uris.as_slice() {
+            [] => parts.push("URI=".to_owned()),
+            uris => parts.extend(uris.iter().map(|uri| format!("URI={uri}"))),
+        }
+    }
+    if details.dns {
+        parts.extend(peer.dns_names.iter().map(|name| format!("DNS={name}")));
+    }
+    // A name may hold what no field can: the element would be another one without it.
+    let told = parts.join(";");
+    HeaderValue::try_from(&told).is_ok().then_some(told)
+}
+
+/// Certificates as PEM, in which what would mean something in the field is percent-encoded.
+fn encoded_pem(chain: &[CertificateDer<'_>]) -> String {
+    const LINE: usize = 64;
+    let mut text = String::new();
+    for certificate in chain {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = STANDARD.encode(certificate);
+        let mut rest = encoded.as_str();
+        while !rest.is_empty() {
+            let (line, after) = rest.split_at(rest.len().min(LINE));
+            text.push_str(line);
+            text.push('\n');
+            rest = after;
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text.replace('\n', "%0A")
+        .replace(' ', "%20")
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D")
+}
+
 /// Takes out what a client may not say.
 pub(super) fn clean(headers: &mut HeaderMap, edge: bool) {
     let found: Vec<HeaderName> = headers
@@ -80,14 +143,29 @@ pub(super) fn add(
     };
     let headers = &mut parts.headers;
     let mutual = context.peer.tls.as_ref().is_some_and(|tls| tls.mutual);
-    match http.forward_client_cert {
-        ForwardClientCert::AlwaysForwardOnly => {}
-        ForwardClientCert::ForwardOnly if mutual => {}
-        ForwardClientCert::ForwardOnly | ForwardClientCert::Sanitize => {
-            headers.remove("x-forwarded-client-cert");
+    join_request_lines(headers, version == Version::HTTP_2);
+    let told = match http.forward_client_cert {
+        ForwardClientCert::AppendForward(details) | ForwardClientCert::SanitizeSet(details)
+            if mutual =>
+        {
+            certificate(context, details)
+        }
+        _ => None,
+    };
+    match (http.forward_client_cert, told) {
+        (ForwardClientCert::AlwaysForwardOnly, _) => {}
+        (ForwardClientCert::ForwardOnly, _) if mutual => {}
+        (ForwardClientCert::AppendForward(_), Some(told)) => {
+            append_to_list(headers, CLIENT_CERT, ",", &told);
+        }
+        (ForwardClientCert::SanitizeSet(_), Some(told)) => {
+            headers.remove(CLIENT_CERT);
+            append_to_list(headers, CLIENT_CERT, ",", &told);
+        }
+        _ => {
+            headers.remove(CLIENT_CERT);
         }
     }
-    join_request_lines(headers, version == Version::HTTP_2);
     if !http.proxy_100_continue {
         headers.remove(header::EXPECT);
     }

@@ -1,5 +1,4 @@
-//! What lies between a client's socket and its codec: a peer that stops reading does not hold a
-//! connection for ever.
+//! Guard between a client's socket and its codec: a peer that stops reading does not hold a connection for ever.
 //!
 //! [`Guarded`] ends a connection that takes no bytes for the idle time of a stream, also when the
 //! exchange is over and only its last bytes wait (Envoy's `stream_flush_timeout`, which is
@@ -24,8 +23,7 @@ use tokio::{
 
 use crate::http::io::forward_io;
 
-/// How long a socket may refuse to take bytes. Shared with the exchanges, whose routes may say
-/// otherwise.
+/// Longest time for which a socket may take no bytes. Shared with the exchanges, whose routes may set another.
 #[derive(Debug)]
 pub(crate) struct StallLimit(AtomicU64);
 

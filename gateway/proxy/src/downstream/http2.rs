@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, ext::Protocol, server::SendResponse};
-use h2_guard::{Account, Frames, Traffic, response_size};
+use h2_guard::{Account, FloodLimits, Frames, Traffic, response_size};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::{
@@ -97,12 +97,13 @@ async fn begin(
 
 async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(), h2::Error> {
     let http = context.http().clone();
+    let header_list = header_list_size(http.request_headers);
     let mut builder = h2_guard::server();
     builder
         .initial_window_size(http.http2.initial_stream_window_size)
         .initial_connection_window_size(http.http2.initial_connection_window_size)
         .max_concurrent_streams(http.http2.max_concurrent_streams)
-        .max_header_list_size(header_list_size(http.request_headers))
+        .max_header_list_size(header_list)
         .max_send_buffer_size(SEND_BUFFER);
     if http.http2.allow_connect {
         builder.enable_connect_protocol();
@@ -123,7 +124,12 @@ async fn run(stream: ClientStream, read: Bytes, context: &Context) -> Result<(),
     let stream = Guarded::new(Corked::new(stream), stall);
     let limits = [http.timeouts.request_headers, http.timeouts.request];
     let stream = TimedHeads::new(
-        Frames::of_client(Prefixed { read, stream }, shared.traffic.clone()),
+        Frames::of_client(Prefixed { read, stream }, shared.traffic.clone())
+            .header_list(header_list)
+            .floods(FloodLimits {
+                priority: http.http2.floods.priority,
+                window_updates: http.http2.floods.window_updates,
+            }),
         limits.into_iter().flatten().min(),
         context.chain.shared.clone(),
     );
@@ -534,7 +540,7 @@ impl AsyncWrite for Prefixed {
 mod tests {
     use super::*;
 
-    /// So many requests end, of which so many are reset early; whether the connection ends then.
+    /// Ends `ended` requests, of which `premature` are reset early, and tells whether the connection ends then.
     fn abused(ended: u32, premature: u32) -> bool {
         let requests = Requests::default();
         for number in 0..ended {

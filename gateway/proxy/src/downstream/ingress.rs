@@ -13,6 +13,7 @@ use crate::{
         Begin, Exchange,
         activity::RequestWatch,
         answer::{Answer, Redirected, Trail, Whole},
+        header_changes,
         host::Passage,
     },
     filters,
@@ -63,8 +64,8 @@ pub(super) struct Ingress {
     pub(super) exchange: Arc<Exchange>,
 }
 
-/// Whether a request asks for another protocol on this connection: `Upgrade` with HTTP/1.1, or
-/// CONNECT. Not so if it has a body of its own, which would have to end first.
+/// Returns the protocol that a request asks for on this connection: that of `Upgrade` with HTTP/1.1, or CONNECT. `None` also if
+/// the request has a body of its own, which would have to end first.
 pub(super) fn upgrade_kind(parts: &Parts, has_body: bool) -> Option<Cow<'_, str>> {
     if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 {
         let protocol = parts.extensions.get::<Protocol>();
@@ -189,6 +190,15 @@ pub(super) fn begin(
         parts.headers.insert(header::UPGRADE, protocol);
     }
     let awaits_continue = has_body && parts.headers.contains_key(header::EXPECT);
+    if !http.early_headers.is_empty() {
+        let unsendable = change_early(context, http, &mut parts, version);
+        refusal = refusal.or(unsendable);
+        // Over HTTP/2 the client has said its own.
+        let is_open = trusted && version != Version::HTTP_2;
+        if is_open && http.scheme_header == SchemeHeader::Keep {
+            target::follow_forwarded(&mut parts);
+        }
+    }
     forwarded::clean(&mut parts.headers, http.use_remote_address);
     let client = forwarded::add(context, http, &mut parts, version);
     if !normalize::underscores(&mut parts.headers, http.normalization.underscores) {
@@ -198,7 +208,7 @@ pub(super) fn begin(
         refusal = target::normalize(http, &mut parts);
     }
     let route = match refusal {
-        None => route::select(http, &parts),
+        None => route::select(http, &parts, None),
         Some(_) => None,
     };
     let upgrade = match &kind {
@@ -252,6 +262,35 @@ pub(super) fn begin(
         held: Held::default(),
     };
     enter(context, parts, body, watch, awaits_continue, refusal)
+}
+
+/// Makes the changes that come before all others: what they show of the exchange is the request alone. Gives the answer to a
+/// request for which a value comes out that no field may have.
+fn change_early(
+    context: &Context,
+    http: &Arc<HttpManager>,
+    parts: &mut Parts,
+    version: Version,
+) -> Option<Refusal> {
+    let shown = Exchange::new(Begin {
+        listener: context.chain.shared.clone(),
+        http: http.clone(),
+        peer: context.peer.clone(),
+        client: context.peer.remote,
+        version,
+        outgoing: Arc::default(),
+        buffer: 0,
+        buffers: Buffers::new(None, context.chain.overload.buffers().clone()),
+        upgrade: false,
+        grpc: false,
+        grpc_timeout: None,
+        route: None,
+        trace: None,
+        trail: Trail::default(),
+    });
+    header_changes::request(parts, http.early_headers.chunks(1), &shown);
+    let unsendable = shown.unsendable().is_some();
+    unsendable.then(|| bad("early_header_mutation_failed"))
 }
 
 /// The trace of a request that begins.
@@ -311,7 +350,7 @@ pub(super) fn again(
         Err(details) => Some(bad(details)),
     };
     let route = match refusal {
-        None => route::select(http, &parts),
+        None => route::select(http, &parts, None),
         Some(_) => None,
     };
     let trace = trace(context, &mut parts, route.as_ref());

@@ -52,7 +52,7 @@ use crate::{
 /// Surroundings of a connection.
 #[derive(Clone)]
 struct Context {
-    /// What serves: for a connection what it began with, for an exchange what held when it began.
+    /// Filter chain that serves: a connection has the one that held when it began, an exchange likewise.
     pub(crate) chain: Arc<ChainRuntime>,
     slot: Slot,
     pub(crate) drain: Drain,
@@ -169,7 +169,7 @@ async fn closing(context: &Context) {
     }
 }
 
-/// Whether the connection begins with the preface of HTTP/2, and what was read to know it.
+/// Tells whether the connection begins with the preface of HTTP/2, and returns the bytes that were read to know it.
 async fn detect(stream: &mut ClientStream, context: &Context) -> io::Result<(bool, Bytes)> {
     let timeouts = &context.http().timeouts;
     const FAR: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -186,7 +186,7 @@ async fn choose_by_hello(
     )))
 }
 
-/// Whether the first byte is that of a TLS handshake record (RFC 8446 §5.1).
+/// Tells whether the first byte is that of a TLS handshake record (RFC 8446 §5.1).
 async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
     const HANDSHAKE: u8 = 22;
     let mut first = [0];

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::snapshot::{HttpManager, Normalization, StripPort},
-    http::authority::valid_authority,
+    http::authority::{valid_authority, with_scheme},
 };
 
 /// The absolute target: the authority of the request line, else that of the one `host` line
@@ -87,14 +87,25 @@ pub(super) fn absolute(parts: &Parts, tls: bool, trusted: bool) -> Result<Uri, &
     // What the connection is, whatever the client writes, unless a proxy in front of us says otherwise.
     let forwarded = parts.headers.get("x-forwarded-proto").filter(|_| trusted);
     uri.scheme = Some(match forwarded.map(HeaderValue::as_bytes) {
-        Some(b"https") => Scheme::HTTPS,
-        Some(b"http") => Scheme::HTTP,
+        Some(said) if said.eq_ignore_ascii_case(b"https") => Scheme::HTTPS,
+        Some(said) if said.eq_ignore_ascii_case(b"http") => Scheme::HTTP,
         _ if tls => Scheme::HTTPS,
         _ => Scheme::HTTP,
     });
     uri.authority = Some(authority);
     uri.path_and_query = Some(path);
     Uri::from_parts(uri).map_err(|_| "path_normalization_failed")
+}
+
+/// Gives a request the scheme that `x-forwarded-proto` says now, if it says one.
+pub(super) fn follow_forwarded(parts: &mut Parts) {
+    let said = parts.headers.get("x-forwarded-proto");
+    let scheme = match said.map(HeaderValue::as_bytes) {
+        Some(said) if said.eq_ignore_ascii_case(b"https") => Scheme::HTTPS,
+        Some(said) if said.eq_ignore_ascii_case(b"http") => Scheme::HTTP,
+        _ => return,
+    };
+    parts.uri = with_scheme(std::mem::take(&mut parts.uri), &scheme);
 }
 
 /// Returns whether `:authority` and `host` name different authorities. In HTTP/1 the target simply wins.

@@ -1,5 +1,7 @@
 //! TLS towards clients: what a listener's filter chain makes of `DownstreamTlsContext`.
 
+mod clients;
+mod identity;
 mod sessions;
 
 use std::{fmt, io, sync::Arc};
@@ -8,7 +10,7 @@ use rustls::{
     ServerConfig,
     client::verify_server_name,
     crypto::ring,
-    pki_types::ServerName,
+    pki_types::{CertificateDer, ServerName},
     server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
@@ -65,7 +67,14 @@ impl Acceptor {
                 let verifier = verifier
                     .build()
                     .map_err(|error| format!("trusted_ca: {error}"))?;
-                builder.with_client_cert_verifier(verifier)
+                let names = client.names.clone();
+                builder.with_client_cert_verifier(match names.is_empty() {
+                    true => verifier,
+                    false => Arc::new(clients::Named {
+                        inner: verifier,
+                        names,
+                    }),
+                })
             }
         };
         let keys = settings
@@ -111,19 +120,26 @@ impl Acceptor {
         } else {
             &self.without_alpn
         };
+        let own = config.cert_resolver.resolve(hello);
+        let own = own.and_then(|key| identity::facts(key.end_entity_cert().ok()?));
         let stream = start.into_stream(config.clone()).await?;
         let (_, connection) = stream.get_ref();
         let version = match connection.protocol_version() {
             Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
             _ => "TLSv1.3",
         };
-        let mutual = connection
-            .peer_certificates()
-            .is_some_and(|chain| !chain.is_empty());
+        let shown = connection.peer_certificates().unwrap_or_default();
+        let chain: Vec<CertificateDer<'static>> = shown
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect();
         let facts = TlsFacts {
             server_name,
             version,
-            mutual,
+            mutual: !chain.is_empty(),
+            peer_certificate: chain.first().and_then(|first| identity::facts(first)),
+            peer_chain: chain,
+            local_certificate: own,
         };
         Ok((stream, facts))
     }

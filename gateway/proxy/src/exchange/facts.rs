@@ -1,6 +1,9 @@
 //! Facts of an exchange that are fixed when it begins.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
+
+use extproc_client::host::CertificateFacts;
+use rustls::pki_types::CertificateDer;
 
 /// Facts of a client's connection.
 #[derive(Debug)]
@@ -22,4 +25,10 @@ pub(crate) struct TlsFacts {
     pub(crate) version: &'static str,
     /// It showed a certificate, which was found good.
     pub(crate) mutual: bool,
+    /// Facts of that one.
+    pub(crate) peer_certificate: Option<Arc<CertificateFacts>>,
+    /// It, and those that came with it.
+    pub(crate) peer_chain: Vec<CertificateDer<'static>>,
+    /// Facts of the certificate that it was shown.
+    pub(crate) local_certificate: Option<Arc<CertificateFacts>>,
 }

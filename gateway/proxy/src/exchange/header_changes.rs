@@ -1,6 +1,9 @@
 //! Header changes that the configuration asks for.
 
-use extproc_client::host::Outcome;
+use extproc_client::{
+    config::{Effort, StringMatcher},
+    host::Outcome,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::{
@@ -22,6 +25,10 @@ fn apply<'a>(
         let (name, value, action, keep_empty) = match change {
             HeaderChange::Remove(name) => {
                 headers.remove(name);
+                continue;
+            }
+            HeaderChange::RemoveMatching(matcher) => {
+                remove_matching(headers, matcher);
                 continue;
             }
             HeaderChange::Set {
@@ -56,6 +63,17 @@ fn apply<'a>(
         }
     }
     unsendable
+}
+
+/// Takes out the fields whose names match. A name for which a regular expression takes too long is taken out as well: the rest
+/// of the chain relies on it.
+fn remove_matching(headers: &mut HeaderMap, matcher: &StringMatcher) {
+    let mut effort = Effort::default();
+    let goes = |name: &&HeaderName| matcher.try_matches(name.as_str(), &mut effort) != Some(false);
+    let all: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    for name in all {
+        headers.remove(name);
+    }
 }
 
 /// A value has bytes that no field may have.

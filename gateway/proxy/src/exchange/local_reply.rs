@@ -108,6 +108,25 @@ fn message(headers: &mut HeaderMap) -> Option<Bytes> {
     )
 }
 
+/// The body of an answer that the route gives, in its own form; there is no response yet.
+pub(crate) fn of_route(
+    format: &ReplyFormat,
+    body: &Bytes,
+    exchange: &Exchange,
+    head: &Head,
+) -> String {
+    let reply = Reply {
+        local_body: String::from_utf8_lossy(body).into_owned(),
+        ..Reply::default()
+    };
+    let scope = Scope {
+        exchange,
+        head: Some(head),
+        reply: &reply,
+    };
+    scope.formatted(&format.format, format.omit_empty)
+}
+
 fn formatted(
     format: &ReplyFormat,
     response: &Response<Body>,

@@ -36,6 +36,9 @@ pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort)
             let named = status.is_some_and(|status| statuses.contains(&status));
             named != *exclude
         }
+        LogFilter::Cel(expression) => {
+            operators::expression_value(scope, Some(expression)) == Some(true.into())
+        }
         LogFilter::Any => true,
     }
 }

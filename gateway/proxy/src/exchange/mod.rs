@@ -234,6 +234,8 @@ impl Exchange {
             facts.requested_server_name = tls.server_name.clone();
             facts.tls_version = Some(tls.version.to_owned());
             facts.mtls = tls.mutual;
+            facts.peer_certificate.clone_from(&tls.peer_certificate);
+            facts.local_certificate.clone_from(&tls.local_certificate);
         }
         let mut form = ReplyForm::default();
         form.grpc = self.grpc;
@@ -284,7 +286,7 @@ impl Exchange {
         if let RouteCell::Selected(route) = &self.state().route {
             return route.clone();
         }
-        let route = route::select(&self.http, head);
+        let route = route::select(&self.http, head, Some(&self.metadata));
         self.set_route(route.clone());
         self.route_renewed.store(true, Ordering::Relaxed);
         route

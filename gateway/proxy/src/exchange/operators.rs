@@ -13,7 +13,7 @@ use std::{
 
 use extproc_client::{
     attributes::{Expression, Seen},
-    host::{Metadata, RouteFacts},
+    host::{CertificateFacts, Metadata, RouteFacts},
     metadata::{json_at, value_to_json},
 };
 use http::{HeaderMap, StatusCode, Version};
@@ -29,7 +29,7 @@ use crate::{
     config::snapshot::{
         FormatOperator as Operator, JsonTemplate, LogFormat, Piece, Substitution, Template,
     },
-    exchange::{Exchange, record::Head, record::Reply},
+    exchange::{Exchange, facts::Peer, record::Head, record::Reply},
     http::{headers::head_field, random_id},
 };
 
@@ -52,6 +52,17 @@ pub(crate) enum Value<'a> {
 impl Scope<'_> {
     /// Appends the text of a template; a substitution without a value gives `missing`.
     pub(crate) fn render(&self, template: &Template, missing: &str, out: &mut String) {
+        self.render_as(template, missing, |text| text.into(), out);
+    }
+
+    /// The same, with `shape` for each text that a substitution gives.
+    fn render_as(
+        &self,
+        template: &Template,
+        missing: &str,
+        shape: fn(&str) -> Cow<'_, str>,
+        out: &mut String,
+    ) {
         for piece in template.pieces() {
             match piece {
                 Piece::Text(text) => out.push_str(text),
@@ -60,8 +71,8 @@ impl Scope<'_> {
                     match evaluate(self, substitution, Form::Text) {
                         Value::None => out.push_str(missing),
                         Value::Number(number) => out.push_str(&number.to_string()),
-                        Value::Text(text) => out.push_str(cut(&text, limit)),
-                        Value::Json(value) => out.push_str(cut(&shown(value), limit)),
+                        Value::Text(text) => out.push_str(&shape(cut(&text, limit))),
+                        Value::Json(value) => out.push_str(&shape(cut(&shown(value), limit))),
                     }
                 }
             }
@@ -85,7 +96,20 @@ impl Scope<'_> {
         text.into()
     }
 
-    /// Returns a line of a log, or the body of a local reply.
+    /// Returns a line of a log. No value ends it before its time: metadata may be any text of a processor or a client.
+    pub(crate) fn line(&self, format: &LogFormat, omit_empty: bool) -> String {
+        match format {
+            LogFormat::Text(template) => {
+                let mut line = String::with_capacity(256);
+                let missing = if omit_empty { "" } else { "-" };
+                self.render_as(template, missing, on_one_line, &mut line);
+                line
+            }
+            LogFormat::Json(_) => self.formatted(format, omit_empty),
+        }
+    }
+
+    /// Returns the body of a local reply.
     pub(crate) fn formatted(&self, format: &LogFormat, omit_empty: bool) -> String {
         match format {
             LogFormat::Text(template) => {
@@ -120,6 +144,22 @@ impl Scope<'_> {
             JsonTemplate::Value(value) => value.clone(),
         }
     }
+}
+
+/// Escapes what ends a line, and other control characters but the tabulator, as in Rust and JSON.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    let breaks = |c: char| (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(breaks) {
+        return text.into();
+    }
+    let mut line = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match breaks(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line.into()
 }
 
 /// The text of a value: strings as they are, everything else as JSON.
@@ -303,6 +343,17 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::RequestedServerName => {
             optional(peer.tls.as_ref().map(|tls| tls.server_name.clone()))
         }
+        Operator::PeerSubject => optional(of_certificate(peer, true, |own| own.subject.clone())),
+        Operator::PeerUris => optional(of_certificate(peer, true, |own| own.uris.join(","))),
+        Operator::PeerDnsNames => {
+            optional(of_certificate(peer, true, |own| own.dns_names.join(",")))
+        }
+        Operator::PeerDigest => optional(of_certificate(peer, true, |own| own.digest.clone())),
+        Operator::LocalSubject => optional(of_certificate(peer, false, |own| own.subject.clone())),
+        Operator::LocalUris => optional(of_certificate(peer, false, |own| own.uris.join(","))),
+        Operator::LocalDnsNames => {
+            optional(of_certificate(peer, false, |own| own.dns_names.join(",")))
+        }
         Operator::TlsVersion => optional(peer.tls.as_ref().map(|tls| tls.version.to_owned())),
         Operator::DirectRemotePort => Value::Number(peer.remote.port().into()),
         Operator::DynamicMetadata => metadata(scope, "DYNAMIC", argument),
@@ -332,6 +383,20 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::LocalReplyBody => Value::Text(scope.reply.local_body.as_str().into()),
         Operator::Absent(_) => Value::None,
     }
+}
+
+/// A fact of the client's certificate, or of our own; empty facts are none.
+fn of_certificate(
+    peer: &Peer,
+    of_client: bool,
+    fact: impl Fn(&CertificateFacts) -> String,
+) -> Option<String> {
+    let tls = peer.tls.as_ref()?;
+    let certificate = match of_client {
+        true => tls.peer_certificate.as_ref()?,
+        false => tls.local_certificate.as_ref()?,
+    };
+    Some(fact(certificate)).filter(|text| !text.is_empty())
 }
 
 fn show(address: SocketAddr) -> String {
@@ -399,7 +464,7 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
 }
 
 /// The value of `%CEL(..)%`: of the request as it is, and of the response if there is one.
-fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
+pub(crate) fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
     let exchange = scope.exchange;
     let reply = scope.reply;
     let request = scope.head.map(Head::parts);
@@ -485,6 +550,15 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_stays_on_one_line() {
+        assert_eq!(on_one_line("a\tb é \"\\"), "a\tb é \"\\");
+        assert_eq!(
+            on_one_line("a\r\nGET / 200\0\u{1b}[2J\u{85}\u{2028}b"),
+            "a\\r\\nGET / 200\\u{0}\\u{1b}[2J\\u{85}\\u{2028}b"
+        );
+    }
 
     #[test]
     fn cutting_keeps_characters_whole() {

@@ -18,11 +18,11 @@ use super::{Chain, ResponseFuture, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{
         Filter, FilterKind, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Matched,
-        OnRoute, Predicate, Then, ValueMatcher,
+        OnRoute, Predicate, Then,
     },
     exchange::{Exchange, host::is_answered},
     http::{body::Body, headers::request_field, local_reply},
-    route::is_drawn,
+    route::{is_drawn, value_is},
 };
 
 /// The filter with all chains that its tree, or a tree of a route, may choose.
@@ -195,7 +195,7 @@ impl<'a> View<'a> {
                     MatchInput::Metadata(namespace, path) => self.metadata(namespace, path)?,
                     _ => None,
                 };
-                is_as(matcher, value.as_ref(), &mut self.effort)? != *invert
+                value_is(matcher, value.as_ref(), &mut self.effort).ok_or(Undecided)? != *invert
             }
             MatchTest::Cel(expression) => {
                 let Some(context) = ExchangeContext::of_head(self.parts) else {
@@ -262,43 +262,5 @@ fn decoded_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(key) == name).then(|| decoded(value))
-    })
-}
-
-/// Tells if metadata is as a matcher wants it.
-fn is_as(
-    matcher: &ValueMatcher,
-    value: Option<&Value>,
-    effort: &mut Effort,
-) -> Result<bool, Undecided> {
-    Ok(match matcher {
-        ValueMatcher::Null => value.is_some_and(Value::is_null),
-        ValueMatcher::Number(number) => value.and_then(Value::as_f64) == Some(*number),
-        ValueMatcher::Range(start, end) => value
-            .and_then(Value::as_f64)
-            .is_some_and(|number| (*start..*end).contains(&number)),
-        ValueMatcher::Text(matcher) => match value.and_then(Value::as_str) {
-            Some(text) => matcher.try_matches(text, effort).ok_or(Undecided)?,
-            None => false,
-        },
-        ValueMatcher::Bool(wanted) => value.and_then(Value::as_bool) == Some(*wanted),
-        // As in Envoy, that there is none cannot be asked for.
-        ValueMatcher::Present(wanted) => *wanted && value.is_some(),
-        ValueMatcher::OneOf(matcher) => {
-            for item in value.and_then(Value::as_array).into_iter().flatten() {
-                if is_as(matcher, Some(item), effort)? {
-                    return Ok(true);
-                }
-            }
-            false
-        }
-        ValueMatcher::Or(matchers) => {
-            for matcher in matchers {
-                if is_as(matcher, value, effort)? {
-                    return Ok(true);
-                }
-            }
-            false
-        }
     })
 }

@@ -4,6 +4,7 @@ mod buffer;
 mod compression;
 pub(crate) mod cors;
 pub(crate) mod ext_proc;
+mod grpc_web;
 mod header_mutation;
 mod health_check;
 mod local_rate_limit;
@@ -25,6 +26,7 @@ use crate::{
         buffer::BufferFilter,
         compression::{CompressorFilter, DecompressorFilter},
         cors::CorsFilter,
+        grpc_web::GrpcWeb,
         header_mutation::HeaderMutation,
         health_check::HealthCheck,
         local_rate_limit::RateLimitFilter,
@@ -101,6 +103,10 @@ where
                 })
             }
             FilterKind::Cors => Chain::new(CorsFilter { inner }),
+            FilterKind::GrpcWeb => {
+                *responses = true;
+                Chain::new(GrpcWeb { inner })
+            }
             FilterKind::HealthCheck(headers) => Chain::new(HealthCheck {
                 headers: headers.clone(),
                 inner,
@@ -123,6 +129,7 @@ where
             FilterKind::Compressor(config) => {
                 *responses = true;
                 let changes = CompressorFilter {
+                    name,
                     config: config.clone(),
                     beside: compressors.clone(),
                 };

@@ -15,7 +15,7 @@ use crate::{
     config::snapshot::{Forward, RouteMatch, SchemeHeader},
     exchange::{Exchange, chain::Chain},
     forward::replay::Kept,
-    http::{authority::with_scheme, body::Body, headers::strip_nominated},
+    http::{authority::with_scheme, body::Body, headers::strip_nominated, portions::Portions},
     limits::breakers::{Place, Resource},
     route,
     telemetry::spans::Attempt,
@@ -403,6 +403,8 @@ impl<'a> Attempts<'a> {
         self.tried.sent = self.keep_sent.then(|| Arc::new(parts.clone()));
         if empty {
             *body = Body::empty();
+        } else if !tunnel {
+            *body = Portions::of(std::mem::take(body), self.exchange.clone());
         }
         match send(host, lease, request, &mut sending, &mut self.deadline).await {
             Ok(mut response) => {

@@ -30,7 +30,7 @@ use self::{
 use crate::{
     config::snapshot::{Forward, Redirect, RouteAction, flag},
     exchange::{
-        Exchange,
+        self, Exchange,
         answer::ResponseFuture,
         header_changes,
         host::{self, Passage},
@@ -148,6 +148,10 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                     exchange.set_head(Head::of(parts));
                 }
             }
+            let host = route.cluster().and_then(|own| own.host_rewrite.clone());
+            if let Some(host) = host {
+                route::set_authority(parts, host);
+            }
             if let Some(name) = exchange.unsendable() {
                 let failure = Failure::HeaderValue(name.clone());
                 let mut response = failed(exchange.grpc, &failure, UpstreamInfo::default(), 0);
@@ -169,8 +173,24 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                 .await
                 .unwrap_or_else(|reply| reply)
         }
-        RouteAction::Direct { status, body } => {
-            let mut response = direct(&exchange, *status, body.clone());
+        RouteAction::Direct {
+            status,
+            body,
+            format,
+        } => {
+            let mut response = match format {
+                None => direct(&exchange, *status, body.clone()),
+                Some(format) => {
+                    let head = Head::of(parts);
+                    let text = exchange::local_reply::of_route(format, body, &exchange, &head);
+                    let mut response = direct(&exchange, *status, text.into());
+                    let headers = response.headers_mut();
+                    if headers.contains_key(header::CONTENT_TYPE) && !exchange.grpc {
+                        headers.insert(header::CONTENT_TYPE, format.content_type.clone());
+                    }
+                    response
+                }
+            };
             if *status == StatusCode::CREATED || status.is_redirection() {
                 // As in Envoy, it points to where the request went.
                 let matches = &route.route.matches;

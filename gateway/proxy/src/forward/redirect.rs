@@ -92,7 +92,7 @@ impl<'a> Candidate<'a> {
             }
         }
         parts.uri = target;
-        let selected = route::select(&exchange.http, &parts)?;
+        let selected = route::select(&exchange.http, &parts, Some(&exchange.metadata))?;
         let names = [route, &selected].map(|route| &route.route.facts.route_name);
         let [old, new] = names;
         let mut trail = exchange.trail.clone();
@@ -121,8 +121,9 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Where a response redirects to, if that is a URI as HTTP has them. The fragment is the client's. User information is left out,
-/// as in Envoy: with it, no virtual host would be that of the name. The rest has to be an authority that a client may ask for.
+/// Returns the target of a redirect, if it is a URI as HTTP has them. The fragment is the client's. User information is left
+/// out, as in Envoy: with it, no virtual host would be that of the name. The rest has to be an authority that a client may ask
+/// for.
 fn target(response: &Response<Body>) -> Option<Uri> {
     let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
     let whole = location.split('#').next().unwrap_or_default();

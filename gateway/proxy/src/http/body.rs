@@ -96,6 +96,15 @@ impl Body {
         Self(Kind::Boxed(Box::pin(Erased { body })))
     }
 
+    /// Tells whether a piece may be larger than this. Those that are read from a connection are not much larger than a read.
+    pub(crate) fn may_exceed(&self, bytes: usize) -> bool {
+        match &self.0 {
+            Kind::Empty | Kind::Http1 { .. } | Kind::Http2(_) => false,
+            Kind::Full(piece) => piece.len() > bytes,
+            Kind::Boxed(_) => true,
+        }
+    }
+
     /// Takes the data that is here without waiting, and leaves nothing.
     pub(crate) fn take_ready(&mut self) -> Bytes {
         let mut body = std::mem::take(self);

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header::COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use twox_hash::XxHash64;
 
-use super::headers::head_field;
+use super::headers::{cookies, head_field};
 use crate::config::snapshot::{HashBy, HashCookie, HashPolicy};
 
 /// Envoy's hash of a text.
@@ -64,11 +64,13 @@ impl Hashed<'_> {
                     .fold(0, |seed, value| XxHash64::oneshot(seed, value));
                 (!values.is_empty()).then_some(chained)
             }
-            HashBy::Cookie(cookie) => match (self.cookie(&cookie.name), &cookie.given) {
-                (Some(value), _) => Some(xx_hash(value)),
-                (None, Some(attributes)) => self.give(cookie, attributes, cookies),
-                (None, None) => None,
-            },
+            HashBy::Cookie(cookie) => {
+                match (cookie_value(self.headers, &cookie.name), &cookie.given) {
+                    (Some(value), _) => Some(xx_hash(value)),
+                    (None, Some(attributes)) => self.give(cookie, attributes, cookies),
+                    (None, None) => None,
+                }
+            }
             HashBy::SourceIp => {
                 let (client, _) = self.addresses?;
                 Some(xx_hash(client.ip().to_string().as_bytes()))
@@ -81,24 +83,6 @@ impl Hashed<'_> {
                 Some(xx_hash(value.as_bytes()))
             }
         }
-    }
-
-    /// The value of the first cookie of this name that has one, without quotes.
-    fn cookie(&self, name: &str) -> Option<&[u8]> {
-        let lines = self.headers.get_all(COOKIE).iter();
-        let crumbs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-        let (_, value) = crumbs
-            .filter_map(|crumb| {
-                let at = crumb.iter().position(|byte| *byte == b'=')?;
-                let (key, value) = crumb.split_at_checked(at)?;
-                Some((key.trim_ascii(), value.get(1..)?.trim_ascii()))
-            })
-            .find(|(key, _)| *key == name.as_bytes())?;
-        let value = value
-            .strip_prefix(b"\"")
-            .and_then(|value| value.strip_suffix(b"\""))
-            .unwrap_or(value);
-        (!value.is_empty()).then_some(value)
     }
 
     /// Gives the client a cookie, the same one for all requests of its connection.
@@ -115,6 +99,12 @@ impl Hashed<'_> {
         cookies.push(HeaderValue::try_from(line).ok()?);
         Some(xx_hash(value.as_bytes()))
     }
+}
+
+/// The value of the first cookie of this name that has one.
+fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let (_, value) = cookies(headers).find(|(key, _)| *key == name.as_bytes())?;
+    (!value.is_empty()).then_some(value)
 }
 
 #[cfg(test)]

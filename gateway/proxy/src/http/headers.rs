@@ -71,6 +71,22 @@ pub(crate) fn strip_hop_fields(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
+/// The cookies of a request in order, their values without quotes. One without `=` is none. As in Envoy, blanks beside the `=` and
+/// behind the value belong to name and value.
+pub(crate) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let crumbs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    crumbs.filter_map(|crumb| {
+        let at = crumb.iter().position(|byte| *byte == b'=')?;
+        let (key, value) = crumb.split_at_checked(at)?;
+        let value = value.get(1..)?;
+        let bare = value
+            .strip_prefix(b"\"")
+            .and_then(|value| value.strip_suffix(b"\""));
+        Some((key.trim_ascii_start(), bare.unwrap_or(value)))
+    })
+}
+
 /// The comma-separated tokens of all lines of a field.
 pub(crate) fn tokens<'a>(
     headers: &'a HeaderMap,

@@ -1,8 +1,8 @@
 //! `content-length` and the bytes that follow it.
 //!
-//! What comes in is checked by the codecs. In between, filters and routes may set any length and give any
-//! body, and a head must not announce what is not going to come: the next message on the connection would
-//! be read as the rest of this one (RFC 9110 §8.6, RFC 9112 §6.3).
+//! The codecs check the messages that come in. In between, filters and routes may set any length and give any body, and a head
+//! must not announce bytes that are not going to come: the next message on the connection would be read as the rest of this
+//! one (RFC 9110 §8.6, RFC 9112 §6.3).
 
 use std::{
     future::poll_fn,
@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    /// What comes out of a body of these pieces, an empty one standing for trailers.
+    /// Sends a body of these pieces through the check and writes down all that comes out. An empty piece stands for trailers.
     async fn through(pieces: &[&'static str], announced: Option<u64>) -> String {
         let frames = pieces.iter().map(|piece| match *piece {
             "" => Frame::trailers(HeaderMap::new()),

@@ -7,7 +7,7 @@ use extproc_client::{
     host::{Outcome, ResponseFlags},
     text::grpc::grpc_code,
 };
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::http::body::Body;
@@ -70,10 +70,15 @@ pub(crate) fn put_grpc(response: &mut Response<Body>, status: StatusCode, body: 
         HeaderValue::from_static("application/grpc"),
     );
     headers.insert("grpc-status", u16::from(grpc_code(status)).into());
-    if !body.is_empty()
-        && let Ok(message) = HeaderValue::try_from(percent_encode(body, MESSAGE).to_string())
+    put_grpc_message(headers, body);
+    *response.body_mut() = Body::empty();
+}
+
+/// Says a text in `grpc-message`.
+pub(crate) fn put_grpc_message(headers: &mut HeaderMap, text: &[u8]) {
+    if !text.is_empty()
+        && let Ok(message) = HeaderValue::try_from(percent_encode(text, MESSAGE).to_string())
     {
         headers.insert("grpc-message", message);
     }
-    *response.body_mut() = Body::empty();
 }

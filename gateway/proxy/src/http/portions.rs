@@ -1,7 +1,8 @@
 //! Large pieces of a body, handed on in portions.
 //!
 //! A codec takes a piece as a whole, however slowly its peer reads: an immediate response or a body that a processor put in
-//! place of another one may be 64 MiB in one piece. In portions, what the peer has not read yet is counted as held.
+//! place of another one, for a client or for an upstream, may be 64 MiB in one piece. In portions, what the peer has not read
+//! yet is counted as held.
 
 use std::{
     pin::Pin,
@@ -27,6 +28,14 @@ pub(crate) struct Portions {
 }
 
 impl Portions {
+    /// Splits large pieces of a body that may have some.
+    pub(crate) fn of(body: Body, account: Arc<dyn BufferAccount>) -> Body {
+        match body.may_exceed(PORTION) {
+            true => Body::new(Self::new(body, Some(account))),
+            false => body,
+        }
+    }
+
     /// The account is told of bytes that were not asked for yet.
     pub(crate) fn new(body: Body, account: Option<Arc<dyn BufferAccount>>) -> Self {
         Self {

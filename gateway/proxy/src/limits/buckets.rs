@@ -64,6 +64,8 @@ struct Key {
     place: String,
     /// Of those with the same names.
     number: u32,
+    /// Keys and values of the requests that it is for; empty for all.
+    entries: Vec<(String, String)>,
     settings: TokenBucket,
 }
 
@@ -71,13 +73,39 @@ struct Key {
 #[derive(Debug, Default)]
 pub(crate) struct Buckets(HashMap<Key, Weak<Bucket>>);
 
+/// The buckets of one configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    /// For all requests.
+    all: Option<Arc<Bucket>>,
+    /// For requests of each of its descriptors, in their order.
+    described: Vec<Arc<Bucket>>,
+}
+
+impl Tokens {
+    /// Takes the tokens that a request needs which these descriptors fit, by their numbers; false if one of them is not there.
+    pub(crate) fn take(&self, fitting: &[usize], default_too: bool, now: Instant) -> bool {
+        let mut own: Vec<&Arc<Bucket>> = fitting
+            .iter()
+            .filter_map(|index| self.described.get(*index))
+            .collect();
+        // The one that fills slowest is asked first.
+        own.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
+        let all = self.all.iter().filter(|_| own.is_empty() || default_too);
+        own.iter()
+            .copied()
+            .chain(all)
+            .all(|bucket| bucket.take(now))
+    }
+}
+
 /// Buckets of a snapshot, by the addresses of the configurations in it.
 #[derive(Debug, Default)]
-pub(crate) struct Chosen(HashMap<usize, Arc<Bucket>>);
+pub(crate) struct Chosen(HashMap<usize, Tokens>);
 
 impl Chosen {
-    /// The bucket of this configuration, which has to be part of the snapshot.
-    pub(crate) fn of(&self, config: &Arc<LocalRateLimit>) -> Option<&Arc<Bucket>> {
+    /// The buckets of this configuration, which has to be part of the snapshot.
+    pub(crate) fn of(&self, config: &Arc<LocalRateLimit>) -> Option<&Tokens> {
         self.0.get(&address(config))
     }
 }
@@ -141,30 +169,52 @@ impl Taking<'_> {
     }
 
     fn config(&mut self, filter: &str, config: &Arc<LocalRateLimit>) {
-        let Some(settings) = config.bucket else {
-            return;
-        };
         // Routes under the same virtual host share its word.
         if self.chosen.of(config).is_some() {
             return;
         }
-        let mut key = Key {
+        let all = config.bucket.map(|settings| {
+            let key = self.key(filter, config, settings, Vec::new());
+            self.bucket(key)
+        });
+        let described = config.descriptors.iter().map(|descriptor| {
+            let entries = descriptor.entries.clone();
+            let key = self.key(filter, config, descriptor.bucket, entries);
+            self.bucket(key)
+        });
+        let described = described.collect();
+        let tokens = Tokens { all, described };
+        self.chosen.0.insert(address(config), tokens);
+    }
+
+    fn key(
+        &self,
+        filter: &str,
+        config: &LocalRateLimit,
+        settings: TokenBucket,
+        entries: Vec<(String, String)>,
+    ) -> Key {
+        Key {
             chain: self.chain.clone(),
             filter: filter.to_owned(),
             place: config.place.clone(),
             number: 0,
+            entries,
             settings,
-        };
+        }
+    }
+
+    fn bucket(&mut self, mut key: Key) -> Arc<Bucket> {
+        let settings = key.settings;
         let number = self.numbers.entry(key.clone()).or_default();
         key.number = *number;
         *number += 1;
         let known = self.known.0.get(&key).and_then(Weak::upgrade);
-        let bucket = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             let bucket = Arc::new(Bucket::new(&settings));
             self.known.0.insert(key, Arc::downgrade(&bucket));
             bucket
-        });
-        self.chosen.0.insert(address(config), bucket);
+        })
     }
 }
 

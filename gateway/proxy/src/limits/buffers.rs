@@ -28,6 +28,8 @@ const LARGE: usize = 4 * 1024;
 pub(crate) struct Budget {
     limit: AtomicUsize,
     held: AtomicUsize,
+    /// The most that was held since somebody asked.
+    peak: AtomicUsize,
     /// Those that hold much, by the address of their [`Buffers`].
     large: Mutex<HashMap<usize, Weak<dyn Holder>>>,
 }
@@ -45,6 +47,7 @@ impl Budget {
         Self {
             limit: AtomicUsize::new(limit),
             held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             large: Mutex::default(),
         }
     }
@@ -57,6 +60,12 @@ impl Budget {
     fn large(&self) -> MutexGuard<'_, HashMap<usize, Weak<dyn Holder>>> {
         // Entries are put in and taken out whole.
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that are held, and the most that were since this was asked last.
+    pub(crate) fn held_and_peak(&self) -> (usize, usize) {
+        let held = self.held.load(Ordering::Relaxed);
+        (held, self.peak.swap(held, Ordering::Relaxed).max(held))
     }
 
     /// Bytes that are held beyond the limit.
@@ -155,7 +164,8 @@ impl Buffers {
             let before = *held;
             *held += bytes;
             for budget in self.budgets() {
-                budget.held.fetch_add(bytes, Ordering::Relaxed);
+                let all = budget.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                budget.peak.fetch_max(all, Ordering::Relaxed);
                 if before < LARGE && *held >= LARGE {
                     budget.large().insert(self.key(), exchange.clone());
                 }
@@ -199,6 +209,14 @@ impl Buffers {
                 budget.large().remove(&self.key());
             }
         }
+    }
+}
+
+impl Drop for Buffers {
+    /// Metadata that end with their exchange have nobody left to tell.
+    fn drop(&mut self) {
+        let mut held = self.lock();
+        self.lower(&mut held, 0);
     }
 }
 
@@ -273,5 +291,14 @@ mod tests {
         assert!(small.iter().all(|upload| !upload.0.is_over()));
         assert_eq!(connection.held.load(Ordering::Relaxed), 3 * (LARGE - 1));
         assert_eq!(process.held.load(Ordering::Relaxed), 3 * (LARGE - 1));
+    }
+
+    #[test]
+    fn what_an_exchange_still_holds_ends_with_it() {
+        let (connection, process) = (Arc::new(Budget::new(3 * LARGE)), Arc::default());
+        drop(upload(&connection, &process, 2 * LARGE));
+        assert_eq!(connection.held.load(Ordering::Relaxed), 0);
+        assert_eq!(process.held.load(Ordering::Relaxed), 0);
+        assert!(connection.large().is_empty() && process.large().is_empty());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Beyond its limits the gateway sheds load in an orderly way, before the kernel ends it or refuses it
 //! descriptors: new requests are answered 503, and closer to the limit new connections are closed.
-//! What was accepted goes on. The names are those of Envoy's `overload_manager`; without one in the
-//! configuration the limits come from what the process was given (`RLIMIT_NOFILE`, control group).
+//! Exchanges that were accepted go on. The names are those of Envoy's `overload_manager`; without one in the configuration the
+//! limits are those of the process (`RLIMIT_NOFILE`, control group).
 
 use std::{
     fs,
@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,12 @@ use crate::{
     config::snapshot::OverloadLimits,
     limits::{buffers::Budget, descriptors::Shares, throttle::Throttle},
 };
+
+/// Time after which an allocator has let go of what was freed, if it is asked. mimalloc waits for one second.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// Room that an allocator takes from the system and gives back to it, apart from that for small values.
+const NUDGE: usize = 2 * 1024 * 1024;
 
 /// Shared by all workers.
 #[derive(Debug, Default)]
@@ -190,11 +197,20 @@ impl Overload {
 
     /// Looks at the memory again and again; never ends.
     pub(crate) async fn watch(&self) {
+        let mut freed = Freed::default();
         loop {
             let limits = self.limits.load_full();
             let used = limits.memory.and_then(|memory| {
+                let (held, peak) = self.buffers.held_and_peak();
+                let freed = freed.look(held, peak, Instant::now());
+                let resident = resident()?;
+                if resident > memory / 2 {
+                    nudge();
+                }
+                // Part of the limit alone: who frees much again and again must not make the process take much more than it.
+                let used = resident.saturating_sub(freed.min(memory / 4));
                 // A limit of 0 is reached at once.
-                Some(resident()? as f64 / memory.max(1) as f64)
+                Some(used as f64 / memory.max(1) as f64)
             });
             let used = used.unwrap_or(0.0);
             self.update(&limits, used);
@@ -239,6 +255,33 @@ impl Overload {
             }
         }
     }
+}
+
+/// Bytes of bodies that were freed a moment ago. The allocator keeps them for the next ones, and the system counts them as used: nobody is
+/// to be refused for them.
+#[derive(Debug, Default)]
+struct Freed {
+    /// The most that was held of late, and when that was seen.
+    most: usize,
+    at: Option<Instant>,
+}
+
+impl Freed {
+    /// Gives their number, from what is held and the most that was held since the last look.
+    fn look(&mut self, held: usize, peak: usize, now: Instant) -> u64 {
+        let recent = self.at.is_some_and(|at| now - at < LET_GO);
+        if peak >= self.most || !recent {
+            self.most = peak;
+            self.at = Some(now);
+        }
+        u64::try_from(self.most.saturating_sub(held)).unwrap_or(u64::MAX)
+    }
+}
+
+/// Lets the allocator give back what was freed. mimalloc looks at that only when it takes room back, and under pressure there may be no
+/// request for which it would.
+fn nudge() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(NUDGE)));
 }
 
 /// Resident memory of this process, in bytes.
@@ -338,6 +381,19 @@ mod tests {
         assert_eq!(state(0.91), (true, false));
         assert_eq!(state(0.96), (true, true));
         assert_eq!(state(0.5), (false, false));
+    }
+
+    #[test]
+    fn what_was_freed_of_late_is_not_used() {
+        let mut freed = Freed::default();
+        let begin = Instant::now();
+        let mut look =
+            |held, peak, seconds| freed.look(held, peak, begin + Duration::from_secs_f64(seconds));
+        assert_eq!(look(80, 80, 0.0), 0);
+        assert_eq!(look(10, 90, 0.5), 80);
+        assert_eq!(look(30, 30, 2.4), 60);
+        assert_eq!(look(30, 30, 2.5), 0);
+        assert_eq!(look(0, 30, 3.0), 30);
     }
 
     #[test]

@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 
-use extproc_client::config::Effort;
+use extproc_client::{config::Effort, metadata::DynamicMetadata};
 use http::{Method, request::Parts};
+use serde_json::Value;
 
 use crate::{
-    config::snapshot::{Fraction, HeaderMatch, PathMatch, RouteMatch, RouteTable, ValueMatch},
-    http::headers::head_lines,
+    config::snapshot::{
+        CookieMatch, Fraction, HeaderMatch, MetadataMatch, PathMatch, RouteMatch, RouteTable,
+        ValueMatch, ValueMatcher,
+    },
+    http::headers::{cookies, head_lines},
 };
 
 /// The virtual host whose most specific domain matches: a whole name, then the longest `*.suffix`,
@@ -46,8 +50,14 @@ fn rank(domain: &str, authority: &str) -> Option<(u8, usize)> {
     None
 }
 
-/// Tells if a route takes a request; what that says does not count once the effort is spent.
-pub(super) fn route_matches(route: &RouteMatch, request: &Parts, effort: &mut Effort) -> bool {
+/// Tells if a route takes a request with this dynamic metadata, if it has any; what that says does not count once the effort is
+/// spent.
+pub(super) fn route_matches(
+    route: &RouteMatch,
+    request: &Parts,
+    metadata: Option<&DynamicMetadata>,
+    effort: &mut Effort,
+) -> bool {
     let path = request.uri.path();
     let path_matches = match &route.path {
         PathMatch::Connect => request.method == Method::CONNECT,
@@ -71,6 +81,14 @@ pub(super) fn route_matches(route: &RouteMatch, request: &Parts, effort: &mut Ef
             let value = query_parameter(request.uri.query().unwrap_or_default(), &matcher.name);
             value_matches(&matcher.value, value, effort).unwrap_or(false)
         })
+        && route
+            .cookies
+            .iter()
+            .all(|matcher| cookie_matches(matcher, request, effort))
+        && route
+            .metadata
+            .iter()
+            .all(|matcher| metadata_matches(matcher, metadata, effort))
         && route.fraction.is_none_or(is_drawn)
 }
 
@@ -116,6 +134,65 @@ pub(crate) fn field_matches<'a>(
     }
     let one = lines.any(|line| value_matches(&matcher.value, Some(&line), effort) == Some(true));
     one != matcher.invert
+}
+
+/// Tells if the first cookie of the name is as it has to be.
+fn cookie_matches(matcher: &CookieMatch, request: &Parts, effort: &mut Effort) -> bool {
+    let mut all = cookies(&request.headers);
+    let found = all.find(|(name, _)| *name == matcher.name.as_bytes());
+    let one = found.is_some_and(|(_, value)| {
+        let value = String::from_utf8_lossy(value);
+        matcher.value.try_matches(&value, effort) == Some(true)
+    });
+    one != matcher.invert
+}
+
+fn metadata_matches(
+    matcher: &MetadataMatch,
+    metadata: Option<&DynamicMetadata>,
+    effort: &mut Effort,
+) -> bool {
+    let path: Vec<&str> = matcher.path.iter().map(String::as_str).collect();
+    let value = metadata.and_then(|metadata| metadata.json(&matcher.namespace, &path));
+    value_is(&matcher.value, value.as_ref(), effort).is_some_and(|is| is != matcher.invert)
+}
+
+/// Tells if metadata is as a matcher wants it; `None` if that cannot be told within the effort.
+pub(crate) fn value_is(
+    matcher: &ValueMatcher,
+    value: Option<&Value>,
+    effort: &mut Effort,
+) -> Option<bool> {
+    Some(match matcher {
+        ValueMatcher::Null => value.is_some_and(Value::is_null),
+        ValueMatcher::Number(number) => value.and_then(Value::as_f64) == Some(*number),
+        ValueMatcher::Range(start, end) => value
+            .and_then(Value::as_f64)
+            .is_some_and(|number| (*start..*end).contains(&number)),
+        ValueMatcher::Text(matcher) => match value.and_then(Value::as_str) {
+            Some(text) => matcher.try_matches(text, effort)?,
+            None => false,
+        },
+        ValueMatcher::Bool(wanted) => value.and_then(Value::as_bool) == Some(*wanted),
+        // As in Envoy, that there is none cannot be asked for.
+        ValueMatcher::Present(wanted) => *wanted && value.is_some(),
+        ValueMatcher::OneOf(matcher) => {
+            for item in value.and_then(Value::as_array).into_iter().flatten() {
+                if value_is(matcher, Some(item), effort)? {
+                    return Some(true);
+                }
+            }
+            false
+        }
+        ValueMatcher::Or(matchers) => {
+            for matcher in matchers {
+                if value_is(matcher, value, effort)? {
+                    return Some(true);
+                }
+            }
+            false
+        }
+    })
 }
 
 fn starts_with(path: &str, prefix: &str, case_sensitive: bool) -> bool {
@@ -165,6 +242,7 @@ mod tests {
             name: String::new(),
             domains: domains.iter().map(ToString::to_string).collect(),
             routes: Vec::new(),
+            to_tls: None,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         }
@@ -209,7 +287,7 @@ mod tests {
     }
 
     fn takes(route: &RouteMatch, request: &Parts) -> bool {
-        route_matches(route, request, &mut Effort::default())
+        route_matches(route, request, None, &mut Effort::default())
     }
 
     fn route(path: PathMatch) -> RouteMatch {
@@ -218,6 +296,8 @@ mod tests {
             path,
             headers: Vec::new(),
             query: Vec::new(),
+            cookies: Vec::new(),
+            metadata: Vec::new(),
             case_sensitive: true,
         }
     }

@@ -9,12 +9,13 @@ use extproc_client::{
     FilterConfig,
     config::Effort,
     host::{RouteConfig, RouteFacts},
+    metadata::DynamicMetadata,
 };
 use http::request::Parts;
 
 pub(crate) use self::{
-    matching::{field_matches, headers_match, is_drawn, request_matches},
-    rewrite::{Unwritable, redirect_location, rewrite},
+    matching::{field_matches, headers_match, is_drawn, request_matches, value_is},
+    rewrite::{Unwritable, redirect_location, rewrite, set_authority},
 };
 use crate::{
     config::snapshot::{
@@ -28,21 +29,36 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Selected {
     http: Arc<HttpManager>,
-    host: usize,
+    /// `None` for a redirect to TLS, which has nothing of the virtual host that asks for it.
+    host: Option<usize>,
     pub(crate) route: Arc<Route>,
     cluster: usize,
     /// The cluster that a header of the request named when the route was selected.
     named: Option<Arc<str>>,
 }
 
-/// Selects the route for a request as it stands; `None` if there is none, or its regular expressions would take too long
-/// to find out.
-pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selected> {
-    let host = virtual_host(http, request)?;
+/// Selects the route for a request as it stands, with the dynamic metadata that filters have set since; `None` if there is none,
+/// or its regular expressions would take too long to find out.
+pub(crate) fn select(
+    http: &Arc<HttpManager>,
+    request: &Parts,
+    metadata: Option<&DynamicMetadata>,
+) -> Option<Selected> {
+    let index = virtual_host(http, request)?;
+    let host = http.routes.virtual_hosts.get(index)?;
+    if let Some(route) = host.to_tls.as_ref().filter(|_| !is_https(request)) {
+        return Some(Selected {
+            http: http.clone(),
+            host: None,
+            route: route.clone(),
+            cluster: 0,
+            named: None,
+        });
+    }
     let mut effort = Effort::default();
-    let mut routes = http.routes.virtual_hosts.get(host)?.routes.iter();
+    let mut routes = host.routes.iter();
     let route = routes.find(|route| {
-        matching::route_matches(&route.matches, request, &mut effort) || effort.is_spent()
+        matching::route_matches(&route.matches, request, metadata, &mut effort) || effort.is_spent()
     })?;
     if effort.is_spent() {
         static SPENT: Throttle = Throttle::new();
@@ -61,7 +77,7 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
     };
     let mut selected = Selected {
         http: http.clone(),
-        host,
+        host: Some(index),
         route: route.clone(),
         cluster,
         named: None,
@@ -71,6 +87,15 @@ pub(crate) fn select(http: &Arc<HttpManager>, request: &Parts) -> Option<Selecte
         selected.named = value.and_then(|value| value.to_str().ok()).map(Arc::from);
     }
     Some(selected)
+}
+
+/// Tells whether the request came over TLS, as `x-forwarded-proto` says: a client's own word for that has been replaced, unless a
+/// proxy in front is trusted.
+fn is_https(request: &Parts) -> bool {
+    match request.headers.get("x-forwarded-proto") {
+        Some(said) => said == "https",
+        None => request.uri.scheme_str() == Some("https"),
+    }
 }
 
 /// The virtual host of a request.
@@ -115,7 +140,7 @@ fn config(said: Option<Option<&Arc<FilterConfig>>>) -> RouteConfig {
 
 impl Selected {
     fn virtual_host(&self) -> Option<&VirtualHost> {
-        self.http.routes.virtual_hosts.get(self.host)
+        self.http.routes.virtual_hosts.get(self.host?)
     }
 
     pub(crate) fn forward(&self) -> Option<&Forward> {
@@ -191,11 +216,12 @@ impl Selected {
     pub(crate) fn request_headers(&self) -> impl Iterator<Item = &[HeaderChange]> {
         let cluster = self.cluster().map(|c| c.request_headers.as_slice());
         let host = self.virtual_host().map(|h| h.request_headers.as_slice());
+        let table = host.map(|_| self.http.routes.request_headers.as_slice());
         cluster
             .into_iter()
             .chain([self.route.request_headers.as_slice()])
             .chain(host)
-            .chain([self.http.routes.request_headers.as_slice()])
+            .chain(table)
             .filter(|level| !level.is_empty())
     }
 
@@ -210,7 +236,9 @@ impl Selected {
                 } => template
                     .substitutions()
                     .any(|substitution| substitution.operator.is_of_request()),
-                HeaderChange::Set { .. } | HeaderChange::Remove(_) => false,
+                HeaderChange::Set { .. }
+                | HeaderChange::Remove(_)
+                | HeaderChange::RemoveMatching(_) => false,
             })
     }
 
@@ -218,11 +246,12 @@ impl Selected {
     pub(crate) fn response_headers(&self) -> impl Iterator<Item = &[HeaderChange]> {
         let cluster = self.cluster().map(|c| c.response_headers.as_slice());
         let host = self.virtual_host().map(|h| h.response_headers.as_slice());
+        let table = host.map(|_| self.http.routes.response_headers.as_slice());
         cluster
             .into_iter()
             .chain([self.route.response_headers.as_slice()])
             .chain(host)
-            .chain([self.http.routes.response_headers.as_slice()])
+            .chain(table)
             .filter(|level| !level.is_empty())
     }
 }

@@ -59,6 +59,15 @@ pub(crate) fn rewrite(
     Ok(())
 }
 
+/// Gives a request this authority. A request that has none, as `OPTIONS *` may, is left as it is.
+pub(crate) fn set_authority(request: &mut Parts, authority: Authority) {
+    let mut parts = request.uri.clone().into_parts();
+    parts.authority = Some(authority);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.uri = uri;
+    }
+}
+
 /// The authority that takes the place of a request's.
 fn new_authority(
     request: &Parts,
@@ -146,7 +155,11 @@ pub(crate) fn redirect_location(
         let scheme_changes = request.uri.scheme_str().unwrap_or("http") != scheme;
         match request.uri.authority() {
             // The port of the other scheme would lead nowhere.
-            Some(known) if scheme_changes && matches!(known.port_u16(), Some(80 | 443)) => {
+            Some(known)
+                if scheme_changes
+                    && !redirect.keep_port
+                    && matches!(known.port_u16(), Some(80 | 443)) =>
+            {
                 known.host()
             }
             _ => authority,
@@ -193,6 +206,8 @@ mod tests {
             path: PathMatch::Prefix(path.into()),
             headers: Vec::new(),
             query: Vec::new(),
+            cookies: Vec::new(),
+            metadata: Vec::new(),
             case_sensitive: true,
         }
     }

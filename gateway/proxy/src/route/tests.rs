@@ -86,7 +86,7 @@ fn answer(translation: &Translation, request: &str) -> String {
     let Some(http) = listener.and_then(|listener| chain(listener, tls, uri.host().unwrap())) else {
         return "refused".into();
     };
-    let Some(selected) = super::select(&http, &parts) else {
+    let Some(selected) = super::select(&http, &parts, None) else {
         return "404".into();
     };
     let mut out = match &selected.route.action {
@@ -193,7 +193,7 @@ fn a_host_of_another_listener_is_misdirected() {
     ] {
         let http = chain(listener, true, server_name).unwrap();
         let request = http::Request::get(format!("https://{host}/")).body(());
-        let selected = super::select(&http, &request.unwrap().into_parts().0);
+        let selected = super::select(&http, &request.unwrap().into_parts().0, None);
         let found = match selected.as_ref().map(|selected| &selected.route.action) {
             Some(RouteAction::Forward(_)) => "200".to_owned(),
             Some(RouteAction::Direct { status, .. }) => status.as_str().to_owned(),
@@ -212,7 +212,7 @@ fn the_path_of_a_route_may_be_escaped() {
     let translation = translate(&objects(&all), &Scope::new(Serve::Together));
     let http = chain(&translation.snapshot.listeners[0], true, "a.example").unwrap();
     let request = http::Request::get("https://a.example/admin/caf%C3%A9/x").body(());
-    let selected = super::select(&http, &request.unwrap().into_parts().0).unwrap();
+    let selected = super::select(&http, &request.unwrap().into_parts().0, None).unwrap();
     assert!(matches!(selected.route.action, RouteAction::Forward(_)));
 }
 
@@ -237,7 +237,7 @@ fn a_route_with_large_regular_expressions_is_refused() {
         assert!(parent.conditions.iter().any(refused), "{parent:?}");
         let http = chain(&translation.snapshot.listeners[0], true, "a.example").unwrap();
         let request = http::Request::get("https://a.example/").body(());
-        let selected = super::select(&http, &request.unwrap().into_parts().0).unwrap();
+        let selected = super::select(&http, &request.unwrap().into_parts().0, None).unwrap();
         let RouteAction::Direct { status, .. } = &selected.route.action else {
             panic!("{selected:?}");
         };

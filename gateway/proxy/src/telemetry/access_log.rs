@@ -126,7 +126,7 @@ pub(super) fn log(scope: &Scope<'_>) {
             .filter
             .as_ref()
             .is_none_or(|filter| passes(filter, scope, &mut effort));
-        let line = || scope.formatted(&logger.format, logger.omit_empty);
+        let line = || scope.line(&logger.format, logger.omit_empty);
         if wanted && !logger.sink.send(line().into_bytes()) {
             exchange.listener.stats.access_log_dropped.add();
         }

@@ -85,7 +85,7 @@ const MANAGER: &str = "envoy_http_conn_manager_prefix";
 const CLUSTER: &str = "envoy_cluster_name";
 const PHASE: &str = "envoy_ext_proc_phase";
 
-/// Whether a number may go down.
+/// Kind of a number: a gauge may go down, a counter may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,

@@ -364,7 +364,7 @@ impl Deadline {
         self.whole = whole.map(|whole| Box::pin(tokio::time::sleep(whole)));
     }
 
-    /// What is left of it for a response. Another attempt, if this response leads to one, has as much.
+    /// Returns the part that is left for a response. Another attempt, if this response leads to one, has as much.
     fn of_response(&mut self) -> Self {
         Self {
             limit: self.limit,

@@ -10,7 +10,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{member::ConnectionPlace, queue::Counted};
+use super::{
+    member::ConnectionPlace,
+    queue::{Counted, Queue},
+};
 use crate::{
     config::snapshot::{Reach, TcpKeepalive},
     http::{h2::cork::MaybeTcp, io::delegate_io},
@@ -228,6 +231,11 @@ impl Stream {
     /// Its part in the number of its endpoint's connections.
     pub(crate) fn counted(&self) -> Counted {
         self.1.counted()
+    }
+
+    /// Counts it among the connections of another queue from now on.
+    pub(super) fn count_among(&mut self, queue: &Arc<Queue>) {
+        self.1.count_among(queue);
     }
 
     /// Our address, with TCP.

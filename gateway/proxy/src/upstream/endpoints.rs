@@ -431,6 +431,7 @@ fn host(
             && host.metadata == endpoint.metadata
             && host.priority == endpoint.priority
             && host.standing == endpoint.standing
+            && host.check == endpoint.check
             && host.socket == endpoint.socket
     });
     match same {

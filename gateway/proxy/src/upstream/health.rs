@@ -13,13 +13,14 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header, response::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,
     time::{sleep, timeout},
 };
 
 use super::{
     attempt::send_once,
-    connect::Address,
+    connect::{Address, Connected},
     error::Failure,
     member::{Host, Lending},
 };
@@ -216,9 +217,15 @@ pub(crate) async fn watch(host: Weak<Host>, check: HealthCheck) {
 
 async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
     let mut in_a_row = 0;
+    let mut other = None;
     while let Some(host) = host.upgrade() {
+        let asked = match &other {
+            None => host.checked().map(Arc::new),
+            Some(_) => other.take(),
+        };
+        let checked = asked.as_ref().unwrap_or(&host);
         let failed = health.failed.load(Ordering::Relaxed);
-        let good = match timeout(check.timeout, ask(&host, check)).await {
+        let good = match timeout(check.timeout, ask(checked, check)).await {
             Ok(Ok(Answer::Good { degraded })) => {
                 health.degraded.store(degraded, Ordering::Relaxed);
                 true
@@ -228,6 +235,7 @@ async fn check_on(host: &Weak<Host>, health: &Health, check: &HealthCheck) {
             Ok(Ok(Answer::Bad) | Err(_)) | Err(_) => false,
         };
         drop(host);
+        other = asked;
         // What agrees with what is known ends a row.
         in_a_row = if good == failed { in_a_row + 1 } else { 0 };
         let threshold = match good {
@@ -271,40 +279,97 @@ async fn ask(host: &Arc<Host>, check: &HealthCheck) -> Result<Answer, Failure> {
         ..Lending::default()
     };
     match &check.kind {
-        CheckKind::Tcp => {
+        CheckKind::Tcp { send, receive } => {
             let queue = Arc::default();
             let place = host.shared.connection(Priority::Default, &queue);
             let place = place.ok_or(Failure::Overflow)?;
-            Ok(host.connect_raw(place).await.is_ok().into())
+            let connected = host.connect_raw(place).await;
+            Ok(match connected {
+                Ok(_) if receive.is_empty() => true.into(),
+                Ok(connected) => talk(connected, send, receive).await.into(),
+                Err(_) => false.into(),
+            })
         }
         CheckKind::Http {
+            method,
             path,
             host: name,
             expected,
+            send,
+            receive,
+            looked_at,
         } => {
-            let request = Request::builder().method(Method::GET);
-            let (head, _) = request_of(host, asked, request, name, path, Bytes::new()).await?;
+            let request = Request::builder().method(method.clone());
+            let name = authority(host, name);
+            let (head, body) = request_of(host, asked, request, name, path, send.clone()).await?;
             let status = head.status.as_u16();
             let is_expected = |(first, end): &(u16, u16)| (*first..*end).contains(&status);
-            Ok(match expected.iter().any(is_expected) {
-                true => Answer::Good {
-                    degraded: head.headers.contains_key("x-envoy-degraded"),
+            let body = body.get(..*looked_at).unwrap_or(&body);
+            Ok(
+                match expected.iter().any(is_expected) && has(body, receive) {
+                    true => Answer::Good {
+                        degraded: head.headers.contains_key("x-envoy-degraded"),
+                    },
+                    false => Answer::Bad,
                 },
-                false => Answer::Bad,
-            })
+            )
         }
-        CheckKind::Grpc { service, authority } => {
+        CheckKind::Grpc {
+            service,
+            authority: name,
+        } => {
             const PATH: &str = "/grpc.health.v1.Health/Check";
             let request = Request::builder()
                 .method(Method::POST)
                 .header(header::CONTENT_TYPE, "application/grpc")
                 .header(header::TE, "trailers");
             let question = Bytes::from(question(service));
-            let (_, body) = request_of(host, asked, request, authority, PATH, question).await?;
+            let name = authority(host, name);
+            let (_, body) = request_of(host, asked, request, name, PATH, question).await?;
             // Uncompressed, and of its one field, `status`, the value 1: SERVING.
             Ok(matches!(&*body, [0, 0, 0, 0, 2, 8, 1]).into())
         }
     }
+}
+
+/// The authority of a request: the endpoint's own, that of the check, or the cluster's name.
+fn authority<'a>(host: &'a Host, of_check: &'a str) -> &'a str {
+    match (host.check.hostname.as_str(), of_check) {
+        ("", "") => &host.shared.cluster.name,
+        ("", of_check) => of_check,
+        (own, _) => own,
+    }
+}
+
+/// Tells whether all pieces are there, one behind the other.
+fn has(text: &[u8], pieces: &[Bytes]) -> bool {
+    let mut rest = text;
+    pieces.iter().all(|piece| {
+        let at = rest
+            .windows(piece.len().max(1))
+            .position(|window| window == piece);
+        let after = at.and_then(|at| rest.get(at + piece.len()..));
+        rest = after.unwrap_or_default();
+        after.is_some()
+    })
+}
+
+/// Sends something and waits for all pieces of the answer, which has to come before the check ends.
+async fn talk(mut connected: Connected, send: &[u8], receive: &[Bytes]) -> bool {
+    const MOST: usize = 64 * 1024;
+    if connected.io.write_all(send).await.is_err() || connected.io.flush().await.is_err() {
+        return false;
+    }
+    let mut text = Vec::new();
+    let mut piece = [0; 1024];
+    while !has(&text, receive) {
+        match connected.io.read(&mut piece).await {
+            Ok(1..) if text.len() >= MOST => return false,
+            Ok(count @ 1..) => text.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Ok(0) | Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// A `HealthCheckRequest` with its gRPC prefix.
@@ -336,10 +401,6 @@ async fn request_of(
     body: Bytes,
 ) -> Result<(Parts, Bytes), Failure> {
     const MOST: usize = 64 * 1024;
-    let authority = match authority {
-        "" => host.shared.cluster.name.as_str(),
-        authority => authority,
-    };
     let uri = Uri::builder()
         .scheme("http")
         .authority(authority)
@@ -427,6 +488,18 @@ mod tests {
             health.outcome(status, &settings, &cluster);
         }
         assert!(!health.is_fit());
+    }
+
+    #[test]
+    fn pieces_of_an_answer() {
+        let pieces = |list: &[&'static str]| -> Vec<Bytes> {
+            list.iter().map(|piece| Bytes::from(*piece)).collect()
+        };
+        assert!(has(b"", &[]));
+        assert!(has(b"+PONG\r\n", &pieces(&["PO", "G"])));
+        assert!(!has(b"+PONG", &pieces(&["G", "PO"])));
+        assert!(!has(b"aba", &pieces(&["ab", "ba"])));
+        assert!(!has(b"a", &pieces(&["ab"])));
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Lease {
                 None => {}
             }
         }
-        let (request, bytes) = prepare(*request, sending, trailers, progress, &connection.queue);
+        let (request, bytes) = prepare(*request, sending, trailers, progress, &connection.queue)?;
         let mut asked = None;
         if bytes.is_some() {
             asked = upgrade_field(request.headers()).map(Cow::into_owned);

@@ -24,7 +24,9 @@ use super::{
     queue::{Counted, Queue, Waiting},
 };
 use crate::{
-    config::snapshot::{Cluster, Endpoint, Priority, Standing, UpstreamProtocol},
+    config::snapshot::{
+        Cluster, Endpoint, EndpointCheck, Health as Settings, Priority, Standing, UpstreamProtocol,
+    },
     limits::{
         breakers::{Breakers, Place, Resource},
         overload::{Descriptor, Overload},
@@ -46,9 +48,11 @@ pub(crate) struct Host {
     pub(crate) metadata: Option<Arc<Metadata>>,
     pub(crate) priority: u32,
     pub(super) standing: Standing,
+    /// Settings for its checks that differ from those for its use.
+    pub(super) check: EndpointCheck,
     pub(crate) active: AtomicUsize,
     pub(crate) shared: Arc<HostShared>,
-    /// Whether it is fit, which all workers know.
+    /// Health of the endpoint, shared by all workers.
     pub(crate) health: Arc<Health>,
     /// This worker looks after its checks.
     watched: AtomicBool,
@@ -58,6 +62,8 @@ pub(crate) struct Host {
     side_streams: OnceLock<Pool>,
     http1_queue: Arc<Queue>,
     http2_queue: Arc<Queue>,
+    /// TLS has agreed on HTTP/1 last, where that finds out which protocol is spoken.
+    agreed_http1: AtomicBool,
     /// Warnings that it cannot be connected to.
     unreachable: Throttle,
 }
@@ -90,6 +96,10 @@ pub(crate) struct ConnectionPlace {
 impl ConnectionPlace {
     pub(super) fn counted(&self) -> Counted {
         self.counted.clone()
+    }
+
+    pub(super) fn count_among(&mut self, queue: &Arc<Queue>) {
+        self.counted = queue.count();
     }
 }
 
@@ -224,7 +234,17 @@ impl Host {
         endpoint: Option<&Endpoint>,
         shared: Arc<HostShared>,
     ) -> Self {
-        let health = shared.health.of(&address, &shared.cluster.health);
+        let check = endpoint.map_or_else(EndpointCheck::default, |endpoint| endpoint.check.clone());
+        let health = match check.disabled {
+            false => shared.health.of(&address, &shared.cluster.health),
+            true => shared.health.of(
+                &address,
+                &Settings {
+                    check: None,
+                    ..shared.cluster.health.clone()
+                },
+            ),
+        };
         Self {
             address,
             hostname: hostname.to_owned(),
@@ -236,6 +256,7 @@ impl Host {
             standing: endpoint
                 .map(|endpoint| endpoint.standing)
                 .unwrap_or_default(),
+            check,
             active: AtomicUsize::new(0),
             health,
             watched: AtomicBool::new(false),
@@ -245,8 +266,38 @@ impl Host {
             side_streams: OnceLock::new(),
             http1_queue: Arc::default(),
             http2_queue: Arc::default(),
+            agreed_http1: AtomicBool::new(false),
             unreachable: Throttle::new(),
         }
+    }
+
+    /// The host that answers checks of this one, if it is another one.
+    pub(super) fn checked(&self) -> Option<Self> {
+        let EndpointCheck { port, address, .. } = &self.check;
+        let own = self.socket()?;
+        let other = SocketAddr::new(address.unwrap_or(own.ip()), port.unwrap_or(own.port()));
+        (other != own).then(|| Self {
+            address: Address::Socket(other),
+            hostname: self.hostname.clone(),
+            weight: self.weight,
+            credit: AtomicI64::new(0),
+            socket: self.socket,
+            metadata: self.metadata.clone(),
+            priority: self.priority,
+            standing: self.standing,
+            check: self.check.clone(),
+            active: AtomicUsize::new(0),
+            health: self.health.clone(),
+            watched: AtomicBool::new(true),
+            shared: self.shared.clone(),
+            http1: Http1Pool::default(),
+            http2: Http2Pool::default(),
+            side_streams: OnceLock::new(),
+            http1_queue: Arc::default(),
+            http2_queue: Arc::default(),
+            agreed_http1: AtomicBool::new(false),
+            unreachable: Throttle::new(),
+        })
     }
 
     /// Its health as far as it is known.
@@ -289,20 +340,19 @@ impl Host {
 
     /// A connection for one more request: an idle one, or a new one.
     pub(crate) async fn lease(self: &Arc<Self>, asked: Lending) -> Result<Lease, Failure> {
-        let http2 = match self.shared.cluster.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => asked.client_http2,
-            // A new connection finds out.
-            UpstreamProtocol::Auto => self.http2.is_open(),
-        };
-        let on = if http2 {
-            On::Http2(self.http2.lease(self, asked).await?)
-        } else if let Some(lease) = self.idle(asked) {
-            On::Http1(lease)
-        } else {
-            // In a box: it is rare, and most requests need not have room for it.
-            Box::pin(self.open(asked)).await?
+        let on = loop {
+            let on = if self.speaks_http2(asked) {
+                self.http2.lease(self, asked).await?
+            } else if let Some(lease) = self.idle(asked) {
+                Some(On::Http1(lease))
+            } else {
+                // In a box: it is rare, and most requests need not have room for it.
+                Box::pin(self.open(asked)).await?
+            };
+            if let Some(on) = on {
+                break on;
+            }
+            // Another connection has found out meanwhile that the other protocol is spoken.
         };
         let request = self.shared.place(asked.priority, Resource::Request);
         match (request, on) {
@@ -315,6 +365,35 @@ impl Host {
         }
     }
 
+    /// Tells whether a request is to go over HTTP/2. Where TLS finds out, HTTP/2 is what is taken for granted until it says otherwise:
+    /// then those who come at the same time wait for one connection, and have another one each only if that is what they need.
+    fn speaks_http2(&self, asked: Lending) -> bool {
+        match self.shared.cluster.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => asked.client_http2,
+            UpstreamProtocol::Auto => {
+                !self.agreed_http1.load(Ordering::Relaxed) || self.http2.is_open()
+            }
+        }
+    }
+
+    /// Tells whether TLS finds out which protocol is spoken.
+    fn finds_out(&self) -> bool {
+        self.shared.cluster.protocol == UpstreamProtocol::Auto
+    }
+
+    /// Takes note of what a new connection speaks. Returns whether that is HTTP/1 although HTTP/2 was taken for granted.
+    pub(super) fn agrees_on_http1(&self, connected: &Connected) -> bool {
+        self.agreed_http1.store(!connected.http2, Ordering::Relaxed);
+        self.finds_out() && !connected.http2
+    }
+
+    /// Tells whether TLS found out that HTTP/1 is spoken, and no connection with HTTP/2 is left.
+    pub(super) fn turned_to_http1(&self) -> bool {
+        self.finds_out() && self.agreed_http1.load(Ordering::Relaxed) && !self.http2.is_open()
+    }
+
     /// An idle HTTP/1 connection, unless others wait for one.
     fn idle(self: &Arc<Self>, asked: Lending) -> Option<http1::Lease> {
         match asked.fresh || !self.http1_queue.is_empty() {
@@ -323,24 +402,24 @@ impl Host {
         }
     }
 
-    /// A new connection, or an HTTP/1 connection that becomes idle while no further one is allowed.
-    async fn open(self: &Arc<Self>, asked: Lending) -> Result<On, Failure> {
+    /// A new connection, or an HTTP/1 connection that becomes idle while no further one is allowed. `None` if HTTP/2 is spoken by now.
+    async fn open(self: &Arc<Self>, asked: Lending) -> Result<Option<On>, Failure> {
         let pending = self.shared.place(asked.priority, Resource::Pending)?;
         let queue = &self.http1_queue;
         let place = || self.shared.connection(asked.priority, queue);
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
-            if self.shared.cluster.protocol == UpstreamProtocol::Auto && self.http2.is_open() {
-                // Whoever waits here does so for what another one found out.
+            if self.finds_out() && self.http2.is_open() {
+                // So does the next one who waits.
                 drop((pending, waiting));
                 queue.free();
-                return self.http2.lease(self, asked).await.map(On::Http2);
+                return Ok(None);
             }
             if waiting.is_some()
                 && !asked.fresh
                 && let Some(lease) = self.http1.idle(self)
             {
-                return Ok(On::Http1(lease));
+                return Ok(Some(On::Http1(lease)));
             }
             let mut opening = place();
             // An idle connection that is of no use for this request makes room.
@@ -351,14 +430,17 @@ impl Host {
             if let Some(opening) = opening {
                 drop(waiting);
                 let connected = self.connect(opening, queue).await?;
+                self.agrees_on_http1(&connected);
                 return match connected.http2 {
                     true => {
                         let counted = self.http2_queue.count();
                         let adopted = self.http2.adopt(self, connected, counted).await;
                         queue.free();
-                        adopted.map(On::Http2)
+                        adopted.map(|lease| Some(On::Http2(lease)))
                     }
-                    false => http1::open(self, connected).await.map(On::Http1),
+                    false => http1::open(self, connected)
+                        .await
+                        .map(|lease| Some(On::Http1(lease))),
                 };
             }
             self.wait(queue, &mut waiting, asked.limit).await?;
@@ -409,6 +491,7 @@ impl Host {
     /// Has it checked, if its cluster asks for that.
     pub(super) fn watch(self: &Arc<Self>) {
         if let Some(check) = &self.shared.cluster.health.check
+            && !self.check.disabled
             && !self.watched.swap(true, Ordering::Relaxed)
         {
             tokio::spawn(health::watch(Arc::downgrade(self), check.clone()));

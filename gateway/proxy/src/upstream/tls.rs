@@ -119,11 +119,8 @@ impl Trust {
         if self.names.is_empty() {
             return verify_server_name(&certificate, server_name);
         }
-        let borne = self.names.iter().any(|name| match name {
-            SubjectAltName::Server(name) => verify_server_name(&certificate, name).is_ok(),
-            SubjectAltName::Uri(uri) => webpki::EndEntityCert::try_from(end_entity)
-                .is_ok_and(|certificate| certificate.valid_uri_names().any(|own| own == uri)),
-        });
+        let mut names = self.names.iter();
+        let borne = names.any(|name| name.is_borne_by(end_entity));
         match borne {
             true => Ok(()),
             false => Err(CertificateError::NotValidForName.into()),

@@ -92,6 +92,7 @@ fn make(seed: u64, index: u64, wide: bool) -> Value {
     processor::add(random, plan, &mut out);
     if wide {
         wide::add(seed, index, plan, &mut out);
+        wide::around(seed, index, plan, &mut out);
     }
     let streams = Value::Object(out.clone()).to_string().contains("STREAMED");
     if streams && (plan.filters > 1 || plan.unanswered || plan.limited) {
@@ -205,6 +206,9 @@ mod tests {
             "ADD_IF_ABSENT",
             "OVERWRITE_IF_EXISTS",
             "APPEND_IF_EXISTS_OR_ADD",
+            "local_reply_config",
+            "max_request_bytes",
+            "connection: close",
         ];
         let missing = words
             .iter()

@@ -10,6 +10,9 @@ use crate::differential::random::Random;
 /// Separates the choices made here from those of the seed itself.
 const SALT: u64 = 0x77a1_d0ff_51de_0001;
 
+/// Separates the choices of [`around`], which came later.
+const SALT_AROUND: u64 = 0x77a1_d0ff_51de_0002;
+
 const HEADS: [&str; 2] = ["request_headers", "response_headers"];
 
 pub(super) fn add(seed: u64, index: u64, mut plan: Plan, out: &mut Map<String, Value>) {
@@ -47,6 +50,77 @@ pub(super) fn add(seed: u64, index: u64, mut plan: Plan, out: &mut Map<String, V
         }
         None => answer(random, plan, script),
     }
+}
+
+/// Surroundings of the ext_proc filters: forms of local replies, the filter `buffer`, fields that `connection` names.
+pub(super) fn around(seed: u64, index: u64, plan: Plan, out: &mut Map<String, Value>) {
+    let random = &mut Random::of(seed ^ SALT_AROUND, index);
+    if plan.over_http {
+        return;
+    }
+    if random.chance(8) {
+        let manager = out.entry("hcm").or_insert_with(|| json!({}));
+        manager["local_reply_config"] = local_reply_config(random);
+    }
+    // With small limits it would be the smaller one that holds.
+    let place = *random.pick(&["filters_before", "filters_after"]);
+    if random.chance(8) && !plan.limited && !out.contains_key(place) {
+        out.insert(place.to_owned(), json!([buffer()]));
+    }
+    let client = &mut out["client"];
+    let plain = client["protocol"] != "h2" && client.get("upgrade_send").is_none();
+    if random.chance(10)
+        && plain
+        && let Some(headers) = client.get_mut("headers").and_then(Value::as_array_mut)
+        && !headers.iter().any(is_connection)
+    {
+        let named = *random.pick(&[
+            "x-client",
+            "x-gone, x-none",
+            "cookie",
+            "keep-alive",
+            "close",
+        ]);
+        headers.push(format!("connection: {named}").into());
+    }
+}
+
+fn is_connection(line: &Value) -> bool {
+    let line = line.as_str().unwrap_or_default();
+    ["connection:", "upgrade:", "te:"]
+        .iter()
+        .any(|name| line.starts_with(name))
+}
+
+/// `LocalReplyConfig`: a form for all, or another status, fields and text for errors.
+fn local_reply_config(random: &mut Random) -> Value {
+    let at_least_400 = json!({"status_code_filter": {"comparison": {"op": "GE", "value": {"default_value": 400, "runtime_key": "k"}}}});
+    match random.below(4) {
+        0 => {
+            json!({"body_format": {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%:%REQ(:path)%"}}})
+        }
+        1 => {
+            json!({"body_format": {"json_format": {"text": "%LOCAL_REPLY_BODY%", "client": "%REQ(x-client)%"}}})
+        }
+        2 => {
+            json!({"mappers": [{"filter": at_least_400, "status_code": 499, "body": {"inline_string": "mapped"}}]})
+        }
+        _ => {
+            let added = json!([{"header": {"key": "x-mapped", "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]);
+            json!({"mappers": [{"filter": at_least_400, "headers_to_add": added}]})
+        }
+    }
+}
+
+/// The filter `buffer` with room for all that is generated.
+fn buffer() -> Value {
+    json!({
+        "name": "envoy.filters.http.buffer",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+            "max_request_bytes": 4_000_000,
+        },
+    })
 }
 
 /// More of what a filter may be told.

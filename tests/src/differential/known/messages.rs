@@ -11,7 +11,7 @@ use crate::support::processor::Action;
 use crate::support::script::{Field, Protocol};
 use crate::support::upstream::{ResetAt, UpstreamScript, Wait};
 
-/// What the gateway does where a body has not the length that its head announces.
+/// Details of the gateway where a body has not the length that its head announces.
 const LENGTH_DIFFERS: &[&str] = &[
     "log: want *, got \"* mismatch_between_content_length_and_the_length_of_the_body *\"",
     "client/*/end: want \"timed out\", got *",
@@ -47,6 +47,9 @@ pub(super) const KNOWN: &[Known] = &[
         places: &[
             "processor/*/request/*/attributes/*/response.code",
             "processor/*/request/*/attributes/*/response.grpc_status",
+            // In the JSON of an HTTP service.
+            "upstream/*/body/attributes/*/response.code",
+            "upstream/*/body/attributes/*/response.grpc_status",
         ],
     },
     Known {
@@ -66,20 +69,6 @@ pub(super) const KNOWN: &[Known] = &[
         },
         signs: &[],
         places: &["client/*/head/connection: want nothing, got \"close\""],
-    },
-    Known {
-        anchor: "expect-continue",
-        // The body that is asked for late meets a filter that has no answer yet.
-        shows_in: |s| {
-            let answers = ["direct_response", "redirect"];
-            answers.iter().any(|action| mentions(&s.source, action))
-                && client(s, |c| has_field(&c.headers, "expect"))
-        },
-        signs: &[],
-        places: &[
-            "processor/*/request/*: want nothing, got {\"kind\":\"request_body\"*",
-            "counters/ext_proc.*stream_msgs_*",
-        ],
     },
     Known {
         anchor: "empty-frames",

@@ -3,7 +3,7 @@
 
 mod messages;
 mod processors;
-mod scenario;
+pub(super) mod scenario;
 
 use std::collections::BTreeSet;
 
@@ -36,15 +36,18 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
     ),
     ("server-names", "the scenario format has no certificates"),
     ("chains-of-a-composite", "no match trees are generated"),
-    ("buffer-limit", "no filter `buffer` is generated"),
-    ("escaped-dots", "no `normalize_path` is generated"),
+    (
+        "buffer-limit",
+        "the filter `buffer` has room for all that is generated",
+    ),
+    ("escaped-dots", "no path with escaped dots is generated"),
     (
         "nominated-in-responses",
         "no upstream's `connection` is generated",
     ),
     (
         "refused-nominations",
-        "no client's `connection` is generated",
+        "no client's `connection` names such a field",
     ),
     (
         "original-destinations",
@@ -52,9 +55,10 @@ pub const NOT_GENERATED: &[(&str, &str)] = &[
     ),
     (
         "flags-of-a-local-reply",
-        "no `local_reply_config` is generated",
+        "no mapper of `local_reply_config` asks for flags",
     ),
     ("damaged-codings", "no filter `decompressor` is generated"),
+    ("padded-messages", "no gRPC-Web is generated"),
     ("spans-of-a-trace", "no `tracing` is generated"),
     ("baggage", "no `tracing` is generated"),
 ];

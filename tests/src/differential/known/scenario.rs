@@ -170,7 +170,7 @@ pub(super) fn acts_at_once(script: &Value) -> bool {
     }
 }
 
-pub(super) fn has_field(fields: &[Field], name: &str) -> bool {
+pub(in super::super) fn has_field(fields: &[Field], name: &str) -> bool {
     fields.iter().any(|field| field.pair().0 == name)
 }
 
@@ -248,7 +248,7 @@ pub(super) fn mentions_word(script: &Value, word: &str) -> bool {
 }
 
 /// Tells whether a key is there, however deep.
-pub(super) fn mentions(value: &Value, key: &str) -> bool {
+pub(in super::super) fn mentions(value: &Value, key: &str) -> bool {
     match value {
         Value::Object(map) => map.contains_key(key) || map.values().any(|item| mentions(item, key)),
         Value::Array(items) => items.iter().any(|item| mentions(item, key)),

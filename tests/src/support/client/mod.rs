@@ -14,7 +14,7 @@ use super::activity::Activity;
 use super::exchange::{End, Received};
 use super::script::{Body, Field, Protocol};
 
-/// What a client sends and how it behaves.
+/// Request and behaviour of a client.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientScript {
@@ -32,7 +32,7 @@ pub struct ClientScript {
     pub body: Body,
     /// The trailers.
     pub trailers: Option<Vec<Field>>,
-    /// How an HTTP/1 body without `content-length` of its own is framed.
+    /// Framing of an HTTP/1 body without `content-length` of its own.
     pub framing: RequestFraming,
     /// The version in an HTTP/1 request line.
     pub version: String,
@@ -40,7 +40,7 @@ pub struct ClientScript {
     pub expect_continue: bool,
     /// Send the body only after the response head has come.
     pub after_head: bool,
-    /// What to send after a 101.
+    /// Bytes to send after a 101.
     pub upgrade_send: Option<String>,
     /// Go away that many milliseconds after everything was sent.
     pub cancel: Option<u64>,
@@ -50,7 +50,7 @@ pub struct ClientScript {
     pub separate_end: bool,
 }
 
-/// How an HTTP/1 body is framed.
+/// Framing of an HTTP/1 body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestFraming {
@@ -92,7 +92,7 @@ pub struct Response {
     pub head_after: Option<Duration>,
 }
 
-/// What the two halves of a client share.
+/// State that the two halves of a client share.
 #[derive(Debug)]
 struct Seen {
     response: Mutex<Response>,

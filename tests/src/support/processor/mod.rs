@@ -30,18 +30,18 @@ pub use script::{Action, Answer, Answers, ProcessorScript, SetField, Step, Word}
 use super::activity::Activity;
 use super::exchange::{End, Fields, end_of, extend};
 
-/// What the processor saw of one side stream.
+/// One side stream as the processor saw it.
 #[derive(Debug, Clone, Default)]
 pub struct StreamRecord {
     /// The gRPC request's head.
     pub head: Fields,
     /// The messages, in the form that observations use.
     pub messages: Vec<Value>,
-    /// How the client ended it.
+    /// End of it by the client.
     pub end: End,
-    /// Whether the script ended it first.
+    /// The script ended it first.
     pub ended_by_script: bool,
-    /// What the script could not do.
+    /// Steps of the script that could not be done.
     pub notes: Vec<String>,
 }
 
@@ -100,13 +100,13 @@ impl Processor {
         }
     }
 
-    /// What it has seen so far.
+    /// Returns the streams that it has seen so far.
     #[must_use]
     pub fn streams(&self) -> Vec<StreamRecord> {
         self.streams.lock().map(|s| s.clone()).unwrap_or_default()
     }
 
-    /// Whether every stream has ended.
+    /// Tells whether every stream has ended.
     #[must_use]
     pub fn at_rest(&self) -> bool {
         self.streams().iter().all(|s| s.end != End::Open)
@@ -278,7 +278,7 @@ fn next_message(buffer: &mut BytesMut) -> Option<Bytes> {
     Some(message.split_off(5).freeze())
 }
 
-/// Which directions get `streamed_response` as the answer that changes nothing.
+/// Directions that get `streamed_response` as the answer that changes nothing.
 #[derive(Debug, Clone, Copy, Default)]
 struct EchoModes {
     request: bool,

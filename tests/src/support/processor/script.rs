@@ -1,4 +1,4 @@
-//! What a scripted processor is told to do.
+//! Script of a processor.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::support::script::{Field, Payload};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessorScript {
-    /// What to do when a stream opens, before its first message is read.
+    /// Steps when a stream opens, before its first message is read.
     pub open: Answer,
     /// Answers to request headers.
     pub request_headers: Answers,
@@ -100,7 +100,7 @@ impl Default for Answers {
     }
 }
 
-/// What to do about one message: a step or a list of steps (lists in it are flattened).
+/// Steps about one message: a step or a list of steps (lists in it are flattened).
 #[derive(Debug, Clone, Default)]
 pub struct Answer(Vec<Step>);
 

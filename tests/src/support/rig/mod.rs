@@ -16,7 +16,7 @@ pub use self::upstream::{Seen, Upstream, listen, message};
 use super::process::Process;
 use super::wait;
 
-/// How much larger than usual the suites are to be: `EXTPROC_ABUSE_SCALE`, default 1.
+/// Factor by which the suites are larger than usual: `EXTPROC_ABUSE_SCALE`, default 1.
 #[must_use]
 pub fn scale() -> usize {
     std::env::var("EXTPROC_ABUSE_SCALE")

@@ -10,7 +10,7 @@ use crate::support::peers::log_file;
 use crate::support::ports;
 use crate::support::process::Process;
 
-/// What a gateway is configured with, beside addresses.
+/// Configuration of a gateway, beside addresses.
 #[derive(Debug, Default, Clone)]
 pub struct Setup {
     /// The upstream.

@@ -16,14 +16,14 @@ use crate::support::ports;
 /// others answer `200 ok` once the whole request is there.
 #[derive(Debug)]
 pub struct Upstream {
-    /// Where it listens.
+    /// Address on which it listens.
     pub address: SocketAddr,
-    /// What it has seen.
+    /// Counts of what it has seen.
     pub seen: Arc<Seen>,
     task: JoinHandle<()>,
 }
 
-/// What an [`Upstream`] counted.
+/// Counts of an [`Upstream`].
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Complete heads.
@@ -135,7 +135,7 @@ async fn serve(socket: TcpStream, seen: Arc<Seen>) {
     }
 }
 
-/// So many bytes, which are one message for whoever reads gRPC.
+/// Returns `bytes` bytes, which are one message for a reader of gRPC.
 #[must_use]
 pub fn message(bytes: usize) -> Vec<u8> {
     const PREFIX: usize = 5;

@@ -13,13 +13,13 @@ use super::activity::Activity;
 use super::exchange::{End, Fields, Received};
 use super::script::{Body, Field, Payload, Protocol, fields};
 
-/// What an upstream answers and how it behaves.
+/// Answers and behaviour of an upstream.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamScript {
     /// The protocol.
     pub protocol: Protocol,
-    /// What to wait for before answering.
+    /// Event to wait for before answering.
     pub wait: Wait,
     /// Milliseconds before the answer.
     pub delay: u64,
@@ -39,7 +39,7 @@ pub struct UpstreamScript {
     pub echo: bool,
     /// The trailers.
     pub trailers: Option<Vec<Field>>,
-    /// How an HTTP/1 body without `content-length` of its own is framed.
+    /// Framing of an HTTP/1 body without `content-length` of its own.
     pub framing: ResponseFraming,
     /// Break off at this point.
     pub reset: Option<ResetAt>,
@@ -87,7 +87,7 @@ impl Default for UpstreamScript {
     }
 }
 
-/// What an upstream waits for before it answers.
+/// Event that an upstream waits for before it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wait {
@@ -99,7 +99,7 @@ pub enum Wait {
     Bytes(usize),
 }
 
-/// Where an upstream breaks off.
+/// Place where an upstream breaks off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResetAt {
@@ -111,7 +111,7 @@ pub enum ResetAt {
     AfterBody,
 }
 
-/// How an HTTP/1 response body is framed.
+/// Framing of an HTTP/1 response body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResponseFraming {
@@ -266,7 +266,7 @@ impl Upstream {
             .unwrap_or_default()
     }
 
-    /// Whether every request has ended.
+    /// Tells whether every request has ended.
     #[must_use]
     pub fn at_rest(&self) -> bool {
         self.arrived().iter().all(|a| a.received.end != End::Open)

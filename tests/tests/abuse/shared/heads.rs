@@ -3,12 +3,13 @@
 use anyhow::ensure;
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use tests::support::frames::{self, kind};
 use tests::support::rig::{Setup, exchange};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::upstream::Upstream;
-use super::{PATIENCE, Victims};
+use super::upstream::{REFUSED, Upstream};
+use super::{Client, PATIENCE, Victims};
 
 /// A response with more header fields than is allowed is lost, and nothing else.
 pub(crate) async fn large_head() -> anyhow::Result<()> {
@@ -124,4 +125,52 @@ pub(crate) async fn large_heads_of_a_proxy() -> anyhow::Result<()> {
     let status = answer.await?.status();
     ensure!(status == StatusCode::OK, "{status} afterwards");
     Ok(())
+}
+
+/// A response with a field that no message may have is lost, and nothing else.
+pub(crate) async fn refused_fields() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let victims = Victims::start(&rig);
+    for number in 0..3 * REFUSED.len() {
+        let request = format!(
+            "POST /refused/{number} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+        let answer = timeout(PATIENCE, exchange(rig.address, request.as_bytes())).await?;
+        // Trailers are lost with the connection of their client.
+        if number % 2 == 0 {
+            let (status, _) = answer?;
+            ensure!(status >= 500, "{status} for {number}");
+        }
+    }
+    victims
+        .end(&upstream, "fields that no message may have")
+        .await
+}
+
+/// The same for a request.
+pub(crate) async fn refused_fields_of_a_client() -> anyhow::Result<()> {
+    let upstream = Upstream::start().await?;
+    let rig = upstream.rig("").await?;
+    let mut client = Client::new(&rig, 65_535).await?;
+    client.ask("/slow", 1).await?;
+    for (name, value) in REFUSED {
+        let request = frames::request("GET", "/good");
+        let mut literal = request.clone();
+        literal.extend(frames::block(&[(name, value)]));
+        let mut added = request.clone();
+        frames::indexed(&mut added, name.as_bytes(), value.as_bytes());
+        let mut known = request;
+        known.push(0x80 | 62);
+        for block in [literal, added, known] {
+            client.send(&block).await?;
+        }
+    }
+    let refused = 3 * REFUSED.len();
+    client
+        .wait(refused, |frame, _| frame == kind::RST_STREAM)
+        .await?;
+    client.ask("/good", 1).await?;
+    upstream.seen.release().await;
+    client.wait(2, |frame, _| frame == kind::HEADERS).await
 }

@@ -233,9 +233,45 @@ fn answer(out: &mut BytesMut, path: &str, stream: u32) {
             }
             data(out, END_STREAM, b"x");
         }
-        _ => head(out, END_STREAM),
+        _ => match path.strip_prefix("/refused/") {
+            Some(number) => refused(out, stream, number.parse().unwrap_or_default()),
+            None => head(out, END_STREAM),
+        },
     }
 }
+
+/// A response with a field that no message may have, at its head or its end.
+fn refused(out: &mut BytesMut, stream: u32, number: usize) {
+    let (name, value) = REFUSED[number / 3 % REFUSED.len()];
+    let mut block = Vec::new();
+    // Each for itself, in the dynamic table, and from there.
+    match number % 3 {
+        0 => block.extend(frames::block(&[(name, value)])),
+        1 => frames::indexed(&mut block, name.as_bytes(), value.as_bytes()),
+        _ => block.push(0x80 | 62),
+    }
+    if number.is_multiple_of(2) {
+        block.splice(..0, OK.iter().copied());
+    } else {
+        frames::frame(out, kind::HEADERS, END_HEADERS, stream, OK);
+    }
+    let (first, last) = block.split_at(block.len() / 2);
+    frames::frame(out, kind::HEADERS, END_STREAM, stream, first);
+    frames::frame(out, kind::CONTINUATION, END_HEADERS, stream, last);
+}
+
+/// Fields for which HTTP libraries end a connection.
+pub(super) const REFUSED: [(&str, &str); 9] = [
+    ("x-line", "a\nb"),
+    ("x-zero", "a\0b"),
+    ("x-delete", "\x7f"),
+    ("X-Upper", "a"),
+    ("", "a"),
+    ("two words", "a"),
+    (":unknown", "a"),
+    (":status", "2x0"),
+    ("connection", "close"),
+];
 
 /// Frames that say nothing, and a response behind them.
 fn control_frames(stream: u32) -> BytesMut {

@@ -26,7 +26,7 @@ const VERSIONS: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 /// Response headers that say when and by whom, which Envoy adds and the gateway on purpose does not.
 const BY_THE_PROXY: [&str; 3] = ["date", "server", "x-envoy-upstream-service-time"];
 
-/// What Envoy alone tells an upstream.
+/// Header that Envoy alone sends to an upstream.
 const ENVOY_ONLY: &str = "X-Envoy-Expected-Rq-Timeout-Ms";
 
 /// A bootstrap in which addresses are put in place of others.
@@ -85,7 +85,7 @@ impl Bootstrap {
     }
 }
 
-/// How the processor gets bodies.
+/// Form in which the processor gets bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bodies {
     Whole,
@@ -278,7 +278,7 @@ fn short(text: &str) -> String {
     text.chars().take(1500).collect()
 }
 
-/// What curl is told: `request` is a path and what to say beside it.
+/// Arguments of curl: `request` is a path and further arguments.
 fn words<'a>(url: &'a str, version: &'a str, request: &[&'a str]) -> Vec<&'a str> {
     let fixed = [version, url, "-H", "host: same.local"];
     fixed

@@ -230,7 +230,7 @@ fn status_of(endpoint: SocketAddr) -> String {
     )
 }
 
-/// What the documentation's ConfigMap says.
+/// Content of the documentation's ConfigMap.
 const PLUGINS: &str = "apiVersion: inference.networking.x-k8s.io/v1alpha1
 kind: EndpointPickerConfig
 plugins:

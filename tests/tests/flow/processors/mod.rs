@@ -1,7 +1,7 @@
 //! Processors that others wrote, unchanged, behind Envoy and behind the gateway: the same bootstrap, the same traffic, the
 //! same result.
 //!
-//! What takes minutes to build runs only with `EXTPROC_CONFORMANCE=live`.
+//! Processors that take minutes to build run only with `EXTPROC_CONFORMANCE=live`.
 
 mod both;
 mod datadog;

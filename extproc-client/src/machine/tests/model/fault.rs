@@ -83,7 +83,6 @@ impl fmt::Debug for Subject {
             // For those who look, not for what comes next.
             seen: _,
             summary: _,
-            metadata: _,
             request,
             response,
             stream,
@@ -149,7 +148,7 @@ impl Subject {
 
     pub(super) fn failed(&mut self, side: Side) {
         match side {
-            Side::Request => self.exchange.request_failed(),
+            Side::Request => self.exchange.request_failed(None),
             Side::Response => self.exchange.response_failed(None, None),
         }
     }

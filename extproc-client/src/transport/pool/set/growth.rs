@@ -20,7 +20,7 @@ use crate::{
     types::stream::Close,
 };
 
-/// How long no further connection is tried after a failure while others serve.
+/// Time after a failed connection in which none is added to those that serve.
 const GROWTH_PAUSE: Duration = Duration::from_secs(1);
 
 impl Set {

@@ -52,7 +52,7 @@ impl Slot {
         }
     }
 
-    /// Where to leave a stream that is to be reset after what is queued.
+    /// Returns the queue for streams that are reset once all that is queued before them has been sent.
     pub(in crate::transport::pool) fn leaving(&self) -> UnboundedSender<Box<Open>> {
         self.connection.leaving.clone()
     }

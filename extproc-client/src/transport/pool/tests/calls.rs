@@ -498,3 +498,48 @@ async fn metadata_that_the_processor_does_not_take() {
     }
     assert!(recv(&mut call(&pool)).await.is_ok());
 }
+
+/// Text of a status that no header field can have ends its call. Others on the connection go on.
+#[tokio::test]
+async fn a_status_with_a_line_feed_ends_one_call() {
+    const HEADERS: u8 = 1;
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut calls = [call(&pool), call(&pool), call(&pool)];
+    let server = tokio::spawn(async move {
+        let mut io = far.recv().await.unwrap();
+        io.read_exact(&mut [0; 24]).await.unwrap();
+        io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut heads = 0;
+        while heads < 3 {
+            let mut head = [0; 9];
+            io.read_exact(&mut head).await.unwrap();
+            let [_, a, b, kind, ..] = head;
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([a, b]))];
+            io.read_exact(&mut payload).await.unwrap();
+            heads += usize::from(kind == HEADERS);
+        }
+        // `:status: 200`, `content-type`, `grpc-status`; the message is added to the dynamic table and taken from there.
+        let head = b"\x88\x5f\x10application/grpc\0\x0bgrpc-status";
+        let blocks = [
+            [&head[..], b"\x017", b"\x40\x0cgrpc-message\x03a\nb"].concat(),
+            [&head[..], b"\x017", &[0x80 | 62]].concat(),
+            [&head[..], b"\x010"].concat(),
+        ];
+        for (stream, block) in [1, 3, 5].into_iter().zip(blocks) {
+            let length = u8::try_from(block.len()).unwrap();
+            let frame = [0, 0, length, HEADERS, 5, 0, 0, 0, stream];
+            io.write_all(&[&frame[..], &block].concat()).await.unwrap();
+        }
+        while io.read(&mut [0; 1024]).await.unwrap() > 0 {}
+    });
+    // A call is opened as it is polled, in whatever order, and the server waits for all of them.
+    let [first, second, third] = &mut calls;
+    let (first, second, third) = tokio::join!(recv(first), recv(second), recv(third));
+    let closes = [first, second, third].map(Result::unwrap_err);
+    let ok = closes.iter().filter(|close| close.is_ok()).count();
+    assert_eq!(ok, 1, "{closes:?}");
+    assert_eq!(pool.connections(), 1);
+    drop((calls, pool));
+    server.await.unwrap();
+}

@@ -289,3 +289,44 @@ async fn streams_that_nobody_polls_keep_no_window() {
     answered.expect("the window is gone").unwrap();
     drop(opened);
 }
+
+/// The end of a stream has no bytes, and so needs no window: nobody may look again to send it later.
+#[tokio::test]
+async fn the_end_waits_for_no_window() {
+    /// With the five bytes in front of the first message and of this one, as much as goes ahead of the window.
+    static FILLS: [u8; 64 * 1024 - 7 - 5] = [7; 64 * 1024 - 7 - 5];
+    let (builder, mut far) = pipes();
+    let pool = builder.build();
+    let mut stream = call(&pool);
+    let opening = tokio::spawn(async move {
+        recv(&mut stream).await.unwrap();
+        stream.send(message(&[], &FILLS));
+        stream.finish();
+        stream
+    });
+    let server = server(&mut far).await;
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let gate = Arc::new(Notify::new());
+    let open = gate.clone();
+    serve(server, move |(mut request, mut respond)| {
+        let (sender, open) = (sender.clone(), open.clone());
+        async move {
+            let mut send = respond.send_response(grpc_head(), false).unwrap();
+            send.send_data(framed(&[], 0), false).unwrap();
+            open.notified().await;
+            let mut bytes = 0;
+            while let Some(Ok(data)) = request.body_mut().data().await {
+                let flow = request.body_mut().flow_control();
+                flow.release_capacity(data.len()).unwrap();
+                bytes += data.len();
+            }
+            sender.send(bytes).unwrap();
+        }
+    });
+    let stream = opening.await.unwrap();
+    // All is sent that the window lets go.
+    gate.notify_one();
+    let bytes = tokio::time::timeout(Duration::from_secs(10), ended.recv());
+    assert_eq!(bytes.await.expect("the end did not come"), Some(64 * 1024));
+    drop(stream);
+}

@@ -7,7 +7,7 @@ use crate::{
     bootstrap::{
         any::unsupported,
         hashing::{ConsistentHashing, Maglev, RingHash},
-        value::{Name, ProtoEnum},
+        value::{Name, ProtoEnum, Whatever},
     },
     document::{Fault, Located, NodeId, Reader},
     snapshot::{
@@ -21,6 +21,8 @@ const LEAST_REQUEST: &str =
 const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random";
 const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
 const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
+const CLIENT_SIDE: &str = "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
 const OVERRIDE_HOST: &str =
     "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost";
 const POLICIES: &[&str] = &[
@@ -30,6 +32,8 @@ const POLICIES: &[&str] = &[
     RING_HASH,
     MAGLEV,
     OVERRIDE_HOST,
+    CLIENT_SIDE,
+    WRR_LOCALITY,
 ];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,10 +114,41 @@ impl Located<MetadataKey> {
     }
 }
 
-/// The policies `round_robin`, `least_request` and `random`, none of whose fields is known here.
+/// The policies `round_robin`, `least_request` and `random`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename = "PlainLbPolicy")]
+struct PlainPolicy {
+    locality_lb_config: LocalityLbConfig,
+}
+
+/// `envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LocalityLbConfig {
+    locality_weighted_lb_config: Option<Whatever>,
+}
+
+/// `envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality`.
 #[derive(Debug, Deserialize)]
-#[serde(rename = "PlainLbPolicy")]
-struct PlainPolicy {}
+struct WrrLocality {
+    endpoint_picking_policy: Located<LoadBalancingPolicy>,
+}
+
+/// A policy for endpoints.
+pub(super) struct Chosen {
+    pub(super) policy: LbPolicy,
+    /// Localities share the load of their priority by their weights.
+    pub(super) by_locality: bool,
+}
+
+impl Chosen {
+    fn plain(policy: LbPolicy) -> Self {
+        Self {
+            policy,
+            by_locality: false,
+        }
+    }
+}
 
 impl Cluster {
     /// The cluster's settings for hashing, whatever its policy.
@@ -140,28 +175,33 @@ impl Cluster {
         kind: DiscoveryType,
         reader: &Reader<'_>,
         node: NodeId,
-    ) -> Result<LbPolicy, Fault> {
+    ) -> Result<Chosen, Fault> {
         let provided = self.lb_policy.0 == Policy::ClusterProvided;
         let original = kind == DiscoveryType::OriginalDst;
         if let Some(policy) = &self.load_balancing_policy {
             return policy.build(reader);
         }
+        let common = self.common_lb_config.as_ref();
+        let plain = |policy| Chosen {
+            policy,
+            by_locality: common.is_some_and(|common| common.locality_weighted_lb_config.is_some()),
+        };
         match self.lb_policy.0 {
-            Policy::ClusterProvided if original => Ok(LbPolicy::RoundRobin),
+            Policy::ClusterProvided if original => Ok(Chosen::plain(LbPolicy::RoundRobin)),
             _ if provided != original => Err(Fault::at(
                 node,
                 "type ORIGINAL_DST and lb_policy CLUSTER_PROVIDED only go together",
             )),
-            Policy::RoundRobin | Policy::ClusterProvided => Ok(LbPolicy::RoundRobin),
-            Policy::LeastRequest => Ok(LbPolicy::LeastRequest),
-            Policy::Random => Ok(LbPolicy::Random),
+            Policy::RoundRobin | Policy::ClusterProvided => Ok(plain(LbPolicy::RoundRobin)),
+            Policy::LeastRequest => Ok(plain(LbPolicy::LeastRequest)),
+            Policy::Random => Ok(plain(LbPolicy::Random)),
             Policy::RingHash => {
                 let common = self.hashing(kind, node)?;
                 let hashing = match &self.ring_hash_lb_config {
                     Some(own) => own.build(node, common)?,
                     None => RingHash::default().build(node, common)?,
                 };
-                Ok(LbPolicy::Hash(hashing))
+                Ok(Chosen::plain(LbPolicy::Hash(hashing)))
             }
             Policy::Maglev => {
                 let common = self.hashing(kind, node)?;
@@ -169,7 +209,7 @@ impl Cluster {
                     Some(own) => own.build(node, common)?,
                     None => Maglev::default().build(node, common)?,
                 };
-                Ok(LbPolicy::Hash(hashing))
+                Ok(Chosen::plain(LbPolicy::Hash(hashing)))
             }
             Policy::Config => Err(Fault::at(node, "missing field \"load_balancing_policy\"")),
         }
@@ -178,37 +218,71 @@ impl Cluster {
 
 impl Located<LoadBalancingPolicy> {
     /// The first policy that is known here, as Envoy chooses.
-    fn build(&self, reader: &Reader<'_>) -> Result<LbPolicy, Fault> {
+    fn build(&self, reader: &Reader<'_>) -> Result<Chosen, Fault> {
         let mut unknown = None;
         for entry in &self.value.policies {
             let node = entry.typed_extension_config.typed_config.node;
             let policy = match reader.type_of(node)? {
                 OVERRIDE_HOST => return reader.read_typed::<OverrideHost>(node)?.build(reader),
+                WRR_LOCALITY => {
+                    let own: WrrLocality = reader.read_typed(node)?;
+                    return own.build(reader);
+                }
+                CLIENT_SIDE => {
+                    let _: Whatever = reader.read_typed(node)?;
+                    reader.note(
+                        node,
+                        "endpoints are not asked for their load, each weighs what the configuration says",
+                    );
+                    return Ok(Chosen::plain(LbPolicy::RoundRobin));
+                }
                 ROUND_ROBIN => LbPolicy::RoundRobin,
                 LEAST_REQUEST => LbPolicy::LeastRequest,
                 RANDOM => LbPolicy::Random,
                 RING_HASH => {
                     let policy: RingHash = reader.read_typed(node)?;
-                    return Ok(LbPolicy::Hash(policy.build(node, None)?));
+                    return Ok(Chosen::plain(LbPolicy::Hash(policy.build(node, None)?)));
                 }
                 MAGLEV => {
                     let policy: Maglev = reader.read_typed(node)?;
-                    return Ok(LbPolicy::Hash(policy.build(node, None)?));
+                    return Ok(Chosen::plain(LbPolicy::Hash(policy.build(node, None)?)));
                 }
                 other => {
                     unknown.get_or_insert_with(|| unsupported(node, other, POLICIES));
                     continue;
                 }
             };
-            let PlainPolicy {} = reader.read_typed(node)?;
-            return Ok(policy);
+            let own: PlainPolicy = reader.read_typed(node)?;
+            let locality = own.locality_lb_config;
+            return Ok(Chosen {
+                policy,
+                by_locality: locality.locality_weighted_lb_config.is_some(),
+            });
         }
         Err(unknown.unwrap_or_else(|| Fault::at(self.node, "policies may not be empty")))
     }
 }
 
+impl WrrLocality {
+    /// As in Envoy 1.40, one policy alone may choose the endpoint.
+    fn build(&self, reader: &Reader<'_>) -> Result<Chosen, Fault> {
+        let inner = &self.endpoint_picking_policy;
+        for entry in &inner.value.policies {
+            let node = entry.typed_extension_config.typed_config.node;
+            let found = reader.type_of(node)?;
+            if found != CLIENT_SIDE {
+                return Err(unsupported(node, found, &[CLIENT_SIDE]));
+            }
+        }
+        Ok(Chosen {
+            by_locality: true,
+            ..inner.build(reader)?
+        })
+    }
+}
+
 impl OverrideHost {
-    fn build(&self, reader: &Reader<'_>) -> Result<LbPolicy, Fault> {
+    fn build(&self, reader: &Reader<'_>) -> Result<Chosen, Fault> {
         let sources = self.override_host_sources.value.iter().map(|source| {
             match (&source.value.header, &source.value.metadata) {
                 (Some(name), None) => Ok(HostSource::Header(name.0.clone())),
@@ -226,20 +300,27 @@ impl OverrideHost {
                 "may not be empty",
             ));
         }
-        let fallback = self.fallback_policy.build(reader)?;
+        let Chosen {
+            policy: fallback,
+            by_locality,
+        } = self.fallback_policy.build(reader)?;
         if matches!(fallback, LbPolicy::OverrideHost(_)) {
             return Err(Fault::at(
                 self.fallback_policy.node,
                 "has to be another policy",
             ));
         }
-        Ok(LbPolicy::OverrideHost(OverrideHostModel {
+        let policy = LbPolicy::OverrideHost(OverrideHostModel {
             sources,
             selected: match &self.selected_host_key {
                 Some(key) => Some(key.build()?),
                 None => None,
             },
             fallback: Box::new(fallback),
-        }))
+        });
+        Ok(Chosen {
+            policy,
+            by_locality,
+        })
     }
 }

@@ -121,6 +121,7 @@ impl Cluster {
     pub(super) fn discovery(
         &self,
         kind: DiscoveryType,
+        by_locality: bool,
         reader: &Reader<'_>,
         node: NodeId,
     ) -> Result<Discovery, Fault> {
@@ -153,6 +154,7 @@ impl Cluster {
             Some(assignment) => assignment.value.build(
                 reader,
                 kind != DiscoveryType::Static,
+                by_locality,
                 &self.transport_socket_matches,
             )?,
             None => Vec::new(),

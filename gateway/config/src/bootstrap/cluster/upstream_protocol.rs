@@ -71,7 +71,7 @@ struct AutoHttpConfig {
     http2_protocol_options: Http2ProtocolOptions,
 }
 
-/// What a cluster speaks, however it was said.
+/// Protocol of a cluster, from whichever field it was set in.
 #[derive(Debug, Default)]
 pub(super) struct Spoken {
     pub(super) protocol: UpstreamProtocol,

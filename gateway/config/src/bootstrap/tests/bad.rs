@@ -34,7 +34,7 @@ const MANAGER: &str = "static_resources.listeners[0].filter_chains[0].filters[0]
 const HOST: &str = "route_config.virtual_hosts[0]";
 const ROUTE: &str = "route_config.virtual_hosts[0].routes[0]";
 
-/// What [`BASE`] says once something in it is replaced: the error without the file's name.
+/// Returns the error of [`BASE`] with one part replaced, without the file's name.
 pub(super) fn error(from: &str, to: &str) -> String {
     assert_eq!(BASE.matches(from).count(), 1, "{from:?} once in the file");
     let text = BASE.replace(from, to);
@@ -478,4 +478,45 @@ fn all_filters_and_routes_that_are_refused_are_told_at_once() {
     assert!(all.contains("missing field \"route_config\""), "{all}");
     assert!(all.contains("http_filters[1]"), "{all}");
     assert_eq!(all.lines().count(), 4, "{all}");
+}
+
+#[test]
+fn the_inspector() {
+    for (inspect, expected) in [
+        (
+            "{max_body_bytes: 1048577}",
+            "max_body_bytes: has to be from 0 to 1048576",
+        ),
+        (
+            "{max_exchanges: 0}",
+            "max_exchanges: has to be from 1 to 100000",
+        ),
+        (
+            "{max_bytes: 1}",
+            "max_bytes: has to be from 1048576 to 1073741824",
+        ),
+        ("{sample: 0}", "sample: has to be 1 or more"),
+        (
+            "{redact: [\"*\"]}",
+            "redact[0]: expected a name, such as x-tenant or *-key",
+        ),
+        (
+            "{replay: [\"http://a:1\"]}",
+            "replay[0]: expected HOST:PORT",
+        ),
+        ("{replay: [\"a:0\"]}", "replay[0]: expected HOST:PORT"),
+        ("{replay: [\"::1:80\"]}", "replay[0]: expected HOST:PORT"),
+        (
+            "{address: {pipe: {path: /a}}}",
+            "address: only socket_address is supported for a listener",
+        ),
+        ("{bodies: 1}", "unknown field \"bodies\""),
+    ] {
+        let admin = format!("admin: {{inspect: {inspect}}}\nstatic_resources:\n  listeners:");
+        let error = error("static_resources:\n  listeners:", &admin);
+        assert!(
+            error.contains("admin.inspect") && error.contains(expected),
+            "{inspect}: {error}"
+        );
+    }
 }

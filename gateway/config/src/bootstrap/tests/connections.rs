@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::bad::BASE;
 use crate::{
     parse_envoy,
-    snapshot::{Cluster, Http2Options, Interval, Keepalive, TcpKeepalive},
+    snapshot::{
+        Cluster, Discovery, Endpoint, EndpointAddress, Floods, Http2Options, Interval, Keepalive,
+        TcpKeepalive,
+    },
 };
 
 const MIB: u32 = 1024 * 1024;
@@ -109,6 +112,24 @@ fn keepalive() {
 }
 
 #[test]
+fn frames_that_say_little() {
+    let floods = |options: &str| downstream(options).floods;
+    assert_eq!(floods("{}"), Floods::ENVOY);
+    let given = "{max_inbound_priority_frames_per_stream: 0, \
+                 max_inbound_window_update_frames_per_data_frame_sent: 7}";
+    let expected = Floods {
+        priority: 0,
+        window_updates: 7,
+    };
+    assert_eq!(floods(given), expected);
+    let error = cluster(
+        "    http2_protocol_options: {max_inbound_window_update_frames_per_data_frame_sent: 0}\n",
+    );
+    let error = error.unwrap_err();
+    assert!(error.contains("has to be 1 or more"), "{error}");
+}
+
+#[test]
 fn tcp_keepalive() {
     let second = Duration::from_secs(1);
     for (options, expected) in [
@@ -126,4 +147,51 @@ fn tcp_keepalive() {
         let fields = format!("    upstream_connection_options: {options}\n");
         assert_eq!(cluster(&fields).unwrap().tcp_keepalive, expected);
     }
+}
+
+/// Weights of all endpoints of a cluster whose localities are these.
+fn weights(localities: &str, policy: &str) -> Vec<(u16, u32)> {
+    let text = BASE.replace(
+        "      cluster_name: upstream\n",
+        &format!("      cluster_name: upstream\n      endpoints: [{localities}]\n{policy}"),
+    );
+    let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+    let Discovery::Static(endpoints) = &snapshot.clusters["upstream"].discovery else {
+        panic!("static endpoints");
+    };
+    let one = |endpoint: &Endpoint| match &endpoint.address {
+        EndpointAddress::Socket(address) => (address.port(), endpoint.weight),
+        other => panic!("{other:?}"),
+    };
+    endpoints.iter().map(one).collect()
+}
+
+#[test]
+fn localities_share_by_their_weights() {
+    const WEIGHTED: &str = "    common_lb_config: {locality_weighted_lb_config: {}}\n";
+    const WRR: &str = "    load_balancing_policy: {policies: [{typed_extension_config: {name: w, typed_config: {\"@type\": a/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality, endpoint_picking_policy: {policies: [{typed_extension_config: {name: r, typed_config: {\"@type\": a/envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin}}}]}}}}]}\n";
+    let endpoint = |port: u16, weight: u32| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}, load_balancing_weight: {weight}}}"
+        )
+    };
+    let (one, two) = (endpoint(1, 1), endpoint(2, 3));
+    let other = endpoint(3, 1);
+    let shares = format!(
+        "{{load_balancing_weight: 2, lb_endpoints: [{one}, {two}]}}, {{load_balancing_weight: 6, lb_endpoints: [{other}]}}"
+    );
+    for policy in [WEIGHTED, WRR] {
+        assert_eq!(
+            weights(&shares, policy),
+            [(1, 500), (2, 1500), (3, 6000)],
+            "{policy}"
+        );
+    }
+    assert_eq!(weights(&shares, ""), [(1, 1), (2, 3), (3, 1)]);
+    let without = format!(
+        "{{lb_endpoints: [{one}, {two}]}}, {{load_balancing_weight: 6, lb_endpoints: [{other}]}}"
+    );
+    assert_eq!(weights(&without, WEIGHTED), [(3, 6000)]);
+    let none = format!("{{lb_endpoints: [{one}, {two}]}}, {{lb_endpoints: [{other}]}}");
+    assert_eq!(weights(&none, WEIGHTED), [(1, 1), (2, 3), (3, 1)]);
 }

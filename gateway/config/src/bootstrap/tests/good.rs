@@ -284,7 +284,7 @@ fn route_actions() {
     assert_eq!(substitution.apply("/r/12").as_deref(), Some("/s/12"));
     assert!(matches!(
         &routes[4].action,
-        RouteAction::Direct { status, body } if *status == StatusCode::IM_A_TEAPOT && body == "teapot"
+        RouteAction::Direct { status, body, format: None } if *status == StatusCode::IM_A_TEAPOT && body == "teapot"
     ));
     assert_eq!(
         forward(&routes[5])

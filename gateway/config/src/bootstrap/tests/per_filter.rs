@@ -1,4 +1,4 @@
-//! What routes say of filters for which a tree decides.
+//! Settings of routes for filters for which a match tree decides.
 
 use extproc_client::config::{GrpcTarget, Service};
 

@@ -1,4 +1,4 @@
-//! What routes and filter chains of a bootstrap become.
+//! Routes and filter chains of a bootstrap, and the snapshot that comes of them.
 
 use std::time::Duration;
 

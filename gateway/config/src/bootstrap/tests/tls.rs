@@ -1,11 +1,11 @@
 //! TLS settings: what cannot be used is refused with its place, before anything is served.
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 use super::bad::BASE;
 use crate::{
     parse_envoy,
-    snapshot::{Cluster, Snapshot, SubjectAltName, UpstreamProtocol},
+    snapshot::{Cluster, Discovery, Snapshot, SubjectAltName, UpstreamProtocol},
 };
 
 const CLUSTER: &str = "static_resources.clusters[0].transport_socket.typed_config";
@@ -163,6 +163,80 @@ fn names_that_certificates_may_bear() {
     assert!(tls.subject_alt_names.is_empty() && tls.trusted_ca.is_some());
 }
 
+#[test]
+fn names_of_some_form() {
+    let bears = |matcher: &str, kind: &str, certificate: &str| {
+        let fields = trusted(&format!(
+            "match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {{{matcher}}}}}]"
+        ));
+        let snapshot = upstream(&format!("sni: a, {fields}"), "").unwrap();
+        let names = &cluster(&snapshot).tls.as_ref().unwrap().subject_alt_names;
+        let path = format!("{}/../tests/tls/{certificate}", env!("CARGO_MANIFEST_DIR"));
+        let shown = CertificateDer::from_pem_file(path).unwrap();
+        assert_eq!(names.len(), 1);
+        names[0].is_borne_by(&shown)
+    };
+    for (matcher, kind, certificate, expected) in [
+        ("prefix: 'spiffe://a.example/'", "URI", "spiffe.pem", true),
+        ("prefix: 'spiffe://b.example/'", "URI", "spiffe.pem", false),
+        ("suffix: /processor", "URI", "spiffe.pem", true),
+        ("contains: example", "URI", "spiffe.pem", true),
+        ("contains: example", "DNS", "spiffe.pem", false),
+        (
+            "safe_regex: {regex: 'spiffe://[a-z.]+/.*'}",
+            "URI",
+            "spiffe.pem",
+            true,
+        ),
+        // The whole of it has to match.
+        ("safe_regex: {regex: 'spiffe:'}", "URI", "spiffe.pem", false),
+        (
+            "exact: 'SPIFFE://a.example/processor', ignore_case: true",
+            "URI",
+            "spiffe.pem",
+            true,
+        ),
+        (
+            "exact: 'SPIFFE://a.example/processor'",
+            "URI",
+            "spiffe.pem",
+            false,
+        ),
+        ("suffix: .example", "DNS", "a.pem", true),
+        ("suffix: .example", "URI", "a.pem", false),
+        ("prefix: b", "DNS", "a.pem", false),
+    ] {
+        assert_eq!(
+            bears(matcher, kind, certificate),
+            expected,
+            "{kind} {matcher}"
+        );
+    }
+    for (matcher, kind, expected) in [
+        (
+            "prefix: '10.'",
+            "IP_ADDRESS",
+            "only exact IP addresses are supported",
+        ),
+        (
+            "prefix: a, suffix: b",
+            "URI",
+            "one and only one form has to be set",
+        ),
+        (
+            "ignore_case: true",
+            "URI",
+            "one and only one form has to be set",
+        ),
+    ] {
+        let fields = trusted(&format!(
+            "match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {{{matcher}}}}}]"
+        ));
+        let error = upstream(&format!("sni: a, {fields}"), "").unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 /// A message whose presence counts: nothing is trusted just because it is empty.
 #[test]
 fn roots_of_the_system() {
@@ -290,4 +364,119 @@ fn a_protocol_is_agreed_on_where_there_is_tls() {
     ] {
         assert!(error.contains("auto_config needs TLS"), "{error}");
     }
+}
+
+/// A socket that cannot be read is none that could be guessed: a bare connection least of all.
+#[test]
+fn a_socket_without_a_type_is_refused() {
+    const TYPED: &str = "missing field \"typed_config\"";
+    for (fields, place, expected) in [
+        (
+            "transport_socket: {name: envoy.transport_sockets.tls}",
+            "transport_socket",
+            TYPED,
+        ),
+        (
+            "transport_socket: {name: envoy.transport_sockets.raw_buffer}",
+            "transport_socket",
+            TYPED,
+        ),
+        (
+            "transport_socket_matches: [{name: a, match: {}, transport_socket: {name: envoy.transport_sockets.tls}}]",
+            "transport_socket_matches[0].transport_socket",
+            TYPED,
+        ),
+        (
+            "transport_socket_matches: [{name: a, match: {}}]",
+            "transport_socket_matches[0]",
+            "missing field \"transport_socket\"",
+        ),
+    ] {
+        let text = BASE.replace(
+            "    type: STATIC\n",
+            &format!("    type: STATIC\n    {fields}\n"),
+        );
+        let error = parse_envoy("envoy.yaml", &text).unwrap_err().to_string();
+        let expected = format!(": static_resources.clusters[0].{place}: {expected}");
+        assert!(error.contains(&expected), "{error}\n  expected {expected}");
+    }
+    for (from, to, place) in [
+        (
+            "    - filters:",
+            "    - transport_socket: {name: envoy.transport_sockets.tls}\n      filters:",
+            "filter_chains[0].transport_socket",
+        ),
+        (
+            "    filter_chains:",
+            "    listener_filters: [{name: envoy.filters.listener.proxy_protocol}]\n    filter_chains:",
+            "listener_filters[0]",
+        ),
+    ] {
+        let error = parse_envoy("envoy.yaml", &BASE.replace(from, to)).unwrap_err();
+        let (error, expected) = (error.to_string(), format!(".{place}: {TYPED}"));
+        assert!(error.contains(&expected), "{error}\n  expected {expected}");
+    }
+}
+
+/// Sockets of a cluster: with TLS for `tls: yes`, bare for `tls: no`, and with these more.
+fn matches(more: &str) -> String {
+    format!(
+        "    transport_socket_matches: [\
+         {{name: a, match: {{tls: 'yes'}}, transport_socket: {{name: t, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a}}}}}}, \
+         {{name: b, match: {{tls: 'no'}}, transport_socket: {{name: t, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}}}}{more}]\n"
+    )
+}
+
+const EMPTY: &str = ", {name: c, match: {}, transport_socket: {name: t, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: c}}}";
+
+#[test]
+fn metadata_of_an_endpoint_choose_its_socket_before_those_of_its_locality() {
+    for (own, locality, more, expected) in [
+        ("{tls: 'no'}", "{tls: 'yes'}", "", Some(1)),
+        ("{tls: 'yes'}", "{tls: 'no'}", "", Some(0)),
+        ("{other: 1}", "{tls: 'no'}", "", Some(1)),
+        ("{}", "{tls: 'yes'}", "", Some(0)),
+        ("{}", "{}", "", None),
+        // It fits every endpoint, so that none of their localities is looked at.
+        ("{}", "{tls: 'no'}", EMPTY, Some(2)),
+        ("{tls: 'no'}", "{tls: 'yes'}", EMPTY, Some(1)),
+    ] {
+        let metadata = |of: &str| {
+            format!("metadata: {{filter_metadata: {{envoy.transport_socket_match: {of}}}}}")
+        };
+        let endpoints = format!(
+            "      cluster_name: upstream\n      endpoints: [{{{}, lb_endpoints: [{{{}, endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}}}}}]}}]\n",
+            metadata(locality),
+            metadata(own)
+        );
+        let text = BASE
+            .replace("      cluster_name: upstream\n", &endpoints)
+            .replace(
+                "    type: STATIC\n",
+                &format!("    type: STATIC\n{}", matches(more)),
+            );
+        let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+        let Discovery::Static(endpoints) = &cluster(&snapshot).discovery else {
+            panic!("{:?}", cluster(&snapshot).discovery);
+        };
+        assert_eq!(endpoints[0].socket, expected, "{own} in {locality}{more}");
+    }
+}
+
+#[test]
+fn endpoints_without_metadata_have_the_socket_that_asks_for_none() {
+    let build = |more: &str| {
+        let text = BASE.replace(
+            "    type: STATIC\n    load_assignment:\n      cluster_name: upstream\n",
+            &format!(
+                "    type: ORIGINAL_DST\n    lb_policy: CLUSTER_PROVIDED\n{}",
+                matches(more)
+            ),
+        );
+        let snapshot = parse_envoy("envoy.yaml", &text).unwrap();
+        cluster(&snapshot).tls.clone()
+    };
+    assert!(build("").is_none());
+    let sni = build(EMPTY).and_then(|tls| tls.sni);
+    assert_eq!(sni, Some(ServerName::try_from("c").unwrap()));
 }

@@ -23,8 +23,7 @@ use super::super::{
 };
 use crate::snapshot::Case;
 
-/// How long a reply may take. The API has no such setting; a processor that takes longer does not
-/// answer any more.
+/// Longest time for a reply. The API has no such setting; a processor that takes longer does not answer any more.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A processor that nobody is, since clusters are named otherwise: exchanges fail as its failure mode says.

@@ -11,7 +11,7 @@ use crate::{
 /// Seconds that the answer to a preflight may be kept, if nothing else is said.
 const MAX_AGE: u32 = 5;
 
-/// What the filter says. An error names its field.
+/// Compiles the filter. An error names its field.
 pub(super) fn compile(spec: &Spec, allowance: &mut Allowance<'_>) -> Result<Cors, String> {
     let allow_origins = spec
         .allow_origins

@@ -162,8 +162,8 @@ fn changes(modifier: &HeaderModifier, into: &mut Vec<HeaderChange>) -> Result<()
     Ok(())
 }
 
-/// What stands in place of a matched prefix, as text that goes before the rest of the path: the rest
-/// begins with a slash or is empty. `Err` is a whole path.
+/// Returns the text in place of a matched prefix, which goes before the rest of the path: the rest begins with a slash or is
+/// empty. `Err` is a whole path.
 fn replacement(path: &PathModifier, matched: &Match) -> Result<String, String> {
     let full = || path.replace_full_path.clone().unwrap_or_default();
     match path.kind {

@@ -150,6 +150,8 @@ impl Match {
                     value: ValueMatch::String(matcher.clone()),
                 })
                 .collect(),
+            cookies: Vec::new(),
+            metadata: Vec::new(),
             case_sensitive: true,
         }
     }

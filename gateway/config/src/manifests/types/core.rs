@@ -82,7 +82,7 @@ pub struct Endpoint {
     /// Its addresses, interchangeable.
     #[serde(deserialize_with = "or_default")]
     pub addresses: Vec<String>,
-    /// Whether it can be used.
+    /// State of the endpoint: ready, serving, terminating.
     #[serde(deserialize_with = "or_default")]
     pub conditions: EndpointConditions,
 }

@@ -67,8 +67,7 @@ impl Metadata {
         Key::new(self.namespace.as_str(), self.name.as_str())
     }
 
-    /// What decides between equals in all of Gateway API: the oldest wins, then the first by
-    /// `namespace/name`.
+    /// Orders objects that conflict, as everywhere in Gateway API: the oldest wins, then the first by `namespace/name`.
     pub fn seniority(&self) -> (bool, &str, &str, &str) {
         (
             self.creation_timestamp.is_empty(),

@@ -312,7 +312,7 @@ pub enum BodySendMode {
     FullDuplexStreamed,
 }
 
-/// Whether headers or trailers are sent.
+/// Choice to send headers or trailers, or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum HeaderSendMode {

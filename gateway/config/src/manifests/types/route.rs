@@ -301,9 +301,9 @@ pub struct RequestMirror {
 /// `Fraction`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Fraction {
-    /// So many.
+    /// Number of requests out of `denominator`.
     pub numerator: u32,
-    /// Of so many.
+    /// Whole that `numerator` is a part of; default 100.
     #[serde(default = "hundred")]
     pub denominator: u32,
 }
@@ -369,7 +369,7 @@ pub struct Cors {
     /// Origins; `*` alone, or as the first label of a host.
     #[serde(deserialize_with = "or_default")]
     pub allow_origins: Vec<String>,
-    /// Whether credentials may be sent.
+    /// Allows credentials (`Access-Control-Allow-Credentials`).
     pub allow_credentials: Option<bool>,
     /// Methods; `*` for any.
     #[serde(deserialize_with = "or_default")]

@@ -254,13 +254,20 @@ fn clusters(admin: &Admin, query: &Query) -> Answer {
 
 fn server_info(admin: &Admin) -> Value {
     let uptime = format!("{}s", admin.start.elapsed().as_secs());
-    json!({
+    let mut info = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": if *admin.draining.borrow() { "DRAINING" } else { "LIVE" },
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
+        "hot_restart_version": "disabled",
         "command_line_options": { "concurrency": admin.concurrency },
-    })
+    });
+    let served = admin.served.load();
+    let node = served.as_ref().map(|served| served.node());
+    if let Some(node) = node.filter(|node| node.is_object()) {
+        info["node"] = node.clone();
+    }
+    info
 }
 
 /// The allocator tells nothing, so that there is what the system says alone.

@@ -6,9 +6,11 @@ use std::{
     fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use extproc_client::config::StringMatcher;
 use serde_json::{Value, json};
 
@@ -24,6 +26,8 @@ pub(crate) struct Served {
     /// The answer of `/config_dump`.
     config_dump: Bytes,
     certificates: Certificates,
+    /// The node of a bootstrap; null without one.
+    node: Value,
     /// Paths that are answered; all if empty.
     paths: Vec<StringMatcher>,
     listeners: Vec<(String, SocketAddr)>,
@@ -46,6 +50,7 @@ impl Served {
         Self {
             config_dump: config_dump(&snapshot.source),
             certificates: Certificates::of(snapshot),
+            node: field(&snapshot.source, "node").clone(),
             paths: snapshot.admin_paths.clone(),
             listeners,
             workers,
@@ -63,6 +68,10 @@ impl Served {
 
     pub(super) fn certificates(&self) -> Value {
         self.certificates.json()
+    }
+
+    pub(super) fn node(&self) -> &Value {
+        &self.node
     }
 
     pub(super) fn listeners(&self) -> String {
@@ -179,12 +188,82 @@ impl Served {
     }
 }
 
+/// The configuration in the parts that Envoy shows it in, as it was written; null, without other parts, if it is no bootstrap.
 fn config_dump(source: &Value) -> Bytes {
-    let bootstrap = json!({ "configs": [{
-        "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
-        "bootstrap": source,
-    }] });
-    format!("{bootstrap:#}\n").into()
+    const ADMIN: &str = "type.googleapis.com/envoy.admin.v3.";
+    let now = DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let dump = |kind: &str, parts: Value| {
+        let mut dump = json!({ "@type": format!("{ADMIN}{kind}") });
+        if let (Some(dump), Value::Object(parts)) = (dump.as_object_mut(), parts) {
+            dump.extend(parts);
+        }
+        dump
+    };
+    // A member for each resource, with the type that Envoy gives it in an `Any`.
+    let all = |member: &str, kind: &str, resources: Vec<&Value>| -> Value {
+        let each = resources.into_iter().map(|resource| {
+            let mut any = json!({ "@type": format!("type.googleapis.com/envoy.config.{kind}") });
+            if let (Some(any), Some(fields)) = (any.as_object_mut(), resource.as_object()) {
+                any.extend(fields.clone());
+            }
+            json!({ member: any, "last_updated": now })
+        });
+        each.collect()
+    };
+    let mut configs = vec![dump(
+        "BootstrapConfigDump",
+        json!({ "bootstrap": source, "last_updated": now }),
+    )];
+    if !source.is_null() {
+        let resources = field(source, "static_resources");
+        let mut clusters = items(field(resources, "clusters"));
+        clusters.sort_by_key(|cluster| field(cluster, "name").as_str());
+        let listeners = items(field(resources, "listeners"));
+        let mut routes = Vec::new();
+        for listener in &listeners {
+            let chains = items(field(listener, "filter_chains")).into_iter();
+            let default = Some(field(listener, "default_filter_chain"));
+            for chain in chains.chain(default) {
+                let filters = items(field(chain, "filters")).into_iter();
+                let tables =
+                    filters.map(|filter| field(field(filter, "typed_config"), "route_config"));
+                routes.extend(tables.filter(|table| table.is_object()));
+            }
+        }
+        let clusters = all("cluster", "cluster.v3.Cluster", clusters);
+        let listeners = all("listener", "listener.v3.Listener", listeners);
+        let routes = all("route_config", "route.v3.RouteConfiguration", routes);
+        configs.push(dump(
+            "ClustersConfigDump",
+            json!({ "static_clusters": clusters }),
+        ));
+        configs.push(dump(
+            "ListenersConfigDump",
+            json!({ "static_listeners": listeners }),
+        ));
+        configs.push(dump(
+            "RoutesConfigDump",
+            json!({ "static_route_configs": routes }),
+        ));
+    }
+    format!("{:#}\n", json!({ "configs": configs })).into()
+}
+
+/// A field of a message, by its name in the proto or in lower camel case; null if it is not there.
+fn field<'a>(message: &'a Value, name: &str) -> &'a Value {
+    let mut words = name.split('_');
+    let mut camel = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let (first, rest) = word.split_at(word.len().min(1));
+        camel.push_str(&first.to_ascii_uppercase());
+        camel.push_str(rest);
+    }
+    let found = message.get(name).or_else(|| message.get(&camel));
+    found.unwrap_or(&Value::Null)
+}
+
+fn items(list: &Value) -> Vec<&Value> {
+    list.as_array().into_iter().flatten().collect()
 }
 
 fn socket_address(address: SocketAddr) -> Value {

@@ -42,7 +42,7 @@ pub(crate) struct Serving {
     health: HealthByCluster,
     buckets: Buckets,
     overload: Arc<Overload>,
-    /// Whether the gateway goes down, for the admin server to tell.
+    /// Becomes `true` when the gateway goes down; the admin server tells it.
     going_down: watch::Sender<bool>,
     workers: Vec<Worker>,
     listeners: Vec<Bound>,
@@ -73,8 +73,8 @@ struct Bound {
     chains: Vec<BoundChain>,
 }
 
-/// What a listener is known by from one snapshot to the next: its address, whether that stands for IPv4 as well, and its name
-/// where the system chooses the port.
+/// Identity of a listener from one snapshot to the next: its address, whether that stands for IPv4 as well, and its name where
+/// the system chooses the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key(SocketAddr, bool, Option<String>);
 

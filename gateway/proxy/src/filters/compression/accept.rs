@@ -7,18 +7,24 @@ use http::HeaderMap;
 use super::is_of_type;
 use crate::config::snapshot::Compressor;
 
-/// Tells whether `own` is the compressor of a response, by the client's `accept-encoding`. `beside` has all of the chain.
+/// Tells whether `own` is the compressor of a response, by the client's `accept-encoding`. `beside` has all of the chain, in
+/// which `own` stands in the place of `base`.
 pub(super) fn allows(
     accepted: &str,
-    own: &Compressor,
+    own: &Arc<Compressor>,
+    base: &Arc<Compressor>,
     beside: &[Arc<Compressor>],
     headers: &HeaderMap,
 ) -> bool {
     let of_type = |compressor: &&Arc<Compressor>| {
-        let settings = compressor.responses.as_ref();
+        let settings = compressor.for_responses();
         settings.is_some_and(|settings| is_of_type(settings, headers))
     };
-    let offered = beside.iter().filter(of_type);
+    let here = |compressor| match Arc::ptr_eq(compressor, base) {
+        true => own,
+        false => compressor,
+    };
+    let offered = beside.iter().map(here).filter(of_type);
     let offered: Vec<&str> = offered.map(|compressor| compressor.coding.name()).collect();
     choose(accepted, offered, own.choose_first) == Some(own.coding.name())
 }

@@ -128,6 +128,8 @@ pub(super) struct Decompressed {
     trailers: Option<HeaderMap>,
     /// Names of the trailers that tell the lengths, until they have.
     told: Option<(HeaderName, HeaderName)>,
+    /// Makes the error of a body that cannot be decompressed.
+    fault: fn(BoxError) -> BoxError,
     held: Held,
 }
 
@@ -137,6 +139,7 @@ impl Decompressed {
         coding: Decoding,
         max_ratio: u32,
         told: Option<(HeaderName, HeaderName)>,
+        fault: fn(BoxError) -> BoxError,
         mut held: Held,
     ) -> Self {
         let decoder = Decoder::new(coding);
@@ -152,6 +155,7 @@ impl Decompressed {
             ended: false,
             trailers: None,
             told,
+            fault,
             held,
         }
     }
@@ -229,7 +233,7 @@ impl http_body::Body for Decompressed {
                 this.take(frame);
             }
             ready!(poll_proceed(cx)).made_progress();
-            let data = this.step()?;
+            let data = this.step().map_err(this.fault)?;
             if !data.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }

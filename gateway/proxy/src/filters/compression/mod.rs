@@ -8,44 +8,57 @@ mod tests;
 
 use std::sync::Arc;
 
-use extproc_client::{config::Effort, host::Held};
+use extproc_client::{
+    config::Effort,
+    host::{Held, RefusedRequest},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 
 use self::bodies::{Compressed, Decompressed};
-use super::passing::Changes;
+use super::{passing::Changes, switched::said};
 use crate::{
-    config::snapshot::{Compressible, Compressor, Decompressible, Decompressor, Etag},
+    config::snapshot::{
+        Compressible, Compressor, Decompressible, Decompressor, Etag, FilterKind, OnRoute,
+    },
     exchange::{Exchange, host::is_answered},
-    http::{body::Body, length},
+    http::{
+        body::{Body, BoxError},
+        length,
+    },
 };
 
 /// The compressor; `beside` are all of the chain, itself among them.
 pub(super) struct CompressorFilter {
+    /// Its name, if routes speak of it.
+    pub(super) name: Option<String>,
     pub(super) config: Arc<Compressor>,
     pub(super) beside: Arc<[Arc<Compressor>]>,
 }
 
 impl Changes for CompressorFilter {
-    /// The codings that the client takes.
-    type Seen = String;
+    /// The codings that the client takes, and the configuration that holds on the route.
+    type Seen = (String, Arc<Compressor>);
 
     fn request(
         &self,
         parts: &mut Parts,
         body: &mut Body,
         exchange: &Arc<Exchange>,
-    ) -> Option<String> {
+    ) -> Option<Self::Seen> {
         if exchange.upgrade {
             return None;
         }
-        let config = &self.config;
-        let accepted = config.responses.as_ref().map(|_| {
+        let config = match said(parts, self.name.as_deref()) {
+            Some(OnRoute::As(FilterKind::Compressor(own))) => own,
+            _ => self.config.clone(),
+        };
+        let accepted = config.is_on.then(|| {
             let accepted = list(&parts.headers, &header::ACCEPT_ENCODING);
             accepted.unwrap_or_default()
         });
         if is_answered(parts) {
-            return accepted;
+            return accepted.map(|accepted| (accepted, config));
         }
         if accepted.is_some() && config.remove_accept_encoding {
             parts.headers.remove(header::ACCEPT_ENCODING);
@@ -56,26 +69,33 @@ impl Changes for CompressorFilter {
             && is_of_type(settings, &parts.headers)
             && !parts.headers.contains_key(header::CONTENT_ENCODING)
         {
-            compress(config, &mut parts.headers, body, exchange);
+            compress(&config, &mut parts.headers, body, exchange);
         }
         exchange.note_head(parts);
-        accepted
+        accepted.map(|accepted| (accepted, config))
     }
 
-    fn response(&self, accepted: String, response: &mut Response<Body>, exchange: &Arc<Exchange>) {
-        let config = &self.config;
-        let Some(settings) = &config.responses else {
-            return;
-        };
-        if !may_be_compressed(config, settings, response) {
+    fn response(
+        &self,
+        (accepted, config): Self::Seen,
+        response: &mut Response<Body>,
+        exchange: &Arc<Exchange>,
+    ) {
+        if !may_be_compressed(&config, &config.responses, response) {
             return;
         }
         if !response.body().is_end_stream()
-            && accept::allows(&accepted, config, &self.beside, response.headers())
+            && accept::allows(
+                &accepted,
+                &config,
+                &self.config,
+                &self.beside,
+                response.headers(),
+            )
         {
             let mut body = std::mem::take(response.body_mut());
             change_etag(config.etag, response.headers_mut());
-            compress(config, response.headers_mut(), &mut body, exchange);
+            compress(&config, response.headers_mut(), &mut body, exchange);
             *response.body_mut() = body;
         }
         // Also where this client takes no coding, another one may.
@@ -111,7 +131,14 @@ impl DecompressorFilter {
         may && first.eq_ignore_ascii_case(self.config.coding.name())
     }
 
-    fn decompress(&self, headers: &mut HeaderMap, body: &mut Body, exchange: &Arc<Exchange>) {
+    /// A body for which that fails has the error that `fault` makes.
+    fn decompress(
+        &self,
+        headers: &mut HeaderMap,
+        body: &mut Body,
+        exchange: &Arc<Exchange>,
+        fault: fn(BoxError) -> BoxError,
+    ) {
         headers.remove(header::CONTENT_LENGTH);
         let codings = list(headers, &header::CONTENT_ENCODING).unwrap_or_default();
         let rest = codings.split_once(',').map(|(_, rest)| rest.trim());
@@ -127,6 +154,7 @@ impl DecompressorFilter {
             coding,
             max_ratio,
             self.trailers.clone(),
+            fault,
             Held::new(Some(exchange.clone())),
         ));
     }
@@ -153,7 +181,11 @@ impl Changes for DecompressorFilter {
                 && !body.is_end_stream()
                 && self.applies(settings, &parts.headers)
             {
-                self.decompress(&mut parts.headers, body, exchange);
+                let refused = |error| {
+                    let status = StatusCode::BAD_REQUEST;
+                    RefusedRequest::new(status, "decompression_failed", error).into()
+                };
+                self.decompress(&mut parts.headers, body, exchange, refused);
             }
             exchange.note_head(parts);
         }
@@ -171,7 +203,7 @@ impl Changes for DecompressorFilter {
             && self.applies(settings, response.headers())
         {
             let mut body = std::mem::take(response.body_mut());
-            self.decompress(response.headers_mut(), &mut body, exchange);
+            self.decompress(response.headers_mut(), &mut body, exchange, |error| error);
             *response.body_mut() = body;
         }
     }

@@ -76,6 +76,7 @@ fn decompressed(body: Body, coding: Decoding) -> Body {
         coding,
         u32::MAX,
         None,
+        |error| error,
         Held::default(),
     ))
 }
@@ -211,7 +212,14 @@ async fn memory_is_counted() {
         assert_eq!(counted(), 0, "{coding:?}");
 
         let body = source([piece], Then::Waits);
-        let mut body = Body::new(Decompressed::new(body, decoding, 100, None, held()));
+        let mut body = Body::new(Decompressed::new(
+            body,
+            decoding,
+            100,
+            None,
+            |error| error,
+            held(),
+        ));
         assert!(counted() > 0, "{coding:?}");
         ready(&mut body);
         assert!(counted() >= most / 2, "{coding:?}");

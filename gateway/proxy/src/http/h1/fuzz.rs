@@ -1,4 +1,4 @@
-//! What may come from the network through our own checks: seeds from `corpus/`, damaged in every way.
+//! Bytes from the network, sent through our own checks: seeds from `corpus/`, damaged in every way.
 //!
 //! A run is short and always the same; `EXTPROC_FUZZ_RUNS=1000000` makes a long one with other damages each time.
 //! An input that was found belongs into `corpus/`.
@@ -172,8 +172,8 @@ fn ends(bytes: &[u8]) -> Vec<usize> {
     }
 }
 
-/// Where requests end, by a reader that shares no line with ours: httparse, which hyper uses, and the rules of
-/// RFC 9112 §6.3 for what is not ambiguous.
+/// Finds the ends of requests with a reader that shares no line with ours: httparse, which hyper uses, and the rules of
+/// RFC 9112 §6.3 for all that is not ambiguous.
 fn ends_by_others(bytes: &[u8]) -> Vec<usize> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -246,7 +246,7 @@ fn the_corpus_in_pieces() {
 proptest! {
     #![proptest_config(runs(4000))]
 
-    /// How bytes are cut into packets changes nothing.
+    /// Bytes have the same meaning in whichever packets they come.
     #[test]
     fn pieces_do_not_matter(
         bytes in input(),
@@ -258,7 +258,7 @@ proptest! {
         prop_assert_eq!(said(&pieces), said(&[]));
     }
 
-    /// What passes as it is has the same message boundaries for us and for the parser behind us.
+    /// Bytes that pass unchanged have the same message boundaries for us and for the parser behind us.
     #[test]
     fn one_meaning(bytes in input()) {
         // Byte by byte, no chunks are joined.

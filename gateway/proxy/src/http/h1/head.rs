@@ -9,7 +9,7 @@ pub(super) struct Head {
     pub(super) chunked: bool,
     /// Fields that two parsers could understand differently: two rules for the length of one message, a
     /// length that is no plain number, a transfer coding other than `chunked` alone; in a request a
-    /// line that ends without CR and a fragment in the target too.
+    /// line that ends without CR, a fragment in the target and octets there that are not ASCII too.
     pub(super) ambiguous: bool,
     /// A request that may make a tunnel of its connection: CONNECT, or with an `upgrade` field.
     pub(super) asks_for_tunnel: bool,
@@ -49,7 +49,7 @@ impl Head {
             }
             if first {
                 head.status = status(line);
-                head.ambiguous |= head.status == 0 && line.contains(&b'#');
+                head.ambiguous |= head.status == 0 && (line.contains(&b'#') || !line.is_ascii());
                 head.asks_for_tunnel = line.starts_with(b"CONNECT ");
                 first = false;
             } else if let Some(value) = field(line, b"content-length:") {

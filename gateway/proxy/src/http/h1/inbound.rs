@@ -16,12 +16,12 @@ use super::{
     waiting::Phase,
 };
 
-/// What hyper gets in place of a head that is refused: as a server it answers 400 and closes, as a client
-/// it fails the request.
+/// Bytes that hyper gets in place of a head that is refused: as a server it answers 400 and closes, as a client it fails the
+/// request.
 const MALFORMED: &[u8] = b"\x00\r\n\r\n";
 
-/// What hyper gets in place of a chunk that is refused. A CR without LF is an error in every place where
-/// one can be refused.
+/// Bytes that hyper gets in place of a chunk that is refused. A CR without LF is an error in every place where one can be
+/// refused.
 const MALFORMED_CHUNK: &[u8] = b"\r\x00";
 
 /// More 1xx heads before one response are an attack. Envoy has no limit, nginx none either; no use of
@@ -119,7 +119,7 @@ impl Inbound {
         self.chunks.flush()
     }
 
-    /// What was held behind a request that asked for a tunnel and does not get one, if that is for hyper to see.
+    /// Returns the bytes that were held behind a request that asked for a tunnel and does not get one, if hyper is to see them.
     #[inline]
     pub(super) fn declined(&mut self, queue: &OutgoingQueue) -> Option<Bytes> {
         match self.state {
@@ -153,7 +153,7 @@ impl Inbound {
         self.state == State::Undecided && self.held.len() >= self.limit
     }
 
-    /// What the client has to send next if it is a head, and the number of that head.
+    /// Returns the phase of the head that the client has to send next, and its number; `None` if it is no head.
     pub(super) fn waits_for(&self) -> Option<(Phase, u64)> {
         if self.state != State::Checking || self.peer == Role::Server {
             None

@@ -108,8 +108,8 @@ impl<T> Http1Io<T> {
         }
     }
 
-    /// What the client let the connection wait for too long, if that ended it, and whether that was
-    /// `request_timeout`.
+    /// Returns the phase in which the client let the connection wait for too long, if that ended it, and tells whether the limit
+    /// was `request_timeout`.
     pub(crate) fn expired(&self) -> Option<(Phase, bool)> {
         let phase = self.waiting.expired()?;
         Some((phase, self.waiting.whole()))

@@ -203,7 +203,7 @@ impl OutgoingQueue {
         self.lock().declined = Some((number, behind));
     }
 
-    /// What was [declined](Self::decline) of this request.
+    /// Takes the part of this request that was [declined](Self::decline).
     pub(super) fn declined(&self, number: u64) -> Option<Behind> {
         let declined = self.lock().declined;
         declined.and_then(|(of, behind)| (of == number).then_some(behind))
@@ -219,7 +219,7 @@ impl OutgoingQueue {
         self.lock().early == Some(number)
     }
 
-    /// What is known of the request that was pushed last, until its response was read.
+    /// Returns the facts of the request that was pushed last, until its response was read.
     pub(super) fn awaited(&self) -> Option<MessageFacts> {
         self.lock().awaited
     }

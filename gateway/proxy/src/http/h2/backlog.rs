@@ -1,5 +1,4 @@
-//! What all streams of an HTTP/2 connection have waiting for its socket together; `h2` bounds it for
-//! each stream alone.
+//! Bytes that all streams of an HTTP/2 connection together have waiting for its socket; `h2` bounds them for each stream alone.
 
 use std::{
     fmt,

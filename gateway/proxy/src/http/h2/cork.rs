@@ -211,7 +211,7 @@ mod tests {
         assert!(quickest < Duration::from_millis(150), "{quickest:?}");
     }
 
-    /// What is written wakes the one who writes, once.
+    /// A write wakes the task that writes to the socket, once.
     #[tokio::test]
     async fn a_whole_frame_wakes_the_task() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

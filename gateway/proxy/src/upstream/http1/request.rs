@@ -14,6 +14,7 @@ use crate::{
     },
     upstream::{
         attempt::{Outbound, Sending},
+        error::Failure,
         progress::{Progress, ProgressWatch},
         tunnel,
     },
@@ -27,14 +28,14 @@ pub(super) fn switched(sending: &Sending, status: StatusCode) -> bool {
     }
 }
 
-/// Turns a request into what goes on the wire; for a tunnel the body stays back.
+/// Turns a request into what goes on the wire; for a tunnel the body stays back. Fails if the target is too long for that.
 pub(super) fn prepare(
     request: Outbound,
     sending: &Sending,
     trailers: bool,
     progress: &Arc<Progress>,
     queue: &OutgoingQueue,
-) -> (Request<RequestBody>, Option<Body>) {
+) -> Result<(Request<RequestBody>, Option<Body>), Failure> {
     let Outbound { mut parts, body } = request;
     let host = parts
         .uri
@@ -43,7 +44,7 @@ pub(super) fn prepare(
     parts.uri = if parts.method == Method::CONNECT {
         parts.uri
     } else {
-        origin_form(parts.uri)
+        origin_form(parts.uri).ok_or(Failure::HeadTooLarge)?
     };
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -88,7 +89,7 @@ pub(super) fn prepare(
             interim.pass(head.status(), head.headers());
         });
     }
-    (request, tunnel)
+    Ok((request, tunnel))
 }
 
 /// Says how the body is framed where no `content-length` does. hyper would drop a body of unknown length
@@ -110,9 +111,43 @@ fn frame_body(parts: &mut http::request::Parts, body: &Body) {
     }
 }
 
-fn origin_form(uri: Uri) -> Uri {
-    match uri.into_parts().path_and_query {
-        Some(path) => Uri::from(path),
-        None => Uri::from_static("/"),
+/// The target without scheme and authority. Octets beyond ASCII, which HTTP/2 clients and rewrites may bring, have no place in a target
+/// (RFC 9112 §3.2) and are escaped (RFC 3986 §2.5). `None` if it is too long then.
+fn origin_form(uri: Uri) -> Option<Uri> {
+    let Some(path) = uri.into_parts().path_and_query else {
+        return Some(Uri::from_static("/"));
+    };
+    if path.as_str().is_ascii() {
+        return Some(Uri::from(path));
+    }
+    let mut escaped = String::with_capacity(path.as_str().len() * 2);
+    for octet in path.as_str().bytes() {
+        match char::from(octet) {
+            c if c.is_ascii() => escaped.push(c),
+            _ => escaped.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    escaped.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_ascii() {
+        for (uri, expected) in [
+            ("http://a/b?c", Some("/b?c")),
+            ("http://a", Some("/")),
+            (
+                "http://a/é%20\u{10d}\u{10a}?ü",
+                Some("/%C3%A9%20%C4%8D%C4%8A?%C3%BC"),
+            ),
+        ] {
+            let found = origin_form(uri.parse().unwrap()).map(|uri| uri.to_string());
+            assert_eq!(found.as_deref(), expected);
+        }
+        let long = format!("http://a/{}", "é".repeat(30_000));
+        assert_eq!(origin_form(long.parse().unwrap()), None);
     }
 }

@@ -33,7 +33,8 @@ use crate::{
     upstream::{
         connect::Connected,
         error::Failure,
-        member::{Host, HostShared, Lending},
+        http1,
+        member::{Host, HostShared, Lending, On},
         queue,
     },
 };
@@ -124,7 +125,7 @@ impl Http2Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is a connection.
+    /// Tells whether there is a connection.
     pub(in crate::upstream) fn is_open(&self) -> bool {
         let state = self.lock();
         let mut connections = state.connections.iter();
@@ -168,16 +169,21 @@ impl Http2Pool {
     }
 
     /// A connection with room for one more stream. Those who need one at the same time share one
-    /// attempt to connect.
+    /// attempt to connect. Where TLS agrees on HTTP/1 on it, the one who made it has that connection, and `None` tells the others.
     pub(in crate::upstream) async fn lease(
         &self,
         host: &Arc<Host>,
         asked: Lending,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Option<On>, Failure> {
         let queue = host.http2_queue();
         let mut pending = None;
         let mut waiting = None;
         loop {
+            if host.turned_to_http1() {
+                drop(waiting);
+                queue.free();
+                return Ok(None);
+            }
             // Nobody overtakes those who wait for a stream.
             // If the last connection has just ended, there is none to wait for.
             let behind = waiting.is_none() && !queue.is_empty() && queue.connections() > 0;
@@ -196,12 +202,12 @@ impl Http2Pool {
                     if poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                         // There may be room for the next one, too, who finds out.
                         queue.free();
-                        return Ok(Lease {
+                        return Ok(Some(On::Http2(Lease {
                             connection,
                             counted,
                             wakes,
                             reused: true,
-                        });
+                        })));
                     }
                     self.remove(&connection);
                 }
@@ -223,9 +229,15 @@ impl Http2Pool {
                     drop(waiting);
                     // In a box: it is rare.
                     let result = Box::pin(async {
-                        let connected = host.connect(place, queue).await?;
+                        let mut connected = host.connect(place, queue).await?;
+                        if host.agrees_on_http1(&connected) {
+                            connected.io.count_among(host.http1_queue());
+                            let lease = http1::open(host, connected).await?;
+                            return Ok(Some(On::Http1(lease)));
+                        }
                         let counted = connected.io.counted();
-                        self.adopt(host, connected, counted).await
+                        let lease = self.adopt(host, connected, counted).await?;
+                        Ok(Some(On::Http2(lease)))
                     })
                     .await;
                     if let Err(failure) = &result {
@@ -261,11 +273,13 @@ impl Http2Pool {
             streams: AtomicUsize::new(0),
             answered: AtomicBool::new(false),
         });
-        let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone());
+        let header_list = header_list_size(limits).max(HEADER_LIST);
+        let frames = Frames::of_server(Corked::new(connected.io), shared.traffic.clone())
+            .header_list(header_list);
         let (sender, mut connection) = h2_guard::client()
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
-            .max_header_list_size(header_list_size(limits).max(HEADER_LIST))
+            .max_header_list_size(header_list)
             .max_send_buffer_size(SEND_BUFFER)
             .handshake::<_, Queued>(frames)
             .await

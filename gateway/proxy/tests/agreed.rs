@@ -1,0 +1,270 @@
+//! Clusters with `auto_config`, whose endpoints say in TLS which protocol they speak.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use gateway_config as config;
+use gateway_proxy::{Gateway, Options, Running};
+use http::Response;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+
+const H2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// Limit for what takes a moment, on a busy machine too: it keeps a test from hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn file(name: &str) -> String {
+    format!("{}/../tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An endpoint, as far as it was seen.
+struct Endpoint {
+    accepted: AtomicUsize,
+    /// Requests for `/held` that came.
+    held: AtomicUsize,
+    /// Each permit lets one connection begin with TLS.
+    handshakes: Semaphore,
+    /// Each permit lets a request for `/held` be answered.
+    answers: Semaphore,
+}
+
+/// An endpoint whose connection of each number offers one protocol, and allows so many streams. It answers with its name.
+fn endpoint(
+    streams: u32,
+    handshakes: usize,
+    offers: fn(usize) -> &'static [u8],
+) -> (SocketAddr, Arc<Endpoint>) {
+    let endpoint = Arc::new(Endpoint {
+        accepted: AtomicUsize::new(0),
+        held: AtomicUsize::new(0),
+        handshakes: Semaphore::new(handshakes),
+        answers: Semaphore::new(0),
+    });
+    let shared = endpoint.clone();
+    let (address, bound) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            address.send(listener.local_addr().unwrap()).unwrap();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let endpoint = shared.clone();
+                tokio::spawn(async move {
+                    let number = endpoint.accepted.fetch_add(1, Ordering::SeqCst);
+                    let protocol = offers(number);
+                    endpoint.handshakes.acquire().await.unwrap().forget();
+                    let Ok(stream) = acceptor(protocol).accept(socket).await else {
+                        return;
+                    };
+                    match protocol == H2 {
+                        true => serve_h2(stream, streams, &endpoint).await,
+                        false => serve_http1(stream).await,
+                    }
+                });
+            }
+        });
+    });
+    (bound.recv_timeout(PATIENCE).unwrap(), endpoint)
+}
+
+fn acceptor(protocol: &[u8]) -> TlsAcceptor {
+    let chain = CertificateDer::from_pem_file(file("a.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("a.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key)
+        .unwrap();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve_h2(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    streams: u32,
+    endpoint: &Arc<Endpoint>,
+) {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(streams);
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else {
+        return;
+    };
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let endpoint = endpoint.clone();
+        tokio::spawn(async move {
+            if request.uri().path() == "/held" {
+                endpoint.held.fetch_add(1, Ordering::SeqCst);
+                endpoint.answers.acquire().await.unwrap().forget();
+            }
+            let head = Response::builder().header("content-length", H2.len());
+            let mut body = respond
+                .send_response(head.body(()).unwrap(), false)
+                .unwrap();
+            body.send_data(Bytes::from_static(H2), true).unwrap();
+        });
+    }
+}
+
+/// Answers requests without a body; what is none ends the connection.
+async fn serve_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut request = Vec::new();
+    while let Ok(1..) = stream.read_buf(&mut request).await {
+        if !request.starts_with(b"GET ") {
+            return;
+        }
+        if request.ends_with(b"\r\n\r\n") {
+            request.clear();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhttp/1.1";
+            stream.write_all(answer).await.unwrap();
+        }
+    }
+}
+
+/// A gateway with one worker in front of the endpoint.
+fn gateway(upstream: SocketAddr) -> (Running, SocketAddr) {
+    let text = format!(
+        r#"
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - name: main
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: main
+          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: upstream}}}}]}}]}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: upstream
+    type: STATIC
+    connect_timeout: 20s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        {{"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, auto_config: {{}}}}
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: a.example
+        common_tls_context: {{validation_context: {{trusted_ca: {{filename: {ca}}}}}}}
+    load_assignment:
+      cluster_name: upstream
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]
+"#,
+        ca = file("ca.pem"),
+        port = upstream.port(),
+    );
+    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
+    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
+    let address = running.local_addr("main").unwrap();
+    (running, address)
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn is_answered_over(answer: &str, protocol: &[u8]) -> bool {
+    let protocol = str::from_utf8(protocol).unwrap();
+    answer.starts_with("HTTP/1.1 200") && answer.ends_with(&format!("\r\n\r\n{protocol}"))
+}
+
+/// Waits until it is so.
+fn until(mut done: impl FnMut() -> bool, what: &str) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        thread::yield_now();
+    }
+}
+
+/// A connection is spoken to as it says itself, whatever others have said: there may be several servers behind one address.
+#[test]
+fn a_further_connection_may_speak_another_protocol() {
+    let (upstream, endpoint) = endpoint(1, 2, |number| match number {
+        0 => H2,
+        _ => HTTP1,
+    });
+    let (_running, address) = gateway(upstream);
+    // The gateway knows how many streams there may be once there is an answer.
+    let first = get(address, "/");
+    assert!(is_answered_over(&first, H2), "{first}");
+    let held = thread::spawn(move || get(address, "/held"));
+    until(
+        || endpoint.held.load(Ordering::SeqCst) == 1,
+        "nothing is held",
+    );
+    let other = get(address, "/");
+    assert!(is_answered_over(&other, HTTP1), "{other}");
+    endpoint.answers.add_permits(1);
+    let held = held.join().unwrap();
+    assert!(is_answered_over(&held, H2), "{held}");
+    assert_eq!(endpoint.accepted.load(Ordering::SeqCst), 2);
+}
+
+/// Sends requests at the same time, before anything is known of the endpoint. Gives its connections.
+fn connections_for(requests: usize, protocol: fn(usize) -> &'static [u8]) -> usize {
+    let (upstream, endpoint) = endpoint(100, 0, protocol);
+    let (running, address) = gateway(upstream);
+    let clients: Vec<_> = (0..requests)
+        .map(|_| thread::spawn(move || get(address, "/")))
+        .collect();
+    let wait = format!("cluster.upstream.upstream_rq_pending_total: {requests}\n");
+    let admin = running.admin_addr().unwrap();
+    until(
+        || get(admin, "/stats").contains(&wait),
+        "requests do not wait",
+    );
+    endpoint.handshakes.add_permits(requests);
+    for client in clients {
+        let answer = client.join().unwrap();
+        assert!(is_answered_over(&answer, protocol(0)), "{answer}");
+    }
+    endpoint.accepted.load(Ordering::SeqCst)
+}
+
+/// Requests that come at the same time wait for one connection to say what is spoken.
+#[test]
+fn one_connection_finds_out_for_all() {
+    assert_eq!(connections_for(20, |_| H2), 1);
+    assert!(connections_for(20, |_| HTTP1) <= 20);
+}
