@@ -34,10 +34,6 @@ fn every_arrow_is_in_the_table() {
         if let Some(circle) = circle(&rooms) {
             faults.push(format!("{name}: the table has a circle: {circle}"));
         }
-        let exceptions: BTreeMap<&str, BTreeSet<&str>> = table(krate, "exceptions")
-            .iter()
-            .map(|(room, knows)| (room, words(knows.as_str().unwrap())))
-            .collect();
         let source = krate.get("path").and_then(|path| path.as_str()).unwrap();
         let arrows = arrows(&root().join(source));
         for ((from, to), place) in &arrows {
@@ -54,14 +50,11 @@ fn every_arrow_is_in_the_table() {
             if to.contains("::") && !room_of_crate {
                 continue;
             }
-            let excepted = exceptions
-                .get(from.as_str())
-                .is_some_and(|to_rooms| to_rooms.contains(to.as_str()));
-            if !known.contains(to.as_str()) && !excepted {
+            if !known.contains(to.as_str()) {
                 faults.push(format!("{name}: {from} -> {to} ({place})"));
             }
         }
-        for (from, tos) in rooms.iter().chain(&exceptions) {
+        for (from, tos) in &rooms {
             for to in tos {
                 if !arrows.contains_key(&((*from).to_owned(), (*to).to_owned())) {
                     faults.push(format!("{name}: nothing needs {from} -> {to}"));

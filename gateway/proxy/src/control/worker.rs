@@ -11,7 +11,7 @@ use crate::{
     downstream::chains::{ChainRuntime, ListenerShared},
     exchange::chain::Chain,
     filters::{Building, ext_proc},
-    forward::{ClusterFilters, HandOver, RouterHandler},
+    forward::{ClusterFilters, HandOver, Means, RouterHandler},
     limits::{buckets::Chosen, overload::Overload},
     processors::ClusterTransport,
     telemetry::{
@@ -132,10 +132,11 @@ impl Connections {
         metrics: &Metrics,
         overload: &Arc<Overload>,
     ) -> Arc<ChainRuntime> {
-        let router = Chain::new(RouterHandler {
+        let router = Chain::new(RouterHandler(Arc::new(Means {
+            stats: shared.stats.clone(),
             upstreams: self.upstreams.clone(),
             filters: self.filters.clone(),
-        });
+        })));
         let shows_calls =
             http.shows(|substitution| substitution.operator == FormatOperator::FilterState);
         let building = Building {

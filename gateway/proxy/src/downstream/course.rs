@@ -25,9 +25,9 @@ pub(super) struct Course {
 }
 
 impl Course {
-    pub(super) fn new(exchange: Arc<Exchange>, timers: Timers) -> Self {
+    pub(super) fn new(context: &Context, exchange: Arc<Exchange>, timers: Timers) -> Self {
         Self {
-            end: Finish::new(exchange.clone()),
+            end: Finish::new(&context.chain.shared, exchange.clone()),
             exchange,
             timers,
         }
@@ -51,7 +51,7 @@ impl Course {
             self.end.redirected(&response);
             let next = ingress::again(context, connection, &self.exchange, redirected);
             self.timers.renew(&next.exchange);
-            self.end = Finish::new(next.exchange.clone());
+            self.end = Finish::new(&context.chain.shared, next.exchange.clone());
             self.exchange = next.exchange;
             request = next.request;
         }

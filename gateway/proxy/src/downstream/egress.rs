@@ -15,7 +15,7 @@ use extproc_client::host::{BufferAccount, Origin, Outcome, ResponseFlags, Upstre
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Frame;
 
-use super::{proxy_status, timers::Running};
+use super::{chains::ListenerShared, proxy_status, timers::Running};
 use crate::{
     config::snapshot::ServerHeader,
     exchange::{Exchange, header_changes::add_route_headers, record::Reply},
@@ -25,17 +25,14 @@ use crate::{
         length, local_reply,
         portions::Portions,
     },
-    telemetry::{
-        self,
-        stats::{Held, HttpStats},
-    },
+    telemetry::{self, stats::Held},
     trace::Trace,
 };
 
 /// Ends the exchange when it is dropped: counts and logs.
 pub(super) struct Finish {
     exchange: Arc<Exchange>,
-    _active: Held<HttpStats>,
+    listener: Held<ListenerShared>,
     timers: Option<Running>,
     /// Bytes of the body that its announced length still asks for.
     left: Option<u64>,
@@ -43,8 +40,8 @@ pub(super) struct Finish {
 }
 
 impl Finish {
-    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
-        let stats = &exchange.listener.stats;
+    pub(super) fn new(listener: &Arc<ListenerShared>, exchange: Arc<Exchange>) -> Self {
+        let stats = &listener.stats;
         stats.downstream_rq_total.add();
         if exchange.version == Version::HTTP_2 {
             stats.downstream_rq_http2_total.add();
@@ -52,7 +49,7 @@ impl Finish {
             stats.downstream_rq_http1_total.add();
         }
         Self {
-            _active: Held::new(stats, |stats| &stats.downstream_rq_active),
+            listener: Held::new(listener, |listener| &listener.stats.downstream_rq_active),
             exchange,
             timers: None,
             left: None,
@@ -63,7 +60,7 @@ impl Finish {
     /// The exchange is over, and another request takes its place.
     pub(super) fn redirected(&mut self, response: &Response<Body>) {
         self.complete = true;
-        self.exchange.listener.stats.status(response.status());
+        self.listener.stats.status(response.status());
         if self.exchange.noted() {
             self.exchange.set_reply(Reply::of(response));
         }
@@ -82,17 +79,17 @@ impl Drop for Finish {
             timers.end();
         }
         let exchange = &self.exchange;
-        let stats = &exchange.listener.stats;
+        let ListenerShared { stats, logs, .. } = &*self.listener;
         let trace = exchange.trace.as_ref().and_then(Trace::id);
         let time = exchange.start.elapsed();
         stats.downstream_rq_time.record(time, trace);
         if exchange.is_cut() && !exchange.is_broken() {
-            exchange.listener.stats.downstream_rq_tx_reset.add();
+            stats.downstream_rq_tx_reset.add();
         } else if !self.complete {
             exchange.leave();
-            exchange.listener.stats.downstream_rq_rx_reset.add();
+            stats.downstream_rq_rx_reset.add();
         }
-        telemetry::finish(&self.exchange);
+        telemetry::finish(exchange, logs, stats);
     }
 }
 
@@ -238,7 +235,7 @@ pub(super) fn finish(
     }
     // Over HTTP/2 a message is complete when its stream ends.
     finish.left = length::announced(headers).filter(|_| !http2);
-    exchange.listener.stats.status(response.status());
+    finish.listener.stats.status(response.status());
     if exchange.noted() {
         let mut reply = Reply::of(&response);
         // Written by hyper over HTTP/1.

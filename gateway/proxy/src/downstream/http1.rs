@@ -229,8 +229,8 @@ fn exchange(
     );
     let trailers = trailers && version == Version::HTTP_11;
     async move {
-        let timers = running.begin(&ingress.exchange);
-        let mut course = Course::new(ingress.exchange, timers);
+        let timers = running.begin(&context.chain.shared, &ingress.exchange);
+        let mut course = Course::new(&context, ingress.exchange, timers);
         let response = course.run(&context, None, ingress.request).await;
         let Course {
             exchange,

@@ -344,8 +344,9 @@ async fn exchange(
         },
         has_body,
     );
-    let timers = Timers::new(&ingress.exchange, LazyTimer::default());
-    let mut course = Course::new(ingress.exchange, timers);
+    let listener = &context.chain.shared;
+    let timers = Timers::new(listener, &ingress.exchange, LazyTimer::default());
+    let mut course = Course::new(context, ingress.exchange, timers);
     let chain = course.run(context, Some(&connection.buffers), ingress.request);
     let responded = respond_to(chain, &mut respond, &outgoing).await;
     let Course {

@@ -231,7 +231,6 @@ pub(super) fn begin(
     let trace = trace(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
-        listener: context.chain.shared.clone(),
         http: http.clone(),
         peer: context.peer.clone(),
         client,
@@ -273,7 +272,6 @@ fn change_early(
     version: Version,
 ) -> Option<Refusal> {
     let shown = Exchange::new(Begin {
-        listener: context.chain.shared.clone(),
         http: http.clone(),
         peer: context.peer.clone(),
         client: context.peer.remote,
@@ -356,7 +354,6 @@ pub(super) fn again(
     let trace = trace(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
     let exchange = Exchange::new(Begin {
-        listener: context.chain.shared.clone(),
         http: http.clone(),
         peer: context.peer.clone(),
         client: before.client,

@@ -19,12 +19,13 @@ use extproc_client::host::ResponseFlags;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::Context;
+use super::{Context, chains::ListenerShared};
 use crate::{
     config::snapshot::flag,
     exchange::Exchange,
     http::{body::Body, lazy_timer::LazyTimer, local_reply},
     route::Selected,
+    telemetry::stats::HttpStats,
 };
 
 /// Limit that has passed.
@@ -48,10 +49,15 @@ pub(super) struct Timers {
     duration: Option<Duration>,
     alarm: LazyTimer,
     exchange: Arc<Exchange>,
+    listener: Arc<ListenerShared>,
 }
 
 impl Timers {
-    pub(super) fn new(exchange: &Arc<Exchange>, alarm: LazyTimer) -> Self {
+    pub(super) fn new(
+        listener: &Arc<ListenerShared>,
+        exchange: &Arc<Exchange>,
+        alarm: LazyTimer,
+    ) -> Self {
         let timeouts = &exchange.http.timeouts;
         let route = exchange.route();
         let forward = route.as_ref().and_then(Selected::forward);
@@ -71,6 +77,7 @@ impl Timers {
             duration,
             alarm,
             exchange: exchange.clone(),
+            listener: listener.clone(),
         };
         match timers.next() {
             Some((next, _)) => timers.alarm.set(next),
@@ -81,7 +88,7 @@ impl Timers {
 
     /// The limits of another exchange from now on, or of another route.
     pub(super) fn renew(&mut self, exchange: &Arc<Exchange>) {
-        *self = Self::new(exchange, std::mem::take(&mut self.alarm));
+        *self = Self::new(&self.listener, exchange, std::mem::take(&mut self.alarm));
     }
 
     /// The response has begun: `request_timeout` is about what comes before that.
@@ -124,7 +131,7 @@ impl Timers {
 
     /// Takes note that a limit ended the exchange after its response had begun.
     pub(super) fn cut(&self, expired: Expired) {
-        count(&self.exchange, expired);
+        count(&self.listener.stats, expired);
         let (details, flags) = match expired {
             Expired::Idle => ("stream_idle_timeout", flag::STREAM_IDLE_TIMEOUT),
             Expired::Duration => ("max_duration_timeout", 0),
@@ -171,8 +178,8 @@ impl Running {
     }
 
     /// The limits of the exchange that begins.
-    pub(super) fn begin(&self, exchange: &Arc<Exchange>) -> Timers {
-        Timers::new(exchange, std::mem::take(&mut self.lock().alarm))
+    pub(super) fn begin(&self, listener: &Arc<ListenerShared>, exchange: &Arc<Exchange>) -> Timers {
+        Timers::new(listener, exchange, std::mem::take(&mut self.lock().alarm))
     }
 
     /// The response begins.
@@ -219,9 +226,10 @@ pub(super) async fn call(
     exchange: &Arc<Exchange>,
     timers: &mut Timers,
 ) -> Response<Body> {
+    let stats = &context.chain.shared.stats;
     if context.chain.overload.refuses_requests() {
         // Not even the filters see it: they would need memory for that.
-        exchange.listener.stats.downstream_rq_overload_close.add();
+        stats.downstream_rq_overload_close.add();
         return overloaded(exchange);
     }
     let mut response = pin!(context.chain.filters.call(request));
@@ -236,7 +244,7 @@ pub(super) async fn call(
                 return Poll::Ready(response);
             }
             let expired = ready!(timers.poll(cx));
-            count(exchange, expired);
+            count(stats, expired);
             let reply = timed_out(exchange, expired);
             if expired == Expired::Memory {
                 // Filters would need memory to see it.
@@ -272,8 +280,7 @@ fn overloaded(exchange: &Exchange) -> Response<Body> {
     )
 }
 
-fn count(exchange: &Exchange, expired: Expired) {
-    let stats = &exchange.listener.stats;
+fn count(stats: &HttpStats, expired: Expired) {
     match expired {
         Expired::Idle => stats.downstream_rq_idle_timeout.add(),
         Expired::Request => stats.downstream_rq_timeout.add(),

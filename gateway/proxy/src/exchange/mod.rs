@@ -47,7 +47,6 @@ use self::{
 };
 use crate::{
     config::snapshot::{FilterKind, HttpManager, flag},
-    downstream::chains::ListenerShared,
     http::{body::Body, h1::Outgoing},
     limits::buffers::{Buffers, Holder},
     route::{self, Selected},
@@ -58,7 +57,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) http: Arc<HttpManager>,
-    pub(crate) listener: Arc<ListenerShared>,
     pub(crate) peer: Arc<Peer>,
     /// Address of the client: the peer's, or what a trusted proxy says.
     pub(crate) client: SocketAddr,
@@ -136,7 +134,6 @@ impl Received for Exchange {
 
 /// Beginning of an exchange.
 pub(crate) struct Begin {
-    pub(crate) listener: Arc<ListenerShared>,
     pub(crate) http: Arc<HttpManager>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) client: SocketAddr,
@@ -156,7 +153,6 @@ impl Exchange {
     pub(crate) fn new(begin: Begin) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             http: begin.http,
-            listener: begin.listener,
             peer: begin.peer,
             client: begin.client,
             version: begin.version,
@@ -205,7 +201,6 @@ impl Exchange {
     /// The exchange of a copy of the request. As in Envoy it has no route, and metadata of its own.
     pub(crate) fn of_copy(&self) -> Arc<Self> {
         Self::new(Begin {
-            listener: self.listener.clone(),
             http: self.http.clone(),
             peer: self.peer.clone(),
             client: self.client,
@@ -364,7 +359,7 @@ impl Exchange {
 
     /// Tells whether heads have to be kept for a log, a span or the response.
     pub(crate) fn noted(&self) -> bool {
-        !self.listener.logs.is_empty()
+        !self.http.access_log.is_empty()
             || self.trace.as_ref().is_some_and(|trace| trace.recording)
             || self.http.request_id_in_response
             || self.http.local_reply.is_some()

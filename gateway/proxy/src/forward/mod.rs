@@ -45,6 +45,7 @@ use crate::{
     },
     limits::throttle::Throttle,
     route::{self, Selected, Unwritable},
+    telemetry::stats::HttpStats,
     upstream::{self, Failure, Outbound, Upstreams},
 };
 
@@ -55,7 +56,12 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The end of the filter chain.
 #[derive(Clone, Debug)]
-pub(crate) struct RouterHandler {
+pub(crate) struct RouterHandler(pub(crate) Arc<Means>);
+
+/// Clusters, their filters, and counters of the connection manager.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) stats: Arc<HttpStats>,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) filters: Arc<ClusterFilters>,
 }
@@ -70,7 +76,7 @@ impl Service<Request<Body>> for &RouterHandler {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let this = (*self).clone();
+        let means = self.0.clone();
         let mut request = Box::new(Outbound::from(request));
         let passage = Passage::of_head_mut(&mut request.parts);
         let late = passage.map(|passage| std::mem::take(&mut passage.late));
@@ -80,7 +86,7 @@ impl Service<Request<Body>> for &RouterHandler {
         let logged = exchange.filter(|exchange| exchange.noted()).cloned();
         Box::pin(async move {
             let response = {
-                let response = pin!(answer(&this, request));
+                let response = pin!(answer(&means, request));
                 match late {
                     Some(late) => late.or(response).await,
                     None => response.await,
@@ -102,7 +108,7 @@ impl Service<Request<Body>> for &RouterHandler {
     }
 }
 
-async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Body> {
+async fn answer(means: &Means, mut request: Box<Outbound>) -> Response<Body> {
     let parts = &mut request.parts;
     let Some(Passage {
         exchange, answer, ..
@@ -126,7 +132,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
         exchange.set_head(Head::of(parts));
     }
     let Some(route) = route else {
-        exchange.listener.stats.no_route.add();
+        means.stats.no_route.add();
         let status = match is_misdirected(&exchange, parts) {
             true => StatusCode::MISDIRECTED_REQUEST,
             false => StatusCode::NOT_FOUND,
@@ -160,7 +166,7 @@ async fn answer(end: &RouterHandler, mut request: Box<Outbound>) -> Response<Bod
                 return response;
             }
             let response = pin!(proxy(
-                end,
+                means,
                 &exchange,
                 &route,
                 forward,
@@ -276,7 +282,7 @@ fn keep_sent(parts: &Parts, response: &mut Response<Body>) {
 /// The response to a request that the route forwards. `declined` gets the fields with which an upstream declined a WebSocket
 /// handshake.
 async fn proxy(
-    end: &RouterHandler,
+    means: &Means,
     exchange: &Arc<Exchange>,
     route: &Selected,
     forward: &Forward,
@@ -284,7 +290,7 @@ async fn proxy(
     mut request: Box<Outbound>,
     declined: &mut HeaderMap,
 ) -> Response<Body> {
-    let upstreams = &end.upstreams;
+    let upstreams = &means.upstreams;
     let Outbound { parts, body } = &mut *request;
     let name = route.cluster_name();
     let grpc = exchange.grpc;
@@ -310,7 +316,7 @@ async fn proxy(
         if route::rewrite(&mut copy, &route.route.matches, forward, None).is_ok() {
             let original = std::mem::take(body);
             *body = shadow::start(
-                end,
+                means,
                 exchange,
                 route,
                 forward,
@@ -341,7 +347,7 @@ async fn proxy(
         addresses: Some((exchange.client, exchange.peer.local)),
     }
     .hash(&forward.hash_policy, &mut cookies);
-    let filters = end.filters.of(name);
+    let filters = means.filters.of(name);
     let matches = &route.route.matches;
     let mut attempts = Attempts {
         keep_sent,

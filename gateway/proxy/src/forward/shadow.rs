@@ -18,7 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{RouterHandler, attempts::Attempts, policy::Policy};
+use super::{Means, attempts::Attempts, policy::Policy};
 use crate::{
     config::snapshot::{Forward, Mirror, Route},
     exchange::{Exchange, chain::Chain},
@@ -77,7 +77,7 @@ impl Behind {
 /// Sends copies of a request as its route says; gives the body that the original has to be sent with.
 /// `limit` is the longest time that a copy may take once the request has passed as a whole.
 pub(super) fn start(
-    end: &RouterHandler,
+    means: &Means,
     exchange: &Exchange,
     route: &Selected,
     forward: &Forward,
@@ -88,7 +88,7 @@ pub(super) fn start(
     let empty = body.is_end_stream();
     let mut copies = Vec::new();
     for mirror in &forward.mirrors {
-        let Some(upstream) = end.upstreams.get(&mirror.cluster) else {
+        let Some(upstream) = means.upstreams.get(&mirror.cluster) else {
             continue;
         };
         if !is_drawn(mirror.fraction) {
@@ -115,7 +115,7 @@ pub(super) fn start(
         });
         let route = route.route.clone();
         let upstream = upstream.clone();
-        let filters = end.filters.of(&mirror.cluster).cloned();
+        let filters = means.filters.of(&mirror.cluster).cloned();
         tokio::spawn(async move {
             let too_long = async {
                 if let Some(fed) = fed {

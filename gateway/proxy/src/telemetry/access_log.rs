@@ -15,7 +15,7 @@ use extproc_client::config::Effort;
 use crate::{
     config::snapshot::{AccessLog, LogFilter, LogFormat, LogSink},
     exchange::{log_filter::passes, operators::Scope},
-    telemetry::writer::Lines,
+    telemetry::{stats::HttpStats, writer::Lines},
 };
 
 /// One configured log.
@@ -117,18 +117,17 @@ fn open(sink: &LogSink) -> io::Result<Box<dyn Write + Send>> {
     })
 }
 
-/// Writes an exchange's line to all logs of its listener.
-pub(super) fn log(scope: &Scope<'_>) {
-    let exchange = scope.exchange;
+/// Writes an exchange's line to all `logs`.
+pub(super) fn log(logs: &[Arc<Logger>], scope: &Scope<'_>, stats: &HttpStats) {
     let mut effort = Effort::default();
-    for logger in &exchange.listener.logs {
+    for logger in logs {
         let wanted = logger
             .filter
             .as_ref()
             .is_none_or(|filter| passes(filter, scope, &mut effort));
         let line = || scope.line(&logger.format, logger.omit_empty);
         if wanted && !logger.sink.send(line().into_bytes()) {
-            exchange.listener.stats.access_log_dropped.add();
+            stats.access_log_dropped.add();
         }
     }
 }

@@ -7,10 +7,13 @@ pub(crate) mod spans;
 pub(crate) mod stats;
 pub(crate) mod writer;
 
+use std::sync::Arc;
+
+use self::{access_log::Logger, stats::HttpStats};
 use crate::exchange::{Exchange, operators::Scope};
 
 /// An exchange is over: completes its span, and writes its line to the logs.
-pub(crate) fn finish(exchange: &Exchange) {
+pub(crate) fn finish(exchange: &Exchange, logs: &[Arc<Logger>], stats: &HttpStats) {
     if !exchange.noted() {
         return;
     }
@@ -20,8 +23,8 @@ pub(crate) fn finish(exchange: &Exchange) {
         head: head.as_ref(),
         reply: &reply,
     };
-    if let (Some(trace), Some(recorder)) = (&exchange.trace, &exchange.listener.recorder) {
-        spans::finish(trace, &recorder.config, &scope);
+    if let (Some(trace), Some(config)) = (&exchange.trace, &exchange.http.tracing) {
+        spans::finish(trace, config, &scope);
     }
-    access_log::log(&scope);
+    access_log::log(logs, &scope, stats);
 }

@@ -271,7 +271,7 @@ impl Attempt {
         parts: &mut request::Parts,
     ) -> Option<Self> {
         let trace = exchange.trace.as_ref()?;
-        let config = &exchange.listener.recorder.as_ref()?.config;
+        let config = exchange.http.tracing.as_deref()?;
         let own = (config.spawn_upstream_span && trace.recording).then(|| {
             let route = exchange.route();
             let name = named(exchange, route.as_ref().and_then(of_route), config);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -51,6 +52,14 @@ impl<S> Held<S> {
     pub(crate) fn new(stats: &Arc<S>, gauge: fn(&S) -> &Count) -> Self {
         gauge(stats).add();
         Self(stats.clone(), gauge)
+    }
+}
+
+impl<S> Deref for Held<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.0
     }
 }
 
