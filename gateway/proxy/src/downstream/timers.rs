@@ -240,7 +240,7 @@ pub(super) async fn call(
                 // Limits are the new route's.
                 timers.renew(exchange);
             }
-            if let Poll::Ready(Ok(response)) = polled {
+            if let Poll::Ready(response) = polled {
                 return Poll::Ready(response);
             }
             let expired = ready!(timers.poll(cx));
@@ -256,7 +256,7 @@ pub(super) async fn call(
                 // The request is with nobody any more, its response is with filters.
                 return Poll::Ready(reply);
             }
-            if let Poll::Ready(Ok(response)) = polled {
+            if let Poll::Ready(response) = polled {
                 return Poll::Ready(response);
             }
             timers.extend();

@@ -1,7 +1,6 @@
 //! Answers that do not come from the upstream, and where they meet the request.
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,8 +13,7 @@ use tokio::sync::oneshot;
 use crate::http::body::Body;
 
 /// A response that always comes.
-pub(crate) type ResponseFuture =
-    Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// A value that one of those who share it takes.
 pub(crate) struct Once<T>(Arc<Mutex<Option<T>>>);
@@ -209,10 +207,7 @@ impl Late {
         }
     }
 
-    pub(crate) fn poll_behind(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<Body>, Infallible>> {
+    pub(crate) fn poll_behind(&self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
         // Out of its place meanwhile: the end of the chain is in it.
         let Some(mut behind) = lock(&self.0.behind).take() else {
             return Poll::Pending;

@@ -1,55 +1,29 @@
 //! A filter with all that lies behind it, as one service.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
-use http::{Request, Response};
-use tower::Service;
+use http::Request;
 
 use super::answer::ResponseFuture;
 use crate::http::body::Body;
 
-/// A service that answers every request, with its type erased. A clone allocates nothing.
+/// A filter with what is behind it, or the end of a chain. It is always ready, and its response always comes.
+pub(crate) trait Serve: Send + Sync {
+    /// Answers a request.
+    fn serve(&self, request: Request<Body>) -> ResponseFuture;
+}
+
+/// A service with its type erased. A clone allocates nothing.
 #[derive(Clone)]
-pub(crate) struct Chain(Arc<dyn Erased>);
-
-trait Erased: Send + Sync {
-    fn call(&self, request: Request<Body>) -> ResponseFuture;
-}
-
-impl<S> Erased for S
-where
-    S: Send + Sync,
-    for<'a> &'a S: Service<
-            Request<Body>,
-            Response = Response<Body>,
-            Error = Infallible,
-            Future = ResponseFuture,
-        >,
-{
-    fn call(&self, request: Request<Body>) -> ResponseFuture {
-        let mut service = self;
-        // All of them are always ready.
-        Service::call(&mut service, request)
-    }
-}
+pub(crate) struct Chain(Arc<dyn Serve>);
 
 impl Chain {
-    /// Erases a service that is used by reference.
-    pub(crate) fn new<S>(service: S) -> Self
-    where
-        S: Send + Sync + 'static,
-        for<'a> &'a S: Service<
-                Request<Body>,
-                Response = Response<Body>,
-                Error = Infallible,
-                Future = ResponseFuture,
-            >,
-    {
+    pub(crate) fn new(service: impl Serve + 'static) -> Self {
         Self(Arc::new(service))
     }
 
     /// Answers a request.
     pub(crate) fn call(&self, request: Request<Body>) -> ResponseFuture {
-        self.0.call(request)
+        self.0.serve(request)
     }
 }

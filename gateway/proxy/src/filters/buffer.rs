@@ -1,19 +1,17 @@
 //! The filter `envoy.filters.http.buffer`: gathers a request before it goes on.
 
 use std::{
-    convert::Infallible,
     pin::{Pin, pin},
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use extproc_client::host::{ExchangeContext, Held};
-use http::{HeaderMap, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, Request, StatusCode, header, request::Parts};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::said};
+use super::{Chain, ResponseFuture, Serve, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{FilterKind, OnRoute},
     exchange::{Exchange, host::is_answered},
@@ -42,16 +40,8 @@ impl BufferFilter {
     }
 }
 
-impl Service<Request<Body>> for &BufferFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for BufferFilter {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
         let exchange = Exchange::of_head(&parts).cloned();
         let exchange = exchange.filter(|exchange| !exchange.upgrade);

@@ -3,19 +3,13 @@
 //!
 //! It refuses nothing: a request of another origin passes, and its browser keeps the answer to itself.
 
-use std::{
-    convert::Infallible,
-    task::{Context, Poll},
-};
-
 use extproc_client::{config::Effort, host::Outcome};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
-use tower::Service;
 
 use crate::{
     config::snapshot::{Cors, RouteAction},
     exchange::{Exchange, host::is_answered},
-    filters::{Chain, ResponseFuture, show_behind::show},
+    filters::{Chain, ResponseFuture, Serve, show_behind::show},
     http::body::Body,
 };
 
@@ -24,16 +18,8 @@ pub(crate) struct CorsFilter {
     pub(crate) inner: Chain,
 }
 
-impl Service<Request<Body>> for &CorsFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for CorsFilter {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
         let answered = is_answered(&parts);
         let policy = Exchange::of_head(&parts)
@@ -60,10 +46,10 @@ impl Service<Request<Body>> for &CorsFilter {
             return future;
         }
         Box::pin(async move {
-            let Ok(mut response) = future.await;
+            let mut response = future.await;
             let headers = response.headers_mut();
             allow_origin(&policy, origin, headers);
-            Ok(response)
+            response
         })
     }
 }

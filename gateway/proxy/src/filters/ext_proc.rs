@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -17,7 +18,10 @@ use tower::{Layer, Service};
 use crate::{
     config::snapshot::Filter,
     exchange::{
-        Exchange, answer::ResponseFuture, chain::Chain, header_changes::add_route_headers,
+        Exchange,
+        answer::ResponseFuture,
+        chain::{Chain, Serve},
+        header_changes::add_route_headers,
         host::Passage,
     },
     http::body::{Body, BoxError},
@@ -52,7 +56,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = ResponseFuture;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -67,7 +71,7 @@ where
             }
         }));
         Box::pin(async move {
-            let Ok(mut response) = response.await;
+            let mut response = response.await;
             // What was answered behind this filter went on from here.
             if let origin @ (Origin::Early { .. } | Origin::Late) =
                 &mut Outcome::of_mut(&mut response).origin
@@ -82,7 +86,7 @@ where
 /// The service that the layer makes, used by reference.
 struct Outer<S>(S);
 
-impl<S, B> Service<Request<Body>> for &Outer<S>
+impl<S, B> Serve for Outer<S>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -93,15 +97,7 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         // The services in use are always ready, so that a fresh clone may be called at once.
         let mut service = self.0.clone();
         // Around an attempt, the response is none that the route has seen.
@@ -121,7 +117,7 @@ where
             if let Some(exchange) = exchange {
                 finish_own(&mut response, &exchange);
             }
-            Ok(response)
+            response
         })
     }
 }

@@ -1,7 +1,6 @@
 //! The filter `envoy.filters.http.grpc_web`: gRPC of browsers, which cannot read trailers, from and to gRPC.
 
 use std::{
-    convert::Infallible,
     mem,
     pin::{Pin, pin},
     sync::{
@@ -20,9 +19,8 @@ use extproc_client::{
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tower::Service;
 
-use super::{Chain, ResponseFuture};
+use super::{Chain, ResponseFuture, Serve};
 use crate::{
     exchange::{Exchange, host::is_answered},
     http::{
@@ -62,16 +60,8 @@ enum Form {
     Text,
 }
 
-impl Service<Request<Body>> for &GrpcWeb {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for GrpcWeb {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, mut body) = request.into_parts();
         let kind = value(&parts.headers, header::CONTENT_TYPE);
         let is_text = TEXT.contains(&kind);
@@ -103,22 +93,22 @@ impl Service<Request<Body>> for &GrpcWeb {
         }
         let future = self.inner.call(Request::from_parts(parts, body));
         Box::pin(async move {
-            let Ok(mut response) = future.await;
+            let mut response = future.await;
             if bad.load(Ordering::Relaxed) {
                 response = refused();
             } else if matches!(Outcome::of(&response).origin, Origin::Final) {
-                return Ok(response);
+                return response;
             }
             // As in Envoy, a head alone is not told of.
             let is_whole = http_body::Body::is_end_stream(response.body());
-            Ok(match is_whole || is_grpc(response.headers()) {
+            match is_whole || is_grpc(response.headers()) {
                 true => translated(response, form),
                 false => {
                     let held = Held::new(Some(exchange.clone()));
                     let told = pin!(told(response, form, held));
                     exchange.or_reply(told).await.unwrap_or_else(|reply| reply)
                 }
-            })
+            }
         })
     }
 }

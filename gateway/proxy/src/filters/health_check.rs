@@ -1,18 +1,12 @@
 //! The filter `envoy.filters.http.health_check`, where it passes nothing through.
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{pin::pin, sync::Arc};
 
 use extproc_client::{config::Effort, host::Outcome};
 use http::{Request, Response, request::Parts};
 use http_body_util::BodyExt;
-use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show};
+use super::{Chain, ResponseFuture, Serve, show_behind::show};
 use crate::{
     config::snapshot::HeaderMatch,
     exchange::{Exchange, host::is_answered},
@@ -33,16 +27,8 @@ impl HealthCheck {
     }
 }
 
-impl Service<Request<Body>> for &HealthCheck {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for HealthCheck {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
         if is_answered(&parts) || !self.is_asked(&parts) {
             return self.inner.call(Request::from_parts(parts, body));

@@ -1,19 +1,12 @@
 //! The filter `envoy.filters.http.local_ratelimit`.
 
-use std::{
-    borrow::Cow,
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Instant,
-};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use extproc_client::config::Effort;
-use http::{HeaderValue, Request, Response, request::Parts};
+use http::{HeaderValue, Request, request::Parts};
 use serde_json::Value;
-use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::said};
+use super::{Chain, ResponseFuture, Serve, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{
         AddressRange, FilterKind, LocalRateLimit, OfHost, OnRoute, RateLimitAction, RateLimitRule,
@@ -200,16 +193,8 @@ impl Described<'_> {
     }
 }
 
-impl Service<Request<Body>> for &RateLimitFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for RateLimitFilter {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
         let exchange = Exchange::of_head(&parts).cloned();
         let exchange = exchange.filter(|_| !is_answered(&parts));

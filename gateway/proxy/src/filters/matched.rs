@@ -1,20 +1,13 @@
 //! The filters `ExtensionWithMatcher` and `Composite`: a match tree decides by the head of the request what is done.
 
-use std::{
-    borrow::Cow,
-    convert::Infallible,
-    net::IpAddr,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use extproc_client::{config::Effort, host::ExchangeContext};
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, StatusCode, request::Parts};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use tower::Service;
 
-use super::{Chain, ResponseFuture, show_behind::show, switched::said};
+use super::{Chain, ResponseFuture, Serve, show_behind::show, switched::said};
 use crate::{
     config::snapshot::{
         Filter, FilterKind, MatchAction, MatchInput, MatchKind, MatchTest, MatchTree, Matched,
@@ -78,16 +71,8 @@ impl MatchedFilter {
     }
 }
 
-impl Service<Request<Body>> for &MatchedFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for MatchedFilter {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
         match self.choose(&parts) {
             Ok(chain) => chain.call(Request::from_parts(parts, body)),

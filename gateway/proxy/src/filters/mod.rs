@@ -21,7 +21,10 @@ use extproc_client::FilterConfig;
 
 use crate::{
     config::snapshot::{Compressor, Filter, FilterKind, Matched, OnRoute, RouteTable},
-    exchange::{answer::ResponseFuture, chain::Chain},
+    exchange::{
+        answer::ResponseFuture,
+        chain::{Chain, Serve},
+    },
     filters::{
         buffer::BufferFilter,
         compression::{CompressorFilter, DecompressorFilter},
@@ -96,11 +99,11 @@ where
             }
             FilterKind::HeaderMutation { request, response } => {
                 *responses |= !response.is_empty();
-                Chain::new(HeaderMutation {
-                    request: request.clone().into(),
-                    response: response.clone().into(),
-                    inner,
-                })
+                let changes = HeaderMutation {
+                    request: request.clone(),
+                    response: response.clone(),
+                };
+                Chain::new(Passing::new(changes, inner))
             }
             FilterKind::Cors => Chain::new(CorsFilter { inner }),
             FilterKind::GrpcWeb => {

@@ -3,17 +3,12 @@
 //! Envoy shows none of them a reply that one of them makes: it goes to the filters of the listener as the upstream's. A response that
 //! a processor streams is shown to all of them, also to those behind.
 
-use std::{
-    convert::Infallible,
-    future::pending,
-    task::{Context, Poll},
-};
+use std::future::pending;
 
 use extproc_client::host::{Origin, Outcome};
-use http::{Request, Response};
-use tower::Service;
+use http::Request;
 
-use super::{Chain, ResponseFuture, show_behind};
+use super::{Chain, ResponseFuture, Serve, show_behind};
 use crate::{exchange::host::Passage, http::body::Body};
 
 /// A processor's filter with those `behind` it.
@@ -22,22 +17,14 @@ pub(super) struct OfCluster {
     pub(super) behind: Chain,
 }
 
-impl Service<Request<Body>> for &OfCluster {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for OfCluster {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let shortcut =
             Passage::of(&request).and_then(|passage| Some(passage.attempt.as_ref()?.1.clone()));
         let response = self.filter.call(request);
         let behind = self.behind.clone();
         Box::pin(async move {
-            let Ok(mut response) = response.await;
+            let mut response = response.await;
             let outcome = Outcome::of_mut(&mut response);
             if let Some(shortcut) = shortcut
                 && outcome.local.is_some()
@@ -49,16 +36,16 @@ impl Service<Request<Body>> for &OfCluster {
                 Origin::Early { request, .. } => request,
                 other => {
                     outcome.origin = other;
-                    return Ok(response);
+                    return response;
                 }
             };
             let summary = outcome.processor;
-            let Ok(mut response) = show_behind::show(&behind, *request, response).await;
+            let mut response = show_behind::show(&behind, *request, response).await;
             // The log tells of the filter that answered.
             if summary.is_some() {
                 Outcome::of_mut(&mut response).processor = summary;
             }
-            Ok(response)
+            response
         })
     }
 }

@@ -1,16 +1,11 @@
 //! Filters that change messages which pass, and answer none themselves.
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use extproc_client::host::{Origin, Outcome};
 use http::{Request, Response, request::Parts};
-use tower::Service;
 
-use super::{Chain, ResponseFuture};
+use super::{Chain, ResponseFuture, Serve};
 use crate::{exchange::Exchange, http::body::Body};
 
 /// Changes that a filter makes.
@@ -43,16 +38,8 @@ impl<C> Passing<C> {
     }
 }
 
-impl<C: Changes> Service<Request<Body>> for &Passing<C> {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl<C: Changes> Serve for Passing<C> {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, mut body) = request.into_parts();
         let Some(exchange) = Exchange::of_head(&parts).cloned() else {
             return self.inner.call(Request::from_parts(parts, body));
@@ -64,11 +51,11 @@ impl<C: Changes> Service<Request<Body>> for &Passing<C> {
         };
         let changes = self.changes.clone();
         Box::pin(async move {
-            let Ok(mut response) = future.await;
+            let mut response = future.await;
             if !matches!(Outcome::of(&response).origin, Origin::Final) {
                 changes.response(seen, &mut response, &exchange);
             }
-            Ok(response)
+            response
         })
     }
 }

@@ -1,16 +1,10 @@
 //! The filter `envoy.filters.http.set_metadata`.
 
-use std::{
-    convert::Infallible,
-    task::{Context, Poll},
-};
-
 use extproc_client::metadata::DynamicMetadata;
-use http::{Request, Response};
+use http::Request;
 use prost_types::{Struct, value::Kind};
-use tower::Service;
 
-use super::{Chain, ResponseFuture};
+use super::{Chain, ResponseFuture, Serve};
 use crate::{config::snapshot::SetMetadata, exchange::host::Passage, http::body::Body};
 
 /// `set_metadata`.
@@ -19,16 +13,8 @@ pub(super) struct MetadataFilter {
     pub(super) inner: Chain,
 }
 
-impl Service<Request<Body>> for &MetadataFilter {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for MetadataFilter {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         if let Some(passage) = Passage::of(&request)
             && passage.answer.is_none()
         {

@@ -5,22 +5,17 @@
 //! chain meanwhile, the answer takes the place of the upstream's, and comes back through all of them. Where the processor of a
 //! filter still has the request's headers, the request goes on from there to fetch the answer, and that processor has both.
 
-use std::{
-    convert::Infallible,
-    future::{poll_fn, ready},
-    task::{Context, Poll},
-};
+use std::future::{poll_fn, ready};
 
 use extproc_client::host::{ExchangeContext, Origin, Outcome};
 use http::{Request, Response, request::Parts};
-use tower::Service;
 
 use crate::{
     exchange::{
         answer::{Answer, Answering, Late, LateAnswers, lock},
         host::Passage,
     },
-    filters::{Chain, ResponseFuture},
+    filters::{Chain, ResponseFuture, Serve},
     http::body::Body,
 };
 
@@ -28,7 +23,7 @@ use crate::{
 pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -> ResponseFuture {
     let Some(passage) = Passage::of_head_mut(&mut parts) else {
         // Only reached if a filter makes up requests, which none does.
-        return Box::pin(ready(Ok(response)));
+        return Box::pin(ready(response));
     };
     passage.answer = Some(Answer::new(response));
     // It is answered already.
@@ -42,16 +37,8 @@ pub(crate) fn show(behind: &Chain, mut parts: Parts, response: Response<Body>) -
 /// The filters behind one that may answer late: they keep the request when it does.
 pub(crate) struct Kept(pub(crate) Chain);
 
-impl Service<Request<Body>> for &Kept {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for Kept {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let Some(passage) = Passage::of(&request) else {
             return self.0.call(request);
         };
@@ -77,16 +64,8 @@ pub(crate) struct ShownBehind {
     pub(crate) behind: Chain,
 }
 
-impl Service<Request<Body>> for &ShownBehind {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for ShownBehind {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
         let open = Passage::of_head_mut(&mut parts).filter(|passage| passage.answer.is_none());
         let Some(passage) = open else {
@@ -98,14 +77,14 @@ impl Service<Request<Body>> for &ShownBehind {
         let response = self.filter.call(Request::from_parts(parts, body));
         let behind = self.behind.clone();
         Box::pin(async move {
-            let Ok(mut response) = response.await;
+            let mut response = response.await;
             let outcome = Outcome::of_mut(&mut response);
             let early = match std::mem::take(&mut outcome.origin) {
                 Origin::Early { request, .. } => Some(request),
                 Origin::Late => None,
                 other => {
                     outcome.origin = other;
-                    return Ok(response);
+                    return response;
                 }
             };
             let summary = outcome.processor;
@@ -114,15 +93,15 @@ impl Service<Request<Body>> for &ShownBehind {
                 Some(request) => show(&behind, *request, response),
                 None => match late.0.give(Box::new(response)) {
                     Ok(shown) => shown,
-                    Err(response) => return Ok(*response),
+                    Err(response) => return *response,
                 },
             };
-            let Ok(mut response) = shown.await;
+            let mut response = shown.await;
             // The log tells of the filter that answered.
             if summary.is_some() {
                 Outcome::of_mut(&mut response).processor = summary;
             }
-            Ok(response)
+            response
         })
     }
 }

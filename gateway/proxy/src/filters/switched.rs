@@ -1,15 +1,9 @@
 //! A filter that routes switch off and on.
 
-use std::{
-    convert::Infallible,
-    task::{Context, Poll},
-};
-
 use extproc_client::host::ExchangeContext;
-use http::{Request, Response, request::Parts};
-use tower::Service;
+use http::{Request, request::Parts};
 
-use super::{Chain, ResponseFuture};
+use super::{Chain, ResponseFuture, Serve};
 use crate::{
     config::snapshot::OnRoute,
     exchange::{Exchange, host::is_answered},
@@ -41,16 +35,8 @@ pub(super) fn said(parts: &Parts, filter: Option<&str>) -> Option<OnRoute> {
     route.overrides().said(cluster, filter).cloned()
 }
 
-impl Service<Request<Body>> for &Switched {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for Switched {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (parts, body) = request.into_parts();
         let is_on = match said(&parts, Some(&self.name)) {
             Some(said) => !matches!(said, OnRoute::Off),

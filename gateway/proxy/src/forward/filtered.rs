@@ -7,7 +7,6 @@
 use std::{
     any::Any,
     collections::HashMap,
-    convert::Infallible,
     fmt,
     future::{pending, poll_fn},
     pin::{Pin, pin},
@@ -19,14 +18,13 @@ use extproc_client::host::{Host as ExchangeHost, Origin, Outcome, RouteConfig, R
 use http::{Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use tokio::sync::oneshot;
-use tower::Service;
 
 use super::attempts::{Again, Attempts};
 use crate::{
     exchange::{
         Exchange,
         answer::{Once, ResponseFuture, Shortcut},
-        chain::Chain,
+        chain::{Chain, Serve},
         host::{Passage, strip},
     },
     http::{
@@ -65,28 +63,20 @@ impl ClusterFilters {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandOver;
 
-impl Service<Request<Body>> for &HandOver {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for HandOver {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
         let passage = Passage::take(&mut parts);
         let request = Request::from_parts(parts, body);
         Box::pin(async move {
             let (answer, attempt) = passage.map_or((None, None), |p| (p.answer, p.attempt));
             if let Some(response) = answer.and_then(|answer| answer.take()) {
-                return Ok(response);
+                return response;
             }
             let attempt = attempt.and_then(|(meeting, _)| meeting.take());
             let (respond, response) = oneshot::channel();
             let handed = attempt.and_then(|attempt| attempt.send((request, respond)).ok());
-            Ok(match handed {
+            match handed {
                 // Who gave the attempt up drops this, too.
                 Some(()) => match response.await {
                     Ok(response) => response,
@@ -97,7 +87,7 @@ impl Service<Request<Body>> for &HandOver {
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
                     local_reply::reply(false, status, "".into(), "no_attempt", 0)
                 }
-            })
+            }
         })
     }
 }
@@ -132,7 +122,7 @@ struct Filtered {
 
 impl Filtered {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
-        if let Poll::Ready(Ok(response)) = self.chain.as_mut().poll(cx) {
+        if let Poll::Ready(response) = self.chain.as_mut().poll(cx) {
             return Poll::Ready(response);
         }
         match self.answer.as_mut().map(|answer| Pin::new(answer).poll(cx)) {

@@ -7,19 +7,13 @@ mod redirect;
 pub(crate) mod replay;
 pub(crate) mod shadow;
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{pin::pin, sync::Arc};
 
 use extproc_client::host::{ExchangeContext, Held, Origin, Outcome, ResponseFlags, UpstreamInfo};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts,
 };
 use http_body::Body as _;
-use tower::Service;
 
 pub(crate) use self::filtered::{ClusterFilters, HandOver};
 use self::{
@@ -32,6 +26,7 @@ use crate::{
     exchange::{
         self, Exchange,
         answer::ResponseFuture,
+        chain::Serve,
         header_changes,
         host::{self, Passage},
         record::{Head, Reply},
@@ -66,16 +61,8 @@ pub(crate) struct Means {
     pub(crate) filters: Arc<ClusterFilters>,
 }
 
-impl Service<Request<Body>> for &RouterHandler {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+impl Serve for RouterHandler {
+    fn serve(&self, request: Request<Body>) -> ResponseFuture {
         let means = self.0.clone();
         let mut request = Box::new(Outbound::from(request));
         let passage = Passage::of_head_mut(&mut request.parts);
@@ -100,10 +87,10 @@ impl Service<Request<Body>> for &RouterHandler {
             }
             let is_local = !Outcome::of(&response).is_upstream();
             // RFC 9110 §9.3.2: no answer to HEAD has content, our own ones included.
-            Ok(match head && is_local {
+            match head && is_local {
                 true => response.map(|_| Body::empty()),
                 false => response,
-            })
+            }
         })
     }
 }
