@@ -1,5 +1,8 @@
 //! Clusters with `auto_config`, whose endpoints say in TLS which protocol they speak.
 
+#[allow(dead_code, reason = "shared by several tests")]
+mod common;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -9,12 +12,10 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use gateway_config as config;
-use gateway_proxy::{Gateway, Options, Running};
+use gateway_proxy::Running;
 use http::Response;
 use rustls::{
     ServerConfig,
@@ -26,11 +27,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::common::{Bootstrap, PATIENCE, admin, cluster, protocol, until};
+
 const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
-
-/// Limit for what takes a moment, on a busy machine too: it keeps a test from hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn file(name: &str) -> String {
     format!("{}/../tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -145,49 +145,26 @@ async fn serve_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-/// A gateway with one worker in front of the endpoint.
+/// A gateway in front of the endpoint.
 fn gateway(upstream: SocketAddr) -> (Running, SocketAddr) {
-    let text = format!(
-        r#"
-admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: upstream}}}}]}}]}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: upstream
-    type: STATIC
-    connect_timeout: 20s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        {{"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, auto_config: {{}}}}
-    transport_socket:
-      name: tls
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-        sni: a.example
-        common_tls_context: {{validation_context: {{trusted_ca: {{filename: {ca}}}}}}}
-    load_assignment:
-      cluster_name: upstream
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]
-"#,
-        ca = file("ca.pem"),
-        port = upstream.port(),
+    let tls = format!(
+        "transport_socket: {{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
+         sni: a.example, common_tls_context: {{validation_context: {{trusted_ca: {{filename: {}}}}}}}}}}}",
+        file("ca.pem")
     );
-    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
-    let address = running.local_addr("main").unwrap();
-    (running, address)
+    let options = protocol("auto_config: {}");
+    let upstream = cluster(
+        "upstream",
+        upstream,
+        &["connect_timeout: 20s", &options, &tls],
+    );
+    Bootstrap {
+        routes: &["{match: {prefix: /}, route: {cluster: upstream}}"],
+        clusters: &[upstream],
+        rest: &[&admin()],
+        ..Bootstrap::default()
+    }
+    .start()
 }
 
 fn get(address: SocketAddr, path: &str) -> String {
@@ -206,15 +183,6 @@ fn get(address: SocketAddr, path: &str) -> String {
 fn is_answered_over(answer: &str, protocol: &[u8]) -> bool {
     let protocol = str::from_utf8(protocol).unwrap();
     answer.starts_with("HTTP/1.1 200") && answer.ends_with(&format!("\r\n\r\n{protocol}"))
-}
-
-/// Waits until it is so.
-fn until(mut done: impl FnMut() -> bool, what: &str) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        thread::yield_now();
-    }
 }
 
 /// A connection is spoken to as it says itself, whatever others have said: there may be several servers behind one address.

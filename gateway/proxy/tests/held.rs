@@ -1,5 +1,8 @@
 //! Large pieces of bodies that a processor makes, and what counts as held of them.
 
+#[allow(dead_code, reason = "shared by several tests")]
+mod common;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -9,9 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_config as config;
-use gateway_proxy::{Gateway, Options, Running};
+use gateway_proxy::Running;
 use http::{HeaderMap, HeaderValue, Request, Response};
+
+use self::common::{Bootstrap, cluster};
 
 /// Limit for what takes a moment, on a busy machine too: it keeps a test from hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -160,55 +164,21 @@ fn gateway(
     upstream: SocketAddr,
     processor: SocketAddr,
 ) -> (Running, SocketAddr) {
-    let cluster = |name: &str, at: SocketAddr, options: &str| {
-        format!(
-            r#"
-  - name: {name}
-    type: STATIC
-    {options}
-    load_assignment:
-      cluster_name: {name}
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]"#,
-            port = at.port()
-        )
-    };
-    let text = format!(
-        r#"
-overload_manager:
-  resource_monitors:
-  - name: heap
-    typed_config:
-      "@type": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig
-      max_heap_size_bytes: {memory}
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: upstream, timeout: 0s}}}}]}}]}}
-          http_filters:
-          - name: processor
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
-              grpc_service: {{envoy_grpc: {{cluster_name: processor}}}}
-              message_timeout: 60s
-              processing_mode: {{{modes}}}
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:{}{}
-"#,
-        cluster("upstream", upstream, ""),
-        cluster("processor", processor, "http2_protocol_options: {}"),
-    );
-    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
-    let address = running.local_addr("main").unwrap();
-    (running, address)
+    let processor = cluster("processor", processor, &["http2_protocol_options: {}"]);
+    Bootstrap {
+        routes: &["{match: {prefix: /}, route: {cluster: upstream, timeout: 0s}}"],
+        filters: &[&format!(
+            "{{name: processor, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, \
+             grpc_service: {{envoy_grpc: {{cluster_name: processor}}}}, message_timeout: 60s, processing_mode: {{{modes}}}}}}}"
+        )],
+        clusters: &[cluster("upstream", upstream, &[]), processor],
+        rest: &[&format!(
+            "overload_manager: {{resource_monitors: [{{name: heap, typed_config: {{\"@type\": \
+             type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: {memory}}}}}]}}"
+        )],
+        ..Bootstrap::default()
+    }
+    .start()
 }
 
 /// The piece counts until the connection has it: twice, it would be more than one client may have held (64 MiB).

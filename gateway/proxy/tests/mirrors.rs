@@ -1,5 +1,8 @@
 //! A cluster of copies that does not answer takes nothing from others.
 
+#[allow(dead_code, reason = "shared by several tests")]
+mod common;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -8,10 +11,10 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use gateway_proxy::{Gateway, Options};
+use self::common::{Bootstrap, cluster, until};
 
 /// An upstream that counts the requests that come, and answers each or none.
 fn upstream(answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -44,59 +47,25 @@ fn upstream(answers: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, seen)
 }
 
-fn cluster(name: &str, address: SocketAddr, more: &str) -> String {
-    format!(
-        "{{name: {name}, type: STATIC, {more} load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [\
-         {{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}",
-        address.port()
-    )
-}
-
-fn until(mut done: impl FnMut() -> bool, what: &str) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-        thread::yield_now();
-    }
-}
-
 #[test]
 fn a_silent_mirror_takes_no_place_of_others() {
     let (upstream_at, _) = upstream(true);
     let (silent_at, silent) = upstream(false);
     let (other_at, other) = upstream(true);
-    let few = "circuit_breakers: {thresholds: [{max_connections: 40, max_pending_requests: 2000, max_requests: 40}]},";
-    let text = format!(
-        r#"
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - {{match: {{prefix: /silent}}, route: {{cluster: upstream, timeout: 60s, request_mirror_policies: [{{cluster: silent}}]}}}}
-              - {{match: {{prefix: /}}, route: {{cluster: upstream, request_mirror_policies: [{{cluster: other}}]}}}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters: [{}, {}, {}]
-"#,
-        cluster("upstream", upstream_at, ""),
-        cluster("silent", silent_at, few),
-        cluster("other", other_at, ""),
-    );
-    let snapshot = gateway_config::parse_envoy("test.yaml", &text).unwrap();
-    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
-    let gateway = running.local_addr("main").unwrap();
+    let few = "circuit_breakers: {thresholds: [{max_connections: 40, max_pending_requests: 2000, max_requests: 40}]}";
+    let (_running, gateway) = Bootstrap {
+        routes: &[
+            "{match: {prefix: /silent}, route: {cluster: upstream, timeout: 60s, request_mirror_policies: [{cluster: silent}]}}",
+            "{match: {prefix: /}, route: {cluster: upstream, request_mirror_policies: [{cluster: other}]}}",
+        ],
+        clusters: &[
+            cluster("upstream", upstream_at, &[]),
+            cluster("silent", silent_at, &[few]),
+            cluster("other", other_at, &[]),
+        ],
+        ..Bootstrap::default()
+    }
+    .start();
     let mut client = TcpStream::connect(gateway).unwrap();
     let limit = Some(Duration::from_secs(10));
     client.set_read_timeout(limit).unwrap();

@@ -2,6 +2,7 @@
 
 #[path = "proxy/clients.rs"]
 mod clients;
+#[allow(dead_code, reason = "shared by several tests")]
 mod common;
 #[path = "proxy/connections.rs"]
 mod connections;

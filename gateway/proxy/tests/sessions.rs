@@ -1,5 +1,8 @@
 //! TLS sessions that clients resume, and paths that the admin server answers.
 
+#[allow(dead_code, reason = "shared by several tests")]
+mod common;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -17,40 +20,23 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
+use self::common::Bootstrap;
+
 const CA: &[u8] = include_bytes!("../../tests/tls/ca.pem");
 
 /// A gateway whose listener has these fields of `DownstreamTlsContext`.
 fn start(context: &str) -> (Running, SocketAddr) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tls");
-    let text = format!(
-        r#"
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - transport_socket:
-        name: tls
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
-          {context}
-          common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {folder}/a.pem}}, private_key: {{filename: {folder}/a.key}}}}]}}
-      filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, direct_response: {{status: 200}}}}]}}]}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-"#
+    let tls = format!(
+        "transport_socket: {{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, \
+         common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {folder}/a.pem}}, private_key: {{filename: {folder}/a.key}}}}]}}, {context}}}}}"
     );
-    let snapshot = gateway_config::parse_envoy("test.yaml", &text).unwrap();
-    assert!(snapshot.warnings.is_empty(), "{:?}", snapshot.warnings);
-    let running = Gateway::start(snapshot, Options::default().concurrency(1)).unwrap();
-    let address = running.local_addr("main").unwrap();
-    (running, address)
+    Bootstrap {
+        chain: &[&tls],
+        routes: &["{match: {prefix: /}, direct_response: {status: 200}}"],
+        ..Bootstrap::default()
+    }
+    .start()
 }
 
 /// A client that remembers its sessions.
@@ -92,7 +78,7 @@ fn resumes(config: &Arc<ClientConfig>, address: SocketAddr) -> bool {
 fn sessions_are_resumed_as_configured() {
     const NO_TICKETS: &str = "disable_stateless_session_resumption: true";
     const NO_IDS: &str = "disable_stateful_session_resumption: true";
-    let both = format!("{NO_TICKETS}\n          {NO_IDS}");
+    let both = format!("{NO_TICKETS}, {NO_IDS}");
     for (context, tls13, tickets, ids) in [
         ("", true, true, true),
         (NO_TICKETS, false, true, true),

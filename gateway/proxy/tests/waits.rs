@@ -1,5 +1,6 @@
 //! Waits that have to end: connections that nobody uses, peers that take nothing, threads that hang.
 
+#[allow(dead_code, reason = "shared by several tests")]
 mod common;
 
 use std::{
