@@ -1,5 +1,9 @@
 //! Failures as people meet them, with a gateway and a processor over sockets: `gateway trace` says the cause in words.
 
+#[allow(dead_code, reason = "shared by several tests")]
+#[path = "../proxy/tests/common/mod.rs"]
+mod common;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -20,6 +24,8 @@ use extproc_sdk::{Processor, Server, TlsConfig};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
+
+use self::common::{Bootstrap, cluster, protocol};
 
 /// Ends the program when it is dropped.
 struct Program(Child);
@@ -86,12 +92,9 @@ fn with_tls(runtime: &Runtime) -> SocketAddr {
 /// A cluster's TLS with this authority and name.
 fn tls(authority: &str, name: &str) -> String {
     format!(
-        r#"transport_socket:
-      name: envoy.transport_sockets.tls
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-        sni: {name}
-        common_tls_context: {{validation_context: {{trusted_ca: {{filename: {}}}, match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {name}}}}}]}}}}"#,
+        "transport_socket: {{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
+         sni: {name}, common_tls_context: {{validation_context: {{trusted_ca: {{filename: {}}}, \
+         match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {name}}}}}]}}}}}}}}",
         tls_file(authority)
     )
 }
@@ -121,49 +124,20 @@ fn gateway(arguments: &[&str]) -> Program {
 
 /// Transcript by `gateway trace` of one request through a gateway whose processor is there, with these settings of filter and
 /// cluster.
-fn transcript(case: &str, processor: SocketAddr, filter: &str, cluster: &str) -> String {
-    let config = format!(
-        r#"
-static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes: [{{match: {{prefix: /}}, direct_response: {{status: 200}}}}]
-          http_filters:
-          - name: authz
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
-              grpc_service: {{envoy_grpc: {{cluster_name: processor}}}}
-              processing_mode: {{response_header_mode: SKIP}}
-              {filter}
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: processor
-    type: STATIC
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    load_assignment:
-      cluster_name: processor
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]
-    {cluster}
-"#,
-        processor.port()
+fn transcript(case: &str, processor: SocketAddr, filter: &str, tls: &str) -> String {
+    let filter = format!(
+        "{{name: authz, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, \
+         grpc_service: {{envoy_grpc: {{cluster_name: processor}}}}, processing_mode: {{response_header_mode: SKIP}}, {filter}}}}}"
     );
+    let http2 = protocol("explicit_http_config: {http2_protocol_options: {}}");
+    let config = Bootstrap {
+        routes: &["{match: {prefix: /}, direct_response: {status: 200}}"],
+        filters: &[&filter],
+        clusters: &[cluster("processor", processor, &[&http2, tls])],
+        ..Bootstrap::default()
+    };
     let file = std::env::temp_dir().join(format!("failures-{}-{case}.yaml", std::process::id()));
-    std::fs::write(&file, config).unwrap();
+    std::fs::write(&file, config.text()).unwrap();
     let mut serving = gateway(&[
         "--config",
         file.to_str().unwrap(),

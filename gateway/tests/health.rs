@@ -1,5 +1,9 @@
 //! Endpoints that are left out while they are unfit.
 
+#[allow(dead_code, reason = "shared by several tests")]
+#[path = "../proxy/tests/common/mod.rs"]
+mod common;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -11,9 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_config as config;
-use gateway_proxy::{Gateway, Options, Running};
+use gateway_proxy::Running;
 use tokio::net::TcpSocket;
+
+use self::common::Bootstrap;
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -111,44 +116,20 @@ fn start(endpoints: [SocketAddr; 2], fields: &str) -> (Running, TcpStream) {
         )
     });
     start_with(&format!(
-        "load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{}]}}]}}\n    {fields}",
+        "load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{}]}}]}}, {fields}",
         endpoints.join(", ")
     ))
 }
 
 /// A gateway in front of a cluster with these fields.
 fn start_with(fields: &str) -> (Running, TcpStream) {
-    let text = format!(
-        r#"static_resources:
-  listeners:
-  - name: main
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: ingress
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - {{match: {{prefix: /}}, route: {{cluster: a}}}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: a
-    type: STATIC
-    {fields}
-"#
-    );
-    let snapshot = config::parse_envoy("test.yaml", &text).unwrap();
-    let options = Options::default().concurrency(1);
-    let running = Gateway::start(snapshot, options).unwrap();
-    let client = TcpStream::connect(running.local_addr("main").unwrap()).unwrap();
-    (running, client)
+    let (running, address) = Bootstrap {
+        routes: &["{match: {prefix: /}, route: {cluster: a}}"],
+        clusters: &[format!("{{name: a, type: STATIC, {fields}}}")],
+        ..Bootstrap::default()
+    }
+    .start();
+    (running, TcpStream::connect(address).unwrap())
 }
 
 /// The status of the answer to one more request.
@@ -246,7 +227,7 @@ fn start_checked(endpoints: [(SocketAddr, SocketAddr); 2], fields: &str) -> (Run
         )
     });
     let more = format!(
-        "load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{}]}}]}}\n    {fields}",
+        "load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{}]}}]}}, {fields}",
         text.join(", ")
     );
     start_with(&more)
@@ -310,7 +291,7 @@ fn a_check_has_the_method_and_the_text_that_it_is_given() {
     assert_eq!(seen, [200, 201]);
     let no_panic = "common_lb_config: {healthy_panic_threshold: {value: 0}}";
     let (_running, mut client) =
-        start_checked(endpoints, &format!("{no_panic}\n    {}", check("676F")));
+        start_checked(endpoints, &format!("{no_panic}, {}", check("676F")));
     assert_eq!(statuses(&mut client, 2), [503, 503]);
 }
 
@@ -382,7 +363,7 @@ fn checks_do_not_count_as_requests() {
     let (good, bad) = (Upstream::new(), Upstream::new());
     bad.status.store(500, Ordering::SeqCst);
     let fields = format!(
-        "health_checks: [{{{TIMES}, http_health_check: {{path: /health}}}}]\n    \
+        "health_checks: [{{{TIMES}, http_health_check: {{path: /health}}}}], \
          outlier_detection: {{consecutive_5xx: 3, base_ejection_time: 600s, max_ejection_time: 600s, max_ejection_percent: 50}}"
     );
     let (_running, mut client) = start([bad.address, good.address], &fields);
