@@ -3,8 +3,6 @@
 //! The types give the fields, this module gives the rules that span several of them, as CEL that the API
 //! server checks. What a definition refuses never reaches a controller.
 
-mod yaml;
-
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -17,12 +15,16 @@ const CEL_LENGTH: u32 = 16384;
 
 /// All definitions as YAML documents, the text of the installation's manifest.
 pub fn definitions() -> String {
-    let mut text = String::new();
-    for definition in [backend(), policy()] {
-        text.push_str("---\n");
-        yaml::write(&definition, &mut text);
-    }
-    text
+    [backend(), policy()]
+        .map(|definition| document(&definition))
+        .concat()
+}
+
+fn document(value: &Value) -> String {
+    // Each text on one line.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    let text = serde_saphyr::to_string_with_options(value, options);
+    format!("---\n{}", text.expect("a JSON value has a form in YAML"))
 }
 
 fn policy() -> Value {

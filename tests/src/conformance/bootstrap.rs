@@ -281,56 +281,14 @@ pub(crate) fn address(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
-/// The value as block-style YAML. Every text is in double quotes, so that no reader takes it for something else.
+/// The value as block-style YAML. Every text is in quotes, so that no reader takes it for something else.
+///
+/// # Panics
+/// Never: a JSON value has a form in YAML.
 #[must_use]
 pub fn to_yaml(value: &Value) -> String {
-    let mut out = String::new();
-    write_yaml(value, 0, &mut out);
-    out
-}
-
-fn write_yaml(value: &Value, indent: usize, out: &mut String) {
-    let pad = " ".repeat(indent);
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            for (index, (key, item)) in map.iter().enumerate() {
-                if index > 0 {
-                    out.push_str(&pad);
-                }
-                out.push_str(&Value::from(key.as_str()).to_string());
-                out.push(':');
-                write_nested(item, indent + 2, out);
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push_str(&pad);
-                }
-                out.push_str("- ");
-                write_yaml(item, indent + 2, out);
-            }
-        }
-        other => {
-            out.push_str(&other.to_string());
-            out.push('\n');
-        }
-    }
-}
-
-fn write_nested(value: &Value, indent: usize, out: &mut String) {
-    let nested = match value {
-        Value::Object(map) => !map.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        _ => false,
-    };
-    if nested {
-        out.push('\n');
-        out.push_str(&" ".repeat(indent));
-    } else {
-        out.push(' ');
-    }
-    write_yaml(value, indent, out);
+    let options = serde_saphyr::ser_options! { quote_all: true };
+    serde_saphyr::to_string_with_options(value, options).expect("a JSON value has a form in YAML")
 }
 
 #[cfg(test)]
