@@ -29,108 +29,120 @@ fn document(value: &Value) -> String {
 
 fn policy() -> Value {
     let mut spec = schema::<AgentgatewayPolicySpec>();
+    targets(&mut spec);
+    rules(&mut spec, "", TARGETS_AND_SECTIONS);
+    ext_proc(&mut spec);
     limit(
         &mut spec,
-        "targetRefs",
-        json!({"minItems": 1, "maxItems": 16}),
+        "frontend.http.maxBufferSize",
+        json!({"minimum": 1}),
     );
+    for part in ["", "frontend", "frontend.http", "traffic"] {
+        keep_unknown(&mut spec, part);
+    }
+    definition(
+        "AgentgatewayPolicy",
+        "agentgatewaypolicies",
+        &["agpol"],
+        spec,
+        policy_status(),
+    )
+}
+
+/// Rules of a policy's targets.
+fn targets(spec: &mut Value) {
+    limit(spec, "targetRefs", json!({"minItems": 1, "maxItems": 16}));
     limit(
-        &mut spec,
+        spec,
         "targetSelectors",
         json!({"minItems": 1, "maxItems": 16}),
     );
     for list in ["targetRefs", "targetSelectors"] {
+        limit(spec, &format!("{list}.group"), json!({"maxLength": 253}));
         limit(
-            &mut spec,
-            &format!("{list}.group"),
-            json!({"maxLength": 253}),
-        );
-        limit(
-            &mut spec,
+            spec,
             &format!("{list}.kind"),
             json!({"minLength": 1, "maxLength": 63}),
         );
         limit(
-            &mut spec,
+            spec,
             &format!("{list}.sectionName"),
             json!({"minLength": 1, "maxLength": 253}),
         );
-        limit(&mut spec, &format!("{list}.port"), json!({"minimum": 1}));
+        limit(spec, &format!("{list}.port"), json!({"minimum": 1}));
     }
     limit(
-        &mut spec,
+        spec,
         "targetRefs.name",
         json!({"minLength": 1, "maxLength": 253}),
     );
-    require(&mut spec, "targetRefs", &["group", "kind", "name"]);
-    require(
-        &mut spec,
-        "targetSelectors",
-        &["group", "kind", "matchLabels"],
-    );
+    require(spec, "targetRefs", &["group", "kind", "name"]);
+    require(spec, "targetSelectors", &["group", "kind", "matchLabels"]);
     rule(
-        &mut spec,
+        spec,
         "targetRefs",
         "!(has(self.sectionName) && has(self.port))",
         "sectionName and port exclude each other",
     );
-    rules(
-        &mut spec,
-        "",
-        &[
-            (
-                "has(self.targetRefs) != has(self.targetSelectors)",
-                "exactly one of targetRefs and targetSelectors has to be set",
-            ),
-            (
-                "has(self.traffic) || has(self.frontend)",
-                "at least one of traffic and frontend has to be set",
-            ),
-            (
-                "!has(self.targetRefs) || self.targetRefs.all(t, t.kind == self.targetRefs[0].kind)",
-                "all targets have to be of one kind",
-            ),
-            (
-                "!has(self.targetSelectors) || self.targetSelectors.all(t, t.kind == self.targetSelectors[0].kind)",
-                "all targets have to be of one kind",
-            ),
-            (
-                "!has(self.strategy) || !has(self.strategy.inheritance) || (has(self.traffic) && !has(self.frontend))",
-                "strategy.inheritance needs traffic as the only section",
-            ),
-            (
-                "!has(self.frontend) || !has(self.targetRefs) || self.targetRefs.all(t, t.kind == 'Gateway')",
-                "frontend needs Gateways as targets",
-            ),
-            (
-                "!has(self.frontend) || !has(self.targetSelectors) || self.targetSelectors.all(t, t.kind == 'Gateway')",
-                "frontend needs Gateways as targets",
-            ),
-            (
-                "!has(self.traffic) || !has(self.targetRefs) || self.targetRefs.all(t, t.kind in ['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'InferencePool'])",
-                "traffic needs targets of kind Gateway, ListenerSet, HTTPRoute, GRPCRoute or InferencePool",
-            ),
-            (
-                "!has(self.traffic) || !has(self.targetSelectors) || self.targetSelectors.all(t, t.kind in ['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'InferencePool'])",
-                "traffic needs targets of kind Gateway, ListenerSet, HTTPRoute, GRPCRoute or InferencePool",
-            ),
-            (
-                "!has(self.traffic) || !has(self.targetRefs) || self.targetRefs.all(t, !has(t.port))",
-                "a target's port needs frontend as the only section",
-            ),
-            (
-                "!has(self.traffic) || !has(self.traffic.phase) || self.traffic.phase != 'PreRouting' || !has(self.targetRefs) || self.targetRefs.all(t, t.kind in ['Gateway', 'ListenerSet'])",
-                "phase PreRouting needs Gateways or ListenerSets as targets",
-            ),
-            (
-                "!has(self.traffic) || !has(self.traffic.phase) || self.traffic.phase != 'PreRouting' || !has(self.targetSelectors) || self.targetSelectors.all(t, t.kind in ['Gateway', 'ListenerSet'])",
-                "phase PreRouting needs Gateways or ListenerSets as targets",
-            ),
-        ],
-    );
+}
+
+/// Rules that targets and sections of a policy keep together.
+const TARGETS_AND_SECTIONS: &[(&str, &str)] = &[
+    (
+        "has(self.targetRefs) != has(self.targetSelectors)",
+        "exactly one of targetRefs and targetSelectors has to be set",
+    ),
+    (
+        "has(self.traffic) || has(self.frontend)",
+        "at least one of traffic and frontend has to be set",
+    ),
+    (
+        "!has(self.targetRefs) || self.targetRefs.all(t, t.kind == self.targetRefs[0].kind)",
+        "all targets have to be of one kind",
+    ),
+    (
+        "!has(self.targetSelectors) || self.targetSelectors.all(t, t.kind == self.targetSelectors[0].kind)",
+        "all targets have to be of one kind",
+    ),
+    (
+        "!has(self.strategy) || !has(self.strategy.inheritance) || (has(self.traffic) && !has(self.frontend))",
+        "strategy.inheritance needs traffic as the only section",
+    ),
+    (
+        "!has(self.frontend) || !has(self.targetRefs) || self.targetRefs.all(t, t.kind == 'Gateway')",
+        "frontend needs Gateways as targets",
+    ),
+    (
+        "!has(self.frontend) || !has(self.targetSelectors) || self.targetSelectors.all(t, t.kind == 'Gateway')",
+        "frontend needs Gateways as targets",
+    ),
+    (
+        "!has(self.traffic) || !has(self.targetRefs) || self.targetRefs.all(t, t.kind in ['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'InferencePool'])",
+        "traffic needs targets of kind Gateway, ListenerSet, HTTPRoute, GRPCRoute or InferencePool",
+    ),
+    (
+        "!has(self.traffic) || !has(self.targetSelectors) || self.targetSelectors.all(t, t.kind in ['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'InferencePool'])",
+        "traffic needs targets of kind Gateway, ListenerSet, HTTPRoute, GRPCRoute or InferencePool",
+    ),
+    (
+        "!has(self.traffic) || !has(self.targetRefs) || self.targetRefs.all(t, !has(t.port))",
+        "a target's port needs frontend as the only section",
+    ),
+    (
+        "!has(self.traffic) || !has(self.traffic.phase) || self.traffic.phase != 'PreRouting' || !has(self.targetRefs) || self.targetRefs.all(t, t.kind in ['Gateway', 'ListenerSet'])",
+        "phase PreRouting needs Gateways or ListenerSets as targets",
+    ),
+    (
+        "!has(self.traffic) || !has(self.traffic.phase) || self.traffic.phase != 'PreRouting' || !has(self.targetSelectors) || self.targetSelectors.all(t, t.kind in ['Gateway', 'ListenerSet'])",
+        "phase PreRouting needs Gateways or ListenerSets as targets",
+    ),
+];
+
+/// Rules of the processor, or of those that conditions choose among.
+fn ext_proc(spec: &mut Value) {
     let ext_proc = "traffic.extProc";
     rules(
-        &mut spec,
+        spec,
         ext_proc,
         &[
             (
@@ -148,40 +160,25 @@ fn policy() -> Value {
         ],
     );
     limit(
-        &mut spec,
+        spec,
         "traffic.extProc.conditional",
         json!({"minItems": 1, "maxItems": 16}),
     );
-    require(&mut spec, "traffic.extProc.conditional", &["policy"]);
+    require(spec, "traffic.extProc.conditional", &["policy"]);
     limit(
-        &mut spec,
+        spec,
         "traffic.extProc.conditional.condition",
         json!({"minLength": 1, "maxLength": CEL_LENGTH}),
     );
     rule(
-        &mut spec,
+        spec,
         "traffic.extProc.conditional.policy",
         "has(self.backendRef) != has(self.url)",
         "exactly one of backendRef and url has to be set",
     );
     for case in [ext_proc, "traffic.extProc.conditional.policy"] {
-        processor(&mut spec, case);
+        processor(spec, case);
     }
-    limit(
-        &mut spec,
-        "frontend.http.maxBufferSize",
-        json!({"minimum": 1}),
-    );
-    for part in ["", "frontend", "frontend.http", "traffic"] {
-        keep_unknown(&mut spec, part);
-    }
-    definition(
-        "AgentgatewayPolicy",
-        "agentgatewaypolicies",
-        &["agpol"],
-        spec,
-        policy_status(),
-    )
 }
 
 /// The rules of one processor.
