@@ -7,12 +7,12 @@ use std::{
     task::Poll,
 };
 
-use h2::{Reason, client, ext::Protocol};
+use h2::{Reason, RecvStream, client, ext::Protocol};
 use h2_guard::{Resets, request_size};
-use http::{HeaderValue, Method, Request, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 
-use super::{Connection, Lease, Slot, failure};
+use super::{Connection, Lease, Shared, Slot, failure};
 use crate::{
     http::{
         body::{self, Body, BoxError, Watched, is_behind},
@@ -112,15 +112,7 @@ impl Lease {
             {
                 pipe = None;
                 if let Err(SendError::Body(error)) = result {
-                    return Poll::Ready(Err(if is_behind::<Mismatch>(&*error) {
-                        Failure::Length
-                    } else if error.is::<TrailersTooLarge>() {
-                        Failure::HeadTooLarge
-                    } else if is_behind::<body::TrailersTooLarge>(&*error) {
-                        Failure::Trailers
-                    } else {
-                        Failure::Request
-                    }));
+                    return Poll::Ready(Err(unsent(&error)));
                 }
             }
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
@@ -152,42 +144,67 @@ impl Lease {
             slot,
             pipe: pipe.map(|pipe| tokio::spawn(pipe).abort_handle()),
         };
-        let (mut parts, stream) = response.into_parts();
-        // RFC 9113 §8.2.1, RFC 9110 §8.6: malformed.
-        let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().count();
-        if !values_are_trimmed(&parts.headers) || lengths > 1 {
-            return Err(Failure::Protocol.into());
-        }
-        let tunnel = sending.tunnel && parts.status.is_success();
-        if tunnel {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
-        if let Some(protocol) = switched.filter(|_| tunnel) {
-            parts.status = StatusCode::SWITCHING_PROTOCOLS;
-            let upgrade = HeaderValue::from_static("upgrade");
-            parts.headers.insert(header::CONNECTION, upgrade);
-            parts.headers.insert(header::UPGRADE, protocol);
-        }
-        let mut body = Http2Body::new(
-            stream,
-            &shared.traffic,
-            None,
-            &parts.headers,
-            shared.limits,
-            lost,
-        );
-        if matches!(
-            parts.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        ) {
-            body = body.without_content(|| Failure::Protocol.after_start(None).into());
-        }
+        let (response, tunnel) = received(response, sending.tunnel, switched, &shared)?;
         Ok(Sent {
-            response: http::Response::from_parts(parts, Body::http2(body)),
+            response,
             keep,
             tunnel,
         })
     }
+}
+
+/// The failure of a request whose body could not be sent.
+fn unsent(error: &BoxError) -> Failure {
+    if is_behind::<Mismatch>(&**error) {
+        Failure::Length
+    } else if error.is::<TrailersTooLarge>() {
+        Failure::HeadTooLarge
+    } else if is_behind::<body::TrailersTooLarge>(&**error) {
+        Failure::Trailers
+    } else {
+        Failure::Request
+    }
+}
+
+/// The response as others see it, and whether it opens the tunnel that was asked for: to the protocol `switched`, if that was by
+/// an upgrade.
+fn received(
+    response: Response<RecvStream>,
+    tunnel: bool,
+    switched: Option<HeaderValue>,
+    shared: &Shared,
+) -> Result<(Response<Body>, bool), Failure> {
+    let (mut parts, stream) = response.into_parts();
+    // RFC 9113 §8.2.1, RFC 9110 §8.6: malformed.
+    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if !values_are_trimmed(&parts.headers) || lengths > 1 {
+        return Err(Failure::Protocol);
+    }
+    let tunnel = tunnel && parts.status.is_success();
+    if tunnel {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    if let Some(protocol) = switched.filter(|_| tunnel) {
+        parts.status = StatusCode::SWITCHING_PROTOCOLS;
+        let upgrade = HeaderValue::from_static("upgrade");
+        parts.headers.insert(header::CONNECTION, upgrade);
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    let mut body = Http2Body::new(
+        stream,
+        &shared.traffic,
+        None,
+        &parts.headers,
+        shared.limits,
+        lost,
+    );
+    if matches!(
+        parts.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
+        body = body.without_content(|| Failure::Protocol.after_start(None).into());
+    }
+    Ok((Response::from_parts(parts, Body::http2(body)), tunnel))
 }
 
 /// Makes an upgrade an extended CONNECT (RFC 8441 §4), which the peer has to have allowed. Gives what it
