@@ -127,10 +127,7 @@ impl Processor {
     fn new(upstream: &Upstream) -> Self {
         Self {
             grpc: Balanced::new(GrpcPools {
-                any: pool(&upstream.shared, |queue| ClusterConnector {
-                    upstream: upstream.clone(),
-                    queue,
-                }),
+                any: pool(&upstream.shared, Endpoint::Any(upstream.clone())),
                 upstream: upstream.clone(),
             }),
             http: HttpTransport::new(ClusterClient(upstream.clone())),
@@ -152,10 +149,8 @@ impl Balance for GrpcPools {
         match self.upstream.choose_among_several(metadata) {
             Some(host) => host
                 .side_streams(|| {
-                    pool(&self.upstream.shared, |queue| HostConnector {
-                        host: Arc::downgrade(&host),
-                        queue,
-                    })
+                    let one = Endpoint::One(Arc::downgrade(&host));
+                    pool(&self.upstream.shared, one)
                 })
                 .clone(),
             None => self.any.clone(),
@@ -163,10 +158,14 @@ impl Balance for GrpcPools {
     }
 }
 
-/// A pool of connections that count in `connector`'s queue, within the circuit breakers of the cluster.
-fn pool<C: Connector>(shared: &Arc<HostShared>, connector: impl FnOnce(Arc<Queue>) -> C) -> Pool {
+/// A pool of connections to `endpoint`, within the circuit breakers of the cluster.
+fn pool(shared: &Arc<HostShared>, endpoint: Endpoint) -> Pool {
     let cluster = &shared.cluster;
-    as_envoy(Pool::builder(connector(Arc::default())))
+    let connector = ClusterConnector {
+        endpoint,
+        queue: Arc::default(),
+    };
+    as_envoy(Pool::builder(connector))
         .max_pending(usize::MAX)
         .budget(Arc::new(SideStreams(shared.clone())))
         .connect_timeout(cluster.connect_timeout)
@@ -402,57 +401,43 @@ async fn connect(host: &Host, queue: &Arc<Queue>) -> io::Result<Connected> {
     connected
 }
 
-/// Connects to an endpoint of a cluster, another one each time.
+/// Connects to endpoints of a cluster.
 #[derive(Debug)]
 struct ClusterConnector {
-    upstream: Upstream,
+    endpoint: Endpoint,
     /// The pool's connections.
     queue: Arc<Queue>,
+}
+
+#[derive(Debug)]
+enum Endpoint {
+    /// Another one each time.
+    Any(Upstream),
+    /// This one, as long as the cluster has it: it owns the pool.
+    One(Weak<Host>),
+}
+
+impl Endpoint {
+    async fn host(&self) -> Result<Arc<Host>, Close> {
+        match self {
+            Self::Any(upstream) => {
+                let host = upstream.choose(&Wanted::by(&HeaderMap::new())).await;
+                let none = Close::unavailable("no healthy upstream");
+                host.map_err(|_| none.with_details("no_healthy_upstream"))
+            }
+            Self::One(host) => {
+                let gone = || Close::unavailable("the endpoint is gone");
+                host.upgrade().ok_or_else(gone)
+            }
+        }
+    }
 }
 
 impl Connector for ClusterConnector {
     type Io = Corked<Stream>;
 
     async fn connect(&self) -> io::Result<Corked<Stream>> {
-        let host = self
-            .upstream
-            .choose(&Wanted::by(&HeaderMap::new()))
-            .await
-            .map_err(|_| {
-                io::Error::other(
-                    Close::unavailable("no healthy upstream").with_details("no_healthy_upstream"),
-                )
-            })?;
-        Ok(Corked::new(connect(&host, &self.queue).await?.io))
-    }
-
-    fn serving(io: &Corked<Stream>) -> Option<Box<dyn Any + Send + Sync>> {
-        Some(Box::new(io.get_ref().counted()))
-    }
-
-    fn peer_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
-        io.get_ref().peer_addr()
-    }
-
-    fn local_addr(io: &Corked<Stream>) -> Option<SocketAddr> {
-        io.get_ref().local_addr()
-    }
-}
-
-/// Connects to one endpoint, as long as the cluster has it: the endpoint owns the pool.
-#[derive(Debug)]
-struct HostConnector {
-    host: Weak<Host>,
-    /// The pool's connections.
-    queue: Arc<Queue>,
-}
-
-impl Connector for HostConnector {
-    type Io = Corked<Stream>;
-
-    async fn connect(&self) -> io::Result<Corked<Stream>> {
-        let gone = || io::Error::other(Close::unavailable("the endpoint is gone"));
-        let host = self.host.upgrade().ok_or_else(gone)?;
+        let host = self.endpoint.host().await.map_err(io::Error::other)?;
         Ok(Corked::new(connect(&host, &self.queue).await?.io))
     }
 
