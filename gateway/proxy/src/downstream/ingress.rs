@@ -1,6 +1,6 @@
 //! From a request as it was read to one that filters and router can work with.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use extproc_client::host::{Held, Outcome};
 use h2::ext::Protocol;
@@ -40,6 +40,14 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
+    const fn new(status: StatusCode, details: &'static str) -> Self {
+        Self {
+            status,
+            details,
+            location: None,
+        }
+    }
+
     /// The response, which filters see alone.
     fn reply(self, grpc: bool) -> Response<Body> {
         let grpc = grpc && self.location.is_none();
@@ -103,70 +111,16 @@ pub(super) fn begin(
 ) -> Ingress {
     let http = context.http();
     let version = parts.version;
-    let mut refusal = None;
     let fits = version != Version::HTTP_2 || request_fits(&parts, http.request_headers);
-    let mut has_options = parts.headers.contains_key(header::CONNECTION);
-    if has_options && has_too_many_options(&parts.headers) {
-        // None of them is looked at.
-        parts.headers.remove(header::CONNECTION);
-        has_options = false;
-        refusal = Some(bad("too_many_connection_options"));
-    }
-    if has_options && nominates_what_stays(&parts.headers) {
-        refusal = Some(bad("http1.connection_header_rejected"));
-    }
+    let (has_options, mut refusal) = check_options(&mut parts);
     let kind = upgrade_kind(&parts, has_body).map(Cow::into_owned);
     let extended = parts.extensions.get::<Protocol>();
     let extended = extended.map(|protocol| protocol.as_str().to_owned());
 
-    if version < Version::HTTP_11
-        && let Some(host) = &http.default_host
-        && parts.uri.authority().is_none()
-    {
-        parts
-            .headers
-            .entry(header::HOST)
-            .or_insert_with(|| host.clone());
-    }
-    let tls = context.peer.tls.is_some();
     let trusted = (!http.use_remote_address || http.xff_num_trusted_hops > 0)
         && http.scheme_header != SchemeHeader::MatchUpstream;
-    let target = target::absolute(&parts, tls, trusted).and_then(|uri| {
-        parts.uri = match &http.scheme_header {
-            SchemeHeader::Overwrite(scheme) => with_scheme(uri, scheme),
-            SchemeHeader::Keep | SchemeHeader::MatchUpstream => uri,
-        };
-        let own = context.peer.local.port();
-        target::normalize_host(&http.normalization, own, &mut parts)
-    });
-    if let Err(details) = target {
-        refusal = Some(bad(details));
-    }
-    if version == Version::HTTP_2 && !values_are_trimmed(&parts.headers) {
-        refusal = Some(bad("http2.invalid.header.field"));
-    }
-    if version < Version::HTTP_11 && !http.http1.accept_http_10 && refusal.is_none() {
-        refusal = Some(Refusal {
-            status: StatusCode::UPGRADE_REQUIRED,
-            details: "low_version",
-            location: None,
-        });
-    }
-    // One line more than the limit is one too many; the authority was one of them.
-    if parts.headers.len() > http.request_headers.count {
-        refusal = Some(Refusal {
-            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            details: "too_many_headers",
-            location: None,
-        });
-    }
-    if !fits {
-        refusal = Some(Refusal {
-            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            details: "headers_too_large",
-            location: None,
-        });
-    }
+    let target = settle_target(context, &mut parts, trusted);
+    refusal = check_head(http, &parts, fits, target.err(), refusal);
     refusal = refusal.or_else(|| goes_no_further(http, &mut parts));
     // Host has become the authority: hop-by-hop rules cannot take that away any more.
     parts.headers.remove(header::HOST);
@@ -191,7 +145,7 @@ pub(super) fn begin(
     }
     let awaits_continue = has_body && parts.headers.contains_key(header::EXPECT);
     if !http.early_headers.is_empty() {
-        let unsendable = change_early(context, http, &mut parts, version);
+        let unsendable = change_early(context, &mut parts);
         refusal = refusal.or(unsendable);
         // Over HTTP/2 the client has said its own.
         let is_open = trusted && version != Version::HTTP_2;
@@ -219,34 +173,21 @@ pub(super) fn begin(
             true
         }
         Some(_) if refusal.is_none() && route.is_some() => {
-            refusal = Some(Refusal {
-                status: StatusCode::FORBIDDEN,
-                details: "upgrade_failed",
-                location: None,
-            });
+            refusal = Some(Refusal::new(StatusCode::FORBIDDEN, "upgrade_failed"));
             false
         }
         _ => false,
     };
     let trace = trace(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
+    let buffer = context.chain.buffer(version);
     let exchange = Exchange::new(Begin {
-        http: http.clone(),
-        peer: context.peer.clone(),
-        client,
-        version,
-        outgoing,
-        buffer: context.chain.buffer(version),
-        buffers: Buffers::new(
-            connection.cloned(),
-            context.chain.overload.buffers().clone(),
-        ),
         upgrade,
         grpc,
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
         route,
         trace,
-        trail: Trail::default(),
+        ..beginning(context, connection, client, version, outgoing, buffer)
     });
     exchange.note_head(&parts);
     let body = body(&mut parts, &exchange, upgrade);
@@ -263,30 +204,108 @@ pub(super) fn begin(
     enter(context, parts, body, watch, awaits_continue, refusal)
 }
 
-/// Makes the changes that come before all others: what they show of the exchange is the request alone. Gives the answer to a
-/// request for which a value comes out that no field may have.
-fn change_early(
-    context: &Context,
-    http: &Arc<HttpManager>,
-    parts: &mut Parts,
-    version: Version,
+/// Looks at the options of the connection, of which others speak further on: tells whether there are any, and why the request
+/// goes nowhere for them.
+fn check_options(parts: &mut Parts) -> (bool, Option<Refusal>) {
+    if !parts.headers.contains_key(header::CONNECTION) {
+        return (false, None);
+    }
+    if has_too_many_options(&parts.headers) {
+        // None of them is looked at.
+        parts.headers.remove(header::CONNECTION);
+        return (false, Some(bad("too_many_connection_options")));
+    }
+    let refusal = nominates_what_stays(&parts.headers);
+    (
+        true,
+        refusal.then(|| bad("http1.connection_header_rejected")),
+    )
+}
+
+/// Gives the target its absolute form. A `trusted` client says the scheme itself. The error is the details of its refusal.
+fn settle_target(context: &Context, parts: &mut Parts, trusted: bool) -> Result<(), &'static str> {
+    let http = context.http();
+    if parts.version < Version::HTTP_11
+        && let Some(host) = &http.default_host
+        && parts.uri.authority().is_none()
+    {
+        parts
+            .headers
+            .entry(header::HOST)
+            .or_insert_with(|| host.clone());
+    }
+    let uri = target::absolute(parts, context.peer.tls.is_some(), trusted)?;
+    parts.uri = match &http.scheme_header {
+        SchemeHeader::Overwrite(scheme) => with_scheme(uri, scheme),
+        SchemeHeader::Keep | SchemeHeader::MatchUpstream => uri,
+    };
+    target::normalize_host(&http.normalization, context.peer.local.port(), parts)
+}
+
+/// The refusal of a head, of which the last reason counts: the `known` one, that of its target, and those of its version, fields
+/// and size.
+fn check_head(
+    http: &HttpManager,
+    parts: &Parts,
+    fits: bool,
+    target: Option<&'static str>,
+    known: Option<Refusal>,
 ) -> Option<Refusal> {
-    let shown = Exchange::new(Begin {
-        http: http.clone(),
+    let mut refusal = target.map(bad).or(known);
+    if parts.version == Version::HTTP_2 && !values_are_trimmed(&parts.headers) {
+        refusal = Some(bad("http2.invalid.header.field"));
+    }
+    if parts.version < Version::HTTP_11 && !http.http1.accept_http_10 && refusal.is_none() {
+        refusal = Some(Refusal::new(StatusCode::UPGRADE_REQUIRED, "low_version"));
+    }
+    const TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    // One line more than the limit is one too many; the authority was one of them.
+    if parts.headers.len() > http.request_headers.count {
+        refusal = Some(Refusal::new(TOO_LARGE, "too_many_headers"));
+    }
+    if !fits {
+        refusal = Some(Refusal::new(TOO_LARGE, "headers_too_large"));
+    }
+    refusal
+}
+
+/// The beginning of an exchange of which nothing is known but these.
+fn beginning(
+    context: &Context,
+    connection: Option<&Arc<Budget>>,
+    client: SocketAddr,
+    version: Version,
+    outgoing: Arc<Outgoing>,
+    buffer: usize,
+) -> Begin {
+    Begin {
+        http: context.http().clone(),
         peer: context.peer.clone(),
-        client: context.peer.remote,
+        client,
         version,
-        outgoing: Arc::default(),
-        buffer: 0,
-        buffers: Buffers::new(None, context.chain.overload.buffers().clone()),
+        outgoing,
+        buffer,
+        buffers: Buffers::new(
+            connection.cloned(),
+            context.chain.overload.buffers().clone(),
+        ),
         upgrade: false,
         grpc: false,
         grpc_timeout: None,
         route: None,
         trace: None,
         trail: Trail::default(),
-    });
-    header_changes::request(parts, http.early_headers.chunks(1), &shown);
+    }
+}
+
+/// Makes the changes that come before all others: what they show of the exchange is the request alone. Gives the answer to a
+/// request for which a value comes out that no field may have.
+fn change_early(context: &Context, parts: &mut Parts) -> Option<Refusal> {
+    let client = context.peer.remote;
+    let shown = beginning(context, None, client, parts.version, Arc::default(), 0);
+    let shown = Exchange::new(shown);
+    let changes = context.http().early_headers.chunks(1);
+    header_changes::request(parts, changes, &shown);
     let unsendable = shown.unsendable().is_some();
     unsendable.then(|| bad("early_header_mutation_failed"))
 }
@@ -353,23 +372,15 @@ pub(super) fn again(
     };
     let trace = trace(context, &mut parts, route.as_ref());
     let grpc = is_grpc(&parts.headers);
+    let outgoing = before.outgoing.clone();
+    let (client, version, buffer) = (before.client, before.version, before.buffer);
     let exchange = Exchange::new(Begin {
-        http: http.clone(),
-        peer: context.peer.clone(),
-        client: before.client,
-        version: before.version,
-        outgoing: before.outgoing.clone(),
-        buffer: before.buffer,
-        buffers: Buffers::new(
-            connection.cloned(),
-            context.chain.overload.buffers().clone(),
-        ),
-        upgrade: false,
         grpc,
         grpc_timeout: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
         route,
         trace,
         trail,
+        ..beginning(context, connection, client, version, outgoing, buffer)
     });
     exchange.note_head(&parts);
     exchange.note_request_done();
@@ -386,13 +397,7 @@ pub(super) fn again(
 /// Answers what has come far enough: a request whose `max-forwards` is used up, which is otherwise counted
 /// down (RFC 9110 §7.6.2), and one that was here before (§7.6.3).
 fn goes_no_further(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
-    let answer = |status, details| {
-        Some(Refusal {
-            status,
-            details,
-            location: None,
-        })
-    };
+    let answer = |status, details| Some(Refusal::new(status, details));
     if parts.method == Method::OPTIONS || parts.method == Method::TRACE {
         let left = parts.headers.get(header::MAX_FORWARDS);
         let left = left.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
@@ -421,11 +426,7 @@ fn goes_no_further(http: &HttpManager, parts: &mut Parts) -> Option<Refusal> {
 }
 
 pub(super) fn bad(details: &'static str) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_REQUEST,
-        details,
-        location: None,
-    }
+    Refusal::new(StatusCode::BAD_REQUEST, details)
 }
 
 #[cfg(test)]
