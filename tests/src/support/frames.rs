@@ -27,13 +27,19 @@ pub mod kind {
     pub const CONTINUATION: u8 = 9;
 }
 
-/// END_STREAM, and ACK.
+/// END_STREAM.
 pub const END_STREAM: u8 = 1;
+/// ACK.
+pub const ACK: u8 = 1;
 /// END_HEADERS.
 pub const END_HEADERS: u8 = 4;
+/// PADDED.
+pub const PADDED: u8 = 8;
+/// PRIORITY of HEADERS.
+pub const WITH_PRIORITY: u8 = 0x20;
 
 /// Adds a frame.
-pub fn frame(out: &mut BytesMut, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub fn frame(out: &mut impl BufMut, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let length = u32::try_from(payload.len())
         .unwrap_or(u32::MAX)
         .to_be_bytes();
@@ -45,7 +51,7 @@ pub fn frame(out: &mut BytesMut, kind: u8, flags: u8, stream: u32, payload: &[u8
 }
 
 /// Adds a SETTINGS frame.
-pub fn settings(out: &mut BytesMut, values: &[(u16, u32)]) {
+pub fn settings(out: &mut impl BufMut, values: &[(u16, u32)]) {
     let mut payload = BytesMut::new();
     for (name, value) in values {
         payload.put_u16(*name);
@@ -55,7 +61,7 @@ pub fn settings(out: &mut BytesMut, values: &[(u16, u32)]) {
 }
 
 /// Adds a WINDOW_UPDATE frame.
-pub fn window(out: &mut BytesMut, stream: u32, increment: u32) {
+pub fn window(out: &mut impl BufMut, stream: u32, increment: u32) {
     frame(
         out,
         kind::WINDOW_UPDATE,
@@ -65,14 +71,14 @@ pub fn window(out: &mut BytesMut, stream: u32, increment: u32) {
     );
 }
 
-/// A header block without compression.
+/// A header block without compression: literals without indexing and without Huffman codes, by which any bytes can be written.
 #[must_use]
-pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub fn block<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
         out.push(0);
-        string(&mut out, name.as_bytes());
-        string(&mut out, value.as_bytes());
+        string(&mut out, name.as_ref());
+        string(&mut out, value.as_ref());
     }
     out
 }

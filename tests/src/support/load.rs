@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use super::http1;
+use super::rig::full_answer;
 
 /// Longest wait for one answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -63,7 +65,7 @@ impl Load {
 
 async fn client(to: SocketAddr, request: String, stop: Arc<AtomicBool>) -> Tally {
     let mut tally = Tally::default();
-    let mut kept: Option<TcpStream> = None;
+    let mut kept = None;
     while !stop.load(Ordering::Relaxed) {
         let reused = kept.is_some();
         let result = tokio::time::timeout(LIMIT, exchange(to, &request, &mut kept)).await;
@@ -89,48 +91,21 @@ async fn client(to: SocketAddr, request: String, stop: Arc<AtomicBool>) -> Tally
 async fn exchange(
     to: SocketAddr,
     request: &str,
-    kept: &mut Option<TcpStream>,
+    kept: &mut Option<BufReader<TcpStream>>,
 ) -> anyhow::Result<Option<(u16, String)>> {
     let mut stream = match kept.take() {
         Some(stream) => stream,
-        None => TcpStream::connect(to).await?,
+        None => BufReader::new(TcpStream::connect(to).await?),
     };
-    let mut bytes = Vec::new();
-    if stream.write_all(request.as_bytes()).await.is_err() {
+    let is_sent = stream.write_all(request.as_bytes()).await.is_ok();
+    if !is_sent || stream.fill_buf().await.map_or(true, <[u8]>::is_empty) {
         return Ok(None);
     }
-    let head = loop {
-        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
-        }
-        match stream.read_buf(&mut bytes).await {
-            Ok(0) | Err(_) if bytes.is_empty() => return Ok(None),
-            Ok(0) => anyhow::bail!("closed within the head"),
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
-        }
-    };
-    let text = String::from_utf8_lossy(bytes.get(..head).unwrap_or_default()).to_lowercase();
-    let field = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
-        lines
-            .find(|(field, _)| *field == name)
-            .map(|(_, value)| value.trim().to_owned())
-    };
-    let status = text.split(' ').nth(1).context("no status")?.parse()?;
-    let length: usize = field("content-length")
-        .context("no content-length")?
-        .parse()?;
-    while bytes.len() < head + length {
-        ensure!(
-            stream.read_buf(&mut bytes).await? > 0,
-            "closed within the body"
-        );
-    }
-    let body = String::from_utf8_lossy(bytes.get(head..).unwrap_or_default()).into_owned();
-    if field("connection").as_deref() != Some("close") {
+    let (status, fields, body) = full_answer(&mut stream).await?;
+    if http1::find(&fields, "connection").as_deref() != Some("close") {
         *kept = Some(stream);
     }
+    let body = String::from_utf8_lossy(&body).into_owned();
     Ok(Some((status, body)))
 }
 
@@ -149,19 +124,14 @@ pub async fn named(address: SocketAddr, name: &'static str) -> anyhow::Result<So
     Ok(address)
 }
 
-async fn answer(mut stream: TcpStream, name: &'static str) -> std::io::Result<()> {
+async fn answer(stream: TcpStream, name: &'static str) -> std::io::Result<()> {
     let answer = format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}",
         name.len()
     );
-    let mut bytes = Vec::new();
-    loop {
-        while let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            bytes.drain(..end + 4);
-            stream.write_all(answer.as_bytes()).await?;
-        }
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Ok(());
-        }
+    let mut stream = BufReader::new(stream);
+    while let Ok(Some(_)) = http1::read_head(&mut stream).await {
+        stream.write_all(answer.as_bytes()).await?;
     }
+    Ok(())
 }

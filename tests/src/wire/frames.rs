@@ -9,54 +9,32 @@ use std::fmt::Write as _;
 use super::case::FrameSpec;
 use super::message::{End, Message};
 use crate::support::exchange::Fields;
+use crate::support::frames::kind::{
+    CONTINUATION, DATA, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+};
+use crate::support::frames::{self, ACK, END_HEADERS, END_STREAM, PADDED, PREFACE, WITH_PRIORITY};
 use crate::support::http1::{bytes_of, latin1};
 use crate::support::script::fields;
 
-/// Bytes with which a client begins a connection.
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const WITH_PRIORITY: u8 = 0x20;
-
 /// A frame as it goes on the wire.
-#[must_use]
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    let mut out = length.to_be_bytes()[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend_from_slice(payload);
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    frames::frame(&mut out, kind, flags, stream, payload);
     out
 }
 
 /// SETTINGS with these pairs.
 #[must_use]
 pub fn settings(pairs: &[(u16, u32)]) -> Vec<u8> {
-    let mut payload = Vec::new();
-    for (id, value) in pairs {
-        payload.extend(id.to_be_bytes());
-        payload.extend(value.to_be_bytes());
-    }
-    frame(SETTINGS, 0, 0, &payload)
+    let mut out = Vec::new();
+    frames::settings(&mut out, pairs);
+    out
 }
 
-/// WINDOW_UPDATE.
-#[must_use]
-pub fn window(stream: u32, increment: u32) -> Vec<u8> {
-    frame(WINDOW_UPDATE, 0, stream, &increment.to_be_bytes())
+fn window(stream: u32, increment: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    frames::window(&mut out, stream, increment);
+    out
 }
 
 /// A complete message without body.
@@ -149,31 +127,9 @@ pub fn encode(spec: &FrameSpec, stream: u32) -> Vec<u8> {
     frame(spec.kind.unwrap_or_default(), flags(0), stream, &payload)
 }
 
-/// Literals without indexing and without Huffman codes: any bytes can be written so.
 fn block(list: &Fields) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, value) in list {
-        out.push(0);
-        for text in [bytes_of(name).as_slice(), value.as_slice()] {
-            integer(text.len(), &mut out);
-            out.extend_from_slice(text);
-        }
-    }
-    out
-}
-
-fn integer(mut value: usize, out: &mut Vec<u8>) {
-    if value < 127 {
-        out.push(u8::try_from(value).unwrap_or_default());
-        return;
-    }
-    out.push(127);
-    value -= 127;
-    while value >= 128 {
-        out.push(u8::try_from(value % 128).unwrap_or_default() | 0x80);
-        value /= 128;
-    }
-    out.push(u8::try_from(value).unwrap_or_default());
+    let list = list.iter().map(|(name, value)| (bytes_of(name), value));
+    frames::block(&list.collect::<Vec<_>>())
 }
 
 /// Reads one side of a connection.

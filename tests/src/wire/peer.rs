@@ -13,6 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::case::{Action, Case, Step, Steps};
 use super::frames::{self, Reader};
 use super::message::{self, End, Message, Reading};
+use crate::support::frames::PREFACE;
 use crate::support::http1::bytes_of;
 use crate::support::script::Protocol;
 
@@ -291,7 +292,7 @@ impl Client {
         if case.http2_client() {
             if !case.bare {
                 // A window as large as can be, so that no case waits for one by accident.
-                let begin = [frames::PREFACE, &frames::settings(&[(4, 0x7fff_ffff)])].concat();
+                let begin = [PREFACE, &frames::settings(&[(4, 0x7fff_ffff)])].concat();
                 pump.send(begin);
             }
             perform(&case.frames, &pump, &stage, true, 1).await;
