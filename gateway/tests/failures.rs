@@ -3,12 +3,12 @@
 #[allow(dead_code, reason = "shared by several tests")]
 #[path = "../proxy/tests/common/mod.rs"]
 mod common;
+mod program;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     pin::Pin,
-    process::{Child, Command, Stdio},
 };
 
 use envoy_types::pb::envoy::{
@@ -25,18 +25,10 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::common::{Bootstrap, cluster, protocol};
-
-/// Ends the program when it is dropped.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use self::{
+    common::{Bootstrap, cluster, protocol},
+    program::{followed, gateway, logged},
+};
 
 /// Answer of a processor to the headers of a request; nothing where it is `None`.
 type Answers = fn() -> Option<ProcessingResponse>;
@@ -99,29 +91,6 @@ fn tls(authority: &str, name: &str) -> String {
     )
 }
 
-/// Word behind `key` in the first line of the log that has it.
-fn logged(log: &mut impl std::io::BufRead, key: &str) -> String {
-    loop {
-        let mut line = String::new();
-        assert!(
-            log.read_line(&mut line).unwrap() > 0,
-            "the log has no {key}"
-        );
-        if let Some((_, rest)) = line.split_once(key) {
-            return rest.split_whitespace().next().unwrap().to_owned();
-        }
-    }
-}
-
-fn gateway(arguments: &[&str]) -> Program {
-    let child = Command::new(env!("CARGO_BIN_EXE_gateway"))
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    Program(child.unwrap())
-}
-
 /// Transcript by `gateway trace` of one request through a gateway whose processor is there, with these settings of filter and
 /// cluster.
 fn transcript(case: &str, processor: SocketAddr, filter: &str, tls: &str) -> String {
@@ -150,14 +119,7 @@ fn transcript(case: &str, processor: SocketAddr, filter: &str, tls: &str) -> Str
     let address = logged(&mut log, "address=");
     std::fs::remove_file(&file).unwrap();
     let mut trace = gateway(&["trace", "--inspector", inspector]);
-    let mut state = String::new();
-    // What comes before anybody follows is not told.
-    while !state.contains("\"following\":1") {
-        let mut socket = TcpStream::connect(inspector).unwrap();
-        write!(socket, "GET /state HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
-        state.clear();
-        socket.read_to_string(&mut state).unwrap();
-    }
+    followed(inspector);
     let mut client = TcpStream::connect(address).unwrap();
     write!(
         client,

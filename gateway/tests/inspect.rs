@@ -1,44 +1,14 @@
 //! `--inspect` and `gateway trace`, as programs.
 
+mod program;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::Command,
 };
 
-/// Ends the program when it is dropped.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn gateway(arguments: &[&str]) -> Program {
-    let child = Command::new(env!("CARGO_BIN_EXE_gateway"))
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    Program(child.unwrap())
-}
-
-/// Word behind `key` in the first line of the log that has it.
-fn logged(log: &mut BufReader<ChildStderr>, key: &str) -> String {
-    loop {
-        let mut line = String::new();
-        assert!(
-            log.read_line(&mut line).unwrap() > 0,
-            "the log has no {key}"
-        );
-        if let Some((_, rest)) = line.split_once(key) {
-            return rest.split_whitespace().next().unwrap().to_owned();
-        }
-    }
-}
+use self::program::{followed, gateway, logged};
 
 #[test]
 fn an_exchange_with_a_processor_that_is_not_there() {
@@ -67,14 +37,7 @@ fn an_exchange_with_a_processor_that_is_not_there() {
         "/lost",
         "--json",
     ]);
-    let mut state = String::new();
-    // What comes before anybody follows is not told.
-    while !state.contains("\"following\":1") {
-        let mut socket = TcpStream::connect(inspector).unwrap();
-        write!(socket, "GET /state HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
-        state.clear();
-        socket.read_to_string(&mut state).unwrap();
-    }
+    followed(inspector);
     let mut client = TcpStream::connect(address).unwrap();
     write!(
         client,
