@@ -124,3 +124,29 @@ fn paths_are_of_the_tree() {
     }
     assert!(unknown.is_empty(), "{}", unknown.join("\n"));
 }
+
+/// A type in code type, or a function of one, is one of the sources.
+#[test]
+fn names_of_the_architecture_are_of_the_sources() {
+    let name = Regex::new(r"`([A-Z][a-z]\w*)(?:::([a-z_]+))?(?:\([^`]*)?`").unwrap();
+    let (root, files) = tree();
+    let sources = files.iter().filter(|file| file.ends_with(".rs"));
+    let read = |file: &String| fs::read_to_string(root.join(file)).unwrap();
+    let sources: String = sources.map(read).collect();
+    let has = |kinds: &str, name: &str| {
+        let found = Regex::new(&format!(r"\b(?:{kinds}) {name}\b")).unwrap();
+        found.is_match(&sources)
+    };
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let mut unknown = Vec::new();
+    for found in name.captures_iter(&text) {
+        let is_there = has("struct|enum|trait|type", &found[1])
+            && found
+                .get(2)
+                .is_none_or(|function| has("fn", function.as_str()));
+        if !is_there {
+            unknown.push(found[0].to_owned());
+        }
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join(", "));
+}
