@@ -22,7 +22,7 @@ use self::{
     redirect::Candidate,
 };
 use crate::{
-    config::snapshot::{Forward, Redirect, RouteAction, flag},
+    config::snapshot::{Forward, Redirect, ReplyFormat, RouteAction, flag},
     exchange::{
         self, Exchange,
         answer::ResponseFuture,
@@ -120,16 +120,7 @@ async fn answer(means: &Means, mut request: Box<Outbound>) -> Response<Body> {
     }
     let Some(route) = route else {
         means.stats.no_route.add();
-        let status = match is_misdirected(&exchange, parts) {
-            true => StatusCode::MISDIRECTED_REQUEST,
-            false => StatusCode::NOT_FOUND,
-        };
-        let flags = flag::NO_ROUTE_FOUND;
-        let mut response =
-            local_reply::reply(exchange.grpc, status, "".into(), "route_not_found", flags);
-        keep_sent(parts, &mut response);
-        header_changes::finish(&mut response, &exchange);
-        return response;
+        return no_route(&exchange, parts);
     };
     let mut declined = HeaderMap::new();
     let mut response = match &route.route.action {
@@ -171,19 +162,7 @@ async fn answer(means: &Means, mut request: Box<Outbound>) -> Response<Body> {
             body,
             format,
         } => {
-            let mut response = match format {
-                None => direct(&exchange, *status, body.clone()),
-                Some(format) => {
-                    let head = Head::of(parts);
-                    let text = exchange::local_reply::of_route(format, body, &exchange, &head);
-                    let mut response = direct(&exchange, *status, text.into());
-                    let headers = response.headers_mut();
-                    if headers.contains_key(header::CONTENT_TYPE) && !exchange.grpc {
-                        headers.insert(header::CONTENT_TYPE, format.content_type.clone());
-                    }
-                    response
-                }
-            };
+            let mut response = written(&exchange, parts, *status, body, format.as_deref());
             if *status == StatusCode::CREATED || status.is_redirection() {
                 // As in Envoy, it points to where the request went.
                 let matches = &route.route.matches;
@@ -221,6 +200,41 @@ async fn answer(means: &Means, mut request: Box<Outbound>) -> Response<Body> {
         headers.append(name, value.clone());
     }
     header_changes::finish(&mut response, &exchange);
+    response
+}
+
+/// The response to a request that no route is for.
+fn no_route(exchange: &Exchange, parts: &Parts) -> Response<Body> {
+    let status = match is_misdirected(exchange, parts) {
+        true => StatusCode::MISDIRECTED_REQUEST,
+        false => StatusCode::NOT_FOUND,
+    };
+    let flags = flag::NO_ROUTE_FOUND;
+    let mut response =
+        local_reply::reply(exchange.grpc, status, "".into(), "route_not_found", flags);
+    keep_sent(parts, &mut response);
+    header_changes::finish(&mut response, exchange);
+    response
+}
+
+/// The response that stands in the route, its body in the form that is written there.
+fn written(
+    exchange: &Exchange,
+    parts: &Parts,
+    status: StatusCode,
+    body: &bytes::Bytes,
+    format: Option<&ReplyFormat>,
+) -> Response<Body> {
+    let Some(format) = format else {
+        return direct(exchange, status, body.clone());
+    };
+    let head = Head::of(parts);
+    let text = exchange::local_reply::of_route(format, body, exchange, &head);
+    let mut response = direct(exchange, status, text.into());
+    let headers = response.headers_mut();
+    if headers.contains_key(header::CONTENT_TYPE) && !exchange.grpc {
+        headers.insert(header::CONTENT_TYPE, format.content_type.clone());
+    }
     response
 }
 
@@ -282,19 +296,7 @@ async fn proxy(
     let name = route.cluster_name();
     let grpc = exchange.grpc;
     let Some(upstream) = upstreams.get(name) else {
-        static UNKNOWN: Throttle = Throttle::new();
-        // A route that forwards nowhere says no name, and a request may say none.
-        if !name.is_empty()
-            && let Some(suppressed) = UNKNOWN.pass()
-        {
-            tracing::warn!(cluster = %name, suppressed, "the route's cluster is not configured");
-        }
-        exchange.set_route(Some(route.unnamed()));
-        let mut response = failed(grpc, &Failure::UnknownCluster, UpstreamInfo::default(), 0);
-        if let (false, Some(status)) = (grpc, forward.missing_cluster) {
-            *response.status_mut() = status;
-        }
-        return response;
+        return no_cluster(exchange, route, forward);
     };
     // A tunnel is no message that could be copied.
     if !forward.mirrors.is_empty() && !exchange.upgrade {
@@ -406,6 +408,25 @@ async fn proxy(
             response
         }
     }
+}
+
+/// The response to a request for a cluster that is not configured.
+fn no_cluster(exchange: &Exchange, route: &Selected, forward: &Forward) -> Response<Body> {
+    static UNKNOWN: Throttle = Throttle::new();
+    let name = route.cluster_name();
+    // A route that forwards nowhere says no name, and a request may say none.
+    if !name.is_empty()
+        && let Some(suppressed) = UNKNOWN.pass()
+    {
+        tracing::warn!(cluster = %name, suppressed, "the route's cluster is not configured");
+    }
+    exchange.set_route(Some(route.unnamed()));
+    let (grpc, failure) = (exchange.grpc, Failure::UnknownCluster);
+    let mut response = failed(grpc, &failure, UpstreamInfo::default(), 0);
+    if let (false, Some(status)) = (grpc, forward.missing_cluster) {
+        *response.status_mut() = status;
+    }
+    response
 }
 
 /// Makes a local reply of the head with which an upstream declined a WebSocket handshake, as Envoy does: a handshake has no
