@@ -9,7 +9,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
     thread,
 };
@@ -27,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::common::{Bootstrap, PATIENCE, admin, cluster, protocol, until};
+use self::common::{Bootstrap, PATIENCE, admin, cluster, protocol, serve, until};
 
 const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -60,34 +59,25 @@ fn endpoint(
         answers: Semaphore::new(0),
     });
     let shared = endpoint.clone();
-    let (address, bound) = mpsc::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            address.send(listener.local_addr().unwrap()).unwrap();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let endpoint = shared.clone();
-                tokio::spawn(async move {
-                    let number = endpoint.accepted.fetch_add(1, Ordering::SeqCst);
-                    let protocol = offers(number);
-                    endpoint.handshakes.acquire().await.unwrap().forget();
-                    let Ok(stream) = acceptor(protocol).accept(socket).await else {
-                        return;
-                    };
-                    match protocol == H2 {
-                        true => serve_h2(stream, streams, &endpoint).await,
-                        false => serve_http1(stream).await,
-                    }
-                });
-            }
-        });
+    let address = serve(async move |listener| {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let endpoint = shared.clone();
+            tokio::spawn(async move {
+                let number = endpoint.accepted.fetch_add(1, Ordering::SeqCst);
+                let protocol = offers(number);
+                endpoint.handshakes.acquire().await.unwrap().forget();
+                let Ok(stream) = acceptor(protocol).accept(socket).await else {
+                    return;
+                };
+                match protocol == H2 {
+                    true => serve_h2(stream, streams, &endpoint).await,
+                    false => serve_http1(stream).await,
+                }
+            });
+        }
     });
-    (bound.recv_timeout(PATIENCE).unwrap(), endpoint)
+    (address, endpoint)
 }
 
 fn acceptor(protocol: &[u8]) -> TlsAcceptor {

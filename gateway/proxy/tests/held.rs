@@ -15,7 +15,7 @@ use bytes::Bytes;
 use gateway_proxy::Running;
 use http::{HeaderMap, HeaderValue, Request, Response};
 
-use self::common::{Bootstrap, cluster};
+use self::common::{Bootstrap, cluster, serve};
 
 /// Limit for what takes a moment, on a busy machine too: it keeps a test from hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,26 +86,6 @@ fn replies(phase: u64, streamed: bool) -> Vec<Vec<u8>> {
         }
         _ => Vec::new(),
     }
-}
-
-/// A server on a thread of its own.
-fn serve<F>(server: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static) -> SocketAddr
-where
-    F: Future<Output = ()>,
-{
-    let (address, bound) = mpsc::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            address.send(listener.local_addr().unwrap()).unwrap();
-            server(listener).await;
-        });
-    });
-    bound.recv_timeout(PATIENCE).unwrap()
 }
 
 fn processor(streamed: bool) -> SocketAddr {

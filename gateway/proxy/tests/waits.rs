@@ -20,7 +20,7 @@ use bytes::Bytes;
 use gateway_proxy::Running;
 use http::Response;
 
-use self::common::until;
+use self::common::{serve, until};
 
 /// Requests that an upstream over HTTP/2 has seen.
 #[derive(Default)]
@@ -40,38 +40,29 @@ fn upstream(streams: u32) -> (SocketAddr, Arc<Seen>) {
 fn upstream_like(builder: h2::server::Builder) -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::<Seen>::default();
     let shared = seen.clone();
-    let (address, bound) = mpsc::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            address.send(listener.local_addr().unwrap()).unwrap();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let seen = shared.clone();
-                let builder = builder.clone();
-                tokio::spawn(async move {
-                    seen.accepted.fetch_add(1, Ordering::SeqCst);
-                    seen.open.fetch_add(1, Ordering::SeqCst);
-                    let mut unanswered = Vec::new();
-                    if let Ok(mut connection) = builder.handshake::<_, Bytes>(socket).await {
-                        while let Some(Ok((request, mut respond))) = connection.accept().await {
-                            if request.method() == http::Method::GET {
-                                let _ = respond.send_response(Response::new(()), true);
-                            } else {
-                                unanswered.push((request, respond));
-                            }
+    let address = serve(async move |listener| {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let seen = shared.clone();
+            let builder = builder.clone();
+            tokio::spawn(async move {
+                seen.accepted.fetch_add(1, Ordering::SeqCst);
+                seen.open.fetch_add(1, Ordering::SeqCst);
+                let mut unanswered = Vec::new();
+                if let Ok(mut connection) = builder.handshake::<_, Bytes>(socket).await {
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        if request.method() == http::Method::GET {
+                            let _ = respond.send_response(Response::new(()), true);
+                        } else {
+                            unanswered.push((request, respond));
                         }
                     }
-                    seen.open.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
-        });
+                }
+                seen.open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
     });
-    (bound.recv().unwrap(), seen)
+    (address, seen)
 }
 
 /// A gateway in front of an upstream over HTTP/2; `common` is a field of the cluster's options, with a comma.

@@ -2,12 +2,14 @@
 
 use std::{
     net::SocketAddr,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use gateway_config as config;
 use gateway_proxy::{Gateway, Options, Running};
+use tokio::net::TcpListener;
 
 /// An address on a port that the system chooses.
 const ANY: &str = "{socket_address: {address: 127.0.0.1, port_value: 0}}";
@@ -126,6 +128,26 @@ pub(crate) fn start(
         ..Bootstrap::default()
     }
     .start()
+}
+
+/// A server on a thread of its own.
+pub(crate) fn serve<F>(server: impl FnOnce(TcpListener) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()>,
+{
+    let (address, bound) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            address.send(listener.local_addr().unwrap()).unwrap();
+            server(listener).await;
+        });
+    });
+    bound.recv_timeout(PATIENCE).unwrap()
 }
 
 /// Limit for what takes a moment, on a busy machine too: it keeps a test from hanging.
