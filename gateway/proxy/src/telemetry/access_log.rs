@@ -117,18 +117,19 @@ fn open(sink: &LogSink) -> io::Result<Box<dyn Write + Send>> {
     })
 }
 
-/// Writes an exchange's line to all logs of its listener.
-pub(super) fn log(scope: &Scope<'_>) {
-    let exchange = scope.exchange;
+/// Writes a line to all of `logs` that want it. Returns the number of those that were too slow to take it.
+pub(crate) fn log(logs: &[Arc<Logger>], scope: &Scope<'_>) -> u64 {
     let mut effort = Effort::default();
-    for logger in &exchange.listener.logs {
+    let mut dropped = 0;
+    for logger in logs {
         let wanted = logger
             .filter
             .as_ref()
             .is_none_or(|filter| passes(filter, scope, &mut effort));
         let line = || scope.line(&logger.format, logger.omit_empty);
         if wanted && !logger.sink.send(line().into_bytes()) {
-            exchange.listener.stats.access_log_dropped.add();
+            dropped += 1;
         }
     }
+    dropped
 }

@@ -15,13 +15,12 @@ pub(crate) fn finish(exchange: &Exchange) {
         return;
     }
     let (head, reply) = exchange.take_log();
-    let scope = Scope {
-        exchange,
-        head: head.as_ref(),
-        reply: &reply,
-    };
+    let scope = Scope::of(exchange, head.as_ref(), &reply);
     if let (Some(trace), Some(recorder)) = (&exchange.trace, &exchange.listener.recorder) {
         spans::finish(trace, &recorder.config, &scope);
     }
-    access_log::log(&scope);
+    let listener = &exchange.listener;
+    for _ in 0..access_log::log(&listener.logs, &scope) {
+        listener.stats.access_log_dropped.add();
+    }
 }
