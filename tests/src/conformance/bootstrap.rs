@@ -150,27 +150,41 @@ fn listener(scenario: &Scenario, ports: &Ports, log: &str) -> Value {
         "route_config": route_config(scenario),
         "http_filters": filters,
     });
-    if let Some(format) = &spec.log {
-        manager["access_log"] = json!([{
+    let logs = spec.log.as_ref().map(|format| {
+        let mut log = json!({
             "name": "envoy.access_loggers.file",
             "typed_config": {
                 "@type": format!("{EXTENSIONS}.access_loggers.file.v3.FileAccessLog"),
                 "path": log,
                 "log_format": {"text_format_source": {"inline_string": format!("{format}\n")}},
             },
-        }]);
+        });
+        if let Some(filter) = &spec.log_filter {
+            log["filter"] = filter.clone();
+        }
+        json!([log])
+    });
+    if let Some(logs) = logs.clone().filter(|_| !spec.log_connections) {
+        manager["access_log"] = logs;
     }
     if let Some(extra) = &spec.hcm {
         merge(&mut manager, extra.clone());
     }
+    let mut chain = json!({"filters": [{
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": manager,
+    }]});
+    if let Some(extra) = &spec.filter_chain {
+        merge(&mut chain, extra.clone());
+    }
     let mut out = json!({
         "name": "main",
         "address": address(ports.listener),
-        "filter_chains": [{"filters": [{
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": manager,
-        }]}],
+        "filter_chains": [chain],
     });
+    if let Some(logs) = logs.filter(|_| spec.log_connections) {
+        out["access_log"] = logs;
+    }
     if let Some(limit) = spec.limits.listener {
         out["per_connection_buffer_limit_bytes"] = limit.into();
     }

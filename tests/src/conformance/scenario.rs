@@ -74,6 +74,8 @@ pub struct Spec {
     pub hcm: Option<Value>,
     /// Merged into the listener.
     pub listener: Option<Value>,
+    /// Merged into the filter chain.
+    pub filter_chain: Option<Value>,
     /// Merged into the whole bootstrap.
     pub bootstrap: Option<Value>,
     /// A file beside the scenarios that has the whole bootstrap, in place of one that is made. `@listener@`, `@admin@`,
@@ -109,6 +111,10 @@ pub struct Spec {
     pub limit: Option<u64>,
     /// The format of an access log whose lines are compared.
     pub log: Option<String>,
+    /// The log is the listener's, of connections, and not that of its connection manager.
+    pub log_connections: bool,
+    /// The filter of the log.
+    pub log_filter: Option<Value>,
     /// Inputs arrive at the same moment, so that their order is the machine's choice: every outcome that Envoy shows in
     /// [`OUTCOMES`] runs is right.
     pub races: bool,

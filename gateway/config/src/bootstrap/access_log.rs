@@ -134,7 +134,7 @@ struct LogTypeFilter {
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as there are such lines here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum LogType {
-    /// No line: a local reply is chosen.
+    /// A local reply that is chosen, or the line at the end of a connection.
     #[default]
     NotSet,
     /// The line at the end of an exchange.
@@ -351,7 +351,8 @@ fn omits(format: Option<&Located<SubstitutionFormatString>>) -> bool {
 }
 
 impl Located<AccessLog> {
-    pub(super) fn build(&self, reader: &Reader<'_>) -> Result<Model, Fault> {
+    /// `kind` is what the lines are.
+    pub(super) fn build(&self, kind: LogType, reader: &Reader<'_>) -> Result<Model, Fault> {
         let Some(tree) = &self.value.typed_config else {
             return Err(Fault::at(self.node, "missing field \"typed_config\""));
         };
@@ -378,7 +379,7 @@ impl Located<AccessLog> {
             other => return Err(unsupported(node, other, &[FILE, STDOUT, STDERR])),
         };
         if let Some(filter) = &self.value.filter {
-            log.filter = Some(filter.build(LogType::DownstreamEnd, reader)?);
+            log.filter = Some(filter.build(kind, reader)?);
         }
         let shown = log
             .format

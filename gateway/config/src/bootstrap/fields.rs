@@ -104,7 +104,7 @@ pub(super) const FIELDS: &[(&str, Treatment, &[&str])] = &[
         "ignore_global_conn_limit", "bypass_overload_manager", "tcp_fast_open_queue_length",
     ]),
     ("Listener", Note(NOT_DONE), &[
-        "access_log", "socket_options", "enable_mptcp", "tcp_keepalive",
+        "socket_options", "enable_mptcp", "tcp_keepalive",
     ]),
     ("Listener", Refuse(UNSUPPORTED), &[
         "transparent", "freebind", "fcds_config",

@@ -6,6 +6,7 @@ use extproc_client::host::Metadata as MetadataModel;
 use serde::Deserialize;
 
 use super::{
+    access_log::{AccessLog, LogType},
     address::Address,
     any::{Metadata, unsupported},
     manager::HttpConnectionManager,
@@ -54,6 +55,8 @@ pub(super) struct Listener {
     bind_to_port: Option<Located<bool>>,
     #[serde(default)]
     use_original_dst: bool,
+    #[serde(default)]
+    access_log: Vec<Located<AccessLog>>,
 }
 
 /// `envoy.config.listener.v3.AdditionalAddress`.
@@ -136,6 +139,10 @@ impl Located<Listener> {
             return Err(Fault::at(self.node, "filter_chains may not be empty"));
         }
         let metadata = listener.metadata.build(reader)?;
+        let logs = listener.access_log.iter();
+        let logs: Result<Vec<_>, Fault> =
+            logs.map(|log| log.build(LogType::NotSet, reader)).collect();
+        let access_log = logs?;
         let mut chains: Vec<ChainModel> = Vec::with_capacity(listener.filter_chains.len());
         for chain in &listener.filter_chains {
             let built = chain.build(loaded, &metadata)?;
@@ -169,6 +176,7 @@ impl Located<Listener> {
                     address,
                     ipv4_compat,
                     original_dst,
+                    access_log: access_log.clone(),
                     buffer_limit: listener
                         .per_connection_buffer_limit_bytes
                         .unwrap_or(DEFAULT_BUFFER_LIMIT) as usize,

@@ -11,7 +11,7 @@ use http::{HeaderValue, uri::Scheme};
 use serde::Deserialize;
 
 use super::{
-    access_log::AccessLog,
+    access_log::{AccessLog, LogType},
     any::unsupported,
     cluster::TypedExtensionConfig,
     filter::{self, HttpFilter},
@@ -402,7 +402,7 @@ impl Located<HttpConnectionManager> {
             access_log: manager
                 .access_log
                 .iter()
-                .map(|log| log.build(loaded.reader))
+                .map(|log| log.build(LogType::DownstreamEnd, loaded.reader))
                 .collect::<Result<_, _>>()?,
             local_reply: manager
                 .local_reply_config

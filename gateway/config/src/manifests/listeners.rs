@@ -65,6 +65,7 @@ pub(super) fn build(scope: &Scope, policies: &Policies, bound: &[Bound<'_>]) -> 
             let bound_port = scope.listen_ports.get(&port).copied().unwrap_or(port);
             let (default_chain, chains) = chains(policies, port, &listeners);
             Arc::new(Listener {
+                access_log: Vec::new(),
                 name: format!("port-{port}"),
                 address: SocketAddr::new(scope.address, bound_port),
                 ipv4_compat: true,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{HttpManager, SubjectAltName};
+use super::{AccessLog, HttpManager, SubjectAltName};
 
 /// `envoy.config.listener.v3.Listener`.
 ///
@@ -25,6 +25,8 @@ pub struct Listener {
     pub original_dst: bool,
     /// `per_connection_buffer_limit_bytes`. Default 1 MiB.
     pub buffer_limit: usize,
+    /// `access_log`: a line for each connection, when it ends.
+    pub access_log: Vec<AccessLog>,
     /// `filter_chains`; no two have the same match.
     pub chains: Vec<FilterChain>,
     /// `default_filter_chain`.

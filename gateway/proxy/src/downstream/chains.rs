@@ -15,6 +15,8 @@ use crate::{
 /// State of a filter chain that all workers share.
 #[derive(Debug)]
 pub(crate) struct ListenerShared {
+    /// The chain's name; may be empty.
+    pub(crate) filter_chain: String,
     pub(crate) stats: Arc<HttpStats>,
     pub(crate) logs: Vec<Arc<Logger>>,
     pub(crate) recorder: Option<Recorder>,
@@ -75,6 +77,8 @@ pub(crate) struct Hello<'a> {
 #[derive(Debug)]
 pub(crate) struct Chains {
     pub(crate) listener: String,
+    /// `Listener.access_log`.
+    pub(crate) logs: Arc<[Arc<Logger>]>,
     /// Connections that were redirected here count as ones to where they were to go.
     pub(crate) original_dst: bool,
     /// In the order of the configuration, the default one last.

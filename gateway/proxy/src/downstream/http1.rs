@@ -119,7 +119,7 @@ pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
             timers.cut(Expired::Idle);
         }
         if error.is_parse() {
-            context.stats().downstream_cx_protocol_error.add();
+            context.protocol_error();
         }
         tracing::debug!(peer = %context.peer.remote, %error, "client connection ended");
     }
@@ -208,6 +208,7 @@ fn exchange(
     queue.push(outgoing.clone());
     let has_body = !body.is_end_stream();
     let version = parts.version;
+    context.speaks(version);
     let tunnel = TunnelRequest::of(&parts, has_body, number, queue);
     let trailers = context.http().http1.enable_trailers;
     let limits = context.http().request_headers;

@@ -52,12 +52,12 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) async fn serve(stream: ClientStream, read: Bytes, context: Context) {
     let begun = begin(stream, read, &context).await;
     let Ok((stream, read)) = begun else {
-        context.stats().downstream_cx_protocol_error.add();
+        context.protocol_error();
         return;
     };
     if let Err(error) = run(stream, read, &context).await {
         if !error.is_io() {
-            context.stats().downstream_cx_protocol_error.add();
+            context.protocol_error();
         }
         tracing::debug!(peer = %context.peer.remote, %error, "client connection ended");
     }

@@ -1,6 +1,7 @@
 //! A client's connection: which protocol it speaks, and serving it.
 
 pub(crate) mod chains;
+mod connection_log;
 mod course;
 pub(crate) mod drain;
 mod egress;
@@ -31,13 +32,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use tokio::{
     io::AsyncReadExt,
     time::{Instant, timeout_at},
 };
 
-use self::open::ClientStream;
 pub(crate) use self::open::open;
+use self::{connection_log::Traffic, open::ClientStream};
 use crate::{
     config::snapshot::{Codec, HttpManager},
     downstream::{
@@ -57,6 +59,8 @@ struct Context {
     slot: Slot,
     pub(crate) drain: Drain,
     pub(crate) peer: Arc<Peer>,
+    /// For the line of the connection, if there is to be one.
+    traffic: Option<Arc<Traffic>>,
     _active: Arc<(Lasting, Held<HttpStats>, Admitted)>,
 }
 
@@ -97,6 +101,7 @@ impl Context {
                 Held::new(stats, |stats| &stats.downstream_cx_active),
                 admitted,
             )),
+            traffic: None,
             chain,
             slot,
             drain,
@@ -110,6 +115,7 @@ impl Context {
             slot: self.slot.clone(),
             drain: self.drain.clone(),
             peer: self.peer.clone(),
+            traffic: self.traffic.clone(),
             _active: self._active.clone(),
         }
     }
@@ -120,6 +126,21 @@ impl Context {
 
     fn stats(&self) -> &HttpStats {
         &self.chain.shared.stats
+    }
+
+    /// Notes that the client broke the protocol of its connection.
+    fn protocol_error(&self) {
+        self.stats().downstream_cx_protocol_error.add();
+        if let Some(traffic) = &self.traffic {
+            traffic.broke_protocol();
+        }
+    }
+
+    /// Notes the protocol of the connection.
+    fn speaks(&self, version: Version) {
+        if let Some(traffic) = &self.traffic {
+            traffic.speaks(version);
+        }
     }
 }
 
@@ -135,6 +156,7 @@ async fn serve(mut stream: ClientStream, context: Context) {
     match first {
         Ok((true, read)) => {
             context.stats().downstream_cx_http2_total.add();
+            context.speaks(Version::HTTP_2);
             http2::serve(stream, read, context).await;
         }
         Ok((false, read)) => {

@@ -17,6 +17,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
     Context,
+    connection_log::{ConnectionLog, Counted},
     guard::{Guarded, StallLimit},
     serve,
 };
@@ -28,6 +29,9 @@ use crate::{
     limits::overload::Admitted,
 };
 
+/// First byte of a TLS handshake record (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
 /// `listener_filters_timeout`: the longest wait for what a chain is chosen by.
 const HELLO: Duration = Duration::from_secs(15);
 
@@ -36,18 +40,20 @@ const HELLO: Duration = Duration::from_secs(15);
 pub(crate) enum ClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<Guarded<TcpStream>>>),
+    /// For the line of the connection in a log.
+    Counted(Box<Counted>),
 }
 
 impl MaybeTcp for ClientStream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Counted(_) => None,
         }
     }
 }
 
-delegate_io!(ClientStream { Self::Plain, Self::Tls });
+delegate_io!(ClientStream { Self::Plain, Self::Tls, Self::Counted });
 
 impl ClientStream {
     /// The limit for what it writes from now on: below TLS too, which keeps bytes that were written, and waits for
@@ -60,6 +66,7 @@ impl ClientStream {
                 stall.set(limit);
                 stall
             }
+            Self::Counted(counted) => counted.stream().stall_limit(limit),
         }
     }
 
@@ -68,6 +75,7 @@ impl ClientStream {
         let socket = match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0.get_ref(),
+            Self::Counted(counted) => return counted.stream().resets(),
         };
         if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "cannot reset a connection");
@@ -89,10 +97,14 @@ pub(crate) async fn open(
     let original = chains.original_dst.then(|| original(&stream, local));
     let original = original.flatten();
     let to = (original.unwrap_or(local), original.is_some());
-    let (stream, chain, tls) = match choose(stream, to.0.port(), &chains).await {
+    let mut log = ConnectionLog::new(&chains.logs, remote, to);
+    let (stream, chain, tls) = match choose(stream, to.0.port(), &chains, &mut log).await {
         Ok(Some(chosen)) => chosen,
         Ok(None) => {
             tracing::debug!(peer = %remote, listener = %chains.listener, "no filter chain matches");
+            if let Some(log) = &mut log {
+                log.not_found();
+            }
             return;
         }
         Err(error) => {
@@ -102,7 +114,14 @@ pub(crate) async fn open(
     };
     drop(chains);
     let mut drain = chain.drainer.drain();
-    let context = Context::new(chain, remote, to, tls, admitted);
+    let mut context = Context::new(chain, remote, to, tls, admitted);
+    let stream = match &mut log {
+        Some(log) => {
+            context.traffic = Some(log.traffic().clone());
+            log.served(stream, &context)
+        }
+        None => stream,
+    };
     tokio::select! {
         () = serve(stream, context) => {}
         () = drain.over() => {}
@@ -132,12 +151,23 @@ fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
 type Chosen = (ClientStream, Chain, Option<TlsFacts>);
 
 /// Looks at the first bytes as far as that is needed to choose a chain, and completes its handshake.
-async fn choose(stream: TcpStream, port: u16, chains: &Chains) -> io::Result<Option<Chosen>> {
+async fn choose(
+    stream: TcpStream,
+    port: u16,
+    chains: &Chains,
+    log: &mut Option<ConnectionLog>,
+) -> io::Result<Option<Chosen>> {
     if let Some(chain) = chains.without_looking() {
         return Ok(Some((ClientStream::Plain(stream), chain.clone(), None)));
     }
     let deadline = Instant::now() + HELLO;
-    if !timeout_at(deadline, begins_tls(&stream)).await?? {
+    let first = timeout_at(deadline, first_byte(&stream)).await??;
+    // Where no chain asks for TLS, nothing has to come for a chain to be chosen.
+    let plain = || chains.chains.iter().all(|chain| chain.tls.is_none());
+    if first.is_none() && !plain() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if first != Some(HANDSHAKE) {
         let hello = Hello {
             port,
             transport: TransportProtocol::RawBuffer,
@@ -150,7 +180,7 @@ async fn choose(stream: TcpStream, port: u16, chains: &Chains) -> io::Result<Opt
             .map(|chain| (ClientStream::Plain(stream), chain.clone(), None)));
     }
     // In a box: the handshake is large, and a connection that lives for long keeps the room that it was begun in.
-    Box::pin(choose_by_hello(stream, port, chains, deadline)).await
+    Box::pin(choose_by_hello(stream, port, chains, deadline, log)).await
 }
 
 /// Completes the handshake with the chain that the client hello asks for.
@@ -159,6 +189,7 @@ async fn choose_by_hello(
     port: u16,
     chains: &Chains,
     deadline: Instant,
+    log: &mut Option<ConnectionLog>,
 ) -> io::Result<Option<Chosen>> {
     // The handshake has a limit of its own.
     let stream = Guarded::new(stream, StallLimit::new(None));
@@ -177,6 +208,9 @@ async fn choose_by_hello(
     else {
         return Ok(None);
     };
+    if let Some(log) = log {
+        log.shakes_hands(&chain, &name);
+    }
     let deadline = Instant::now() + chain.handshake_timeout;
     let (stream, facts) = timeout_at(deadline, tls.finish(start)).await??;
     Ok(Some((
@@ -186,12 +220,9 @@ async fn choose_by_hello(
     )))
 }
 
-/// Tells whether the first byte is that of a TLS handshake record (RFC 8446 §5.1).
-async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
-    const HANDSHAKE: u8 = 22;
+/// Looks at the first byte, without taking it; `None` if the client closes before.
+async fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
-    match stream.peek(&mut first).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(first == [HANDSHAKE]),
-    }
+    let read = stream.peek(&mut first).await?;
+    Ok((read > 0).then_some(first[0]))
 }

@@ -130,11 +130,8 @@ pub(crate) fn request<'a>(
     for level in levels {
         let rest = remove_first(&mut parts.headers, level);
         let head = rest.iter().any(is_template).then(|| Head::of(parts));
-        let scope = Scope {
-            exchange,
-            head: head.as_ref(),
-            reply: &Reply::default(),
-        };
+        let reply = Reply::default();
+        let scope = Scope::of(exchange, head.as_ref(), &reply);
         if let Some(name) = apply(&mut parts.headers, rest, &scope) {
             exchange.cannot_send(name);
         }
@@ -154,11 +151,7 @@ pub(crate) fn response<'a, B>(
             true => Reply::of(response),
             false => Reply::default(),
         };
-        let scope = Scope {
-            exchange,
-            head,
-            reply: &reply,
-        };
+        let scope = Scope::of(exchange, head, &reply);
         apply(response.headers_mut(), rest, &scope);
     }
 }

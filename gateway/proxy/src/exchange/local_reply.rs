@@ -28,11 +28,7 @@ pub(super) fn rewrite(response: &mut Response<Body>, exchange: &Exchange) {
     let mut code = before;
     let head = exchange.head();
     let seen = Reply::of(response);
-    let scope = Scope {
-        exchange,
-        head: head.as_ref(),
-        reply: &seen,
-    };
+    let scope = Scope::of(exchange, head.as_ref(), &seen);
     let mut effort = Effort::default();
     let mut mappers = config.mappers.iter();
     let mapper = mappers.find(|mapper| passes(&mapper.filter, &scope, &mut effort));
@@ -119,11 +115,7 @@ pub(crate) fn of_route(
         local_body: String::from_utf8_lossy(body).into_owned(),
         ..Reply::default()
     };
-    let scope = Scope {
-        exchange,
-        head: Some(head),
-        reply: &reply,
-    };
+    let scope = Scope::of(exchange, Some(head), &reply);
     scope.formatted(&format.format, format.omit_empty)
 }
 
@@ -138,10 +130,6 @@ fn formatted(
         local_body: String::from_utf8_lossy(text).into_owned(),
         ..Reply::of(response)
     };
-    let scope = Scope {
-        exchange,
-        head,
-        reply: &reply,
-    };
+    let scope = Scope::of(exchange, head, &reply);
     scope.formatted(&format.format, format.omit_empty)
 }

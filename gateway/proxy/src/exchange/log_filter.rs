@@ -9,7 +9,7 @@ use crate::{
     route::{self, is_drawn},
 };
 
-/// Tells whether a filter takes an exchange.
+/// Tells whether a filter takes what a line would be of.
 pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort) -> bool {
     let reply = scope.reply;
     match filter {
@@ -19,7 +19,7 @@ pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort)
             wanted.holds(reply.status.map_or(0, |status| status.as_u16().into()))
         }
         LogFilter::Duration(wanted) => {
-            let took = scope.exchange.start.elapsed().as_millis();
+            let took = scope.start.elapsed().as_millis();
             wanted.holds(u64::try_from(took).unwrap_or(u64::MAX))
         }
         LogFilter::Fraction(share) => is_drawn(*share),
@@ -32,8 +32,10 @@ pub(crate) fn passes(filter: &LogFilter, scope: &Scope<'_>, effort: &mut Effort)
         LogFilter::Flags(0) => reply.flags != 0,
         LogFilter::Flags(bits) => reply.flags & bits != 0,
         LogFilter::Grpc { statuses, exclude } => {
-            let status = operators::grpc_code_of(reply);
-            let named = status.is_some_and(|status| statuses.contains(&status));
+            /// Status of what has none, as in Envoy.
+            const UNKNOWN: u64 = 2;
+            let status = operators::grpc_code_of(reply).unwrap_or(UNKNOWN);
+            let named = statuses.contains(&status);
             named != *exclude
         }
         LogFilter::Cel(expression) => {

@@ -8,7 +8,7 @@ use std::{
     borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::Ordering,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use extproc_client::{
@@ -33,9 +33,21 @@ use crate::{
     http::{headers::head_field, random_id},
 };
 
-/// View of an exchange for operators.
+/// View of an exchange, or of a connection at its end, for operators.
 pub(crate) struct Scope<'a> {
-    pub(crate) exchange: &'a Exchange,
+    /// `None` for a connection: what only an exchange has is without a value.
+    pub(crate) exchange: Option<&'a Exchange>,
+    pub(crate) peer: &'a Peer,
+    /// Address of the client: the peer's, or what a trusted proxy says.
+    pub(crate) client: SocketAddr,
+    pub(crate) version: Option<Version>,
+    pub(crate) time: SystemTime,
+    pub(crate) start: Instant,
+    pub(crate) filter_chain: Option<&'a str>,
+    /// Bytes of the request's body, or those that came on the connection.
+    pub(crate) received: u64,
+    /// Bytes of the response's body, or those that were written to the connection.
+    pub(crate) sent: u64,
     pub(crate) head: Option<&'a Head>,
     pub(crate) reply: &'a Reply,
 }
@@ -49,7 +61,24 @@ pub(crate) enum Value<'a> {
     Json(serde_json::Value),
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    /// Returns the view of an exchange.
+    pub(crate) fn of(exchange: &'a Exchange, head: Option<&'a Head>, reply: &'a Reply) -> Self {
+        Self {
+            exchange: Some(exchange),
+            peer: &exchange.peer,
+            client: exchange.client,
+            version: Some(exchange.version),
+            time: exchange.time,
+            start: exchange.start,
+            filter_chain: None,
+            received: exchange.request_bytes.load(Ordering::Relaxed),
+            sent: exchange.response_bytes.load(Ordering::Relaxed),
+            head,
+            reply,
+        }
+    }
+
     /// Appends the text of a template; a substitution without a value gives `missing`.
     pub(crate) fn render(&self, template: &Template, missing: &str, out: &mut String) {
         self.render_as(template, missing, |text| text.into(), out);
@@ -198,7 +227,8 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
     let argument = argument.as_str();
     let exchange = scope.exchange;
     let upstream = scope.reply.upstream.as_ref();
-    let peer = &exchange.peer;
+    let peer = scope.peer;
+    let route = || exchange?.route();
     match *operator {
         Operator::RequestHeader => two_names(argument, |name| {
             let head = scope.head?;
@@ -211,9 +241,9 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::ResponseTrailer => {
             two_names(argument, |name| first(scope.reply.trailers.as_ref()?, name))
         }
-        Operator::StartTime => text(start_time(exchange.time, argument)),
+        Operator::StartTime => text(start_time(scope.time, argument)),
         Operator::EmitTime => text(start_time(SystemTime::now(), argument)),
-        Operator::Duration => millis(exchange.start.elapsed()),
+        Operator::Duration => millis(scope.start.elapsed()),
         Operator::RequestDuration => {
             between(scope, "DS_RX_BEG", "DS_RX_END").map_or(Value::None, millis)
         }
@@ -227,7 +257,10 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
             between(scope, "US_RX_BEG", "DS_TX_END").map_or(Value::None, millis)
         }
         Operator::CommonDuration => common_duration(scope, argument),
-        Operator::AccessLogType => Value::Text("DownstreamEnd".into()),
+        Operator::AccessLogType => Value::Text(match exchange {
+            Some(_) => "DownstreamEnd".into(),
+            None => "NotSet".into(),
+        }),
         Operator::UniqueId => text(random_id()),
         Operator::Hostname => optional(Some(
             rustix::system::uname()
@@ -264,9 +297,12 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
             form => grpc_name(code, form == "SNAKE_STRING"),
         }),
         Operator::GrpcStatusNumber => grpc_status(scope).map_or(Value::None, Value::Number),
-        Operator::BytesReceived => Value::Number(exchange.request_bytes.load(Ordering::Relaxed)),
-        Operator::BytesSent => Value::Number(exchange.response_bytes.load(Ordering::Relaxed)),
-        Operator::Protocol => Value::Text(protocol(exchange.version).into()),
+        Operator::BytesReceived => Value::Number(scope.received),
+        Operator::BytesSent => Value::Number(scope.sent),
+        Operator::Protocol => match scope.version {
+            Some(version) => Value::Text(protocol(version).into()),
+            None => Value::None,
+        },
         Operator::ResponseCode => Value::Number(
             scope
                 .reply
@@ -282,26 +318,17 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::Processor => optional(scope.reply.processor.map(|summary| summary.to_string())),
         Operator::ResponseFlags => optional(Some(short_flags(scope.reply.flags))),
         Operator::ResponseFlagsLong => optional(Some(flags(scope.reply.flags, |(_, long)| long))),
-        Operator::FilterChainName => optional(
-            exchange
-                .route()
-                .map(|route| route.facts().filter_chain_name.clone()),
-        ),
-        Operator::RouteName => optional(
-            exchange
-                .route()
-                .map(|route| route.facts().route_name.clone()),
-        ),
-        Operator::VirtualHostName => optional(
-            exchange
-                .route()
-                .map(|route| route.facts().virtual_host_name.clone()),
-        ),
-        Operator::UpstreamCluster => optional(
-            exchange
-                .route()
-                .map(|route| route.facts().cluster_name.clone()),
-        ),
+        Operator::FilterChainName => optional(match scope.filter_chain {
+            Some(name) => Some(name.to_owned()),
+            None => route().map(|route| route.facts().filter_chain_name.clone()),
+        }),
+        Operator::RouteName => optional(route().map(|route| route.facts().route_name.clone())),
+        Operator::VirtualHostName => {
+            optional(route().map(|route| route.facts().virtual_host_name.clone()))
+        }
+        Operator::UpstreamCluster => {
+            optional(route().map(|route| route.facts().cluster_name.clone()))
+        }
         Operator::UpstreamHost => optional(upstream.and_then(|info| info.address).map(show)),
         Operator::UpstreamIp => optional(
             upstream
@@ -331,9 +358,9 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         Operator::UpstreamRequestAttemptCount => {
             Value::Number(upstream.map_or(0, |info| info.attempts))
         }
-        Operator::RemoteAddress => text(show(exchange.client)),
-        Operator::RemoteIp => text(ip(exchange.client, argument)),
-        Operator::RemotePort => Value::Number(exchange.client.port().into()),
+        Operator::RemoteAddress => text(show(scope.client)),
+        Operator::RemoteIp => text(ip(scope.client, argument)),
+        Operator::RemotePort => Value::Number(scope.client.port().into()),
         Operator::DirectRemoteAddress => text(show(peer.remote)),
         Operator::DirectRemoteIp => text(ip(peer.remote, argument)),
         Operator::LocalAddress => text(show(peer.local)),
@@ -365,7 +392,7 @@ fn evaluate<'a>(scope: &Scope<'a>, substitution: &Substitution, form: Form) -> V
         },
         Operator::FilterState => {
             let (key, form) = argument.split_once(':').unwrap_or((argument, ""));
-            let shown = exchange.show_calls(key, form);
+            let shown = exchange.and_then(|exchange| exchange.show_calls(key, form));
             shown.map_or(Value::None, Value::Json)
         }
         Operator::Cel => match expression_value(scope, expression.as_deref()) {
@@ -443,11 +470,11 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
     let namespace = path.next().unwrap_or_default();
     let path: Vec<&str> = path.collect();
     let of_route = |metadata: &dyn Fn(&RouteFacts) -> &Metadata| {
-        let facts = exchange.route()?.facts();
+        let facts = exchange?.route()?.facts();
         json_at(metadata(&facts).filter_metadata.get(namespace)?, &path)
     };
     let json = match of {
-        "DYNAMIC" => exchange.metadata.json(namespace, &path),
+        "DYNAMIC" => exchange.and_then(|exchange| exchange.metadata.json(namespace, &path)),
         "UPSTREAM_HOST" => {
             let upstream = scope.reply.upstream.as_ref();
             let metadata = upstream.and_then(|info| info.host_metadata.as_ref());
@@ -465,7 +492,6 @@ fn metadata<'a>(scope: &Scope<'a>, of: &str, argument: &str) -> Value<'a> {
 
 /// The value of `%CEL(..)%`: of the request as it is, and of the response if there is one.
 pub(crate) fn expression_value(scope: &Scope<'_>, expression: Option<&Expression>) -> Option<Json> {
-    let exchange = scope.exchange;
     let reply = scope.reply;
     let request = scope.head.map(Head::parts);
     let response = reply.parts();
@@ -474,10 +500,10 @@ pub(crate) fn expression_value(scope: &Scope<'_>, expression: Option<&Expression
     seen.response = response.as_ref();
     seen.response_trailers = reply.trailers.as_ref();
     seen.upstream = reply.upstream.as_ref();
-    seen.request_size = exchange.request_bytes.load(Ordering::Relaxed);
-    seen.response_size = exchange.response_bytes.load(Ordering::Relaxed);
-    seen.duration = Some(exchange.start.elapsed());
-    let context = exchange.told()?;
+    seen.request_size = scope.received;
+    seen.response_size = scope.sent;
+    seen.duration = Some(scope.start.elapsed());
+    let context = scope.exchange?.told()?;
     let value = expression?.value_of(&seen, &context.surroundings())?;
     Some(value_to_json(&value))
 }

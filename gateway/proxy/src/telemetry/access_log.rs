@@ -117,8 +117,8 @@ fn open(sink: &LogSink) -> io::Result<Box<dyn Write + Send>> {
     })
 }
 
-/// Writes an exchange's line to all `logs`.
-pub(super) fn log(logs: &[Arc<Logger>], scope: &Scope<'_>, stats: &HttpStats) {
+/// Writes a line to all of `logs` that want it. Those that were too slow to take it are counted.
+pub(crate) fn log(logs: &[Arc<Logger>], scope: &Scope<'_>, stats: Option<&HttpStats>) {
     let mut effort = Effort::default();
     for logger in logs {
         let wanted = logger
@@ -126,7 +126,8 @@ pub(super) fn log(logs: &[Arc<Logger>], scope: &Scope<'_>, stats: &HttpStats) {
             .as_ref()
             .is_none_or(|filter| passes(filter, scope, &mut effort));
         let line = || scope.line(&logger.format, logger.omit_empty);
-        if wanted && !logger.sink.send(line().into_bytes()) {
+        let sent = !wanted || logger.sink.send(line().into_bytes());
+        if let Some(stats) = stats.filter(|_| !sent) {
             stats.access_log_dropped.add();
         }
     }

@@ -18,13 +18,9 @@ pub(crate) fn finish(exchange: &Exchange, logs: &[Arc<Logger>], stats: &HttpStat
         return;
     }
     let (head, reply) = exchange.take_log();
-    let scope = Scope {
-        exchange,
-        head: head.as_ref(),
-        reply: &reply,
-    };
+    let scope = Scope::of(exchange, head.as_ref(), &reply);
     if let (Some(trace), Some(config)) = (&exchange.trace, &exchange.http.tracing) {
         spans::finish(trace, config, &scope);
     }
-    access_log::log(logs, &scope, stats);
+    access_log::log(logs, &scope, Some(stats));
 }

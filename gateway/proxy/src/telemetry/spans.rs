@@ -57,7 +57,9 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
     if !trace.recording {
         return;
     }
-    let exchange = scope.exchange;
+    let Some(exchange) = scope.exchange else {
+        return;
+    };
     let route = exchange.route();
     let own = route.as_ref().and_then(of_route);
     if let Some(name) = operation(config, own, scope) {
@@ -72,18 +74,8 @@ pub(crate) fn finish(trace: &Trace, config: &Config, scope: &Scope<'_>) {
     tag(span, "network.protocol.version", version(exchange.version));
     tag(span, "peer.address", exchange.client.ip().to_string());
     tag(span, "client.address", exchange.client.ip().to_string());
-    let read =
-        |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
-    tag(
-        span,
-        "request_size",
-        read(&exchange.request_bytes).to_string(),
-    );
-    tag(
-        span,
-        "response_size",
-        read(&exchange.response_bytes).to_string(),
-    );
+    tag(span, "request_size", scope.received.to_string());
+    tag(span, "response_size", scope.sent.to_string());
     if let Some(route) = &route {
         let facts = route.facts();
         if !facts.cluster_name.is_empty() {
@@ -338,11 +330,7 @@ fn named(exchange: &Exchange, own: Option<&RouteTracing>, config: &Config) -> Op
     let head = exchange.head();
     Some(rendered(
         template,
-        &Scope {
-            exchange,
-            head: head.as_ref(),
-            reply: &Reply::default(),
-        },
+        &Scope::of(exchange, head.as_ref(), &Reply::default()),
     ))
 }
 

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::Known;
 use super::scenario::{
     NOT_IN_TRAILERS, Side, action, asks_for_upgrade, client, empties_a_body, ends_with_pause,
-    has_content, has_field, has_mode, heads_set, makes_bodyless, mentions, sets, upstream,
+    has_content, has_empty_part, has_field, has_mode, heads_set, makes_bodyless, mentions, sets,
+    upstream,
 };
 use crate::support::processor::Action;
 use crate::support::script::{Field, Protocol};
@@ -132,6 +133,22 @@ pub(super) const KNOWN: &[Known] = &[
             "processor/*/request/*: want {\"kind\":\"request_body\",\"body\":\"\",\"eos\":false*, got nothing",
             "counters",
         ],
+    },
+    Known {
+        anchor: "empty-frames",
+        // A message that breaks off behind one.
+        shows_in: |s| {
+            client(s, |c| {
+                c.protocol == Protocol::Http2 && has_empty_part(&c.body)
+            }) || upstream(s, |u| {
+                u.protocol == Protocol::Http2 && has_empty_part(&u.body)
+            })
+        },
+        signs: &[
+            "processor/*/request/*: want {\"kind\":\"request_body\",\"body\":\"\",\"eos\":false*, got nothing",
+            "processor/*/response/*: want {\"kind\":\"response_body\",\"body\":\"\",\"eos\":false*, got nothing",
+        ],
+        places: &["processor", "counters"],
     },
     Known {
         anchor: "no-content",
@@ -452,6 +469,8 @@ pub(super) const KNOWN: &[Known] = &[
             "*/*/head/keep-alive",
             "processor/*/*/*/headers/connection",
             "processor/*/*/*/headers/keep-alive",
+            // They count there.
+            "processor/*/*/*/attributes/*/request.total_size",
         ],
     },
     Known {

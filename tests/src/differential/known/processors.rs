@@ -105,6 +105,20 @@ pub(super) const KNOWN: &[Known] = &[
     },
     Known {
         anchor: "shared-buffers",
+        // The same of a response.
+        shows_in: |s| {
+            let limit = s.spec.limits.listener.unwrap_or(u32::MAX) as usize;
+            !s.spec.more_filters.is_empty()
+                && has_mode(s, |mode| mode["response_body_mode"] == "BUFFERED")
+                && upstream(s, |u| {
+                    u.protocol == Protocol::Http1 && u.body.size() > limit
+                })
+        },
+        signs: &["log: want \"* via_upstream -\", got \"500 response_payload_too_large -\""],
+        places: &["client", "processor/*/response", "counters", "log"],
+    },
+    Known {
+        anchor: "shared-buffers",
         // Nobody looks whether the body that a filter behind gave fits the limit of this one.
         shows_in: |s| {
             !s.spec.more_filters.is_empty()

@@ -59,6 +59,14 @@ pub(super) fn ends_with_pause(body: &Body) -> bool {
     matches!(body.parts().last(), Some(Part::Pause { .. }))
 }
 
+/// Tells whether a body has a part without a byte.
+pub(super) fn has_empty_part(body: &Body) -> bool {
+    let parts = body.parts();
+    parts
+        .iter()
+        .any(|part| part.data().is_some_and(|data| data.is_empty()))
+}
+
 /// Tells whether a processing mode is like that, wherever it is set.
 pub(super) fn has_mode(scenario: &Scenario, is: impl Fn(&Value) -> bool) -> bool {
     modes(&scenario.source).into_iter().any(is)

@@ -15,6 +15,7 @@ use crate::{
         chains::{Chain, Chains},
         drain::Drainer,
     },
+    telemetry::access_log::Logger,
 };
 
 impl BoundChain {
@@ -145,7 +146,7 @@ impl Serving {
                 },
             });
         }
-        let of_worker = |index: usize| Arc::new(offered(&next.config, &chains, index));
+        let of_worker = |index: usize| Arc::new(offered(&next.config, &next.logs, &chains, index));
         let bound = match (known, next.sockets) {
             (Some(bound), _) => {
                 for (index, served) in bound.served.iter().enumerate() {
@@ -203,9 +204,15 @@ fn drain_limit(listener: &Listener) -> Duration {
 }
 
 /// Services for a worker's new connections.
-fn offered(listener: &Listener, chains: &[BoundChain], worker: usize) -> Chains {
+fn offered(
+    listener: &Listener,
+    logs: &Arc<[Arc<Logger>]>,
+    chains: &[BoundChain],
+    worker: usize,
+) -> Chains {
     Chains {
         listener: listener.name.clone(),
+        logs: logs.clone(),
         original_dst: listener.original_dst,
         chains: chains
             .iter()

@@ -6,7 +6,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::{AdminServer, Key, Serving, Tls};
 use crate::{
-    config::snapshot::{ChainMatch, DownstreamTls, FilterChain, Listener, Snapshot},
+    config::snapshot::{AccessLog, ChainMatch, DownstreamTls, FilterChain, Listener, Snapshot},
     control::{
         accept,
         admin::{self, Admin},
@@ -16,6 +16,7 @@ use crate::{
         chains::{ChainRuntime, ListenerShared},
         tls::Acceptor,
     },
+    telemetry::access_log::Logger,
 };
 
 /// All that a new snapshot needs beside what is there.
@@ -34,6 +35,7 @@ pub(super) struct Next {
     /// Sockets where the listener is new, one for each worker.
     pub(super) sockets: Option<(Vec<TcpListener>, SocketAddr)>,
     pub(super) chains: Vec<NextChain>,
+    pub(super) logs: Arc<[Arc<Logger>]>,
 }
 
 pub(super) struct NextChain {
@@ -98,7 +100,9 @@ impl Serving {
             true => None,
             false => Some(self.bind(config, beside)?),
         };
+        let logs = self.loggers(&config.access_log)?.into();
         Ok(Next {
+            logs,
             key,
             config: config.clone(),
             sockets,
@@ -114,19 +118,13 @@ impl Serving {
         pools: &[Connections],
     ) -> io::Result<NextChain> {
         let http = &chain.http;
-        let logs = http
-            .access_log
-            .iter()
-            .map(|log| self.sinks.logger(log))
-            .collect::<io::Result<_>>()
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot open access log: {error}"))
-            })?;
+        let logs = self.loggers(&http.access_log)?;
         let recorder = match &http.tracing {
             Some(tracing) => self.tracers.recorder(tracing)?,
             None => None,
         };
         let shared = Arc::new(ListenerShared {
+            filter_chain: chain.name.clone(),
             stats: self.metrics.http(&http.stat_prefix),
             logs,
             recorder,
@@ -147,6 +145,15 @@ impl Serving {
             tls,
             handshake_timeout: chain.handshake_timeout,
             runtimes,
+        })
+    }
+
+    /// Opens what access logs need.
+    fn loggers(&mut self, logs: &[AccessLog]) -> io::Result<Vec<Arc<Logger>>> {
+        let loggers = logs.iter().map(|log| self.sinks.logger(log));
+        let opened: io::Result<_> = loggers.collect();
+        opened.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot open access log: {error}"))
         })
     }
 

@@ -1,7 +1,5 @@
 //! Sizes of heads and messages.
 
-use std::sync::atomic::Ordering;
-
 use http::{HeaderMap, StatusCode, Version, header::CONTENT_LENGTH};
 
 use super::Scope;
@@ -31,10 +29,10 @@ pub(super) fn sent_bytes(scope: &Scope<'_>) -> (u64, u64) {
     let Some(status) = reply.status else {
         return (0, 0);
     };
-    let body = scope.exchange.response_bytes.load(Ordering::Relaxed);
+    let body = scope.sent;
     let lines = |headers: &HeaderMap| fields_bytes(headers) + 4 * headers.len() as u64;
     let framing = match reply.headers.contains_key(CONTENT_LENGTH) {
-        _ if scope.exchange.version == Version::HTTP_2 || has_no_length(scope, status) => 0,
+        _ if scope.version == Some(Version::HTTP_2) || has_no_length(scope, status) => 0,
         true => 0,
         false if body == 0 => "content-length: 0\r\n".len() as u64,
         false => "transfer-encoding: chunked\r\n".len() as u64,
@@ -51,7 +49,9 @@ pub(super) fn sent_bytes(scope: &Scope<'_>) -> (u64, u64) {
 
 /// Tells whether a response has no body for what it is, so that none is framed.
 fn has_no_length(scope: &Scope<'_>, status: StatusCode) -> bool {
-    scope.exchange.outgoing.facts.bodyless
+    scope
+        .exchange
+        .is_some_and(|exchange| exchange.outgoing.facts.bodyless)
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
 }

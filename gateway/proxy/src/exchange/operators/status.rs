@@ -8,7 +8,7 @@ use crate::{config::snapshot::RESPONSE_FLAGS, exchange::record::Reply};
 
 /// The gRPC status of the response to a request of gRPC.
 pub(crate) fn grpc_status(scope: &Scope<'_>) -> Option<u64> {
-    grpc_code_of(scope.reply).filter(|_| scope.exchange.grpc)
+    grpc_code_of(scope.reply).filter(|_| scope.exchange.is_some_and(|exchange| exchange.grpc))
 }
 
 /// The gRPC status of a response: its own, or else what its HTTP status means.

@@ -12,7 +12,7 @@ pub(super) fn millis<'a>(duration: Duration) -> Value<'a> {
 
 /// A point in time of the exchange, from its start, under the name that `COMMON_DURATION` has for it.
 fn moment(scope: &Scope<'_>, name: &str) -> Option<Duration> {
-    let exchange = scope.exchange;
+    let exchange = scope.exchange?;
     let upstream = scope.reply.upstream.as_ref();
     match name {
         "DS_RX_BEG" => Some(Duration::ZERO),
