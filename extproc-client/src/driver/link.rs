@@ -35,6 +35,8 @@ pub(crate) struct SideStream<T: Transport> {
     waiting: Option<(Phase, Message)>,
     /// Reply that came right behind one that leads to another message.
     next: Option<Result<Reply, Close>>,
+    /// Bytes of that reply.
+    ahead: usize,
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
 }
@@ -51,6 +53,7 @@ impl<T: Transport> SideStream<T> {
             stream: None,
             waiting: None,
             next: None,
+            ahead: 0,
             timer: None,
             deadline: None,
         }
@@ -79,6 +82,7 @@ impl<T: Transport> SideStream<T> {
             if machine.has_messages()
                 && let Poll::Ready(next) = self.poll_recv(cx)
             {
+                self.ahead = next.as_ref().map_or(0, Reply::framed_len);
                 self.next = Some(next);
             }
             self.flush(machine, cx);
@@ -90,6 +94,7 @@ impl<T: Transport> SideStream<T> {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Close>> {
         if let Some(next) = self.next.take() {
+            self.ahead = 0;
             return Poll::Ready(next);
         }
         match &mut self.stream {
@@ -161,6 +166,7 @@ impl<T: Transport> SideStream<T> {
                     let call = Call {
                         service: machine.config().service(),
                         metadata: std::mem::take(&mut self.metadata),
+                        buffers: machine.context().buffers.clone(),
                     };
                     match self.transport.open(call) {
                         Ok(stream) => {
@@ -174,9 +180,9 @@ impl<T: Transport> SideStream<T> {
         }
     }
 
-    /// Bytes of a reply that is not complete.
+    /// Bytes of a reply that is not complete, and of one that waits for its turn.
     pub(super) fn buffered(&self) -> usize {
-        self.stream.as_ref().map_or(0, Sidestream::buffered)
+        self.ahead + self.stream.as_ref().map_or(0, Sidestream::buffered)
     }
 
     /// Returns whether a message waits for the stream to take it.

@@ -36,6 +36,8 @@ pub(super) struct Decoder {
     partial: BytesMut,
     /// Bytes that `partial` may have: a chunk's, or the whole message's once there is room for that.
     room: usize,
+    /// Bytes of that message in all, prefix included, once it has said so.
+    whole: usize,
     limit: usize,
 }
 
@@ -47,6 +49,7 @@ impl Decoder {
             chunks: Vec::new(),
             partial: BytesMut::new(),
             room: CHUNK,
+            whole: 0,
             limit,
         }
     }
@@ -68,6 +71,7 @@ impl Decoder {
                 return Ok(None);
             };
             if self.rest.len() < GRPC_PREFIX + length {
+                self.whole = GRPC_PREFIX + length;
                 // Copied once: into a buffer of its own, beside the frames to come.
                 self.fill(GRPC_PREFIX + length);
                 return Ok(None);
@@ -76,16 +80,17 @@ impl Decoder {
             let message = self.rest.split_to(length);
             return decode(message);
         }
-        if self.buffered() < GRPC_PREFIX {
+        if self.here() < GRPC_PREFIX {
             self.fill(GRPC_PREFIX);
         }
         let first = self.chunks.first().unwrap_or(&self.partial);
         let Some(length) = self.length(first)? else {
             return Ok(None);
         };
+        self.whole = GRPC_PREFIX + length;
         self.join(GRPC_PREFIX + length);
         self.fill(GRPC_PREFIX + length);
-        if self.buffered() < GRPC_PREFIX + length {
+        if self.here() < GRPC_PREFIX + length {
             return Ok(None);
         }
         let mut message = self.take();
@@ -93,14 +98,20 @@ impl Decoder {
         decode(message.freeze())
     }
 
-    /// Bytes of a message that has begun and is not complete.
+    /// Bytes that a message that has begun and is not complete is counted with: all that it says it will have. Counted as it grows, many
+    /// large ones would take all that may be held together, and then each end with what it has, which an allocator keeps for a while.
     pub(super) fn buffered(&self) -> usize {
+        self.here().max(self.whole)
+    }
+
+    /// Bytes of that message that are here.
+    fn here(&self) -> usize {
         self.chunks.len() * CHUNK + self.partial.len()
     }
 
     /// Moves bytes over until the partial message has `wanted`.
     fn fill(&mut self, wanted: usize) {
-        let missing = wanted.saturating_sub(self.buffered());
+        let missing = wanted.saturating_sub(self.here());
         let taken = self.rest.split_to(missing.min(self.rest.len()));
         self.gather(&taken, missing);
     }
@@ -123,7 +134,7 @@ impl Decoder {
 
     /// Moves the chunks into room for the whole message, if enough of it is here.
     fn join(&mut self, whole: usize) {
-        if !self.chunks.is_empty() && self.buffered() >= whole / TRUSTED {
+        if !self.chunks.is_empty() && self.here() >= whole / TRUSTED {
             self.partial = self.joined(whole);
             self.room = whole;
         }
@@ -132,9 +143,10 @@ impl Decoder {
     /// Takes the partial message, which is complete.
     fn take(&mut self) -> BytesMut {
         self.room = CHUNK;
+        self.whole = 0;
         match self.chunks.is_empty() {
             true => std::mem::take(&mut self.partial),
-            false => self.joined(self.buffered()),
+            false => self.joined(self.here()),
         }
     }
 
@@ -317,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn a_message_counts_with_all_that_it_says_it_will_have() {
+        let whole = framed(&[0xff; 3000]);
+        let mut decoder = Decoder::new(1 << 20);
+        for (here, counted) in [(0..3, 0), (3..6, 3005), (6..3004, 3005)] {
+            decoder.push(Bytes::copy_from_slice(&whole[here]));
+            assert!(decoder.next().unwrap().is_none());
+            assert_eq!(decoder.buffered(), counted);
+        }
+        decoder.push(Bytes::copy_from_slice(&whole[3004..]));
+        // It is no reply, but it is complete.
+        assert!(decoder.next().is_err());
+        assert_eq!(decoder.buffered(), 0);
+    }
+
+    #[test]
     fn a_large_message_over_many_frames() {
         // request_body { response { body_mutation { body: 3000 bytes } } }
         let body = [b'x'; 3000];
@@ -358,7 +385,7 @@ mod tests {
             let mut count = 0;
             for chunk in sent.chunks(frame) {
                 decoder.push(Bytes::copy_from_slice(chunk));
-                let here = decoder.buffered();
+                let here = decoder.here();
                 assert!(decoder.partial.capacity() <= (TRUSTED * here).max(2 * CHUNK));
                 while decoder.next().unwrap().is_some() {
                     count += 1;

@@ -16,7 +16,10 @@ pub mod pool;
 #[cfg(any(feature = "pool", feature = "tonic"))]
 mod request;
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use ::http::HeaderMap;
 
@@ -29,7 +32,11 @@ pub use self::pool::{
     Balance, Balanced, Budget, Connector, Interval, Keepalive, Pool, PoolBuilder, PoolStream,
     Share, TcpConnector, UnixConnector,
 };
-use crate::{config::Service, types::stream::StreamFacts, wire::Reply};
+use crate::{
+    config::Service,
+    types::{buffers::BufferAccount, stream::StreamFacts},
+    wire::Reply,
+};
 pub use crate::{types::stream::Close, wire::message::Message};
 
 /// Opens side streams.
@@ -55,6 +62,9 @@ pub struct Call<'a> {
     pub service: &'a Service,
     /// `initial_metadata`, substitutions made.
     pub metadata: HeaderMap,
+    /// Account of the exchange. A transport that keeps bytes which nobody has asked for tells it, beside what is
+    /// [buffered](Sidestream::buffered).
+    pub buffers: Option<Arc<dyn BufferAccount>>,
 }
 
 /// One exchange's stream of messages.
@@ -88,8 +98,8 @@ pub trait Sidestream: Send + Unpin + 'static {
     /// dropped. One around another has to pass this call on.
     fn timed_out(&mut self) {}
 
-    /// Bytes of a reply that has begun to arrive and is not complete, which count as held by the exchange. One around another
-    /// has to pass this call on.
+    /// Bytes of a reply that has begun to arrive and is not complete, all of which count as held by the exchange as soon as their number
+    /// is known. One around another has to pass this call on.
     fn buffered(&self) -> usize {
         0
     }

@@ -1,6 +1,6 @@
 //! The HTTP/2 request that begins a call.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{
@@ -11,6 +11,7 @@ use http::{
 use super::{Call, Close};
 use crate::{
     config::{GrpcTarget, Service},
+    types::buffers::BufferAccount,
     wire::METHOD,
 };
 
@@ -36,6 +37,8 @@ pub(super) struct Outline {
     dress: Dress,
     /// Largest reply accepted, in bytes; the transport's own limit if unset.
     pub(super) limit: Option<usize>,
+    /// Account of what has come and was not asked for.
+    pub(super) buffers: Option<Arc<dyn BufferAccount>>,
 }
 
 /// Set of headers that a call gets beside its metadata.
@@ -102,6 +105,7 @@ impl Outline {
             metadata: call.metadata,
             dress,
             limit,
+            buffers: call.buffers,
         })
     }
 
@@ -192,6 +196,7 @@ mod tests {
         let call = Call {
             service: &service,
             metadata,
+            buffers: None,
         };
         Outline::new(call, None, &Known::new())
             .unwrap()

@@ -190,6 +190,7 @@ async fn what_was_sent_reaches_a_service_in_the_process_before_the_reset() {
     let call = Call {
         service: &target,
         metadata: HeaderMap::new(),
+        buffers: None,
     };
     let mut stream = GrpcTransport::new(service).open(call).unwrap();
     stream.send(headers());
@@ -222,6 +223,7 @@ fn open_with<T: Transport>(
         .open(Call {
             service: &Service::Grpc(service),
             metadata: metadata.into_iter().collect(),
+            buffers: None,
         })
         .unwrap()
 }

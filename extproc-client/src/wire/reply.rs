@@ -34,21 +34,48 @@ impl Reply {
         super::GRPC_PREFIX + prost::Message::encoded_len(self)
     }
 
-    /// Decodes one message, without gRPC framing. Body bytes share `message`'s memory, and so do header values unless it is
-    /// large: they may stay as long as the exchange.
+    /// Decodes one message, without gRPC framing. Body bytes share `message`'s memory unless they are a small part of it, and so do
+    /// header values unless it is large: they may stay as long as the exchange.
     ///
     /// # Errors
     /// The bytes are not a `ProcessingResponse`.
     pub fn decode(message: Bytes) -> Result<Self, prost::DecodeError> {
         const LARGE: usize = 16 * 1024;
-        let large = message.len() > LARGE;
+        let length = message.len();
+        let large = length > LARGE;
         let mut reply: Self = prost::Message::decode(message)?;
         if large {
             for entry in reply.entries() {
                 entry.raw_value = Bytes::copy_from_slice(&entry.raw_value);
             }
+            if let Some(body) = reply.body()
+                && body.len() < length / 2
+            {
+                *body = Bytes::copy_from_slice(body);
+            }
         }
         Ok(reply)
+    }
+
+    fn body(&mut self) -> Option<&mut Bytes> {
+        match &mut self.part {
+            Some(
+                Part::RequestHeaders(HeadersReply { response })
+                | Part::ResponseHeaders(HeadersReply { response })
+                | Part::RequestBody(BodyReply { response })
+                | Part::ResponseBody(BodyReply { response }),
+            ) => match &mut response.as_mut()?.body_mutation.as_mut()?.mutation {
+                Some(BodyMutation::Body(body)) => Some(body),
+                Some(BodyMutation::Streamed(part)) => Some(&mut part.body),
+                Some(BodyMutation::Clear(_)) | None => None,
+            },
+            Some(Part::Immediate(immediate)) => Some(&mut immediate.body),
+            Some(Part::Local(local)) => match &mut local.part {
+                Some(LocalPart::Body(part)) => Some(&mut part.body),
+                _ => None,
+            },
+            Some(Part::RequestTrailers(_) | Part::ResponseTrailers(_)) | None => None,
+        }
     }
 
     fn entries(&mut self) -> impl Iterator<Item = &mut HeaderEntry> {
@@ -279,6 +306,31 @@ pub(crate) struct ModeReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A body keeps no message alive of which it is a small part.
+    #[test]
+    fn small_bodies_of_large_messages_have_memory_of_their_own() {
+        for (padding, shares) in [(0, true), (60_000, false)] {
+            let body = vec![7; 20_000];
+            let reply = Reply {
+                part: Some(Part::Immediate(ImmediateReply {
+                    body: body.clone().into(),
+                    ..ImmediateReply::default()
+                })),
+                ..Reply::default()
+            };
+            // A field that is not read.
+            let mut message = reply.to_bytes().to_vec();
+            message.extend([0xa2, 0x06]);
+            prost::encoding::encode_varint(padding, &mut message);
+            message.resize(message.len() + usize::try_from(padding).unwrap(), 0);
+            let message = Bytes::from(message);
+            let mut decoded = Reply::decode(message.clone()).unwrap();
+            let decoded = decoded.body().unwrap();
+            assert_eq!(decoded, &body);
+            assert_eq!(message.as_ptr_range().contains(&decoded.as_ptr()), shares);
+        }
+    }
 
     /// A header that stays does not keep a large body alive that came with it.
     #[test]

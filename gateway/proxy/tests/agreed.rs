@@ -1,4 +1,4 @@
-//! Clusters with `auto_config`, whose endpoints say in TLS which protocol they speak.
+//! Clusters with `auto_config`, whose endpoints say in TLS which protocol they speak, and those that are told what to speak.
 
 #[allow(dead_code, reason = "shared by several tests")]
 mod common;
@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -38,6 +38,8 @@ fn file(name: &str) -> String {
 /// An endpoint, as far as it was seen.
 struct Endpoint {
     accepted: AtomicUsize,
+    /// It speaks HTTP/1, whatever it agreed on.
+    misleads: AtomicBool,
     /// Requests for `/held` that came.
     held: AtomicUsize,
     /// Each permit lets one connection begin with TLS.
@@ -54,6 +56,7 @@ fn endpoint(
 ) -> (SocketAddr, Arc<Endpoint>) {
     let endpoint = Arc::new(Endpoint {
         accepted: AtomicUsize::new(0),
+        misleads: AtomicBool::new(false),
         held: AtomicUsize::new(0),
         handshakes: Semaphore::new(handshakes),
         answers: Semaphore::new(0),
@@ -70,7 +73,7 @@ fn endpoint(
                 let Ok(stream) = acceptor(protocol).accept(socket).await else {
                     return;
                 };
-                match protocol == H2 {
+                match protocol == H2 && !endpoint.misleads.load(Ordering::SeqCst) {
                     true => serve_h2(stream, streams, &endpoint).await,
                     false => serve_http1(stream).await,
                 }
@@ -135,14 +138,24 @@ async fn serve_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-/// A gateway in front of the endpoint.
+/// A gateway in front of the endpoint, whose protocol TLS finds out.
 fn gateway(upstream: SocketAddr) -> (Running, SocketAddr) {
+    gateway_with(upstream, "auto_config: {}", "", &[])
+}
+
+/// With this protocol, another field of the common TLS context, and filters.
+fn gateway_with(
+    upstream: SocketAddr,
+    speaks: &str,
+    common: &str,
+    filters: &[&str],
+) -> (Running, SocketAddr) {
     let tls = format!(
         "transport_socket: {{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
-         sni: a.example, common_tls_context: {{validation_context: {{trusted_ca: {{filename: {}}}}}}}}}}}",
+         sni: a.example, common_tls_context: {{{common} validation_context: {{trusted_ca: {{filename: {}}}}}}}}}}}",
         file("ca.pem")
     );
-    let options = protocol("auto_config: {}");
+    let options = protocol(speaks);
     let upstream = cluster(
         "upstream",
         upstream,
@@ -151,6 +164,7 @@ fn gateway(upstream: SocketAddr) -> (Running, SocketAddr) {
     Bootstrap {
         routes: &["{match: {prefix: /}, route: {cluster: upstream}}"],
         clusters: &[upstream],
+        filters,
         rest: &[&admin()],
         ..Bootstrap::default()
     }
@@ -225,4 +239,25 @@ fn connections_for(requests: usize, protocol: fn(usize) -> &'static [u8]) -> usi
 fn one_connection_finds_out_for_all() {
     assert_eq!(connections_for(20, |_| H2), 1);
     assert!(connections_for(20, |_| HTTP1) <= 20);
+}
+
+/// A processor with which TLS agrees on HTTP/1 cannot be spoken to: that is known at once, and not when its reply is late.
+#[test]
+fn a_processor_without_http2_is_an_error_at_once() {
+    let (upstream, _endpoint) = endpoint(1, 10, |_| HTTP1);
+    let filter = r#"{name: ext_proc, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, message_timeout: 20s, grpc_service: {envoy_grpc: {cluster_name: upstream}}}}"#;
+    let (_running, address) = gateway_with(upstream, "auto_config: {}", "", &[filter]);
+    let answer = get(address, "/");
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+}
+
+/// A cluster that says what it speaks speaks that, whatever TLS agrees on; as in Envoy.
+#[test]
+fn an_explicit_protocol_is_spoken_whatever_tls_agrees_on() {
+    let (upstream, endpoint) = endpoint(1, 1, |_| H2);
+    endpoint.misleads.store(true, Ordering::SeqCst);
+    let explicit = "explicit_http_config: {http_protocol_options: {}}";
+    let (_running, address) = gateway_with(upstream, explicit, "alpn_protocols: [h2],", &[]);
+    let answer = get(address, "/");
+    assert!(is_answered_over(&answer, HTTP1), "{answer}");
 }

@@ -102,11 +102,23 @@ pub(crate) async fn memory_limit() -> anyhow::Result<()> {
     .await
 }
 
-/// Request bodies of 40 MiB each from a processor, for an upstream that reads nothing, where the heap is limited to 200 MB. Others are not
-/// refused for what such bodies hold.
+/// Request bodies of 40 MiB each from a processor, for an upstream that reads nothing.
 pub(crate) async fn large_requests() -> anyhow::Result<()> {
-    const CLIENTS: usize = 4;
-    let upstream = silent().await?;
+    beside_large_replies("/replaced/40", 4, silent().await?).await
+}
+
+/// Immediate responses of 15 MiB each, for clients that read nothing.
+pub(crate) async fn large_immediate_responses() -> anyhow::Result<()> {
+    beside_large_replies("/immediate/15", 32, Upstream::start().await?.address).await
+}
+
+/// Large bodies from a processor, which nobody reads, where the heap is limited to 200 MB. Others are not refused for what such bodies hold,
+/// nor for memory that has just become free.
+async fn beside_large_replies(
+    path: &str,
+    clients: usize,
+    upstream: SocketAddr,
+) -> anyhow::Result<()> {
     let processor = Adversary::start().await?;
     let setup = Setup {
         upstream: Some(upstream),
@@ -120,9 +132,9 @@ processing_mode: {request_body_mode: BUFFERED, response_header_mode: SKIP}
     };
     let rig = setup.start().await?;
     let mut attackers = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..clients {
         let mut socket = TcpStream::connect(rig.address).await?;
-        let head = "POST /replaced/40 HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello");
         socket.write_all(head.as_bytes()).await?;
         attackers.push(socket);
     }
@@ -132,14 +144,18 @@ processing_mode: {request_body_mode: BUFFERED, response_header_mode: SKIP}
         let (status, body) = get(rig.address, "/immediate/0").await?;
         ensure!(
             status == 200,
-            "{status} {:?} after {served} others were served",
-            String::from_utf8_lossy(&body)
+            "{status} {:?} after {served} others were served, at {} KiB",
+            String::from_utf8_lossy(&body),
+            rig.memory()
         );
         served += 1;
         // A client that asks on and on would keep the processor from the others.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    eprintln!("    {served} others were served");
+    eprintln!(
+        "    {path}: {served} others were served, memory at most {} KiB",
+        rig.peak()
+    );
     drop(attackers);
     Ok(())
 }

@@ -36,7 +36,8 @@ use self::{
         small_data_streamed, small_window,
     },
     limits::{
-        admin_flood, connection_limit, descriptors, large_requests, memory_limit, unread_log,
+        admin_flood, connection_limit, descriptors, large_immediate_responses, large_requests,
+        memory_limit, unread_log,
     },
     processor::{
         deaf, deeds, goes_away, no_trailers, processor_floods, refused_upload, unread_copies,
@@ -88,6 +89,9 @@ fn main() -> ExitCode {
         trial("limits/connections", || go(connection_limit())),
         trial("limits/memory", || go(memory_limit())),
         trial("limits/large-request-bodies", || go(large_requests())),
+        trial("limits/large-immediate-responses", || {
+            go(large_immediate_responses())
+        }),
         trial("limits/descriptors", || go(descriptors())),
         trial("limits/admin", || go(admin_flood())),
         trial("limits/unread-log", || go(unread_log())),

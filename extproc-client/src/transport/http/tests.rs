@@ -48,6 +48,7 @@ where
         .open(Call {
             service: &service,
             metadata: HeaderMap::new(),
+            buffers: None,
         })
         .unwrap();
     for bytes in messages {
@@ -162,6 +163,7 @@ fn not_for_grpc() {
     let call = Call {
         service: &service,
         metadata: HeaderMap::new(),
+        buffers: None,
     };
     assert_eq!(transport.open(call).unwrap_err().code(), 13);
 }

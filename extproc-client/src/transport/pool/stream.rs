@@ -27,7 +27,10 @@ use crate::{
         frame::{self, Decoder, end},
         request::Outline,
     },
-    types::stream::{Close, StreamFacts},
+    types::{
+        buffers::BufferAccount,
+        stream::{Close, StreamFacts},
+    },
     wire::{Reply, message::Message},
 };
 
@@ -92,6 +95,19 @@ pub(super) struct Open {
     unanswered: bool,
     /// Dropped after the halves above: only then is the stream over for `h2`.
     slot: Slot,
+}
+
+/// Account of bytes of replies that nobody has asked for, since those before them were not taken.
+struct Unread(Arc<dyn BufferAccount>);
+
+impl h2_guard::Account for Unread {
+    fn hold(&self, bytes: usize) {
+        self.0.hold(bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.0.release(bytes);
+    }
 }
 
 enum Receive {
@@ -233,10 +249,13 @@ impl PoolStream {
             return Err(end(head.status, &head.headers));
         }
         self.outbox.forget();
+        let account = self.outline.buffers.clone();
+        let account =
+            account.map(|buffers| Arc::new(Unread(buffers)) as Arc<dyn h2_guard::Account>);
         if let State::Open(open) = &mut self.state {
             open.receive = Receive::Body {
-                // What comes is read without waiting for anybody.
-                stream: Receiver::new(stream, open.slot.traffic(), None, u64::MAX),
+                // Trailers are read without waiting for anybody.
+                stream: Receiver::new(stream, open.slot.traffic(), account, u64::MAX),
                 decoder: Decoder::new(limit),
             };
         }

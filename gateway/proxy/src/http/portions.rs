@@ -2,7 +2,7 @@
 //!
 //! A codec takes a piece as a whole, however slowly its peer reads: an immediate response or a body that a processor put in
 //! place of another one, for a client or for an upstream, may be 64 MiB in one piece. In portions, what the peer has not read
-//! yet is counted as held.
+//! yet is counted as held: the whole piece, since its memory is one allocation, until its end has memory of its own.
 
 use std::{
     pin::Pin,
@@ -19,11 +19,16 @@ use super::body::{Body, BoxError};
 /// Most bytes of a portion.
 const PORTION: usize = 64 * 1024;
 
+/// End of a larger piece that gets memory of its own: what a codec has taken of it, and its peer does not read, keeps no more alive.
+const TAIL: usize = 8 * PORTION;
+
 /// A body whose pieces are at most [`PORTION`] long.
 pub(crate) struct Portions {
     body: Body,
     /// Rest of a large piece.
     rest: Bytes,
+    /// Bytes that it keeps alive.
+    whole: usize,
     held: Held,
 }
 
@@ -41,6 +46,7 @@ impl Portions {
         Self {
             body,
             rest: Bytes::new(),
+            whole: 0,
             held: Held::new(account),
         }
     }
@@ -64,11 +70,21 @@ impl http_body::Body for Portions {
                 Some(Ok(Ok(data))) if data.len() <= PORTION => {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Ok(Ok(data))) => this.rest = data,
+                Some(Ok(Ok(data))) => {
+                    this.whole = data.len();
+                    this.rest = data;
+                }
             }
         }
         let portion = this.rest.split_to(PORTION.min(this.rest.len()));
-        this.held.set(this.rest.len());
+        if this.whole > TAIL && this.rest.len() <= TAIL {
+            this.rest = Bytes::copy_from_slice(&this.rest);
+            this.whole = this.rest.len();
+        }
+        this.held.set(match this.rest.is_empty() {
+            true => 0,
+            false => this.whole,
+        });
         Poll::Ready(Some(Ok(Frame::data(portion))))
     }
 
@@ -110,18 +126,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_piece_is_counted_until_it_is_asked_for() {
+    async fn a_large_piece_is_counted_as_long_as_it_is_there() {
         let whole: Bytes = (0..10 * PORTION + 5).map(|n| n as u8).collect();
         let account = Arc::new(Account::default());
         let held = || account.0.load(Ordering::Relaxed);
         let mut body = Portions::new(Body::full(whole.clone()), Some(account.clone()));
         assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
         let mut got = Vec::new();
+        let mut first_of_tail = None;
         while let Some(frame) = body.frame().await {
             got.extend_from_slice(&frame.unwrap().into_data().unwrap());
             let left = whole.len() - got.len();
             assert_eq!(body.size_hint().exact(), Some(left as u64));
-            assert_eq!(held(), left - left % (16 * 1024));
+            // What is counted is not given back piece by piece, but with the allocation.
+            let alive = match left {
+                0 => 0,
+                1..=TAIL => *first_of_tail.get_or_insert(left),
+                _ => whole.len(),
+            };
+            assert_eq!(held(), alive - alive % (16 * 1024));
             assert_eq!(body.is_end_stream(), left == 0);
         }
         assert_eq!(got, whole);

@@ -1,7 +1,8 @@
 //! Bytes of bodies that are held, counted for each exchange, for an HTTP/2 connection and for the process.
 //!
 //! One exchange is bounded by its buffer limit, but many together are not. Where they exceed a [`Budget`], the exchange ends
-//! that holds the most (in Envoy: `envoy.overload_actions.reset_high_memory_stream`), not the one that came last.
+//! that holds the most (in Envoy: `envoy.overload_actions.reset_high_memory_stream`), not the one that came last. Of several that hold the
+//! same, it is the one that began to hold last: it has received the least of what it counts with, and the least is lost.
 
 use std::{
     cmp::Reverse,
@@ -30,8 +31,17 @@ pub(crate) struct Budget {
     held: AtomicUsize,
     /// The most that was held since somebody asked.
     peak: AtomicUsize,
-    /// Those that hold much, by the address of their [`Buffers`].
-    large: Mutex<HashMap<usize, Weak<dyn Holder>>>,
+    /// Those that hold much.
+    large: Mutex<Large>,
+}
+
+/// Exchanges that hold much.
+#[derive(Debug, Default)]
+struct Large {
+    /// By the address of their [`Buffers`], each with its number.
+    known: HashMap<usize, (u64, Weak<dyn Holder>)>,
+    /// Number of those that there ever were.
+    ever: u64,
 }
 
 impl Default for Budget {
@@ -57,20 +67,25 @@ impl Budget {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    fn large(&self) -> MutexGuard<'_, HashMap<usize, Weak<dyn Holder>>> {
+    fn large(&self) -> MutexGuard<'_, Large> {
         // Entries are put in and taken out whole.
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes that are held.
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Bytes that are held, and the most that were since this was asked last.
     pub(crate) fn held_and_peak(&self) -> (usize, usize) {
-        let held = self.held.load(Ordering::Relaxed);
+        let held = self.held();
         (held, self.peak.swap(held, Ordering::Relaxed).max(held))
     }
 
     /// Bytes that are held beyond the limit.
     fn excess(&self) -> usize {
-        let held = self.held.load(Ordering::Relaxed);
+        let held = self.held();
         held.saturating_sub(self.limit.load(Ordering::Relaxed))
     }
 
@@ -87,14 +102,20 @@ impl Budget {
 
     /// Ends exchanges, the largest first, until those that were ended held so many bytes. Gives their number.
     pub(crate) fn relieve(&self, bytes: usize) -> usize {
-        let known: Vec<Arc<dyn Holder>> = self.large().values().filter_map(Weak::upgrade).collect();
+        let known: Vec<_> = {
+            let large = self.large();
+            let known = large.known.values();
+            known
+                .filter_map(|(number, exchange)| Some((*number, exchange.upgrade()?)))
+                .collect()
+        };
         let mut known: Vec<_> = known
             .into_iter()
-            .map(|exchange| (exchange.buffers().held(), exchange))
+            .map(|(number, exchange)| (exchange.buffers().held(), number, exchange))
             .collect();
-        known.sort_by_key(|(held, _)| Reverse(*held));
+        known.sort_by_key(|(held, number, _)| Reverse((*held, *number)));
         let (mut freed, mut ended) = (0, 0);
-        for (_, exchange) in known {
+        for (_, _, exchange) in known {
             if freed >= bytes {
                 break;
             }
@@ -167,7 +188,10 @@ impl Buffers {
                 let all = budget.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
                 budget.peak.fetch_max(all, Ordering::Relaxed);
                 if before < LARGE && *held >= LARGE {
-                    budget.large().insert(self.key(), exchange.clone());
+                    let mut large = budget.large();
+                    large.ever += 1;
+                    let entry = (large.ever, exchange.clone());
+                    large.known.insert(self.key(), entry);
                 }
             }
         }
@@ -206,7 +230,7 @@ impl Buffers {
         for budget in self.budgets() {
             budget.held.fetch_sub(before - to, Ordering::Relaxed);
             if before >= LARGE && to < LARGE {
-                budget.large().remove(&self.key());
+                budget.large().known.remove(&self.key());
             }
         }
     }
@@ -276,7 +300,17 @@ mod tests {
             upload.0.release(upload.0.held());
         }
         assert_eq!(process.held.load(Ordering::Relaxed), 0);
-        assert!(connection.large().is_empty() && process.large().is_empty());
+        assert!(connection.large().known.is_empty() && process.large().known.is_empty());
+    }
+
+    #[test]
+    fn of_several_that_hold_the_same_the_newest_ends() {
+        let connection = Arc::new(Budget::new(4 * 2 * LARGE));
+        let process = Arc::default();
+        let uploads = [(); 16].map(|()| upload(&connection, &process, 2 * LARGE));
+        for (number, upload) in uploads.iter().enumerate() {
+            assert_eq!(upload.0.is_over(), number >= 4, "{number}");
+        }
     }
 
     #[test]
@@ -299,6 +333,6 @@ mod tests {
         drop(upload(&connection, &process, 2 * LARGE));
         assert_eq!(connection.held.load(Ordering::Relaxed), 0);
         assert_eq!(process.held.load(Ordering::Relaxed), 0);
-        assert!(connection.large().is_empty() && process.large().is_empty());
+        assert!(connection.large().known.is_empty() && process.large().known.is_empty());
     }
 }

@@ -396,7 +396,7 @@ fn overflow() -> io::Error {
 /// Connects to `host` within the limits of its cluster.
 async fn connect(host: &Host, queue: &Arc<Queue>) -> io::Result<Connected> {
     let place = host.shared.connection(Priority::Default, queue);
-    let connected = host.connect_raw(place.ok_or_else(overflow)?).await;
+    let connected = host.connect_grpc(place.ok_or_else(overflow)?).await;
     host.outcome(connected.is_ok().then_some(StatusCode::OK));
     connected
 }

@@ -431,7 +431,8 @@ impl Host {
                 drop(waiting);
                 let connected = self.connect(opening, queue).await?;
                 self.agrees_on_http1(&connected);
-                return match connected.http2 {
+                // A cluster that says what it speaks speaks that, whatever TLS agreed on.
+                return match connected.http2 && self.finds_out() {
                     true => {
                         let counted = self.http2_queue.count();
                         let adopted = self.http2.adopt(self, connected, counted).await;
@@ -531,18 +532,40 @@ impl Host {
                 if error.kind() == io::ErrorKind::TimedOut {
                     stats.upstream_cx_connect_timeout.add();
                 }
-                if let Some(suppressed) = self.unreachable.pass() {
-                    tracing::warn!(
-                        cluster = %self.shared.cluster.name,
-                        address = %self.address,
-                        %error,
-                        suppressed,
-                        "cannot connect to upstream"
-                    );
-                }
+                self.tell_unreachable(error);
             }
         }
         connected
+    }
+
+    /// The same for gRPC. A server with which TLS does not agree on HTTP/2, where it is what finds out, would take what is sent for HTTP/1
+    /// and wait for the rest of it.
+    ///
+    /// # Errors
+    /// The kind is `InvalidData` also if that is so.
+    pub(crate) async fn connect_grpc(&self, place: ConnectionPlace) -> io::Result<Connected> {
+        let connected = self.connect_raw(place).await?;
+        if self.finds_out() && !connected.http2 {
+            let error = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "gRPC needs HTTP/2, on which the server does not agree by ALPN",
+            );
+            self.tell_unreachable(&error);
+            return Err(error);
+        }
+        Ok(connected)
+    }
+
+    fn tell_unreachable(&self, error: &io::Error) {
+        if let Some(suppressed) = self.unreachable.pass() {
+            tracing::warn!(
+                cluster = %self.shared.cluster.name,
+                address = %self.address,
+                %error,
+                suppressed,
+                "cannot connect to upstream"
+            );
+        }
     }
 
     /// Opens a connection for requests of `queue`, which all fail if that fails.

@@ -187,6 +187,16 @@ pub(super) const KNOWN: &[Known] = &[
         places: &["client", "upstream", "processor", "counters", "log"],
     },
     Known {
+        anchor: "chunk-boundaries",
+        shows_in: |s| {
+            let large = |size: usize| size > 64 * 1024;
+            scripts(&s.spec.processor).any(closes_behind_a_body)
+                && (client(s, |c| large(c.body.size())) || upstream(s, |u| large(u.body.size())))
+        },
+        signs: &["processor/*/*/*/eos: want true, got false"],
+        places: &["processor/*/*/*/body", "processor/*/*/*/eos", "counters"],
+    },
+    Known {
         anchor: "http-service-failures",
         // What is no answer of its own: an override asks for bodies or trailers, which an HTTP service has no answers to.
         shows_in: |s| {

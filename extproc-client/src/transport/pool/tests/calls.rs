@@ -77,6 +77,7 @@ async fn a_large_head_waits_for_the_settings() {
         let call = Call {
             service: &service,
             metadata,
+            buffers: None,
         };
         let mut stream = pool.open(call).unwrap();
         stream.send(message(&[0x12, 0x00], b""));
@@ -440,6 +441,7 @@ async fn a_policy_repeats_a_call() {
             .open(Call {
                 service: &Service::Grpc(service),
                 metadata: HeaderMap::new(),
+                buffers: None,
             })
             .unwrap();
         stream.send(message(&[0x12, 0x00], b""));
@@ -491,6 +493,7 @@ async fn metadata_that_the_processor_does_not_take() {
             .open(Call {
                 service: &service,
                 metadata,
+                buffers: None,
             })
             .unwrap();
         stream.send(message(&[0x12, 0x00], b""));

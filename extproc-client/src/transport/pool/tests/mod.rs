@@ -81,6 +81,7 @@ fn try_open(pool: &impl Transport<Sidestream = PoolStream>) -> Result<PoolStream
     pool.open(Call {
         service: &service,
         metadata: HeaderMap::new(),
+        buffers: None,
     })
 }
 
