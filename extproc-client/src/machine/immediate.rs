@@ -15,6 +15,9 @@ use crate::{
     wire::{HeaderMutation, ImmediateReply},
 };
 
+/// Bytes that details of a response and `grpc-message` take of a processor's text: both are part of a head, and of lines of logs.
+const TOLD: usize = 16 * 1024;
+
 impl Exchange {
     pub(super) fn immediate_reply(&mut self, reply: ImmediateReply, now: Instant) {
         if self.config.disable_immediate_response {
@@ -162,7 +165,8 @@ impl Exchange {
             head.headers
                 .insert(HeaderName::from_static("grpc-status"), code.into());
             if !body.is_empty()
-                && let Ok(message) = HeaderValue::from_str(&percent_encoded(&body))
+                && let Ok(message) =
+                    HeaderValue::from_str(&percent_encoded(&body[..body.len().min(TOLD)]))
             {
                 head.headers
                     .insert(HeaderName::from_static("grpc-message"), message);
@@ -247,9 +251,11 @@ fn percent_encoded(bytes: &[u8]) -> String {
     out
 }
 
-/// Response code details hold no white space.
+/// Response code details of a processor's text: they hold no white space, and what is beyond [`TOLD`] is cut off.
 pub(super) fn without_spaces(text: &str) -> String {
-    text.chars()
+    let end = text.floor_char_boundary(TOLD);
+    text[..end]
+        .chars()
         .map(|c| if c.is_whitespace() { '_' } else { c })
         .collect()
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::Close;
 use crate::{
     text::grpc::grpc_code,
-    wire::{GRPC_PREFIX, Reply, message::Message},
+    wire::{DecodeError, GRPC_PREFIX, Reply, message::Message},
 };
 
 /// Details of the end of a call that the peer reported itself.
@@ -181,7 +181,9 @@ impl Decoder {
 fn decode(message: Bytes) -> Result<Option<Reply>, Close> {
     match Reply::decode(message) {
         Ok(reply) => Ok(Some(reply)),
-        Err(_) => Err(Close::status(13, "").with_details(VIA_UPSTREAM)),
+        Err(DecodeError::Malformed(_)) => Err(Close::status(13, "").with_details(VIA_UPSTREAM)),
+        // RESOURCE_EXHAUSTED, as of a message that is too large.
+        Err(error) => Err(Close::status(8, error.to_string())),
     }
 }
 

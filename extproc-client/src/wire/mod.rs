@@ -6,11 +6,11 @@
 //! `envoy/service/ext_proc/v3/external_processor.proto`.
 
 pub(crate) mod encode;
+mod entries;
 pub(crate) mod fields;
 pub(crate) mod message;
 mod reply;
 
-pub use self::reply::Reply;
 pub(crate) use self::reply::{
     BodyMutation, CommonReply, HeaderList, HeaderMutation, HeaderOption, HeadersReply,
     ImmediateReply, LocalHeaders, LocalPart, LocalReply, ModeReply, Part, StreamedBody,
@@ -18,6 +18,7 @@ pub(crate) use self::reply::{
 };
 #[cfg(test)]
 pub(crate) use self::reply::{BodyMutationMessage, BodyReply, GrpcStatus, HeaderEntry, HttpStatus};
+pub use self::reply::{DecodeError, Reply};
 
 /// Bytes of the gRPC length prefix before each message.
 pub const GRPC_PREFIX: usize = 5;

@@ -7,6 +7,20 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use prost_types::{Any, Duration, Struct};
 
+use super::entries;
+
+/// A message that is no reply.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// It is no `ProcessingResponse`.
+    #[error(transparent)]
+    Malformed(#[from] prost::DecodeError),
+    /// It has more header changes and values of metadata than are taken.
+    #[error("more than {} header changes and values of metadata", entries::MOST)]
+    TooManyEntries,
+}
+
 /// A decoded `ProcessingResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Reply {
@@ -38,9 +52,10 @@ impl Reply {
     /// header values unless it is large: they may stay as long as the exchange.
     ///
     /// # Errors
-    /// The bytes are not a `ProcessingResponse`.
-    pub fn decode(message: Bytes) -> Result<Self, prost::DecodeError> {
+    /// The bytes are not a `ProcessingResponse`, or one with more than 65,536 header changes and values of metadata.
+    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
         const LARGE: usize = 16 * 1024;
+        entries::check(&message)?;
         let length = message.len();
         let large = length > LARGE;
         let mut reply: Self = prost::Message::decode(message)?;

@@ -56,6 +56,20 @@ fn ends_the_exchange_at_once() {
     assert!(p.data(Request, "late", true).is_empty());
 }
 
+/// Both are part of a head.
+#[test]
+fn details_and_the_message_of_grpc_are_cut() {
+    const TOLD: usize = 16 * 1024;
+    let mut p = Play::new(config(""));
+    p.request(&[("content-type", "application/grpc")], false);
+    let mut reply = immediate(403, &"b".repeat(TOLD + 1));
+    reply.details = "d".repeat(TOLD - 1) + "\u{e9}";
+    let made = p.part(Part::Immediate(reply)).join("\n");
+    let message = format!("grpc-message={}", "b".repeat(TOLD));
+    assert!(made.contains(&message) && !made.contains(&(message + "b")));
+    assert_eq!(p.details, "d".repeat(TOLD - 1));
+}
+
 #[test]
 fn is_accepted_while_nothing_is_outstanding() {
     let mut p = Play::new(config(""));
