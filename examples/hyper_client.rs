@@ -4,14 +4,15 @@
 //!
 //! sends a GET request with hyper's client and prints the answer. The caller knows no key; the processor, the one of the
 //! example `signer`, is in the same process, with no socket in between. `--header` shows that a request which brings a
-//! signature along does not leave.
+//! signature along does not leave. `Told`, an observer, prints what the processor was told and what came of it on standard
+//! error.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::Parser;
-use examples::signer::Signer;
+use examples::{signer::Signer, told::Told};
 use extproc_client::{
     ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
     config::{GrpcService, Service},
@@ -54,7 +55,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         .http2_only(args.http2)
         .build_http();
     // The layer wraps hyper's client as it would wrap any tower service.
-    let client = ExtProcLayer::new(config, processor).layer(client);
+    let client = ExtProcLayer::new(config, processor)
+        .observer(Arc::new(Told))
+        .layer(client);
 
     let mut request = Request::get(args.url).body(Empty::<Bytes>::new())?;
     request.headers_mut().extend(args.header);

@@ -3,9 +3,10 @@
 //! `cargo run --example tonic -- --listen 127.0.0.1:3001`
 //!
 //! serves the standard health service, which answers only calls that the processor has signed. It is the processor of the
-//! example `signer`; here it is asked for response trailers, too, and a refusal reaches the caller as a gRPC status.
+//! example `signer`; here it is asked for response trailers, too, and a refusal reaches the caller as a gRPC status. `Told`, an
+//! observer, prints what the processor was told and what came of it.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use axum::{
     extract::Request,
@@ -13,7 +14,7 @@ use axum::{
     response::Response,
 };
 use clap::Parser;
-use examples::signer::Signer;
+use examples::{signer::Signer, told::Told};
 use extproc_client::{
     ExtProcLayer, FilterConfig, ProcessingMode, SendMode,
     config::{GrpcService, Service},
@@ -57,7 +58,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         .into_axum_router()
         .layer(middleware::from_fn(signed_only));
     Server::builder()
-        .layer(ExtProcLayer::new(config, processor))
+        .layer(ExtProcLayer::new(config, processor).observer(Arc::new(Told)))
         .add_routes(services.into())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
         .await?;

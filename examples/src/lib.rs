@@ -5,3 +5,4 @@
 
 pub mod hs256;
 pub mod signer;
+pub mod told;

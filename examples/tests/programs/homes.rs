@@ -2,6 +2,8 @@
 //!
 //! 1. a gRPC server behind a proxy, 2. in the process of a layer, without a socket, 3. around applications and clients.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, ensure};
 use examples::signer::Signer;
 use extproc_client::{
@@ -13,7 +15,10 @@ use extproc_sdk::ProcessorService;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use tests::provision;
+use tests::{
+    provision,
+    support::{peers::Peer, wait},
+};
 use tokio::process::Command;
 use tonic::{Code, metadata::MetadataMap, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -171,18 +176,115 @@ pub(crate) async fn tonic() -> anyhow::Result<()> {
     check(&ask(false).await?, &ask(true).await?, true)
 }
 
+/// A user's own observer is told the same in each home: what stands in the log of each example, numbers and times aside.
+pub(crate) async fn observers() -> anyhow::Result<()> {
+    let head = [
+        "sent RequestHeaders",
+        "reply",
+        "Set signature-input",
+        "Set signature",
+    ];
+    let rest = [
+        "Applied",
+        "sent ResponseHeaders",
+        "reply",
+        "Set x-signed-by",
+        "Applied",
+    ];
+    let trailers = [
+        "sent ResponseTrailers",
+        "reply",
+        "Set x-signed-to-the-end",
+        "Applied",
+    ];
+    let forged = [
+        "sent RequestHeaders",
+        "reply",
+        "Applied",
+        "over: 1/1 changed=1 answered",
+    ];
+    let passed = |trailers: &[&'static str], over: &'static str| {
+        [&head, &rest[..], trailers, &[over]].concat()
+    };
+    let short = passed(&[], "over: 2/2 changed=2");
+    let long = passed(&trailers, "over: 3/3 changed=3");
+
+    let app = example("observer", &[]).await?;
+    for is_forged in [false, true] {
+        client::ask(app.address, request(is_forged), "/prices", whole("")).await?;
+    }
+    told(&app, &[&short, &forged]).await?;
+
+    let server = example("tonic", &[]).await?;
+    let channel = Channel::from_shared(server.url())?.connect().await?;
+    for is_forged in [false, true] {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        if is_forged {
+            request.metadata_mut().insert(FORGED.0, FORGED.1.parse()?);
+        }
+        // A forged call is refused.
+        let _ = HealthClient::new(channel.clone()).check(request).await;
+    }
+    told(&server, &[&long, &forged]).await?;
+
+    let upstream = upstream::start("only").await?;
+    for (is_forged, expected) in [(false, &long[..]), (true, &forged)] {
+        let output = call(upstream, is_forged).await?;
+        let lines = lines_of(&String::from_utf8(output.stderr)?);
+        ensure!(lines == [expected], "{lines:?}");
+    }
+    Ok(())
+}
+
+/// Waits until the observer of a program has told just this of its exchanges, one after the other.
+async fn told(program: &Peer, expected: &[&[&str]]) -> anyhow::Result<()> {
+    wait::until("the lines of the observer", wait::LONG, async || {
+        let lines = lines_of(&program.process.log());
+        ensure!(lines == expected, "{lines:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// The lines of an observer by exchange, without messages and times.
+fn lines_of(log: &str) -> Vec<Vec<String>> {
+    let mut exchanges: Vec<(&str, Vec<String>)> = Vec::new();
+    for line in log.lines() {
+        let Some((id, line)) = line.split_once(' ') else {
+            continue;
+        };
+        if id.parse::<u64>().is_err() {
+            continue;
+        }
+        let shown = match line.split_once(": ") {
+            Some((word, _)) if word != "over" => word,
+            _ => line.split(" after ").next().unwrap_or(line),
+        };
+        match exchanges.last_mut() {
+            Some((last, lines)) if *last == id => lines.push(shown.into()),
+            _ => exchanges.push((id, vec![shown.into()])),
+        }
+    }
+    exchanges.into_iter().map(|(_, lines)| lines).collect()
+}
+
 /// The example program, on its way out to an upstream.
+async fn call(upstream: SocketAddr, forged: bool) -> anyhow::Result<std::process::Output> {
+    let mut command = Command::new(provision::workspace_example("hyper_client")?);
+    command.args(["--http2", &format!("http://{upstream}/signed")]);
+    if forged {
+        command.args(["--header", &format!("{}: {}", FORGED.0, FORGED.1)]);
+    }
+    let output = command.output().await?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(output)
+}
+
+/// The example program.
 pub(crate) async fn hyper_client() -> anyhow::Result<()> {
-    let program = provision::workspace_example("hyper_client")?;
     let upstream = upstream::start("only").await?;
     let ask = async |forged| {
-        let mut command = Command::new(&program);
-        command.args(["--http2", &format!("http://{upstream}/signed")]);
-        if forged {
-            command.args(["--header", &format!("{}: {}", FORGED.0, FORGED.1)]);
-        }
-        let output = command.output().await?;
-        ensure!(output.status.success(), "{output:?}");
+        let output = call(upstream, forged).await?;
         let text = String::from_utf8(output.stdout)?;
         let (head, rest) = text.split_once("\n\n").context("no body")?;
         let (body, trailers) = rest.split_once('\n').context("no end of the body")?;
@@ -191,7 +293,7 @@ pub(crate) async fn hyper_client() -> anyhow::Result<()> {
             line.and_then(|rest| rest.strip_prefix(": "))
                 .map(str::to_owned)
         };
-        Ok(Seen {
+        anyhow::Ok(Seen {
             passed: !head.starts_with("403"),
             signed: body.contains(r#""signed":true"#),
             header: field(head, "x-signed-by"),

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         trial("home/axum", homes::axum),
         trial("home/tonic", homes::tonic),
         trial("home/hyper-client", homes::hyper_client),
+        trial("home/observers", homes::observers),
         trial("home/in-process", homes::in_process),
         trial("home/phases", homes::phases),
     ];

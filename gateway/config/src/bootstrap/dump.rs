@@ -15,9 +15,6 @@ const SENSITIVE: &[&str] = &[
     "generic_secret",
 ];
 
-/// Members of a data source that say where it is, not what it holds.
-const PLACES: &[&str] = &["filename", "environment_variable", "watched_directory"];
-
 /// Words of the names of headers, query parameters and members whose values are credentials.
 const CREDENTIALS: &[&str] = &[
     "accesskey",
@@ -171,17 +168,11 @@ fn hide_keys(map: &mut Value) {
         .collect();
 }
 
-/// Hides everything in a value but the places that it names.
+/// Hides everything in a value: as in Envoy, names of files as well.
 fn hide(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(hide),
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                if !PLACES.contains(&snake(name).as_str()) {
-                    hide(value);
-                }
-            }
-        }
+        Value::Object(fields) => fields.values_mut().for_each(hide),
         value => *value = REDACTED.into(),
     }
 }
@@ -209,8 +200,8 @@ mod tests {
         let mut value = json!({
             "tls_certificates": [
                 {"certificate_chain": {"inline_string": "public"}, "private_key": {"inline_string": "S1"}},
-                {"privateKey": {"inlineBytes": "UzI="}, "password": {"filename": "/p"}},
-                {"private_key": {"filename": "/key.pem"}, "pkcs12": "S3"},
+                {"privateKey": {"inlineBytes": "UzI="}, "password": {"filename": "S18"}},
+                {"private_key": {"filename": "S19"}, "pkcs12": "S3", "certificate_chain": {"filename": "/chain.pem"}},
             ],
             "initial_metadata": [
                 {"key": "x-api-key", "value": "S4"},
@@ -249,7 +240,7 @@ mod tests {
         });
         redact(&mut value);
         let text = value.to_string();
-        for secret in (1..=17).map(|number| format!("S{number}\"")).chain([
+        for secret in (1..=19).map(|number| format!("S{number}\"")).chain([
             "UzI=".into(),
             "S15".into(),
             "S16".into(),
@@ -258,8 +249,7 @@ mod tests {
         }
         for shown in [
             "public",
-            "/key.pem",
-            "/p",
+            "/chain.pem",
             "shown",
             "keyed",
             "ape",
