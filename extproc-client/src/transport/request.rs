@@ -1,6 +1,8 @@
 //! The HTTP/2 request that begins a call.
 
-use std::sync::{Arc, OnceLock};
+#[cfg(feature = "pool")]
+use std::sync::Arc;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use http::{
@@ -9,9 +11,10 @@ use http::{
 };
 
 use super::{Call, Close};
+#[cfg(feature = "pool")]
+use crate::types::buffers::BufferAccount;
 use crate::{
     config::{GrpcTarget, Service},
-    types::buffers::BufferAccount,
     wire::METHOD,
 };
 
@@ -38,6 +41,7 @@ pub(super) struct Outline {
     /// Largest reply accepted, in bytes; the transport's own limit if unset.
     pub(super) limit: Option<usize>,
     /// Account of what has come and was not asked for.
+    #[cfg(feature = "pool")]
     pub(super) buffers: Option<Arc<dyn BufferAccount>>,
 }
 
@@ -105,6 +109,7 @@ impl Outline {
             metadata: call.metadata,
             dress,
             limit,
+            #[cfg(feature = "pool")]
             buffers: call.buffers,
         })
     }
